@@ -1,0 +1,2 @@
+//! The `pve-tunnel` command.
+fn main() {}

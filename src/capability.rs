@@ -1,0 +1,1 @@
+//! The worker's version reply, its capabilities, and the plan made of them.

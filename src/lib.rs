@@ -1,0 +1,21 @@
+//! pve-tunnel: the native tunnel for moving guests between Proxmox VE clusters.
+//!
+//! The map of the house, from decisions (pure functions over plain data) to the edges (I/O):
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`capability`] | the worker's version reply, `caps`, and the [`capability::Plan`] made of them |
+//! | [`network`] | which address a migration uses, its port, and which endpoints of a target are acceptable |
+//! | [`websocket`] | masking, framing, the client's upgrade |
+//! | [`tls`] | rustls configurations: system CAs or a pinned fingerprint |
+//! | [`relay`] | copying between two byte streams with backpressure, and how each of them ends |
+//! | [`connector`] | the process on the source: control protocol, forwards |
+//! | [`ffi`] | the C ABI over all of them |
+
+pub mod capability;
+pub mod connector;
+pub mod ffi;
+pub mod network;
+pub mod relay;
+pub mod tls;
+pub mod websocket;

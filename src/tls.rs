@@ -1,0 +1,1 @@
+//! rustls configurations: system CAs or a pinned fingerprint.

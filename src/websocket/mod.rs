@@ -1,0 +1,1 @@
+//! RFC 6455: masking, framing, the client's upgrade.

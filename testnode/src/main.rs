@@ -1,0 +1,2 @@
+//! The API end of a migration target.
+fn main() {}
