@@ -1,0 +1,213 @@
+//! The incremental decoder: bytes in as they come, payload out as it comes.
+
+use super::frame::{FrameError, FrameHeader, MAX_CONTROL_PAYLOAD, OpCode, Role};
+use super::mask::mask;
+
+/// What a decoder found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// Some payload of a message: as much of a frame as has arrived.
+    Data {
+        /// The bytes, unmasked. Empty only where an empty frame ends a message.
+        payload: &'a [u8],
+        /// Whether the message is text.
+        text: bool,
+        /// Whether these are the message's last bytes.
+        end: bool,
+    },
+    /// A ping, to be answered by a pong with the same payload.
+    Ping(&'a [u8]),
+    /// A pong.
+    Pong(&'a [u8]),
+    /// The peer sends nothing more. The decoder ignores whatever follows.
+    Close {
+        /// The close code, if there was one.
+        code: Option<u16>,
+        /// The reason, which may be empty.
+        reason: &'a str,
+    },
+}
+
+/// Takes a peer's byte stream apart.
+///
+/// Bytes go in by [`feed`](Self::feed), or without a copy through [`space`](Self::space) and [`filled`](Self::filled); events come out of
+/// [`next_event`](Self::next_event) until it returns `None`. After an error the stream's framing is lost: the connection must end.
+#[derive(Debug)]
+pub struct Decoder {
+    role: Role,
+    limit: usize,
+    buffer: Vec<u8>,
+    /// What of the buffer has been handed out.
+    start: usize,
+    /// What of the buffer has been filled.
+    end: usize,
+    frame: Option<Frame>,
+    message: Option<OpCode>,
+    closed: bool,
+}
+
+/// The data frame that is being handed out.
+#[derive(Debug)]
+struct Frame {
+    fin: bool,
+    mask: Option<[u8; 4]>,
+    done: usize,
+    left: usize,
+}
+
+impl Decoder {
+    /// A decoder for one end of a connection: `role` is our own, `max_frame` the longest data frame taken, in bytes.
+    pub fn new(role: Role, max_frame: usize) -> Self {
+        Self {
+            role,
+            limit: max_frame,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            frame: None,
+            message: None,
+            closed: false,
+        }
+    }
+
+    /// Room for at least `wanted` more bytes of the stream; say how many came with [`filled`](Self::filled).
+    pub fn space(&mut self, wanted: usize) -> &mut [u8] {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+        if self.buffer.len() - self.end < wanted {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            if self.buffer.len() - self.end < wanted {
+                self.buffer.resize(self.end + wanted, 0);
+            }
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Says that the first `count` bytes of [`space`](Self::space) hold more of the stream.
+    pub fn filled(&mut self, count: usize) {
+        self.end = self.buffer.len().min(self.end + count);
+    }
+
+    /// Adds more of the stream.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.space(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.filled(bytes.len());
+    }
+
+    /// The next event in what has come so far, or `None` until more comes.
+    pub fn next_event(&mut self) -> Result<Option<Event<'_>>, FrameError> {
+        if self.closed {
+            self.start = self.end;
+            return Ok(None);
+        }
+        if self.frame.is_none() {
+            let bytes = &self.buffer[self.start..self.end];
+            let Some((header, length)) = FrameHeader::parse(bytes, self.role, self.limit)? else {
+                return Ok(None);
+            };
+            if header.opcode.is_control() {
+                return self.control(header, length);
+            }
+            self.check_order(header)?;
+            self.start += length;
+            self.frame = Some(Frame {
+                fin: header.fin,
+                mask: header.mask,
+                done: 0,
+                left: header.length as usize,
+            });
+        }
+        Ok(self.data())
+    }
+
+    /// The payload that is here of the current data frame.
+    fn data(&mut self) -> Option<Event<'_>> {
+        let frame = self.frame.as_mut()?;
+        let count = frame.left.min(self.end - self.start);
+        if count == 0 && frame.left > 0 {
+            return None;
+        }
+        let payload = &mut self.buffer[self.start..self.start + count];
+        if let Some(key) = frame.mask {
+            mask(payload, key, frame.done);
+        }
+        self.start += count;
+        frame.done += count;
+        frame.left -= count;
+        let end = frame.fin && frame.left == 0;
+        let text = self.message == Some(OpCode::Text);
+        if frame.left == 0 {
+            self.frame = None;
+        }
+        if end {
+            self.message = None;
+        }
+        Some(Event::Data { payload, text, end })
+    }
+
+    /// Fragments of one message follow each other (RFC 6455 §5.4).
+    fn check_order(&mut self, header: FrameHeader) -> Result<(), FrameError> {
+        match (header.opcode, self.message) {
+            (OpCode::Continuation, None) => Err(FrameError::UnexpectedContinuation),
+            (OpCode::Continuation, Some(_)) => Ok(()),
+            (_, Some(_)) => Err(FrameError::UnfinishedMessage),
+            (opcode, None) => {
+                self.message = Some(opcode);
+                Ok(())
+            }
+        }
+    }
+
+    /// A control frame is at most 125 bytes, so it is handed out whole.
+    fn control(
+        &mut self,
+        header: FrameHeader,
+        length: usize,
+    ) -> Result<Option<Event<'_>>, FrameError> {
+        let payload = self.start + length;
+        let end = payload + (header.length as usize).min(MAX_CONTROL_PAYLOAD);
+        if end > self.end {
+            return Ok(None);
+        }
+        self.start = end;
+        let payload = &mut self.buffer[payload..end];
+        if let Some(key) = header.mask {
+            mask(payload, key, 0);
+        }
+        match header.opcode {
+            OpCode::Ping => Ok(Some(Event::Ping(payload))),
+            OpCode::Pong => Ok(Some(Event::Pong(payload))),
+            _ => {
+                self.closed = true;
+                close(payload).map(Some)
+            }
+        }
+    }
+}
+
+/// A close frame's payload (RFC 6455 §5.5.1, §7.4).
+fn close(payload: &[u8]) -> Result<Event<'_>, FrameError> {
+    let (code, reason) = match payload {
+        [] => {
+            return Ok(Event::Close {
+                code: None,
+                reason: "",
+            });
+        }
+        [_] => return Err(FrameError::CloseTooShort),
+        [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
+    };
+    match code {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => {}
+        _ => return Err(FrameError::CloseCode(code)),
+    }
+    let reason = std::str::from_utf8(reason).map_err(|_| FrameError::CloseReason)?;
+    Ok(Event::Close {
+        code: Some(code),
+        reason,
+    })
+}

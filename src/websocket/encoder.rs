@@ -1,0 +1,128 @@
+//! Frames as pveproxy takes them: FIN, at most [`MAX_FRAME`] bytes, masked by a client.
+
+use super::frame::{
+    FrameError, FrameHeader, MAX_CONTROL_PAYLOAD, MAX_FRAME, MAX_HEADER, OpCode, Role,
+};
+use super::mask::mask;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::Deserialize;
+
+/// Which masking key a client uses.
+///
+/// Masking keeps a page's script from writing chosen bytes past a proxy that misunderstands the protocol (RFC 6455 §10.3). Inside TLS
+/// nothing between the ends sees those bytes, and a key of zero spares both ends the XOR; on a clear connection keys are random.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Masking {
+    /// The key 00000000.
+    #[default]
+    Zero,
+    /// A fresh key from the operating system for each frame.
+    Random,
+}
+
+/// Makes frames.
+#[derive(Debug)]
+pub struct Encoder {
+    role: Role,
+    masking: Masking,
+    random: SystemRandom,
+}
+
+impl Encoder {
+    /// An encoder for one end of a connection. `masking` matters to a client only.
+    pub fn new(role: Role, masking: Masking) -> Self {
+        Self {
+            role,
+            masking,
+            random: SystemRandom::new(),
+        }
+    }
+
+    /// Appends `payload` as frames of kind `opcode` to `out`.
+    ///
+    /// Data longer than [`MAX_FRAME`] becomes several whole messages: the receiver is a byte stream, and takes no fragments.
+    /// A control frame's payload may have 125 bytes at most.
+    pub fn encode(
+        &self,
+        opcode: OpCode,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), FrameError> {
+        if opcode == OpCode::Continuation {
+            return Err(FrameError::UnexpectedContinuation);
+        }
+        if opcode.is_control() && payload.len() > MAX_CONTROL_PAYLOAD {
+            return Err(FrameError::ControlTooLong(payload.len() as u64));
+        }
+        let mut rest = payload;
+        loop {
+            let (piece, after) = rest.split_at(rest.len().min(MAX_FRAME));
+            let mut header = [0; MAX_HEADER];
+            let key = self.key()?;
+            let length = self.header(opcode, key, piece.len()).write(&mut header);
+            out.reserve(length + piece.len());
+            out.extend_from_slice(&header[..length]);
+            let start = out.len();
+            out.extend_from_slice(piece);
+            if let Some(key) = key {
+                mask(&mut out[start..], key, 0);
+            }
+            rest = after;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes one binary frame in place: `buffer` holds [`MAX_HEADER`] bytes of room and then the payload, of at most [`MAX_FRAME`]
+    /// bytes. Returns where in `buffer` the frame begins; it goes to the buffer's end.
+    pub fn encode_in_place(&self, buffer: &mut [u8]) -> Result<usize, FrameError> {
+        let Some((room, payload)) = buffer.split_first_chunk_mut::<MAX_HEADER>() else {
+            return Err(FrameError::Oversize {
+                length: 0,
+                limit: MAX_FRAME,
+            });
+        };
+        if payload.len() > MAX_FRAME {
+            return Err(FrameError::Oversize {
+                length: payload.len() as u64,
+                limit: MAX_FRAME,
+            });
+        }
+        let mut header = [0; MAX_HEADER];
+        let key = self.key()?;
+        let length = self
+            .header(OpCode::Binary, key, payload.len())
+            .write(&mut header);
+        if let Some(key) = key {
+            mask(payload, key, 0);
+        }
+        let start = MAX_HEADER - length;
+        room[start..].copy_from_slice(&header[..length]);
+        Ok(start)
+    }
+
+    fn header(&self, opcode: OpCode, mask: Option<[u8; 4]>, length: usize) -> FrameHeader {
+        FrameHeader {
+            fin: true,
+            opcode,
+            mask,
+            length: length as u64,
+        }
+    }
+
+    fn key(&self) -> Result<Option<[u8; 4]>, FrameError> {
+        match (self.role, self.masking) {
+            (Role::Server, _) => Ok(None),
+            (Role::Client, Masking::Zero) => Ok(Some([0; 4])),
+            (Role::Client, Masking::Random) => {
+                let mut key = [0; 4];
+                self.random
+                    .fill(&mut key)
+                    .map_err(|_| FrameError::NoRandom)?;
+                Ok(Some(key))
+            }
+        }
+    }
+}
