@@ -38,7 +38,9 @@ pub enum TlsError {
     #[error("'{0}' is neither a host name nor an IP address")]
     Host(String),
     /// The system CAs do not vouch for the peer.
-    #[error("the certificate of '{host}' is not trusted: {cause} (no fingerprint was given to pin it)")]
+    #[error(
+        "the certificate of '{host}' is not trusted: {cause} (no fingerprint was given to pin it)"
+    )]
     Untrusted {
         /// Whom we asked for.
         host: String,
@@ -141,9 +143,13 @@ impl Client {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Pin { expected, provider }))
                 .with_no_client_auth(),
-            None => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
+            None => builder
+                .with_root_certificates(system_roots()?)
+                .with_no_client_auth(),
         };
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self {
+            config: Arc::new(config),
+        })
     }
 
     /// The handshake over `stream` with `host`, a name or an address. The caller sets the time limit.
@@ -151,8 +157,8 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| TlsError::Host(host.to_owned()))?;
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))?;
         TlsConnector::from(self.config.clone())
             .connect(name, stream)
             .await
@@ -163,9 +169,17 @@ impl Client {
 /// What TLS was agreed upon, for the log: protocol version and cipher suite.
 pub fn describe<S>(stream: &TlsStream<S>) -> String {
     let (_, connection) = stream.get_ref();
-    let version = connection.protocol_version().and_then(|version| version.as_str());
-    let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-    format!("{} {}", version.unwrap_or("TLS"), suite.unwrap_or("unknown cipher"))
+    let version = connection
+        .protocol_version()
+        .and_then(|version| version.as_str());
+    let suite = connection
+        .negotiated_cipher_suite()
+        .and_then(|suite| suite.suite().as_str());
+    format!(
+        "{} {}",
+        version.unwrap_or("TLS"),
+        suite.unwrap_or("unknown cipher")
+    )
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {
@@ -174,7 +188,10 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     // One unreadable file among the system's CAs is not our affair while others are there.
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        let cause = found.errors.first().map_or("none found".to_owned(), ToString::to_string);
+        let cause = found
+            .errors
+            .first()
+            .map_or("none found".to_owned(), ToString::to_string);
         return Err(TlsError::NoRoots(cause));
     }
     Ok(roots)
@@ -182,7 +199,9 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 
 /// A handshake's error in the operator's words.
 fn explain(host: &str, error: io::Error) -> TlsError {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))) => {
             match inner.downcast_ref::<Mismatch>() {
@@ -190,9 +209,10 @@ fn explain(host: &str, error: io::Error) -> TlsError {
                 None => TlsError::Handshake(error),
             }
         }
-        Some(rustls::Error::InvalidCertificate(cause)) => {
-            TlsError::Untrusted { host: host.to_owned(), cause: cause.to_string() }
-        }
+        Some(rustls::Error::InvalidCertificate(cause)) => TlsError::Untrusted {
+            host: host.to_owned(),
+            cause: cause.to_string(),
+        },
         _ => TlsError::Handshake(error),
     }
 }
@@ -217,7 +237,10 @@ impl ServerCertVerifier for Pin {
         if actual == self.expected {
             return Ok(ServerCertVerified::assertion());
         }
-        let mismatch = Mismatch { expected: self.expected, actual };
+        let mismatch = Mismatch {
+            expected: self.expected,
+            actual,
+        };
         Err(CertificateError::Other(OtherError(Arc::new(mismatch))).into())
     }
 
@@ -243,6 +266,8 @@ impl ServerCertVerifier for Pin {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

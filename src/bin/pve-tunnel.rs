@@ -1,2 +1,86 @@
 //! The `pve-tunnel` command.
-fn main() {}
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pve_tunnel::connector::{self, Options};
+use pve_tunnel::websocket::Masking;
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The name under which Proxmox VE calls the helper that `pve-tunnel connect` stands in for.
+const HELPER: &str = "proxmox-websocket-tunnel";
+
+/// Native tunnel for moving guests between Proxmox VE clusters.
+#[derive(Parser)]
+#[command(name = "pve-tunnel", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve tunnel commands on standard input, like proxmox-websocket-tunnel.
+    ///
+    /// Reads a JSON command a line, writes an answer a line to standard output and diagnostics to standard error, until standard input
+    /// ends. Credentials come in the commands; no option or variable takes any.
+    Connect(Connect),
+}
+
+#[derive(Args, Default)]
+struct Connect {
+    /// Masking keys inside TLS [default: zero].
+    #[arg(long, value_enum)]
+    mask: Option<Mask>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mask {
+    /// The key 00000000, which costs neither end anything; TLS hides what masking would.
+    Zero,
+    /// A random key for each frame.
+    Random,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    if called_as_helper(arguments.next()) {
+        return connect(&Connect::default());
+    }
+    match Cli::parse().command {
+        Command::Connect(options) => connect(&options),
+    }
+}
+
+fn called_as_helper(name: Option<OsString>) -> bool {
+    name.as_deref()
+        .map(Path::new)
+        .and_then(Path::file_name)
+        .is_some_and(|name| name == HELPER)
+}
+
+fn connect(arguments: &Connect) -> ExitCode {
+    let mask = match arguments.mask {
+        Some(Mask::Random) => Masking::Random,
+        Some(Mask::Zero) | None => Masking::Zero,
+    };
+    let options = Options {
+        mask,
+        ..Options::default()
+    };
+    let descriptors = (
+        std::io::stdin().as_fd().try_clone_to_owned(),
+        std::io::stdout().as_fd().try_clone_to_owned(),
+        std::io::stderr().as_fd().try_clone_to_owned(),
+    );
+    let (Ok(input), Ok(output), log) = descriptors else {
+        // Without them there is nobody to tell.
+        return ExitCode::FAILURE;
+    };
+    match connector::run(input, output, log.ok(), &options) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The connector has logged why.
+        Err(_) => ExitCode::FAILURE,
+    }
+}

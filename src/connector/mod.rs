@@ -1,1 +1,320 @@
 //! The process on the source: control protocol, forwards.
+//!
+//! It speaks the protocol of `proxmox-websocket-tunnel` on its standard input and output ([`protocol`]), keeps the control connection
+//! ([`control`]), and serves forwards ([`forward`]), each connection of which gets a websocket of its own ([`dial`], [`wire`]).
+
+mod channel;
+mod control;
+mod dial;
+mod forward;
+mod log;
+mod protocol;
+mod secret;
+mod signals;
+mod wire;
+
+pub use control::ControlError;
+pub use dial::DialError;
+
+use crate::websocket::Masking;
+use channel::{Input, Line, Output};
+use control::Control;
+use dial::Target;
+use forward::Forward;
+use log::Log;
+use protocol::{Command, ForwardData, TargetData};
+use serde::{Deserialize, Deserializer, de};
+use signals::Signals;
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::task::{JoinError, JoinHandle};
+
+/// The longest line on standard input or from the worker, in bytes. A guest's configuration with its firewall rules, the longest there
+/// is, stays far below.
+const MAX_LINE: usize = 1 << 20;
+
+/// Forwards at one time: RAM, NBD and one offline disk need three.
+const MAX_FORWARDS: usize = 256;
+
+/// What can be set. All times are limits, in seconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Masking keys on TLS connections; a connection without TLS always uses random ones.
+    pub mask: Masking,
+    /// For a TCP connection.
+    #[serde(deserialize_with = "seconds")]
+    pub connect_timeout: Duration,
+    /// For the TLS handshake.
+    #[serde(deserialize_with = "seconds")]
+    pub handshake_timeout: Duration,
+    /// For the answer to the websocket upgrade. pveproxy takes 3 s to say 401, and never answers if the socket behind it is gone.
+    #[serde(deserialize_with = "seconds")]
+    pub upgrade_timeout: Duration,
+    /// For the worker's answer to the request for a ticket. The worker may be busy with another command meanwhile.
+    #[serde(deserialize_with = "seconds")]
+    pub ticket_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mask: Masking::Zero,
+            connect_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            upgrade_timeout: Duration::from_secs(20),
+            ticket_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let seconds = f64::deserialize(deserializer)?;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err(de::Error::custom(
+            "a time limit is from 0.001 to 3600 seconds",
+        ));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Why the connector ended before its input did.
+#[derive(Debug, Error)]
+pub enum ConnectorError {
+    /// A descriptor cannot be used.
+    #[error("standard input or output: {0}")]
+    Channel(io::Error),
+    /// The system refuses something that everything needs.
+    #[error("cannot start: {0}")]
+    Start(io::Error),
+    /// The control connection is over.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// There was never a control connection, though one was asked for.
+    #[error("no control connection: {0}")]
+    NotConnected(String),
+    /// A signal.
+    #[error("ended by {0}")]
+    Signal(&'static str),
+}
+
+/// Runs the connector until its input ends, the control connection is over, or SIGHUP, SIGINT or SIGTERM arrives.
+///
+/// `input` and `output` carry the protocol, diagnostics go to `log`, a line each. Forward sockets are removed at the end. Blocks the
+/// calling thread; resolving a host name starts another for as long as that takes.
+pub fn run(
+    input: OwnedFd,
+    output: OwnedFd,
+    log: Option<OwnedFd>,
+    options: &Options,
+) -> Result<(), ConnectorError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ConnectorError::Start)?;
+    let result = runtime.block_on(async {
+        let signals = Signals::block().map_err(ConnectorError::Start)?;
+        let mut connector = Connector {
+            input: Input::new(input).map_err(ConnectorError::Channel)?,
+            output: Arc::new(Output::new(output).map_err(ConnectorError::Channel)?),
+            log: Arc::new(Log::new(log)),
+            options: Arc::new(options.clone()),
+            state: State::Unconnected,
+            forwards: Vec::new(),
+        };
+        let result = tokio::select! {
+            result = connector.run() => result,
+            signal = signals.wait() => Err(match signal {
+                Ok(name) => ConnectorError::Signal(name),
+                Err(error) => ConnectorError::Start(error),
+            }),
+        };
+        connector.stop_forwards().await;
+        match &result {
+            // Why there was no connection has been told when it was tried.
+            Ok(()) | Err(ConnectorError::NotConnected(_)) => {}
+            Err(error) => connector.log.line(error),
+        }
+        result
+    });
+    // A name that is still being looked up must not keep us.
+    runtime.shutdown_background();
+    result
+}
+
+/// The control connection's state.
+enum State {
+    /// Nobody has asked for one yet.
+    Unconnected,
+    /// It could not be opened; every command is answered with the reason.
+    Failed(String),
+    /// It is open, and a task keeps it so.
+    Connected(Control, JoinHandle<Result<(), ControlError>>),
+}
+
+impl State {
+    /// Waits for the end of the control connection, forever if there is none.
+    async fn ended(&mut self) -> ControlError {
+        match self {
+            Self::Connected(_, task) => outcome(task.await).err().unwrap_or(ControlError::Closed),
+            _ => pending().await,
+        }
+    }
+}
+
+/// A task's own result; one that panicked is a connection that failed.
+fn outcome(joined: Result<Result<(), ControlError>, JoinError>) -> Result<(), ControlError> {
+    joined.unwrap_or_else(|error| Err(ControlError::Io(io::Error::other(error))))
+}
+
+struct Connector {
+    input: Input,
+    output: Arc<Output>,
+    log: Arc<Log>,
+    options: Arc<Options>,
+    state: State,
+    forwards: Vec<JoinHandle<()>>,
+}
+
+impl Connector {
+    /// Serves the input to its end, then says goodbye.
+    async fn run(&mut self) -> Result<(), ConnectorError> {
+        loop {
+            let line = tokio::select! {
+                line = self.input.line() => line.map_err(ConnectorError::Channel)?,
+                error = self.state.ended() => return Err(error.into()),
+            };
+            match line {
+                Some(line) => self.handle(line).await?,
+                None => break,
+            }
+        }
+        self.stop_forwards().await;
+        match std::mem::replace(&mut self.state, State::Unconnected) {
+            State::Unconnected => Ok(()),
+            State::Failed(reason) => Err(ConnectorError::NotConnected(reason)),
+            State::Connected(control, task) => {
+                // The task goes on until nobody can ask it for anything any more.
+                drop(control);
+                Ok(outcome(task.await)?)
+            }
+        }
+    }
+
+    async fn handle(&mut self, line: Line) -> Result<(), ConnectorError> {
+        let Line::Whole(line) = line else {
+            return self.refuse("a command is longer than 1 MiB").await;
+        };
+        match protocol::parse(&line) {
+            Ok(Command::Pass) => self.pass(line).await,
+            Ok(Command::Connect(data)) => {
+                self.connect(data).await;
+                Ok(())
+            }
+            Ok(Command::Forward(data)) => self.forward(data).await,
+            Err(error) => self.refuse(&error.to_string()).await,
+        }
+    }
+
+    /// Opens the control connection. There is no answer: the next command's tells.
+    async fn connect(&mut self, data: TargetData) {
+        if matches!(self.state, State::Connected(..)) {
+            self.log
+                .line("connect: there is a control connection already; ignored");
+            return;
+        }
+        let opened = async {
+            let target = Target::new(data)?;
+            let (sender, receiver, protection) = target.dial(None, &self.options).await?;
+            Ok::<_, DialError>((target.peer(), protection, sender, receiver))
+        };
+        self.state = match opened.await {
+            Ok((peer, protection, sender, receiver)) => {
+                self.log.line(format_args!(
+                    "control connection to {peer} open ({protection})"
+                ));
+                let output = self.output.clone();
+                let (control, task) = Control::new(sender, receiver, output, self.log.clone());
+                State::Connected(control, tokio::spawn(task))
+            }
+            Err(error) => {
+                self.log
+                    .line(format_args!("no control connection: {error}"));
+                State::Failed(error.to_string())
+            }
+        };
+    }
+
+    async fn forward(&mut self, data: ForwardData) -> Result<(), ConnectorError> {
+        self.forwards.retain(|forward| !forward.is_finished());
+        let State::Connected(control, _) = &self.state else {
+            return self.refuse("forward: there is no control connection").await;
+        };
+        if self.forwards.len() >= MAX_FORWARDS {
+            return self.refuse("forward: there are 256 already").await;
+        }
+        match Forward::new(
+            data,
+            control.clone(),
+            self.options.clone(),
+            self.log.clone(),
+        ) {
+            Ok(forward) => {
+                self.forwards.push(tokio::spawn(forward.run()));
+                self.answer(protocol::success()).await
+            }
+            Err(error) => self.refuse(&error.to_string()).await,
+        }
+    }
+
+    async fn pass(&mut self, line: Vec<u8>) -> Result<(), ConnectorError> {
+        match &self.state {
+            State::Connected(control, _) => {
+                control.pass(line).await;
+                Ok(())
+            }
+            State::Unconnected => {
+                self.answer(protocol::failure("not connected: no connect command came"))
+                    .await
+            }
+            State::Failed(reason) => {
+                let message = format!("not connected: {reason}");
+                self.answer(protocol::failure(message)).await
+            }
+        }
+    }
+
+    /// Says no to a command, in the log and to whoever waits for its answer.
+    async fn refuse(&self, reason: &str) -> Result<(), ConnectorError> {
+        self.log.line(reason);
+        self.answer(protocol::failure(reason)).await
+    }
+
+    async fn answer(&self, line: Vec<u8>) -> Result<(), ConnectorError> {
+        match &self.state {
+            State::Connected(control, _) => {
+                control.answer(line).await;
+                Ok(())
+            }
+            _ => self
+                .output
+                .lock()
+                .await
+                .line(&line)
+                .await
+                .map_err(ConnectorError::Channel),
+        }
+    }
+
+    /// Ends every forward: sockets are removed, connections that are not over fail.
+    async fn stop_forwards(&mut self) {
+        for forward in self.forwards.drain(..) {
+            forward.abort();
+            let _ = forward.await;
+        }
+    }
+}

@@ -41,6 +41,8 @@ pub struct Decoder {
     start: usize,
     /// What of the buffer has been filled.
     end: usize,
+    /// Where in the buffer the last data event's payload is.
+    payload: std::ops::Range<usize>,
     frame: Option<Frame>,
     message: Option<OpCode>,
     closed: bool,
@@ -64,6 +66,7 @@ impl Decoder {
             buffer: Vec::new(),
             start: 0,
             end: 0,
+            payload: 0..0,
             frame: None,
             message: None,
             closed: false,
@@ -124,6 +127,16 @@ impl Decoder {
         Ok(self.data())
     }
 
+    /// The last [`Event::Data`]'s payload once more, until the next bytes come.
+    pub fn payload(&self) -> &[u8] {
+        &self.buffer[self.payload.clone()]
+    }
+
+    /// Whether everything so far was whole messages: a stream that ends here was not cut.
+    pub fn is_between_messages(&self) -> bool {
+        self.start == self.end && self.frame.is_none() && self.message.is_none()
+    }
+
     /// The payload that is here of the current data frame.
     fn data(&mut self) -> Option<Event<'_>> {
         let frame = self.frame.as_mut()?;
@@ -131,7 +144,8 @@ impl Decoder {
         if count == 0 && frame.left > 0 {
             return None;
         }
-        let payload = &mut self.buffer[self.start..self.start + count];
+        self.payload = self.start..self.start + count;
+        let payload = &mut self.buffer[self.payload.clone()];
         if let Some(key) = frame.mask {
             mask(payload, key, frame.done);
         }

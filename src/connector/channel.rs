@@ -1,0 +1,241 @@
+//! Standard input and output of the connector, whatever they are: pipes, sockets, terminals, files.
+//!
+//! Other processes may share these descriptors, so they stay blocking: we ask the kernel before each read and write whether it would
+//! block, and write no more than a pipe takes at once.
+
+use super::MAX_LINE;
+use crate::relay::readiness::{shows, watch};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::unistd::{read, write};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// What a pipe that polls writable takes without blocking (POSIX `PIPE_BUF` on Linux).
+const PIPE_BUF: usize = 4096;
+
+/// A descriptor that can be waited for, or a regular file, which is always ready and epoll refuses.
+#[derive(Debug)]
+enum Descriptor {
+    Waited(AsyncFd<OwnedFd>),
+    Ready(OwnedFd),
+}
+
+impl Descriptor {
+    fn new(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
+        match watch(fd, interest) {
+            Ok(fd) => Ok(Self::Waited(fd)),
+            Err(error) => {
+                let (fd, cause) = error.into_parts();
+                match cause.raw_os_error() {
+                    Some(libc::EPERM) => Ok(Self::Ready(fd)),
+                    _ => Err(cause),
+                }
+            }
+        }
+    }
+
+    /// Runs `operation` once the descriptor polls ready for it.
+    async fn when_ready<T>(
+        &self,
+        interest: Interest,
+        mut operation: impl FnMut(BorrowedFd<'_>) -> nix::Result<T>,
+    ) -> io::Result<T> {
+        let fd = match self {
+            Self::Waited(fd) => fd,
+            Self::Ready(fd) => return Ok(operation(fd.as_fd())?),
+        };
+        let event = if interest.is_readable() {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::POLLOUT
+        };
+        loop {
+            let mut guard = fd.ready(interest).await?;
+            let result = guard.try_io(|fd| {
+                if !shows(fd, event)? {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(operation(fd.as_fd())?)
+            });
+            match result {
+                Ok(Err(error)) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
+                Ok(result) => return result,
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// Lines from a descriptor.
+#[derive(Debug)]
+pub(super) struct Input {
+    fd: Descriptor,
+    lines: Lines,
+    ended: bool,
+}
+
+/// What a descriptor gave.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// A line, without its end.
+    Whole(Vec<u8>),
+    /// A line above the limit; it has been skipped.
+    TooLong,
+}
+
+impl Input {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let fd = Descriptor::new(fd, Interest::READABLE)?;
+        Ok(Self {
+            fd,
+            lines: Lines::default(),
+            ended: false,
+        })
+    }
+
+    /// The next line; none at the end of input. A last line without an end is not one: its writer died while writing it.
+    pub(super) async fn line(&mut self) -> io::Result<Option<Line>> {
+        loop {
+            if let Some(line) = self.lines.next() {
+                return Ok(Some(line));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            let mut buffer = [0; 8192];
+            let count = self
+                .fd
+                .when_ready(Interest::READABLE, |fd| read(fd, &mut buffer))
+                .await?;
+            self.ended = count == 0;
+            self.lines.push(&buffer[..count]);
+        }
+    }
+}
+
+/// Lines to a descriptor, one writer at a time.
+#[derive(Debug)]
+pub(super) struct Output {
+    fd: Mutex<Descriptor>,
+}
+
+impl Output {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            fd: Mutex::new(Descriptor::new(fd, Interest::WRITABLE)?),
+        })
+    }
+
+    /// The right to write lines, in the order in which it was asked for.
+    pub(super) async fn lock(&self) -> Writer<'_> {
+        Writer {
+            fd: self.fd.lock().await,
+        }
+    }
+}
+
+/// The right to write lines.
+pub(super) struct Writer<'a> {
+    fd: MutexGuard<'a, Descriptor>,
+}
+
+impl Writer<'_> {
+    /// Writes one line and its end.
+    pub(super) async fn line(&mut self, line: &[u8]) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(line.len() + 1);
+        bytes.extend_from_slice(line);
+        bytes.push(b'\n');
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let piece = &rest[..rest.len().min(PIPE_BUF)];
+            let count = self
+                .fd
+                .when_ready(Interest::WRITABLE, |fd| write(fd, piece))
+                .await?;
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+}
+
+/// Takes a byte stream apart into lines of at most [`MAX_LINE`] bytes.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    buffer: Vec<u8>,
+    /// What of the buffer has no line end in it.
+    searched: usize,
+    /// The line that is arriving is above the limit.
+    skipping: bool,
+}
+
+impl Lines {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Whether a line above the limit is arriving.
+    pub(super) fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// The next line of what has come so far.
+    pub(super) fn next(&mut self) -> Option<Line> {
+        let found = self.buffer[self.searched..]
+            .iter()
+            .position(|&byte| byte == b'\n');
+        let Some(end) = found.map(|end| self.searched + end) else {
+            self.searched = self.buffer.len();
+            if self.searched > MAX_LINE {
+                self.skipping = true;
+                self.buffer.clear();
+                self.searched = 0;
+            }
+            return None;
+        };
+        let rest = self.buffer.split_off(end + 1);
+        let mut line = std::mem::replace(&mut self.buffer, rest);
+        line.pop();
+        self.searched = 0;
+        if std::mem::take(&mut self.skipping) || line.len() > MAX_LINE {
+            return Some(Line::TooLong);
+        }
+        Some(Line::Whole(line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::{Line, Lines, MAX_LINE};
+
+    #[test]
+    fn lines_come_out_however_they_are_cut() {
+        let mut lines = Lines::default();
+        for byte in b"one\n\nthree\nfo" {
+            lines.push(&[*byte]);
+        }
+        assert_eq!(lines.next(), Some(Line::Whole(b"one".to_vec())));
+        assert_eq!(lines.next(), Some(Line::Whole(Vec::new())));
+        assert_eq!(lines.next(), Some(Line::Whole(b"three".to_vec())));
+        assert_eq!(lines.next(), None);
+        lines.push(b"ur\n");
+        assert_eq!(lines.next(), Some(Line::Whole(b"four".to_vec())));
+    }
+
+    #[test]
+    fn an_overlong_line_is_skipped_in_bounded_memory_and_the_next_is_whole() {
+        let mut lines = Lines::default();
+        for _ in 0..64 {
+            lines.push(&[b'x'; MAX_LINE / 16]);
+            assert_eq!(lines.next(), None);
+            assert!(lines.buffer.len() <= 2 * MAX_LINE);
+        }
+        lines.push(b"\nnext\n");
+        assert_eq!(lines.next(), Some(Line::TooLong));
+        assert_eq!(lines.next(), Some(Line::Whole(b"next".to_vec())));
+    }
+}

@@ -1,0 +1,232 @@
+//! What is said on standard input: the protocol of `proxmox-websocket-tunnel`.
+//!
+//! | line | answer |
+//! |---|---|
+//! | `{"control":true,"cmd":"connect","data":{url, headers, fingerprint?}}` | none: the next line answers, or says why there is no connection |
+//! | `{"control":true,"cmd":"forward","data":{url, headers, fingerprint?, unix, ticket}}` | one line |
+//! | any JSON object without `control` | passed on to the worker as it is; its answer, as it is |
+
+use super::secret::Secret;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// A line that was understood.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Open the control connection.
+    Connect(TargetData),
+    /// Listen on a local socket for a socket of the target.
+    Forward(ForwardData),
+    /// Not for us: the worker's.
+    Pass,
+}
+
+/// Where and how to open websockets.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct TargetData {
+    /// The URL; with a ticket in it for the control connection.
+    pub(super) url: Secret,
+    /// HTTP headers for the upgrade, the API token among them.
+    #[serde(default)]
+    pub(super) headers: Vec<(String, Secret)>,
+    /// The pinned fingerprint, if any.
+    #[serde(default)]
+    pub(super) fingerprint: Option<String>,
+}
+
+/// A forward.
+#[derive(Debug, Deserialize)]
+pub(super) struct ForwardData {
+    /// The URL, to which each connection adds its ticket.
+    #[serde(flatten)]
+    pub(super) target: TargetData,
+    /// The local socket's path.
+    pub(super) unix: PathBuf,
+    /// What the worker needs to make a ticket: the target's socket as `path`.
+    pub(super) ticket: Map<String, Value>,
+}
+
+/// Why a line was not understood.
+#[derive(Debug, Error)]
+pub(super) enum ProtocolError {
+    /// Not JSON, or JSON of the wrong shape. The line itself may hold credentials, so it is not repeated.
+    #[error("invalid {what}: {cause}")]
+    Invalid {
+        /// What the line should have been.
+        what: &'static str,
+        /// The parser's words, which name places and types but no values.
+        cause: String,
+    },
+    /// A control command of another version.
+    #[error("unknown control command '{0}'")]
+    UnknownControl(String),
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(default)]
+    control: bool,
+    #[serde(default)]
+    cmd: Option<String>,
+    #[serde(default)]
+    data: Option<Value>,
+}
+
+/// Reads one line.
+pub(super) fn parse(line: &[u8]) -> Result<Command, ProtocolError> {
+    let envelope: Envelope =
+        serde_json::from_slice(line).map_err(|error| invalid("command line", &error))?;
+    if !envelope.control {
+        return Ok(Command::Pass);
+    }
+    let data = envelope.data.unwrap_or(Value::Null);
+    match envelope.cmd.as_deref().unwrap_or_default() {
+        "connect" => serde_json::from_value(data)
+            .map(Command::Connect)
+            .map_err(|error| invalid("connect command", &error)),
+        "forward" => serde_json::from_value(data)
+            .map(Command::Forward)
+            .map_err(|error| invalid("forward command", &error)),
+        other => Err(ProtocolError::UnknownControl(
+            other.chars().take(64).collect(),
+        )),
+    }
+}
+
+/// serde's messages quote values of the wrong type, and a value may be a token in the wrong place: only the category and the place
+/// are told.
+fn invalid(what: &'static str, error: &serde_json::Error) -> ProtocolError {
+    use serde_json::error::Category;
+    let message = error.to_string();
+    let cause = match error.classify() {
+        Category::Data if message.starts_with("missing field") => message,
+        Category::Data => "a field has the wrong type".to_owned(),
+        Category::Syntax | Category::Eof | Category::Io => {
+            format!(
+                "not JSON (line {}, column {})",
+                error.line(),
+                error.column()
+            )
+        }
+    };
+    ProtocolError::Invalid { what, cause }
+}
+
+/// The answer to a command that went well.
+pub(super) fn success() -> Vec<u8> {
+    json!({ "success": true }).to_string().into_bytes()
+}
+
+/// The answer to a command that did not.
+pub(super) fn failure(message: impl ToString) -> Vec<u8> {
+    json!({ "success": false, "msg": message.to_string() })
+        .to_string()
+        .into_bytes()
+}
+
+/// The worker's command for a ticket, with what the forward said about it.
+pub(super) fn ticket_request(ticket: &Map<String, Value>) -> Vec<u8> {
+    let mut request = ticket.clone();
+    request.insert("cmd".to_owned(), "ticket".into());
+    Value::Object(request).to_string().into_bytes()
+}
+
+/// The ticket in the worker's answer, or its reason for giving none.
+pub(super) fn ticket_answer(line: &[u8]) -> Result<Secret, String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        success: Value,
+        msg: Option<String>,
+        ticket: Option<Secret>,
+    }
+    let answer: Answer =
+        serde_json::from_slice(line).map_err(|_| "the answer is not understood".to_owned())?;
+    // Perl's idea of truth: 1, "1" and true are all seen.
+    let success = match &answer.success {
+        Value::Bool(success) => *success,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty() && text != "0",
+        _ => false,
+    };
+    match answer.ticket {
+        Some(ticket) if success => Ok(ticket),
+        _ => Err(answer.msg.unwrap_or_else(|| "no reason given".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn the_stock_lines_are_understood() {
+        let connect = br#"{"control":true,"cmd":"connect","data":{"url":"wss://n:8006/x?ticket=T&socket=S","headers":[["Authorization","PVEAPIToken=a"]],"fingerprint":"AA"}}"#;
+        let Command::Connect(target) = parse(connect).unwrap() else {
+            panic!("not connect")
+        };
+        assert_eq!(target.headers[0].1.reveal(), "PVEAPIToken=a");
+        let forward = br#"{"control":true,"cmd":"forward","data":{"url":"wss://n:8006/x?socket=S&","headers":[],"unix":"/run/x","ticket":{"path":"/run/y"}}}"#;
+        let Command::Forward(forward) = parse(forward).unwrap() else {
+            panic!("not forward")
+        };
+        assert_eq!(forward.target.fingerprint, None);
+        let request: Value = serde_json::from_slice(&ticket_request(&forward.ticket)).unwrap();
+        assert_eq!(request, json!({ "cmd": "ticket", "path": "/run/y" }));
+        assert!(matches!(
+            parse(br#"{"cmd":"version"}"#).unwrap(),
+            Command::Pass
+        ));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_repeating_a_secret() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"{", "not JSON"),
+            (b"[]", "invalid command line"),
+            (
+                br#"{"control":true,"cmd":"dance"}"#,
+                "unknown control command 'dance'",
+            ),
+            (br#"{"control":true}"#, "unknown control command ''"),
+            (br#"{"control":true,"cmd":"connect"}"#, "wrong type"),
+            (
+                br#"{"control":true,"cmd":"connect","data":{}}"#,
+                "missing field `url`",
+            ),
+            (
+                br#"{"control":true,"cmd":"connect","data":{"url":"u","headers":"hunter2"}}"#,
+                "wrong type",
+            ),
+            (
+                br#"{"control":true,"cmd":"forward","data":{"url":"hunter2","unix":"/x"}}"#,
+                "missing field `ticket`",
+            ),
+        ];
+        for (line, expected) in cases {
+            let message = parse(line).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn ticket_answers() {
+        for good in [
+            r#"{"success":1,"ticket":"T"}"#,
+            r#"{"success":true,"ticket":"T"}"#,
+        ] {
+            assert_eq!(ticket_answer(good.as_bytes()).unwrap().reveal(), "T");
+        }
+        for (bad, reason) in [
+            (r#"{"success":0,"ticket":"T","msg":"no"}"#, "no"),
+            (r#"{"success":1}"#, "no reason given"),
+            ("nonsense", "not understood"),
+        ] {
+            assert!(ticket_answer(bad.as_bytes()).unwrap_err().contains(reason));
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! A local UNIX stream socket whose end can be told from its truncation.
+//!
+//! Closing a UNIX socket looks like a clean end of stream to the other side, whatever happened before, with one exception: if
+//! unread data is queued at the side that closes, the other side gets `ECONNRESET`. So a [`Local`] always leaves the last byte that it has
+//! read in the kernel's queue, takes it out only together with what follows, or when the stream has ended well. Whatever else
+//! happens, even SIGKILL, the kernel then reports an error to a peer that has ever written.
+
+use super::readiness::{HUNG_UP, shows};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// One accepted connection. Reading and writing may go on at the same time, each from one place.
+#[derive(Debug)]
+pub struct Local {
+    stream: UnixStream,
+    /// Whether the first byte in the kernel's queue has been handed out already.
+    kept: AtomicBool,
+}
+
+impl Local {
+    /// Takes a connection over.
+    pub fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            kept: AtomicBool::new(false),
+        }
+    }
+
+    /// Waits for data and reads what fits into `buffer`; zero when the peer has shut down its writing side, or is gone, and all it wrote
+    /// has been read.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.stream.readable().await?;
+            match self.stream.try_io(Interest::READABLE, || self.take(buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.stream.writable().await?;
+            match self.stream.try_write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends well: the peer reads an end of stream after everything that was written to it.
+    ///
+    /// Data that the peer wrote and nobody read stays in the queue: then it was lost, and the peer gets `ECONNRESET`.
+    pub fn close(self) {
+        if self.kept.load(Ordering::Relaxed) {
+            // Only fails if the byte is not there, and then there is nothing to take out.
+            let _ = recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT);
+        }
+        let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
+    }
+
+    /// Ends badly: the peer gets `ECONNRESET` after everything that was written to it.
+    ///
+    /// A peer that has never written anything cannot be told by the kernel. It is kept waiting, without the end of stream that it would take
+    /// for success, until it writes or goes away.
+    pub async fn fail(self) {
+        loop {
+            if self.queued().is_ok_and(|count| count > 0) || self.hung_up() {
+                return;
+            }
+            if self.stream.readable().await.is_err() {
+                return;
+            }
+            // Nothing there after all: forget this readiness and wait for the next.
+            let _ = self.stream.try_io(Interest::READABLE, || {
+                if self.queued()? > 0 || self.hung_up() {
+                    return Ok(());
+                }
+                Err::<(), _>(io::ErrorKind::WouldBlock.into())
+            });
+        }
+    }
+
+    /// Reads what is new in the queue, and leaves its last byte there.
+    fn take(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let kept = usize::from(self.kept.load(Ordering::Relaxed));
+        let mut queued = self.queued()?;
+        if queued <= kept {
+            if !self.hung_up() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            // What came between the two looks is all that will ever come.
+            queued = self.queued()?;
+            if queued <= kept {
+                return Ok(0);
+            }
+        }
+        let Some(last) = (queued - kept).min(buffer.len()).checked_sub(1) else {
+            return Ok(0);
+        };
+        let fd = self.stream.as_raw_fd();
+        if kept == 1 {
+            recv(fd, &mut [0], MsgFlags::MSG_DONTWAIT)?;
+            self.kept.store(false, Ordering::Relaxed);
+        }
+        let read = match last {
+            0 => 0,
+            _ => recv(fd, &mut buffer[..last], MsgFlags::MSG_DONTWAIT)?,
+        };
+        let peeked = recv(
+            fd,
+            &mut buffer[read..=read],
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK,
+        )?;
+        self.kept.store(peeked == 1, Ordering::Relaxed);
+        Ok(read + peeked)
+    }
+
+    /// Bytes in the kernel's queue.
+    fn queued(&self) -> io::Result<usize> {
+        let mut count: libc::c_int = 0;
+        // SAFETY: FIONREAD writes one int through the pointer, which is valid for the whole call.
+        #[allow(unsafe_code)]
+        let result = unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::FIONREAD, &mut count) };
+        Errno::result(result)?;
+        Ok(usize::try_from(count).unwrap_or_default())
+    }
+
+    /// Whether the peer will write nothing more.
+    fn hung_up(&self) -> bool {
+        shows(&self.stream, HUNG_UP).unwrap_or(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::Local;
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream as Peer;
+    use tokio::net::UnixStream;
+
+    fn pair() -> (Peer, Local) {
+        let (ours, theirs) = Peer::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (theirs, Local::new(UnixStream::from_std(ours).unwrap()))
+    }
+
+    async fn read_all(local: &Local, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; step];
+        loop {
+            let count = local.read(&mut buffer).await.unwrap();
+            if count == 0 {
+                return all;
+            }
+            all.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_everything_in_any_step_until_the_half_close() {
+        let data: Vec<u8> = (0..70_000u32).map(|i| (i % 251) as u8).collect();
+        for step in [1, 2, 3, 4096, 131_072] {
+            let (mut peer, local) = pair();
+            let sent = data.clone();
+            let writer = std::thread::spawn(move || {
+                peer.write_all(&sent).unwrap();
+                peer.shutdown(Shutdown::Write).unwrap();
+                peer
+            });
+            assert_eq!(read_all(&local, step).await, data, "step {step}");
+            local.write_all(b"answer").await.unwrap();
+            local.close();
+            let mut answer = Vec::new();
+            writer.join().unwrap().read_to_end(&mut answer).unwrap();
+            assert_eq!(answer, b"answer", "step {step}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_wrote_before_it_closed_is_read_even_with_an_answer_unread() {
+        let (mut peer, local) = pair();
+        local.write_all(b"nobody reads this").await.unwrap();
+        peer.write_all(b"last words").unwrap();
+        drop(peer);
+        assert_eq!(read_all(&local, 4).await, b"last words");
+    }
+
+    #[tokio::test]
+    async fn dropping_it_resets_a_peer_that_has_written() {
+        let (mut peer, local) = pair();
+        peer.write_all(b"request").unwrap();
+        assert_eq!(local.read(&mut [0; 16]).await.unwrap(), 7);
+        local.write_all(b"part of an answer").await.unwrap();
+        drop(local);
+        let mut answer = Vec::new();
+        let error = peer.read_to_end(&mut answer).unwrap_err();
+        assert_eq!(answer, b"part of an answer");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn failing_keeps_a_silent_peer_from_an_end_of_stream() {
+        let (mut peer, local) = pair();
+        local.write_all(b"truncated").await.unwrap();
+        let failing = tokio::spawn(local.fail());
+        peer.set_nonblocking(true).unwrap();
+        let mut part = [0; 9];
+        peer.read_exact(&mut part).unwrap();
+        tokio::task::yield_now().await;
+        assert_eq!(
+            peer.read(&mut [0]).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+        peer.write_all(b"x").unwrap();
+        failing.await.unwrap();
+        assert_eq!(
+            peer.read(&mut [0]).unwrap_err().kind(),
+            ErrorKind::ConnectionReset
+        );
+    }
+}

@@ -1,0 +1,30 @@
+//! Asking the kernel what a descriptor would do, and being woken when that changes.
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
+
+/// The other end will write nothing more.
+pub(crate) const HUNG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP)
+    .union(PollFlags::POLLHUP)
+    .union(PollFlags::POLLERR);
+
+/// Whether a descriptor shows one of `events`, or a hang-up, at this moment.
+pub(crate) fn shows(fd: impl AsFd, events: PollFlags) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fd.as_fd(), events)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+}
+
+/// Registers a descriptor with the runtime. Regular files, which are always ready, are refused with `EPERM`.
+pub(crate) fn watch<T: AsFd + AsRawFd>(
+    fd: T,
+    interest: Interest,
+) -> Result<AsyncFd<T>, AsyncFdRegisterError<T>> {
+    // SAFETY: every T of ours (OwnedFd, UnixListener, SignalFd) owns its descriptor and names the same one for as long as it lives.
+    #[allow(unsafe_code)]
+    unsafe {
+        AsyncFd::register_with_interest(fd, interest)
+    }
+}
