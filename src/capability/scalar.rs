@@ -1,0 +1,122 @@
+//! Perl scalars in JSON, and foreign text in messages.
+//!
+//! Perl has one scalar type: what was last used as a string is encoded as a string, so `2` may arrive as `"2"`, and
+//! false as `0`, `"0"`, `""`, `null` or `false`. Exactly these spellings are taken, nothing is rounded or trimmed.
+
+use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
+
+/// Longest piece of foreign text that is repeated in a message, in characters.
+const MAX_SHOWN: usize = 300;
+
+/// The JSON type of a value, for messages.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Foreign text as part of a one-line message: control characters become spaces, long text is cut.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line: String = text
+        .trim()
+        .chars()
+        .take(MAX_SHOWN)
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .collect();
+    if text.trim().chars().nth(MAX_SHOWN).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// Foreign text in quotes, see [`one_line`].
+pub(crate) fn shown(text: &str) -> String {
+    format!("'{}'", one_line(text))
+}
+
+/// An exact decimal: no sign, no leading zero, no fraction, no spaces.
+pub(crate) fn decimal_text(text: &str) -> Option<u64> {
+    let canonical = !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'));
+    if canonical { text.parse().ok() } else { None }
+}
+
+/// A number, or a string that is one exactly.
+pub(crate) fn decimal(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => decimal_text(text),
+        _ => None,
+    }
+}
+
+/// A boolean as Perl may write it.
+pub(crate) fn flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Null => Some(false),
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(number) => match number.as_u64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        },
+        Value::String(text) => match text.as_str() {
+            "" | "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// For `deserialize_with`: a 16-bit number, see [`decimal`].
+pub(crate) fn deserialize_u16<'de, D: Deserializer<'de>>(source: D) -> Result<u16, D::Error> {
+    let value = Value::deserialize(source)?;
+    decimal(&value)
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or_else(|| {
+            de::Error::custom(format!(
+                "expected a number up to 65535, got {}",
+                kind(&value)
+            ))
+        })
+}
+
+/// For `deserialize_with`: as [`deserialize_u16`], or null.
+pub(crate) fn deserialize_optional_u16<'de, D: Deserializer<'de>>(
+    source: D,
+) -> Result<Option<u16>, D::Error> {
+    match Value::deserialize(source)? {
+        Value::Null => Ok(None),
+        value => deserialize_u16(value).map(Some).map_err(de::Error::custom),
+    }
+}
+
+/// For `deserialize_with`: see [`flag`].
+pub(crate) fn deserialize_flag<'de, D: Deserializer<'de>>(source: D) -> Result<bool, D::Error> {
+    let value = Value::deserialize(source)?;
+    flag(&value)
+        .ok_or_else(|| de::Error::custom(format!("expected a boolean, got {}", kind(&value))))
+}
+
+/// For `deserialize_with`: an undefined Perl value means the default, as an absent key does.
+pub(crate) fn deserialize_or_default<'de, D, T>(source: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::<T>::deserialize(source).map(Option::unwrap_or_default)
+}
