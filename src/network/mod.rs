@@ -1,1 +1,188 @@
 //! Which address a migration uses, its port, and which endpoints of a target are acceptable.
+//!
+//! * [`Spec`] is a migration network as an operator writes it: CIDR, interface name, or none;
+//! * [`address`] chooses this node's address for it, with the rules of a migration inside a cluster;
+//! * [`Lookup`] is where addresses and names come from: [`SystemLookup`] asks kernel and resolver, tests hand in a table;
+//! * [`bind_port`] takes a port of the migration range, bound and listening;
+//! * [`endpoint`] judges what a target announces before anybody connects there.
+
+mod choice;
+pub mod endpoint;
+mod lookup;
+mod port;
+mod spec;
+
+pub use choice::address;
+pub use lookup::SystemLookup;
+pub use port::{BoundPort, PORTS, bind_port};
+pub use spec::Spec;
+
+use std::io;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// An address of this node, as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// Name of the interface it is on.
+    pub interface: String,
+    /// The node's own address, not the peer's of a point-to-point link.
+    pub address: IpAddr,
+    /// Length of the prefix, in bits.
+    pub prefix_len: u8,
+    /// Whether the interface is up (`IFF_UP`; a cable is not needed).
+    pub up: bool,
+    /// An IPv6 privacy address, which changes every few hours.
+    pub temporary: bool,
+    /// Its preferred lifetime is over: valid for old connections, not for new ones.
+    pub deprecated: bool,
+    /// IPv6 duplicate detection is still running: it cannot be bound yet.
+    pub tentative: bool,
+    /// IPv6 duplicate detection found it elsewhere: it must not be used.
+    pub duplicate: bool,
+}
+
+impl InterfaceAddress {
+    /// A plain address of an interface that is up.
+    pub fn new(interface: &str, address: IpAddr, prefix_len: u8) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            address,
+            prefix_len,
+            up: true,
+            temporary: false,
+            deprecated: false,
+            tentative: false,
+            duplicate: false,
+        }
+    }
+}
+
+/// Where addresses and names come from.
+pub trait Lookup {
+    /// Every address of this node, of interfaces that are down too: errors list them.
+    ///
+    /// # Errors
+    /// The addresses cannot be read; [`NetworkError::Interrupted`] if a signal came first.
+    fn addresses(&self) -> Result<Vec<InterfaceAddress>, NetworkError>;
+
+    /// The addresses a host name stands for, in the resolver's order.
+    ///
+    /// # Errors
+    /// The name cannot be resolved.
+    fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetworkError>;
+}
+
+/// The address a migration network stands for on this node.
+///
+/// As JSON: `{"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddress {
+    /// The address itself.
+    pub address: IpAddr,
+    /// Length of its prefix, in bits.
+    pub prefix_len: u8,
+    /// The first interface that has it.
+    pub interface: String,
+    /// The address as URIs need it, see [`uri_host`].
+    pub uri_host: String,
+}
+
+/// An address as the host of a URI: IPv6 in brackets (RFC 3986, section 3.2.2).
+pub fn uri_host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+/// Why there is no address or no port.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NetworkError {
+    /// The migration network is neither CIDR nor interface name.
+    #[error("migration network '{spec}' {reason}")]
+    Spec {
+        /// The text, cut if it is long.
+        spec: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Nothing matches, or nothing that matches may be used.
+    #[error("{network}: no usable address on this node; {seen}")]
+    NoAddress {
+        /// The migration network, or the node's name.
+        network: String,
+        /// Every address that was considered, with interface, and why it lost.
+        seen: String,
+    },
+    /// More than one different address matches.
+    #[error(
+        "{network}: more than one address on this node; {seen}; name a CIDR that contains just one"
+    )]
+    SeveralAddresses {
+        /// The migration network, or the node's name.
+        network: String,
+        /// Every address that was considered, with interface, and why it lost if it did.
+        seen: String,
+    },
+    /// The node's name cannot be resolved.
+    #[error("cannot resolve the node's name '{name}': {cause}")]
+    Resolve {
+        /// The name.
+        name: String,
+        /// What the resolver says.
+        cause: String,
+    },
+    /// The kernel did not list its addresses.
+    #[error("cannot list the addresses of this node: {cause}")]
+    Addresses {
+        /// The step and what the kernel says.
+        cause: String,
+    },
+    /// A signal arrived first: the caller's handler has to run.
+    #[error("listing the addresses of this node was interrupted by a signal")]
+    Interrupted,
+    /// The address is no single address of an interface.
+    #[error("cannot listen on {address}: it is {kind}, an exact address is needed")]
+    NotExact {
+        /// The address.
+        address: IpAddr,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// All ports of the range are taken.
+    #[error(
+        "all ports from {first} to {last} on {address} are in use: wait for other migrations to end, or look what listens there"
+    )]
+    PortsExhausted {
+        /// The address.
+        address: IpAddr,
+        /// First port of the range.
+        first: u16,
+        /// Last port of the range.
+        last: u16,
+    },
+    /// Listening failed for another reason than a port in use.
+    #[error("cannot listen on {address}, port {port}: {cause}")]
+    Bind {
+        /// The address.
+        address: IpAddr,
+        /// The port that was tried.
+        port: u16,
+        /// What the kernel says.
+        cause: String,
+    },
+}
+
+impl NetworkError {
+    fn addresses(step: &str, cause: &io::Error) -> Self {
+        if cause.kind() == io::ErrorKind::Interrupted {
+            return Self::Interrupted;
+        }
+        Self::Addresses {
+            cause: format!("{step}: {cause}"),
+        }
+    }
+}
