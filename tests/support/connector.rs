@@ -1,0 +1,185 @@
+//! The connector as a process.
+
+use super::target::Target;
+use pve_tunnel::tls::Fingerprint;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use tempfile::TempDir;
+
+/// The token of all tests; it must never be seen in a diagnostic.
+pub const TOKEN: &str = "PVEAPIToken=root@pam!test=4d1bd3f8-5e3b-4f0e-9d7a-secret";
+
+pub struct Connector {
+    pub child: Child,
+    pub directory: TempDir,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    log: Option<JoinHandle<String>>,
+}
+
+impl Connector {
+    pub fn start() -> Self {
+        Self::with(&["connect"])
+    }
+
+    pub fn with(arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_pve-tunnel")).args(arguments))
+    }
+
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            stderr.read_to_string(&mut text).unwrap();
+            text
+        });
+        Self {
+            input: child.stdin.take(),
+            output: BufReader::new(child.stdout.take().unwrap()),
+            log: Some(log),
+            child,
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Started, connected to `target`, and asked for the version.
+    pub fn connected(target: &Target) -> Self {
+        let mut connector = Self::start();
+        connector.connect(target);
+        let version = connector.ask(&json!({ "cmd": "version" }));
+        assert_eq!(version["api"], 2, "{version}");
+        connector
+    }
+
+    pub fn connect(&mut self, target: &Target) {
+        self.connect_to(
+            &target.url("ticket=CONTROL&socket=%2Frun%2Fmtunnel"),
+            Some(target.fingerprint),
+        );
+    }
+
+    pub fn connect_to(&mut self, url: &str, fingerprint: Option<Fingerprint>) {
+        let mut data = json!({ "url": url, "headers": [["Authorization", TOKEN]] });
+        if let Some(fingerprint) = fingerprint {
+            data["fingerprint"] = fingerprint.to_string().into();
+        }
+        self.say(&json!({ "control": true, "cmd": "connect", "data": data }));
+    }
+
+    /// Forwards a fresh local path to `remote`; the local path.
+    pub fn forward(&mut self, target: &Target, remote: &str) -> PathBuf {
+        let number = std::fs::read_dir(self.directory.path()).unwrap().count();
+        let local = self.directory.path().join(format!("{number}.sock"));
+        let answer = self.ask(&forward_command(target, &local, remote));
+        assert_eq!(answer["success"], true, "{answer}");
+        local
+    }
+
+    /// Forwards and connects.
+    pub fn open(&mut self, target: &Target, remote: &str) -> UnixStream {
+        UnixStream::connect(self.forward(target, remote)).unwrap()
+    }
+
+    pub fn say(&mut self, line: &Value) {
+        self.say_raw(&line.to_string());
+    }
+
+    pub fn say_raw(&mut self, line: &str) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(format!("{line}\n").as_bytes()).unwrap();
+        input.flush().unwrap();
+    }
+
+    pub fn hear_raw(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    pub fn hear(&mut self) -> Value {
+        let line = self.hear_raw();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    pub fn ask(&mut self, line: &Value) -> Value {
+        self.say(line);
+        self.hear()
+    }
+
+    /// Resident memory, in KiB, at its highest so far.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Ends it by the end of its input; how it ended, what it had logged, and what was left on its output.
+    pub fn finish(mut self) -> Finished {
+        self.close_input();
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(mut self) -> Finished {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        let status = self.child.wait().unwrap();
+        let log = self.log.take().unwrap().join().unwrap();
+        assert!(
+            !log.contains("secret") && !log.contains("TICKET"),
+            "a secret was logged: {log}"
+        );
+        let files = std::fs::read_dir(self.directory.path()).unwrap().count();
+        Finished {
+            status,
+            log,
+            rest,
+            files,
+        }
+    }
+}
+
+impl Drop for Connector {
+    fn drop(&mut self) {
+        self.input = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A connector that has ended.
+pub struct Finished {
+    pub status: ExitStatus,
+    pub log: String,
+    pub rest: String,
+    /// Entries left in its directory.
+    pub files: usize,
+}
+
+pub fn forward_command(target: &Target, local: &std::path::Path, remote: &str) -> Value {
+    let encoded = percent_encoding::utf8_percent_encode(remote, percent_encoding::NON_ALPHANUMERIC);
+    json!({ "control": true, "cmd": "forward", "data": {
+        "url": target.url(&format!("socket={encoded}&")),
+        "headers": [["Authorization", TOKEN]],
+        "fingerprint": target.fingerprint.to_string(),
+        "unix": local,
+        "ticket": { "path": remote },
+    }})
+}
