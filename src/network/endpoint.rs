@@ -198,6 +198,13 @@ fn nbd_parts(uri: &str) -> Result<(IpAddr, &str, &str), EndpointError> {
     if rest.starts_with("unix:") {
         return Err(refuse("is a UNIX socket, this plane needs TCP"));
     }
+    let before_export = rest.split(":exportname=").next().unwrap_or(rest);
+    if before_export
+        .rsplit_once(':')
+        .is_some_and(|(host, _)| host.parse::<Ipv6Addr>().is_ok())
+    {
+        return Err(refuse("has IPv6 without brackets"));
+    }
     let (address, rest) = if let Some(bracketed) = rest.strip_prefix('[') {
         let (host, rest) = bracketed
             .split_once("]:")

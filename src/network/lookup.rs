@@ -249,3 +249,6 @@ fn malformed(error: &DecodeError) -> NetworkError {
         cause: format!("malformed netlink message: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

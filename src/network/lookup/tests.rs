@@ -1,0 +1,54 @@
+//! A netlink socket that nobody answers: what ends the wait.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// For the signal, which has no safe interface.
+#![allow(unsafe_code)]
+
+use std::os::unix::thread::JoinHandleExt;
+use std::ptr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+
+use super::{NetworkError, receive};
+
+fn silent_socket() -> Socket {
+    let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
+    socket.bind_auto().unwrap();
+    socket
+}
+
+#[test]
+fn silence_ends_at_the_limit() {
+    let started = Instant::now();
+    let deadline = started + Duration::from_millis(50);
+    let error = receive(&silent_socket(), deadline).unwrap_err().to_string();
+    assert!(error.contains("no netlink answer within"), "{error}");
+    assert!(started.elapsed() >= Duration::from_millis(50));
+}
+
+extern "C" fn ignore(_: libc::c_int) {}
+
+#[test]
+fn a_signal_ends_the_wait() {
+    // SAFETY: an empty handler is installed for a signal that nothing else in this test program uses. Restarting is
+    // asked for on purpose: it must not restart this wait.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = ignore as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &action, ptr::null_mut()), 0);
+    }
+    let waiting = thread::spawn(|| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        receive(&silent_socket(), deadline)
+    });
+    // A signal before the wait begins is lost, hence again until one hits.
+    while !waiting.is_finished() {
+        // SAFETY: the thread has not been joined, so that its id is valid.
+        unsafe { libc::pthread_kill(waiting.as_pthread_t(), libc::SIGUSR1) };
+        thread::yield_now();
+    }
+    assert_eq!(waiting.join().unwrap(), Err(NetworkError::Interrupted));
+}
