@@ -149,6 +149,16 @@ fn an_unreachable_listener_is_named_in_the_warning() {
         assert!(warning.contains("connection refused"), "{warning}");
         assert!(warning.contains("websocket"), "{warning}");
     }
+    // Nothing was to go there: nothing to say.
+    for caps in [json!([]), json!(["direct-tcp"])] {
+        let plan = planned(json!({"caps": caps, "planes": EVERY_PLANE, "dial": dial})).unwrap();
+        assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+    }
+    let plan = planned(
+        json!({"migration_type": "insecure", "caps": ["insecure-remote"], "planes": EVERY_PLANE, "dial": dial}),
+    )
+    .unwrap();
+    assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
     let plan = planned(json!({"caps": ALL, "planes": ["tls"], "dial": {"ok": false}})).unwrap();
     assert!(plan.warnings[0].contains("an unknown address is unreachable: no cause given"));
 }

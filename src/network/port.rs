@@ -27,18 +27,17 @@ pub struct BoundPort {
 /// else can take it between choosing and using.
 ///
 /// # Errors
-/// An unspecified or multicast address; all ports in use; any other failure at once, since the next port would not do
+/// An unspecified or multicast address, or one of the other family in disguise; all ports in use; any other failure at once, since the next port would not do
 /// better (an address this node does not have, no permission).
 pub fn bind_port(address: IpAddr) -> Result<BoundPort, NetworkError> {
-    if address.is_unspecified() || address.is_multicast() {
-        return Err(NetworkError::NotExact {
-            address,
-            kind: if address.is_multicast() {
-                "a multicast address"
-            } else {
-                "the unspecified address"
-            },
-        });
+    let inexact = match address {
+        _ if address.is_unspecified() => Some("the unspecified address"),
+        _ if address.is_multicast() => Some("a multicast address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address written as IPv6"),
+        _ => None,
+    };
+    if let Some(kind) = inexact {
+        return Err(NetworkError::NotExact { address, kind });
     }
     for port in PORTS {
         match listen(SocketAddr::new(address, port)) {
