@@ -84,6 +84,12 @@ pub(super) struct Target {
     tls: Option<tls::Client>,
 }
 
+/// What stands where an authority has its port; `http::Uri` cannot tell a wrong port from none.
+fn port_text(authority: &str) -> Option<&str> {
+    let (_, after) = authority.rsplit_once(':')?;
+    (!after.contains(']')).then_some(after)
+}
+
 impl Target {
     /// Checks what a command says about its target.
     pub(super) fn new(data: TargetData) -> Result<Self, DialError> {
@@ -120,7 +126,15 @@ impl Target {
             }
             None
         };
-        let port = uri.port_u16().unwrap_or(default_port);
+        let port = match uri
+            .authority()
+            .and_then(|authority| port_text(authority.as_str()))
+        {
+            None => default_port,
+            Some(text) => text
+                .parse()
+                .map_err(|_| DialError::Url("its port is not one"))?,
+        };
         Ok(Self {
             data,
             host,

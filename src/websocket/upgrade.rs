@@ -115,8 +115,14 @@ where
         if received.len() >= MAX_RESPONSE {
             return Err(UpgradeError::Response("its head is longer than 16 KiB"));
         }
-        if stream.read_buf(&mut received).await? == 0 {
-            return Err(UpgradeError::Closed);
+        match stream.read_buf(&mut received).await {
+            Ok(0) => return Err(UpgradeError::Closed),
+            Ok(_) => {}
+            // rustls's word for an end without close_notify; here it says no more than the other.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(UpgradeError::Closed);
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -19,6 +19,7 @@ pub type Tls = StreamOwned<ServerConnection, TcpStream>;
 /// A certificate and its key, made for this test.
 pub struct Identity {
     pub certificate: CertificateDer<'static>,
+    pem: String,
     key: PrivatePkcs8KeyDer<'static>,
 }
 
@@ -28,12 +29,18 @@ impl Identity {
         let CertifiedKey { cert, key_pair } = generate_simple_self_signed(names).unwrap();
         Self {
             certificate: cert.der().clone(),
+            pem: cert.pem(),
             key: key_pair.serialize_der().into(),
         }
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
+    }
+
+    /// The certificate as a CA file.
+    pub fn pem(&self) -> &str {
+        &self.pem
     }
 
     fn config(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
@@ -190,7 +197,8 @@ impl Target {
     }
 }
 
-/// The worker's end of a control connection: answers each line as `answer` says, until the client closes.
+/// The worker's end of a control connection: answers each line as `answer` says, until the client closes or
+/// says "hang up".
 pub fn serve_worker(
     request: Request,
     mut answer: impl FnMut(&serde_json::Value) -> serde_json::Value,
@@ -205,7 +213,10 @@ pub fn serve_worker(
         }
         while let Some(end) = received.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = received.drain(..=end).collect();
-            let command = serde_json::from_slice(&line).unwrap();
+            let command: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            if command["cmd"] == "hang up" {
+                return;
+            }
             let mut reply = answer(&command).to_string();
             reply.push('\n');
             if websocket.send(Message::binary(reply.into_bytes())).is_err() {
