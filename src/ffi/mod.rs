@@ -1,1 +1,29 @@
-//! The C ABI.
+//! The C ABI: one file per room, and the machinery of the boundary apart from it.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`guard`] | the one way in: a panic becomes an error, the outcome is kept for the calling thread |
+//! | [`error`] | statuses, messages, and the last outcome of each thread |
+//! | `handle` | what an opaque handle knows of its maker |
+//! | `input` | C strings, bytes and output places as Rust types, within their bounds |
+//! | [`string`] | what C gets back, and how C gives it back |
+//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`network`], [`connector`] | the functions |
+//!
+//! `include/pve_tunnel.h` is made of this folder by cbindgen (`tests/header.rs`); the comments on the exported functions are
+//! the header's comments, and so are written for readers of C.
+
+// The boundary is where raw pointers become references; nothing outside this folder may need this.
+#![allow(unsafe_code)]
+
+pub mod capability;
+pub mod codec;
+pub mod connector;
+pub mod error;
+pub mod guard;
+mod handle;
+mod input;
+pub mod mask;
+pub mod network;
+pub mod string;
+pub mod tls;
+pub mod version;
