@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::Once;
+use std::sync::OnceLock;
 
 use super::error::{Failure, Status, remember};
 
@@ -12,7 +12,10 @@ thread_local! {
     static PANIC_NOTE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-static QUIET_HOOK: Once = Once::new();
+/// The hook that was there before ours. A static and not a capture of ours: so neither of them allocates.
+static PREVIOUS_HOOK: OnceLock<PanicHook> = OnceLock::new();
+
+type PanicHook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
 
 /// Runs `body`, keeps its outcome as the calling thread's last one, and gives the status to return to C.
 ///
@@ -22,7 +25,7 @@ pub fn guard(function: &str, body: impl FnOnce() -> Result<(), Failure>) -> i32 
     // Unwind safety: on a panic the closure's captures are only raw pointers and plain values that the caller still owns;
     // what lies behind a handle is in a mutex, which is poisoned and then refused (see `handle`).
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-        QUIET_HOOK.call_once(install_quiet_hook);
+        PREVIOUS_HOOK.get_or_init(install_quiet_hook);
         let _inside = Inside::enter();
         body()
     }));
@@ -48,15 +51,16 @@ impl Drop for Inside {
 
 /// A library never prints, but Rust's own panic hook does. This one keeps the note of a panic inside [`guard`] for the error
 /// message, and leaves all other panics to the hook that was there (a Rust program that links us may have its own).
-fn install_quiet_hook() {
+fn install_quiet_hook() -> PanicHook {
     let previous = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
+    panic::set_hook(Box::new(|info| {
         if GUARDED.try_with(Cell::get).unwrap_or(false) {
             keep_note(info);
-        } else {
+        } else if let Some(previous) = PREVIOUS_HOOK.get() {
             previous(info);
         }
     }));
+    previous
 }
 
 fn keep_note(info: &PanicHookInfo<'_>) {
