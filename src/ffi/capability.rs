@@ -4,15 +4,20 @@ use std::ffi::c_char;
 
 use super::error::{Failure, Status};
 use super::guard::guard;
+use super::input::{self, JSON_MAX, Out};
+use super::string;
+use crate::capability::{self, CapabilityError, PlanError, PlanInput};
 
 /// Reads the answer of a tunnel worker to the `version` command.
 ///
 /// `json` is the line as it came, such as {"success":1,"api":2,"age":0,"caps":["insecure-remote"]}. `out` gets
-/// {"api":2,"age":0,"caps":["insecure-remote"],"unknown":[]}: `caps` has the capabilities this library knows, `unknown` those it
-/// does not, which change nothing. No `caps` in the reply means none. To be freed with `pve_tunnel_string_free`.
+/// {"api":2,"age":0,"caps":["insecure-remote"],"unknown":[]}: `caps` has the capabilities this library knows,
+/// `unknown` those it does not, which change nothing. No `caps` in the reply means none. To be freed with
+/// `pve_tunnel_string_free`.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if it is no such reply, including `caps` that is not an array of
-/// at most 64 strings of at most 64 characters from [a-z0-9-].
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if it is no such reply, including `caps` that is
+/// not an array of at most 64 strings of at most 64 characters from [a-z0-9-]; REFUSED if the reply is an error, or
+/// if the target speaks no version of the tunnel that this library speaks. The message says which node to upgrade.
 ///
 /// Threads: any.
 ///
@@ -25,7 +30,15 @@ pub unsafe extern "C" fn pve_tunnel_version_reply_parse(
     out: *mut *mut c_char,
 ) -> i32 {
     guard("pve_tunnel_version_reply_parse", || {
-        Err(Failure::new(Status::Refused, "not in this build"))
+        let out = Out::new(out, "out")?;
+        // SAFETY: a C string, as the caller promises.
+        let text = unsafe { input::text(json, "json", JSON_MAX) }?;
+        let reply = capability::parse_version(text)
+            .map_err(|error| Failure::from_room(reply_status(&error), &error))?;
+        let answer = string::to_c(input::to_json(&reply)?)?;
+        // SAFETY: writable, as the caller promises.
+        unsafe { out.write(answer.into_raw()) };
+        Ok(())
     })
 }
 
@@ -33,13 +46,15 @@ pub unsafe extern "C" fn pve_tunnel_version_reply_parse(
 ///
 /// `input` is a JSON object:
 ///
-///   migration_type      "secure" or "insecure"
-///   migration_network   null, or what was asked for explicitly: a CIDR, an interface name, the ID of a configured network
+///   migration_type      "secure" (the default) or "insecure"
+///   migration_network   null, or what was asked for explicitly: a CIDR or an interface name
 ///   caps                array of all capability names of the target, the unknown ones too
 ///   planes              what this source can do besides "websocket": of "tls", "tcp", "qemu"
 ///   require_encryption  true if the configuration forbids clear text
-///   dial                null before a direct connection was tried; {"ok":true}, or
-///                       {"ok":false,"address":"192.0.2.7","port":60000,"error":"why"} after it
+///   dial                null before a direct connection was tried; after it {"ok":true}, or
+///                       {"ok":false,"address":"192.0.2.7","port":60000,"error":"why"}
+///
+/// What is left out counts as secure, null, empty or false. Other members are an error.
 ///
 /// `out` gets a JSON object, to be freed with `pve_tunnel_string_free`:
 ///
@@ -52,8 +67,9 @@ pub unsafe extern "C" fn pve_tunnel_version_reply_parse(
 ///   warnings    array of sentences to show to the operator
 ///   reason      one sentence: why this plane
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object; REFUSED if what was asked for
-/// cannot be had: insecure is never turned into anything else in silence. The message names the ways out.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object; PROTOCOL if
+/// a name in `caps` is malformed; REFUSED if what was asked for cannot be had: insecure is never turned into
+/// anything else in silence. The message names the ways out.
 ///
 /// Threads: any.
 ///
@@ -63,6 +79,32 @@ pub unsafe extern "C" fn pve_tunnel_version_reply_parse(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_plan(input: *const c_char, out: *mut *mut c_char) -> i32 {
     guard("pve_tunnel_plan", || {
-        Err(Failure::new(Status::Refused, "not in this build"))
+        let out = Out::new(out, "out")?;
+        // SAFETY: a C string, as the caller promises.
+        let text = unsafe { input::text(input, "input", JSON_MAX) }?;
+        let asked: PlanInput = input::json(text, "input")?;
+        let plan = capability::plan(&asked)
+            .map_err(|error| Failure::from_room(plan_status(&error), &error))?;
+        let answer = string::to_c(input::to_json(&plan)?)?;
+        // SAFETY: writable, as the caller promises.
+        unsafe { out.write(answer.into_raw()) };
+        Ok(())
     })
+}
+
+fn reply_status(error: &CapabilityError) -> Status {
+    match error {
+        CapabilityError::Refused { .. }
+        | CapabilityError::TargetTooNew { .. }
+        | CapabilityError::TargetTooOld { .. } => Status::Refused,
+        _ => Status::Protocol,
+    }
+}
+
+fn plan_status(error: &PlanError) -> Status {
+    match error {
+        PlanError::Capability(error) => reply_status(error),
+        PlanError::Network(_) => Status::InvalidArgument,
+        _ => Status::Refused,
+    }
 }

@@ -9,7 +9,8 @@ const MESSAGE_MAX: usize = 4096;
 
 /// What a function returned: 0, or one of these negative numbers.
 ///
-/// Numbers never change their meaning; later versions may add some, so treat an unknown negative number as a failure.
+/// Numbers never change their meaning; later versions may add some, so treat an unknown negative number as a
+/// failure.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -116,9 +117,9 @@ fn c_message(function: &str, message: &str) -> CString {
 
 /// Message of the last failure in the calling thread, one line of UTF-8 that starts with the function's name.
 ///
-/// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to the library and is valid until
-/// the thread's next call that returns a status (or makes one to be read here, as `pve_tunnel_codec_free` in the wrong
-/// process does), or until the thread ends. It holds no ticket, token or key.
+/// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to the library and
+/// is valid until the thread's next call that returns a status (or makes one to be read here, as
+/// `pve_tunnel_codec_free` in the wrong process does), or until the thread ends. It holds no ticket, token or key.
 ///
 /// Threads: any; each has its own.
 #[unsafe(no_mangle)]

@@ -19,8 +19,8 @@ type PanicHook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
 
 /// Runs `body`, keeps its outcome as the calling thread's last one, and gives the status to return to C.
 ///
-/// `function` is the C name, which starts the message. A panic in `body` ends here: it becomes [`Status::Panic`], with the
-/// panic's text and place as message and nothing printed.
+/// `function` is the C name, which starts the message. A panic in `body` ends here: it becomes [`Status::Panic`],
+/// with the panic's text and place as message and nothing printed.
 pub fn guard(function: &str, body: impl FnOnce() -> Result<(), Failure>) -> i32 {
     // Unwind safety: on a panic the closure's captures are only raw pointers and plain values that the caller still owns;
     // what lies behind a handle is in a mutex, which is poisoned and then refused (see `handle`).
@@ -49,8 +49,9 @@ impl Drop for Inside {
     }
 }
 
-/// A library never prints, but Rust's own panic hook does. This one keeps the note of a panic inside [`guard`] for the error
-/// message, and leaves all other panics to the hook that was there (a Rust program that links us may have its own).
+/// A library never prints, but Rust's own panic hook does. This one keeps the note of a panic inside [`guard`] for
+/// the error message, and leaves all other panics to the hook that was there (a Rust program that links us may have
+/// its own).
 fn install_quiet_hook() -> PanicHook {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(|info| {

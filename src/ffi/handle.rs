@@ -7,8 +7,8 @@ use super::error::{Failure, Status};
 
 /// A value behind an opaque pointer.
 ///
-/// PVE forks everywhere, and a child inherits the pointers of its parent: the handle keeps its maker's process id and works
-/// nowhere else. Calls from several threads take turns.
+/// PVE forks everywhere, and a child inherits the pointers of its parent: the handle keeps its maker's process id
+/// and works nowhere else. Calls from several threads take turns.
 #[derive(Debug)]
 pub(super) struct Handle<T> {
     maker: u32,

@@ -12,13 +12,15 @@ use super::error::{Failure, Status};
 /// Longest JSON text: far above any plan or endpoint, far below what would make parsing it a burden on a daemon.
 pub(super) const JSON_MAX: usize = 1 << 20;
 
-/// Longest name, address or fingerprint. Each of them is much shorter where it is valid; this only ends the search for a NUL.
+/// Longest name, address or fingerprint. Each of them is much shorter where it is valid; this only ends the search
+/// for a NUL.
 pub(super) const NAME_MAX: usize = 4096;
 
 /// Reads a C string of at most `max` bytes; `what` names the argument in messages.
 ///
 /// # Safety
-/// `text` is NULL, or readable up to and including a NUL byte or `max + 1` bytes, and unchanged while the result lives.
+/// `text` is NULL, or readable up to and including a NUL byte or `max + 1` bytes, and unchanged while the result
+/// lives.
 pub(super) unsafe fn text<'a>(
     text: *const c_char,
     what: &str,

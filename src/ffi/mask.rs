@@ -6,8 +6,8 @@ use crate::websocket;
 
 /// Masks or unmasks bytes in place, as RFC 6455 section 5.3 says: byte i is XORed with key byte (phase + i) mod 4.
 ///
-/// Doing it twice with the same key and phase gives the bytes back. To go on in the middle of a payload, add the number of bytes
-/// already done to `phase`; only its value modulo 4 counts.
+/// Doing it twice with the same key and phase gives the bytes back. To go on in the middle of a payload, add the
+/// number of bytes already done to `phase`; only its value modulo 4 counts.
 ///
 /// `data` may be NULL if `len` is 0. `key` has 4 bytes.
 ///

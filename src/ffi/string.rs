@@ -16,8 +16,8 @@ pub(super) fn to_c(text: String) -> Result<CString, Failure> {
 
 /// Bytes on their way to C: a pointer that is real even for no bytes, and how many of them count.
 ///
-/// One NUL byte follows them, which the length leaves out: it gives an empty payload an address of its own, and spares a C
-/// caller the copy where the payload is text.
+/// One NUL byte follows them, which the length leaves out: it gives an empty payload an address of its own, and
+/// spares a C caller the copy where the payload is text.
 pub(super) fn bytes_to_c(mut bytes: Vec<u8>) -> (*mut u8, usize) {
     let len = bytes.len();
     bytes.reserve_exact(1);
@@ -50,7 +50,8 @@ pub unsafe extern "C" fn pve_tunnel_string_free(text: *mut c_char) {
 ///
 /// # Safety
 ///
-/// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with it, and both are given once.
+/// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with it, and both are
+/// given once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_bytes_free(bytes: *mut u8, len: usize) {
     if !bytes.is_null() {

@@ -8,8 +8,8 @@ use super::input::{self, NAME_MAX, Out};
 use super::string;
 use crate::tls::Fingerprint;
 
-/// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it the way Proxmox VE does:
-/// 32 upper-case hexadecimal pairs with colons between them (95 characters).
+/// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it the way Proxmox
+/// VE does: 32 upper-case hexadecimal pairs with colons between them (95 characters).
 ///
 /// `canonical` gets the text, to be freed with `pve_tunnel_string_free`.
 ///
