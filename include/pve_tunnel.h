@@ -27,7 +27,8 @@
 
 // What a function returned: 0, or one of these negative numbers.
 //
-// Numbers never change their meaning; later versions may add some, so treat an unknown negative number as a failure.
+// Numbers never change their meaning; later versions may add some, so treat an unknown negative number as a
+// failure.
 enum pve_tunnel_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
@@ -62,7 +63,8 @@ typedef int32_t pve_tunnel_status;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-// One end of a websocket connection after its upgrade: takes wire bytes apart into frames, and makes frames. Does no I/O.
+// One end of a websocket connection after its upgrade: takes wire bytes apart into frames, and makes frames. Does
+// no I/O.
 typedef struct pve_tunnel_codec pve_tunnel_codec;
 
 #ifdef __cplusplus
@@ -71,8 +73,8 @@ extern "C" {
 
 // Number of the ABI of the library that is loaded.
 //
-// Who loads it with dlopen compares this with `PVE_TUNNEL_ABI_VERSION` of the header; who links gets the same check from the
-// soname.
+// Who loads it with dlopen compares this with `PVE_TUNNEL_ABI_VERSION` of the header; who links gets the same
+// check from the soname.
 //
 // Threads: any. Leaves the last message and status as they are.
 uint32_t pve_tunnel_abi_version(void);
@@ -84,9 +86,9 @@ const char *pve_tunnel_version(void);
 
 // Message of the last failure in the calling thread, one line of UTF-8 that starts with the function's name.
 //
-// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to the library and is valid until
-// the thread's next call that returns a status (or makes one to be read here, as `pve_tunnel_codec_free` in the wrong
-// process does), or until the thread ends. It holds no ticket, token or key.
+// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to the library and
+// is valid until the thread's next call that returns a status (or makes one to be read here, as
+// `pve_tunnel_codec_free` in the wrong process does), or until the thread ends. It holds no ticket, token or key.
 //
 // Threads: any; each has its own.
 const char *pve_tunnel_last_error(void);
@@ -117,14 +119,14 @@ void pve_tunnel_string_free(char *text);
 //
 // # Safety
 //
-// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with it, and both are given once.
-void pve_tunnel_bytes_free(uint8_t *bytes,
-                           size_t len);
+// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with it, and both are
+// given once.
+void pve_tunnel_bytes_free(uint8_t *bytes, size_t len);
 
 // Masks or unmasks bytes in place, as RFC 6455 section 5.3 says: byte i is XORed with key byte (phase + i) mod 4.
 //
-// Doing it twice with the same key and phase gives the bytes back. To go on in the middle of a payload, add the number of bytes
-// already done to `phase`; only its value modulo 4 counts.
+// Doing it twice with the same key and phase gives the bytes back. To go on in the middle of a payload, add the
+// number of bytes already done to `phase`; only its value modulo 4 counts.
 //
 // `data` may be NULL if `len` is 0. `key` has 4 bytes.
 //
@@ -135,10 +137,7 @@ void pve_tunnel_bytes_free(uint8_t *bytes,
 // # Safety
 //
 // `data` is writable for `len` bytes, `key` readable for 4, and they do not overlap.
-int32_t pve_tunnel_mask(uint8_t *data,
-                        size_t len,
-                        const uint8_t *key,
-                        size_t phase);
+int32_t pve_tunnel_mask(uint8_t *data, size_t len, const uint8_t *key, size_t phase);
 
 // Makes a codec for one connection.
 //
@@ -152,8 +151,8 @@ int32_t pve_tunnel_mask(uint8_t *data,
 //
 // Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `options` is no such object.
 //
-// Threads: any. A codec may be used by any thread; calls from several take turns. After a fork it belongs to the process that made it:
-// in the other one every call gives WRONG_PROCESS.
+// Threads: any. A codec may be used by any thread; calls from several take turns. After a fork it belongs to the
+// process that made it: in the other one every call gives WRONG_PROCESS.
 //
 // # Safety
 //
@@ -163,8 +162,8 @@ int32_t pve_tunnel_codec_new(const char *options,
 
 // Frees a codec.
 //
-// NULL is allowed and does nothing. In a process that did not make the codec (after a fork) nothing is released, and
-// `pve_tunnel_last_status` says WRONG_PROCESS; otherwise the last message and status stay as they are.
+// NULL is allowed and does nothing. In a process that did not make the codec (after a fork) nothing is released,
+// and `pve_tunnel_last_status` says WRONG_PROCESS; otherwise the last message and status stay as they are.
 //
 // Threads: any, but no other call on this codec may be under way.
 //
@@ -175,29 +174,30 @@ void pve_tunnel_codec_free(struct pve_tunnel_codec *codec);
 
 // Gives bytes from the wire to a codec, which copies what it needs.
 //
-// Then call `pve_tunnel_codec_next` until it has nothing more: what is not taken out piles up in memory. `data` may be NULL if `len` is 0.
+// Then call `pve_tunnel_codec_next` until it has nothing more: what is not taken out piles up in memory. `data`
+// may be NULL if `len` is 0.
 //
 // Errors: NULL_POINTER; TOO_LONG above 16 MiB a call; WRONG_PROCESS.
 //
 // # Safety
 //
 // `codec` is alive, `data` is readable for `len` bytes.
-int32_t pve_tunnel_codec_feed(struct pve_tunnel_codec *codec,
-                              const uint8_t *data,
-                              size_t len);
+int32_t pve_tunnel_codec_feed(struct pve_tunnel_codec *codec, const uint8_t *data, size_t len);
 
 // Takes the next piece out of what was fed.
 //
-// `opcode` gets what it is: 0 nothing yet, feed more; 1 text; 2 binary; 8 close; 9 ping; 10 pong. `payload` and `len` get the unmasked
-// bytes, to be freed with `pve_tunnel_bytes_free`; one NUL byte follows them that `len` does not count. For 0, `payload` is NULL and `len` 0.
+// `opcode` gets what it is: 0 nothing yet, feed more; 1 text; 2 binary; 8 close; 9 ping; 10 pong. `payload` and
+// `len` get the unmasked bytes, to be freed with `pve_tunnel_bytes_free`; one NUL byte follows them that `len`
+// does not count. For 0, `payload` is NULL and `len` 0.
 //
-// Text and binary come piece by piece as their bytes arrive, each with the opcode of its message; `end` is true on the message's last
-// piece, which may be empty. What is text is not checked to be UTF-8. Control frames come whole, may come between pieces, and always have
-// `end` true. The payload of a close is empty, or a two-byte code in network byte order and a reason in UTF-8; nothing comes after
-// a close. Answering pings and closes is the caller's.
+// Text and binary come piece by piece as their bytes arrive, each with the opcode of its message; `end` is true on
+// the message's last piece, which may be empty. What is text is not checked to be UTF-8. Control frames come
+// whole, may come between pieces, and always have `end` true. The payload of a close is empty, or a two-byte code
+// in network byte order and a reason in UTF-8; nothing comes after a close. Answering pings and closes is the
+// caller's.
 //
-// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer broke RFC 6455 or the frame limit. After PROTOCOL the stream cannot be
-// understood any more: end the connection and free the codec.
+// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer broke RFC 6455 or the frame limit. After PROTOCOL the
+// stream cannot be understood any more: end the connection and free the codec.
 //
 // # Safety
 //
@@ -210,13 +210,14 @@ int32_t pve_tunnel_codec_next(struct pve_tunnel_codec *codec,
 
 // Makes the wire bytes that carry a payload.
 //
-// `opcode` is 1 text, 2 binary, 8 close, 9 ping or 10 pong. Text and binary longer than 131072 bytes become several frames, each a whole
-// message (FIN), because that is all pveproxy takes. The others have at most 125 bytes; a close is empty or begins with its code in network byte order. `data` may be NULL if `len` is 0.
+// `opcode` is 1 text, 2 binary, 8 close, 9 ping or 10 pong. Text and binary longer than 131072 bytes become
+// several frames, each a whole message (FIN), because that is all pveproxy takes. The others have at most 125
+// bytes; a close is empty or begins with its code in network byte order. `data` may be NULL if `len` is 0.
 //
 // `out` and `out_len` get the bytes to send, to be freed with `pve_tunnel_bytes_free`.
 //
-// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB a call or 125 bytes in a close, ping or pong; INVALID_ARGUMENT for another
-// opcode; IO if the system gives no random bytes for the mask.
+// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB a call or 125 bytes in a close, ping or pong;
+// INVALID_ARGUMENT for another opcode; IO if the system gives no random bytes for the mask.
 //
 // # Safety
 //
@@ -228,8 +229,8 @@ int32_t pve_tunnel_codec_encode(struct pve_tunnel_codec *codec,
                                 uint8_t **out,
                                 size_t *out_len);
 
-// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it the way Proxmox VE does:
-// 32 upper-case hexadecimal pairs with colons between them (95 characters).
+// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it the way Proxmox
+// VE does: 32 upper-case hexadecimal pairs with colons between them (95 characters).
 //
 // `canonical` gets the text, to be freed with `pve_tunnel_string_free`.
 //
@@ -240,37 +241,39 @@ int32_t pve_tunnel_codec_encode(struct pve_tunnel_codec *codec,
 // # Safety
 //
 // `text` is a C string, `canonical` is writable.
-int32_t pve_tunnel_fingerprint_parse(const char *text,
-                                     char **canonical);
+int32_t pve_tunnel_fingerprint_parse(const char *text, char **canonical);
 
 // Reads the answer of a tunnel worker to the `version` command.
 //
 // `json` is the line as it came, such as {"success":1,"api":2,"age":0,"caps":["insecure-remote"]}. `out` gets
-// {"api":2,"age":0,"caps":["insecure-remote"],"unknown":[]}: `caps` has the capabilities this library knows, `unknown` those it
-// does not, which change nothing. No `caps` in the reply means none. To be freed with `pve_tunnel_string_free`.
+// {"api":2,"age":0,"caps":["insecure-remote"],"unknown":[]}: `caps` has the capabilities this library knows,
+// `unknown` those it does not, which change nothing. No `caps` in the reply means none. To be freed with
+// `pve_tunnel_string_free`.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if it is no such reply, including `caps` that is not an array of
-// at most 64 strings of at most 64 characters from [a-z0-9-].
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if it is no such reply, including `caps` that is
+// not an array of at most 64 strings of at most 64 characters from [a-z0-9-]; REFUSED if the reply is an error, or
+// if the target speaks no version of the tunnel that this library speaks. The message says which node to upgrade.
 //
 // Threads: any.
 //
 // # Safety
 //
 // `json` is a C string, `out` is writable.
-int32_t pve_tunnel_version_reply_parse(const char *json,
-                                       char **out);
+int32_t pve_tunnel_version_reply_parse(const char *json, char **out);
 
 // Decides which way the data of a migration goes. Does no I/O.
 //
 // `input` is a JSON object:
 //
-//   migration_type      "secure" or "insecure"
-//   migration_network   null, or what was asked for explicitly: a CIDR, an interface name, the ID of a configured network
+//   migration_type      "secure" (the default) or "insecure"
+//   migration_network   null, or what was asked for explicitly: a CIDR or an interface name
 //   caps                array of all capability names of the target, the unknown ones too
 //   planes              what this source can do besides "websocket": of "tls", "tcp", "qemu"
 //   require_encryption  true if the configuration forbids clear text
-//   dial                null before a direct connection was tried; {"ok":true}, or
-//                       {"ok":false,"address":"192.0.2.7","port":60000,"error":"why"} after it
+//   dial                null before a direct connection was tried; after it {"ok":true}, or
+//                       {"ok":false,"address":"192.0.2.7","port":60000,"error":"why"}
+//
+// What is left out counts as secure, null, empty or false. Other members are an error.
 //
 // `out` gets a JSON object, to be freed with `pve_tunnel_string_free`:
 //
@@ -283,79 +286,80 @@ int32_t pve_tunnel_version_reply_parse(const char *json,
 //   warnings    array of sentences to show to the operator
 //   reason      one sentence: why this plane
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object; REFUSED if what was asked for
-// cannot be had: insecure is never turned into anything else in silence. The message names the ways out.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object; PROTOCOL if
+// a name in `caps` is malformed; REFUSED if what was asked for cannot be had: insecure is never turned into
+// anything else in silence. The message names the ways out.
 //
 // Threads: any.
 //
 // # Safety
 //
 // `input` is a C string, `out` is writable.
-int32_t pve_tunnel_plan(const char *input,
-                        char **out);
+int32_t pve_tunnel_plan(const char *input, char **out);
 
 // Finds the address of this host that a migration uses.
 //
-// `network` is a CIDR such as "10.0.0.0/24" or "2001:db8::/64", an interface name, or NULL for the address that `node_name` resolves
-// to. Only addresses of interfaces that are up count; temporary, deprecated, tentative and duplicate ones do not; there must be
-// exactly one. Reads the kernel's list of addresses; without `network` it asks the system's resolver, which may block.
+// `network` is a CIDR such as "10.0.0.0/24" or "2001:db8::/64", an interface name, or NULL for the address that
+// `node_name` resolves to. Only addresses of interfaces that are up count; temporary, deprecated, tentative and
+// duplicate ones do not; there must be exactly one. Reads the kernel's list of addresses; without `network` it
+// asks the system's resolver, which may block.
 //
-// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"}, where `uri_host` has brackets around
-// IPv6 as URIs need them. To be freed with `pve_tunnel_string_free`.
+// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"}, where `uri_host`
+// has brackets around IPv6 as URIs need them. To be freed with `pve_tunnel_string_free`.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `network` or `node_name` is malformed; REFUSED if no
-// address or more than one is left, with what was seen and why each lost; IO if the kernel or the resolver refused.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `network` or `node_name` is
+// malformed; REFUSED if no address or more than one is left, with what was seen and why each lost; IO if the
+// kernel or the resolver refused, or a signal handler ran meanwhile (it is not tried again, so that alarm works).
 //
 // Threads: any.
 //
 // # Safety
 //
 // `network` is NULL or a C string, `node_name` is a C string, `out` is writable.
-int32_t pve_tunnel_network_address(const char *network,
-                                   const char *node_name,
-                                   char **out);
+int32_t pve_tunnel_network_address(const char *network, const char *node_name, char **out);
 
 // Binds the first free port of 60000 to 60049 on exactly this address, and listens.
 //
-// `address` is a literal IPv4 or IPv6 address of this host. `fd` gets the listening TCP socket, close-on-exec and blocking, which
-// belongs to the caller and is to be closed by the caller; `port` gets its port in host byte order.
+// `address` is a literal IPv4 or IPv6 address of this host. `fd` gets the listening TCP socket, close-on-exec and
+// blocking, which belongs to the caller and is to be closed by the caller; `port` gets its port in host byte
+// order.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `address` is not a literal address; IO if it is not
-// an address of this host or no port is free.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `address` is not one literal
+// address; IO if it is not an address of this host or no port is free.
 //
 // Threads: any.
 //
 // # Safety
 //
 // `address` is a C string, `fd` and `port` are writable.
-int32_t pve_tunnel_port_bind(const char *address,
-                             int *fd,
-                             uint16_t *port);
+int32_t pve_tunnel_port_bind(const char *address, int *fd, uint16_t *port);
 
 // Checks an endpoint that a migration target announced, before anything connects to it. Does no I/O.
 //
 // `input` is a JSON object: `migrate` ({"proto":"tcp","addr":"192.0.2.7","port":60000}) or `nbd_uri`
-// ("nbd:192.0.2.7:60001:exportname=drive-scsi0"), exactly one of them; `network`, a CIDR or null; `allow_loopback`, true for tests only.
+// ("nbd:192.0.2.7:60001:exportname=drive-scsi0"), exactly one of them; `network`, a CIDR or null;
+// `allow_loopback`, true for tests only.
 //
-// `out` gets {"address":"192.0.2.7","port":60000,"uri":"tcp:192.0.2.7:60000"}, for `nbd_uri` with "export":"drive-scsi0". To be freed
-// with `pve_tunnel_string_free`.
+// `out` gets {"address":"192.0.2.7","port":60000,"uri":"tcp:192.0.2.7:60000"}, for `nbd_uri` with
+// "export":"drive-scsi0". To be freed with `pve_tunnel_string_free`.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object; REFUSED if the endpoint is not a
-// literal address with a port of 60000 to 60049 inside the network, or is loopback, multicast or unspecified.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object or its
+// `network` no CIDR; REFUSED if the endpoint is not a literal address with a port of 60000 to 60049 inside the
+// network, or is loopback, multicast or unspecified.
 //
 // Threads: any.
 //
 // # Safety
 //
 // `input` is a C string, `out` is writable.
-int32_t pve_tunnel_endpoint_check(const char *input,
-                                  char **out);
+int32_t pve_tunnel_endpoint_check(const char *input, char **out);
 
 // Runs the source's end of a tunnel until its input ends.
 //
-// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands from `input`, writes answers to `output`,
-// and one line for each thing worth telling to `log`, or nowhere if that is -1. Forwards' UNIX sockets are made with mode 0600 and removed at the end.
-// Bad lines get an answer line or a log line, and it goes on.
+// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands from `input`,
+// writes answers to `output`, and one line for each thing worth telling to `log`, or nowhere if that is -1.
+// Forwards' UNIX sockets are made with mode 0600 and removed at the end. Bad lines get an answer line or a log
+// line, and it goes on.
 //
 // `options` is NULL for the defaults, or a JSON object whose members are all optional:
 //
@@ -367,21 +371,20 @@ int32_t pve_tunnel_endpoint_check(const char *input,
 //
 // Seconds may have a fraction.
 //
-// The descriptors (pipes, sockets or terminals) stay the caller's: they are not closed, and have the same file status flags afterwards as
-// before. Threads that it starts end before it returns. SIGPIPE is blocked in the calling thread meanwhile; a reader that went away
-// is an error.
+// The descriptors (pipes, sockets or terminals) stay the caller's: they are not closed, and have the same file
+// status flags afterwards as before. Threads that it starts end before it returns. SIGPIPE is blocked in the
+// calling thread meanwhile; a reader that went away is an error.
 //
-// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; IO if input, output or log fail.
+// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; IO if
+// input, output or log fail.
 //
-// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on different descriptors.
+// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on different
+// descriptors.
 //
 // # Safety
 //
 // `options` is NULL or a C string.
-int32_t pve_tunnel_connector_run(int input,
-                                 int output,
-                                 int log,
-                                 const char *options);
+int32_t pve_tunnel_connector_run(int input, int output, int log, const char *options);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -80,8 +80,10 @@ fn panicked(payload: Box<dyn Any + Send>) -> Failure {
         .ok()
         .flatten()
         .unwrap_or_else(|| payload_text(&*payload).to_owned());
-    // The payload's own drop may panic again, and that one would cross into C.
-    std::mem::forget(payload);
+    // The payload's own drop may panic, and that must not cross into C either; what it threw is then given up.
+    if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(again);
+    }
     Failure::new(
         Status::Panic,
         format!("a defect in pve-tunnel, please report it: {note}"),

@@ -1,6 +1,7 @@
 //! C strings, bytes and output places as Rust types, within their bounds.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
+use std::fmt::Display;
 use std::ptr::NonNull;
 use std::slice;
 
@@ -61,14 +62,20 @@ pub(super) unsafe fn optional_text<'a>(
     unsafe { text(given, what, max) }.map(Some)
 }
 
-/// Parses a JSON argument.
+/// Parses a JSON argument, which is an object.
+///
+/// Asked for here, because serde also takes an array of the members' values for one, and would read `[]` as "all defaults".
 pub(super) fn json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Failure> {
-    serde_json::from_str(text).map_err(|error| {
+    let refused = |reason: &dyn Display| {
         Failure::new(
             Status::InvalidArgument,
-            format!("{what} is not the JSON expected here: {error}"),
+            format!("{what} is not the JSON expected here: {reason}"),
         )
-    })
+    };
+    if !text.trim_start().starts_with('{') {
+        return Err(refused(&"it does not begin as an object"));
+    }
+    serde_json::from_str(text).map_err(|error| refused(&error))
 }
 
 /// Writes a value of a room as JSON text.
