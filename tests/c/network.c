@@ -1,0 +1,124 @@
+/* Ports are bound when they are given out; addresses are found or their absence explained; announced endpoints are judged. */
+
+#define _POSIX_C_SOURCE 200809L
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "check.h"
+
+static struct sockaddr_in loopback(uint16_t port)
+{
+    struct sockaddr_in address;
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+}
+
+static void a_bound_port_accepts(void)
+{
+    int fd = -1, other = -1;
+    uint16_t port = 0, other_port = 0;
+    CHECK_OK(pve_tunnel_port_bind("127.0.0.1", &fd, &port));
+    CHECK(port >= 60000 && port < 60050);
+    CHECK((fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
+    CHECK((fcntl(fd, F_GETFL) & O_NONBLOCK) == 0);
+
+    /* Bound, not reserved: the next one gets another port. */
+    CHECK_OK(pve_tunnel_port_bind("127.0.0.1", &other, &other_port));
+    CHECK(other != fd && other_port != port);
+    CHECK(close(other) == 0);
+
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in address = loopback(port);
+    CHECK(client >= 0);
+    CHECK(connect(client, (struct sockaddr *)&address, sizeof address) == 0);
+    int server = accept(fd, NULL, NULL);
+    CHECK(server >= 0);
+    CHECK(write(client, "x", 1) == 1);
+    char byte = 0;
+    CHECK(read(server, &byte, 1) == 1 && byte == 'x');
+    CHECK(close(client) == 0 && close(server) == 0);
+
+    /* The descriptor is the caller's: once closed, the port is free for others. */
+    CHECK(close(fd) == 0);
+    CHECK(fcntl(fd, F_GETFD) == -1);
+
+    fd = -7;
+    port = 7;
+    CHECK_STATUS(pve_tunnel_port_bind("localhost", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    CHECK_STATUS(pve_tunnel_port_bind("127.0.0.1/8", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    CHECK_STATUS(pve_tunnel_port_bind("", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    CHECK_STATUS(pve_tunnel_port_bind("0.0.0.0", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    /* 240.0.0.0/4 is reserved: nobody's address. */
+    CHECK_STATUS(pve_tunnel_port_bind("240.0.0.1", &fd, &port), PVE_TUNNEL_STATUS_IO);
+    CHECK(strstr(pve_tunnel_last_error(), "240.0.0.1") != NULL);
+    CHECK(fd == -7 && port == 7);
+}
+
+static void an_address_or_the_reason(void)
+{
+    /* No interface of any machine has a reserved address: the kernel is really asked, and the answer is no. */
+    char *out = NULL;
+    CHECK_STATUS(pve_tunnel_network_address("240.0.0.0/24", "node", &out), PVE_TUNNEL_STATUS_REFUSED);
+    CHECK(strstr(pve_tunnel_last_error(), "240.0.0.0/24") != NULL);
+    CHECK_STATUS(pve_tunnel_network_address("10.0.0.0/33", "node", &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    CHECK_STATUS(pve_tunnel_network_address("no such interface", "node", &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    CHECK(out == NULL);
+
+    /* The loopback network is written out, so it is meant: the one address that every machine has. */
+    CHECK_OK(pve_tunnel_network_address("127.0.0.1/32", "node", &out));
+    CHECK(strcmp(out, "{\"address\":\"127.0.0.1\",\"prefix_len\":8,\"interface\":\"lo\",\"uri_host\":\"127.0.0.1\"}") == 0);
+    pve_tunnel_string_free(out);
+}
+
+static void accepted(const char *input, const char *expected)
+{
+    char *out = NULL;
+    CHECK_OK(pve_tunnel_endpoint_check(input, &out));
+    if (strcmp(out, expected) != 0)
+        fprintf(stderr, "endpoint: %s\n", out);
+    CHECK(strcmp(out, expected) == 0);
+    pve_tunnel_string_free(out);
+}
+
+static void refused(const char *input, int32_t status)
+{
+    char *out = NULL;
+    CHECK_STATUS(pve_tunnel_endpoint_check(input, &out), status);
+    CHECK(out == NULL);
+}
+
+static void announced_endpoints(void)
+{
+    accepted("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"10.0.0.7\",\"port\":60000},\"network\":\"10.0.0.0/24\"}",
+             "{\"address\":\"10.0.0.7\",\"port\":60000,\"uri\":\"tcp:10.0.0.7:60000\"}");
+    accepted("{\"nbd_uri\":\"nbd:10.0.0.7:60001:exportname=drive-scsi0\",\"network\":null,\"allow_loopback\":false}",
+             "{\"address\":\"10.0.0.7\",\"port\":60001,\"uri\":\"nbd:10.0.0.7:60001:exportname=drive-scsi0\","
+             "\"export\":\"drive-scsi0\"}");
+    refused("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"10.0.1.7\",\"port\":60000},\"network\":\"10.0.0.0/24\"}",
+            PVE_TUNNEL_STATUS_REFUSED);
+    refused("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"10.0.0.7\",\"port\":60050}}", PVE_TUNNEL_STATUS_REFUSED);
+    refused("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"127.0.0.1\",\"port\":60000}}", PVE_TUNNEL_STATUS_REFUSED);
+    refused("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"evil.example\",\"port\":60000}}", PVE_TUNNEL_STATUS_REFUSED);
+    refused("{\"nbd_uri\":\"nbd:unix:/run/x:exportname=drive-scsi0\"}", PVE_TUNNEL_STATUS_REFUSED);
+    refused("{}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    refused("[]", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    refused("{\"migrate\":5}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    refused("{\"nbd_uri\":\"nbd:10.0.0.7:60001:exportname=drive-scsi0\",\"network\":\"eth0\"}",
+            PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+}
+
+int main(void)
+{
+    a_bound_port_accepts();
+    an_address_or_the_reason();
+    announced_endpoints();
+    return 0;
+}
