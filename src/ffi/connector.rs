@@ -1,36 +1,42 @@
 //! The connector for C.
 
 use std::ffi::{c_char, c_int};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::error::{Failure, Status};
 use super::guard::guard;
+use super::input::{self, JSON_MAX};
+use super::sigpipe::SigpipeBlocked;
+use crate::connector::{self, ConnectorError, ControlError, Options};
 
 /// Runs the source's end of a tunnel until its input ends.
 ///
-/// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands from `input`,
-/// writes answers to `output`, and one line for each thing worth telling to `log`, or nowhere if that is -1.
-/// Forwards' UNIX sockets are made with mode 0600 and removed at the end. Bad lines get an answer line or a log
-/// line, and it goes on.
+/// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands from `input`, writes
+/// answers to `output`, and one line for each thing worth telling to `log`, or nowhere if that is -1. Forwards' UNIX
+/// sockets are made with mode 0600 and removed at the end. Bad lines get an answer line that says so, and it goes on.
 ///
 /// `options` is NULL for the defaults, or a JSON object whose members are all optional:
 ///
 ///   mask               "zero" (the default) or "random": how frames over TLS are masked
-///   connect_timeout    seconds for TCP to connect, by default 10
-///   handshake_timeout  seconds for TLS, by default 10
-///   upgrade_timeout    seconds for the websocket upgrade, by default 20
-///   ticket_timeout     seconds for the worker to answer a ticket command, by default 30
+///   connect_timeout    for TCP to connect, by default 10
+///   handshake_timeout  for TLS, by default 10
+///   upgrade_timeout    for the websocket upgrade, by default 20
+///   ticket_timeout     for the worker to answer a ticket command, by default 30
 ///
-/// Seconds may have a fraction.
+/// Times are in seconds, from 0.001 to 3600.
 ///
-/// The descriptors (pipes, sockets or terminals) stay the caller's: they are not closed, and have the same file
-/// status flags afterwards as before. Threads that it starts end before it returns. SIGPIPE is blocked in the
-/// calling thread meanwhile; a reader that went away is an error.
+/// Ends with 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) stay the caller's: they are
+/// not closed, and not made non-blocking.
 ///
-/// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; IO if
-/// input, output or log fail.
+/// Meanwhile SIGHUP, SIGINT, SIGTERM and SIGPIPE are blocked in the calling thread. One of the first three ends it, with
+/// IO; a reader that went away is an error and no SIGPIPE. The signal mask is restored at the end, handlers are never
+/// touched. Resolving a host name starts a thread, which may live on until the resolver gives up.
 ///
-/// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on different
-/// descriptors.
+/// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; PROTOCOL if
+/// the worker sends a line above 1 MiB; IO if `input` or `output` fail, a connection that was asked for could not be
+/// opened, the control connection ended before `input` did, or a signal came.
+///
+/// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on different descriptors.
 ///
 /// # Safety
 ///
@@ -43,6 +49,45 @@ pub unsafe extern "C" fn pve_tunnel_connector_run(
     options: *const c_char,
 ) -> i32 {
     guard("pve_tunnel_connector_run", || {
-        Err(Failure::new(Status::Refused, "not in this build"))
+        // SAFETY: NULL or a C string, as the caller promises.
+        let options: Options = match unsafe { input::optional_text(options, "options", JSON_MAX) }?
+        {
+            Some(text) => input::json(text, "options")?,
+            None => Options::default(),
+        };
+        let input = duplicate(input, "input")?;
+        let output = duplicate(output, "output")?;
+        let log = match log {
+            -1 => None,
+            log => Some(duplicate(log, "log")?),
+        };
+        let _blocked = SigpipeBlocked::new()?;
+        connector::run(input, output, log, &options)
+            .map_err(|error| Failure::from_room(run_status(&error), &error))
     })
+}
+
+/// Our own descriptor of the caller's open file, so that closing ours leaves the caller's alone.
+fn duplicate(fd: c_int, what: &str) -> Result<OwnedFd, Failure> {
+    let bad = |why: &str| {
+        Failure::new(
+            Status::InvalidArgument,
+            format!("{what} descriptor {fd}: {why}"),
+        )
+    };
+    if fd < 0 {
+        return Err(bad("negative"));
+    }
+    // SAFETY: not -1; whether it is open is what the kernel is about to say.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    borrowed
+        .try_clone_to_owned()
+        .map_err(|error| bad(&error.to_string()))
+}
+
+fn run_status(error: &ConnectorError) -> Status {
+    match error {
+        ConnectorError::Control(ControlError::TooLong) => Status::Protocol,
+        _ => Status::Io,
+    }
 }

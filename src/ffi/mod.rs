@@ -6,6 +6,7 @@
 //! | [`error`] | statuses, messages, and the last outcome of each thread |
 //! | `handle` | what an opaque handle knows of its maker |
 //! | `input` | C strings, bytes and output places as Rust types, within their bounds |
+//! | `sigpipe` | that a pipe without a reader is an error, whatever the caller does with SIGPIPE |
 //! | [`string`] | what C gets back, and how C gives it back |
 //! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`network`], [`connector`] | the functions |
 //!
@@ -24,6 +25,7 @@ mod handle;
 mod input;
 pub mod mask;
 pub mod network;
+mod sigpipe;
 pub mod string;
 pub mod tls;
 pub mod version;
