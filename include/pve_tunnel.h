@@ -9,8 +9,9 @@
  * - Strings are UTF-8 and end with NUL. Structured values are JSON text. What comes out as char ** is freed with
  *   pve_tunnel_string_free, what comes out as uint8_t ** with pve_tunnel_bytes_free and its length.
  * - Nothing given in is kept after return. NULL is an error unless a function allows it.
- * - The library never prints, never exits, changes no signal handler, and starts no thread outside
- *   pve_tunnel_connector_run, whose threads end before it returns.
+ * - The library never prints, never exits, changes no signal handler, and starts no thread but for resolving a host name
+ *   in pve_tunnel_connector_run.
+ * - A defect in the library comes back as PVE_TUNNEL_STATUS_PANIC; it does not take the process down.
  * - After a fork the child may use the library afresh; handles made before belong to the process that made them.
  */
 
@@ -356,30 +357,32 @@ int32_t pve_tunnel_endpoint_check(const char *input, char **out);
 
 // Runs the source's end of a tunnel until its input ends.
 //
-// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands from `input`,
-// writes answers to `output`, and one line for each thing worth telling to `log`, or nowhere if that is -1.
-// Forwards' UNIX sockets are made with mode 0600 and removed at the end. Bad lines get an answer line or a log
-// line, and it goes on.
+// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands from `input`, writes
+// answers to `output`, and one line for each thing worth telling to `log`, or nowhere if that is -1. Forwards' UNIX
+// sockets are made with mode 0600 and removed at the end. Bad lines get an answer line that says so, and it goes on.
 //
 // `options` is NULL for the defaults, or a JSON object whose members are all optional:
 //
 //   mask               "zero" (the default) or "random": how frames over TLS are masked
-//   connect_timeout    seconds for TCP to connect, by default 10
-//   handshake_timeout  seconds for TLS, by default 10
-//   upgrade_timeout    seconds for the websocket upgrade, by default 20
-//   ticket_timeout     seconds for the worker to answer a ticket command, by default 30
+//   connect_timeout    for TCP to connect, by default 10
+//   handshake_timeout  for TLS, by default 10
+//   upgrade_timeout    for the websocket upgrade, by default 20
+//   ticket_timeout     for the worker to answer a ticket command, by default 30
 //
-// Seconds may have a fraction.
+// Times are in seconds, from 0.001 to 3600.
 //
-// The descriptors (pipes, sockets or terminals) stay the caller's: they are not closed, and have the same file
-// status flags afterwards as before. Threads that it starts end before it returns. SIGPIPE is blocked in the
-// calling thread meanwhile; a reader that went away is an error.
+// Ends with 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) stay the caller's: they are
+// not closed, and not made non-blocking.
 //
-// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; IO if
-// input, output or log fail.
+// Meanwhile SIGHUP, SIGINT, SIGTERM and SIGPIPE are blocked in the calling thread. One of the first three ends it, with
+// IO; a reader that went away is an error and no SIGPIPE. The signal mask is restored at the end, handlers are never
+// touched. Resolving a host name starts a thread, which may live on until the resolver gives up.
 //
-// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on different
-// descriptors.
+// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; PROTOCOL if
+// the worker sends a line above 1 MiB; IO if `input` or `output` fail, a connection that was asked for could not be
+// opened, the control connection ended before `input` did, or a signal came.
+//
+// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on different descriptors.
 //
 // # Safety
 //
