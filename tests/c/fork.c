@@ -17,6 +17,20 @@ static void use(pve_tunnel_codec *codec)
     pve_tunnel_bytes_free(wire, length);
 }
 
+/* A connector whose input ends after one line that it must answer. */
+static void run_connector(void)
+{
+    int input[2], output[2];
+    CHECK(pipe(input) == 0 && pipe(output) == 0);
+    CHECK(write(input[1], "{broken\n", 8) == 8);
+    CHECK(close(input[1]) == 0);
+    CHECK_OK(pve_tunnel_connector_run(input[0], output[1], -1, NULL));
+    CHECK(close(input[0]) == 0 && close(output[1]) == 0);
+    char answer[512];
+    CHECK(read(output[0], answer, sizeof answer) > 0);
+    CHECK(close(output[0]) == 0);
+}
+
 static void in_the_child(pve_tunnel_codec *parents, char *parents_text)
 {
     /* The message of the thread that forked is still there, and its memory is ours now. */
@@ -43,6 +57,7 @@ static void in_the_child(pve_tunnel_codec *parents, char *parents_text)
     pve_tunnel_codec_free(parents);
     CHECK_STATUS(pve_tunnel_codec_feed(parents, &byte, 1), PVE_TUNNEL_STATUS_WRONG_PROCESS);
 
+    run_connector();
     use(own);
     pve_tunnel_codec_free(own);
     pve_tunnel_string_free(parents_text);
@@ -55,6 +70,7 @@ int main(void)
     CHECK_OK(pve_tunnel_codec_new(NULL, &codec));
     CHECK_OK(pve_tunnel_fingerprint_parse("00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF", &text));
     use(codec);
+    run_connector();
     CHECK_STATUS(pve_tunnel_codec_feed(codec, NULL, 1), PVE_TUNNEL_STATUS_NULL_POINTER);
 
     pid_t child = fork();
