@@ -30,7 +30,7 @@ static void *panics(void *unused)
     CHECK(panic_probe(7) == PVE_TUNNEL_STATUS_PANIC);
     CHECK(last_status() == PVE_TUNNEL_STATUS_PANIC);
     CHECK(strncmp(last_error(), "pve_tunnel_panic_probe: ", strlen("pve_tunnel_panic_probe: ")) == 0);
-    CHECK(strstr(last_error(), "index is 7") != NULL);
+    CHECK(strstr(last_error(), "deliberate, code 7") != NULL);
     CHECK(strstr(last_error(), "panic_probe.rs:") != NULL);
     /* Not every panic carries a text. */
     CHECK(panic_probe(0) == PVE_TUNNEL_STATUS_PANIC);
