@@ -145,7 +145,8 @@ int32_t pve_tunnel_mask(uint8_t *data, size_t len, const uint8_t *key, size_t ph
 // `options` is NULL for the defaults, or a JSON object whose members are all optional:
 //
 //   role       "client" (the default) or "server": which end this is
-//   mask       "random" (the default) or "zero": how a client masks; zero only where TLS protects the wire. A server does not mask.
+//   mask       "random" (the default) or "zero": how a client masks; zero only where TLS protects the wire. A server
+//              does not mask
 //   max_frame  longest payload taken from the peer in one frame, in bytes: 125 to 16777216, by default 131072 as pveproxy
 //
 // `out` gets the codec, to be freed with `pve_tunnel_codec_free`.
