@@ -1,0 +1,291 @@
+//! The faults a node can be told to show, by name.
+
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// Largest payload of one frame, in both directions, as in pveproxy.
+pub(crate) const FRAME_LIMIT: usize = 131_072;
+
+/// What `--help` says about them.
+pub(crate) const HELP: &str = "\
+Misbehaviours. Without any, the relay is a correct websocket server: backpressure both ways; a close
+frame is answered when the UNIX side has said all; the end of the UNIX side ends the connection
+(close_notify, FIN) as pveproxy does, without a close frame.
+
+  pveproxy               no-close-frame, bare-fin, drop-buffer, silent-missing-socket and
+                         swallow-bad-frames together: what was measured on pveproxy
+  no-close-frame         a close frame gets no close frame back
+  bare-fin               a close frame is followed at once by FIN without close_notify; what the
+                         UNIX side has not said yet is lost
+  drop-buffer            takes all the client sends without backpressure; when the client goes
+                         without a close frame, what the UNIX side has not taken is thrown away
+  silent-missing-socket  the upgrade is never answered if the UNIX socket does not exist
+  swallow-bad-frames     after a frame it does not take, it stays open and swallows everything
+                         (otherwise it says so and closes with 1002)
+  truncate=BYTES         after that many payload bytes towards the client, at the end of a frame:
+                         FIN without close_notify, no close frame (data connections)
+  truncate-frame=BYTES   the same in the middle of a frame (data connections)
+  small-frames=BYTES     no frame towards the client carries more
+  fragment               every message to the client in three fragments, with pings between them
+  ping                   a ping before every message; the pong must carry the same payload
+  close-frame            sends a close frame when the UNIX side ends
+  slow-read=BYTES        reads so many bytes a second from the client (data connections)
+  slow-write=BYTES       writes so many bytes a second to the client (data connections)
+  stall-read             reads nothing from the client until SIGUSR1 (data connections)
+  stall-write            writes nothing to the client until SIGUSR1 (data connections)
+  refuse=STATUS:REASON   answers the upgrade with that status line
+  slow-401               401 comes after 3 s, as in pveproxy
+  hang-handshake         accepts TCP connections and says nothing
+
+A name may be preceded by `control:` or `data:` to show it on a tunnel's command connection only, or
+on the others only. SIGUSR1 releases stalled connections, and those opened later start released.";
+
+/// The connections a fault is shown on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    All,
+    Control,
+    Data,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fault {
+    Pveproxy,
+    NoCloseFrame,
+    BareFin,
+    DropBuffer,
+    SilentMissingSocket,
+    SwallowBadFrames,
+    Truncate(u64),
+    TruncateFrame(u64),
+    SmallFrames(usize),
+    Fragment,
+    Ping,
+    CloseFrame,
+    SlowRead(u64),
+    SlowWrite(u64),
+    StallRead,
+    StallWrite,
+    Refuse(u16, String),
+    Slow401,
+    HangHandshake,
+}
+
+/// One word of `--misbehave`.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    scope: Scope,
+    fault: Fault,
+}
+
+#[derive(Debug, Error)]
+pub(crate) enum ItemError {
+    #[error("no misbehaviour is called `{0}`, see --help")]
+    Unknown(String),
+    #[error("`{0}` needs a number above 0, as in {0}=65536")]
+    Number(String),
+    #[error("`refuse` needs a status from 400 to 599 and a reason, as in refuse=500:no such guest")]
+    Refusal,
+}
+
+impl FromStr for Item {
+    type Err = ItemError;
+
+    fn from_str(text: &str) -> Result<Self, ItemError> {
+        let (scope, rest) = match text.split_once(':') {
+            Some(("control", rest)) => (Some(Scope::Control), rest),
+            Some(("data", rest)) => (Some(Scope::Data), rest),
+            _ => (None, text),
+        };
+        let (name, value) = rest
+            .split_once('=')
+            .map_or((rest, ""), |(name, value)| (name, value));
+        let number = || {
+            let parsed = value.parse::<u64>().ok().filter(|number| *number > 0);
+            parsed.ok_or_else(|| ItemError::Number(name.to_owned()))
+        };
+        let (usual, fault) = match name {
+            "pveproxy" => (Scope::All, Fault::Pveproxy),
+            "no-close-frame" => (Scope::All, Fault::NoCloseFrame),
+            "bare-fin" => (Scope::All, Fault::BareFin),
+            "drop-buffer" => (Scope::All, Fault::DropBuffer),
+            "silent-missing-socket" => (Scope::All, Fault::SilentMissingSocket),
+            "swallow-bad-frames" => (Scope::All, Fault::SwallowBadFrames),
+            "truncate" => (Scope::Data, Fault::Truncate(number()?)),
+            "truncate-frame" => (Scope::Data, Fault::TruncateFrame(number()?)),
+            "small-frames" => {
+                let limit = usize::try_from(number()?).unwrap_or(FRAME_LIMIT);
+                (Scope::All, Fault::SmallFrames(limit.min(FRAME_LIMIT)))
+            }
+            "fragment" => (Scope::All, Fault::Fragment),
+            "ping" => (Scope::All, Fault::Ping),
+            "close-frame" => (Scope::All, Fault::CloseFrame),
+            "slow-read" => (Scope::Data, Fault::SlowRead(number()?)),
+            "slow-write" => (Scope::Data, Fault::SlowWrite(number()?)),
+            "stall-read" => (Scope::Data, Fault::StallRead),
+            "stall-write" => (Scope::Data, Fault::StallWrite),
+            "refuse" => (Scope::All, refusal(value)?),
+            "slow-401" => (Scope::All, Fault::Slow401),
+            "hang-handshake" => (Scope::All, Fault::HangHandshake),
+            _ => return Err(ItemError::Unknown(name.to_owned())),
+        };
+        Ok(Self {
+            scope: scope.unwrap_or(usual),
+            fault,
+        })
+    }
+}
+
+fn refusal(value: &str) -> Result<Fault, ItemError> {
+    let (status, reason) = value.split_once(':').ok_or(ItemError::Refusal)?;
+    let status = status
+        .parse::<u16>()
+        .ok()
+        .filter(|status| (400..600).contains(status));
+    let clean = reason
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    match status {
+        Some(status) if clean && !reason.is_empty() => Ok(Fault::Refuse(status, reason.to_owned())),
+        _ => Err(ItemError::Refusal),
+    }
+}
+
+/// How one relayed connection behaves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Behaviour {
+    pub(crate) no_close_frame: bool,
+    pub(crate) bare_fin: bool,
+    pub(crate) drop_buffer: bool,
+    pub(crate) silent_missing_socket: bool,
+    pub(crate) swallow_bad_frames: bool,
+    /// Payload bytes after which the connection is cut, and whether in the middle of a frame.
+    pub(crate) truncate: Option<(u64, bool)>,
+    pub(crate) small_frames: Option<usize>,
+    pub(crate) fragment: bool,
+    pub(crate) ping: bool,
+    pub(crate) close_frame: bool,
+    /// Bytes a second.
+    pub(crate) slow_read: Option<u64>,
+    /// Bytes a second.
+    pub(crate) slow_write: Option<u64>,
+    pub(crate) stall_read: bool,
+    pub(crate) stall_write: bool,
+    /// Status and reason that the upgrade is refused with.
+    pub(crate) refuse: Option<(u16, String)>,
+}
+
+/// All faults the node was told to show.
+pub(crate) struct Misbehaviours(Vec<Item>);
+
+impl Misbehaviours {
+    pub(crate) fn new(items: Vec<Item>) -> Self {
+        Self(items)
+    }
+
+    pub(crate) fn slow_401(&self) -> bool {
+        self.0.iter().any(|item| item.fault == Fault::Slow401)
+    }
+
+    pub(crate) fn hang_handshake(&self) -> bool {
+        self.0.iter().any(|item| item.fault == Fault::HangHandshake)
+    }
+
+    /// The behaviour of a command connection (`control`) or of one for data.
+    pub(crate) fn of_connection(&self, control: bool) -> Behaviour {
+        let mut behaviour = Behaviour::default();
+        let other = if control { Scope::Data } else { Scope::Control };
+        for item in self.0.iter().filter(|item| item.scope != other) {
+            behaviour.add(&item.fault);
+        }
+        behaviour
+    }
+}
+
+impl Behaviour {
+    fn add(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Pveproxy => {
+                self.no_close_frame = true;
+                self.bare_fin = true;
+                self.drop_buffer = true;
+                self.silent_missing_socket = true;
+                self.swallow_bad_frames = true;
+            }
+            Fault::NoCloseFrame => self.no_close_frame = true,
+            Fault::BareFin => self.bare_fin = true,
+            Fault::DropBuffer => self.drop_buffer = true,
+            Fault::SilentMissingSocket => self.silent_missing_socket = true,
+            Fault::SwallowBadFrames => self.swallow_bad_frames = true,
+            Fault::Truncate(bytes) => self.truncate = Some((*bytes, false)),
+            Fault::TruncateFrame(bytes) => self.truncate = Some((*bytes, true)),
+            Fault::SmallFrames(bytes) => self.small_frames = Some(*bytes),
+            Fault::Fragment => self.fragment = true,
+            Fault::Ping => self.ping = true,
+            Fault::CloseFrame => self.close_frame = true,
+            Fault::SlowRead(rate) => self.slow_read = Some(*rate),
+            Fault::SlowWrite(rate) => self.slow_write = Some(*rate),
+            Fault::StallRead => self.stall_read = true,
+            Fault::StallWrite => self.stall_write = true,
+            Fault::Refuse(status, reason) => self.refuse = Some((*status, reason.clone())),
+            // These are of the node, not of a connection.
+            Fault::Slow401 | Fault::HangHandshake => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::{Item, Misbehaviours};
+
+    fn parse(words: &[&str]) -> Misbehaviours {
+        Misbehaviours::new(words.iter().map(|word| word.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn faults_keep_to_their_connections() {
+        let table = [
+            // word, on control, on data
+            ("truncate=100", false, true),
+            ("control:truncate=100", true, false),
+        ];
+        for (word, on_control, on_data) in table {
+            let faults = parse(&[word]);
+            assert_eq!(
+                faults.of_connection(true).truncate.is_some(),
+                on_control,
+                "{word}"
+            );
+            assert_eq!(
+                faults.of_connection(false).truncate.is_some(),
+                on_data,
+                "{word}"
+            );
+        }
+        let refusing = parse(&["data:refuse=500:no such guest"]);
+        assert_eq!(refusing.of_connection(true).refuse, None);
+        let refusal = refusing.of_connection(false).refuse;
+        assert_eq!(refusal, Some((500, "no such guest".to_owned())));
+        assert!(parse(&["pveproxy"]).of_connection(true).bare_fin);
+    }
+
+    #[test]
+    fn words_that_mean_nothing_are_refused() {
+        for word in [
+            "",
+            "nonsense",
+            "truncate",
+            "truncate=0",
+            "truncate=x",
+            "refuse=200:fine",
+            "refuse=500",
+            "refuse=500:",
+            "refuse=500:a\nb",
+            "other:ping",
+        ] {
+            assert!(word.parse::<Item>().is_err(), "{word:?}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The node from listening to ending.
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::Api;
+use crate::identity::{Identity, IdentityError, TlsVersion};
+use crate::misbehave::Misbehaviours;
+use crate::ticket::{TicketKey, Token, TokenError};
+use crate::wire::Wire;
+use crate::worker::{Home, Workers};
+
+/// Kernel buffer of each connection and direction: small enough that a stalled side is felt soon.
+const SOCKET_BUFFER: u32 = 256 * 1024;
+/// pveproxy's limits for a request's head: bytes, lines, and idle time before the upgrade.
+const HEAD_BYTES: usize = 8 * 1024;
+const HEAD_LINES: usize = 64;
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// Connections waiting to be accepted.
+const BACKLOG: u32 = 128;
+
+/// What the command line says.
+pub(crate) struct Settings {
+    pub(crate) listen: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) dir: PathBuf,
+    pub(crate) worker: PathBuf,
+    pub(crate) node: String,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) old: bool,
+    pub(crate) misbehaviours: Misbehaviours,
+    pub(crate) tls: Option<TlsVersion>,
+    pub(crate) plain: bool,
+}
+
+#[derive(Debug, Error)]
+pub(crate) enum NodeError {
+    #[error("cannot start the event loop: {0}")]
+    Runtime(std::io::Error),
+    #[error("--plain is for loopback addresses only, not {0}")]
+    PlainOutside(IpAddr),
+    #[error("cannot use the directory {path}: {source}")]
+    Directory {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("cannot watch for signals: {0}")]
+    Signals(std::io::Error),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// Serves until SIGTERM, SIGINT or the end of stdin; `announce` gets the ready line.
+pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<(), NodeError> {
+    if settings.plain && !settings.listen.is_loopback() {
+        return Err(NodeError::PlainOutside(settings.listen));
+    }
+    let dir = directory(&settings.dir)?;
+    let token_file = settings.token_file.unwrap_or_else(|| dir.join("token"));
+    let token_is_ours = !token_file.exists();
+    let token = Token::load_or_make(&token_file)?;
+    let tickets = Arc::new(TicketKey::new()?);
+    let identity = Identity::new(settings.listen)?;
+    let tls = match settings.plain {
+        true => None,
+        false => Some(TlsAcceptor::from(identity.server_config(settings.tls)?)),
+    };
+    let listener = listen(SocketAddr::new(settings.listen, settings.port))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(NodeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(NodeError::Signals)?;
+    let mut released = signal(SignalKind::user_defined1()).map_err(NodeError::Signals)?;
+    let (release_all, release) = watch::channel(false);
+    let api = Arc::new(Api {
+        node: settings.node.clone(),
+        tickets: Arc::clone(&tickets),
+        workers: Workers::new(Home {
+            dir,
+            program: settings.worker,
+            node: settings.node,
+            user: token.user().to_owned(),
+            ticket_key: tickets.hex(),
+            old: settings.old,
+        }),
+        token,
+        misbehaviours: settings.misbehaviours,
+        release,
+    });
+    let stdin_ended = watch_stdin();
+    tokio::pin!(stdin_ended);
+    let bound = listener.local_addr().map_err(|source| NodeError::Listen {
+        address: (settings.listen, 0).into(),
+        source,
+    })?;
+    announce(&json!({
+        "address": bound.ip(),
+        "port": bound.port(),
+        "fingerprint": identity.fingerprint(),
+        "token_file": token_file,
+    }));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, _)) => drop(tokio::spawn(connection(tcp, tls.clone(), Arc::clone(&api)))),
+                Err(error) => crate::log(&format!("accept: {error}")),
+            },
+            _ = released.recv() => {
+                release_all.send_replace(true);
+                crate::log("released");
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = &mut stdin_ended => break,
+        }
+    }
+    api.workers.end().await;
+    if token_is_ours {
+        let _ = std::fs::remove_file(&token_file);
+    }
+    Ok(())
+}
+
+/// The directory as an absolute path, made if missing: workers get paths below it.
+fn directory(path: &Path) -> Result<PathBuf, NodeError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => path.canonicalize(),
+    };
+    made.map_err(|source| NodeError::Directory {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
+    let bound = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        // Accepted connections inherit these.
+        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+        socket.set_send_buffer_size(SOCKET_BUFFER)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|source| NodeError::Listen { address, source })
+}
+
+/// Resolves when stdin has ended. A thread waits for it: stdin may be a file, which no event loop
+/// can watch.
+fn watch_stdin() -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut sink = [0; 512];
+        let mut stdin = std::io::stdin();
+        while matches!(stdin.read(&mut sink), Ok(count) if count > 0) {}
+        let _ = sender.send(());
+    });
+    receiver
+}
+
+async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, api: Arc<Api>) {
+    if api.misbehaviours.hang_handshake() {
+        crate::log("handshake: silent");
+        return silence(tcp).await;
+    }
+    let _ = tcp.set_nodelay(true);
+    let wire = match tls {
+        None => Wire::Plain(tcp),
+        Some(acceptor) => match timeout(HEAD_LIMIT, acceptor.accept(tcp)).await {
+            Ok(Ok(stream)) => Wire::Tls(Box::new(stream)),
+            Ok(Err(error)) => return crate::log(&format!("handshake: {error}")),
+            Err(_) => return crate::log("handshake: too slow"),
+        },
+    };
+    let service = service_fn(move |request| Arc::clone(&api).answer(request));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEAD_LINES)
+        .serve_connection(TokioIo::new(wire), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        crate::log(&format!("connection: {error}"));
+    }
+}
+
+/// Takes what comes and says nothing until the client goes.
+async fn silence(tcp: TcpStream) {
+    let mut sink = [0; 4096];
+    while tcp.readable().await.is_ok() {
+        match tcp.try_read(&mut sink) {
+            Ok(0) => return,
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return,
+            _ => {}
+        }
+    }
+}
