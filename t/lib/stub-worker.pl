@@ -52,6 +52,10 @@ C<wait> seconds (30) for it to come and end. Answers C<{"finished","connection",
 ended cleanly (C<source>: whether all was written), and the error if one happened. Not finished:
 C<finished> is false, C<bytes> is the count so far, and there is no digest.
 
+=item params {}
+
+The form that the tunnel was opened with: C<{"params":{...}}>.
+
 =item list {}
 
 All sockets: C<{"sockets":{path:{"kind","connections"}}}>.
@@ -88,6 +92,7 @@ my %commands = (
         $quitting = 1;
         return {};
     },
+    params => sub ($params) { return { params => $request->{params} } },
     open => \&open_socket,
     stall => sub ($params) { return switch_all($params, 'stall') },
     go => sub ($params) { return switch_all($params, 'go') },

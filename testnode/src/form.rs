@@ -4,11 +4,11 @@ use percent_encoding::percent_decode_str;
 
 /// The value of each key, in order.
 ///
-/// `+` is a space, values are percent-encoded, and what follows a second `=` in a pair is lost, as
-/// it is in pveproxy: a client that forgets to encode a `=` must fail here too. Bytes that are not
-/// UTF-8 after decoding make the pair unusable, and it is left out.
+/// Pairs end at `&` or `;`, `+` is a space, values are percent-encoded, and what follows a second
+/// `=` in a pair is lost, as it is in pveproxy: a client that forgets to encode a `=` must fail
+/// here too. Bytes that are not UTF-8 after decoding make the pair unusable, and it is left out.
 pub(crate) fn pairs(text: &str) -> Vec<(String, String)> {
-    text.split('&')
+    text.split(['&', ';'])
         .filter_map(|pair| {
             let mut parts = pair.split('=');
             let key = decode(parts.next()?)?;
@@ -41,6 +41,7 @@ mod tests {
             ("t=abc%3Ddef", vec![("t", "abc=def")]),
             ("empty=&bare", vec![("empty", ""), ("bare", "")]),
             ("&&=x", vec![]),
+            ("a=1;b=2", vec![("a", "1"), ("b", "2")]),
             ("bad=%FF&good=1", vec![("good", "1")]),
         ];
         for (text, expected) in table {

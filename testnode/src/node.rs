@@ -77,6 +77,7 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
         return Err(NodeError::PlainOutside(settings.listen));
     }
     let dir = directory(&settings.dir)?;
+    let listener = listen(SocketAddr::new(settings.listen, settings.port))?;
     let token_file = settings.token_file.unwrap_or_else(|| dir.join("token"));
     let token_is_ours = !token_file.exists();
     let token = Token::load_or_make(&token_file)?;
@@ -86,7 +87,6 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
         true => None,
         false => Some(TlsAcceptor::from(identity.server_config(settings.tls)?)),
     };
-    let listener = listen(SocketAddr::new(settings.listen, settings.port))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(NodeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(NodeError::Signals)?;
     let mut released = signal(SignalKind::user_defined1()).map_err(NodeError::Signals)?;

@@ -6,7 +6,7 @@ package Test::TunnelClient;
 use v5.36;
 
 use Errno qw(EINTR);
-use IO::Socket::INET ();
+use IO::Socket::IP ();
 use IO::Socket::SSL ();
 use JSON ();
 use Net::SSLeay ();
@@ -31,6 +31,10 @@ POST mtunnel, then the websocket of its command socket. Dies with the status lin
 =head2 Test::TunnelClient->upgrade($node, $kind, $vmid, $ticket, $socket)
 
 One websocket. Dies with the status line on refusal.
+
+=head2 Test::TunnelClient->ask_upgrade($node, $kind, $vmid, $ticket, $socket)
+
+The same, without waiting for an answer.
 
 =head2 $client->command($name, %params)
 
@@ -63,7 +67,7 @@ Goes without a close frame and without close_notify.
 sub request ($class, $node, $method, $path, %options) {
     my $socket = dial($node);
     my $body = $options{body} // '';
-    my @lines = ("$method $path HTTP/1.1", "Host: $node->{address}:$node->{port}");
+    my @lines = ("$method $path HTTP/1.1", "Host: localhost:$node->{port}");
     push @lines, ($options{headers} // [])->@*;
     if ($method eq 'POST') {
         push @lines, 'Content-Type: application/x-www-form-urlencoded',
@@ -105,16 +109,11 @@ sub open ($class, $node, $kind, $vmid, $form = '') {    ## no critic (ProhibitBu
 }
 
 sub upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
-    my $query = 'ticket=' . uri_escape($ticket) . '&socket=' . uri_escape($socket);
-    my $path = path_of($node, $kind, $vmid, 'mtunnelwebsocket');
-    my $handshake = Protocol::WebSocket::Handshake::Client->new(
-        url => "wss://$node->{address}:$node->{port}$path?$query");
-    $handshake->req->{headers} = [Authorization => $node->{token}];
-    my $handle = dial($node);
-    print {$handle} $handshake->to_string;
+    my $self = $class->ask_upgrade($node, $kind, $vmid, $ticket, $socket);
+    my $handshake = delete $self->{handshake};
     my $input = '';
     while (!$handshake->is_done) {
-        my $count = sysread $handle, $input, 65536, length $input;
+        my $count = sysread $self->{handle}, $input, 65536, length $input;
         die "ended before the upgrade\n" if !$count;
         my ($line) = $input =~ m{\AHTTP/1\.1 ([^\r\n]*)\r\n};
         die "$line\n" if defined $line && $line !~ m/\A101 /;
@@ -122,9 +121,23 @@ sub upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
         # What is left over is frames.
         $handshake->parse($input) or die $handshake->error . "\n";
     }
+    $self->{frames}->append($input);
+    return $self;
+}
+
+sub ask_upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
+    my $query = 'ticket=' . uri_escape($ticket) . '&socket=' . uri_escape($socket);
+    my $path = path_of($node, $kind, $vmid, 'mtunnelwebsocket');
+    # Only path and query of this go over the wire, with Host.
+    my $url = "wss://localhost:$node->{port}$path?$query";
+    my $handshake = Protocol::WebSocket::Handshake::Client->new(url => $url);
+    $handshake->req->{headers} = [Authorization => $node->{token}];
     my $frames = Protocol::WebSocket::Frame->new(max_payload_size => 0, max_fragments_amount => 0);
-    $frames->append($input);
-    return bless { node => $node, handle => $handle, frames => $frames }, $class;
+    my $handle = dial($node);
+    print {$handle} $handshake->to_string;
+    return bless {
+        node => $node, handle => $handle, frames => $frames, handshake => $handshake,
+    }, $class;
 }
 
 sub command ($self, $name, %params) {
@@ -210,7 +223,7 @@ sub path_of ($node, $kind, $vmid, $action) {
 sub dial ($node) {
     my %peer = (PeerAddr => $node->{address}, PeerPort => $node->{port});
     if ($node->{scheme} eq 'http') {
-        return IO::Socket::INET->new(%peer) || die "connect: $@\n";
+        return IO::Socket::IP->new(%peer) || die "connect: $@\n";
     }
     return IO::Socket::SSL->new(
         %peer,

@@ -63,6 +63,10 @@ Lets stalled connections go on (SIGUSR1).
 Ends the node now and returns its exit code (128 plus the signal, if one ended it). Its directory
 stays until the object goes.
 
+=head2 end_input
+
+Ends the node by the end of its stdin, and returns its exit code.
+
 =cut
 
 our $reason;
@@ -164,6 +168,10 @@ sub release ($self) {
 sub stop ($self) {
     return $self->{ended} if defined $self->{ended};
     kill 'TERM', $self->{pid};
+    return $self->end_input;
+}
+
+sub end_input ($self) {
     close $self->{stdin};
     waitpid $self->{pid}, 0;
     return $self->{ended} = $? & 127 ? 128 + ($? & 127) : $? >> 8;

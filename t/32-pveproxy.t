@@ -1,0 +1,45 @@
+#!/usr/bin/perl
+
+# The tests of the test node again, with PVE::APIServer::AnyEvent in place of the stand-in, and what
+# was measured on it. Needs that module, installed or in PERL5LIB.
+
+use v5.36;
+
+use FindBin ();
+use lib "$FindBin::RealBin/lib";
+
+use Digest::SHA qw(sha256_hex);
+use Test::More;
+
+use Test::NodeConduct qw(node_conduct pveproxy_conduct);
+use Test::Pattern qw(pattern_sha256);
+use Test::TunnelClient;
+use Test::TunnelNode;
+
+use constant MIB => 1024 * 1024;
+
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm 300;
+local $SIG{PIPE} = 'IGNORE';
+
+my $node = Test::TunnelNode->start(front => 'pveproxy');
+plan skip_all => $Test::TunnelNode::reason if !$node;
+diag 'runs against the real PVE::APIServer::AnyEvent';
+
+node_conduct(front => 'pveproxy', delay => 1);
+pveproxy_conduct(front => 'pveproxy');
+
+subtest 'a client that is behind at the end of the UNIX side' => sub {
+    my $client = Test::TunnelClient->open($node, 'qemu', 100);
+    my $source = $client->command('open', kind => 'source', bytes => 48 * MIB)->{socket};
+    my $data = $client->data('qemu', 100, $source);
+    my $result = $client->command('result', socket => $source);
+    ok($result->{finished}, 'pveproxy takes everything without backpressure');
+    my $end = $data->drain;
+    my $bytes = length $end->{bytes};
+    cmp_ok($bytes, '<', 48 * MIB, "what it had queued is cut off ($bytes bytes came)");
+    is(sha256_hex($end->{bytes}), pattern_sha256($bytes), 'what came is right');
+    ok(!$end->{notified}, 'and only the missing close_notify tells');
+};
+
+done_testing;
