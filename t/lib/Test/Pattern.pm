@@ -8,7 +8,7 @@ use v5.36;
 use Digest::SHA ();
 use Exporter 'import';
 
-our @EXPORT_OK = qw(pattern_block pattern_sha256 BLOCK);
+our @EXPORT_OK = qw(pattern_block pattern_sha256 $BLOCK);
 
 =head1 NAME
 
@@ -16,7 +16,7 @@ Test::Pattern - a deterministic stream of bytes
 
 =head1 DESCRIPTION
 
-The stream is made of blocks of 1 MiB. A block's bytes are SHA-256(0), SHA-256(1), … SHA-256(32767)
+The stream is made of blocks of 1 MiB. A block's bytes are SHA-256(0), SHA-256(1), ... SHA-256(32767)
 one after another, where each number is hashed as 8 bytes big endian; its first 8 bytes are then
 replaced by the block's index, 8 bytes big endian. A stream of N bytes is the first N bytes of that.
 
@@ -30,18 +30,18 @@ The block with that index, 1048576 bytes.
 
 Lower-case hex SHA-256 of the first $bytes bytes of the stream.
 
-=head2 BLOCK
+=head2 $BLOCK
 
 1048576.
 
 =cut
 
-use constant BLOCK => 1024 * 1024;
+our $BLOCK = 1024 * 1024;
 
 my $base;
 
 sub pattern_block ($index) {
-    $base //= join '', map { Digest::SHA::sha256(pack 'Q>', $_) } 0 .. BLOCK / 32 - 1;
+    $base //= join '', map { Digest::SHA::sha256(pack 'Q>', $_) } 0 .. $BLOCK / 32 - 1;
     my $block = $base;
     substr $block, 0, 8, pack('Q>', $index);
     return $block;
@@ -50,7 +50,7 @@ sub pattern_block ($index) {
 sub pattern_sha256 ($bytes) {
     my $sha = Digest::SHA->new(256);
     for (my $index = 0; $bytes > 0; $index++) {
-        my $length = $bytes < BLOCK ? $bytes : BLOCK;
+        my $length = $bytes < $BLOCK ? $bytes : $BLOCK;
         $sha->add(substr pattern_block($index), 0, $length);
         $bytes -= $length;
     }

@@ -2,14 +2,14 @@ package Test::TunnelNode;
 
 use v5.36;
 
-use Carp qw(croak);
-use Cwd ();
+use Carp           qw(croak);
+use Cwd            ();
 use File::Basename ();
-use File::Temp ();
-use IO::Handle ();
-use JSON ();
-use POSIX ();
-use Time::HiRes ();
+use File::Temp     ();
+use IO::Handle     ();
+use JSON           ();
+use POSIX          ();
+use Time::HiRes    ();
 
 =head1 NAME
 
@@ -35,12 +35,12 @@ C<worker>: path of the worker, default t/lib/stub-worker.pl. C<misbehave>: list 
 C<testnode --help>. C<old>: no capabilities. C<tls>: C<1.2> or C<1.3>. C<plain>: no TLS.
 C<node>: name of the node, default C<target>. C<listen>: address, default 127.0.0.1.
 
-The object has C<address>, C<port>, C<fingerprint>, C<token> (the whole C<PVEAPIToken=…>), C<dir> and
+The object has C<address>, C<port>, C<fingerprint>, C<token> (the whole C<PVEAPIToken=...>), C<dir> and
 C<pid>. Dies if the node does not start. The node ends, and its directory goes, when the object does.
 
 =head2 url($kind, $vmid, $action)
 
-URL of C<…/nodes/NODE/KIND/VMID/ACTION>.
+URL of C<.../nodes/NODE/KIND/VMID/ACTION>.
 
 =head2 log
 
@@ -74,25 +74,25 @@ our $reason;
 my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
 sub start ($class, %options) {
-    my %known = map { $_ => 1 } qw(front worker misbehave old tls plain node listen);
+    my %known   = map  { $_ => 1 } qw(front worker misbehave old tls plain node listen);
     my @unknown = grep { !$known{$_} } sort keys %options;
     croak "unknown options: @unknown" if @unknown;
 
     my $front = $options{front} // 'testnode';
     if ($front eq 'pveproxy') {
         $reason = pveproxy_missing();
-        return undef if defined $reason;
+        return if defined $reason;
     }
     my $temporary = File::Temp->newdir('tunnel-node-XXXXXX', TMPDIR => 1);
-    my $self = bless {
+    my $self      = bless {
         temporary => $temporary,
-        dir => Cwd::realpath("$temporary") . '/node',
-        log_path => "$temporary/log",
-        owner => $$,
-        name => $options{node} // 'target',
-        scheme => $options{plain} ? 'http' : 'https',
+        dir       => Cwd::realpath("$temporary") . '/node',
+        log_path  => "$temporary/log",
+        owner     => $$,
+        name      => $options{node} // 'target',
+        scheme    => $options{plain} ? 'http' : 'https',
     }, $class;
-    mkdir $self->{dir}, 0700 or die "mkdir $self->{dir}: $!\n";
+    mkdir($self->{dir}, oct 700) or die "mkdir $self->{dir}: $!\n";
     my @command =
         $front eq 'pveproxy'
         ? ($^X, "$root/testnode/pveproxy.pl")
@@ -100,7 +100,7 @@ sub start ($class, %options) {
     push @command, '--listen', $options{listen} // '127.0.0.1', '--dir', $self->{dir},
         '--worker', $options{worker} // "$root/t/lib/stub-worker.pl",
         '--node', $self->{name};
-    push @command, '--old' if $options{old};
+    push @command, '--old'   if $options{old};
     push @command, '--plain' if $options{plain};
     push @command, '--tls', $options{tls} if $options{tls};
     push @command, '--misbehave', join ',', $options{misbehave}->@* if $options{misbehave};
@@ -110,13 +110,13 @@ sub start ($class, %options) {
 
 sub launch ($self, @command) {
     pipe my $input, $self->{stdin} or die "pipe: $!\n";
-    pipe my $ready, my $output or die "pipe: $!\n";
+    pipe my $ready, my $output     or die "pipe: $!\n";
     my $pid = fork // die "fork: $!\n";
     if (!$pid) {
         close $self->{stdin};
-        open STDIN, '<&', $input or POSIX::_exit(127);
-        open STDOUT, '>&', $output or POSIX::_exit(127);
-        open STDERR, '>', $self->{log_path} or POSIX::_exit(127);
+        open STDIN,  '<&', $input            or POSIX::_exit(127);
+        open STDOUT, '>&', $output           or POSIX::_exit(127);
+        open STDERR, '>',  $self->{log_path} or POSIX::_exit(127);
         exec { $command[0] } @command or do {
             print STDERR "exec $command[0]: $!\n";
             POSIX::_exit(127);
@@ -146,12 +146,13 @@ sub log ($self) {    ## no critic (ProhibitBuiltinHomonyms)
     return slurp($self->{log_path});
 }
 
-sub wait_log ($self, $pattern, $seconds = 10) {
+sub wait_log ($self, $pattern, $seconds = 10) {    ## no critic (RequireFinalReturn)
     my $limit = Time::HiRes::time() + $seconds;
     while (1) {
-        my ($line) = grep { m/$pattern/ } split m/\n/, $self->log;
+        my ($line) = grep {m/$pattern/} split m/\n/, $self->log;
         return $line if defined $line;
-        return undef if Time::HiRes::time() > $limit;
+        return       if Time::HiRes::time() > $limit;
+        # A file cannot be waited for with select; the log is looked at until the line is there.
         Time::HiRes::sleep(0.02);
     }
 }
@@ -188,13 +189,13 @@ sub DESTROY ($self) {
 # Why the real front cannot run here; undef if it can.
 sub pveproxy_missing () {
     my @command = ($^X, '-e', 'require PVE::APIServer::AnyEvent; require AnyEvent::TLS');
-    my $pid = open my $output, '-|' // die "fork: $!\n";
+    my $pid     = open my $output, '-|' // die "fork: $!\n";
     if (!$pid) {
         open STDERR, '>&', \*STDOUT or POSIX::_exit(127);
         exec { $command[0] } @command or POSIX::_exit(127);
     }
     my ($first) = readline $output;
-    return undef if close $output;
+    return if close $output;
     chomp($first //= 'perl ended without a word');
     return "PVE::APIServer::AnyEvent does not load: $first";
 }
@@ -202,7 +203,9 @@ sub pveproxy_missing () {
 sub slurp ($path) {
     open my $handle, '<:raw', $path or return '';
     local $/ = undef;
-    return scalar readline $handle;
+    my $text = readline $handle;
+    close $handle or die "$path: $!\n";
+    return $text;
 }
 
 1;

@@ -29,10 +29,9 @@ Whether the ticket admits C<$user> to C<$path>.
 
 =cut
 
-use constant {
-    VALID_BEFORE => 20,
-    VALID_AFTER => 40,
-};
+# Seconds around the time that a ticket carries.
+my $VALID_BEFORE = 20;
+my $VALID_AFTER  = 40;
 
 sub make_ticket ($key, $user, $path, $time = time) {
     my $stamp = sprintf '%08X', $time;
@@ -42,7 +41,7 @@ sub make_ticket ($key, $user, $path, $time = time) {
 sub check_ticket ($key, $ticket, $user, $path, $now = time) {
     my ($stamp, $tag) = $ticket =~ m/\APVETUNNEL:([0-9A-F]{8})::([0-9a-f]{64})\z/ or return 0;
     my $time = hex $stamp;
-    return 0 if $now < $time - VALID_BEFORE || $now > $time + VALID_AFTER;
+    return 0 if $now < $time - $VALID_BEFORE || $now > $time + $VALID_AFTER;
     # Digests of the tags are compared, so that time tells nothing about the tag itself.
     return Digest::SHA::sha256($tag) eq Digest::SHA::sha256(tag($key, $user, $path, $stamp));
 }
