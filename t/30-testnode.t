@@ -61,8 +61,12 @@ subtest 'frames are counted in the log, and those masked other than with zeros' 
             'fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603',
             "mask $mask: ab"
         );
-        ok($node->wait_log(qr/\Q$name\E: close frame .*; 2 bytes in 1 frames .*, $masked masked/),
-            "$masked counted as masked");
+        ok(
+            $node->wait_log(
+                qr/\Q$name\E: close frame .*; 2 bytes in 1 data frames .*, $masked of its 2 frames masked/
+            ),
+            "$masked counted as masked"
+        );
     }
 };
 

@@ -43,6 +43,8 @@ pub(crate) struct Reader {
     /// Frames so far whose mask was not 00000000.
     pub(crate) masked: u64,
     /// Data frames so far.
+    pub(crate) data_frames: u64,
+    /// Frames of any kind so far.
     pub(crate) frames: u64,
 }
 
@@ -53,6 +55,7 @@ impl Reader {
         Self {
             socket,
             masked: 0,
+            data_frames: 0,
             frames: 0,
         }
     }
@@ -85,11 +88,12 @@ impl Reader {
         let Some(mask) = header.mask else {
             return Err(Refusal::NotMasked);
         };
+        self.frames += 1;
         self.masked += u64::from(mask != [0; 4]);
         let payload = unmask(frame)?;
         match header.opcode {
             OpCode::Data(Data::Text | Data::Binary) => {
-                self.frames += 1;
+                self.data_frames += 1;
                 Ok(Incoming::Data(payload))
             }
             OpCode::Control(Control::Ping) => Ok(Incoming::Ping(payload)),

@@ -9,6 +9,7 @@ use Digest::SHA qw(sha256_hex);
 use Exporter 'import';
 use IO::Select ();
 use Test::More;
+use Time::HiRes ();
 
 use Test::Pattern qw(pattern_sha256);
 use Test::TunnelClient;
@@ -274,6 +275,13 @@ sub ending ($node, %start) {
     $worker = worker_of(Test::TunnelClient->open($second, 'qemu', 500));
     is($second->end_input, 0, 'so does the end of stdin');
     ok(!alive($worker), 'its worker is gone');
+
+    my $third = Test::TunnelNode->start(%start);
+    $worker = worker_of(Test::TunnelClient->open($third, 'qemu', 500));
+    kill 'KILL', $third->{pid};
+    # Nobody told the worker but the end of its stdin; the subtest hangs if that does not do.
+    Time::HiRes::sleep(0.02) while alive($worker);
+    pass('a killed node leaves no worker');
     return;
 }
 

@@ -58,6 +58,7 @@ enum End {
 struct Summary {
     end: End,
     received: u64,
+    data_frames: u64,
     frames: u64,
     masked: u64,
     sent: u64,
@@ -78,6 +79,7 @@ impl fmt::Display for Summary {
         }
         let Self {
             received,
+            data_frames,
             frames,
             masked,
             sent,
@@ -87,7 +89,8 @@ impl fmt::Display for Summary {
         } = self;
         write!(
             f,
-            "; {received} bytes in {frames} frames from the client, {masked} masked; "
+            "; {received} bytes in {data_frames} data frames from the client, \
+             {masked} of its {frames} frames masked; "
         )?;
         write!(
             f,
@@ -159,6 +162,7 @@ pub(crate) async fn run(
     let summary = Summary {
         end,
         received,
+        data_frames: reader.data_frames,
         frames: reader.frames,
         masked: reader.masked,
         sent: outbound.sent,
