@@ -1,0 +1,66 @@
+# pve-tunnel: everything that can be done here, each by one word. `make help` lists them.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+
+LIBRARY := target/release/libpve_tunnel.so
+SONAME := $(LIBRARY).0
+BLIB := perl/blib/lib perl/blib/arch
+# The PVE modules that tests run against, if there are any, come from PERL5LIB.
+PROVE := prove $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
+
+.PHONY: help setup build library perl testnode demo test test-rust test-perl lint header clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: ## what is missing from Debian: installs it as root, or says how
+	@./setup
+
+build: library testnode perl ## everything that is built
+
+# Each package by itself: cargo would otherwise build the library with the test node's features.
+library: setup
+	$(CARGO) build --release -p pve-tunnel
+	ln -sf $(notdir $(LIBRARY)) $(SONAME)
+
+testnode: setup
+	$(CARGO) build --release -p testnode
+
+perl: library
+	cd perl && { [ -e Makefile ] && [ Makefile -nt Makefile.PL ] || \
+	    perl Makefile.PL RPATH=$(CURDIR)/target/release AUTHOR=1; } && $(MAKE) --no-print-directory
+
+demo: build ## two nodes, a real guest, every plane (RAM= DISK= in MiB, PLANE=)
+	demo/demo $(if $(RAM),RAM=$(RAM)) $(if $(DISK),DISK=$(DISK)) $(if $(PLANE),PLANE=$(PLANE))
+
+# In this order: the Perl suite runs what the first two have built, and with the library as it ships.
+test: test-rust test-c test-perl ## every suite
+
+test-rust: setup
+	$(CARGO) test --release -p pve-tunnel
+	$(CARGO) test --release -p testnode
+
+test-perl: build
+	$(PROVE) t
+
+include tests/c/Makefile
+
+lint: build ## layout and lints of Rust and Perl, freshness of the header, POD
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) test --release -q -p pve-tunnel --test header
+	$(PROVE) t/00-pod.t t/01-tidy.t
+	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm
+
+header: setup ## writes include/pve_tunnel.h anew
+	UPDATE_HEADER=1 $(CARGO) test --release -q -p pve-tunnel --test header
+
+clean: ## removes what was built
+	$(CARGO) clean
+	[ ! -e perl/Makefile ] || $(MAKE) -C perl realclean
