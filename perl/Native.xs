@@ -1,0 +1,576 @@
+/*
+ * PVE::Tunnel::Native: one function per function of pve_tunnel.h.
+ *
+ * What decides is in the library; here is only what Perl needs: byte strings in and out, statuses
+ * turned into exceptions, a codec whose life follows that of its Perl object, and taint.
+ */
+#define PERL_NO_GET_CONTEXT
+#include "EXTERN.h"
+#include "perl.h"
+#include "XSUB.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "pve_tunnel.h"
+
+/* Deeper structures than this are no input or answer of ours; JSON's own limit is 512. */
+#define MAX_DEPTH 512
+
+/* ------------------------------------------------------------------------------------ errors -- */
+
+/* Dies with the library's message if it reported one. A signal that arrived during the call is
+ * served first: a handler that dies (PVE's time limits do) is then heard inside the caller's eval,
+ * not after it. */
+static void
+check(pTHX_ const char *function, int32_t status)
+{
+    const char *message;
+    SV *error;
+
+    if (status == 0)
+        return;
+
+    message = pve_tunnel_last_error();
+    if (message && *message)
+        error = newSVpvf("%s\n", message);
+    else
+        error = newSVpvf("%s: failed with status %d\n", function, (int)status);
+    sv_2mortal(error);
+
+    PERL_ASYNC_CHECK();
+    croak_sv(error);
+}
+
+/* ------------------------------------------------------------------------------------- input -- */
+
+/* `what` in the messages below is `pve_tunnel_<function>: <argument>`: like the library's own, they
+ * start with the function that was called.
+ *
+ * The bytes of a scalar, without changing it. Characters above 255 have no byte to stand for them
+ * and are refused; those from 128 to 255 are taken as that byte, however Perl stores them. */
+static const char *
+byte_string(pTHX_ SV *sv, STRLEN *len, const char *what)
+{
+    const char *bytes;
+    SV *copy;
+
+    SvGETMAGIC(sv);
+    if (!SvOK(sv))
+        croak("%s is undefined\n", what);
+    if (SvROK(sv) && !SvAMAGIC(sv))
+        croak("%s is a reference, not a byte string\n", what);
+
+    bytes = SvPV_nomg_const(sv, *len);
+    if (!SvUTF8(sv))
+        return bytes;
+
+    copy = newSVpvn_flags(bytes, *len, SVf_UTF8 | SVs_TEMP);
+    if (!sv_utf8_downgrade(copy, TRUE))
+        croak("%s contains wide characters, not bytes; encode it first\n", what);
+    return SvPV_nomg_const(copy, *len);
+}
+
+/* The same for arguments that end at their first NUL in C. */
+static const char *
+c_string(pTHX_ SV *sv, const char *what)
+{
+    STRLEN len;
+    const char *bytes = byte_string(aTHX_ sv, &len, what);
+
+    if (memchr(bytes, 0, len))
+        croak("%s contains a NUL byte\n", what);
+    return bytes;
+}
+
+/* A descriptor number. A handle is not taken for one: its number would be 0, standard input. */
+static int
+descriptor(pTHX_ SV *sv, const char *what)
+{
+    IV number;
+
+    SvGETMAGIC(sv);
+    if (!SvOK(sv) || SvROK(sv) || !looks_like_number(sv))
+        croak("%s is not a file descriptor number\n", what);
+    number = SvIV_nomg(sv);
+    if (number < 0 || number > INT_MAX)
+        croak("%s is not a file descriptor number: %" IVdf "\n", what, number);
+    return (int)number;
+}
+
+/* ------------------------------------------------------------------------------------ output -- */
+
+static void
+taint_like(pTHX_ SV *sv, bool tainted)
+{
+    if (tainted)
+        SvTAINTED_on(sv);
+    else
+        SvTAINTED_off(sv); /* not even when something else in the caller's statement is */
+}
+
+/* Takes a string that the library gave us. */
+static SV *
+text_from(pTHX_ char *text, bool tainted)
+{
+    SV *sv = newSVpv(text, 0);
+
+    pve_tunnel_string_free(text);
+    taint_like(aTHX_ sv, tainted);
+    return sv;
+}
+
+/* Takes bytes that the library gave us; none may come as NULL. */
+static SV *
+bytes_from(pTHX_ uint8_t *bytes, size_t len, bool tainted)
+{
+    SV *sv = len ? newSVpvn((const char *)bytes, len) : newSVpvs("");
+
+    if (bytes)
+        pve_tunnel_bytes_free(bytes, len);
+    taint_like(aTHX_ sv, tainted);
+    return sv;
+}
+
+/* ------------------------------------------------------------------------------------- taint -- */
+
+/* Whether any value inside a structure is tainted. */
+static bool
+any_tainted(pTHX_ SV *sv, int depth)
+{
+    if (SvTAINTED(sv))
+        return true;
+    if (!SvROK(sv) || depth >= MAX_DEPTH)
+        return false;
+
+    sv = SvRV(sv);
+    if (SvTYPE(sv) == SVt_PVAV) {
+        SSize_t last = av_len((AV *)sv);
+        for (SSize_t i = 0; i <= last; i++) {
+            SV **element = av_fetch((AV *)sv, i, 0);
+            if (element && any_tainted(aTHX_ *element, depth + 1))
+                return true;
+        }
+    } else if (SvTYPE(sv) == SVt_PVHV) {
+        HE *entry;
+        bool found = false;
+        hv_iterinit((HV *)sv);
+        while ((entry = hv_iternext((HV *)sv))) /* to the end: that resets the iterator */
+            found = found || any_tainted(aTHX_ hv_iterval((HV *)sv, entry), depth + 1);
+        return found;
+    }
+    return false;
+}
+
+/* Taints every value inside a structure that was just decoded. */
+static void
+taint_all(pTHX_ SV *sv, int depth)
+{
+    if (!SvROK(sv)) {
+        if (!SvREADONLY(sv))
+            SvTAINTED_on(sv);
+        return;
+    }
+    if (depth >= MAX_DEPTH)
+        return;
+
+    sv = SvRV(sv);
+    if (SvTYPE(sv) == SVt_PVAV) {
+        SSize_t last = av_len((AV *)sv);
+        for (SSize_t i = 0; i <= last; i++) {
+            SV **element = av_fetch((AV *)sv, i, 0);
+            if (element)
+                taint_all(aTHX_ *element, depth + 1);
+        }
+    } else if (SvTYPE(sv) == SVt_PVHV) {
+        HE *entry;
+        hv_iterinit((HV *)sv);
+        while ((entry = hv_iternext((HV *)sv)))
+            taint_all(aTHX_ hv_iterval((HV *)sv, entry), depth + 1);
+    }
+}
+
+/* ------------------------------------------------------------------------------------- codec -- */
+
+typedef struct {
+    pve_tunnel_codec *codec;
+    bool tainted; /* something tainted was fed: what comes out of it is, too */
+} codec_slot;
+
+/* Runs when the object goes, in global destruction too. In a forked child the library knows that
+ * the codec is the parent's and releases nothing of it. */
+static int
+codec_magic_free(pTHX_ SV *sv, MAGIC *mg)
+{
+    codec_slot *slot = (codec_slot *)mg->mg_ptr;
+
+    PERL_UNUSED_ARG(sv);
+    if (slot) {
+        mg->mg_ptr = NULL;
+        pve_tunnel_codec_free(slot->codec);
+        Safefree(slot);
+    }
+    return 0;
+}
+
+/* Runs for the copy that a new thread gets: the codec stays with the thread that made it. */
+static int
+codec_magic_dup(pTHX_ MAGIC *mg, CLONE_PARAMS *param)
+{
+    PERL_UNUSED_CONTEXT;
+    PERL_UNUSED_ARG(param);
+    mg->mg_ptr = NULL;
+    return 0;
+}
+
+/* The address of this table tells our magic from everybody else's. */
+static const MGVTBL codec_vtbl = { .svt_free = codec_magic_free, .svt_dup = codec_magic_dup };
+
+static codec_slot *
+codec_of(pTHX_ SV *self, const char *function)
+{
+    MAGIC *mg = NULL;
+
+    SvGETMAGIC(self);
+    if (SvROK(self) && SvTYPE(SvRV(self)) >= SVt_PVMG)
+        mg = mg_findext(SvRV(self), PERL_MAGIC_ext, &codec_vtbl);
+    if (!mg)
+        croak("%s: this is no codec, or a copy of one: a codec cannot be copied, make another\n",
+            function);
+    if (!mg->mg_ptr)
+        croak("%s: this codec belongs to another thread: make one in this thread\n", function);
+    return (codec_slot *)mg->mg_ptr;
+}
+
+static const struct {
+    const char *name;
+    int32_t number;
+} opcodes[] = {
+    { "text", 1 }, { "binary", 2 }, { "close", 8 }, { "ping", 9 }, { "pong", 10 },
+};
+
+static int32_t
+opcode_number(pTHX_ SV *sv)
+{
+    const char *name = c_string(aTHX_ sv, "pve_tunnel_codec_encode: opcode");
+
+    for (size_t i = 0; i < C_ARRAY_LENGTH(opcodes); i++)
+        if (strEQ(opcodes[i].name, name))
+            return opcodes[i].number;
+    croak("pve_tunnel_codec_encode: opcode '%s' is none of text, binary, close, ping, pong\n",
+        name);
+}
+
+static SV *
+opcode_name(pTHX_ int32_t number)
+{
+    for (size_t i = 0; i < C_ARRAY_LENGTH(opcodes); i++)
+        if (opcodes[i].number == number)
+            return newSVpv(opcodes[i].name, 0);
+    return newSViv(number);
+}
+
+MODULE = PVE::Tunnel::Native    PACKAGE = PVE::Tunnel::Native
+
+PROTOTYPES: DISABLE
+
+BOOT:
+{
+    static const struct {
+        const char *name;
+        int32_t status;
+    } statuses[] = {
+        { "STATUS_OK", 0 },
+        { "STATUS_NULL_POINTER", PVE_TUNNEL_STATUS_NULL_POINTER },
+        { "STATUS_INVALID_ARGUMENT", PVE_TUNNEL_STATUS_INVALID_ARGUMENT },
+        { "STATUS_NOT_UTF8", PVE_TUNNEL_STATUS_NOT_UTF8 },
+        { "STATUS_TOO_LONG", PVE_TUNNEL_STATUS_TOO_LONG },
+        { "STATUS_PROTOCOL", PVE_TUNNEL_STATUS_PROTOCOL },
+        { "STATUS_IO", PVE_TUNNEL_STATUS_IO },
+        { "STATUS_REFUSED", PVE_TUNNEL_STATUS_REFUSED },
+        { "STATUS_WRONG_PROCESS", PVE_TUNNEL_STATUS_WRONG_PROCESS },
+        { "STATUS_PANIC", PVE_TUNNEL_STATUS_PANIC },
+    };
+    HV *stash = gv_stashpvs("PVE::Tunnel::Native", GV_ADD);
+
+    /* The soname keeps another ABI away; this catches a library put there by hand. */
+    if (pve_tunnel_abi_version() != PVE_TUNNEL_ABI_VERSION)
+        croak("PVE::Tunnel::Native needs ABI %u of libpve_tunnel, this is ABI %u (version %s)\n",
+            (unsigned)PVE_TUNNEL_ABI_VERSION, (unsigned)pve_tunnel_abi_version(),
+            pve_tunnel_version());
+    for (size_t i = 0; i < C_ARRAY_LENGTH(statuses); i++)
+        newCONSTSUB(stash, statuses[i].name, newSViv(statuses[i].status));
+}
+
+UV
+abi_version()
+  CODE:
+    RETVAL = pve_tunnel_abi_version();
+  OUTPUT:
+    RETVAL
+
+const char *
+version()
+  CODE:
+    RETVAL = pve_tunnel_version();
+  OUTPUT:
+    RETVAL
+
+const char *
+last_error()
+  CODE:
+    RETVAL = pve_tunnel_last_error();
+  OUTPUT:
+    RETVAL
+
+IV
+last_status()
+  CODE:
+    RETVAL = pve_tunnel_last_status();
+  OUTPUT:
+    RETVAL
+
+void
+mask(SV *data, SV *key, SV *phase = NULL)
+  PREINIT:
+    STRLEN len;
+    const char *bytes;
+    char *place;
+    uint8_t fixed_key[4];
+    UV offset = 0;
+    bool tainted;
+  CODE:
+    /* The key first, and a copy of it: it may be the data itself, or a substr of it. */
+    bytes = byte_string(aTHX_ key, &len, "pve_tunnel_mask: key");
+    if (len != sizeof(fixed_key))
+        croak("pve_tunnel_mask: key is %" UVuf " bytes, not 4\n", (UV)len);
+    memcpy(fixed_key, bytes, sizeof(fixed_key));
+
+    if (phase) {
+        SvGETMAGIC(phase);
+        if (!SvOK(phase) || SvROK(phase) || !looks_like_number(phase)
+            || (!SvUOK(phase) && SvNV_nomg(phase) < 0))
+            croak("pve_tunnel_mask: phase is not a number of bytes\n");
+        offset = SvUV_nomg(phase);
+    }
+
+    SvGETMAGIC(data);
+    if (SvREADONLY(data))
+        croak("pve_tunnel_mask: data is read-only: mask changes it in place\n");
+    if (!SvOK(data))
+        croak("pve_tunnel_mask: data is undefined\n");
+    if (SvROK(data))
+        croak("pve_tunnel_mask: data is a reference, not a byte string\n");
+    tainted = SvTAINTED(data) || SvTAINTED(key);
+
+    place = SvPV_force_nomg(data, len); /* our own buffer, also where it was shared */
+    if (SvUTF8(data)) {
+        if (!sv_utf8_downgrade_nomg(data, TRUE))
+            croak("pve_tunnel_mask: data contains wide characters, not bytes; encode it first\n");
+        place = SvPV_force_nomg(data, len);
+    }
+    check(aTHX_ "pve_tunnel_mask", pve_tunnel_mask((uint8_t *)place, len, fixed_key, offset));
+
+    (void)SvPOK_only(data); /* a number that it was read as before is stale now */
+    if (tainted)
+        SvTAINTED_on(data);
+    SvSETMAGIC(data);
+
+SV *
+fingerprint_parse(SV *text)
+  PREINIT:
+    const char *bytes;
+    char *canonical = NULL;
+  CODE:
+    bytes = c_string(aTHX_ text, "pve_tunnel_fingerprint_parse: fingerprint");
+    check(aTHX_ "pve_tunnel_fingerprint_parse", pve_tunnel_fingerprint_parse(bytes, &canonical));
+    RETVAL = text_from(aTHX_ canonical, SvTAINTED(text));
+  OUTPUT:
+    RETVAL
+
+void
+port_bind(SV *address)
+  PREINIT:
+    const char *text;
+    int fd = -1;
+    uint16_t port = 0;
+  PPCODE:
+    text = c_string(aTHX_ address, "pve_tunnel_port_bind: address");
+    if (SvTAINTED(address)) { /* as Perl's own bind does */
+        TAINT;
+        TAINT_PROPER("port_bind");
+    }
+    check(aTHX_ "pve_tunnel_port_bind", pve_tunnel_port_bind(text, &fd, &port));
+    EXTEND(SP, 2);
+    TAINT_NOT; /* both come from the kernel */
+    mPUSHi(fd);
+    mPUSHu(port);
+
+SV *
+_version_reply_parse(SV *json)
+  PREINIT:
+    const char *bytes;
+    char *answer = NULL;
+  CODE:
+    bytes = c_string(aTHX_ json, "pve_tunnel_version_reply_parse: version reply");
+    check(aTHX_ "pve_tunnel_version_reply_parse", pve_tunnel_version_reply_parse(bytes, &answer));
+    RETVAL = text_from(aTHX_ answer, SvTAINTED(json));
+  OUTPUT:
+    RETVAL
+
+SV *
+_plan(SV *json)
+  PREINIT:
+    const char *bytes;
+    char *answer = NULL;
+  CODE:
+    bytes = c_string(aTHX_ json, "pve_tunnel_plan: input");
+    check(aTHX_ "pve_tunnel_plan", pve_tunnel_plan(bytes, &answer));
+    RETVAL = text_from(aTHX_ answer, SvTAINTED(json));
+  OUTPUT:
+    RETVAL
+
+SV *
+_network_address(SV *network, SV *node)
+  PREINIT:
+    const char *spec = NULL;
+    const char *name;
+    char *answer = NULL;
+  CODE:
+    SvGETMAGIC(network);
+    if (SvOK(network))
+        spec = c_string(aTHX_ network, "pve_tunnel_network_address: network");
+    name = c_string(aTHX_ node, "pve_tunnel_network_address: node name");
+    check(aTHX_ "pve_tunnel_network_address", pve_tunnel_network_address(spec, name, &answer));
+    RETVAL = text_from(aTHX_ answer, SvTAINTED(network) || SvTAINTED(node));
+  OUTPUT:
+    RETVAL
+
+SV *
+_endpoint_check(SV *json)
+  PREINIT:
+    const char *bytes;
+    char *answer = NULL;
+  CODE:
+    bytes = c_string(aTHX_ json, "pve_tunnel_endpoint_check: input");
+    check(aTHX_ "pve_tunnel_endpoint_check", pve_tunnel_endpoint_check(bytes, &answer));
+    RETVAL = text_from(aTHX_ answer, SvTAINTED(json));
+  OUTPUT:
+    RETVAL
+
+void
+_connector_run(SV *input, SV *output, SV *log, SV *options)
+  PREINIT:
+    int in, out, messages = -1;
+    const char *json = NULL;
+  CODE:
+    in = descriptor(aTHX_ input, "pve_tunnel_connector_run: input");
+    out = descriptor(aTHX_ output, "pve_tunnel_connector_run: output");
+    SvGETMAGIC(log);
+    if (SvOK(log))
+        messages = descriptor(aTHX_ log, "pve_tunnel_connector_run: log");
+    if (SvOK(options))
+        json = c_string(aTHX_ options, "pve_tunnel_connector_run: options");
+    check(aTHX_ "pve_tunnel_connector_run",
+        pve_tunnel_connector_run(in, out, messages, json));
+    PERL_ASYNC_CHECK(); /* inside the caller's eval, as in check */
+
+bool
+_any_tainted(SV *structure)
+  CODE:
+    RETVAL = any_tainted(aTHX_ structure, 0);
+  OUTPUT:
+    RETVAL
+
+void
+_taint_all(SV *structure)
+  CODE:
+    taint_all(aTHX_ structure, 0);
+
+MODULE = PVE::Tunnel::Native    PACKAGE = PVE::Tunnel::Native::Codec
+
+SV *
+_new(SV *class, SV *options)
+  PREINIT:
+    HV *stash;
+    const char *json = NULL;
+    pve_tunnel_codec *codec = NULL;
+    codec_slot *slot;
+    SV *object;
+    MAGIC *mg;
+  CODE:
+    if (SvROK(class))
+        croak("pve_tunnel_codec_new: new is a class method\n");
+    stash = gv_stashsv(class, GV_ADD);
+    if (SvOK(options))
+        json = c_string(aTHX_ options, "pve_tunnel_codec_new: options");
+    check(aTHX_ "pve_tunnel_codec_new", pve_tunnel_codec_new(json, &codec));
+
+    Newxz(slot, 1, codec_slot);
+    slot->codec = codec;
+    object = newSV(0);
+    mg = sv_magicext(object, NULL, PERL_MAGIC_ext, &codec_vtbl, (const char *)slot, 0);
+    mg->mg_flags |= MGf_DUP; /* else a new thread would get the pointer, not our dup */
+    RETVAL = sv_bless(newRV_noinc(object), stash);
+  OUTPUT:
+    RETVAL
+
+void
+feed(SV *self, SV *data)
+  PREINIT:
+    codec_slot *slot;
+    const char *bytes;
+    STRLEN len;
+  CODE:
+    /* The codec last: reading a tied or overloaded argument runs Perl code, which may free it. */
+    bytes = byte_string(aTHX_ data, &len, "pve_tunnel_codec_feed: data");
+    slot = codec_of(aTHX_ self, "pve_tunnel_codec_feed");
+    if (SvTAINTED(data))
+        slot->tainted = true;
+    check(aTHX_ "pve_tunnel_codec_feed",
+        pve_tunnel_codec_feed(slot->codec, (const uint8_t *)bytes, len));
+
+SV *
+next(SV *self)
+  PREINIT:
+    codec_slot *slot;
+    int32_t opcode = 0;
+    bool end = false;
+    uint8_t *payload = NULL;
+    size_t len = 0;
+    HV *frame;
+  CODE:
+    slot = codec_of(aTHX_ self, "pve_tunnel_codec_next");
+    check(aTHX_ "pve_tunnel_codec_next",
+        pve_tunnel_codec_next(slot->codec, &opcode, &end, &payload, &len));
+    if (opcode == 0)
+        XSRETURN_UNDEF;
+
+    frame = newHV();
+    (void)hv_stores(frame, "opcode", opcode_name(aTHX_ opcode));
+    (void)hv_stores(frame, "end", newSViv(end ? 1 : 0));
+    (void)hv_stores(frame, "payload", bytes_from(aTHX_ payload, len, slot->tainted));
+    RETVAL = newRV_noinc((SV *)frame);
+  OUTPUT:
+    RETVAL
+
+SV *
+encode(SV *self, SV *opcode, SV *data)
+  PREINIT:
+    codec_slot *slot;
+    const char *bytes;
+    STRLEN len;
+    uint8_t *wire = NULL;
+    size_t wire_len = 0;
+    int32_t number;
+  CODE:
+    number = opcode_number(aTHX_ opcode);
+    bytes = byte_string(aTHX_ data, &len, "pve_tunnel_codec_encode: data");
+    slot = codec_of(aTHX_ self, "pve_tunnel_codec_encode");
+    check(aTHX_ "pve_tunnel_codec_encode",
+        pve_tunnel_codec_encode(slot->codec, number, (const uint8_t *)bytes, len, &wire,
+            &wire_len));
+    RETVAL = bytes_from(aTHX_ wire, wire_len, SvTAINTED(data));
+  OUTPUT:
+    RETVAL
