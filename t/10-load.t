@@ -1,0 +1,99 @@
+#!/usr/bin/perl
+
+# The module loads, fits the library and the crate, and costs no more than it must.
+
+use v5.36;
+
+use FindBin;
+use List::Util qw(min);
+use Test::More;
+use Time::HiRes qw(time);
+
+use PVE::Tunnel::Native;
+
+my $ROUNDS = 15;
+my $LIMIT = 1.3; # times the start of a Perl that loads JSON
+
+subtest 'versions' => sub {
+    open(my $fh, '<', "$FindBin::Bin/../Cargo.toml") or die "cannot read Cargo.toml: $!\n";
+    my ($version) = grep { defined } map { m/^version = "([^"]+)"/ } <$fh>;
+    close($fh);
+
+    is($PVE::Tunnel::Native::VERSION, $version, 'the module has the version of the crate');
+    is(PVE::Tunnel::Native::version(), $version, 'so does the library that was loaded');
+    like(PVE::Tunnel::Native::abi_version(), qr/\A[0-9]+\z/, 'the ABI has a number');
+};
+
+subtest 'the last status and message' => sub {
+    is(PVE::Tunnel::Native::STATUS_OK, 0, 'success is 0');
+
+    ok(!eval { PVE::Tunnel::Native::fingerprint_parse('no fingerprint'); 1 }, 'a call that fails');
+    my $error = $@;
+    is(
+        PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT,
+        'its status is kept',
+    );
+    is(PVE::Tunnel::Native::last_error() . "\n", $error, 'its message is what the call died with');
+
+    PVE::Tunnel::Native::fingerprint_parse('ab' x 32);
+    is(PVE::Tunnel::Native::last_status(), 0, 'the next success clears the status');
+    is(PVE::Tunnel::Native::last_error(), '', 'and the message');
+
+    my @numbers = map { PVE::Tunnel::Native->can("STATUS_$_")->() } qw(
+        NULL_POINTER INVALID_ARGUMENT NOT_UTF8 TOO_LONG PROTOCOL IO REFUSED WRONG_PROCESS PANIC
+    );
+    my %distinct = map { $_ => 1 } @numbers;
+    is(scalar(keys(%distinct)), 9, 'each failure has a number of its own');
+    is(scalar(grep { $_ >= 0 } @numbers), 0, 'below 0');
+};
+
+subtest 'fingerprints' => sub {
+    my $canonical = join(':', ('0A', 'FF') x 16);
+    is(PVE::Tunnel::Native::fingerprint_parse('0aff' x 16), $canonical, 'no colons, lower case');
+    is(PVE::Tunnel::Native::fingerprint_parse($canonical), $canonical, 'as Proxmox VE writes it');
+    is(PVE::Tunnel::Native::fingerprint_parse(lc($canonical)), $canonical, 'lower case');
+
+    my %bad = (
+        'too short' => '0A:FF',
+        'no hexadecimal' => 'zz' x 32,
+        'SHA-1' => 'ab' x 20,
+        'empty' => '',
+        'a NUL inside' => "ab\0" . 'ab' x 31,
+        'undefined' => undef,
+        'wide' => "\x{2603}" x 64,
+        'a reference' => [],
+    );
+    for my $what (sort keys %bad) {
+        ok(!eval { PVE::Tunnel::Native::fingerprint_parse($bad{$what}); 1 }, "$what is refused");
+        like($@, qr/\Apve_tunnel_fingerprint_parse: .+\n\z/, 'in one line that names the call');
+    }
+};
+
+subtest 'loading is cheap' => sub {
+    is(loaded('JSON'), 'no', 'JSON waits for a call that needs it');
+
+    my @include = map { "-I$_" } @INC;
+    my %best = (json => [qw(-MJSON -e 1)], native => [qw(-MPVE::Tunnel::Native -e 1)]);
+    for my $arguments (values(%best)) {
+        $arguments = min(map { seconds($^X, @include, @$arguments) } 1 .. $ROUNDS);
+    }
+    cmp_ok($best{native}, '<=', $LIMIT * $best{json}, "at most $LIMIT times what JSON costs")
+        or diag("native $best{native} s, JSON $best{json} s");
+};
+
+sub loaded($module) {
+    my $code = "print exists(\$INC{'$module.pm'}) ? 'yes' : 'no'";
+    open(my $fh, '-|', $^X, (map { "-I$_" } @INC), '-MPVE::Tunnel::Native', '-e', $code)
+        or die "cannot run perl: $!\n";
+    my $answer = readline($fh);
+    close($fh) or die "perl failed: $?\n";
+    return $answer;
+}
+
+sub seconds(@command) {
+    my $start = time();
+    system(@command) == 0 or die "'@command' failed: $?\n";
+    return time() - $start;
+}
+
+done_testing();

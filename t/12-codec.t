@@ -1,0 +1,258 @@
+#!/usr/bin/perl
+
+# The frame codec: what a Perl event loop reads from a socket goes in, messages come out, and back.
+
+use v5.36;
+
+use Test::More;
+
+use PVE::Tunnel::Native;
+
+my %CODE = (continuation => 0, text => 1, binary => 2, close => 8, ping => 9, pong => 10);
+
+# A frame as RFC 6455 section 5.2 lays it out, not made by the codec that is tested.
+sub frame($opcode, $payload, %how) {
+    my $length = length($payload);
+    my $wire = pack('C', (($how{fin} // 1) ? 0x80 : 0) | ($how{rsv} // 0) | $CODE{$opcode});
+    my $mask_bit = $how{key} ? 0x80 : 0;
+    if ($length < 126) {
+        $wire .= pack('C', $mask_bit | $length);
+    } elsif ($length < 65_536) {
+        $wire .= pack('Cn', $mask_bit | 126, $length);
+    } else {
+        $wire .= pack('CQ>', $mask_bit | 127, $length);
+    }
+    if ($how{key}) {
+        $wire .= $how{key};
+        PVE::Tunnel::Native::mask($payload, $how{key});
+    }
+    return $wire . $payload;
+}
+
+# Takes one unfragmented frame apart: opcode, payload, what follows it.
+sub unframe($wire) {
+    my ($first, $second) = unpack('CC', $wire);
+    my ($length, $at) = ($second & 0x7f, 2);
+    ($length, $at) = (unpack('x2 n', $wire), 4) if $length == 126;
+    ($length, $at) = (unpack('x2 Q>', $wire), 10) if $length == 127;
+    my $key = ($second & 0x80) ? substr($wire, $at, 4) : undef;
+    $at += 4 if defined($key);
+    my $payload = substr($wire, $at, $length);
+    PVE::Tunnel::Native::mask($payload, $key) if defined($key);
+    return {
+        fin => $first >> 7,
+        opcode => $first & 0x0f,
+        key => $key,
+        payload => $payload,
+        rest => substr($wire, $at + $length),
+    };
+}
+
+sub codec(%options) { return PVE::Tunnel::Native::Codec->new(%options) }
+
+# Everything a codec has, pieces of one message joined.
+sub messages($codec) {
+    my (@messages, $open);
+    while (my $piece = $codec->next()) {
+        if ($piece->{opcode} =~ m/\A(?:text|binary)\z/) {
+            $open //= [$piece->{opcode}, ''];
+            $open->[1] .= $piece->{payload};
+            next if !$piece->{end};
+            push @messages, $open;
+            $open = undef;
+        } else {
+            push @messages, [$piece->{opcode}, $piece->{payload}];
+        }
+    }
+    return @messages;
+}
+
+sub refused($what, $pattern, $call) {
+    ok(!eval { $call->(); 1 }, "$what is refused");
+    like($@, qr/\Apve_tunnel_codec_\w+: .*$pattern.*\n\z/i, 'and told');
+    return;
+}
+
+subtest 'the examples of RFC 6455 section 5.7' => sub {
+    my $client = codec();
+    $client->feed(pack('H*', '810548656c6c6f'));
+    is_deeply([messages($client)], [['text', 'Hello']], 'an unmasked text');
+
+    $client->feed(pack('H*', '010348656c80026c6f'));
+    is_deeply([messages($client)], [['text', 'Hello']], 'in two fragments');
+
+    $client->feed(pack('H*', '890548656c6c6f'));
+    is_deeply(
+        $client->next(),
+        { opcode => 'ping', end => 1, payload => 'Hello' },
+        'an unmasked ping',
+    );
+
+    my $server = codec(role => 'server');
+    $server->feed(pack('H*', '818537fa213d7f9f4d5158'));
+    is_deeply([messages($server)], [['text', 'Hello']], 'a masked text');
+    $server->feed(pack('H*', '8a8537fa213d7f9f4d5158'));
+    is_deeply([messages($server)], [['pong', 'Hello']], 'a masked pong');
+
+    for my $length (256, 65_536) {
+        my $data = 'x' x $length;
+        $client->feed(frame('binary', $data));
+        is_deeply([messages($client)], [['binary', $data]], "$length bytes");
+    }
+};
+
+subtest 'bytes come as the wire gives them' => sub {
+    my $wire = frame('binary', 'first') . frame('ping', 'p') . frame('binary', 'second' x 100);
+    my $client = codec();
+    my (@names, $data);
+    for my $byte (split(//, $wire)) {
+        $client->feed($byte);
+        while (my $piece = $client->next()) {
+            push @names, $piece->{opcode} if $piece->{end};
+            $data .= $piece->{payload} if $piece->{opcode} eq 'binary';
+        }
+    }
+    is_deeply(\@names, [qw(binary ping binary)], 'one byte at a time: three frames');
+    is($data, 'first' . 'second' x 100, 'with all their bytes');
+
+    $client->feed('');
+    is($client->next(), undef, 'nothing fed, nothing there');
+    is_deeply([scalar($client->next())], [undef], 'an answer for scalar context, too');
+
+    $client->feed(frame('text', 'frag', fin => 0));
+    $client->feed(frame('ping', 'between'));
+    $client->feed(frame('continuation', 'ment'));
+    my @got;
+    while (my $piece = $client->next()) {
+        push @got, $piece;
+    }
+    is_deeply(
+        [map { $_->{opcode} } grep { length($_->{payload}) } @got], [qw(text ping text)],
+        'a ping between fragments comes between them',
+    );
+    is(join('', map { $_->{payload} } grep { $_->{opcode} eq 'text' } @got), 'fragment', 'intact');
+    is($got[-1]{end}, 1, 'the last fragment ends the message');
+    is($got[0]{end}, 0, 'the first does not');
+};
+
+subtest 'close' => sub {
+    my $client = codec();
+    $client->feed(frame('close', pack('n', 1000) . 'bye'));
+    is_deeply(
+        $client->next(),
+        { opcode => 'close', end => 1, payload => pack('n', 1000) . 'bye' },
+        'with code and reason',
+    );
+    my $other = codec();
+    $other->feed(frame('close', ''));
+    is_deeply($other->next(), { opcode => 'close', end => 1, payload => '' }, 'without');
+};
+
+subtest 'what is sent' => sub {
+    my $client = codec();
+    my $server = codec(role => 'server');
+
+    my $frame = unframe($client->encode('binary', 'data'));
+    is_deeply([@$frame{qw(fin opcode payload rest)}], [1, 2, 'data', ''], 'one whole frame');
+    ok(defined($frame->{key}), 'a client masks');
+
+    my %keys = map { unframe($client->encode('ping', ''))->{key} => 1 } 1 .. 50;
+    cmp_ok(scalar(keys(%keys)), '>', 45, 'with a new key each time');
+    my $zero = codec(mask => 'zero');
+    is(unframe($zero->encode('text', 'x'))->{key}, "\0\0\0\0", 'or with zero, where TLS protects');
+    is(unframe($server->encode('text', 'x'))->{key}, undef, 'a server does not mask');
+
+    for my $name (qw(text binary close ping pong)) {
+        my $payload = $name eq 'close' ? pack('n', 1001) : "a $name";
+        is(unframe($client->encode($name, $payload))->{opcode}, $CODE{$name}, $name);
+    }
+
+    my $long = join('', map { pack('N', $_) } 1 .. 100_000); # 400000 bytes
+    my $wire = $client->encode('binary', $long);
+    my ($rest, @frames) = ($wire);
+    while (length($rest)) {
+        push @frames, unframe($rest);
+        $rest = $frames[-1]{rest};
+    }
+    is(scalar(@frames), 4, 'more than 131072 bytes become several frames');
+    is(scalar(grep { $_->{fin} && $_->{opcode} == 2 } @frames), 4, 'each whole, as pveproxy wants');
+    is(scalar(grep { length($_->{payload}) > 131_072 } @frames), 0, 'none too long');
+    ok(join('', map { $_->{payload} } @frames) eq $long, 'with all bytes');
+
+    $server->feed($wire);
+    ok(join('', map { $_->[1] } messages($server)) eq $long, 'and our other end reads them');
+};
+
+subtest 'a peer that breaks the rules' => sub {
+    my %bad = (
+        'a reserved bit' => [{}, frame('binary', 'x', rsv => 0x40)],
+        'an unknown opcode' => [{}, pack('H*', '8300')],
+        'a masked frame from a server' => [{}, frame('binary', 'x', key => 'abcd')],
+        'an unmasked frame from a client' => [{ role => 'server' }, frame('binary', 'x')],
+        'a frame above the limit' => [{ max_frame => 1000 }, frame('binary', 'x' x 1001)],
+        'a fragmented ping' => [{}, frame('ping', 'x', fin => 0)],
+        'a ping of 126 bytes' => [{}, frame('ping', 'x' x 126)],
+        'a fragment without a beginning' => [{}, frame('continuation', 'x')],
+        'a message inside a message' => [{}, frame('text', 'x', fin => 0) . frame('text', 'y')],
+        'a close of one byte' => [{}, frame('close', 'x')],
+    );
+    for my $what (sort keys %bad) {
+        my ($options, $wire) = $bad{$what}->@*;
+        my $codec = codec(%$options);
+        my $call = sub { $codec->feed($wire); messages($codec) };
+        refused($what, '', $call);
+        is(
+            PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_PROTOCOL,
+            'as a breach of the protocol',
+        );
+        $codec->feed(frame('text', 'later'));
+        ok(!eval { $codec->next() }, 'and nothing more comes out of that stream');
+    }
+
+    my $codec = codec(max_frame => '1000');
+    $codec->feed(frame('binary', 'x' x 1000));
+    is_deeply([messages($codec)], [['binary', 'x' x 1000]], 'the limit itself is allowed');
+};
+
+subtest 'a caller that breaks the rules' => sub {
+    my $codec = codec();
+    refused('an unknown opcode', q{opcode 'bytes' is none of}, sub { $codec->encode('bytes', '') });
+    refused('an opcode number', 'opcode', sub { $codec->encode(2, '') });
+    refused('an undefined opcode', 'opcode is undefined', sub { $codec->encode(undef, '') });
+    refused('wide data', 'wide characters', sub { $codec->encode('text', "\x{2603}") });
+    refused('undefined data', 'data is undefined', sub { $codec->encode('text', undef) });
+    refused('a reference', 'data is a reference', sub { $codec->encode('text', {}) });
+    refused('a long ping', '', sub { $codec->encode('ping', 'x' x 126) });
+    refused('wide input', 'wide characters', sub { $codec->feed("\x{2603}") });
+    refused('undefined input', 'data is undefined', sub { $codec->feed(undef) });
+
+    refused('an unknown role', 'role|variant', sub { codec(role => 'proxy') });
+    refused('an unknown option', 'colour', sub { codec(colour => 'red') });
+    refused('a limit of 0', 'max_frame', sub { codec(max_frame => 0) });
+    refused('a limit in words', 'max_frame|invalid type', sub { codec(max_frame => 'many') });
+
+    refused('a class for an object', 'no codec', sub { PVE::Tunnel::Native::Codec->next() });
+    refused('another object', 'no codec', sub { PVE::Tunnel::Native::Codec::next(bless({}, 'X')) });
+    refused('undef for an object', 'no codec', sub { PVE::Tunnel::Native::Codec::next(undef) });
+    refused('an object for a class', 'class method', sub { $codec->new() });
+
+    utf8::upgrade(my $upgraded = "\xe9\xff");
+    $codec->feed(frame('text', ''));
+    is(unframe($codec->encode('binary', $upgraded))->{payload}, "\xe9\xff", 'bytes stored as UTF-8');
+};
+
+subtest 'subclasses' => sub {
+    my $codec = Counting::Codec->new(role => 'client');
+    isa_ok($codec, 'Counting::Codec');
+    $codec->feed(frame('text', 'x'));
+    is_deeply([messages($codec)], [['text', 'x']], 'work');
+};
+
+package Counting::Codec; ## no critic (Modules::ProhibitMultiplePackages)
+
+our @ISA; ## no critic (ClassHierarchies::ProhibitExplicitISA)
+BEGIN { @ISA = ('PVE::Tunnel::Native::Codec') }
+
+package main;
+
+done_testing();
