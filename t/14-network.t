@@ -1,0 +1,117 @@
+#!/usr/bin/perl
+
+# network_address and port_bind, on this machine's loopback. Which address wins, and why the others
+# lost, is tested with tables where it is decided.
+
+use v5.36;
+
+use Fcntl;
+use IO::Socket::IP;
+use Socket qw(SOCK_STREAM SOMAXCONN SOL_SOCKET SO_ACCEPTCONN);
+use Test::More;
+
+use PVE::Tunnel::Native;
+
+sub refused($function, $what, $pattern, $call) {
+    ok(!eval { $call->(); 1 }, "$what is refused");
+    like($@, qr/\Apve_tunnel_$function: .*$pattern.*\n\z/, 'with words that help');
+    return;
+}
+
+my $has_ipv6 = eval { IO::Socket::IP->new(LocalHost => '::1', Listen => 1) } ? 1 : 0;
+
+subtest 'addresses' => sub {
+    is_deeply(
+        PVE::Tunnel::Native::network_address('127.0.0.0/8', 'this-node'),
+        { address => '127.0.0.1', prefix_len => 8, interface => 'lo', uri_host => '127.0.0.1' },
+        'of a network',
+    );
+  SKIP: {
+        skip('no IPv6 here', 1) if !$has_ipv6;
+        is_deeply(
+            PVE::Tunnel::Native::network_address('::1/128', 'this-node'),
+            { address => '::1', prefix_len => 128, interface => 'lo', uri_host => '[::1]' },
+            'IPv6 comes in brackets for URIs',
+        );
+    }
+
+    my $address = sub ($network, $node) {
+        return sub { PVE::Tunnel::Native::network_address($network, $node) };
+    };
+    # RFC 5737 and RFC 3849 keep these free of hosts.
+    my %bad = (
+        'a network we are not in' => ['192.0.2.0/24', 'n', '192\.0\.2\.0/24.*lo'],
+        'an IPv6 network we are not in' => ['2001:db8::/64', 'n', '2001:db8::/64'],
+        'an interface that is not there' => ['nosuch0', 'n', 'nosuch0'],
+        'the loopback interface' => ['lo', 'n', '127\.0\.0\.1.*loopback'],
+        'a name that means loopback' => [undef, 'localhost', 'localhost.*127\.0\.0\.1'],
+        'an address without a prefix' => ['192.0.2.7', 'n', 'prefix'],
+        'a prefix too long' => ['192.0.2.0/33', 'n', 'prefix'],
+        'an empty network' => ['', 'n', ''],
+        'a NUL in the network' => ["lo\0", 'n', 'NUL'],
+        'a NUL in the name' => [undef, "localhost\0", 'NUL'],
+        'wide characters' => ["\x{2603}", 'n', 'wide'],
+        'no node name' => [undef, undef, 'undefined'],
+        'a reference' => [[], 'n', 'reference'],
+        'bytes that are not UTF-8' => ["\xff\xfe", 'n', 'UTF-8'],
+    );
+    for my $what (sort keys %bad) {
+        my ($network, $node, $pattern) = $bad{$what}->@*;
+        refused('network_address', $what, $pattern, $address->($network, $node));
+    }
+};
+
+subtest 'ports' => sub {
+    # An address of our own, so that other tests on this machine do not take the ports.
+    my $host = join('.', 127, map { 1 + int(rand(250)) } 1 .. 3);
+    my ($fd, $port) = PVE::Tunnel::Native::port_bind($host);
+    ok($port >= 60_000 && $port < 60_050, 'inside the migration range');
+
+    open(my $listener, '+<&=', $fd) or die "cannot open descriptor $fd: $!\n";
+    is(unpack('i', getsockopt($listener, SOL_SOCKET, SO_ACCEPTCONN)), 1, 'listens');
+    ok(fcntl($listener, F_GETFD, 0) & FD_CLOEXEC, 'is not inherited by what is executed');
+    ok(!(fcntl($listener, F_GETFL, 0) & O_NONBLOCK), 'blocks');
+    ok(
+        IO::Socket::IP->new(PeerHost => $host, PeerPort => $port, Type => SOCK_STREAM),
+        'can be connected to on exactly that address',
+    );
+    ok(
+        !IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => $port, Type => SOCK_STREAM),
+        'and not on another',
+    );
+
+    my @taken = ($listener);
+    my %ports = ($port => 1);
+    while (@taken < 50) {
+        my ($next_fd, $next_port) = PVE::Tunnel::Native::port_bind($host);
+        open(my $fh, '+<&=', $next_fd) or die "cannot open descriptor $next_fd: $!\n";
+        push @taken, $fh;
+        $ports{$next_port} = 1;
+    }
+    is(scalar(keys(%ports)), 50, 'every call gives a port of its own');
+    my $bind = sub ($address) {
+        return sub { PVE::Tunnel::Native::port_bind($address) };
+    };
+    refused('port_bind', 'one more', '60000.*60049.*in use', $bind->($host));
+    is(PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_IO, 'by the system');
+    close(pop(@taken)) or die "close failed: $!\n";
+    ok(eval { my ($again) = $bind->($host)->(); open(my $fh, '+<&=', $again) }, 'until one is free');
+
+  SKIP: {
+        skip('no IPv6 here', 1) if !$has_ipv6;
+        my ($fd6, $port6) = PVE::Tunnel::Native::port_bind('::1');
+        open(my $fh, '+<&=', $fd6) or die "cannot open descriptor $fd6: $!\n";
+        ok(
+            IO::Socket::IP->new(PeerHost => '::1', PeerPort => $port6, Type => SOCK_STREAM),
+            'IPv6',
+        );
+    }
+
+    refused('port_bind', 'a name', 'localhost|literal|address', $bind->('localhost'));
+    refused('port_bind', 'every address at once', 'exact', $bind->('0.0.0.0'));
+    refused('port_bind', 'an address of another host', '192\.0\.2\.1', $bind->('192.0.2.1'));
+    refused('port_bind', 'nothing', '', $bind->(''));
+    refused('port_bind', 'undef', 'undefined', $bind->(undef));
+};
+
+done_testing();
