@@ -38,9 +38,9 @@ subtest 'addresses' => sub {
     my $address = sub ($network, $node) {
         return sub { PVE::Tunnel::Native::network_address($network, $node) };
     };
-    # RFC 5737 and RFC 3849 keep these free of hosts.
+    # No host has an address of class E, and none one of RFC 3849.
     my %bad = (
-        'a network we are not in' => ['192.0.2.0/24', 'n', '192\.0\.2\.0/24.*lo'],
+        'a network we are not in' => ['240.0.0.0/24', 'n', '240\.0\.0\.0/24.*lo'],
         'an IPv6 network we are not in' => ['2001:db8::/64', 'n', '2001:db8::/64'],
         'an interface that is not there' => ['nosuch0', 'n', 'nosuch0'],
         'the loopback interface' => ['lo', 'n', '127\.0\.0\.1.*loopback'],
@@ -109,7 +109,7 @@ subtest 'ports' => sub {
 
     refused('port_bind', 'a name', 'localhost|literal|address', $bind->('localhost'));
     refused('port_bind', 'every address at once', 'exact', $bind->('0.0.0.0'));
-    refused('port_bind', 'an address of another host', '192\.0\.2\.1', $bind->('192.0.2.1'));
+    refused('port_bind', 'an address of another host', '240\.0\.0\.1', $bind->('240.0.0.1'));
     refused('port_bind', 'nothing', '', $bind->(''));
     refused('port_bind', 'undef', 'undefined', $bind->(undef));
 };
