@@ -1,0 +1,98 @@
+#!/usr/bin/perl
+
+# Signals during a call: PVE sets its time limits with alarm and a handler that dies, which must come
+# through, inside the eval that it was meant for.
+
+use v5.36;
+
+use POSIX ();
+use Test::More;
+use Time::HiRes qw(setitimer ITIMER_REAL);
+
+use PVE::Tunnel::Native;
+
+my $CALLS = 3_000;
+my $TICK = 0.0002; # seconds
+
+my %QUICK = (
+    network_address => sub { PVE::Tunnel::Native::network_address('127.0.0.0/8', 'n') },
+    'network_address of a name' => sub {
+        eval { PVE::Tunnel::Native::network_address(undef, 'localhost'); 1 }
+            or $@ =~ m/localhost/
+            or die $@;
+    },
+    port_bind => sub {
+        my ($fd) = PVE::Tunnel::Native::port_bind('127.0.0.1');
+        POSIX::close($fd) or die "cannot close $fd: $!\n";
+    },
+    plan => sub { PVE::Tunnel::Native::plan({ migration_type => 'secure' }) },
+);
+
+subtest 'signals all the time' => sub {
+    for my $name (sort keys %QUICK) {
+        my ($ticks, $interrupted) = (0, 0);
+        local $SIG{ALRM} = sub { $ticks++ };
+        setitimer(ITIMER_REAL, $TICK, $TICK);
+        my $ok = eval {
+            my $done = 0;
+            while ($done < $CALLS || $ticks < 10) {
+                # An interrupted call may say so, as a read does; it is then made again.
+                if (eval { $QUICK{$name}->(); 1 }) {
+                    $done++;
+                } elsif ($@ =~ m/interrupted/i) {
+                    $interrupted++;
+                } else {
+                    die $@;
+                }
+            }
+            1;
+        };
+        my $error = $@;
+        setitimer(ITIMER_REAL, 0);
+        ok($ok, "$name works") or diag($error);
+        note("$name: $ticks signals, $interrupted calls interrupted");
+    }
+};
+
+subtest 'a time limit' => sub {
+    for my $name (sort keys %QUICK) {
+        my $calls = 0;
+        my $ok = eval {
+            local $SIG{ALRM} = sub { die "got timeout\n" };
+            setitimer(ITIMER_REAL, 0.05);
+            while (1) {
+                $QUICK{$name}->();
+                $calls++;
+            }
+        };
+        is($@, "got timeout\n", "over $name is heard");
+        cmp_ok($calls, '>', 0, 'in the midst of calls');
+        ok(eval { $QUICK{$name}->(); 1 }, 'the next one works') or diag($@);
+    }
+};
+
+# Takes several milliseconds, and fails at the end of them.
+sub fail_slowly() {
+    state $endless = '{"api":2,"age":0,"x":[' . '1,' x 500_000;
+    PVE::Tunnel::Native::version_reply_parse($endless);
+    return;
+}
+
+subtest 'a time limit that passes during a call that fails' => sub {
+    my %heard;
+    for (1 .. 20) {
+        my $ok = eval {
+            local $SIG{ALRM} = sub { die "got timeout\n" };
+            eval {
+                setitimer(ITIMER_REAL, 0.001);
+                fail_slowly();
+            };
+            $heard{$@}++;
+            1;
+        };
+        $heard{"outside: $@"}++ if !$ok;
+    }
+    is_deeply(\%heard, { "got timeout\n" => 20 }, 'is heard inside the eval around that call');
+};
+
+done_testing();
