@@ -81,7 +81,7 @@ subtest 'loading is cheap' => sub {
         or diag("native $best{native} s, JSON $best{json} s");
 };
 
-sub loaded($module) {
+sub loaded ($module) {
     my $code = "print exists(\$INC{'$module.pm'}) ? 'yes' : 'no'";
     open(my $fh, '-|', $^X, (map { "-I$_" } @INC), '-MPVE::Tunnel::Native', '-e', $code)
         or die "cannot run perl: $!\n";
@@ -90,7 +90,7 @@ sub loaded($module) {
     return $answer;
 }
 
-sub seconds(@command) {
+sub seconds (@command) {
     my $start = time();
     system(@command) == 0 or die "'@command' failed: $?\n";
     return time() - $start;

@@ -11,7 +11,7 @@ use PVE::Tunnel::Native;
 my $KEY = pack('H*', '37fa213d');
 
 # What the RFC says, byte by byte.
-sub masked($data, $key, $phase = 0) {
+sub masked ($data, $key, $phase = 0) {
     my @key = unpack('C4', $key);
     my $i = $phase;
     return pack('C*', map { $_ ^ $key[$i++ % 4] } unpack('C*', $data));
@@ -19,7 +19,7 @@ sub masked($data, $key, $phase = 0) {
 
 sub mask { return PVE::Tunnel::Native::mask(@_) }
 
-sub refused($what, $pattern, $call) {
+sub refused ($what, $pattern, $call) {
     ok(!eval { $call->(); 1 }, "$what is refused");
     like($@, qr/\Apve_tunnel_mask: $pattern.*\n\z/, 'and told');
     return;
@@ -138,7 +138,7 @@ subtest 'what cannot be masked' => sub {
     like($@, qr/Usage: .*mask\(.*\n\z/, 'show the usage');
 };
 
-package Tied::Buffer; ## no critic (Modules::ProhibitMultiplePackages)
+package Tied::Buffer;
 
 sub TIESCALAR ($class, $value) { return bless({ value => $value, log => [] }, $class) }
 sub FETCH ($self) { push($self->{log}->@*, 'read'); return $self->{value} }

@@ -11,7 +11,7 @@ use PVE::Tunnel::Native;
 my %CODE = (continuation => 0, text => 1, binary => 2, close => 8, ping => 9, pong => 10);
 
 # A frame as RFC 6455 section 5.2 lays it out, not made by the codec that is tested.
-sub frame($opcode, $payload, %how) {
+sub frame ($opcode, $payload, %how) {
     my $length = length($payload);
     my $wire = pack('C', (($how{fin} // 1) ? 0x80 : 0) | ($how{rsv} // 0) | $CODE{$opcode});
     my $mask_bit = $how{key} ? 0x80 : 0;
@@ -30,7 +30,7 @@ sub frame($opcode, $payload, %how) {
 }
 
 # Takes one unfragmented frame apart: opcode, payload, what follows it.
-sub unframe($wire) {
+sub unframe ($wire) {
     my ($first, $second) = unpack('CC', $wire);
     my ($length, $at) = ($second & 0x7f, 2);
     ($length, $at) = (unpack('x2 n', $wire), 4) if $length == 126;
@@ -48,10 +48,10 @@ sub unframe($wire) {
     };
 }
 
-sub codec(%options) { return PVE::Tunnel::Native::Codec->new(%options) }
+sub codec (%options) { return PVE::Tunnel::Native::Codec->new(%options) }
 
 # Everything a codec has, pieces of one message joined.
-sub messages($codec) {
+sub messages ($codec) {
     my (@messages, $open);
     while (my $piece = $codec->next()) {
         if ($piece->{opcode} =~ m/\A(?:text|binary)\z/) {
@@ -67,7 +67,7 @@ sub messages($codec) {
     return @messages;
 }
 
-sub refused($what, $pattern, $call) {
+sub refused ($what, $pattern, $call) {
     ok(!eval { $call->(); 1 }, "$what is refused");
     like($@, qr/\Apve_tunnel_codec_\w+: .*$pattern.*\n\z/i, 'and told');
     return;
@@ -238,7 +238,10 @@ subtest 'a caller that breaks the rules' => sub {
 
     utf8::upgrade(my $upgraded = "\xe9\xff");
     $codec->feed(frame('text', ''));
-    is(unframe($codec->encode('binary', $upgraded))->{payload}, "\xe9\xff", 'bytes stored as UTF-8');
+    is(
+        unframe($codec->encode('binary', $upgraded))->{payload}, "\xe9\xff",
+        'bytes stored as UTF-8'
+    );
 };
 
 subtest 'subclasses' => sub {
@@ -248,10 +251,9 @@ subtest 'subclasses' => sub {
     is_deeply([messages($codec)], [['text', 'x']], 'work');
 };
 
-package Counting::Codec; ## no critic (Modules::ProhibitMultiplePackages)
+package Counting::Codec;
 
-our @ISA; ## no critic (ClassHierarchies::ProhibitExplicitISA)
-BEGIN { @ISA = ('PVE::Tunnel::Native::Codec') }
+use parent -norequire, 'PVE::Tunnel::Native::Codec';
 
 package main;
 

@@ -11,9 +11,9 @@ use Test::More;
 use PVE::Tunnel::Native;
 
 sub parse { return PVE::Tunnel::Native::version_reply_parse(@_) }
-sub plan_of(%input) { return PVE::Tunnel::Native::plan({ migration_type => 'secure', %input }) }
+sub plan_of (%input) { return PVE::Tunnel::Native::plan({ migration_type => 'secure', %input }) }
 
-sub refused($function, $what, $pattern, $call) {
+sub refused ($function, $what, $pattern, $call) {
     ok(!eval { $call->(); 1 }, "$what is refused");
     like($@, qr/\Apve_tunnel_$function: .*$pattern.*\n\z/, 'with words that help');
     return;
@@ -116,7 +116,10 @@ subtest 'insecure' => sub {
 subtest 'true and false, however Perl says them' => sub {
     my %clear = (migration_type => 'insecure', planes => ['qemu'], caps => ['insecure-remote']);
     for my $true (1, '1', !!1, JSON::true, \1) {
-        refused('plan', 'clear text', 'encrypt', sub { plan_of(%clear, require_encryption => $true) });
+        refused(
+            'plan', 'clear text', 'encrypt',
+            sub { plan_of(%clear, require_encryption => $true) }
+        );
     }
     for my $false (0, '0', '', !!0, JSON::false, \0) {
         is(plan_of(%clear, require_encryption => $false)->{plane}, 'qemu', 'false');
@@ -128,8 +131,16 @@ subtest 'bad input' => sub {
     refused('plan', 'a misspelt key', 'require_encrypton', sub { plan_of(require_encrypton => 1) });
     refused('plan', 'an unknown type', 'type|variant', sub { plan_of(migration_type => 'fast') });
     refused('plan', 'an unknown plane', 'variant', sub { plan_of(planes => ['carrier-pigeon']) });
-    refused('plan', 'code', 'JSON', sub { plan_of(caps => sub { }) });
-    refused('plan', 'a structure without end', 'JSON', sub { my $c = []; push @$c, $c; plan_of(caps => $c); });
+    refused(
+        'plan', 'code', 'JSON',
+        sub {
+            plan_of(caps => sub { });
+        }
+    );
+    refused(
+        'plan', 'a structure without end', 'JSON',
+        sub { my $c = []; push @$c, $c; plan_of(caps => $c); }
+    );
     refused('plan', 'no hash', 'hash reference', sub { PVE::Tunnel::Native::plan([]) });
     refused('plan', 'undef', 'hash reference', sub { PVE::Tunnel::Native::plan(undef) });
     refused('plan', 'an endless name', '', sub { plan_of(migration_network => 'x' x 2_000_000) });
@@ -138,7 +149,7 @@ subtest 'bad input' => sub {
 subtest 'the caller is not disturbed' => sub {
     my $input = { migration_type => 'secure', dial => { ok => '0', port => '60000' } };
     my $before = JSON->new->canonical->encode($input);
-    $@ = "still being looked at\n"; ## no critic (Variables::RequireLocalizedPunctuationVars)
+    local $@ = "still being looked at\n";
     PVE::Tunnel::Native::plan($input);
     is($@, "still being looked at\n", 'its $@ stays');
     is(JSON->new->canonical->encode($input), $before, 'its input too');

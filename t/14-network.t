@@ -12,7 +12,7 @@ use Test::More;
 
 use PVE::Tunnel::Native;
 
-sub refused($function, $what, $pattern, $call) {
+sub refused ($function, $what, $pattern, $call) {
     ok(!eval { $call->(); 1 }, "$what is refused");
     like($@, qr/\Apve_tunnel_$function: .*$pattern.*\n\z/, 'with words that help');
     return;
@@ -26,7 +26,7 @@ subtest 'addresses' => sub {
         { address => '127.0.0.1', prefix_len => 8, interface => 'lo', uri_host => '127.0.0.1' },
         'of a network',
     );
-  SKIP: {
+    SKIP: {
         skip('no IPv6 here', 1) if !$has_ipv6;
         is_deeply(
             PVE::Tunnel::Native::network_address('::1/128', 'this-node'),
@@ -95,9 +95,12 @@ subtest 'ports' => sub {
     refused('port_bind', 'one more', '60000.*60049.*in use', $bind->($host));
     is(PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_IO, 'by the system');
     close(pop(@taken)) or die "close failed: $!\n";
-    ok(eval { my ($again) = $bind->($host)->(); open(my $fh, '+<&=', $again) }, 'until one is free');
+    ok(
+        eval { my ($again) = $bind->($host)->(); open(my $fh, '+<&=', $again) },
+        'until one is free'
+    );
 
-  SKIP: {
+    SKIP: {
         skip('no IPv6 here', 1) if !$has_ipv6;
         my ($fd6, $port6) = PVE::Tunnel::Native::port_bind('::1');
         open(my $fh, '+<&=', $fd6) or die "cannot open descriptor $fd6: $!\n";

@@ -8,15 +8,15 @@ use Test::More;
 
 use PVE::Tunnel::Native;
 
-sub check(%input) { return PVE::Tunnel::Native::endpoint_check(\%input) }
+sub check (%input) { return PVE::Tunnel::Native::endpoint_check(\%input) }
 
-sub tcp(@place) {
+sub tcp (@place) {
     my %migrate = (proto => 'tcp');
     @migrate{qw(addr port)} = @place;
     return \%migrate;
 }
 
-sub refused($what, $pattern, %input) {
+sub refused ($what, $pattern, %input) {
     ok(!eval { check(%input); 1 }, "$what is refused");
     like($@, qr/\Apve_tunnel_endpoint_check: .*$pattern.*\n\z/, 'with words that help');
     return;
@@ -60,8 +60,14 @@ subtest 'taken' => sub {
 
 subtest 'refused' => sub {
     my $network = '10.0.0.0/24';
-    refused('outside the network', 'outside', migrate => tcp('10.0.1.7', 60000), network => $network);
-    refused('the other family', 'outside', migrate => tcp('2001:db8::7', 60000), network => $network);
+    refused(
+        'outside the network', 'outside', migrate => tcp('10.0.1.7', 60000),
+        network => $network
+    );
+    refused(
+        'the other family', 'outside', migrate => tcp('2001:db8::7', 60000),
+        network => $network
+    );
     refused('a port below', '59999', migrate => tcp('10.0.0.7', 59999));
     refused('a port above', '60050', migrate => tcp('10.0.0.7', 60050));
     refused('a port in words', 'port', migrate => tcp('10.0.0.7', 'ssh'));
@@ -82,7 +88,10 @@ subtest 'refused' => sub {
     refused('a UNIX socket', 'UNIX', nbd_uri => 'nbd:unix:/run/x:exportname=drive-scsi0');
     refused('another scheme', 'nbd', nbd_uri => 'ssh:10.0.0.7:60000:exportname=drive-scsi0');
     refused('no export', 'export', nbd_uri => 'nbd:10.0.0.7:60000');
-    refused('an option in the name', '', nbd_uri => 'nbd:10.0.0.7:60000:exportname=a,server.path=x');
+    refused(
+        'an option in the name', '',
+        nbd_uri => 'nbd:10.0.0.7:60000:exportname=a,server.path=x'
+    );
     refused('both at once', 'both', migrate => tcp('10.0.0.7', 60000), nbd_uri => 'nbd:x');
     refused('neither', 'neither', network => $network);
     refused('a network that is none', 'CIDR', migrate => tcp('10.0.0.7', 60000), network => 'eth0');

@@ -25,13 +25,13 @@ my $HELLO = pack('H*', '810548656c6c6f'); # RFC 6455 section 5.7: an unmasked te
 
 sub codec() { return PVE::Tunnel::Native::Codec->new() }
 
-sub works($codec, $what) {
+sub works ($codec, $what) {
     $codec->feed($HELLO);
     is($codec->next()->{payload}, 'Hello', "$what works");
     return;
 }
 
-sub unusable($codec, $pattern, $what) {
+sub unusable ($codec, $pattern, $what) {
     my %call = (
         feed => sub { $codec->feed($HELLO) },
         next => sub { $codec->next() },
@@ -45,7 +45,7 @@ sub unusable($codec, $pattern, $what) {
 }
 
 # Runs in a child; returns what it wrote and how it ended.
-sub in_child($code) {
+sub in_child ($code) {
     pipe(my $reader, my $writer) or die "cannot make a pipe: $!\n";
     my $pid = fork() // die "cannot fork: $!\n";
     if ($pid == 0) {
@@ -136,7 +136,10 @@ subtest 'forks' => sub {
         },
     );
     my $wrong_process = PVE::Tunnel::Native::STATUS_WRONG_PROCESS;
-    like($answer, qr/\Apve_tunnel_codec_feed: .*process.*\n/, 'a child is refused its parent\'s codec');
+    like(
+        $answer, qr/\Apve_tunnel_codec_feed: .*process.*\n/,
+        'a child is refused its parent\'s codec'
+    );
     like($answer, qr/^$wrong_process Hello\z/m, 'and makes one of its own');
     is($status, 0, 'it ends well');
 
@@ -175,12 +178,19 @@ subtest 'threads' => sub {
 
     ok(
         threads->create(
-            sub { !eval { PVE::Tunnel::Native::fingerprint_parse('x'); 1 } },
+            sub {
+                !eval { PVE::Tunnel::Native::fingerprint_parse('x'); 1 }
+            },
         )->join(),
         'a failure in a thread',
     );
     PVE::Tunnel::Native::fingerprint_parse('ab' x 32);
-    threads->create(sub { eval { PVE::Tunnel::Native::fingerprint_parse('x') }; return })->join();
+    threads->create(
+        sub {
+            eval { PVE::Tunnel::Native::fingerprint_parse('x') };
+            return;
+        }
+    )->join();
     is(PVE::Tunnel::Native::last_status(), 0, 'is not the last status of another');
 };
 

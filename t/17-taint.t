@@ -12,19 +12,19 @@ use PVE::Tunnel::Native;
 my $TAINT = substr($ENV{PATH}, 0, 0); # empty, and tainted
 ok(tainted($TAINT), 'this Perl taints') or BAIL_OUT('run with -T');
 
-sub leaves($value) {
+sub leaves ($value) {
     return map { leaves($_) } @$value if ref($value) eq 'ARRAY';
     return map { leaves($_) } values(%$value) if ref($value) eq 'HASH';
     return $value;
 }
 
-sub is_tainted($value, $what) {
+sub is_tainted ($value, $what) {
     my @leaves = leaves($value);
     is(scalar(grep { !defined($_) || tainted($_) } @leaves), scalar(@leaves), "$what: tainted");
     return;
 }
 
-sub is_clean($value, $what) {
+sub is_clean ($value, $what) {
     is(scalar(grep { tainted($_) } leaves($value)), 0, "$what: clean");
     return;
 }
@@ -107,7 +107,10 @@ subtest 'addresses and ports' => sub {
 
 subtest 'errors' => sub {
     for my $length (1 .. 3) {
-        ok(!eval { PVE::Tunnel::Native::fingerprint_parse(('x' x $length) . $TAINT); 1 }, 'refused');
+        ok(
+            !eval { PVE::Tunnel::Native::fingerprint_parse(('x' x $length) . $TAINT); 1 },
+            'refused'
+        );
         like($@, qr/\Apve_tunnel_fingerprint_parse: .+\n\z/, 'with the message as ever');
     }
 };

@@ -25,44 +25,67 @@ my $wide = "\x{2603}" x 50;
 utf8::upgrade(my $upgraded = "\xe9" x 50);
 my $buffer = 'x' x 1000;
 
-sub dies($call) {
+sub dies ($call) {
     eval { $call->(); 1 } and die "this should have died\n";
     return;
 }
 
 my %CALLS = (
     'mask' => sub { PVE::Tunnel::Native::mask($buffer, 'abcd', 3) },
-    'mask of bytes stored as UTF-8' => sub { PVE::Tunnel::Native::mask(my $copy = $upgraded, 'abcd') },
-    'mask, dying' => sub { dies(sub { PVE::Tunnel::Native::mask($wide, 'abcd') }) },
+    'mask of bytes stored as UTF-8' =>
+        sub { PVE::Tunnel::Native::mask(my $copy = $upgraded, 'abcd') },
+    'mask, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::mask($wide, 'abcd') });
+    },
     'fingerprint_parse' => sub { PVE::Tunnel::Native::fingerprint_parse('ab' x 32) },
-    'fingerprint_parse, dying' => sub { dies(sub { PVE::Tunnel::Native::fingerprint_parse('ab') }) },
+    'fingerprint_parse, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::fingerprint_parse('ab') });
+    },
     'codec' => sub { PVE::Tunnel::Native::Codec->new() },
     'codec with input left' => sub { PVE::Tunnel::Native::Codec->new()->feed(substr($WIRE, 0, 4)) },
-    'codec, dying' => sub { dies(sub { PVE::Tunnel::Native::Codec->new(role => 'x') }) },
+    'codec, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::Codec->new(role => 'x') });
+    },
     'feed and next' => sub { $codec->feed($WIRE); $codec->next() },
-    'feed, dying' => sub { dies(sub { $codec->feed($wide) }) },
+    'feed, dying' => sub {
+        dies(sub { $codec->feed($wide) });
+    },
     'next, dying' => sub {
         my $broken = PVE::Tunnel::Native::Codec->new();
         $broken->feed("\xff\xff");
         dies(sub { $broken->next() });
     },
     'encode' => sub { $codec->encode('binary', $upgraded) },
-    'encode, dying' => sub { dies(sub { $codec->encode('ping', $buffer) }) },
+    'encode, dying' => sub {
+        dies(sub { $codec->encode('ping', $buffer) });
+    },
     'both ends' => sub { $server->feed($codec->encode('binary', $buffer)); $server->next() },
     'version_reply_parse' => sub { PVE::Tunnel::Native::version_reply_parse($REPLY) },
-    'version_reply_parse, dying' => sub { dies(sub { PVE::Tunnel::Native::version_reply_parse('{') }) },
+    'version_reply_parse, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::version_reply_parse('{') });
+    },
     'plan' => sub { PVE::Tunnel::Native::plan({%PLAN}) },
-    'plan, dying' => sub { dies(sub { PVE::Tunnel::Native::plan({ %PLAN, caps => [] }) }) },
-    'plan of code' => sub { dies(sub { PVE::Tunnel::Native::plan({ caps => \*STDIN }) }) },
+    'plan, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::plan({ %PLAN, caps => [] }) });
+    },
+    'plan of code' => sub {
+        dies(sub { PVE::Tunnel::Native::plan({ caps => \*STDIN }) });
+    },
     'endpoint_check' => sub { PVE::Tunnel::Native::endpoint_check({ migrate => {%MIGRATE} }) },
-    'endpoint_check, dying' => sub { dies(sub { PVE::Tunnel::Native::endpoint_check({}) }) },
+    'endpoint_check, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::endpoint_check({}) });
+    },
     'network_address' => sub { PVE::Tunnel::Native::network_address('127.0.0.0/8', 'n') },
-    'network_address, dying' => sub { dies(sub { PVE::Tunnel::Native::network_address('x/y', 'n') }) },
+    'network_address, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::network_address('x/y', 'n') });
+    },
     'port_bind' => sub {
         my ($fd) = PVE::Tunnel::Native::port_bind('127.0.0.1');
         open(my $fh, '+<&=', $fd) or die "cannot open descriptor $fd: $!\n";
     },
-    'port_bind, dying' => sub { dies(sub { PVE::Tunnel::Native::port_bind('0.0.0.0') }) },
+    'port_bind, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::port_bind('0.0.0.0') });
+    },
     'connector_run, dying' => sub {
         dies(sub { PVE::Tunnel::Native::connector_run(0, 1, undef, { speed => 9 }) });
     },

@@ -15,7 +15,7 @@ use PVE::Tunnel::Native;
 my $LIMIT = 30; # seconds that anything here may take on a busy machine
 
 # A connector in a child: its two pipes and its log, to write to and read from.
-sub connector($options = undef, %how) {
+sub connector ($options = undef, %how) {
     my %pipe;
     for my $name (qw(input output log)) {
         pipe(my $reader, my $writer) or die "cannot make a pipe: $!\n";
@@ -48,17 +48,18 @@ sub connector($options = undef, %how) {
 }
 
 # The next line, or undef at the end; dies if neither comes.
-sub line($handle) {
+sub line ($handle) {
     my $line = '';
     while ($line !~ m/\n\z/) {
-        die "nothing came within $LIMIT s, after '$line'\n" if !IO::Select->new($handle)->can_read($LIMIT);
+        die "nothing came within $LIMIT s, after '$line'\n"
+            if !IO::Select->new($handle)->can_read($LIMIT);
         my $count = sysread($handle, $line, 1, length($line)) // die "cannot read: $!\n";
         return length($line) ? $line : undef if $count == 0;
     }
     return $line;
 }
 
-sub rest($handle) {
+sub rest ($handle) {
     my $text = '';
     while (defined(my $line = line($handle))) {
         $text .= $line;
@@ -66,7 +67,7 @@ sub rest($handle) {
     return $text;
 }
 
-sub ended($connector) {
+sub ended ($connector) {
     waitpid($connector->{pid}, 0);
     return $?;
 }
