@@ -131,16 +131,12 @@ subtest 'bad input' => sub {
     refused('plan', 'a misspelt key', 'require_encrypton', sub { plan_of(require_encrypton => 1) });
     refused('plan', 'an unknown type', 'type|variant', sub { plan_of(migration_type => 'fast') });
     refused('plan', 'an unknown plane', 'variant', sub { plan_of(planes => ['carrier-pigeon']) });
-    refused(
-        'plan', 'code', 'JSON',
-        sub {
-            plan_of(caps => sub { });
-        }
-    );
-    refused(
-        'plan', 'a structure without end', 'JSON',
-        sub { my $c = []; push @$c, $c; plan_of(caps => $c); }
-    );
+    my $circle = [];
+    push @$circle, $circle;
+    for my $value (sub { }, $circle, \*STDIN) {
+        ok(!eval { plan_of(caps => $value); 1 }, 'what JSON cannot say is refused');
+        like($@, qr/(?:JSON|nesting|encode).*\n\z/, 'by JSON');
+    }
     refused('plan', 'no hash', 'hash reference', sub { PVE::Tunnel::Native::plan([]) });
     refused('plan', 'undef', 'hash reference', sub { PVE::Tunnel::Native::plan(undef) });
     refused('plan', 'an endless name', '', sub { plan_of(migration_network => 'x' x 2_000_000) });

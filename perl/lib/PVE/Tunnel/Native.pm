@@ -39,13 +39,8 @@ sub _json() {
 sub _encode ($function, $input) {
     die "$function: input is not a hash reference\n" if ref($input) ne 'HASH';
 
-    my ($text, $error);
-    {
-        local $@; # the caller may still be looking at its own
-        $text = eval { _json()->encode($input) };
-        $error = $@;
-    }
-    die "$function: input cannot be written as JSON: $error" if !defined($text);
+    # No eval to reword its error: it would also catch a handler of the caller's that dies in here.
+    my $text = _json()->encode($input);
 
     # JSON encoders lose taint.
     _taint_all($text) if ${^TAINT} && _any_tainted($input);
