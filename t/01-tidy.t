@@ -1,0 +1,77 @@
+#!/usr/bin/perl
+
+# All Perl of the tree is laid out by .perltidyrc and passes .perlcriticrc.
+
+use v5.36;
+
+use File::Find;
+use FindBin;
+use Test::More;
+
+my $ROOT = "$FindBin::Bin/..";
+
+# Built things, and what is not ours.
+my %SKIP = map { $_ => 1 } qw(.git target blib node_modules);
+
+my @files;
+find(
+    {
+        no_chdir => 1,
+        preprocess => sub {
+            return grep { !$SKIP{$_} } @_;
+        },
+        wanted => sub { push @files, $_ if -f && is_perl($_) },
+    },
+    $ROOT,
+);
+@files = sort map { substr($_, length($ROOT) + 1) } @files;
+cmp_ok(scalar(@files), '>', 10, scalar(@files) . ' files of Perl');
+
+sub is_perl ($file) {
+    return 1 if $file =~ m/\.(?:pl|pm|t|PL)\z/;
+    return 0 if $file =~ m/\.[^\/]+\z/ || -B $file;
+    open(my $fh, '<', $file) or return 0;
+    my $first = readline($fh) // '';
+    close($fh);
+    return $first =~ m/\A#!.*\bperl\b/ ? 1 : 0;
+}
+
+sub content ($file) {
+    open(my $fh, '<', "$ROOT/$file") or die "cannot read $file: $!\n";
+    local $/ = undef;
+    my $text = readline($fh);
+    close($fh);
+    return $text;
+}
+
+subtest 'perltidy' => sub {
+    plan(skip_all => 'Perl::Tidy is not installed') if !eval { require Perl::Tidy; 1 };
+
+    # In place is for people at a terminal; here it would write backups.
+    my $profile = content('.perltidyrc') =~ s/^-b(?:ext=.*)?$//gmr;
+    for my $file (@files) {
+        my $source = content($file);
+        my ($tidy, $errors) = ('', '');
+        my $failed = Perl::Tidy::perltidy(
+            source => \$source,
+            destination => \$tidy,
+            perltidyrc => \$profile,
+            stderr => \$errors,
+            errorfile => \$errors,
+            argv => '',
+        );
+        ok(!$failed && $tidy eq $source, $file) or diag($errors || "run: perltidy $file");
+    }
+};
+
+subtest 'perlcritic' => sub {
+    plan(skip_all => 'Perl::Critic is not installed') if !eval { require Perl::Critic; 1 };
+
+    my $critic = Perl::Critic->new(-profile => "$ROOT/.perlcriticrc");
+    for my $file (@files) {
+        my @violations = $critic->critique("$ROOT/$file");
+        is(scalar(@violations), 0, $file) or diag(@violations);
+    }
+};
+
+done_testing();
