@@ -1,0 +1,242 @@
+package TestNode::Guest;
+
+=head1 NAME
+
+TestNode::Guest - one QEMU process with a disk
+
+=head1 SYNOPSIS
+
+    my $guest = TestNode::Guest->start(
+        vmid => 100, dir => $dir, memory => 256, incoming => 1,
+        disks => { scsi0 => "$dir/disk.raw" },
+    );
+    $guest->qmp->command('cont');
+    $guest->stop;
+
+=head1 DESCRIPTION
+
+The same machine on both sides of a migration: an i440FX with the RAM and disks it is told, no display, no network.
+It is hardware-virtualised where the kernel can, and emulated elsewhere.
+
+The process ends with C<stop>, with the object, or with the process that started it, whichever comes first.
+
+=cut
+
+use v5.36;
+
+use Errno qw(EINTR);
+use Fcntl qw(F_SETFD);
+use IO::Socket::UNIX;
+use POSIX ();
+use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM SOMAXCONN);
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+use TestNode::QMP;
+
+use constant {
+    QEMU => 'qemu-system-x86_64',
+    # Where RAM goes on above the hole for devices: told to QEMU, so that both ends and `ram_ranges` agree.
+    LOW_RAM_MAX => 2 << 30,
+    HIGH_RAM => 4 << 30,
+    # How long QEMU may take to leave when asked, in seconds.
+    STOP_LIMIT => 10,
+};
+
+=head1 METHODS
+
+=head2 start
+
+Class method. Takes
+
+=over
+
+=item vmid
+
+a number; also names the files in C<dir>
+
+=item dir
+
+an absolute path: the monitor for others is F<DIR/VMID.qmp>, what QEMU says goes to F<DIR/VMID.qemu.log>
+
+=item memory
+
+MiB
+
+=item disks
+
+hash: drive name (C<scsi0>, ...) to the path of a raw file; its block node is C<drive-NAME>, the first in order is booted
+
+=item incoming
+
+true: waits for C<migrate-incoming>, and stays stopped after it
+
+=item load
+
+array of C<[$file, $address]>: what RAM contains at the start
+
+=back
+
+Returns when QEMU's monitor answers. Dies with QEMU's own words if it does not come up.
+
+=cut
+
+sub start ($class, %option) {
+    my ($vmid, $dir) = @option{qw(vmid dir)};
+    my $self = bless { %option, owner => $$, inspect => "$dir/$vmid.qmp" }, $class;
+
+    unlink $self->{inspect};
+    # Made here and handed to QEMU: who connects to it never comes too early.
+    my $inspect = IO::Socket::UNIX->new(Local => $self->{inspect}, Listen => SOMAXCONN)
+        or die "cannot listen on '$self->{inspect}': $!\n";
+    chmod(0600, $self->{inspect}) or die "cannot protect '$self->{inspect}': $!\n";
+    my ($control, $qemu_end) = IO::Socket::UNIX->socketpair(AF_UNIX, SOCK_STREAM, PF_UNSPEC)
+        or die "socketpair: $!\n";
+
+    my $log = "$dir/$vmid.qemu.log";
+    my @command = $self->command_line(fileno($qemu_end), fileno($inspect));
+    my $pid = fork() // die "fork: $!\n";
+    if (!$pid) {
+        exec_qemu($log, [$qemu_end, $inspect], \@command);
+        POSIX::_exit(127);
+    }
+    $self->{pid} = $pid;
+    close($qemu_end);
+    close($inspect);
+    if (!eval { $self->{qmp} = TestNode::QMP->attach($control); 1 }) {
+        my $error = $@;
+        $self->kill_now;
+        my $said = last_line($log);
+        die "cannot start QEMU: " . ($said ne '' ? "$said\n" : $error);
+    }
+    return $self;
+}
+
+=head2 qmp
+
+The L<TestNode::QMP> of the process that started the guest. Others connect to C<inspect>.
+
+=head2 inspect
+
+The path of the monitor socket for others, one at a time.
+
+=head2 pid
+
+The process ID, undef once it has ended.
+
+=cut
+
+sub qmp ($self) { return $self->{qmp} }
+sub inspect ($self) { return $self->{inspect} }
+sub pid ($self) { return $self->{pid} }
+
+=head2 ram_ranges
+
+Class method: C<< TestNode::Guest->ram_ranges($memory) >>. Where the RAM of a guest of that many MiB lies in its physical
+address space: a list of C<[$address, $bytes]>.
+
+=cut
+
+sub ram_ranges ($class, $memory) {
+    my $bytes = $memory << 20;
+    return [0, $bytes] if $bytes <= LOW_RAM_MAX;
+    return ([0, LOW_RAM_MAX], [HIGH_RAM, $bytes - LOW_RAM_MAX]);
+}
+
+=head2 stop
+
+Asks QEMU to quit, and sees to it that this process has ended. Safe to call again.
+
+=cut
+
+sub stop ($self) {
+    return if !$self->{pid} || $self->{owner} != $$;
+    eval { $self->{qmp}->command('quit', undef, STOP_LIMIT) };
+    kill(TERM => $self->{pid}) if !$self->wait_end(STOP_LIMIT);
+    $self->kill_now if $self->{pid} && !$self->wait_end(STOP_LIMIT);
+    unlink $self->{inspect};
+    return;
+}
+
+# The monitor's connection ends with the process: that is the event to wait for.
+sub wait_end ($self, $limit) {
+    return 1 if !$self->{pid};
+    my $still_there = eval {
+        my $deadline = clock_gettime(CLOCK_MONOTONIC) + $limit;
+        1 while defined $self->{qmp}->read_message($deadline - clock_gettime(CLOCK_MONOTONIC));
+        1;
+    };
+    return 0 if $still_there;
+    waitpid($self->{pid}, 0);
+    delete $self->{pid};
+    return 1;
+}
+
+sub kill_now ($self) {
+    kill(KILL => $self->{pid});
+    1 while waitpid($self->{pid}, 0) < 0 && $!{EINTR};
+    delete $self->{pid};
+    return;
+}
+
+sub DESTROY ($self) {
+    return if ${^GLOBAL_PHASE} eq 'DESTRUCT' && !$self->{qmp};
+    local ($@, $?, $!);
+    $self->stop;
+    return;
+}
+
+sub command_line ($self, $control_fd, $inspect_fd) {
+    my @command = (
+        # Without hardware virtualisation QEMU takes the second; both migrate alike.
+        QEMU, '-machine', 'pc,accel=kvm:tcg,max-ram-below-4g=' . LOW_RAM_MAX,
+        # The BIOS would set up KVM's clock, and a target's kernel rewrites that page in guest RAM before the guest runs
+        # there: a difference that no migration made.
+        '-cpu', 'qemu64,kvm=off',
+        '-name', "guest-$self->{vmid}",
+        '-m', $self->{memory},
+        qw(-nodefaults -no-user-config -display none -vga none -boot strict=on),
+        '-chardev', "socket,id=control,fd=$control_fd", '-mon', 'chardev=control,mode=control',
+        '-chardev', "socket,id=inspect,fd=$inspect_fd,server=on,wait=off",
+        '-mon', 'chardev=inspect,mode=control',
+        '-device', 'virtio-scsi-pci,id=scsihw0',
+    );
+    my $bootindex = 100;
+    for my $drive (sort keys %{ $self->{disks} }) {
+        my ($unit) = $drive =~ /\Ascsi(\d+)\z/ or die "no such drive: '$drive'\n";
+        my $file = $self->{disks}{$drive} =~ s/,/,,/gr;
+        push @command, '-blockdev', "driver=raw,node-name=drive-$drive,file.driver=file,file.filename=$file",
+            '-device', "scsi-hd,bus=scsihw0.0,scsi-id=$unit,drive=drive-$drive,id=$drive,bootindex=$bootindex";
+        $bootindex++;
+    }
+    for my $load (@{ $self->{load} // [] }) {
+        my ($file, $address) = @$load;
+        push @command, '-device',
+            'loader,file=' . ($file =~ s/,/,,/gr) . sprintf(',addr=0x%x,force-raw=on', $address);
+    }
+    push @command, qw(-S -incoming defer) if $self->{incoming};
+    return @command;
+}
+
+sub exec_qemu ($log, $inherit, $command) {
+    fcntl($_, F_SETFD, 0) for @$inherit;
+    open(STDIN, '<', '/dev/null') or return;
+    open(STDOUT, '>', $log) or return;
+    open(STDERR, '>&', \*STDOUT) or return;
+    # QEMU goes with the process that started it, however that ended.
+    no warnings 'exec';
+    exec('setpriv', '--pdeathsig', 'KILL', @$command);
+    print STDERR "cannot run setpriv: $!\n";
+    return;
+}
+
+sub last_line ($file) {
+    open(my $in, '<', $file) or return '';
+    my $last = '';
+    while (my $line = <$in>) {
+        $last = $line if $line =~ /\S/;
+    }
+    chomp $last;
+    return $last;
+}
+
+1;

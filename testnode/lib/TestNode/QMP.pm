@@ -1,0 +1,165 @@
+package TestNode::QMP;
+
+=head1 NAME
+
+TestNode::QMP - a client of QEMU's machine protocol, with a time limit on everything
+
+=head1 SYNOPSIS
+
+    my $qmp = TestNode::QMP->connect("$dir/100.qmp");
+    my $status = $qmp->command('query-status')->{status};
+    $qmp->wait_event(MIGRATION => sub ($data) { $data->{status} eq 'completed' }, 30);
+
+=head1 DESCRIPTION
+
+One command at a time, as QEMU answers them. Events that arrive meanwhile are kept, so that waiting for
+one that has already come ends at once.
+
+=cut
+
+use v5.36;
+
+use Errno qw(EAGAIN EINTR);
+use IO::Select;
+use IO::Socket::UNIX;
+use JSON;
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+# A stopped guest answers in milliseconds; a loaded machine under TCG has been seen to need seconds.
+use constant COMMAND_LIMIT => 60;
+# Replies of QEMU are a few KiB; what is longer than this is not QEMU.
+use constant MAX_LINE => 4 << 20;
+# Nobody waits for more than the last few events; older ones go.
+use constant MAX_EVENTS => 1000;
+
+=head1 METHODS
+
+=head2 connect
+
+Class method: C<< TestNode::QMP->connect($path, $limit) >>. Connects to the UNIX socket C<$path> and reads the
+greeting within C<$limit> seconds (default 60). The socket must be listening already: L<TestNode::Guest> makes it
+before QEMU is started. Dies with a message.
+
+=cut
+
+sub connect ($class, $path, $limit = COMMAND_LIMIT) {
+    my $socket = IO::Socket::UNIX->new(Peer => $path)
+        or die "cannot connect to QEMU's monitor at '$path': $!\n";
+    return $class->attach($socket, $limit);
+}
+
+=head2 attach
+
+Class method: C<< TestNode::QMP->attach($socket, $limit) >>. The same on a socket that is connected already.
+
+=cut
+
+sub attach ($class, $socket, $limit = COMMAND_LIMIT) {
+    my $self = bless { socket => $socket, buffer => '', events => [] }, $class;
+    $socket->blocking(0);
+    my $greeting = $self->read_message($limit) // die "QEMU's monitor did not greet within $limit s\n";
+    die "this is not a QEMU monitor\n" if !$greeting->{QMP};
+    $self->{version} = $greeting->{QMP}{version}{qemu};
+    $self->command('qmp_capabilities');
+    return $self;
+}
+
+=head2 command
+
+C<< $qmp->command($name, \%arguments, $limit) >>: what QEMU returns for it. Dies with C<"NAME: reason"> if QEMU
+refuses, ends, or does not answer within C<$limit> seconds (default 60).
+
+=cut
+
+sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT) {
+    my $line = encode_json({ execute => $name, defined($arguments) ? (arguments => $arguments) : () });
+    $self->write_all("$line\n", $limit);
+    my $deadline = now() + $limit;
+    while (1) {
+        my $message = $self->read_message($deadline - now())
+            // die "$name: QEMU did not answer within $limit s\n";
+        return $message->{return} if exists $message->{return};
+        die "$name: $message->{error}{desc}\n" if $message->{error};
+        $self->keep_event($message);
+    }
+}
+
+=head2 wait_event
+
+C<< $qmp->wait_event($name, $wanted, $limit) >>: the data of the first event of that name for which
+C<< $wanted->($data) >> is true, from those kept or those to come; it is then forgotten. Undef after C<$limit> seconds.
+C<$wanted> may die to give up.
+
+=cut
+
+sub wait_event ($self, $name, $wanted, $limit) {
+    my $deadline = now() + $limit;
+    my $seen = 0;
+    while (1) {
+        my $events = $self->{events};
+        for (; $seen < @$events; $seen++) {
+            my $event = $events->[$seen];
+            next if $event->{event} ne $name || !$wanted->($event->{data});
+            splice(@$events, $seen, 1);
+            return $event->{data};
+        }
+        my $message = $self->read_message($deadline - now()) // return;
+        $seen -= $self->keep_event($message);
+    }
+}
+
+=head2 forget_events
+
+Forgets the events kept so far.
+
+=cut
+
+sub forget_events ($self) {
+    $self->{events} = [];
+    return;
+}
+
+sub keep_event ($self, $message) {
+    return 0 if !$message->{event};
+    push @{ $self->{events} }, $message;
+    return 0 if @{ $self->{events} } <= MAX_EVENTS;
+    shift @{ $self->{events} };
+    return 1;
+}
+
+sub now () { return clock_gettime(CLOCK_MONOTONIC) }
+
+# Returns the next JSON object, undef when the time is over.
+sub read_message ($self, $limit) {
+    my $deadline = now() + $limit;
+    my $end;
+    while (($end = index($self->{buffer}, "\n")) < 0) {
+        die "QEMU's monitor sent an over-long line\n" if length($self->{buffer}) > MAX_LINE;
+        my $left = $deadline - now();
+        return if $left < 0 || !IO::Select->new($self->{socket})->can_read($left) && now() >= $deadline;
+        my $got = sysread($self->{socket}, $self->{buffer}, 65536, length $self->{buffer});
+        next if !defined($got) && ($!{EAGAIN} || $!{EINTR});
+        die "QEMU's monitor failed: $!\n" if !defined $got;
+        die "QEMU has ended\n" if !$got;
+    }
+    return decode_json(substr($self->{buffer}, 0, $end + 1, ''));
+}
+
+sub write_all ($self, $bytes, $limit) {
+    local $SIG{PIPE} = 'IGNORE';
+    my $deadline = now() + $limit;
+    while (length $bytes) {
+        my $wrote = syswrite($self->{socket}, $bytes);
+        if (defined $wrote) {
+            substr($bytes, 0, $wrote, '');
+            next;
+        }
+        die "QEMU has ended\n" if !$!{EAGAIN} && !$!{EINTR};
+        my $left = $deadline - now();
+        die "QEMU's monitor takes no commands\n" if $left < 0;
+        IO::Select->new($self->{socket})->can_write($left);
+    }
+    return;
+}
+
+1;
