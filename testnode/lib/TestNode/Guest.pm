@@ -172,6 +172,8 @@ sub wait_end ($self, $limit) {
 }
 
 sub kill_now ($self) {
+    # Without a process of ours there is nothing to end: no number must ever reach kill by accident.
+    return if !$self->{pid} || $self->{owner} != $$;
     kill(KILL => $self->{pid});
     1 while waitpid($self->{pid}, 0) < 0 && $!{EINTR};
     delete $self->{pid};
@@ -223,9 +225,7 @@ sub exec_qemu ($log, $inherit, $command) {
     open(STDOUT, '>', $log) or return;
     open(STDERR, '>&', \*STDOUT) or return;
     # QEMU goes with the process that started it, however that ended.
-    no warnings 'exec';
-    exec('setpriv', '--pdeathsig', 'KILL', @$command);
-    print STDERR "cannot run setpriv: $!\n";
+    exec('setpriv', '--pdeathsig', 'KILL', @$command) or print STDERR "cannot run setpriv: $!\n";
     return;
 }
 

@@ -6,7 +6,7 @@ TestNode::QMP - a client of QEMU's machine protocol, with a time limit on everyt
 
 =head1 SYNOPSIS
 
-    my $qmp = TestNode::QMP->connect("$dir/100.qmp");
+    my $qmp = TestNode::QMP->new("$dir/100.qmp");
     my $status = $qmp->command('query-status')->{status};
     $qmp->wait_event(MIGRATION => sub ($data) { $data->{status} eq 'completed' }, 30);
 
@@ -34,15 +34,15 @@ use constant MAX_EVENTS => 1000;
 
 =head1 METHODS
 
-=head2 connect
+=head2 new
 
-Class method: C<< TestNode::QMP->connect($path, $limit) >>. Connects to the UNIX socket C<$path> and reads the
+Class method: C<< TestNode::QMP->new($path, $limit) >>. Connects to the UNIX socket C<$path> and reads the
 greeting within C<$limit> seconds (default 60). The socket must be listening already: L<TestNode::Guest> makes it
 before QEMU is started. Dies with a message.
 
 =cut
 
-sub connect ($class, $path, $limit = COMMAND_LIMIT) {
+sub new ($class, $path, $limit = COMMAND_LIMIT) {
     my $socket = IO::Socket::UNIX->new(Peer => $path)
         or die "cannot connect to QEMU's monitor at '$path': $!\n";
     return $class->attach($socket, $limit);

@@ -41,7 +41,7 @@ C<check(\%properties, $value)>: dies with one line that names the first paramete
 
 sub check ($properties, $value) {
     my $error = object_error({ properties => $properties }, $value, '');
-    die "parameter verification failed: $error\n" if defined $error;
+    die "bad parameters: $error\n" if defined $error;
     return;
 }
 
@@ -51,7 +51,7 @@ sub string_error ($type, $value, $at) {
         return "$at: value '$value' is not one of '" . join(q{', '}, @$enum) . q{'} if !grep { $_ eq $value } @$enum;
     }
     if (my $pattern = $type->{pattern}) {
-        return "$at: value does not look like a valid $type->{name}" if $value !~ /\A(?:$pattern)\z/;
+        return "$at: not a valid $type->{name}" if $value !~ /\A(?:$pattern)\z/;
     }
     return;
 }
@@ -83,13 +83,13 @@ sub object_error ($type, $value, $at) {
     my $prefix = $at eq '' ? '' : "$at.";
     for my $name (sort keys %$value) {
         my $property = $properties->{$name}
-            // return "$prefix$name: property is not defined in schema and the schema does not allow others";
+            // return "$prefix$name: this command has no such parameter";
         next if !defined($value->{$name}) && $property->{optional};
         my $error = value_error($property, $value->{$name}, "$prefix$name");
         return $error if defined $error;
     }
     for my $name (sort keys %$properties) {
-        return "$prefix$name: property is missing and it is not optional"
+        return "$prefix$name: this parameter is missing"
             if !$properties->{$name}{optional} && !defined $value->{$name};
     }
     return;

@@ -1,0 +1,345 @@
+package TestNode::Commands;
+
+=head1 NAME
+
+TestNode::Commands - what the test node's worker can be told to do
+
+=head1 SYNOPSIS
+
+    my $commands = TestNode::Commands->new($request);
+    my $result = $commands->handle('ticket', { path => '/...' });
+
+=head1 DESCRIPTION
+
+A closed table: a name, the parameters it takes, and what it does. A name or a parameter that is not in it is refused. An I<old>
+node has no C<caps> and takes only what Proxmox VE 9 takes for C<start>; containers have fewer commands.
+
+=cut
+
+use v5.36;
+
+use Digest::SHA qw(hmac_sha256_hex);
+use Errno ();
+use Fcntl qw(O_CREAT O_EXCL O_WRONLY);
+use POSIX ();
+
+use TestNode::Import;
+use TestNode::Incoming;
+use TestNode::Schema qw(check);
+
+use constant {
+    API => 2,
+    AGE => 0,
+    # 1 TiB in MiB: far more than a test machine has, and no number that overflows anything.
+    MAX_MEMORY => 1 << 20,
+    # Bytes. What is larger no file system holds.
+    MAX_DISK => 1 << 62,
+    MAX_DISKS => 30,
+};
+
+my $STORAGE = { type => 'string', pattern => qr/[a-zA-Z][a-zA-Z0-9_.-]{0,99}/, name => 'storage' };
+my $FORMAT = { type => 'string', enum => [qw(raw qcow2 vmdk subvol)] };
+my $NODE = { type => 'string', pattern => qr/[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}/, name => 'node name', optional => 1 };
+
+sub start_schema ($old) {
+    return {
+        start_params => {
+            type => 'object',
+            properties => {
+                statefile => { type => 'string', enum => $old ? ['unix'] : [qw(unix tcp)] },
+                forcemachine => { type => 'string', optional => 1 },
+                forcecpu => { type => 'string', optional => 1 },
+                skiplock => { type => 'boolean', optional => 1 },
+                'nets-host-mtu' => { type => 'string', optional => 1 },
+            },
+        },
+        migrate_opts => {
+            type => 'object',
+            properties => {
+                migratedfrom => $NODE,
+                remote_node => $NODE,
+                type => { type => 'string', enum => $old ? ['websocket'] : [qw(websocket insecure)] },
+                network => { type => 'string', pattern => qr/[\x21-\x7e]{1,128}/, name => 'network', optional => 1 },
+                spice_ticket => { type => 'string', pattern => qr/[a-fA-F0-9]+/, name => 'ticket', optional => 1 },
+                nbd_proto_version => { type => 'integer', minimum => 1, optional => 1 },
+                nbd => { type => 'object', optional => 1 },
+                storagemap => { type => 'object', optional => 1 },
+            },
+        },
+    };
+}
+
+my %TABLE = (
+    version => { schema => {}, code => \&version },
+    config => {
+        schema => { conf => { type => 'string' }, 'firewall-config' => { type => 'string', optional => 1 } },
+        code => \&config,
+    },
+    bwlimit => {
+        schema => {
+            storages => { type => 'array', items => { type => 'string' } },
+            bwlimit => { type => 'integer', minimum => 0, optional => 1 },
+            operation => { type => 'string', optional => 1 },
+        },
+        code => sub ($self, $p) { return { bwlimit => $p->{bwlimit} } },
+    },
+    disk => {
+        schema => {
+            format => $FORMAT,
+            storage => $STORAGE,
+            drive => { type => 'object' },
+        },
+        code => \&disk,
+        kind => 'qemu',
+    },
+    'disk-import' => {
+        schema => {
+            volname => { type => 'string', pattern => qr{[a-zA-Z0-9_/.-]{1,200}}, name => 'volume name' },
+            format => $FORMAT,
+            export_formats => { type => 'string' },
+            storage => $STORAGE,
+            snapshot => { type => 'string', pattern => qr/[a-zA-Z0-9_-]{1,40}/, name => 'snapshot name', optional => 1 },
+            migration_snapshot => { type => 'boolean', optional => 1 },
+            with_snapshots => { type => 'boolean', optional => 1 },
+            allow_rename => { type => 'boolean', optional => 1 },
+        },
+        code => \&disk_import,
+    },
+    'query-disk-import' => { schema => {}, code => \&query_disk_import },
+    start => { schema => start_schema(0), old_schema => start_schema(1), code => \&start, kind => 'qemu' },
+    # The demo's guest has no agent that could trim; a node answers the same for such a guest.
+    fstrim => { schema => {}, code => sub ($self, $p) { return {} }, kind => 'qemu' },
+    stop => { schema => {}, code => \&stop, kind => 'qemu' },
+    nbdstop => { schema => {}, code => \&nbdstop, kind => 'qemu' },
+    resume => { schema => {}, code => \&resume, kind => 'qemu' },
+    unlock => { schema => {}, code => sub ($self, $p) { $self->{locked} = 0; return {} } },
+    ticket => { schema => { path => { type => 'string' } }, code => \&ticket },
+    quit => { schema => { cleanup => { type => 'boolean', optional => 1 } }, code => \&quit },
+);
+
+=head1 METHODS
+
+=head2 new
+
+Class method: takes the node's request as L<TestNode::Worker> describes it.
+
+=head2 handle
+
+C<< $commands->handle($name, \%parameters) >>: the result, a hash. Dies with one line.
+
+=head2 monitor
+
+The monitor of the running guest, or undef.
+
+=head2 abort
+
+Ends guest and import at once, and removes the sockets.
+
+=cut
+
+sub new ($class, $request) {
+    my %self = map { $_ => $request->{$_} } qw(socket kind node old params ticket_key);
+    ($self{vmid}) = $request->{vmid} =~ /\A([1-9]\d{0,8})\z/ or die "bad vmid in the node's request\n";
+    ($self{dir}) = $request->{dir} =~ m{\A(/[\w./-]+)\z} or die "bad dir in the node's request\n";
+    die "bad ticket_key in the node's request\n" if $self{ticket_key} !~ /\A[0-9a-fA-F]{64}\z/;
+    # A token acts for its user: tickets are the user's.
+    $self{user} = $request->{user} =~ s/!.*//sr;
+    return bless { %self, sockets => {}, disks => {}, volumes => {}, locked => 1, exit => 0 }, $class;
+}
+
+sub handle ($self, $name, $parameters) {
+    die "the tunnel is ending, '$name' comes too late\n" if $self->{exit};
+    my $entry = $TABLE{$name};
+    die "unknown command '$name'\n" if !$entry || ($entry->{kind} // $self->{kind}) ne $self->{kind};
+    my $schema = $self->{old} && $entry->{old_schema} || $entry->{schema};
+    my $result = eval {
+        check($schema, $parameters);
+        $entry->{code}->($self, $parameters);
+    };
+    die "command '$name' failed: $@" if !$result;
+    return $result;
+}
+
+sub monitor ($self) { return $self->{incoming} && $self->{incoming}->monitor }
+
+sub abort ($self) {
+    $self->{incoming}->abort if $self->{incoming};
+    $self->{import}->abort if $self->{import};
+    unlink keys %{ $self->{sockets} };
+    return;
+}
+
+sub version ($self, $) {
+    return { api => API, age => AGE, $self->{old} ? () : (caps => ['insecure-remote']) };
+}
+
+sub config ($self, $p) {
+    my ($memory) = $p->{conf} =~ /^memory:\s*(\d{1,9})\s*$/m or die "the configuration has no 'memory'\n";
+    die "memory of $memory MiB is out of range\n" if !$memory || $memory > MAX_MEMORY;
+    my $file = "$self->{dir}/$self->{vmid}.conf";
+    my $umask = umask(0077);
+    my $opened = open(my $out, '>', $file);
+    umask($umask);
+    die "cannot write '$file': $!\n" if !$opened;
+    print {$out} $p->{conf};
+    close($out) or die "cannot write '$file': $!\n";
+    $self->{memory} = $memory;
+    return {};
+}
+
+sub disk ($self, $p) {
+    check(
+        {
+            interface => { type => 'string', enum => ['scsi'] },
+            index => { type => 'integer', minimum => 0, maximum => MAX_DISKS },
+            size => { type => 'integer', minimum => 512, maximum => MAX_DISK },
+        },
+        $p->{drive},
+    );
+    die "format '$p->{format}' is not supported here\n" if $p->{format} ne 'raw';
+    my $drive = "$p->{drive}{interface}$p->{drive}{index}";
+    die "there is a disk '$drive' already\n" if $self->{disks}{$drive};
+
+    my ($volid, $file) = $self->allocate($p->{storage}, undef);
+    if (!eval { reserve($file, $p->{drive}{size}); 1 }) {
+        my $error = $@;
+        unlink $file;
+        delete $self->{volumes}{$volid};
+        die "cannot allocate $p->{drive}{size} bytes for '$volid': $error";
+    }
+    my $drivestr = "$volid,size=$p->{drive}{size}";
+    $self->{disks}{$drive} = { volid => $volid, file => $file, drivestr => $drivestr };
+    return { volid => $volid, drivestr => $drivestr };
+}
+
+# A new, empty file for a volume: the wanted name, or the first free number.
+sub allocate ($self, $storage, $wanted) {
+    my $vmid = $self->{vmid};
+    my @names = defined($wanted) ? ($wanted) : map { "vm-$vmid-disk-$_.raw" } 0 .. MAX_DISKS;
+    for my $name (@names) {
+        my $file = "$self->{dir}/$name";
+        if (sysopen(my $out, $file, O_WRONLY | O_CREAT | O_EXCL, 0600)) {
+            my $volid = "$storage:$vmid/$name";
+            $self->{volumes}{$volid} = $file;
+            return ($volid, $file);
+        }
+        die "cannot create '$file': $!\n" if !$!{EEXIST};
+    }
+    die "volume '$names[0]' exists already\n";
+}
+
+# Really takes the space, so that a full disk is told now and not in the middle of the mirror.
+sub reserve ($file, $size) {
+    my $pid = open(my $out, '-|') // die "fork: $!\n";
+    if (!$pid) {
+        open(STDERR, '>&', \*STDOUT);
+        exec('fallocate', '--length', $size, $file) or POSIX::_exit(127);
+    }
+    my $said = join('', <$out>);
+    return if close($out);
+    # Its --posix, which would write where this is not supported, hides a full disk.
+    return write_zeros($file, $size) if $said =~ /not supported/;
+    $said =~ s/\Afallocate: (?:fallocate failed: )?//;
+    chomp $said;
+    die(($said || "fallocate ended with $?") . "\n");
+}
+
+sub write_zeros ($file, $size) {
+    open(my $out, '+<:raw', $file) or die "cannot open '$file': $!\n";
+    my $zeros = "\0" x (1 << 20);
+    for (my $left = $size; $left > 0;) {
+        $left -= syswrite($out, $zeros, $left < length($zeros) ? $left : length $zeros) // die "$!\n";
+    }
+    close($out) or die "$!\n";
+    return;
+}
+
+sub disk_import ($self, $p) {
+    die "an import is running already\n" if $self->{import};
+    die "the stream would have to be 'raw+size', and '$p->{export_formats}' has none\n"
+        if !grep { $_ eq 'raw+size' } split(/[\s,;]+/, $p->{export_formats});
+    die "format '$p->{format}' is not supported here\n" if $p->{format} ne 'raw';
+    die "snapshots cannot be imported here\n" if $p->{with_snapshots};
+
+    my ($name) = $p->{volname} =~ m{([^/]+)\z} or die "bad volume name '$p->{volname}'\n";
+    my ($volid, $file) = eval { $self->allocate($p->{storage}, $name) };
+    if (!defined $volid) {
+        die $@ if !$p->{allow_rename};
+        ($volid, $file) = $self->allocate($p->{storage}, undef);
+    }
+    my $socket = "$self->{dir}/$self->{vmid}.storage";
+    $self->{import} = TestNode::Import->start(socket => $socket, file => $file, volid => $volid);
+    $self->{sockets}{$socket} = 1;
+    return { socket => $socket, format => 'raw+size' };
+}
+
+sub query_disk_import ($self, $) {
+    my $import = $self->{import} // die "no import is running\n";
+    my $status = $import->status;
+    return $status if $status->{status} eq 'pending';
+    delete $self->{sockets}{ $import->{socket} };
+    delete $self->{import};
+    delete $self->{volumes}{ $import->{volid} } if $status->{status} eq 'error';
+    return $status;
+}
+
+sub start ($self, $p) {
+    die "the guest runs already\n" if $self->{incoming};
+    die "the guest has no configuration yet\n" if !$self->{memory};
+    my ($params, $opts) = @$p{qw(start_params migrate_opts)};
+    my $tcp = $params->{statefile} eq 'tcp';
+    die "statefile '$params->{statefile}' and type '$opts->{type}' do not go together\n"
+        if $tcp != ($opts->{type} eq 'insecure');
+    for my $drive (sort keys %{ $opts->{nbd} // {} }) {
+        die "disk '$drive' was not allocated by this tunnel\n" if !$self->{disks}{$drive};
+    }
+
+    my %option = (
+        (map { $_ => $self->{$_} } qw(vmid dir memory disks node)),
+        export => [sort keys %{ $opts->{nbd} // $self->{disks} }],
+        network => $opts->{network},
+    );
+    my $incoming = $tcp ? TestNode::Incoming->on_tcp(%option) : TestNode::Incoming->on_unix(%option);
+    $self->{incoming} = $incoming;
+    $self->{sockets}{$_} = 1 for $incoming->sockets;
+    return $incoming->answer;
+}
+
+sub stop ($self, $) {
+    my $incoming = delete $self->{incoming} // die "the guest does not run\n";
+    delete $self->{sockets}{$_} for $incoming->sockets;
+    $incoming->stop;
+    return {};
+}
+
+sub nbdstop ($self, $) {
+    my $incoming = $self->{incoming} // die "the guest does not run\n";
+    delete $self->{sockets}{$_} for $incoming->stop_nbd;
+    return {};
+}
+
+sub resume ($self, $) {
+    my $incoming = $self->{incoming} // die "the guest does not run\n";
+    $incoming->resume;
+    return {};
+}
+
+sub ticket ($self, $p) {
+    my $path = $p->{path};
+    die "socket '$path' is not known here\n" if !$self->{sockets}{$path};
+    my $time = sprintf('%08X', time);
+    my $mac = hmac_sha256_hex("$self->{user}\n$path\n$time", pack('H*', $self->{ticket_key}));
+    return { ticket => "PVETUNNEL:${time}::$mac" };
+}
+
+sub quit ($self, $p) {
+    if ($p->{cleanup}) {
+        $self->abort;
+        delete @$self{qw(incoming import)};
+        unlink values %{ $self->{volumes} }, "$self->{dir}/$self->{vmid}.conf";
+    }
+    $self->{exit} = 1;
+    return {};
+}
+
+1;

@@ -1,0 +1,205 @@
+package TestNode::Worker;
+
+=head1 NAME
+
+TestNode::Worker - the mtunnel worker of the test node
+
+=head1 SYNOPSIS
+
+    exit(TestNode::Worker->new(*STDIN, *STDOUT)->run);
+
+=head1 DESCRIPTION
+
+Stands in for the worker that C<POST .../mtunnel> forks on a Proxmox VE node. It is told who it is by one JSON line on its input,
+listens on its UNIX socket, says C<{"ready":1}>, and serves one client: a JSON line in, a JSON line out, with
+C<success>, and C<msg> where that is false. Which commands there are is L<TestNode::Commands>'s matter.
+
+The first line has C<socket>, C<vmid>, C<kind> (C<qemu> or C<lxc>), C<node>, C<dir>, C<user>, C<ticket_key> (64 hex digits), C<old>
+and C<params>. The input then stays open; its end is the order to leave.
+
+After C<quit> the worker waits for the client to disconnect. A guest that was started lives on, and the worker with it, until
+the input ends. A connection that ends without C<quit> is an error, and takes the guest along.
+
+What it prints is its log: one C<command: NAME> for each command received, and no ticket, key or configuration.
+
+=cut
+
+use v5.36;
+
+use Errno qw(EINTR);
+use IO::Handle;
+use IO::Select;
+use IO::Socket::UNIX;
+use JSON;
+use POSIX ();
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+use TestNode::Commands;
+
+use constant {
+    # A command is a few KiB, a configuration at most some tens: what is longer is an attack or a mistake.
+    MAX_LINE => 1 << 20,
+    # How long a node waits for the source to connect, in seconds; as Proxmox VE does.
+    CLIENT_LIMIT => 300,
+    # sun_path without its final zero.
+    MAX_SOCKET_PATH => 107,
+};
+
+my $JSON = JSON->new->utf8->canonical;
+
+=head1 METHODS
+
+=head2 new
+
+Class method: C<< TestNode::Worker->new($input, $output) >>.
+
+=head2 run
+
+Does all of the above. Returns the exit code: 0 after C<quit>, 1 otherwise.
+
+=cut
+
+sub new ($class, $input, $output) {
+    $output->autoflush(1);
+    return bless { input => $input, output => $output, buffer => '' }, $class;
+}
+
+sub run ($self) {
+    local $SIG{PIPE} = 'IGNORE';
+    my $done = eval {
+        $self->{commands} = TestNode::Commands->new(read_request($self->{input}));
+        # A signal may come in the middle of anything: then the guest gets no polite goodbye.
+        local @SIG{qw(TERM INT HUP)} = (sub { $self->{commands}->abort; POSIX::_exit(1) }) x 3;
+        $self->serve;
+        $self->keep_guest;
+        1;
+    };
+    my $error = $@;
+    $self->{commands}->abort if $self->{commands};
+    return 0 if $done;
+    $self->record("error: $error");
+    return 1;
+}
+
+sub record ($self, $text) {
+    chomp $text;
+    print { $self->{output} } "$text\n";
+    return;
+}
+
+sub serve ($self) {
+    my $path = $self->{commands}{socket};
+    die "the path of the socket is longer than " . MAX_SOCKET_PATH . " bytes: '$path'\n"
+        if length($path) > MAX_SOCKET_PATH;
+    my $umask = umask(0177);
+    my $listener = IO::Socket::UNIX->new(Local => $path, Listen => 1);
+    umask($umask);
+    die "cannot listen on '$path': $!\n" if !$listener;
+
+    $self->record('{"ready":1}');
+    my $accepted = eval { $self->wait_for($listener, CLIENT_LIMIT) && $listener->accept };
+    my $error = $@;
+    # One client: whoever comes later finds no socket.
+    close($listener);
+    unlink $path;
+    $self->{client} = $accepted || die($error || "no client within " . CLIENT_LIMIT . " s\n");
+
+    while (defined(my $line = $self->next_line)) {
+        $self->reply($self->answer($line));
+    }
+    die "the tunnel ended without 'quit'\n" if !$self->{commands}{exit};
+    $self->record('tunnel ended');
+    close($self->{client});
+    return;
+}
+
+# The node ends when it wants the guest gone; QEMU may also end on its own.
+sub keep_guest ($self) {
+    my $monitor = $self->{commands}->monitor // return;
+    $self->record('guest goes on');
+    eval {
+        while ($self->wait_for($monitor->{socket}, undef)) {
+            $monitor->read_message(1);
+            $monitor->forget_events;
+        }
+    };
+    $self->record("guest: $@");
+    return;
+}
+
+# True when the handle can be read, false when the time is over; dies when the node wants us to leave.
+sub wait_for ($self, $handle, $limit) {
+    my $deadline = defined($limit) ? clock_gettime(CLOCK_MONOTONIC) + $limit : undef;
+    my $select = IO::Select->new($handle, $self->{input});
+    while (1) {
+        my $left = defined($deadline) ? $deadline - clock_gettime(CLOCK_MONOTONIC) : undef;
+        return 0 if defined($left) && $left <= 0;
+        for my $ready ($select->can_read($left)) {
+            return 1 if $ready == $handle;
+            my $got = sysread($self->{input}, my $ignored, 4096);
+            die "the node ended\n" if defined($got) && !$got || !defined($got) && !$!{EINTR};
+        }
+    }
+}
+
+sub next_line ($self) {
+    my $end;
+    while (($end = index($self->{buffer}, "\n")) < 0) {
+        if (length($self->{buffer}) > MAX_LINE) {
+            $self->reply({ success => JSON::false, msg => 'command longer than ' . MAX_LINE . ' bytes' });
+            die "over-long command\n";
+        }
+        $self->wait_for($self->{client}, undef);
+        my $got = sysread($self->{client}, $self->{buffer}, 65536, length $self->{buffer});
+        next if !defined($got) && $!{EINTR};
+        return if !$got;
+    }
+    return substr($self->{buffer}, 0, $end + 1, '');
+}
+
+sub reply ($self, $reply) {
+    my $bytes = $JSON->encode($reply) . "\n";
+    while (length $bytes) {
+        my $wrote = syswrite($self->{client}, $bytes);
+        next if !defined($wrote) && $!{EINTR};
+        # Who does not wait for the answer is found out by the next read.
+        return if !defined $wrote;
+        substr($bytes, 0, $wrote, '');
+    }
+    return;
+}
+
+sub answer ($self, $line) {
+    my $command = eval { $JSON->decode($line) };
+    # The parser's own message quotes the line, which may be a guest's configuration.
+    return failure('the command is not a JSON object') if ref($command) ne 'HASH';
+    my $name = delete $command->{cmd};
+    return failure("the command has no 'cmd'") if !defined($name) || ref $name;
+    $self->record('command: ' . ($name =~ /\A[\w-]{1,40}\z/ ? $name : '(not a name)'));
+    my $result = eval { $self->{commands}->handle($name, $command) };
+    if (!$result) {
+        chomp(my $error = $@);
+        $self->record("failed: $error");
+        return failure($error);
+    }
+    return { %$result, success => JSON::true };
+}
+
+sub failure ($message) { return { success => JSON::false, msg => $message } }
+
+sub read_request ($input) {
+    my $line = '';
+    while ($line !~ /\n/) {
+        # Byte by byte, so that nothing after the line is taken from whoever reads next.
+        my $got = sysread($input, $line, 1, length $line);
+        next if !defined($got) && $!{EINTR};
+        die "the node gave no request\n" if !$got || length($line) > MAX_LINE;
+    }
+    my $request = eval { $JSON->decode($line) } // die "the node's request is not JSON\n";
+    for my $name (qw(socket vmid kind node dir user ticket_key)) {
+        die "the node's request lacks '$name'\n" if !defined $request->{$name};
+    }
+    return $request;
+}
+
+1;

@@ -1,0 +1,10 @@
+#!/usr/bin/perl
+# The target's end of the control plane, started by the test node: see TestNode::Worker.
+use v5.36;
+
+use FindBin;
+use lib "$FindBin::Bin/lib", "$FindBin::Bin/../perl/blib/lib", "$FindBin::Bin/../perl/blib/arch";
+
+use TestNode::Worker;
+
+exit(TestNode::Worker->new(*STDIN, *STDOUT)->run);
