@@ -215,7 +215,7 @@ SKIP: {
     refused($worker->command('disk', disk_parameters(64 << 20)), qr/No space left on device/, 'a full disk');
     ok($worker->command('disk', disk_parameters(1 << 20))->{success}, '... and a smaller one that fits: nothing was left behind');
     $worker->command('quit');
-    is($worker->end, 0, '... and the worker goes on');
+    is($worker->end(0), 0, '... and the worker goes on');
 }
 
 # --- imports -----------------------------------------------------------------------------------------------------------------
