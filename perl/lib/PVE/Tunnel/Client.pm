@@ -1,0 +1,369 @@
+package PVE::Tunnel::Client;
+
+use v5.36;
+
+use Errno qw(EINTR);
+use IO::Select;
+use JSON ();
+use POSIX ();
+use Scalar::Util qw(looks_like_number);
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+use PVE::Tunnel::Native;
+
+use PVE::Tunnel::Client::API;
+use PVE::Tunnel::Client::Child;
+
+our $VERSION = '0.1.0';
+
+use constant {
+    # Seconds the connector may take to read a line that was written to it.
+    CONNECT_LIMIT => 15,
+    FORWARD_LIMIT => 15,
+    QUIT_LIMIT => 30,
+    # The version reply is the first thing heard after connect, TLS handshake and upgrade, each of which has its own limit in the
+    # connector (10, 10 and 20 s): a little more than their sum, so that its reason is heard and not just our impatience.
+    VERSION_LIMIT => 45,
+    # How long the child may take to send what is left, then to obey SIGTERM.
+    END_LIMIT => 30,
+    TERM_LIMIT => 10,
+    # No answer of a worker comes near; what does is not an answer.
+    MAX_LINE => 1 << 20,
+    # What a time limit may be: a day. Longer is a mistake in units.
+    MAX_LIMIT => 86400,
+};
+
+my $JSON = JSON->new->utf8->canonical;
+
+sub fork_websocket_tunnel($conn, $url, $req_params, $tunnel_params, $log) {
+    my $token = $conn->{apitoken} // die "no API token for the remote node given\n";
+    my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
+
+    my $headers = [['Authorization', $token]];
+    my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
+    my %peer = (headers => $headers, defined($fingerprint) ? (fingerprint => $fingerprint) : ());
+    my $base = "$tunnel_params->{url}?";
+    my $query = 'ticket=' . percent_encode($task->{ticket}) . '&socket=' . percent_encode($task->{socket});
+
+    # Where the connection stands is the same for every forward but for ticket and socket.
+    %$tunnel_params = (url => $base, %peer);
+    my $tunnel = PVE::Tunnel::Client::Child::start($log);
+    $tunnel = { %$tunnel, log => $log, params => $tunnel_params, pending => '', forwarded => {} };
+
+    my $connected = eval {
+        my $connect = { control => JSON::true, cmd => 'connect', data => { url => $base . $query, %peer } };
+        write_line($tunnel, CONNECT_LIMIT, $connect);
+        write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
+        take_version($tunnel, read_tunnel($tunnel, VERSION_LIMIT));
+        1;
+    };
+    return $tunnel if $connected;
+    my $error = $@;
+    end_child($tunnel);
+    die "cannot open the tunnel: $error";
+}
+
+sub take_version($tunnel, $line) {
+    my $reply = eval { $JSON->decode($line) };
+    # A connector that could not connect says so in answer to the first command.
+    die failure_text($reply) . "\n" if ref($reply) eq 'HASH' && exists($reply->{success}) && !$reply->{success};
+    my $version = PVE::Tunnel::Native::version_reply_parse($line);
+    $tunnel->{version} = $version->{api};
+    $tunnel->{age} = $version->{age};
+    $tunnel->{caps} = $version->{caps};
+    $tunnel->{unknown_caps} = $version->{unknown};
+    return;
+}
+
+sub plan($tunnel, $wish) {
+    my %input = (%$wish, caps => [@{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} }]);
+    return PVE::Tunnel::Native::plan(\%input);
+}
+
+sub write_tunnel($tunnel, $timeout, $cmd, $params = undef) {
+    write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
+    my $line = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
+    my $reply = eval { $JSON->decode($line) };
+    die "reply to command '$cmd' is not a JSON object\n" if ref($reply) ne 'HASH';
+    die failure_text($reply) . "\n" if !$reply->{success};
+    return $reply;
+}
+
+sub read_tunnel($tunnel, $timeout = 60) {
+    my $deadline = deadline($timeout);
+    my $end;
+    while (($end = index($tunnel->{pending}, "\n")) < 0) {
+        die "the tunnel sent a line longer than " . MAX_LINE . " bytes\n" if length($tunnel->{pending}) > MAX_LINE;
+        wait_for($tunnel->{reader}, 'can_read', $deadline) or die "timeout after $timeout s\n";
+        my $got = sysread($tunnel->{reader}, $tunnel->{pending}, 65536, length $tunnel->{pending});
+        next if !defined($got) && $!{EINTR};
+        die "the tunnel failed: $!\n" if !defined $got;
+        die "the tunnel has ended\n" if !$got;
+    }
+    my $line = substr($tunnel->{pending}, 0, $end + 1, '');
+    chomp $line;
+    return $line;
+}
+
+sub forward_unix_socket($tunnel, $local, $remote) {
+    unlink $local;
+    my $data = {
+        %{ $tunnel->{params} },
+        url => $tunnel->{params}{url} . 'socket=' . percent_encode($remote) . '&',
+        unix => $local,
+        ticket => { path => $remote },
+    };
+    write_line($tunnel, FORWARD_LIMIT, { control => JSON::true, cmd => 'forward', data => $data });
+    $tunnel->{forwarded}{$local} = $remote;
+    my $line = read_tunnel($tunnel, FORWARD_LIMIT);
+    my $reply = eval { $JSON->decode($line) };
+    return if ref($reply) ne 'HASH' || !exists($reply->{success}) || $reply->{success};
+    delete $tunnel->{forwarded}{$local};
+    die "cannot forward '$local': " . failure_text($reply) . "\n";
+}
+
+sub finish_tunnel($tunnel, $cleanup = 0) {
+    my $done = eval {
+        write_tunnel($tunnel, QUIT_LIMIT, 'quit', { cleanup => $cleanup ? JSON::true : JSON::false });
+        1;
+    };
+    my $error = $@;
+    end_child($tunnel);
+    unlink @{ $tunnel->{unix_sockets} // [] };
+    die "the tunnel was not ended in order: $error" if !$done;
+    return;
+}
+
+# Closing its input tells the connector to send what it has and to leave.
+sub end_child($tunnel) {
+    close($_) for grep { defined } @$tunnel{qw(writer reader)};
+    my $ended = PVE::Tunnel::Client::Child::ended($tunnel, END_LIMIT);
+    if (!$ended) {
+        kill(TERM => $tunnel->{pid});
+        $ended = PVE::Tunnel::Client::Child::ended($tunnel, TERM_LIMIT);
+    }
+    kill(KILL => $tunnel->{pid}) if !$ended;
+    PVE::Tunnel::Client::Child::reap($tunnel);
+    # The connector removes them; one that had to be killed did not.
+    unlink keys %{ $tunnel->{forwarded} };
+    return;
+}
+
+sub write_line($tunnel, $timeout, $value) {
+    local $SIG{PIPE} = 'IGNORE';
+    my $deadline = deadline($timeout);
+    my $bytes = $JSON->encode($value) . "\n";
+    while (length $bytes) {
+        wait_for($tunnel->{writer}, 'can_write', $deadline) or die "timeout after $timeout s\n";
+        my $wrote = syswrite($tunnel->{writer}, $bytes);
+        if (!defined $wrote) {
+            next if $!{EINTR} || $!{EAGAIN};
+            die $!{EPIPE} ? "the tunnel has ended\n" : "the tunnel failed: $!\n";
+        }
+        substr($bytes, 0, $wrote, '');
+    }
+    return;
+}
+
+# A signal ends the wait early, so that the caller's own alarm is heard; then the rest is waited for.
+sub wait_for($handle, $readiness, $deadline) {
+    die "the tunnel is closed\n" if !defined fileno $handle;
+    my $select = IO::Select->new($handle);
+    while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
+        return 1 if $select->$readiness($left);
+    }
+    return 0;
+}
+
+sub deadline($timeout) {
+    die "a time limit must be a number of seconds above 0\n"
+        if !looks_like_number($timeout) || $timeout <= 0 || $timeout > MAX_LIMIT;
+    return clock_gettime(CLOCK_MONOTONIC) + $timeout;
+}
+
+# What the other side says may be of any length and shape; a log line is one line.
+sub failure_text($reply) {
+    my $text = $reply->{msg};
+    return 'the other side gave no reason' if !defined($text) || ref($text) || $text !~ /\S/;
+    $text =~ s/[\x00-\x1f\x7f]+/ /g;
+    $text =~ s/\s+\z//;
+    return length($text) > 1000 ? substr($text, 0, 1000) . '...' : $text;
+}
+
+sub percent_encode($text) {
+    return $text =~ s/([^A-Za-z0-9._~-])/sprintf('%%%02X', ord $1)/ger;
+}
+
+1;
+
+__END__
+
+=encoding utf8
+
+=head1 NAME
+
+PVE::Tunnel::Client - the source's end of a tunnel between Proxmox VE clusters
+
+=head1 SYNOPSIS
+
+    use PVE::Tunnel::Client;
+
+    my $log = sub ($level, $text) { print STDERR "$level: $text\n" };
+    my $conn = {
+        protocol => 'https', host => '192.0.2.7', port => 8006,
+        apitoken => 'PVEAPIToken=root@pam!move=...',
+        cached_fingerprints => { 'AB:CD:...' => 1 },
+    };
+    my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(
+        $conn, '/nodes/target/qemu/100/mtunnel', { storages => 'local' },
+        { url => 'wss://192.0.2.7:8006/api2/json/nodes/target/qemu/100/mtunnelwebsocket' }, $log,
+    );
+
+    my $plan = PVE::Tunnel::Client::plan($tunnel, { migration_type => 'secure', ... });
+    my $disk = PVE::Tunnel::Client::write_tunnel($tunnel, 600, 'disk', { ... });
+    PVE::Tunnel::Client::forward_unix_socket($tunnel, '/run/qemu-server/77.migrate', '/run/qemu-server/100.migrate');
+    ...
+    PVE::Tunnel::Client::finish_tunnel($tunnel);
+
+=head1 DESCRIPTION
+
+The five functions that qemu-server and pve-container know from C<PVE::Tunnel>, with the same arguments and the same data, over the
+native connector in place of the program C<proxmox-websocket-tunnel>; and one for the decision that has to be made before anything is
+created at the target.
+
+The control plane is one websocket through the target's C<pveproxy>, always over TLS, pinned to a fingerprint or verified by the
+system's CAs. JSON lines go over it in strict order: one command, one answer.
+
+Nothing is exported. Every function dies with a message that ends in a newline. No message and no log line contains the API token, a
+ticket, or what a command carried.
+
+=head2 The tunnel
+
+A hash, as C<PVE::Tunnel> returns it:
+
+=over
+
+=item C<writer>, C<reader>
+
+the pipes to and from the child. Do not read from C<reader> directly: C<read_tunnel> may hold a part already.
+
+=item C<pid>
+
+the child, which reads the connector's diagnostics. The connector is the child's child and ends with it.
+
+=item C<log>
+
+the function given
+
+=item C<version>, C<age>
+
+integers from the worker's version reply: its API version, and how many versions back it understands. The caller compares: its own
+version must be at least C<version - age> and at most C<version>.
+
+=item C<caps>, C<unknown_caps>
+
+arrays of the capability names that this software knows, and of those it does not. Both are empty for a target that sends none.
+
+=item C<params>
+
+hash with C<url> (ending in C<?>), C<headers> and C<fingerprint>: what a forward needs besides its socket. It is the C<$tunnel_params>
+given, completed. B<It contains the API token>: do not print it.
+
+=item C<forwarded>
+
+hash of the local sockets forwarded to the remote ones
+
+=item C<unix_sockets>
+
+optional array, the caller's: files that C<finish_tunnel> removes
+
+=back
+
+=head2 The child
+
+It closes every inherited descriptor but 0, 1 and 2: the caller usually holds the guest's configuration lock, and a child that kept that
+descriptor would keep the lock. C<$log> is called in this child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>,
+so what it writes to must be standard output or error, or something that it opens itself.
+
+=head1 FUNCTIONS
+
+=head2 fork_websocket_tunnel
+
+    my $tunnel = fork_websocket_tunnel($conn, $url, \%req_params, \%tunnel_params, $log);
+
+Asks the target for a worker (C<POST $url> with C<%req_params> as a form; C<$url> is the path below C</api2/json>), connects to it, and reads
+its version.
+
+C<$conn> is a hash:
+
+=over
+
+=item C<host>, C<port>
+
+the target's API. Port 8006 if not given. IPv6 addresses may be in brackets.
+
+=item C<protocol>
+
+C<https> (the default), or C<http>, which is refused unless the host is a loopback address
+
+=item C<apitoken>
+
+C<PVEAPIToken=user@realm!name=uuid>. Without: dies.
+
+=item C<cached_fingerprints>
+
+hash whose first true key, in alphabetical order, is the SHA-256 fingerprint of the target's certificate (any case, colons or none). Then exactly
+that certificate is accepted, and its issuer and names do not matter. Without, the system's CAs and the host name decide.
+
+=back
+
+C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>); the hash becomes C<< $tunnel->{params} >>.
+C<$log> is called with a level (C<info>, C<warn>, C<err>) and a line of text.
+
+Limits: 30 s for each step of the request, 15 s to hand over each line, 45 s for the version reply. (C<PVE::Tunnel> waits 10 s; here
+the connector's own limits come first, so that its reason is heard.)
+
+Errors: what HTTP, TLS or the target refused, with its words; a version reply that is malformed, C<caps> included. In each case the child has
+ended.
+
+=head2 plan
+
+    my $plan = plan($tunnel, \%wish);
+
+How the guest's data will travel: L<PVE::Tunnel::Native/plan> with C<%wish> (C<migration_type>, C<migration_network>, C<planes>, ...) and the target's
+capabilities. To be called before the first command that changes the target; dies if what is wished cannot be had, and then nothing has been
+created there but the locked, empty configuration that C<finish_tunnel($tunnel, 1)> removes.
+
+=head2 write_tunnel
+
+    my $reply = write_tunnel($tunnel, $timeout, $command, \%params);
+
+Sends a command, waits up to C<$timeout> seconds for the answer, and returns it as a hash. Dies with the answer's C<msg> unless C<success> is true.
+
+=head2 read_tunnel
+
+    my $line = read_tunnel($tunnel, $timeout);
+
+The next line, without its newline. C<$timeout> is 60 s if not given. Lines longer than 1 MiB are an error. A signal that arrives meanwhile is handled:
+a handler that dies ends the wait, so C<alarm> around it works.
+
+=head2 forward_unix_socket
+
+    forward_unix_socket($tunnel, $local, $remote);
+
+Makes C<$local> a UNIX socket (mode 0600; what was there is removed) that stands for the target's C<$remote>. Each connection to it becomes one
+more websocket with a fresh ticket. Limit: 15 s. Dies if the connector says that it cannot.
+
+=head2 finish_tunnel
+
+    finish_tunnel($tunnel, $cleanup);
+
+Sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then SIGKILL. Removes C<unix_sockets> and the
+forwarded sockets. With a true C<$cleanup> the worker removes what was created for this migration. Dies at the end if the target did not confirm
+C<quit>; the child has ended in any case.
+
+=head1 SEE ALSO
+
+L<PVE::Tunnel::Native>
+
+=cut
