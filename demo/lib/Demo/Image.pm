@@ -14,7 +14,11 @@ sector of the disk through the BIOS. So a guest that is being moved is running: 
 
 use v5.36;
 
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
 use constant {
+    # Seconds that the BIOS may take where everything is emulated.
+    BOOT_LIMIT => 60,
     # Physical address of the counter, 32 bit little endian.
     COUNTER => 0x600,
     # Where the random bytes start: above what BIOS and program use.
@@ -82,6 +86,35 @@ C<write_disk($file, $size)>: a raw disk of C<$size> MiB (at least 1): the progra
 sub write_disk ($file, $size) {
     my $sector = pack('a510 v', $PROGRAM, 0xaa55);
     write_random($file, $sector, $size << 20);
+    return;
+}
+
+=head2 counter
+
+C<counter($qmp)>: how often the guest's program has been round.
+
+=head2 wait_running
+
+C<wait_running($qmp)>: returns when the guest's BIOS has started the program and that has been round; dies if this takes
+too long.
+
+=cut
+
+sub counter ($qmp) {
+    my $said = $qmp->command('human-monitor-command', { 'command-line' => sprintf('xp /1wx 0x%x', COUNTER) });
+    return hex(($said =~ /:\s*0x([0-9a-f]{8})/)[0] // die "QEMU does not show the guest's memory\n");
+}
+
+sub wait_running ($qmp) {
+    my $deadline = clock_gettime(CLOCK_MONOTONIC) + BOOT_LIMIT;
+    # What is in RAM before the program starts is not its count; two that follow each other are.
+    my ($before, $now) = (0, 0);
+    while (!$before || $now <= $before || $now > $before + 100) {
+        die "the guest does not start\n" if clock_gettime(CLOCK_MONOTONIC) > $deadline;
+        # Nothing tells of the count but the count: asked for once per round of the program, about.
+        $qmp->wait_event('RESET', sub ($) { 0 }, 0.055);
+        ($before, $now) = ($now, counter($qmp));
+    }
     return;
 }
 

@@ -79,17 +79,18 @@ sub pass_on($log, $log_in) {
     while (1) {
         my $got = POSIX::read($log_in, my $bytes, 4096);
         next if !defined($got) && $!{EINTR};
-        last if !$got;
+        # The end is '0 but true'.
+        last if !defined($got) || $got == 0;
         $pending .= $bytes;
         while ($pending =~ s/\A([^\n]*)\n// || $pending =~ s/\A([^\n]{${\MAX_LOG_LINE}})//) {
-            tell($log, $1);
+            log_line($log, $1);
         }
     }
-    tell($log, $pending) if $pending ne '';
+    log_line($log, $pending) if $pending ne '';
     return;
 }
 
-sub tell($log, $line) {
+sub log_line($log, $line) {
     # A log that fails must not end the tunnel.
     eval { $log->('info', "tunnel: $line") };
     return;

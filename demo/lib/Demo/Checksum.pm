@@ -1,0 +1,76 @@
+package Demo::Checksum;
+
+=head1 NAME
+
+Demo::Checksum - checksums of a stopped guest's RAM and disks
+
+=cut
+
+use v5.36;
+
+use Digest::SHA;
+use POSIX ();
+
+use TestNode::Guest;
+
+=head1 FUNCTIONS
+
+=head2 dump_ram
+
+C<dump_ram($qmp, $memory, $file)>: has QEMU write all RAM of its guest of C<$memory> MiB to files whose names begin with C<$file>. The guest must
+be stopped. Returns the names, an array.
+
+=cut
+
+sub dump_ram ($qmp, $memory, $file) {
+    my $status = $qmp->command('query-status');
+    die "the guest is not stopped but '$status->{status}'\n" if $status->{running};
+    my @files;
+    for my $range (TestNode::Guest->ram_ranges($memory)) {
+        my ($address, $bytes) = @$range;
+        push @files, sprintf('%s-%x', $file, $address);
+        # Seconds a GiB takes on a slow disk, and then some.
+        my $limit = 60 + $bytes / (20 << 20);
+        $qmp->command('pmemsave', { val => $address, size => $bytes, filename => $files[-1] }, $limit);
+        die "QEMU wrote too little of the guest's RAM: is the disk full?\n" if (-s $files[-1] // 0) != $bytes;
+    }
+    return \@files;
+}
+
+=head2 of_files
+
+C<of_files(name =E<gt> \@files, ...)>: the SHA-256 of the files of each name, one after another as if they were one. All names at
+once, a process for each. Returns a hash reference: name to lower-case hexadecimal digits.
+
+=cut
+
+sub of_files (%files) {
+    my %pipe;
+    for my $name (sort keys %files) {
+        my $pid = open($pipe{$name}, '-|') // die "fork: $!\n";
+        next if $pid;
+        my $sum = eval { of_one($files{$name}) } // "error: $@";
+        syswrite(STDOUT, $sum);
+        POSIX::_exit(0);
+    }
+    my %sums;
+    for my $name (sort keys %pipe) {
+        my $sum = readline($pipe{$name}) // '';
+        close($pipe{$name});
+        die "cannot make the checksum of $name: " . ($sum || "no answer\n") if $sum !~ /\A[0-9a-f]{64}\z/;
+        $sums{$name} = $sum;
+    }
+    return \%sums;
+}
+
+sub of_one ($files) {
+    my $sha = Digest::SHA->new(256);
+    for my $file (@$files) {
+        open(my $in, '<:raw', $file) or die "cannot read '$file': $!\n";
+        $sha->addfile($in);
+        close($in);
+    }
+    return $sha->hexdigest;
+}
+
+1;

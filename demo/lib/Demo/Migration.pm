@@ -1,0 +1,404 @@
+package Demo::Migration;
+
+=head1 NAME
+
+Demo::Migration - moves a running guest to another node, the way qemu-server goes
+
+=head1 SYNOPSIS
+
+    my $migration = Demo::Migration->new(
+        plane => 'websocket', guest => $guest, node => $node, target_vmid => 200, dir => $dir,
+        network => undef, loopback => 0, progress => $progress, log => $log,
+    );
+    my $result = $migration->run;
+
+=head1 DESCRIPTION
+
+One migration from open tunnel to C<quit>. All that it needs of pve-tunnel are the functions of L<PVE::Tunnel::Client> and
+L<PVE::Tunnel::Native>.
+
+The order at the end matters: the migration pauses when the source's guest has stopped and before its last RAM goes over; there
+the mirrors end, so that the target's disks are complete when the target's QEMU takes them.
+
+=cut
+
+use v5.36;
+
+use JSON ();
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+use PVE::Tunnel::Client;
+use PVE::Tunnel::Native;
+use TestNode::QMP;
+
+use Demo::Checksum;
+use Demo::Image;
+
+use constant {
+    # The worker's API that this driver speaks.
+    OWN_API => 2,
+    # Seconds without any progress after which a mirror or a migration is given up.
+    STALL_LIMIT => 120,
+    # For a guest to be loaded at the target, and for its counter to move.
+    LOAD_LIMIT => 60,
+    COUNT_LIMIT => 20,
+};
+
+=head1 METHODS
+
+=head2 new
+
+Class method. Takes C<plane> (C<websocket> or C<qemu>), C<guest> (a running L<TestNode::Guest> booted from L<Demo::Image>), C<node> (a
+L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and dumps), C<network> (CIDR or undef), C<loopback> (true if
+both ends are on loopback), C<progress> (a L<Demo::Progress>), and C<log> as for the tunnel.
+
+=head2 run
+
+Moves the guest. Returns a hash: C<plane>, C<ram_bytes>, C<disk_bytes>, C<seconds> (from the start of the mirror to the end of the
+migration), C<cpu_seconds> (of the connector), C<ram_sha256>, C<disk_sha256> (each with C<source> and C<target>), C<goes_on>. Dies with
+one line if the migration fails; then nothing is left at the target.
+
+=cut
+
+sub new ($class, %option) { return bless {%option}, $class }
+
+sub run ($self) {
+    my $result = eval {
+        $self->open_tunnel;
+        $self->make_plan;
+        $self->prepare_target;
+        $self->start_target;
+        $self->connect_planes;
+        my $moved = $self->move;
+        my $sums = $self->compare;
+        my $goes_on = $self->resume;
+        { plane => $self->{plane}, %$moved, %$sums, goes_on => $goes_on };
+    };
+    my $error = $@;
+    $self->{progress}->clear;
+    if (!$result) {
+        eval { $self->finish(1) } if $self->{tunnel};
+        die $error;
+    }
+    $result->{cpu_seconds} = $self->finish(0);
+    return $result;
+}
+
+=head2 end_target
+
+Ends the guest at the target, when nobody needs it any more.
+
+=cut
+
+sub end_target ($self) {
+    my $inspect = delete $self->{inspect} // return;
+    $inspect->command('quit');
+    eval { 1 while defined $inspect->read_message(LOAD_LIMIT) };
+    return;
+}
+
+sub info ($self, $text) {
+    $self->{log}->('info', $text);
+    return;
+}
+
+sub open_tunnel ($self) {
+    my ($node, $vmid) = @$self{qw(node target_vmid)};
+    my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(
+        $node->conn, $node->path($vmid), { storages => 'local', bridges => '' },
+        { url => $node->url($vmid) }, $self->{log},
+    );
+    $self->{tunnel} = $tunnel;
+    my ($api, $age) = @$tunnel{qw(version age)};
+    $self->info("tunnel open, target API $api (understands back to " . ($api - $age) . '), capabilities: '
+        . (join(', ', @{ $tunnel->{caps} }) || 'none'));
+    die "the target's tunnel is newer than this node understands: upgrade this node\n" if OWN_API < $api - $age;
+    die "the target's tunnel is older than this node: upgrade the target node\n" if OWN_API > $api;
+    return;
+}
+
+sub make_plan ($self) {
+    my $plan = PVE::Tunnel::Client::plan(
+        $self->{tunnel},
+        {
+            migration_type => $self->{plane} eq 'qemu' ? 'insecure' : 'secure',
+            migration_network => $self->{plane} eq 'qemu' ? $self->{network} : undef,
+            planes => [qw(websocket qemu)],
+        },
+    );
+    $self->{log}->('warn', $_) for @{ $plan->{warnings} };
+    $self->info("plane '$plan->{plane}': $plan->{reason}");
+    $self->info("needs $_->{privilege} on $_->{path} at " . join(' and ', @{ $_->{on} })) for @{ $plan->{privileges} };
+    die "wanted plane '$self->{plane}', and the plan is '$plan->{plane}'\n" if $plan->{plane} ne $self->{plane};
+    $self->{plan} = $plan;
+    return;
+}
+
+# Disks first, as their names at the target belong into the configuration.
+sub prepare_target ($self) {
+    my $guest = $self->{guest};
+    my $conf = "memory: $guest->{memory}\n";
+    for my $drive (sort keys %{ $guest->{disks} }) {
+        my ($interface, $index) = $drive =~ /\A([a-z]+)(\d+)\z/;
+        my $size = -s $guest->{disks}{$drive};
+        my $disk = $self->command(
+            600, 'disk',
+            {
+                format => 'raw', storage => 'local',
+                drive => { interface => $interface, index => 0 + $index, size => $size },
+            },
+        );
+        $self->info("disk $drive is '$disk->{volid}' at the target");
+        $self->{disks}{$drive} = { %$disk{qw(volid drivestr)}, size => $size };
+        $conf .= "$drive: $disk->{drivestr}\n";
+    }
+    $self->command(120, 'config', { conf => $conf });
+    return;
+}
+
+sub start_target ($self) {
+    my $start = $self->{plan}{start};
+    my %nbd = map { $_ => { %{ $self->{disks}{$_} }{qw(volid drivestr)} } } keys %{ $self->{disks} };
+    my $answer = $self->command(
+        120, 'start',
+        {
+            start_params => { statefile => $start->{statefile} },
+            migrate_opts => {
+                type => $start->{type}, remote_node => 'target', migratedfrom => 'source', nbd => \%nbd,
+                defined($start->{network}) ? (network => $start->{network}) : (),
+            },
+        },
+    );
+    for my $drive (keys %{ $self->{disks} }) {
+        die "the target does not serve disk '$drive'\n" if !$answer->{drives}{$drive};
+    }
+    $self->{started} = $answer;
+    # Events of the last seconds tell when the target has everything: whoever waits for them has to be there before.
+    $self->{inspect} = TestNode::QMP->new("$self->{node}{dir}/$self->{target_vmid}.qmp");
+    return;
+}
+
+# What the target announces is another administration's word: it is checked before anything connects there.
+sub connect_planes ($self) {
+    my ($migrate, $drives) = @{ $self->{started} }{qw(migrate drives)};
+    return $self->check_endpoints($migrate, $drives) if $self->{plan}{plane} eq 'qemu';
+
+    die "the target announces '$migrate->{proto}' where a UNIX socket was agreed\n" if $migrate->{proto} ne 'unix';
+    my $forward = sub ($remote, $suffix) {
+        my $wanted = "$self->{target_vmid}$suffix.migrate";
+        die "unexpected socket '$remote' at the target\n" if $remote !~ m{\A/[\w./-]*/\Q$wanted\E\z};
+        my $local = "$self->{dir}/$self->{guest}{vmid}$suffix.migrate";
+        return $local if $self->{tunnel}{forwarded}{$local};
+        PVE::Tunnel::Client::forward_unix_socket($self->{tunnel}, $local, $remote);
+        $self->info("'$local' stands for '$remote'");
+        return $local;
+    };
+    $self->{uri} = 'unix:' . $forward->($migrate->{addr}, '');
+    for my $drive (sort keys %$drives) {
+        my ($remote, $export) = $drives->{$drive}{nbd_uri} =~ m{\Anbd:unix:([^:]+):exportname=([\w-]+)\z}
+            or die "unexpected NBD address for disk '$drive' at the target\n";
+        $self->{nbd}{$drive} = [{ type => 'unix', path => $forward->($remote, '_nbd') }, $export];
+    }
+    return;
+}
+
+sub check_endpoints ($self, $migrate, $drives) {
+    my %expected = (
+        network => $self->{plan}{network},
+        allow_loopback => $self->{loopback} ? JSON::true : JSON::false,
+    );
+    my $state = PVE::Tunnel::Native::endpoint_check({ migrate => $migrate, %expected });
+    $self->{uri} = $state->{uri};
+    $self->info("RAM goes to $state->{uri}");
+    for my $drive (sort keys %$drives) {
+        my $nbd = PVE::Tunnel::Native::endpoint_check({ nbd_uri => $drives->{$drive}{nbd_uri}, %expected });
+        $self->{nbd}{$drive} = [{ type => 'inet', host => $nbd->{address}, port => "$nbd->{port}" }, $nbd->{export}];
+        $self->info("disk $drive goes to $nbd->{uri}");
+    }
+    return;
+}
+
+# Disks, then RAM while the disks are kept alike, then both ends at once.
+sub move ($self) {
+    my $qmp = $self->{guest}->qmp;
+    my $before = $self->counter($qmp);
+    my $started = clock_gettime(CLOCK_MONOTONIC);
+    my $disk_bytes = $self->mirror($qmp);
+
+    my @capabilities = map { { capability => $_, state => JSON::true } } qw(events pause-before-switchover);
+    $qmp->command('migrate-set-capabilities', { capabilities => \@capabilities });
+    $qmp->command('migrate-set-parameters', { 'max-bandwidth' => 0 });
+    $qmp->forget_events;
+    $qmp->command('migrate', { uri => $self->{uri} });
+    $self->wait_migration($qmp, 'pre-switchover');
+
+    $self->end_mirror($qmp);
+    $self->command(30, 'nbdstop');
+    $qmp->command('migrate-continue', { state => 'pre-switchover' });
+    $self->wait_migration($qmp, 'completed');
+    my $seconds = clock_gettime(CLOCK_MONOTONIC) - $started;
+    $self->{progress}->clear;
+
+    my $ram = $qmp->command('query-migrate')->{ram};
+    $self->{count} = $self->counter($qmp);
+    my $ticks = $self->{count} - $before;
+    die "the guest stood still while it was moved\n" if $ticks <= 0;
+    $self->info("the guest did $ticks rounds of its work while it was moved; last seen at $self->{count}");
+    return { ram_bytes => $ram->{transferred}, disk_bytes => $disk_bytes, seconds => $seconds };
+}
+
+sub mirror ($self, $qmp) {
+    for my $drive (sort keys %{ $self->{nbd} }) {
+        my ($server, $export) = @{ $self->{nbd}{$drive} };
+        $qmp->command(
+            'blockdev-add',
+            {
+                driver => 'raw', 'node-name' => "mirror-$drive",
+                file => { driver => 'nbd', server => $server, export => $export },
+            },
+        );
+        $qmp->command(
+            'blockdev-mirror',
+            { 'job-id' => "mirror-$drive", device => "drive-$drive", target => "mirror-$drive", sync => 'full' },
+        );
+    }
+    my $bytes = 0;
+    for my $drive (sort keys %{ $self->{nbd} }) {
+        $bytes += $self->wait_mirror($qmp, $drive);
+    }
+    return $bytes;
+}
+
+sub wait_mirror ($self, $qmp, $drive) {
+    my $job = "mirror-$drive";
+    my $wait = $self->watch("disk $drive", sub { return job_progress($qmp, $job) });
+    my $ready = sub ($data) { return ($data->{device} // '') eq $job };
+    # A job that fails is gone from the list, and that ends the wait.
+    $wait->() while !$qmp->wait_event('BLOCK_JOB_READY', $ready, $self->{progress}->interval);
+    my ($done) = job_progress($qmp, $job);
+    return $done;
+}
+
+sub job_progress ($qmp, $job) {
+    my ($found) = grep { $_->{device} eq $job } @{ $qmp->command('query-block-jobs') };
+    return @$found{qw(offset len)} if $found;
+    my $ended = $qmp->wait_event('BLOCK_JOB_COMPLETED', sub ($data) { $data->{device} eq $job }, 1);
+    die "the mirror of '$job' failed: " . ($ended->{error} // 'it ended early') . "\n";
+}
+
+sub end_mirror ($self, $qmp) {
+    for my $drive (sort keys %{ $self->{nbd} }) {
+        my $job = "mirror-$drive";
+        $qmp->command('block-job-cancel', { device => $job });
+        # Cancelled when ready, it still writes what is left and then counts as cancelled or completed.
+        my $ended;
+        my $mine = sub ($data) { return $data->{device} eq $job };
+        for my $event (qw(BLOCK_JOB_COMPLETED BLOCK_JOB_CANCELLED)) {
+            $ended = $qmp->wait_event($event, $mine, $event eq 'BLOCK_JOB_COMPLETED' ? STALL_LIMIT : 1) and last;
+        }
+        die "the mirror of disk '$drive' does not end\n" if !$ended;
+        die "the mirror of disk '$drive' failed: $ended->{error}\n" if $ended->{error};
+        $qmp->command('blockdev-del', { 'node-name' => $job });
+    }
+    return;
+}
+
+sub wait_migration ($self, $qmp, $wanted) {
+    my $wait = $self->watch(
+        'RAM',
+        sub {
+            my $ram = $qmp->command('query-migrate')->{ram} // return (0, 0);
+            return ($ram->{total} - $ram->{remaining}, $ram->{total});
+        },
+    );
+    my $reached = sub ($data) {
+        return 1 if $data->{status} eq $wanted;
+        return 0 if $data->{status} !~ /\A(?:failed|cancelled)\z/;
+        my $reason = $qmp->command('query-migrate')->{'error-desc'};
+        die 'the migration failed: ' . ($reason // 'the target has more on it') . "\n";
+    };
+    $wait->() while !$qmp->wait_event('MIGRATION', $reached, $self->{progress}->interval);
+    return;
+}
+
+# Shows progress each time it is called, and dies when there was none for too long.
+sub watch ($self, $what, $measure) {
+    my ($last, $since) = (-1, clock_gettime(CLOCK_MONOTONIC));
+    return sub {
+        my ($done, $total) = $measure->();
+        my $now = clock_gettime(CLOCK_MONOTONIC);
+        ($last, $since) = ($done, $now) if $done != $last;
+        die "$what: nothing moved for " . STALL_LIMIT . " s\n" if $now - $since > STALL_LIMIT;
+        $self->{progress}->show($what, $done, $total);
+        return;
+    };
+}
+
+# Both guests stand still now: the source has moved, the target has not been resumed.
+sub compare ($self) {
+    my $inspect = $self->{inspect};
+    my $loaded = sub ($data) {
+        die "the migration failed at the target\n" if $data->{status} eq 'failed';
+        return $data->{status} eq 'completed';
+    };
+    $inspect->wait_event('MIGRATION', $loaded, LOAD_LIMIT) // die "the guest did not arrive at the target\n";
+
+    $self->info('comparing checksums');
+    my ($source, $target) = map { "$self->{dir}/$_" } qw(source.ram target.ram);
+    my $memory = $self->{guest}{memory};
+    my $sums = eval {
+        Demo::Checksum::of_files(
+            ram_source => Demo::Checksum::dump_ram($self->{guest}->qmp, $memory, $source),
+            ram_target => Demo::Checksum::dump_ram($inspect, $memory, $target),
+            disk_source => [$self->disk_files($self->{guest}{disks})],
+            disk_target => [$self->disk_files({ map { $_ => $self->target_file($_) } keys %{ $self->{disks} } })],
+        );
+    };
+    my $error = $@;
+    unlink glob("'$source'* '$target'*");
+    die $error if !$sums;
+    my %result;
+    for my $what (qw(ram disk)) {
+        my ($here, $there) = @$sums{ "${what}_source", "${what}_target" };
+        $result{"${what}_sha256"} = { source => $here, target => $there };
+        $self->info(($what eq 'ram' ? 'RAM' : 'disk') . " SHA-256 $here at the source, " . ($here eq $there ? 'the same' : $there) . ' at the target');
+    }
+    return \%result;
+}
+
+sub disk_files ($self, $disks) { return map { $disks->{$_} } sort keys %$disks }
+
+sub target_file ($self, $drive) {
+    my ($name) = $self->{disks}{$drive}{volid} =~ m{/([\w.-]+)\z} or die "unexpected volume name for '$drive'\n";
+    return "$self->{node}{dir}/$name";
+}
+
+# The guest goes on where it stopped, and does not begin anew.
+sub resume ($self) {
+    $self->command(30, 'resume');
+    my $deadline = clock_gettime(CLOCK_MONOTONIC) + COUNT_LIMIT;
+    my $count = $self->{count};
+    while ($count <= $self->{count} && clock_gettime(CLOCK_MONOTONIC) < $deadline) {
+        $count = $self->counter($self->{inspect});
+    }
+    my $goes_on = $count > $self->{count} && $count < $self->{count} + 20 * COUNT_LIMIT;
+    $self->info($goes_on ? "the guest goes on at the target: $count" : "the guest does not go on at the target: $count");
+    $self->{guest}->stop;
+    return $goes_on;
+}
+
+sub counter ($self, $qmp) { return Demo::Image::counter($qmp) }
+
+sub command ($self, $limit, $name, $parameters = undef) {
+    return PVE::Tunnel::Client::write_tunnel($self->{tunnel}, $limit, $name, $parameters);
+}
+
+# The children's accounts hold the connector's CPU as soon as it has been waited for.
+sub finish ($self, $cleanup) {
+    my (undef, undef, $user, $system) = times;
+    PVE::Tunnel::Client::finish_tunnel(delete $self->{tunnel}, $cleanup);
+    my (undef, undef, $user_after, $system_after) = times;
+    return $user_after + $system_after - $user - $system;
+}
+
+1;

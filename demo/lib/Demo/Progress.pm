@@ -1,0 +1,91 @@
+package Demo::Progress;
+
+=head1 NAME
+
+Demo::Progress - shows how far a migration is
+
+=head1 SYNOPSIS
+
+    my $progress = Demo::Progress->new(*STDOUT);
+    $progress->line('disk scsi0 goes over');
+    $progress->show('disk scsi0', $done, $total);
+
+=head1 DESCRIPTION
+
+A bar on a terminal; elsewhere plain lines, at most one a second.
+
+=cut
+
+use v5.36;
+
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+use constant {
+    BAR => 32,
+    # Seconds between two lines where there is no terminal, and between two drawings where there is one.
+    LINE_INTERVAL => 1,
+    BAR_INTERVAL => 0.1,
+};
+
+=head1 METHODS
+
+=head2 new
+
+Class method: C<< Demo::Progress->new($handle) >>.
+
+=head2 line
+
+C<< $progress->line($text) >>: a line that stays.
+
+=head2 show
+
+C<< $progress->show($what, $done, $total) >>: bytes done of bytes to do.
+
+=head2 interval
+
+Seconds after which it makes sense to C<show> again.
+
+=cut
+
+sub new ($class, $handle) {
+    $handle->autoflush(1);
+    return bless { handle => $handle, terminal => -t $handle, shown => 0, last => 0 }, $class;
+}
+
+sub line ($self, $text) {
+    print { $self->{handle} } $self->{terminal} ? "\r\e[K" : '', "$text\n";
+    return;
+}
+
+sub show ($self, $what, $done, $total) {
+    my $now = clock_gettime(CLOCK_MONOTONIC);
+    my $start = ($self->{what} // '') ne $what;
+    @$self{qw(what first since)} = ($what, $done, $now) if $start;
+    return if !$start && $now - $self->{last} < $self->interval;
+    $self->{last} = $now;
+    my $seconds = $now - $self->{since};
+    my $part = $total > 0 ? $done / $total : 0;
+    $part = 1 if $part > 1;
+    my $text = sprintf('%-12s %4.0f %%  %6.0f of %.0f MiB', $what, 100 * $part, $done / 1048576, $total / 1048576);
+    $text .= sprintf('  %5.0f MB/s', ($done - $self->{first}) / $seconds / 1e6) if $seconds > 0;
+    return $self->line($text) if !$self->{terminal};
+    my $full = int(BAR * $part);
+    print { $self->{handle} } "\r\e[K[", '#' x $full, '.' x (BAR - $full), "] $text";
+    return;
+}
+
+sub interval ($self) { return $self->{terminal} ? BAR_INTERVAL : LINE_INTERVAL }
+
+=head2 clear
+
+Takes the bar away.
+
+=cut
+
+sub clear ($self) {
+    print { $self->{handle} } "\r\e[K" if $self->{terminal};
+    delete $self->{what};
+    return;
+}
+
+1;

@@ -1,0 +1,120 @@
+package Demo::Report;
+
+=head1 NAME
+
+Demo::Report - what came out of the crossings: a table for people, a file for programs
+
+=cut
+
+use v5.36;
+
+use File::Basename qw(dirname);
+use File::Path qw(make_path);
+use JSON;
+
+my @COLUMNS = (
+    ['plane', '%s'],
+    ['wire', '%s'],
+    ['MiB moved', '%.0f'],
+    ['seconds', '%.2f'],
+    ['MB/s', '%.0f'],
+    ['CPU s/GiB', '%.2f'],
+    ['RAM SHA-256', '%s'],
+    ['disk SHA-256', '%s'],
+    ['guest', '%s'],
+);
+
+my %WIRE = (websocket => 'encrypted', tls => 'encrypted', tcp => 'clear', qemu => 'clear');
+
+=head1 FUNCTIONS
+
+=head2 crossing
+
+C<crossing(\%result)>: a result of L<Demo::Migration> as the report has it: C<plane>, C<ram_bytes>, C<disk_bytes>, C<seconds>, C<mb_per_s>,
+C<cpu_s_per_gib>, C<ram_sha256> and C<disk_sha256> with C<source> and C<target>, and C<ok>. Bytes are those that went over; MB are 10^6 bytes; CPU is
+that of the connector.
+
+=cut
+
+sub crossing ($result) {
+    my $bytes = $result->{ram_bytes} + $result->{disk_bytes};
+    my %crossing = map { $_ => $result->{$_} } qw(plane ram_sha256 disk_sha256);
+    $crossing{$_} = 0 + $result->{$_} for qw(ram_bytes disk_bytes);
+    $crossing{seconds} = rounded($result->{seconds});
+    $crossing{mb_per_s} = rounded($bytes / $result->{seconds} / 1e6);
+    $crossing{cpu_s_per_gib} = rounded($result->{cpu_seconds} / $bytes * (1 << 30));
+    $crossing{ok} = is_ok($result) ? JSON::true : JSON::false;
+    return \%crossing;
+}
+
+=head2 is_ok
+
+C<is_ok(\%result)>: the checksums agree, and the guest goes on at the target.
+
+=cut
+
+sub is_ok ($result) {
+    for my $sum (@$result{qw(ram_sha256 disk_sha256)}) {
+        return 0 if $sum->{source} !~ /\A[0-9a-f]{64}\z/ || $sum->{source} ne $sum->{target};
+    }
+    return $result->{goes_on};
+}
+
+=head2 table
+
+C<table(@results)>: the table, as lines.
+
+=cut
+
+sub table (@results) {
+    my @rows = ([map { $_->[0] } @COLUMNS], map { row($_) } @results);
+    my @width;
+    for my $row (@rows) {
+        for my $i (0 .. $#$row) {
+            $width[$i] = length $row->[$i] if length($row->[$i]) > ($width[$i] // 0);
+        }
+    }
+    my @lines = map { line($_, \@width) } @rows;
+    splice(@lines, 1, 0, join('  ', map { '-' x $_ } @width));
+    return @lines;
+}
+
+=head2 write_file
+
+C<write_file($file, @results)>: the report, as JSON C<{"crossings":[...]}>.
+
+=cut
+
+sub write_file ($file, @results) {
+    make_path(dirname($file));
+    my $json = JSON->new->canonical->pretty->encode({ crossings => [map { crossing($_) } @results] });
+    open(my $out, '>', "$file.new") or die "cannot write '$file': $!\n";
+    print {$out} $json;
+    close($out) or die "cannot write '$file': $!\n";
+    rename("$file.new", $file) or die "cannot write '$file': $!\n";
+    return;
+}
+
+sub row ($result) {
+    my $crossing = crossing($result);
+    my @values = (
+        $result->{plane}, $WIRE{ $result->{plane} },
+        ($result->{ram_bytes} + $result->{disk_bytes}) / 1048576,
+        @$crossing{qw(seconds mb_per_s cpu_s_per_gib)},
+        (map { agreement($result->{$_}) } qw(ram_sha256 disk_sha256)),
+        $result->{goes_on} ? 'goes on' : 'STANDS',
+    );
+    return [map { sprintf($COLUMNS[$_][1], $values[$_]) } 0 .. $#COLUMNS];
+}
+
+sub agreement ($sum) {
+    return substr($sum->{source}, 0, 8) . ($sum->{source} eq $sum->{target} ? ' equal' : ' DIFFERENT');
+}
+
+sub line ($row, $width) {
+    return join('  ', map { sprintf('%-*s', $width->[$_], $row->[$_]) } 0 .. $#$row) =~ s/ +\z//r;
+}
+
+sub rounded ($number) { return 0 + sprintf('%.3f', $number) }
+
+1;

@@ -1,0 +1,145 @@
+package TestNode::Node;
+
+=head1 NAME
+
+TestNode::Node - a test node in a process of its own
+
+=head1 SYNOPSIS
+
+    my $node = TestNode::Node->start(dir => $dir, listen => '127.0.0.1');
+    my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(
+        $node->conn, $node->path(100), {}, { url => $node->url(100) }, $log,
+    );
+
+=head1 DESCRIPTION
+
+Starts C<target/release/testnode> with the Perl worker beside this file. It ends with C<stop>, with the object, or with the
+process that started it, and takes its workers and their guests with it.
+
+=cut
+
+use v5.36;
+
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use IO::Select;
+use JSON;
+use POSIX ();
+
+my $ROOT = abs_path(dirname(__FILE__) . '/../../..');
+
+# What a loaded machine may need to make a certificate and listen, in seconds.
+use constant START_LIMIT => 60;
+
+=head1 METHODS
+
+=head2 start
+
+Class method. Takes C<dir> (absolute; made if missing), C<listen> (an address), and optionally C<old> (true: a node without
+capabilities), C<options> (array, further arguments of the program), C<wrap> (array, a command that runs the program, such as
+C<nsenter>). Returns when the node listens. Dies with what it said if it does not.
+
+=cut
+
+sub start ($class, %option) {
+    my $program = "$ROOT/target/release/testnode";
+    die "'$program' is missing: build it with cargo build --release --workspace\n" if !-x $program;
+    my @command = (
+        @{ $option{wrap} // [] }, $program, '--listen', $option{listen}, '--dir', $option{dir},
+        '--worker', "$ROOT/testnode/worker.pl", $option{old} ? '--old' : (), @{ $option{options} // [] },
+    );
+    pipe(my $input, my $writer) or die "pipe: $!\n";
+    pipe(my $reader, my $output) or die "pipe: $!\n";
+    my $errors = "$option{dir}.log";
+    my $pid = fork() // die "fork: $!\n";
+    if (!$pid) {
+        open(STDIN, '<&', $input) or POSIX::_exit(127);
+        open(STDOUT, '>&', $output) or POSIX::_exit(127);
+        open(STDERR, '>', $errors) or POSIX::_exit(127);
+        exec(@command) or POSIX::_exit(127);
+    }
+    my $self = bless { pid => $pid, owner => $$, writer => $writer, dir => $option{dir}, errors => $errors }, $class;
+    close($_) for $input, $output;
+    my $line = IO::Select->new($reader)->can_read(START_LIMIT) ? readline($reader) : undef;
+    my $told = eval { decode_json($line) };
+    if (ref($told) ne 'HASH') {
+        my $said = slurp($errors);
+        die 'cannot start the test node: ' . ($said =~ /\S/ ? $said : "'$program' said nothing\n");
+    }
+    @$self{ keys %$told } = values %$told;
+    return $self;
+}
+
+=head2 conn
+
+The C<$conn> for L<PVE::Tunnel::Client/fork_websocket_tunnel>, token and fingerprint included.
+
+=head2 path
+
+C<< $node->path($vmid) >>: the C<$url> for it. Guests are C<qemu>.
+
+=head2 url
+
+C<< $node->url($vmid) >>: the websocket's URL for it.
+
+=head2 worker_log
+
+C<< $node->worker_log($vmid) >>: what the worker of that guest has printed so far.
+
+=head2 token
+
+The API token: for tests that look for it where it must not be.
+
+=cut
+
+sub conn ($self) {
+    return {
+        protocol => defined($self->{fingerprint}) ? 'https' : 'http',
+        host => $self->{address},
+        port => $self->{port},
+        apitoken => $self->token,
+        defined($self->{fingerprint}) ? (cached_fingerprints => { $self->{fingerprint} => 1 }) : (),
+    };
+}
+
+sub path ($self, $vmid) { return "/nodes/target/qemu/$vmid/mtunnel" }
+
+sub url ($self, $vmid) {
+    my $scheme = defined($self->{fingerprint}) ? 'wss' : 'ws';
+    return "$scheme://$self->{address}:$self->{port}/api2/json" . $self->path($vmid) . 'websocket';
+}
+
+sub worker_log ($self, $vmid) { return slurp("$self->{dir}/$vmid.log") }
+
+sub token ($self) {
+    chomp(my $token = slurp($self->{token_file}));
+    return $token;
+}
+
+=head2 stop
+
+Ends the node and waits for it.
+
+=cut
+
+sub stop ($self) {
+    return if !$self->{pid} || $self->{owner} != $$;
+    close($self->{writer});
+    waitpid($self->{pid}, 0);
+    delete $self->{pid};
+    return;
+}
+
+sub DESTROY ($self) {
+    local ($@, $?, $!);
+    $self->stop;
+    return;
+}
+
+sub slurp ($file) {
+    open(my $in, '<', $file) or return '';
+    local $/ = undef;
+    return readline($in) // '';
+}
+
+1;
