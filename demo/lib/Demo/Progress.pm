@@ -22,9 +22,9 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use constant {
     BAR => 32,
-    # Seconds between two lines where there is no terminal, and between two drawings where there is one.
+# Seconds between two lines where there is no terminal, and between two drawings where there is one.
     LINE_INTERVAL => 1,
-    BAR_INTERVAL => 0.1,
+    BAR_INTERVAL  => 0.1,
 };
 
 =head1 METHODS
@@ -58,15 +58,21 @@ sub line ($self, $text) {
 }
 
 sub show ($self, $what, $done, $total) {
-    my $now = clock_gettime(CLOCK_MONOTONIC);
+    my $now   = clock_gettime(CLOCK_MONOTONIC);
     my $start = ($self->{what} // '') ne $what;
     @$self{qw(what first since)} = ($what, $done, $now) if $start;
     return if !$start && $now - $self->{last} < $self->interval;
     $self->{last} = $now;
     my $seconds = $now - $self->{since};
-    my $part = $total > 0 ? $done / $total : 0;
+    my $part    = $total > 0 ? $done / $total : 0;
     $part = 1 if $part > 1;
-    my $text = sprintf('%-12s %4.0f %%  %6.0f of %.0f MiB', $what, 100 * $part, $done / 1048576, $total / 1048576);
+    my $text = sprintf(
+        '%-12s %4.0f %%  %6.0f of %.0f MiB',
+        $what,
+        100 * $part,
+        $done / 1048576,
+        $total / 1048576
+    );
     $text .= sprintf('  %5.0f MB/s', ($done - $self->{first}) / $seconds / 1e6) if $seconds > 0;
     return $self->line($text) if !$self->{terminal};
     my $full = int(BAR * $part);

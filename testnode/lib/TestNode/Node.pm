@@ -20,7 +20,7 @@ process that started it, and takes its workers and their guests with it.
 
 use v5.36;
 
-use Cwd qw(abs_path);
+use Cwd            qw(abs_path);
 use File::Basename qw(dirname);
 use IO::Select;
 use JSON;
@@ -36,7 +36,7 @@ use constant START_LIMIT => 60;
 =head2 start
 
 Class method. Takes C<dir> (absolute; made if missing), C<listen> (an address), and optionally C<old> (true: a node without
-capabilities), C<options> (array, further arguments of the program), C<wrap> (array, a command that runs the program, such as
+capabilities), C<worker> (another worker program), C<options> (array, further arguments of the program), C<wrap> (array, a command that runs the program, such as
 C<nsenter>). Returns when the node listens. Dies with what it said if it does not.
 
 =cut
@@ -45,20 +45,29 @@ sub start ($class, %option) {
     my $program = "$ROOT/target/release/testnode";
     die "'$program' is missing: build it with cargo build --release --workspace\n" if !-x $program;
     my @command = (
-        @{ $option{wrap} // [] }, $program, '--listen', $option{listen}, '--dir', $option{dir},
-        '--worker', "$ROOT/testnode/worker.pl", $option{old} ? '--old' : (), @{ $option{options} // [] },
+        @{ $option{wrap} // [] },    $program,
+        '--listen',                  $option{listen},
+        '--dir',                     $option{dir},
+        '--worker',                  $option{worker} // "$ROOT/testnode/worker.pl",
+        $option{old} ? '--old' : (), @{ $option{options} // [] },
     );
-    pipe(my $input, my $writer) or die "pipe: $!\n";
+    pipe(my $input,  my $writer) or die "pipe: $!\n";
     pipe(my $reader, my $output) or die "pipe: $!\n";
     my $errors = "$option{dir}.log";
-    my $pid = fork() // die "fork: $!\n";
+    my $pid    = fork() // die "fork: $!\n";
     if (!$pid) {
-        open(STDIN, '<&', $input) or POSIX::_exit(127);
+        open(STDIN,  '<&', $input)  or POSIX::_exit(127);
         open(STDOUT, '>&', $output) or POSIX::_exit(127);
-        open(STDERR, '>', $errors) or POSIX::_exit(127);
+        open(STDERR, '>',  $errors) or POSIX::_exit(127);
         exec(@command) or POSIX::_exit(127);
     }
-    my $self = bless { pid => $pid, owner => $$, writer => $writer, dir => $option{dir}, errors => $errors }, $class;
+    my $self = bless {
+        pid    => $pid,
+        owner  => $$,
+        writer => $writer,
+        dir    => $option{dir},
+        errors => $errors
+    }, $class;
     close($_) for $input, $output;
     my $line = IO::Select->new($reader)->can_read(START_LIMIT) ? readline($reader) : undef;
     my $told = eval { decode_json($line) };
@@ -95,8 +104,8 @@ The API token: for tests that look for it where it must not be.
 sub conn ($self) {
     return {
         protocol => defined($self->{fingerprint}) ? 'https' : 'http',
-        host => $self->{address},
-        port => $self->{port},
+        host     => $self->{address},
+        port     => $self->{port},
         apitoken => $self->token,
         defined($self->{fingerprint}) ? (cached_fingerprints => { $self->{fingerprint} => 1 }) : (),
     };

@@ -57,7 +57,8 @@ Class method: C<< TestNode::QMP->attach($socket, $limit) >>. The same on a socke
 sub attach ($class, $socket, $limit = COMMAND_LIMIT) {
     my $self = bless { socket => $socket, buffer => '', events => [] }, $class;
     $socket->blocking(0);
-    my $greeting = $self->read_message($limit) // die "QEMU's monitor did not greet within $limit s\n";
+    my $greeting = $self->read_message($limit)
+        // die "QEMU's monitor did not greet within $limit s\n";
     die "this is not a QEMU monitor\n" if !$greeting->{QMP};
     $self->{version} = $greeting->{QMP}{version}{qemu};
     $self->command('qmp_capabilities');
@@ -72,13 +73,14 @@ refuses, ends, or does not answer within C<$limit> seconds (default 60).
 =cut
 
 sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT) {
-    my $line = encode_json({ execute => $name, defined($arguments) ? (arguments => $arguments) : () });
+    my $line =
+        encode_json({ execute => $name, defined($arguments) ? (arguments => $arguments) : () });
     $self->write_all("$line\n", $limit);
     my $deadline = now() + $limit;
     while (1) {
         my $message = $self->read_message($deadline - now())
             // die "$name: QEMU did not answer within $limit s\n";
-        return $message->{return} if exists $message->{return};
+        return $message->{return}              if exists $message->{return};
         die "$name: $message->{error}{desc}\n" if $message->{error};
         $self->keep_event($message);
     }
@@ -94,7 +96,7 @@ C<$wanted> may die to give up.
 
 sub wait_event ($self, $name, $wanted, $limit) {
     my $deadline = now() + $limit;
-    my $seen = 0;
+    my $seen     = 0;
     while (1) {
         my $events = $self->{events};
         for (; $seen < @$events; $seen++) {
@@ -136,11 +138,13 @@ sub read_message ($self, $limit) {
     while (($end = index($self->{buffer}, "\n")) < 0) {
         die "QEMU's monitor sent an over-long line\n" if length($self->{buffer}) > MAX_LINE;
         my $left = $deadline - now();
-        return if $left < 0 || !IO::Select->new($self->{socket})->can_read($left) && now() >= $deadline;
+        return
+            if $left < 0
+            || !IO::Select->new($self->{socket})->can_read($left) && now() >= $deadline;
         my $got = sysread($self->{socket}, $self->{buffer}, 65536, length $self->{buffer});
-        next if !defined($got) && ($!{EAGAIN} || $!{EINTR});
+        next                              if !defined($got) && ($!{EAGAIN} || $!{EINTR});
         die "QEMU's monitor failed: $!\n" if !defined $got;
-        die "QEMU has ended\n" if !$got;
+        die "QEMU has ended\n"            if !$got;
     }
     return decode_json(substr($self->{buffer}, 0, $end + 1, ''));
 }

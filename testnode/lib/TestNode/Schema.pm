@@ -19,16 +19,16 @@ and 1), C<array> (of C<items>), and C<object> (with C<properties>, or open witho
 use v5.36;
 
 use Exporter qw(import);
-use JSON ();
+use JSON     ();
 
 our @EXPORT_OK = qw(check);
 
 my %CHECK = (
-    string => \&string_error,
+    string  => \&string_error,
     integer => \&integer_error,
     boolean => \&boolean_error,
-    array => \&array_error,
-    object => \&object_error,
+    array   => \&array_error,
+    object  => \&object_error,
 );
 
 =head1 FUNCTIONS
@@ -48,7 +48,8 @@ sub check ($properties, $value) {
 sub string_error ($type, $value, $at) {
     return "$at: not a string" if ref $value;
     if (my $enum = $type->{enum}) {
-        return "$at: value '$value' is not one of '" . join(q{', '}, @$enum) . q{'} if !grep { $_ eq $value } @$enum;
+        return "$at: value '$value' is not one of '" . join(q{', '}, @$enum) . q{'}
+            if !grep { $_ eq $value } @$enum;
     }
     if (my $pattern = $type->{pattern}) {
         return "$at: not a valid $type->{name}" if $value !~ /\A(?:$pattern)\z/;
@@ -58,8 +59,10 @@ sub string_error ($type, $value, $at) {
 
 sub integer_error ($type, $value, $at) {
     return "$at: not an integer" if ref($value) || $value !~ /\A-?\d{1,18}\z/;
-    return "$at: must be at least $type->{minimum}" if defined $type->{minimum} && $value < $type->{minimum};
-    return "$at: must be at most $type->{maximum}" if defined $type->{maximum} && $value > $type->{maximum};
+    return "$at: must be at least $type->{minimum}"
+        if defined $type->{minimum} && $value < $type->{minimum};
+    return "$at: must be at most $type->{maximum}"
+        if defined $type->{maximum} && $value > $type->{maximum};
     return;
 }
 
@@ -78,9 +81,9 @@ sub array_error ($type, $value, $at) {
 }
 
 sub object_error ($type, $value, $at) {
-    return(($at eq '' ? 'parameters' : $at) . ': not an object') if ref($value) ne 'HASH';
+    return (($at eq '' ? 'parameters' : $at) . ': not an object') if ref($value) ne 'HASH';
     my $properties = $type->{properties} // return;
-    my $prefix = $at eq '' ? '' : "$at.";
+    my $prefix     = $at eq '' ? '' : "$at.";
     for my $name (sort keys %$value) {
         my $property = $properties->{$name}
             // return "$prefix$name: this command has no such parameter";

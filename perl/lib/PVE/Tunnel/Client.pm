@@ -4,10 +4,10 @@ use v5.36;
 
 use Errno qw(EINTR);
 use IO::Select;
-use JSON ();
-use POSIX ();
+use JSON         ();
+use POSIX        ();
 use Scalar::Util qw(looks_like_number);
-use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+use Time::HiRes  qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Native;
 
@@ -20,12 +20,12 @@ use constant {
     # Seconds the connector may take to read a line that was written to it.
     CONNECT_LIMIT => 15,
     FORWARD_LIMIT => 15,
-    QUIT_LIMIT => 30,
-    # The version reply is the first thing heard after connect, TLS handshake and upgrade, each of which has its own limit in the
-    # connector (10, 10 and 20 s): a little more than their sum, so that its reason is heard and not just our impatience.
+    QUIT_LIMIT    => 30,
+# The version reply is the first thing heard after connect, TLS handshake and upgrade, each of which has its own limit in the
+# connector (10, 10 and 20 s): a little more than their sum, so that its reason is heard and not just our impatience.
     VERSION_LIMIT => 45,
     # How long the child may take to send what is left, then to obey SIGTERM.
-    END_LIMIT => 30,
+    END_LIMIT  => 30,
     TERM_LIMIT => 10,
     # No answer of a worker comes near; what does is not an answer.
     MAX_LINE => 1 << 20,
@@ -35,15 +35,16 @@ use constant {
 
 my $JSON = JSON->new->utf8->canonical;
 
-sub fork_websocket_tunnel($conn, $url, $req_params, $tunnel_params, $log) {
+sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
     my $token = $conn->{apitoken} // die "no API token for the remote node given\n";
-    my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
+    my $task  = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
 
-    my $headers = [['Authorization', $token]];
+    my $headers     = [ [ 'Authorization', $token ] ];
     my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
     my %peer = (headers => $headers, defined($fingerprint) ? (fingerprint => $fingerprint) : ());
     my $base = "$tunnel_params->{url}?";
-    my $query = 'ticket=' . percent_encode($task->{ticket}) . '&socket=' . percent_encode($task->{socket});
+    my $query =
+        'ticket=' . percent_encode($task->{ticket}) . '&socket=' . percent_encode($task->{socket});
 
     # Where the connection stands is the same for every forward but for ticket and socket.
     %$tunnel_params = (url => $base, %peer);
@@ -51,7 +52,8 @@ sub fork_websocket_tunnel($conn, $url, $req_params, $tunnel_params, $log) {
     $tunnel = { %$tunnel, log => $log, params => $tunnel_params, pending => '', forwarded => {} };
 
     my $connected = eval {
-        my $connect = { control => JSON::true, cmd => 'connect', data => { url => $base . $query, %peer } };
+        my $connect =
+            { control => JSON::true, cmd => 'connect', data => { url => $base . $query, %peer } };
         write_line($tunnel, CONNECT_LIMIT, $connect);
         write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
         take_version($tunnel, read_tunnel($tunnel, VERSION_LIMIT));
@@ -63,68 +65,71 @@ sub fork_websocket_tunnel($conn, $url, $req_params, $tunnel_params, $log) {
     die "cannot open the tunnel: $error";
 }
 
-sub take_version($tunnel, $line) {
+sub take_version ($tunnel, $line) {
     my $reply = eval { $JSON->decode($line) };
     # A connector that could not connect says so in answer to the first command.
-    die failure_text($reply) . "\n" if ref($reply) eq 'HASH' && exists($reply->{success}) && !$reply->{success};
+    die failure_text($reply) . "\n"
+        if ref($reply) eq 'HASH' && exists($reply->{success}) && !$reply->{success};
     my $version = PVE::Tunnel::Native::version_reply_parse($line);
-    $tunnel->{version} = $version->{api};
-    $tunnel->{age} = $version->{age};
-    $tunnel->{caps} = $version->{caps};
+    $tunnel->{version}      = $version->{api};
+    $tunnel->{age}          = $version->{age};
+    $tunnel->{caps}         = $version->{caps};
     $tunnel->{unknown_caps} = $version->{unknown};
     return;
 }
 
-sub plan($tunnel, $wish) {
-    my %input = (%$wish, caps => [@{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} }]);
+sub plan ($tunnel, $wish) {
+    my %input = (%$wish, caps => [ @{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} } ]);
     return PVE::Tunnel::Native::plan(\%input);
 }
 
-sub write_tunnel($tunnel, $timeout, $cmd, $params = undef) {
+sub write_tunnel ($tunnel, $timeout, $cmd, $params = undef) {
     write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
-    my $line = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
+    my $line  = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
     my $reply = eval { $JSON->decode($line) };
     die "reply to command '$cmd' is not a JSON object\n" if ref($reply) ne 'HASH';
-    die failure_text($reply) . "\n" if !$reply->{success};
+    die failure_text($reply) . "\n"                      if !$reply->{success};
     return $reply;
 }
 
-sub read_tunnel($tunnel, $timeout = 60) {
+sub read_tunnel ($tunnel, $timeout = 60) {
     my $deadline = deadline($timeout);
     my $end;
     while (($end = index($tunnel->{pending}, "\n")) < 0) {
-        die "the tunnel sent a line longer than " . MAX_LINE . " bytes\n" if length($tunnel->{pending}) > MAX_LINE;
+        die "the tunnel sent a line longer than " . MAX_LINE . " bytes\n"
+            if length($tunnel->{pending}) > MAX_LINE;
         wait_for($tunnel->{reader}, 'can_read', $deadline) or die "timeout after $timeout s\n";
         my $got = sysread($tunnel->{reader}, $tunnel->{pending}, 65536, length $tunnel->{pending});
-        next if !defined($got) && $!{EINTR};
+        next                          if !defined($got) && $!{EINTR};
         die "the tunnel failed: $!\n" if !defined $got;
-        die "the tunnel has ended\n" if !$got;
+        die "the tunnel has ended\n"  if !$got;
     }
     my $line = substr($tunnel->{pending}, 0, $end + 1, '');
     chomp $line;
     return $line;
 }
 
-sub forward_unix_socket($tunnel, $local, $remote) {
+sub forward_unix_socket ($tunnel, $local, $remote) {
     unlink $local;
     my $data = {
         %{ $tunnel->{params} },
-        url => $tunnel->{params}{url} . 'socket=' . percent_encode($remote) . '&',
-        unix => $local,
+        url    => $tunnel->{params}{url} . 'socket=' . percent_encode($remote) . '&',
+        unix   => $local,
         ticket => { path => $remote },
     };
     write_line($tunnel, FORWARD_LIMIT, { control => JSON::true, cmd => 'forward', data => $data });
     $tunnel->{forwarded}{$local} = $remote;
-    my $line = read_tunnel($tunnel, FORWARD_LIMIT);
+    my $line  = read_tunnel($tunnel, FORWARD_LIMIT);
     my $reply = eval { $JSON->decode($line) };
     return if ref($reply) ne 'HASH' || !exists($reply->{success}) || $reply->{success};
     delete $tunnel->{forwarded}{$local};
     die "cannot forward '$local': " . failure_text($reply) . "\n";
 }
 
-sub finish_tunnel($tunnel, $cleanup = 0) {
+sub finish_tunnel ($tunnel, $cleanup = 0) {
     my $done = eval {
-        write_tunnel($tunnel, QUIT_LIMIT, 'quit', { cleanup => $cleanup ? JSON::true : JSON::false });
+        write_tunnel($tunnel, QUIT_LIMIT, 'quit',
+            { cleanup => $cleanup ? JSON::true : JSON::false });
         1;
     };
     my $error = $@;
@@ -135,8 +140,8 @@ sub finish_tunnel($tunnel, $cleanup = 0) {
 }
 
 # Closing its input tells the connector to send what it has and to leave.
-sub end_child($tunnel) {
-    close($_) for grep { defined } @$tunnel{qw(writer reader)};
+sub end_child ($tunnel) {
+    close($_) for grep {defined} @$tunnel{qw(writer reader)};
     my $ended = PVE::Tunnel::Client::Child::ended($tunnel, END_LIMIT);
     if (!$ended) {
         kill(TERM => $tunnel->{pid});
@@ -149,10 +154,10 @@ sub end_child($tunnel) {
     return;
 }
 
-sub write_line($tunnel, $timeout, $value) {
+sub write_line ($tunnel, $timeout, $value) {
     local $SIG{PIPE} = 'IGNORE';
     my $deadline = deadline($timeout);
-    my $bytes = $JSON->encode($value) . "\n";
+    my $bytes    = $JSON->encode($value) . "\n";
     while (length $bytes) {
         wait_for($tunnel->{writer}, 'can_write', $deadline) or die "timeout after $timeout s\n";
         my $wrote = syswrite($tunnel->{writer}, $bytes);
@@ -166,7 +171,7 @@ sub write_line($tunnel, $timeout, $value) {
 }
 
 # A signal ends the wait early, so that the caller's own alarm is heard; then the rest is waited for.
-sub wait_for($handle, $readiness, $deadline) {
+sub wait_for ($handle, $readiness, $deadline) {
     die "the tunnel is closed\n" if !defined fileno $handle;
     my $select = IO::Select->new($handle);
     while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
@@ -175,22 +180,22 @@ sub wait_for($handle, $readiness, $deadline) {
     return 0;
 }
 
-sub deadline($timeout) {
+sub deadline ($timeout) {
     die "a time limit must be a number of seconds above 0\n"
         if !looks_like_number($timeout) || $timeout <= 0 || $timeout > MAX_LIMIT;
     return clock_gettime(CLOCK_MONOTONIC) + $timeout;
 }
 
 # What the other side says may be of any length and shape; a log line is one line.
-sub failure_text($reply) {
+sub failure_text ($reply) {
     my $text = $reply->{msg};
     return 'the other side gave no reason' if !defined($text) || ref($text) || $text !~ /\S/;
-    $text =~ s/[\x00-\x1f\x7f]+/ /g;
+    $text =~ s/[\x00-\x20\x7f]+/ /g;
     $text =~ s/\s+\z//;
     return length($text) > 1000 ? substr($text, 0, 1000) . '...' : $text;
 }
 
-sub percent_encode($text) {
+sub percent_encode ($text) {
     return $text =~ s/([^A-Za-z0-9._~-])/sprintf('%%%02X', ord $1)/ger;
 }
 

@@ -13,30 +13,35 @@ use constant {
     # Seconds for each step: connect, handshake, and each silence of the target.
     STEP_LIMIT => 30,
     # Bytes. The answer has three short strings.
-    MAX_ANSWER => 1 << 20,
+    MAX_ANSWER   => 1 << 20,
     DEFAULT_PORT => 8006,
 };
 
 my $JSON = JSON->new->utf8;
 
-sub post($conn, $path, $params) {
+sub post ($conn, $path, $params) {
     my $base = base_url($conn);
     my $mismatch;
     my $http = HTTP::Tiny->new(
-        agent => "pve-tunnel/$VERSION",
-        timeout => STEP_LIMIT,
-        max_size => MAX_ANSWER,
+        agent        => "pve-tunnel/$VERSION",
+        timeout      => STEP_LIMIT,
+        max_size     => MAX_ANSWER,
         max_redirect => 0,
         # A proxy from the environment would see the token.
-        proxy => undef, http_proxy => undef, https_proxy => undef,
-        verify_SSL => 1,
+        proxy       => undef, http_proxy => undef, https_proxy => undef,
+        verify_SSL  => 1,
         SSL_options => tls_options($conn, \$mismatch),
     );
-    my $answer = $http->post_form("$base/api2/json$path", $params // {}, { headers => { Authorization => $conn->{apitoken} } });
+    my $answer = $http->post_form(
+        "$base/api2/json$path",
+        $params // {},
+        { headers => { Authorization => $conn->{apitoken} } }
+    );
     if (!$answer->{success}) {
         die "$conn->{host}: $mismatch\n" if defined $mismatch;
         # 599 is HTTP::Tiny's own: the connection failed, and the reason is the content.
-        my $reason = $answer->{status} == 599 ? $answer->{content} : "$answer->{status} $answer->{reason}";
+        my $reason =
+            $answer->{status} == 599 ? $answer->{content} : "$answer->{status} $answer->{reason}";
         die one_line("the request for a tunnel to $conn->{host} failed: $reason", $conn) . "\n";
     }
     my $data = eval { $JSON->decode($answer->{content})->{data} };
@@ -47,26 +52,27 @@ sub post($conn, $path, $params) {
     return $data;
 }
 
-sub fingerprint($conn) {
+sub fingerprint ($conn) {
     my $cached = $conn->{cached_fingerprints} // {};
     my ($first) = grep { $cached->{$_} } sort keys %$cached;
     return if !defined $first;
     return PVE::Tunnel::Native::fingerprint_parse($first);
 }
 
-sub base_url($conn) {
+sub base_url ($conn) {
     my $protocol = $conn->{protocol} // 'https';
-    my $host = $conn->{host} // die "no host for the remote node given\n";
+    my $host     = $conn->{host}     // die "no host for the remote node given\n";
     $host =~ s/\A\[(.*)\]\z/$1/;
     my $loopback = $host =~ /\A(?:127\.[0-9.]+|::1|localhost)\z/;
-    die "protocol '$protocol' to '$host' is not possible: the API token would travel in clear text\n"
+    die
+        "protocol '$protocol' to '$host' is not possible: the API token would travel in clear text\n"
         if $protocol ne 'https' && ($protocol ne 'http' || !$loopback);
     my $port = $conn->{port} // DEFAULT_PORT;
     return "$protocol://" . ($host =~ /:/ ? "[$host]" : $host) . ":$port";
 }
 
 # A pinned certificate is compared in the handshake, before a byte of the request is sent.
-sub tls_options($conn, $mismatch) {
+sub tls_options ($conn, $mismatch) {
     return {} if ($conn->{protocol} // 'https') eq 'http';
     my $expected = fingerprint($conn) // return {};
     require IO::Socket::SSL;
@@ -74,21 +80,22 @@ sub tls_options($conn, $mismatch) {
     my $compare = sub ($ok, $store, $name, $error, $cert, $depth) {
         # Issuers do not matter, only the leaf; the library asks about it last.
         return 1 if $depth > 0;
-        my $actual = PVE::Tunnel::Native::fingerprint_parse(Net::SSLeay::X509_get_fingerprint($cert, 'sha256'));
+        my $actual = PVE::Tunnel::Native::fingerprint_parse(
+            Net::SSLeay::X509_get_fingerprint($cert, 'sha256'));
         return 1 if $actual eq $expected;
         $$mismatch = "the certificate's fingerprint is $actual, expected was $expected";
         return 0;
     };
     return {
-        SSL_verify_mode => IO::Socket::SSL::SSL_VERIFY_PEER(),
+        SSL_verify_mode     => IO::Socket::SSL::SSL_VERIFY_PEER(),
         SSL_verify_callback => $compare,
         SSL_verifycn_scheme => 'none',
     };
 }
 
 # A status line is the target's to write, and it must not bring back what was sent.
-sub one_line($text, $conn) {
-    $text =~ s/[\x00-\x1f\x7f]+/ /g;
+sub one_line ($text, $conn) {
+    $text =~ s/[\x00-\x20\x7f]+/ /g;
     $text =~ s/\Q$conn->{apitoken}\E/(token)/g;
     my ($secret) = $conn->{apitoken} =~ /=([^=]+)\z/;
     $text =~ s/\Q$secret\E/(token)/g if defined $secret;

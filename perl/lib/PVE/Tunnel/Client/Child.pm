@@ -4,7 +4,7 @@ use v5.36;
 
 use Errno qw(EINTR);
 use IO::Select;
-use POSIX ();
+use POSIX       ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Native;
@@ -14,16 +14,18 @@ our $VERSION = '0.1.0';
 # Longer than any diagnostic; what is longer is cut, not kept.
 use constant MAX_LOG_LINE => 8192;
 
-sub start($log) {
-    pipe(my $command_end, my $writer) or die "pipe: $!\n";
-    pipe(my $reader, my $answer_end) or die "pipe: $!\n";
+sub start ($log) {
+    pipe(my $command_end, my $writer)     or die "pipe: $!\n";
+    pipe(my $reader,      my $answer_end) or die "pipe: $!\n";
     # Open in the child and nowhere else, so its end is the child's.
     pipe(my $alive, my $alive_end) or die "pipe: $!\n";
 
     my $pid = fork() // die "fork: $!\n";
     if (!$pid) {
         # Nothing of the caller's may run in here: no END block, no destructor, no handler.
-        eval { run($log, map { fileno $_ } $command_end, $answer_end, $alive_end) };
+        eval {
+            run($log, map { fileno $_ } $command_end, $answer_end, $alive_end);
+        };
         POSIX::_exit(1);
     }
     close($_) for $command_end, $answer_end, $alive_end;
@@ -31,26 +33,26 @@ sub start($log) {
     return { pid => $pid, writer => $writer, reader => $reader, alive => $alive };
 }
 
-sub ended($child, $limit) {
+sub ended ($child, $limit) {
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + $limit;
-    my $select = IO::Select->new($child->{alive});
+    my $select   = IO::Select->new($child->{alive});
     while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
         return 1 if $select->can_read($left);
     }
     return 0;
 }
 
-sub reap($child) {
+sub reap ($child) {
     close(delete $child->{alive});
     1 while waitpid($child->{pid}, 0) < 0 && $!{EINTR};
     return;
 }
 
 # The child reads diagnostics; the connector, which blocks in native code, is a process of its own under it.
-sub run($log, $input, $output, $alive) {
+sub run ($log, $input, $output, $alive) {
     local @SIG{qw(INT HUP QUIT ALRM CHLD USR1 USR2 __DIE__ __WARN__)} = ('DEFAULT') x 9;
-    local $SIG{PIPE} = 'IGNORE';
-    local $SIG{TERM} = 'DEFAULT';
+    local $SIG{PIPE}                                                  = 'IGNORE';
+    local $SIG{TERM}                                                  = 'DEFAULT';
     alarm(0);
     close_all_but(0, 1, 2, $input, $output, $alive);
 
@@ -67,14 +69,14 @@ sub run($log, $input, $output, $alive) {
     POSIX::_exit($? ? 1 : 0);
 }
 
-sub connect_and_serve($input, $output, $log_out) {
+sub connect_and_serve ($input, $output, $log_out) {
     $0 = 'pve-tunnel connector';
     return 0 if eval { PVE::Tunnel::Native::connector_run($input, $output, $log_out, {}); 1 };
     POSIX::write($log_out, $@, length $@);
     return 1;
 }
 
-sub pass_on($log, $log_in) {
+sub pass_on ($log, $log_in) {
     my $pending = '';
     while (1) {
         my $got = POSIX::read($log_in, my $bytes, 4096);
@@ -90,13 +92,13 @@ sub pass_on($log, $log_in) {
     return;
 }
 
-sub log_line($log, $line) {
+sub log_line ($log, $line) {
     # A log that fails must not end the tunnel.
     eval { $log->('info', "tunnel: $line") };
     return;
 }
 
-sub close_all_but(@keep) {
+sub close_all_but (@keep) {
     my %keep = map { $_ => 1 } @keep;
     opendir(my $dir, '/proc/self/fd') or die "cannot list descriptors: $!\n";
     my @open = grep { /\A\d+\z/ && !$keep{$_} } readdir($dir);
