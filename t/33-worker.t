@@ -1,8 +1,10 @@
+#!/usr/bin/perl
+
 # The worker over its UNIX socket, without a node in front: every command, and every refusal.
 use v5.36;
 
 use Digest::SHA qw(hmac_sha256_hex sha256_hex);
-use File::Temp  qw(tempdir);
+use File::Temp qw(tempdir);
 use FindBin;
 use IO::Select;
 use IO::Socket::UNIX;
@@ -12,32 +14,32 @@ use Test::More;
 use lib "$FindBin::Bin/../testnode/lib";
 use TestNode::QMP;
 
-my $WORKER    = "$FindBin::Bin/../testnode/worker.pl";
-my $KEY       = 'ab' x 32;
-my $LIMIT     = 60;
+my $WORKER = "$FindBin::Bin/../testnode/worker.pl";
+my $KEY = 'ab' x 32;
+my $LIMIT = 60;
 my $HAVE_QEMU = grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
 
 # --- a worker under test ------------------------------------------------------------------------------------------
 
 sub worker (%option) {
-    my $dir     = $option{dir} // tempdir(CLEANUP => 1);
+    my $dir = $option{dir} // tempdir(CLEANUP => 1);
     my %request = (
-        socket     => "$dir/100.mtunnel",
-        vmid       => 100,
-        kind       => 'qemu',
-        node       => 'target',
-        dir        => $dir,
-        user       => 'root@pam!demo',
+        socket => "$dir/100.mtunnel",
+        vmid => 100,
+        kind => 'qemu',
+        node => 'target',
+        dir => $dir,
+        user => 'root@pam!demo',
         ticket_key => $KEY,
-        old        => JSON::false,
-        params     => {},
+        old => JSON::false,
+        params => {},
         %{ $option{request} // {} },
     );
-    pipe(my $stdin, my $to)     or die;
-    pipe(my $from,  my $stdout) or die;
+    pipe(my $stdin, my $to) or die;
+    pipe(my $from, my $stdout) or die;
     my $pid = fork() // die "fork: $!";
     if (!$pid) {
-        open(STDIN,  '<&', $stdin)  or die;
+        open(STDIN, '<&', $stdin) or die;
         open(STDOUT, '>&', $stdout) or die;
         open(STDERR, '>&', $stdout) or die;
         exec(@{ $option{wrap} // [] }, $^X, $WORKER) or die "exec: $!";
@@ -81,7 +83,7 @@ sub Worker::command ($self, $name, %parameters) {
 # Closes the connection, and with it (or by the node's end) the process; returns its exit code.
 sub Worker::end ($self, $node_ends = 1) {
     close($self->{client}) if $self->{client};
-    close($self->{to})     if $node_ends;
+    close($self->{to}) if $node_ends;
     while (IO::Select->new($self->{from})->can_read($LIMIT)) {
         last if !sysread($self->{from}, $self->{log}, 65536, length $self->{log});
     }
@@ -100,9 +102,10 @@ sub refused ($reply, $pattern, $what) {
 
 {
     my $worker = worker();
-    is((stat "$worker->{dir}/100.mtunnel")[2] // 'gone',
-        'gone', 'the socket is for one client only')
-        if $worker->command('version')->{success};
+    is(
+        (stat "$worker->{dir}/100.mtunnel")[2] // 'gone',
+        'gone', 'the socket is for one client only'
+    ) if $worker->command('version')->{success};
     is_deeply(
         $worker->command('version'),
         { success => JSON::true, api => 2, age => 0, caps => ['insecure-remote'] },
@@ -114,9 +117,9 @@ sub refused ($reply, $pattern, $what) {
         'a line that is not JSON'
     );
     unlike($worker->line("{ memory: secret-word\n")->{msg}, qr/secret-word/, '... is not quoted');
-    refused($worker->line("[1]\n"),          qr/not a JSON object/, 'a line that is no object');
-    refused($worker->line("{}\n"),           qr/no 'cmd'/,          'no command');
-    refused($worker->line("{\"cmd\":{}}\n"), qr/no 'cmd'/,          'a command that is no string');
+    refused($worker->line("[1]\n"), qr/not a JSON object/, 'a line that is no object');
+    refused($worker->line("{}\n"), qr/no 'cmd'/, 'no command');
+    refused($worker->line("{\"cmd\":{}}\n"), qr/no 'cmd'/, 'a command that is no string');
     refused(
         $worker->command('format-disk'),
         qr/unknown command 'format-disk'/,
@@ -168,12 +171,12 @@ sub refused ($reply, $pattern, $what) {
     is($worker->command('bwlimit', storages => ['local'], bwlimit => 77)->{bwlimit}, 77, 'bwlimit');
     ok($worker->command('fstrim')->{success}, 'fstrim');
     ok($worker->command('unlock')->{success}, 'unlock');
-    ok($worker->command('quit')->{success},   'quit');
+    ok($worker->command('quit')->{success}, 'quit');
     refused($worker->command('version'), qr/too late/, 'a command after quit');
     is($worker->end(0), 0, 'the worker ends by itself after quit and disconnect');
     my @commands = $worker->{log} =~ /^command: (.*)$/mg;
     is_deeply(
-        [ @commands[ 0 .. 2 ], $commands[-1] ],
+        [@commands[0 .. 2], $commands[-1]],
         [qw(version version format-disk version)],
         'the log names the commands'
     );
@@ -188,10 +191,10 @@ sub refused ($reply, $pattern, $what) {
 
 {
     my $worker = worker();
-    my $reply  = $worker->line('x' x ((1 << 20) + 1000));
+    my $reply = $worker->line('x' x ((1 << 20) + 1000));
     refused($reply, qr/longer than 1048576/, 'an over-long line');
-    is($worker->reply,  undef, '... ends the connection');
-    is($worker->end(0), 1,     '... and the worker');
+    is($worker->reply, undef, '... ends the connection');
+    is($worker->end(0), 1, '... and the worker');
 }
 
 {
@@ -250,15 +253,15 @@ sub start_parameters ($statefile, $type, @more) {
 
 sub disk_parameters ($size, $index = 0) {
     return (
-        format  => 'raw',
+        format => 'raw',
         storage => 'local',
-        drive   => { interface => 'scsi', index => $index, size => $size }
+        drive => { interface => 'scsi', index => $index, size => $size }
     );
 }
 
 {
     my $worker = worker();
-    my $disk   = $worker->command('disk', disk_parameters(1 << 20));
+    my $disk = $worker->command('disk', disk_parameters(1 << 20));
     is($disk->{volid}, 'local:100/vm-100-disk-0.raw', 'disk: a volume');
     my $file = "$worker->{dir}/vm-100-disk-0.raw";
     is(-s $file, 1 << 20, '... of the right size');
@@ -291,7 +294,7 @@ sub disk_parameters ($size, $index = 0) {
         'start with a foreign disk',
     );
     $worker->command('quit', cleanup => 1);
-    is($worker->end, 0, 'quit with cleanup');
+    is($worker->end(0), 0, 'quit with cleanup');
     ok(!-e $file && !-e "$worker->{dir}/100.conf", '... removes disk and configuration');
 }
 
@@ -300,11 +303,11 @@ SKIP: {
         if $> || system('unshare --mount true 2>/dev/null');
     my $dir = tempdir(CLEANUP => 1);
 # A file system of 4 MiB that only this worker sees, and that goes with it; the socket lies outside.
-    my $full   = tempdir(CLEANUP => 1);
+    my $full = tempdir(CLEANUP => 1);
     my $worker = worker(
-        dir     => $dir,
+        dir => $dir,
         request => { dir => $full },
-        wrap    => [
+        wrap => [
             'unshare', '--mount', 'sh', '-c',
             "mount -t tmpfs -o size=4m none $full && exec \"\$@\"", 'sh'
         ],
@@ -326,9 +329,9 @@ SKIP: {
 
 sub import_parameters (@more) {
     return (
-        volname        => '100/vm-100-disk-7.raw',
-        format         => 'raw',
-        storage        => 'local',
+        volname => '100/vm-100-disk-7.raw',
+        format => 'raw',
+        storage => 'local',
         export_formats => 'zfs,raw+size', @more,
     );
 }
@@ -348,11 +351,11 @@ sub feed ($worker, $bytes) {
 
 {
     my $worker = worker();
-    my $data   = join '', map { chr(rand 256) } 1 .. 70_001;
-    my $file   = "$worker->{dir}/vm-100-disk-7.raw";
+    my $data = join '', map { chr(rand 256) } 1 .. 70_001;
+    my $file = "$worker->{dir}/vm-100-disk-7.raw";
     my $status = feed($worker, pack('Q<', length $data) . $data);
-    is($status->{status}, 'complete',                    'an import') or diag(explain($status));
-    is($status->{volid},  'local:100/vm-100-disk-7.raw', '... names its volume');
+    is($status->{status}, 'complete', 'an import') or diag(explain($status));
+    is($status->{volid}, 'local:100/vm-100-disk-7.raw', '... names its volume');
     is(
         sha256_hex(
             do { local (@ARGV, $/) = $file; <> }
@@ -373,8 +376,10 @@ sub feed ($worker, $bytes) {
         qr/running already/,
         'two at once'
     );
-    is($worker->command('query-disk-import')->{status},
-        'pending', 'an import nobody feeds is pending');
+    is(
+        $worker->command('query-disk-import')->{status},
+        'pending', 'an import nobody feeds is pending'
+    );
     my $ticket = $worker->command('ticket', path => $renamed->{socket})->{ticket} // '';
     like($ticket, qr/\APVETUNNEL:[0-9A-F]{8}::[0-9a-f]{64}\z/, 'a ticket for its socket');
     my ($time, $mac) = $ticket =~ /:([0-9A-F]+)::(.*)/;
@@ -390,9 +395,9 @@ sub feed ($worker, $bytes) {
 }
 
 for my $case (
-    [ 'short', pack('Q<', 10) . 'x' x 9,  qr/after 9 of 10 bytes/ ],
-    [ 'long',  pack('Q<', 10) . 'x' x 11, qr/longer than the 10 bytes/ ],
-    [ 'empty', '', qr/before its size/ ],
+    ['short', pack('Q<', 10) . 'x' x 9, qr/after 9 of 10 bytes/],
+    ['long', pack('Q<', 10) . 'x' x 11, qr/longer than the 10 bytes/],
+    ['empty', '', qr/before its size/],
     )
 {
     my ($name, $bytes, $pattern) = @$case;
@@ -411,9 +416,9 @@ for my $case (
 SKIP: {
     skip 'no qemu-system-x86_64', 1 if !$HAVE_QEMU;
     my $worker = worker();
-    my $dir    = $worker->{dir};
-    ok($worker->command('disk',   disk_parameters(1 << 20))->{success}, 'a disk');
-    ok($worker->command('config', conf => "memory: 64\n")->{success},   'a configuration');
+    my $dir = $worker->{dir};
+    ok($worker->command('disk', disk_parameters(1 << 20))->{success}, 'a disk');
+    ok($worker->command('config', conf => "memory: 64\n")->{success}, 'a configuration');
     my $started =
         $worker->command('start', start_parameters('unix', 'websocket', nbd => { scsi0 => {} }));
     is_deeply(
@@ -421,14 +426,14 @@ SKIP: {
         {
             success => JSON::true,
             migrate => {
-                proto        => 'unix',
-                addr         => "$dir/100.migrate",
-                unix_sockets => [ "$dir/100.migrate", "$dir/100_nbd.migrate" ],
+                proto => 'unix',
+                addr => "$dir/100.migrate",
+                unix_sockets => ["$dir/100.migrate", "$dir/100_nbd.migrate"],
             },
             drives => {
                 scsi0 => {
                     drivestr => 'local:100/vm-100-disk-0.raw,size=1048576',
-                    nbd_uri  => "nbd:unix:$dir/100_nbd.migrate:exportname=drive-scsi0",
+                    nbd_uri => "nbd:unix:$dir/100_nbd.migrate:exportname=drive-scsi0",
                 },
             },
         },
@@ -439,9 +444,10 @@ SKIP: {
         qr/runs already/,
         'start again'
     );
-    ok($worker->command('ticket', path => "$dir/100$_.migrate")->{ticket},
-        "a ticket for 100$_.migrate")
-        for '', '_nbd';
+    ok(
+        $worker->command('ticket', path => "$dir/100$_.migrate")->{ticket},
+        "a ticket for 100$_.migrate"
+    ) for '', '_nbd';
     my $nbd = IO::Socket::UNIX->new(Peer => "$dir/100_nbd.migrate");
     read($nbd, my $magic, 8);
     is($magic, 'NBDMAGIC', 'QEMU serves the disk');
@@ -450,18 +456,22 @@ SKIP: {
     is($monitor->command('query-status')->{status}, 'inmigrate', 'QEMU waits for the guest');
     ok($worker->command('nbdstop')->{success}, 'nbdstop');
     ok($worker->command('nbdstop')->{success}, '... once more');
-    refused($worker->command('ticket', path => "$dir/100_nbd.migrate"),
-        qr/not known/, '... ends the tickets for it');
-    ok($worker->command('stop')->{success},            'stop');
+    refused(
+        $worker->command('ticket', path => "$dir/100_nbd.migrate"),
+        qr/not known/, '... ends the tickets for it'
+    );
+    ok($worker->command('stop')->{success}, 'stop');
     ok(!eval { $monitor->command('query-status'); 1 }, '... ends QEMU');
     refused($worker->command('resume'), qr/does not run/, '... for good');
 
-    ok($worker->command('start', start_parameters('unix', 'websocket'))->{success},
-        'start after stop');
+    ok(
+        $worker->command('start', start_parameters('unix', 'websocket'))->{success},
+        'start after stop'
+    );
     my ($pid) = grep { readlink("/proc/$_/exe") =~ /qemu/ } children($worker->{pid});
     ok($pid, 'QEMU is the worker\'s child');
     is($worker->end, 1, 'a worker that loses its client');
-    ok(!kill(0 => $pid),       '... takes the guest along');
+    ok(!kill(0 => $pid), '... takes the guest along');
     ok(!-e "$dir/100.migrate", '... and its sockets');
 }
 

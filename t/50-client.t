@@ -1,9 +1,11 @@
+#!/usr/bin/perl
+
 # PVE::Tunnel::Client against a node, new and old.
 use v5.36;
 
 use Digest::SHA qw(sha256_hex);
-use Fcntl       qw(:flock);
-use File::Temp  qw(tempdir);
+use Fcntl qw(:flock S_IMODE);
+use File::Temp qw(tempdir);
 use FindBin;
 use IO::Select;
 use IO::Socket::INET;
@@ -11,12 +13,12 @@ use IO::Socket::UNIX;
 use JSON;
 use Test::More;
 
-use lib map {"$FindBin::Bin/../$_"} qw(testnode/lib perl/blib/lib perl/blib/arch);
+use lib map { "$FindBin::Bin/../$_" } qw(testnode/lib perl/blib/lib perl/blib/arch);
 use PVE::Tunnel::Client;
 use TestNode::Node;
 
-my $DIR  = tempdir(CLEANUP => 1);
-my $LOG  = "$DIR/log";
+my $DIR = tempdir(CLEANUP => 1);
+my $LOG = "$DIR/log";
 my $VMID = 100;
 
 # Called in two processes: what it writes to is opened for each line.
@@ -29,12 +31,12 @@ sub log_line ($level, $text) {
 sub logged () { return TestNode::Node::slurp($LOG) }
 
 sub open_tunnel ($node, %change) {
-    my $vmid   = ++$VMID;
+    my $vmid = ++$VMID;
     my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(
         { %{ $node->conn }, %{ $change{conn} // {} } },
         $node->path($vmid),
         { storages => 'local' },
-        { url      => $change{url} // $node->url($vmid) },
+        { url => $change{url} // $node->url($vmid) },
         $change{log} // \&log_line,
     );
     return ($tunnel, $vmid);
@@ -46,14 +48,14 @@ sub death ($code) {
     return $@;
 }
 
-my $node   = TestNode::Node->start(dir => "$DIR/new", listen => '127.0.0.1');
+my $node = TestNode::Node->start(dir => "$DIR/new", listen => '127.0.0.1');
 my $secret = $node->token =~ s/.*=//r;
 
 subtest 'the tunnel' => sub {
     my ($tunnel, $vmid) = open_tunnel($node);
-    is_deeply([ @$tunnel{qw(version age)} ], [ 2, 0 ],            'version and age');
-    is_deeply($tunnel->{caps},               ['insecure-remote'], 'capabilities');
-    is_deeply($tunnel->{unknown_caps},       [],                  'none that is unknown');
+    is_deeply([@$tunnel{qw(version age)}], [2, 0], 'version and age');
+    is_deeply($tunnel->{caps}, ['insecure-remote'], 'capabilities');
+    is_deeply($tunnel->{unknown_caps}, [], 'none that is unknown');
     like(
         $tunnel->{params}{url},
         qr{\Awss://127\.0\.0\.1:\d+/.*mtunnelwebsocket\?\z},
@@ -61,11 +63,13 @@ subtest 'the tunnel' => sub {
     );
     is_deeply(
         $tunnel->{params}{headers},
-        [ [ 'Authorization', $node->token ] ],
+        [['Authorization', $node->token]],
         '... the headers authorise'
     );
-    is($tunnel->{params}{fingerprint}, $node->{fingerprint},
-        '... and the certificate stays pinned');
+    is(
+        $tunnel->{params}{fingerprint}, $node->{fingerprint},
+        '... and the certificate stays pinned'
+    );
     ok(kill(0 => $tunnel->{pid}), 'the child runs');
 
     is(
@@ -84,8 +88,10 @@ subtest 'the tunnel' => sub {
         qr/\Atimeout after 0\.1 s\n\z/,
         'silence is limited'
     );
-    like(death(sub { PVE::Tunnel::Client::read_tunnel($tunnel, 0) }),
-        qr/time limit/, 'a limit of 0 is a mistake');
+    like(
+        death(sub { PVE::Tunnel::Client::read_tunnel($tunnel, 0) }),
+        qr/time limit/, 'a limit of 0 is a mistake'
+    );
 
     my $rang = death(
         sub {
@@ -95,17 +101,19 @@ subtest 'the tunnel' => sub {
         }
     );
     is($rang, "rang\n", 'the caller\'s alarm is heard');
-    ok(PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock')->{success},
-        '... and the tunnel goes on');
+    ok(
+        PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock')->{success},
+        '... and the tunnel goes on'
+    );
 
     $tunnel->{unix_sockets} = ["$DIR/leftover"];
     open(my $leftover, '>', "$DIR/leftover") or die "cannot create: $!";
     PVE::Tunnel::Client::finish_tunnel($tunnel);
     ok(!kill(0 => $tunnel->{pid}), 'the child has ended');
-    ok(!-e "$DIR/leftover",        'unix_sockets are removed');
+    ok(!-e "$DIR/leftover", 'unix_sockets are removed');
     like(logged(), qr/^info: tunnel: control connection/m, 'diagnostics reach the log');
     is_deeply(
-        [ $node->worker_log($vmid) =~ /^command: (.*)$/mg ],
+        [$node->worker_log($vmid) =~ /^command: (.*)$/mg],
         [qw(version bwlimit no-such unlock quit)],
         'what the target received'
     );
@@ -117,18 +125,18 @@ subtest 'a volume over a forward' => sub {
         $tunnel, 10,
         'disk-import',
         {
-            volname        => 'vm-1-disk-9.raw',
-            format         => 'raw',
-            storage        => 'local',
+            volname => 'vm-1-disk-9.raw',
+            format => 'raw',
+            storage => 'local',
             export_formats => 'raw+size',
         }
     );
     my $local = "$DIR/local.storage";
     PVE::Tunnel::Client::forward_unix_socket($tunnel, $local, $import->{socket});
     is($tunnel->{forwarded}{$local}, $import->{socket}, 'the forward is remembered');
-    is((stat $local)[2] & 07777,     0600,              '... and private');
+    is(S_IMODE((stat $local)[2]), oct(600), '... and private');
 
-    my $data   = join('', map { pack('N', $_) } 1 .. 2_000_000);
+    my $data = join('', map { pack('N', $_) } 1 .. 2_000_000);
     my $socket = IO::Socket::UNIX->new(Peer => $local) or die "connect: $!";
     print {$socket} pack('Q<', length $data), $data;
     $socket->flush;
@@ -137,8 +145,10 @@ subtest 'a volume over a forward' => sub {
     do { $status = PVE::Tunnel::Client::write_tunnel($tunnel, 30, 'query-disk-import') }
         while $status->{status} eq 'pending';
     is($status->{status}, 'complete', 'the volume arrived') or diag(explain($status));
-    is(sha256_hex(TestNode::Node::slurp("$DIR/new/vm-1-disk-9.raw")),
-        sha256_hex($data), '... as it was');
+    is(
+        sha256_hex(TestNode::Node::slurp("$DIR/new/vm-1-disk-9.raw")),
+        sha256_hex($data), '... as it was'
+    );
 
     like(
         death(
@@ -148,13 +158,13 @@ subtest 'a volume over a forward' => sub {
         'a forward that cannot be made dies',
     );
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
-    ok(!-e $local,                     'the end removes forwards');
+    ok(!-e $local, 'the end removes forwards');
     ok(!-e "$DIR/new/vm-1-disk-9.raw", '... and with cleanup the volume');
 };
 
 subtest 'the guest\'s lock' => sub {
     open(my $lock, '>', "$DIR/lock") or die;
-    flock($lock, LOCK_EX)            or die;
+    flock($lock, LOCK_EX) or die;
     my ($tunnel) = open_tunnel($node);
     close($lock);
     open(my $again, '>', "$DIR/lock") or die;
@@ -164,8 +174,10 @@ subtest 'the guest\'s lock' => sub {
 
 subtest 'a log that dies' => sub {
     my ($tunnel) = open_tunnel($node, log => sub { die 'no log' });
-    ok(PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock')->{success},
-        'does not end the tunnel');
+    ok(
+        PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock')->{success},
+        'does not end the tunnel'
+    );
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 };
 
@@ -192,12 +204,12 @@ subtest 'refusals' => sub {
         my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die;
         $socket->sockport;
     };
-    my $other       = join(':', ('AB') x 32);
+    my $other = join(':', ('AB') x 32);
     my $wrong_token = $node->token =~ s/.\z/x/r;
     for my $case (
-        [ 'no token',      { apitoken => undef },        qr/no API token/ ],
-        [ 'a wrong token', { apitoken => $wrong_token }, qr/failed: 401 / ],
-        [ 'nobody there',  { port     => $closed },      qr/failed: .*[Cc]onnection refused/ ],
+        ['no token', { apitoken => undef }, qr/no API token/],
+        ['a wrong token', { apitoken => $wrong_token }, qr/failed: 401 /],
+        ['nobody there', { port => $closed }, qr/failed: .*[Cc]onnection refused/],
         [
             'another certificate',
             { cached_fingerprints => { $other => 1 } },
@@ -245,12 +257,16 @@ subtest 'version replies' => sub {
     my $take = sub ($line) {
         return death(sub { PVE::Tunnel::Client::take_version({}, $line) });
     };
-    is($take->('{"success":true,"api":2,"age":0,"caps":["x-y"]}'),
-        '', 'an unknown capability does no harm');
-    like($take->('{"success":true,"api":2,"age":0,"caps":"insecure-remote"}'),
-        qr/caps/, 'caps that are no list are refused');
-    like($take->('{"success":true,"age":0}'), qr/api/,  'so is a missing version');
-    like($take->('nonsense'),                 qr/JSON/, '... and a reply that is none');
+    is(
+        $take->('{"success":true,"api":2,"age":0,"caps":["x-y"]}'),
+        '', 'an unknown capability does no harm'
+    );
+    like(
+        $take->('{"success":true,"api":2,"age":0,"caps":"insecure-remote"}'),
+        qr/caps/, 'caps that are no list are refused'
+    );
+    like($take->('{"success":true,"age":0}'), qr/api/, 'so is a missing version');
+    like($take->('nonsense'), qr/JSON/, '... and a reply that is none');
     is(
         $take->('{"success":false,"msg":"connect failed\n here"}'),
         "connect failed here\n",
@@ -263,20 +279,26 @@ subtest 'planning' => sub {
     my %wish =
         (migration_type => 'insecure', migration_network => '10.0.0.0/24', planes => ['qemu']);
     is(PVE::Tunnel::Client::plan($tunnel, \%wish)->{plane}, 'qemu', 'insecure to a new node');
-    is(PVE::Tunnel::Client::plan($tunnel, { migration_type => 'secure' })->{plane},
-        'websocket', 'secure to a new node');
+    is(
+        PVE::Tunnel::Client::plan($tunnel, { migration_type => 'secure' })->{plane},
+        'websocket', 'secure to a new node'
+    );
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 
     my $old = TestNode::Node->start(dir => "$DIR/old", listen => '127.0.0.1', old => 1);
     ($tunnel, my $vmid) = open_tunnel($old);
     is_deeply($tunnel->{caps}, [], 'an old node has no capabilities');
-    is(PVE::Tunnel::Client::plan($tunnel, { migration_type => 'secure' })->{plane},
-        'websocket', 'secure to an old node');
+    is(
+        PVE::Tunnel::Client::plan($tunnel, { migration_type => 'secure' })->{plane},
+        'websocket', 'secure to an old node'
+    );
     my $message = death(sub { PVE::Tunnel::Client::plan($tunnel, \%wish) });
-    like($message, qr/upgrade the target node/i,     'insecure to an old node: upgrade it');
+    like($message, qr/upgrade the target node/i, 'insecure to an old node: upgrade it');
     like($message, qr/omit migration_type=insecure/, '... or omit insecure');
-    is_deeply([ $old->worker_log($vmid) =~ /^command: (.*)$/mg ],
-        ['version'], '... and it received nothing but version');
+    is_deeply(
+        [$old->worker_log($vmid) =~ /^command: (.*)$/mg],
+        ['version'], '... and it received nothing but version'
+    );
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
 };
 

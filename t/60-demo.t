@@ -1,3 +1,5 @@
+#!/usr/bin/perl
+
 # The demo itself, small: every plane, its report, its exit code, and what it leaves behind.
 use v5.36;
 
@@ -9,8 +11,8 @@ use Test::More;
 use lib "$FindBin::Bin/../demo/lib";
 use Demo::Report;
 
-my $DEMO   = "$FindBin::Bin/../demo/demo";
-my $DIR    = tempdir(CLEANUP => 1);
+my $DEMO = "$FindBin::Bin/../demo/demo";
+my $DIR = tempdir(CLEANUP => 1);
 my $REPORT = "$DIR/report.json";
 mkdir "$DIR/tmp" or die;
 
@@ -23,7 +25,7 @@ sub demo ($arguments, $each = undef) {
     local @ENV{qw(RAM DISK PLANE)};
     my $pid = open(my $output, '-|') // die "fork: $!";
     if (!$pid) {
-        open(STDERR, '>&', \*STDOUT)                    or die;
+        open(STDERR, '>&', \*STDOUT) or die;
         exec($^X, $DEMO, "REPORT=$REPORT", @$arguments) or die "exec: $!";
     }
     my $said = '';
@@ -35,18 +37,18 @@ sub demo ($arguments, $each = undef) {
     return ($? >> 8, $said);
 }
 
-sub leftovers () { return [ glob("$DIR/tmp/*") ] }
+sub leftovers () { return [glob("$DIR/tmp/*")] }
 
 {
     my ($code, $said) = demo([qw(RAM=64 DISK=32)]);
     is($code, 0, 'both crossings are right') or diag($said);
-    open(my $in, '<', $REPORT)               or die "no report: $!";
+    open(my $in, '<', $REPORT) or die "no report: $!";
     my $crossings = decode_json(do { local $/ = undef; <$in> })->{crossings};
-    is_deeply([ map { $_->{plane} } @$crossings ], [qw(websocket qemu)], 'one crossing each plane');
+    is_deeply([map { $_->{plane} } @$crossings], [qw(websocket qemu)], 'one crossing each plane');
     for my $crossing (@$crossings) {
         my $plane = $crossing->{plane};
         is_deeply(
-            [ sort keys %$crossing ],
+            [sort keys %$crossing],
             [
                 sort
                     qw(plane ram_bytes disk_bytes seconds mb_per_s cpu_s_per_gib ram_sha256 disk_sha256 ok)
@@ -79,7 +81,7 @@ sub leftovers () { return [ glob("$DIR/tmp/*") ] }
         'two guests, two sums: nothing was kept from before'
     );
     like($said, qr/^warn: WARNING: CLEAR TEXT!/m, 'clear text is warned of');
-    like($said, qr/^plane +wire +MiB moved/m,     'a table ends it');
+    like($said, qr/^plane +wire +MiB moved/m, 'a table ends it');
     like(
         $said,
         qr/^websocket +encrypted .* equal .* equal +goes on$/m,
@@ -111,13 +113,13 @@ sub leftovers () { return [ glob("$DIR/tmp/*") ] }
 }
 
 {
-    my $sum   = 'a' x 64;
+    my $sum = 'a' x 64;
     my %right = (
-        goes_on     => 1,
-        ram_sha256  => { source => $sum, target => $sum },
+        goes_on => 1,
+        ram_sha256 => { source => $sum, target => $sum },
         disk_sha256 => { source => $sum, target => $sum },
     );
-    ok(Demo::Report::is_ok(\%right),                   'a crossing that is right');
+    ok(Demo::Report::is_ok(\%right), 'a crossing that is right');
     ok(!Demo::Report::is_ok({ %right, goes_on => 0 }), '... is not if the guest stands');
     my $differ = { source => $sum, target => 'b' x 64 };
     ok(!Demo::Report::is_ok({ %right, $_ => $differ }), "... is not if $_ differs")

@@ -1,11 +1,14 @@
+#!/usr/bin/perl
+
 # Whole migrations, and then a search for token, tickets and ticket key in all that was printed, logged or shown by ps.
 use v5.36;
 
+use Fcntl qw(S_IMODE);
 use File::Temp qw(tempdir);
 use FindBin;
 use Test::More;
 
-use lib map {"$FindBin::Bin/../$_"} qw(demo/lib testnode/lib perl/blib/lib perl/blib/arch);
+use lib map { "$FindBin::Bin/../$_" } qw(demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Image;
 use Demo::Migration;
 use Demo::Progress;
@@ -16,8 +19,8 @@ use TestNode::Node;
 plan skip_all => 'no qemu-system-x86_64'
     if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
 
-my $MEMORY  = 64;
-my $dir     = tempdir(CLEANUP => 1);
+my $MEMORY = 64;
+my $dir = tempdir(CLEANUP => 1);
 my $printed = "$dir/printed";
 
 # --- learning the secrets -----------------------------------------------------------------------------------------------
@@ -25,7 +28,7 @@ my $printed = "$dir/printed";
 # The first ticket comes with the API's answer.
 my @tickets;
 {
-    no warnings 'redefine';
+    no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
     my $post = \&PVE::Tunnel::Client::API::post;
     *PVE::Tunnel::Client::API::post = sub (@arguments) {
         my $answer = $post->(@arguments);
@@ -36,7 +39,7 @@ my @tickets;
 
 # The key and the forwards' tickets are known to the worker: this one tells us.
 my $worker = "$dir/worker.pl";
-my $told   = "$dir/told";
+my $told = "$dir/told";
 open(my $out, '>', $worker) or die;
 print {$out} <<"END";
 use v5.36;
@@ -64,7 +67,7 @@ my $looks = 0;
 # Command lines and environments of everything that this test started, as ps would show them.
 sub look () {
     $looks++;
-    for my $pid (map {m{/(\d+)/}} glob '/proc/[0-9]*/cmdline') {
+    for my $pid (map { m{/(\d+)/} } glob '/proc/[0-9]*/cmdline') {
         next if !is_ours($pid);
         $shown .= TestNode::Node::slurp("/proc/$pid/cmdline") . "\0"
             . TestNode::Node::slurp("/proc/$pid/environ") . "\n";
@@ -87,32 +90,32 @@ Demo::Image::write_disk("$dir/source.raw", 8);
 # Everything from here on goes to a file, whatever process of ours prints it.
 open(my $stdout, '>&', \*STDOUT) or die;
 open(my $stderr, '>&', \*STDERR) or die;
-open(STDOUT,     '>',  $printed) or die;
-open(STDERR,     '>>', $printed) or die;
+open(STDOUT, '>', $printed) or die;
+open(STDERR, '>>', $printed) or die;
 
 my $progress = Demo::Progress->new(*STDOUT);
-my $error    = '';
+my $error = '';
 my %result;
 for my $plane (qw(websocket qemu)) {
     eval {
         my $guest = TestNode::Guest->start(
-            vmid   => 100,
-            dir    => $dir,
+            vmid => 100,
+            dir => $dir,
             memory => $MEMORY,
-            disks  => { scsi0 => "$dir/source.raw" },
-            load   => \@load,
+            disks => { scsi0 => "$dir/source.raw" },
+            load => \@load,
         );
         Demo::Image::wait_running($guest->qmp);
         my $migration = Demo::Migration->new(
-            plane       => $plane,
-            guest       => $guest,
-            node        => $node,
+            plane => $plane,
+            guest => $guest,
+            node => $node,
             target_vmid => ($plane eq 'qemu' ? 201 : 200),
-            dir         => $dir,
-            network     => '127.0.0.0/8',
-            loopback    => 1,
-            progress    => $progress,
-            log         => sub ($level, $text) { look(); $progress->line("$level: $text") },
+            dir => $dir,
+            network => '127.0.0.0/8',
+            loopback => 1,
+            progress => $progress,
+            log => sub ($level, $text) { look(); $progress->line("$level: $text") },
         );
         $result{$plane} = $migration->run;
         look();
@@ -122,8 +125,8 @@ for my $plane (qw(websocket qemu)) {
 }
 # Errors are printed too: a token that is refused, and a tunnel to nowhere.
 for my $change (
-    [ { apitoken => $node->token =~ s/.\z/x/r }, {} ],
-    [ {},                                        { url => $node->url(202) =~ s/socket\z//r } ]
+    [{ apitoken => $node->token =~ s/.\z/x/r }, {}],
+    [{}, { url => $node->url(202) =~ s/socket\z//r }]
     )
 {
     my ($conn, $params) = @$change;
@@ -141,24 +144,24 @@ for my $change (
 open(STDOUT, '>&', $stdout) or die;
 open(STDERR, '>&', $stderr) or die;
 
-my $token           = $node->token;
-my $token_file_mode = (stat $node->{token_file})[2] & 07777;
+my $token = $node->token;
+my $token_file_mode = S_IMODE((stat $node->{token_file})[2]);
 $node->stop;
 
 # --- searching -----------------------------------------------------------------------------------------------------------------
 
-is($error,                          '',                              'the migrations went through');
+is($error, '', 'the migrations went through');
 is($result{$_}{ram_sha256}{source}, $result{$_}{ram_sha256}{target}, "... $_: RAM arrived")
     for qw(websocket qemu);
 
 my @told = split(/\n/, TestNode::Node::slurp($told));
-my @keys = map {/\Akey (.*)/} @told;
-push @tickets, map {/\Aticket (.*)/} @told;
+my @keys = map { /\Akey (.*)/ } @told;
+push @tickets, map { /\Aticket (.*)/ } @told;
 is(scalar(@keys), 3, 'the test knows the key of each worker');
-cmp_ok(scalar(@tickets), '>=', 5,  '... and the tickets: three of tunnels, two of forwards');
-cmp_ok($looks,           '>',  20, '... and looked at the processes often enough');
+cmp_ok(scalar(@tickets), '>=', 5, '... and the tickets: three of tunnels, two of forwards');
+cmp_ok($looks, '>', 20, '... and looked at the processes often enough');
 like($shown, qr/qemu-system-x86_64/, '... QEMU among them');
-like($shown, qr/connector/,          '... and the connector');
+like($shown, qr/connector/, '... and the connector');
 
 my %secret = (token => $token =~ s/.*=//r, map { ("key $_" => $keys[$_]) } 0 .. $#keys);
 for my $i (0 .. $#tickets) {
@@ -176,8 +179,8 @@ like(
     qr/^info: tunnel: control connection/m,
     'what was printed has the connector\'s lines'
 );
-like($text{'what was printed'}, qr/^error: .*401/m,     '... and the refusals');
-like($text{'target/200.log'},   qr/^command: ticket$/m, 'the worker\'s log has its lines');
+like($text{'what was printed'}, qr/^error: .*401/m, '... and the refusals');
+like($text{'target/200.log'}, qr/^command: ticket$/m, 'the worker\'s log has its lines');
 for my $where (sort keys %text) {
     my @found = grep { index(lc $text{$where}, lc $secret{$_}) >= 0 } sort keys %secret;
     is_deeply(\@found, [], "no secret in $where");
@@ -187,6 +190,6 @@ for my $where (sort keys %text) {
         '... and nothing that looks like one'
     );
 }
-is($token_file_mode, 0600, 'the token lies in a file for its owner only');
+is($token_file_mode, oct(600), 'the token lies in a file for its owner only');
 
 done_testing;

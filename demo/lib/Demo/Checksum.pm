@@ -31,8 +31,10 @@ sub dump_ram ($qmp, $memory, $file) {
         push @files, sprintf('%s-%x', $file, $address);
         # Seconds a GiB takes on a slow disk, and then some.
         my $limit = 60 + $bytes / (20 << 20);
-        $qmp->command('pmemsave', { val => $address, size => $bytes, filename => $files[-1] },
-            $limit);
+        $qmp->command(
+            'pmemsave', { val => $address, size => $bytes, filename => $files[-1] },
+            $limit
+        );
         die "QEMU wrote too little of the guest's RAM: is the disk full?\n"
             if (-s $files[-1] // 0) != $bytes;
     }

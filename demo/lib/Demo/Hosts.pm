@@ -25,9 +25,9 @@ use POSIX ();
 
 # Only ever seen inside the two namespaces.
 use constant {
-    SOURCE      => '10.99.1.1',
-    TARGET      => '10.99.1.2',
-    NETWORK     => '10.99.1.0/24',
+    SOURCE => '10.99.1.1',
+    TARGET => '10.99.1.2',
+    NETWORK => '10.99.1.0/24',
     START_LIMIT => 30,
 };
 
@@ -89,9 +89,9 @@ What to put in front of a command to run it at the target.
 =cut
 
 sub namespaces ($self) { return $self->{namespaces} }
-sub source     ($self) { return $self->{namespaces} ? SOURCE  : '127.0.0.1' }
-sub target     ($self) { return $self->{namespaces} ? TARGET  : '127.0.0.1' }
-sub network    ($self) { return $self->{namespaces} ? NETWORK : '127.0.0.0/8' }
+sub source ($self) { return $self->{namespaces} ? SOURCE : '127.0.0.1' }
+sub target ($self) { return $self->{namespaces} ? TARGET : '127.0.0.1' }
+sub network ($self) { return $self->{namespaces} ? NETWORK : '127.0.0.0/8' }
 
 sub at_target ($self) {
     return $self->{namespaces} ? ('nsenter', "--net=/proc/$self->{pid}/ns/net", '--') : ();
@@ -99,11 +99,11 @@ sub at_target ($self) {
 
 # A namespace lives while a process is in it: this one waits for the end of its input, which is our end.
 sub hold_target ($self) {
-    pipe(my $input,  my $writer) or die "pipe: $!\n";
+    pipe(my $input, my $writer) or die "pipe: $!\n";
     pipe(my $reader, my $output) or die "pipe: $!\n";
     my $pid = fork() // die "fork: $!\n";
     if (!$pid) {
-        open(STDIN,  '<&', $input)  or POSIX::_exit(127);
+        open(STDIN, '<&', $input) or POSIX::_exit(127);
         open(STDOUT, '>&', $output) or POSIX::_exit(127);
         exec('unshare', '--net', 'sh', '-c', 'echo ready && exec cat') or POSIX::_exit(127);
     }

@@ -27,8 +27,8 @@ use constant {
     RANDOM_END_GAP => 16 << 20,
     # The smallest guest in MiB: below, nothing random would fit.
     MEMORY_MIN => 64,
-    DISK_MIN   => 1,
-    BLOCK      => 1 << 20,
+    DISK_MIN => 1,
+    BLOCK => 1 << 20,
 };
 
 # 16-bit code for address 0x7c00. The pages it fills are 0x10000 to 0x4ffff, the disk is the one it was booted from.
@@ -66,13 +66,13 @@ but the first and the last 16 MiB below the devices. Returns a list of C<[$file,
 
 sub write_ram ($dir, @ranges) {
     my ($low, @high) = @ranges;
-    my @pieces = ([ RANDOM_START, $low->[1] - RANDOM_START - RANDOM_END_GAP ], @high);
+    my @pieces = ([RANDOM_START, $low->[1] - RANDOM_START - RANDOM_END_GAP], @high);
     my @load;
     for my $piece (@pieces) {
         my ($address, $bytes) = @$piece;
         my $file = sprintf('%s/ram-%x', $dir, $address);
         write_random($file, '', $bytes);
-        push @load, [ $file, $address ];
+        push @load, [$file, $address];
     }
     return @load;
 }
@@ -101,8 +101,10 @@ too long.
 =cut
 
 sub counter ($qmp) {
-    my $said = $qmp->command('human-monitor-command',
-        { 'command-line' => sprintf('xp /1wx 0x%x', COUNTER) });
+    my $said = $qmp->command(
+        'human-monitor-command',
+        { 'command-line' => sprintf('xp /1wx 0x%x', COUNTER) }
+    );
     return
         hex(($said =~ /:\s*0x([0-9a-f]{8})/)[0] // die "QEMU does not show the guest's memory\n");
 }
@@ -114,7 +116,7 @@ sub wait_running ($qmp) {
     while (!$before || $now <= $before || $now > $before + 100) {
         die "the guest does not start\n" if clock_gettime(CLOCK_MONOTONIC) > $deadline;
         # Nothing tells of the count but the count: asked for once per round of the program, about.
-        $qmp->wait_event('RESET', sub ($) {0}, 0.055);
+        $qmp->wait_event('RESET', sub ($) { 0 }, 0.055);
         ($before, $now) = ($now, counter($qmp));
     }
     return;
@@ -122,11 +124,11 @@ sub wait_running ($qmp) {
 
 sub write_random ($file, $start, $bytes) {
     open(my $random, '<:raw', '/dev/urandom') or die "cannot open /dev/urandom: $!\n";
-    open(my $out,    '>:raw', $file)          or die "cannot create '$file': $!\n";
+    open(my $out, '>:raw', $file) or die "cannot create '$file': $!\n";
     my $left = $bytes;
     while ($left > 0) {
         my $want = $left < BLOCK ? $left : BLOCK;
-        my $got  = sysread($random, my $block, $want) || die "cannot read /dev/urandom: $!\n";
+        my $got = sysread($random, my $block, $want) || die "cannot read /dev/urandom: $!\n";
         substr($block, 0, length $start, $start) if $left == $bytes;
         print {$out} $block or die "cannot write '$file': $!\n";
         $left -= $got;

@@ -24,7 +24,7 @@ the mirrors end, so that the target's disks are complete when the target's QEMU 
 
 use v5.36;
 
-use JSON        ();
+use JSON ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Client;
@@ -40,7 +40,7 @@ use constant {
     # Seconds without any progress after which a mirror or a migration is given up.
     STALL_LIMIT => 120,
     # For a guest to be loaded at the target, and for its counter to move.
-    LOAD_LIMIT  => 60,
+    LOAD_LIMIT => 60,
     COUNT_LIMIT => 20,
 };
 
@@ -69,8 +69,8 @@ sub run ($self) {
         $self->prepare_target;
         $self->start_target;
         $self->connect_planes;
-        my $moved   = $self->move;
-        my $sums    = $self->compare;
+        my $moved = $self->move;
+        my $sums = $self->compare;
         my $goes_on = $self->resume;
         { plane => $self->{plane}, %$moved, %$sums, goes_on => $goes_on };
     };
@@ -107,7 +107,7 @@ sub open_tunnel ($self) {
     my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(
         $node->conn, $node->path($vmid),
         { storages => 'local', bridges => '' },
-        { url      => $node->url($vmid) },
+        { url => $node->url($vmid) },
         $self->{log},
     );
     $self->{tunnel} = $tunnel;
@@ -126,9 +126,9 @@ sub make_plan ($self) {
     my $plan = PVE::Tunnel::Client::plan(
         $self->{tunnel},
         {
-            migration_type    => $self->{plane} eq 'qemu' ? 'insecure'       : 'secure',
+            migration_type => $self->{plane} eq 'qemu' ? 'insecure' : 'secure',
             migration_network => $self->{plane} eq 'qemu' ? $self->{network} : undef,
-            planes            => [qw(websocket qemu)],
+            planes => [qw(websocket qemu)],
         },
     );
     $self->{log}->('warn', $_) for @{ $plan->{warnings} };
@@ -144,16 +144,16 @@ sub make_plan ($self) {
 # Disks first, as their names at the target belong into the configuration.
 sub prepare_target ($self) {
     my $guest = $self->{guest};
-    my $conf  = "memory: $guest->{memory}\n";
+    my $conf = "memory: $guest->{memory}\n";
     for my $drive (sort keys %{ $guest->{disks} }) {
         my ($interface, $index) = $drive =~ /\A([a-z]+)(\d+)\z/;
         my $size = -s $guest->{disks}{$drive};
         my $disk = $self->command(
             600, 'disk',
             {
-                format  => 'raw',
+                format => 'raw',
                 storage => 'local',
-                drive   => { interface => $interface, index => 0 + $index, size => $size },
+                drive => { interface => $interface, index => 0 + $index, size => $size },
             },
         );
         $self->info("disk $drive is '$disk->{volid}' at the target");
@@ -173,10 +173,10 @@ sub start_target ($self) {
         {
             start_params => { statefile => $start->{statefile} },
             migrate_opts => {
-                type         => $start->{type},
-                remote_node  => 'target',
+                type => $start->{type},
+                remote_node => 'target',
                 migratedfrom => 'source',
-                nbd          => \%nbd,
+                nbd => \%nbd,
                 defined($start->{network}) ? (network => $start->{network}) : (),
             },
         },
@@ -212,14 +212,14 @@ sub connect_planes ($self) {
         my ($remote, $export) =
             $drives->{$drive}{nbd_uri} =~ m{\Anbd:unix:([^:]+):exportname=([\w-]+)\z}
             or die "unexpected NBD address for disk '$drive' at the target\n";
-        $self->{nbd}{$drive} = [ { type => 'unix', path => $forward->($remote, '_nbd') }, $export ];
+        $self->{nbd}{$drive} = [{ type => 'unix', path => $forward->($remote, '_nbd') }, $export];
     }
     return;
 }
 
 sub check_endpoints ($self, $migrate, $drives) {
     my %expected = (
-        network        => $self->{plan}{network},
+        network => $self->{plan}{network},
         allow_loopback => $self->{loopback} ? JSON::true : JSON::false,
     );
     my $state = PVE::Tunnel::Native::endpoint_check({ migrate => $migrate, %expected });
@@ -229,7 +229,7 @@ sub check_endpoints ($self, $migrate, $drives) {
         my $nbd = PVE::Tunnel::Native::endpoint_check(
             { nbd_uri => $drives->{$drive}{nbd_uri}, %expected });
         $self->{nbd}{$drive} =
-            [ { type => 'inet', host => $nbd->{address}, port => "$nbd->{port}" }, $nbd->{export} ];
+            [{ type => 'inet', host => $nbd->{address}, port => "$nbd->{port}" }, $nbd->{export}];
         $self->info("disk $drive goes to $nbd->{uri}");
     }
     return;
@@ -237,15 +237,15 @@ sub check_endpoints ($self, $migrate, $drives) {
 
 # Disks, then RAM while the disks are kept alike, then both ends at once.
 sub move ($self) {
-    my $qmp        = $self->{guest}->qmp;
-    my $before     = $self->counter($qmp);
-    my $started    = clock_gettime(CLOCK_MONOTONIC);
+    my $qmp = $self->{guest}->qmp;
+    my $before = $self->counter($qmp);
+    my $started = clock_gettime(CLOCK_MONOTONIC);
     my $disk_bytes = $self->mirror($qmp);
 
     my @capabilities =
         map { { capability => $_, state => JSON::true } } qw(events pause-before-switchover);
-    $qmp->command('migrate-set-capabilities', { capabilities    => \@capabilities });
-    $qmp->command('migrate-set-parameters',   { 'max-bandwidth' => 0 });
+    $qmp->command('migrate-set-capabilities', { capabilities => \@capabilities });
+    $qmp->command('migrate-set-parameters', { 'max-bandwidth' => 0 });
     $qmp->forget_events;
     $qmp->command('migrate', { uri => $self->{uri} });
     $self->wait_migration($qmp, 'pre-switchover');
@@ -273,18 +273,18 @@ sub mirror ($self, $qmp) {
         $qmp->command(
             'blockdev-add',
             {
-                driver      => 'raw',
+                driver => 'raw',
                 'node-name' => "mirror-$drive",
-                file        => { driver => 'nbd', server => $server, export => $export },
+                file => { driver => 'nbd', server => $server, export => $export },
             },
         );
         $qmp->command(
             'blockdev-mirror',
             {
                 'job-id' => "mirror-$drive",
-                device   => "drive-$drive",
-                target   => "mirror-$drive",
-                sync     => 'full'
+                device => "drive-$drive",
+                target => "mirror-$drive",
+                sync => 'full'
             },
         );
     }
@@ -296,8 +296,8 @@ sub mirror ($self, $qmp) {
 }
 
 sub wait_mirror ($self, $qmp, $drive) {
-    my $job   = "mirror-$drive";
-    my $wait  = $self->watch("disk $drive", sub { return job_progress($qmp, $job) });
+    my $job = "mirror-$drive";
+    my $wait = $self->watch("disk $drive", sub { return job_progress($qmp, $job) });
     my $ready = sub ($data) { return ($data->{device} // '') eq $job };
     # A job that fails is gone from the list, and that ends the wait.
     $wait->() while !$qmp->wait_event('BLOCK_JOB_READY', $ready, $self->{progress}->interval);
@@ -324,7 +324,7 @@ sub end_mirror ($self, $qmp) {
                 $qmp->wait_event($event, $mine, $event eq 'BLOCK_JOB_COMPLETED' ? STALL_LIMIT : 1)
                 and last;
         }
-        die "the mirror of disk '$drive' does not end\n"            if !$ended;
+        die "the mirror of disk '$drive' does not end\n" if !$ended;
         die "the mirror of disk '$drive' failed: $ended->{error}\n" if $ended->{error};
         $qmp->command('blockdev-del', { 'node-name' => $job });
     }
@@ -365,7 +365,7 @@ sub watch ($self, $what, $measure) {
 # Both guests stand still now: the source has moved, the target has not been resumed.
 sub compare ($self) {
     my $inspect = $self->{inspect};
-    my $loaded  = sub ($data) {
+    my $loaded = sub ($data) {
         die "the migration failed at the target\n" if $data->{status} eq 'failed';
         return $data->{status} eq 'completed';
     };
@@ -373,13 +373,13 @@ sub compare ($self) {
         // die "the guest did not arrive at the target\n";
 
     $self->info('comparing checksums');
-    my ($source, $target) = map {"$self->{dir}/$_"} qw(source.ram target.ram);
+    my ($source, $target) = map { "$self->{dir}/$_" } qw(source.ram target.ram);
     my $memory = $self->{guest}{memory};
-    my $sums   = eval {
+    my $sums = eval {
         Demo::Checksum::of_files(
-            ram_source  => Demo::Checksum::dump_ram($self->{guest}->qmp, $memory, $source),
-            ram_target  => Demo::Checksum::dump_ram($inspect,            $memory, $target),
-            disk_source => [ $self->disk_files($self->{guest}{disks}) ],
+            ram_source => Demo::Checksum::dump_ram($self->{guest}->qmp, $memory, $source),
+            ram_target => Demo::Checksum::dump_ram($inspect, $memory, $target),
+            disk_source => [$self->disk_files($self->{guest}{disks})],
             disk_target => [
                 $self->disk_files(
                     { map { $_ => $self->target_file($_) } keys %{ $self->{disks} } }
@@ -416,14 +416,16 @@ sub target_file ($self, $drive) {
 sub resume ($self) {
     $self->command(30, 'resume');
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + COUNT_LIMIT;
-    my $count    = $self->{count};
+    my $count = $self->{count};
     while ($count <= $self->{count} && clock_gettime(CLOCK_MONOTONIC) < $deadline) {
         $count = $self->counter($self->{inspect});
     }
     my $goes_on = $count > $self->{count} && $count < $self->{count} + 20 * COUNT_LIMIT;
-    $self->info($goes_on
+    $self->info(
+        $goes_on
         ? "the guest goes on at the target: $count"
-        : "the guest does not go on at the target: $count");
+        : "the guest does not go on at the target: $count"
+    );
     $self->{guest}->stop;
     return $goes_on;
 }

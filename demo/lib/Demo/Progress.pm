@@ -24,7 +24,7 @@ use constant {
     BAR => 32,
 # Seconds between two lines where there is no terminal, and between two drawings where there is one.
     LINE_INTERVAL => 1,
-    BAR_INTERVAL  => 0.1,
+    BAR_INTERVAL => 0.1,
 };
 
 =head1 METHODS
@@ -49,6 +49,7 @@ Seconds after which it makes sense to C<show> again.
 
 sub new ($class, $handle) {
     $handle->autoflush(1);
+    ## no critic (ProhibitInteractiveTest): what it proposes is not in Perl itself
     return bless { handle => $handle, terminal => -t $handle, shown => 0, last => 0 }, $class;
 }
 
@@ -58,13 +59,13 @@ sub line ($self, $text) {
 }
 
 sub show ($self, $what, $done, $total) {
-    my $now   = clock_gettime(CLOCK_MONOTONIC);
+    my $now = clock_gettime(CLOCK_MONOTONIC);
     my $start = ($self->{what} // '') ne $what;
     @$self{qw(what first since)} = ($what, $done, $now) if $start;
     return if !$start && $now - $self->{last} < $self->interval;
     $self->{last} = $now;
     my $seconds = $now - $self->{since};
-    my $part    = $total > 0 ? $done / $total : 0;
+    my $part = $total > 0 ? $done / $total : 0;
     $part = 1 if $part > 1;
     my $text = sprintf(
         '%-12s %4.0f %%  %6.0f of %.0f MiB',

@@ -9,19 +9,19 @@ Demo::Report - what came out of the crossings: a table for people, a file for pr
 use v5.36;
 
 use File::Basename qw(dirname);
-use File::Path     qw(make_path);
+use File::Path qw(make_path);
 use JSON;
 
 my @COLUMNS = (
-    [ 'plane',        '%s' ],
-    [ 'wire',         '%s' ],
-    [ 'MiB moved',    '%.0f' ],
-    [ 'seconds',      '%.2f' ],
-    [ 'MB/s',         '%.0f' ],
-    [ 'CPU s/GiB',    '%.2f' ],
-    [ 'RAM SHA-256',  '%s' ],
-    [ 'disk SHA-256', '%s' ],
-    [ 'guest',        '%s' ],
+    ['plane', '%s'],
+    ['wire', '%s'],
+    ['MiB moved', '%.0f'],
+    ['seconds', '%.2f'],
+    ['MB/s', '%.0f'],
+    ['CPU s/GiB', '%.2f'],
+    ['RAM SHA-256', '%s'],
+    ['disk SHA-256', '%s'],
+    ['guest', '%s'],
 );
 
 my %WIRE = (websocket => 'encrypted', tls => 'encrypted', tcp => 'clear', qemu => 'clear');
@@ -37,13 +37,13 @@ that of the connector.
 =cut
 
 sub crossing ($result) {
-    my $bytes    = $result->{ram_bytes} + $result->{disk_bytes};
+    my $bytes = $result->{ram_bytes} + $result->{disk_bytes};
     my %crossing = map { $_ => $result->{$_} } qw(plane ram_sha256 disk_sha256);
-    $crossing{$_}            = 0 + $result->{$_} for qw(ram_bytes disk_bytes);
-    $crossing{seconds}       = rounded($result->{seconds});
-    $crossing{mb_per_s}      = rounded($bytes / $result->{seconds} / 1e6);
+    $crossing{$_} = 0 + $result->{$_} for qw(ram_bytes disk_bytes);
+    $crossing{seconds} = rounded($result->{seconds});
+    $crossing{mb_per_s} = rounded($bytes / $result->{seconds} / 1e6);
     $crossing{cpu_s_per_gib} = rounded($result->{cpu_seconds} / $bytes * (1 << 30));
-    $crossing{ok}            = is_ok($result) ? JSON::true : JSON::false;
+    $crossing{ok} = is_ok($result) ? JSON::true : JSON::false;
     return \%crossing;
 }
 
@@ -67,7 +67,7 @@ C<table(@results)>: the table, as lines.
 =cut
 
 sub table (@results) {
-    my @rows = ([ map { $_->[0] } @COLUMNS ], map { row($_) } @results);
+    my @rows = ([map { $_->[0] } @COLUMNS], map { row($_) } @results);
     my @width;
     for my $row (@rows) {
         for my $i (0 .. $#$row) {
@@ -88,17 +88,17 @@ C<write_file($file, @results)>: the report, as JSON C<{"crossings":[...]}>.
 sub write_file ($file, @results) {
     make_path(dirname($file));
     my $json =
-        JSON->new->canonical->pretty->encode({ crossings => [ map { crossing($_) } @results ] });
+        JSON->new->canonical->pretty->encode({ crossings => [map { crossing($_) } @results] });
     open(my $out, '>', "$file.new") or die "cannot write '$file': $!\n";
     print {$out} $json;
-    close($out)                or die "cannot write '$file': $!\n";
+    close($out) or die "cannot write '$file': $!\n";
     rename("$file.new", $file) or die "cannot write '$file': $!\n";
     return;
 }
 
 sub row ($result) {
     my $crossing = crossing($result);
-    my @values   = (
+    my @values = (
         $result->{plane},
         $WIRE{ $result->{plane} },
         ($result->{ram_bytes} + $result->{disk_bytes}) / 1048576,
@@ -106,7 +106,7 @@ sub row ($result) {
         (map { agreement($result->{$_}) } qw(ram_sha256 disk_sha256)),
         $result->{goes_on} ? 'goes on' : 'STANDS',
     );
-    return [ map { sprintf($COLUMNS[$_][1], $values[$_]) } 0 .. $#COLUMNS ];
+    return [map { sprintf($COLUMNS[$_][1], $values[$_]) } 0 .. $#COLUMNS];
 }
 
 sub agreement ($sum) {

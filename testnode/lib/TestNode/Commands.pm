@@ -19,9 +19,9 @@ node has no C<caps> and takes only what Proxmox VE 9 takes for C<start>; contain
 use v5.36;
 
 use Digest::SHA qw(hmac_sha256_hex);
-use Errno       ();
-use Fcntl       qw(O_CREAT O_EXCL O_WRONLY);
-use POSIX       ();
+use Errno ();
+use Fcntl qw(O_CREAT O_EXCL O_WRONLY);
+use POSIX ();
 
 use TestNode::Import;
 use TestNode::Incoming;
@@ -33,53 +33,53 @@ use constant {
     # 1 TiB in MiB: far more than a test machine has, and no number that overflows anything.
     MAX_MEMORY => 1 << 20,
     # Bytes. What is larger no file system holds.
-    MAX_DISK  => 1 << 62,
+    MAX_DISK => 1 << 62,
     MAX_DISKS => 30,
 };
 
 my $STORAGE = { type => 'string', pattern => qr/[a-zA-Z][a-zA-Z0-9_.-]{0,99}/, name => 'storage' };
-my $FORMAT  = { type => 'string', enum    => [qw(raw qcow2 vmdk subvol)] };
-my $NODE    = {
-    type     => 'string',
-    pattern  => qr/[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}/,
-    name     => 'node name',
+my $FORMAT = { type => 'string', enum => [qw(raw qcow2 vmdk subvol)] };
+my $NODE = {
+    type => 'string',
+    pattern => qr/[a-zA-Z0-9][a-zA-Z0-9.-]{0,63}/,
+    name => 'node name',
     optional => 1
 };
 
 sub start_schema ($old) {
     return {
         start_params => {
-            type       => 'object',
+            type => 'object',
             properties => {
-                statefile    => { type => 'string',  enum     => $old ? ['unix'] : [qw(unix tcp)] },
-                forcemachine => { type => 'string',  optional => 1 },
-                forcecpu     => { type => 'string',  optional => 1 },
-                skiplock     => { type => 'boolean', optional => 1 },
+                statefile => { type => 'string', enum => $old ? ['unix'] : [qw(unix tcp)] },
+                forcemachine => { type => 'string', optional => 1 },
+                forcecpu => { type => 'string', optional => 1 },
+                skiplock => { type => 'boolean', optional => 1 },
                 'nets-host-mtu' => { type => 'string', optional => 1 },
             },
         },
         migrate_opts => {
-            type       => 'object',
+            type => 'object',
             properties => {
                 migratedfrom => $NODE,
-                remote_node  => $NODE,
-                type         =>
+                remote_node => $NODE,
+                type =>
                     { type => 'string', enum => $old ? ['websocket'] : [qw(websocket insecure)] },
                 network => {
-                    type     => 'string',
-                    pattern  => qr/[\x21-\x7e]{1,128}/,
-                    name     => 'network',
+                    type => 'string',
+                    pattern => qr/[\x21-\x7e]{1,128}/,
+                    name => 'network',
                     optional => 1
                 },
                 spice_ticket => {
-                    type     => 'string',
-                    pattern  => qr/[a-fA-F0-9]+/,
-                    name     => 'ticket',
+                    type => 'string',
+                    pattern => qr/[a-fA-F0-9]+/,
+                    name => 'ticket',
                     optional => 1
                 },
-                nbd_proto_version => { type => 'integer', minimum  => 1, optional => 1 },
-                nbd               => { type => 'object',  optional => 1 },
-                storagemap        => { type => 'object',  optional => 1 },
+                nbd_proto_version => { type => 'integer', minimum => 1, optional => 1 },
+                nbd => { type => 'object', optional => 1 },
+                storagemap => { type => 'object', optional => 1 },
             },
         },
     };
@@ -87,60 +87,60 @@ sub start_schema ($old) {
 
 my %TABLE = (
     version => { schema => {}, code => \&version },
-    config  => {
+    config => {
         schema => {
-            conf              => { type => 'string' },
+            conf => { type => 'string' },
             'firewall-config' => { type => 'string', optional => 1 }
         },
         code => \&config,
     },
     bwlimit => {
         schema => {
-            storages  => { type => 'array',   items    => { type => 'string' } },
-            bwlimit   => { type => 'integer', minimum  => 0, optional => 1 },
-            operation => { type => 'string',  optional => 1 },
+            storages => { type => 'array', items => { type => 'string' } },
+            bwlimit => { type => 'integer', minimum => 0, optional => 1 },
+            operation => { type => 'string', optional => 1 },
         },
         code => sub ($self, $p) { return { bwlimit => $p->{bwlimit} } },
     },
     disk => {
         schema => { format => $FORMAT, storage => $STORAGE, drive => { type => 'object' }, },
-        code   => \&disk,
-        kind   => 'qemu',
+        code => \&disk,
+        kind => 'qemu',
     },
     'disk-import' => {
         schema => {
             volname =>
                 { type => 'string', pattern => qr{[a-zA-Z0-9_/.-]{1,200}}, name => 'volume name' },
-            format         => $FORMAT,
+            format => $FORMAT,
             export_formats => { type => 'string' },
-            storage        => $STORAGE,
-            snapshot       => {
-                type     => 'string',
-                pattern  => qr/[a-zA-Z0-9_-]{1,40}/,
-                name     => 'snapshot name',
+            storage => $STORAGE,
+            snapshot => {
+                type => 'string',
+                pattern => qr/[a-zA-Z0-9_-]{1,40}/,
+                name => 'snapshot name',
                 optional => 1
             },
             migration_snapshot => { type => 'boolean', optional => 1 },
-            with_snapshots     => { type => 'boolean', optional => 1 },
-            allow_rename       => { type => 'boolean', optional => 1 },
+            with_snapshots => { type => 'boolean', optional => 1 },
+            allow_rename => { type => 'boolean', optional => 1 },
         },
         code => \&disk_import,
     },
     'query-disk-import' => { schema => {}, code => \&query_disk_import },
-    start               => {
-        schema     => start_schema(0),
+    start => {
+        schema => start_schema(0),
         old_schema => start_schema(1),
-        code       => \&start,
-        kind       => 'qemu'
+        code => \&start,
+        kind => 'qemu'
     },
     # The demo's guest has no agent that could trim; a node answers the same for such a guest.
-    fstrim  => { schema => {}, code => sub ($self, $p) { return {} }, kind => 'qemu' },
-    stop    => { schema => {}, code => \&stop,                        kind => 'qemu' },
-    nbdstop => { schema => {}, code => \&nbdstop,                     kind => 'qemu' },
-    resume  => { schema => {}, code => \&resume,                      kind => 'qemu' },
-    unlock  => { schema => {}, code => sub ($self, $p) { $self->{locked} = 0; return {} } },
-    ticket  => { schema => { path    => { type => 'string' } },                 code => \&ticket },
-    quit    => { schema => { cleanup => { type => 'boolean', optional => 1 } }, code => \&quit },
+    fstrim => { schema => {}, code => sub ($self, $p) { return {} }, kind => 'qemu' },
+    stop => { schema => {}, code => \&stop, kind => 'qemu' },
+    nbdstop => { schema => {}, code => \&nbdstop, kind => 'qemu' },
+    resume => { schema => {}, code => \&resume, kind => 'qemu' },
+    unlock => { schema => {}, code => sub ($self, $p) { $self->{locked} = 0; return {} } },
+    ticket => { schema => { path => { type => 'string' } }, code => \&ticket },
+    quit => { schema => { cleanup => { type => 'boolean', optional => 1 } }, code => \&quit },
 );
 
 =head1 METHODS
@@ -193,7 +193,7 @@ sub monitor ($self) { return $self->{incoming} && $self->{incoming}->monitor }
 
 sub abort ($self) {
     $self->{incoming}->abort if $self->{incoming};
-    $self->{import}->abort   if $self->{import};
+    $self->{import}->abort if $self->{import};
     unlink keys %{ $self->{sockets} };
     return;
 }
@@ -206,8 +206,8 @@ sub config ($self, $p) {
     my ($memory) = $p->{conf} =~ /^memory:\s*(\d{1,9})\s*$/m
         or die "the configuration has no 'memory'\n";
     die "memory of $memory MiB is out of range\n" if !$memory || $memory > MAX_MEMORY;
-    my $file   = "$self->{dir}/$self->{vmid}.conf";
-    my $umask  = umask(0077);
+    my $file = "$self->{dir}/$self->{vmid}.conf";
+    my $umask = umask(0077);
     my $opened = open(my $out, '>', $file);
     umask($umask);
     die "cannot write '$file': $!\n" if !$opened;
@@ -220,9 +220,9 @@ sub config ($self, $p) {
 sub disk ($self, $p) {
     check(
         {
-            interface => { type => 'string',  enum    => ['scsi'] },
-            index     => { type => 'integer', minimum => 0,   maximum => MAX_DISKS },
-            size      => { type => 'integer', minimum => 512, maximum => MAX_DISK },
+            interface => { type => 'string', enum => ['scsi'] },
+            index => { type => 'integer', minimum => 0, maximum => MAX_DISKS },
+            size => { type => 'integer', minimum => 512, maximum => MAX_DISK },
         },
         $p->{drive},
     );
@@ -244,8 +244,8 @@ sub disk ($self, $p) {
 
 # A new, empty file for a volume: the wanted name, or the first free number.
 sub allocate ($self, $storage, $wanted) {
-    my $vmid  = $self->{vmid};
-    my @names = defined($wanted) ? ($wanted) : map {"vm-$vmid-disk-$_.raw"} 0 .. MAX_DISKS;
+    my $vmid = $self->{vmid};
+    my @names = defined($wanted) ? ($wanted) : map { "vm-$vmid-disk-$_.raw" } 0 .. MAX_DISKS;
     for my $name (@names) {
         my $file = "$self->{dir}/$name";
         if (sysopen(my $out, $file, O_WRONLY | O_CREAT | O_EXCL, 0600)) {
@@ -290,7 +290,7 @@ sub disk_import ($self, $p) {
     die "the stream would have to be 'raw+size', and '$p->{export_formats}' has none\n"
         if !grep { $_ eq 'raw+size' } split(/[\s,;]+/, $p->{export_formats});
     die "format '$p->{format}' is not supported here\n" if $p->{format} ne 'raw';
-    die "snapshots cannot be imported here\n"           if $p->{with_snapshots};
+    die "snapshots cannot be imported here\n" if $p->{with_snapshots};
 
     my ($name) = $p->{volname} =~ m{([^/]+)\z} or die "bad volume name '$p->{volname}'\n";
     my ($volid, $file) = eval { $self->allocate($p->{storage}, $name) };
@@ -315,7 +315,7 @@ sub query_disk_import ($self, $) {
 }
 
 sub start ($self, $p) {
-    die "the guest runs already\n"             if $self->{incoming};
+    die "the guest runs already\n" if $self->{incoming};
     die "the guest has no configuration yet\n" if !$self->{memory};
     my ($params, $opts) = @$p{qw(start_params migrate_opts)};
     my $tcp = $params->{statefile} eq 'tcp';
@@ -327,7 +327,7 @@ sub start ($self, $p) {
 
     my %option = (
         (map { $_ => $self->{$_} } qw(vmid dir memory disks node)),
-        export  => [ sort keys %{ $opts->{nbd} // $self->{disks} } ],
+        export => [sort keys %{ $opts->{nbd} // $self->{disks} }],
         network => $opts->{network},
     );
     my $incoming =
@@ -360,7 +360,7 @@ sub ticket ($self, $p) {
     my $path = $p->{path};
     die "socket '$path' is not known here\n" if !$self->{sockets}{$path};
     my $time = sprintf('%08X', time);
-    my $mac  = hmac_sha256_hex("$self->{user}\n$path\n$time", pack('H*', $self->{ticket_key}));
+    my $mac = hmac_sha256_hex("$self->{user}\n$path\n$time", pack('H*', $self->{ticket_key}));
     return { ticket => "PVETUNNEL:${time}::$mac" };
 }
 

@@ -27,8 +27,8 @@ use v5.36;
 use Errno qw(EINTR);
 use Fcntl qw(F_SETFD);
 use IO::Socket::UNIX;
-use POSIX       ();
-use Socket      qw(AF_UNIX PF_UNSPEC SOCK_STREAM SOMAXCONN);
+use POSIX ();
+use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM SOMAXCONN);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use TestNode::QMP;
@@ -37,7 +37,7 @@ use constant {
     QEMU => 'qemu-system-x86_64',
 # Where RAM goes on above the hole for devices: told to QEMU, so that both ends and `ram_ranges` agree.
     LOW_RAM_MAX => 2 << 30,
-    HIGH_RAM    => 4 << 30,
+    HIGH_RAM => 4 << 30,
     # How long QEMU may take to leave when asked, in seconds.
     STOP_LIMIT => 10,
 };
@@ -92,11 +92,11 @@ sub start ($class, %option) {
     my ($control, $qemu_end) = IO::Socket::UNIX->socketpair(AF_UNIX, SOCK_STREAM, PF_UNSPEC)
         or die "socketpair: $!\n";
 
-    my $log     = "$dir/$vmid.qemu.log";
+    my $log = "$dir/$vmid.qemu.log";
     my @command = $self->command_line(fileno($qemu_end), fileno($inspect));
-    my $pid     = fork() // die "fork: $!\n";
+    my $pid = fork() // die "fork: $!\n";
     if (!$pid) {
-        exec_qemu($log, [ $qemu_end, $inspect ], \@command);
+        exec_qemu($log, [$qemu_end, $inspect], \@command);
         POSIX::_exit(127);
     }
     $self->{pid} = $pid;
@@ -125,9 +125,9 @@ The process ID, undef once it has ended.
 
 =cut
 
-sub qmp     ($self) { return $self->{qmp} }
+sub qmp ($self) { return $self->{qmp} }
 sub inspect ($self) { return $self->{inspect} }
-sub pid     ($self) { return $self->{pid} }
+sub pid ($self) { return $self->{pid} }
 
 =head2 ram_ranges
 
@@ -138,8 +138,8 @@ address space: a list of C<[$address, $bytes]>.
 
 sub ram_ranges ($class, $memory) {
     my $bytes = $memory << 20;
-    return [ 0, $bytes ] if $bytes <= LOW_RAM_MAX;
-    return ([ 0, LOW_RAM_MAX ], [ HIGH_RAM, $bytes - LOW_RAM_MAX ]);
+    return [0, $bytes] if $bytes <= LOW_RAM_MAX;
+    return ([0, LOW_RAM_MAX], [HIGH_RAM, $bytes - LOW_RAM_MAX]);
 }
 
 =head2 stop
@@ -152,7 +152,7 @@ sub stop ($self) {
     return if !$self->{pid} || $self->{owner} != $$;
     eval { $self->{qmp}->command('quit', undef, STOP_LIMIT) };
     kill(TERM => $self->{pid}) if !$self->wait_end(STOP_LIMIT);
-    $self->kill_now            if $self->{pid} && !$self->wait_end(STOP_LIMIT);
+    $self->kill_now if $self->{pid} && !$self->wait_end(STOP_LIMIT);
     unlink $self->{inspect};
     return;
 }
@@ -193,14 +193,14 @@ sub command_line ($self, $control_fd, $inspect_fd) {
         QEMU, '-machine', 'pc,accel=kvm:tcg,max-ram-below-4g=' . LOW_RAM_MAX,
 # The BIOS would set up KVM's clock, and a target's kernel rewrites that page in guest RAM before the guest runs
 # there: a difference that no migration made.
-        '-cpu',  'qemu64,kvm=off',
+        '-cpu', 'qemu64,kvm=off',
         '-name', "guest-$self->{vmid}",
-        '-m',    $self->{memory},
+        '-m', $self->{memory},
         qw(-nodefaults -no-user-config -display none -vga none -boot strict=on),
         '-chardev', "socket,id=control,fd=$control_fd", '-mon', 'chardev=control,mode=control',
         '-chardev', "socket,id=inspect,fd=$inspect_fd,server=on,wait=off",
-        '-mon',     'chardev=inspect,mode=control',
-        '-device',  'virtio-scsi-pci,id=scsihw0',
+        '-mon', 'chardev=inspect,mode=control',
+        '-device', 'virtio-scsi-pci,id=scsihw0',
     );
     my $bootindex = 100;
     for my $drive (sort keys %{ $self->{disks} }) {
@@ -223,9 +223,9 @@ sub command_line ($self, $control_fd, $inspect_fd) {
 
 sub exec_qemu ($log, $inherit, $command) {
     fcntl($_, F_SETFD, 0) for @$inherit;
-    open(STDIN,  '<',  '/dev/null') or return;
-    open(STDOUT, '>',  $log)        or return;
-    open(STDERR, '>&', \*STDOUT)    or return;
+    open(STDIN, '<', '/dev/null') or return;
+    open(STDOUT, '>', $log) or return;
+    open(STDERR, '>&', \*STDOUT) or return;
     # QEMU goes with the process that started it, however that ended.
     exec('setpriv', '--pdeathsig', 'KILL', @$command) or print STDERR "cannot run setpriv: $!\n";
     return;

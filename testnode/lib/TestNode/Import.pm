@@ -23,8 +23,8 @@ use Errno qw(EINTR);
 use IO::Handle;
 use IO::Select;
 use IO::Socket::UNIX;
-use JSON        ();
-use POSIX       ();
+use JSON ();
+use POSIX ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use constant {
@@ -44,7 +44,7 @@ Class method. Listens on C<socket> (mode 0600) when it returns; writes to C<file
 sub start ($class, %option) {
     my $self = bless { %option, owner => $$ }, $class;
     unlink $self->{socket};
-    my $umask    = umask(0177);
+    my $umask = umask(0177);
     my $listener = IO::Socket::UNIX->new(Local => $self->{socket}, Listen => 1);
     umask($umask);
     die "cannot listen on '$self->{socket}': $!\n" if !$listener;
@@ -82,8 +82,10 @@ sub status ($self) {
     return { status => 'complete', volid => $self->{volid} } if $said =~ /\Aok /;
     unlink $self->{file};
     chomp $said;
-    return { status => 'error',
-        msg => $said =~ s/\Aerror //r || 'the import ended without a word' };
+    return {
+        status => 'error',
+        msg => $said =~ s/\Aerror //r || 'the import ended without a word'
+    };
 }
 
 =head2 abort
@@ -123,28 +125,28 @@ sub receive ($listener, $worker, $file) {
         }
     }
     die "the stream ended after $done of $size bytes\n" if $done != $size;
-    $out->sync  or die "cannot write '$file': $!\n";
+    $out->sync or die "cannot write '$file': $!\n";
     close($out) or die "cannot write '$file': $!\n";
     return $done;
 }
 
-sub read_some ($stream, $worker, $block, $max) {
+sub read_some ($stream, $worker, $block, $max) { ## no critic (RequireFinalReturn)
     $$block //= '';
     while (1) {
         wait_for($stream, $worker);
         my $got = sysread($stream, $$block, $max, length $$block);
-        return $got                  if defined $got;
+        return $got if defined $got;
         die "the stream broke: $!\n" if !$!{EINTR};
     }
 }
 
 sub wait_for ($handle, $worker) {
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + SILENCE_LIMIT;
-    my $select   = IO::Select->new($handle, $worker);
+    my $select = IO::Select->new($handle, $worker);
     while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
         my @ready = $select->can_read($left);
         die "the worker ended\n" if grep { $_ == $worker } @ready;
-        return                   if @ready;
+        return if @ready;
     }
     die "nothing came for " . SILENCE_LIMIT . " s\n";
 }

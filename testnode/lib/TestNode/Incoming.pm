@@ -30,7 +30,7 @@ use TestNode::Guest;
 use constant {
     # Proxmox VE's range for migrations; the end is outside.
     FIRST_PORT => 60000,
-    END_PORT   => 60050,
+    END_PORT => 60050,
     # What the target may still need after the source has sent its last byte, in seconds.
     LOAD_LIMIT => 60,
 };
@@ -59,8 +59,10 @@ sub on_unix ($class, %option) {
             $self->{sockets} = { state => $state };
             $self->{migrate} = { proto => 'unix', addr => $state, unix_sockets => [$state] };
             return if !@{ $self->{export} };
-            $qmp->command('nbd-server-start',
-                { addr => { type => 'unix', data => { path => $nbd } } });
+            $qmp->command(
+                'nbd-server-start',
+                { addr => { type => 'unix', data => { path => $nbd } } }
+            );
             $self->{sockets}{nbd} = $nbd;
             $self->{nbd} = "unix:$nbd";
             push @{ $self->{migrate}{unix_sockets} }, $nbd;
@@ -75,10 +77,10 @@ sub on_tcp ($class, %option) {
     return $class->start(
         \%option,
         sub ($self, $qmp) {
-            my $port =
-                first_free($address,
+            my $port = first_free(
+                $address,
                 sub ($port) { $qmp->command('migrate-incoming', { uri => "tcp:$host:$port" }) },
-                );
+            );
             $self->{sockets} = {};
             $self->{migrate} = { proto => 'tcp', addr => $address, port => $port };
             return if !@{ $self->{export} };
@@ -86,8 +88,10 @@ sub on_tcp ($class, %option) {
                 $address,
                 sub ($port) {
                     my $inet = { host => $address, port => "$port" };
-                    $qmp->command('nbd-server-start',
-                        { addr => { type => 'inet', data => $inet } });
+                    $qmp->command(
+                        'nbd-server-start',
+                        { addr => { type => 'inet', data => $inet } }
+                    );
                 },
             );
             $self->{nbd} = "$host:$port";
@@ -106,7 +110,7 @@ sub answer ($self) {
     my %drives = map {
         $_ => {
             drivestr => $self->{disks}{$_}{drivestr},
-            nbd_uri  => "nbd:$self->{nbd}:exportname=drive-$_",
+            nbd_uri => "nbd:$self->{nbd}:exportname=drive-$_",
         }
     } @{ $self->{export} };
     return { migrate => $self->{migrate}, drives => \%drives };
@@ -186,29 +190,31 @@ sub start ($class, $option, $listen) {
     my %files = map { $_ => $option->{disks}{$_}{file} } keys %{ $option->{disks} };
     my $guest = TestNode::Guest->start(
         (map { $_ => $option->{$_} } qw(vmid dir memory)),
-        disks    => \%files,
+        disks => \%files,
         incoming => 1
     );
     my $self = bless {
-        guest   => $guest,
-        disks   => $option->{disks},
-        export  => $option->{export},
+        guest => $guest,
+        disks => $option->{disks},
+        export => $option->{export},
         sockets => {}
     }, $class;
     my $qmp = $guest->qmp;
     # Its completion is an event, so that nobody has to ask again and again.
-    $qmp->command('migrate-set-capabilities',
-        { capabilities => [ { capability => 'events', state => JSON::true } ] });
+    $qmp->command(
+        'migrate-set-capabilities',
+        { capabilities => [{ capability => 'events', state => JSON::true }] }
+    );
     $listen->($self, $qmp);
     for my $drive (@{ $self->{export} }) {
         $qmp->command(
             'block-export-add',
             {
-                type        => 'nbd',
-                id          => "export-$drive",
-                name        => "drive-$drive",
+                type => 'nbd',
+                id => "export-$drive",
+                name => "drive-$drive",
                 'node-name' => "drive-$drive",
-                writable    => JSON::true,
+                writable => JSON::true,
             },
         );
     }
@@ -219,7 +225,7 @@ sub start ($class, $option, $listen) {
 sub first_free ($address, $bind) {
     for my $port (FIRST_PORT .. END_PORT - 1) {
         return $port if eval { $bind->($port); 1 };
-        die $@       if $@ !~ /Address already in use/;
+        die $@ if $@ !~ /Address already in use/;
     }
     die "no free port on $address from " . FIRST_PORT . ' to ' . (END_PORT - 1) . "\n";
 }

@@ -20,7 +20,7 @@ process that started it, and takes its workers and their guests with it.
 
 use v5.36;
 
-use Cwd            qw(abs_path);
+use Cwd qw(abs_path);
 use File::Basename qw(dirname);
 use IO::Select;
 use JSON;
@@ -45,27 +45,27 @@ sub start ($class, %option) {
     my $program = "$ROOT/target/release/testnode";
     die "'$program' is missing: build it with cargo build --release --workspace\n" if !-x $program;
     my @command = (
-        @{ $option{wrap} // [] },    $program,
-        '--listen',                  $option{listen},
-        '--dir',                     $option{dir},
-        '--worker',                  $option{worker} // "$ROOT/testnode/worker.pl",
+        @{ $option{wrap} // [] }, $program,
+        '--listen', $option{listen},
+        '--dir', $option{dir},
+        '--worker', $option{worker} // "$ROOT/testnode/worker.pl",
         $option{old} ? '--old' : (), @{ $option{options} // [] },
     );
-    pipe(my $input,  my $writer) or die "pipe: $!\n";
+    pipe(my $input, my $writer) or die "pipe: $!\n";
     pipe(my $reader, my $output) or die "pipe: $!\n";
     my $errors = "$option{dir}.log";
-    my $pid    = fork() // die "fork: $!\n";
+    my $pid = fork() // die "fork: $!\n";
     if (!$pid) {
-        open(STDIN,  '<&', $input)  or POSIX::_exit(127);
+        open(STDIN, '<&', $input) or POSIX::_exit(127);
         open(STDOUT, '>&', $output) or POSIX::_exit(127);
-        open(STDERR, '>',  $errors) or POSIX::_exit(127);
+        open(STDERR, '>', $errors) or POSIX::_exit(127);
         exec(@command) or POSIX::_exit(127);
     }
     my $self = bless {
-        pid    => $pid,
-        owner  => $$,
+        pid => $pid,
+        owner => $$,
         writer => $writer,
-        dir    => $option{dir},
+        dir => $option{dir},
         errors => $errors
     }, $class;
     close($_) for $input, $output;
@@ -104,8 +104,8 @@ The API token: for tests that look for it where it must not be.
 sub conn ($self) {
     return {
         protocol => defined($self->{fingerprint}) ? 'https' : 'http',
-        host     => $self->{address},
-        port     => $self->{port},
+        host => $self->{address},
+        port => $self->{port},
         apitoken => $self->token,
         defined($self->{fingerprint}) ? (cached_fingerprints => { $self->{fingerprint} => 1 }) : (),
     };

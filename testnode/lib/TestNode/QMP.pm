@@ -72,7 +72,8 @@ refuses, ends, or does not answer within C<$limit> seconds (default 60).
 
 =cut
 
-sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT) {
+sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT)
+{ ## no critic (RequireFinalReturn)
     my $line =
         encode_json({ execute => $name, defined($arguments) ? (arguments => $arguments) : () });
     $self->write_all("$line\n", $limit);
@@ -80,7 +81,7 @@ sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT) {
     while (1) {
         my $message = $self->read_message($deadline - now())
             // die "$name: QEMU did not answer within $limit s\n";
-        return $message->{return}              if exists $message->{return};
+        return $message->{return} if exists $message->{return};
         die "$name: $message->{error}{desc}\n" if $message->{error};
         $self->keep_event($message);
     }
@@ -94,9 +95,9 @@ C<$wanted> may die to give up.
 
 =cut
 
-sub wait_event ($self, $name, $wanted, $limit) {
+sub wait_event ($self, $name, $wanted, $limit) { ## no critic (RequireFinalReturn)
     my $deadline = now() + $limit;
-    my $seen     = 0;
+    my $seen = 0;
     while (1) {
         my $events = $self->{events};
         for (; $seen < @$events; $seen++) {
@@ -142,9 +143,9 @@ sub read_message ($self, $limit) {
             if $left < 0
             || !IO::Select->new($self->{socket})->can_read($left) && now() >= $deadline;
         my $got = sysread($self->{socket}, $self->{buffer}, 65536, length $self->{buffer});
-        next                              if !defined($got) && ($!{EAGAIN} || $!{EINTR});
+        next if !defined($got) && ($!{EAGAIN} || $!{EINTR});
         die "QEMU's monitor failed: $!\n" if !defined $got;
-        die "QEMU has ended\n"            if !$got;
+        die "QEMU has ended\n" if !$got;
     }
     return decode_json(substr($self->{buffer}, 0, $end + 1, ''));
 }

@@ -19,16 +19,16 @@ and 1), C<array> (of C<items>), and C<object> (with C<properties>, or open witho
 use v5.36;
 
 use Exporter qw(import);
-use JSON     ();
+use JSON ();
 
 our @EXPORT_OK = qw(check);
 
 my %CHECK = (
-    string  => \&string_error,
+    string => \&string_error,
     integer => \&integer_error,
     boolean => \&boolean_error,
-    array   => \&array_error,
-    object  => \&object_error,
+    array => \&array_error,
+    object => \&object_error,
 );
 
 =head1 FUNCTIONS
@@ -83,7 +83,7 @@ sub array_error ($type, $value, $at) {
 sub object_error ($type, $value, $at) {
     return (($at eq '' ? 'parameters' : $at) . ': not an object') if ref($value) ne 'HASH';
     my $properties = $type->{properties} // return;
-    my $prefix     = $at eq '' ? '' : "$at.";
+    my $prefix = $at eq '' ? '' : "$at.";
     for my $name (sort keys %$value) {
         my $property = $properties->{$name}
             // return "$prefix$name: this command has no such parameter";

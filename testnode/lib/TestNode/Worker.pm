@@ -31,7 +31,7 @@ use IO::Handle;
 use IO::Select;
 use IO::Socket::UNIX;
 use JSON;
-use POSIX       ();
+use POSIX ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use TestNode::Commands;
@@ -76,7 +76,7 @@ sub run ($self) {
     };
     my $error = $@;
     $self->{commands}->abort if $self->{commands};
-    return 0                 if $done;
+    return 0 if $done;
     $self->record("error: $error");
     return 1;
 }
@@ -91,14 +91,14 @@ sub serve ($self) {
     my $path = $self->{commands}{socket};
     die "the path of the socket is longer than " . MAX_SOCKET_PATH . " bytes: '$path'\n"
         if length($path) > MAX_SOCKET_PATH;
-    my $umask    = umask(0177);
+    my $umask = umask(0177);
     my $listener = IO::Socket::UNIX->new(Local => $path, Listen => 1);
     umask($umask);
     die "cannot listen on '$path': $!\n" if !$listener;
 
     $self->record('{"ready":1}');
     my $accepted = eval { $self->wait_for($listener, CLIENT_LIMIT) && $listener->accept };
-    my $error    = $@;
+    my $error = $@;
     # One client: whoever comes later finds no socket.
     close($listener);
     unlink $path;
@@ -128,9 +128,9 @@ sub keep_guest ($self) {
 }
 
 # True when the handle can be read, false when the time is over; dies when the node wants us to leave.
-sub wait_for ($self, $handle, $limit) {
+sub wait_for ($self, $handle, $limit) { ## no critic (RequireFinalReturn)
     my $deadline = defined($limit) ? clock_gettime(CLOCK_MONOTONIC) + $limit : undef;
-    my $select   = IO::Select->new($handle, $self->{input});
+    my $select = IO::Select->new($handle, $self->{input});
     while (1) {
         my $left = defined($deadline) ? $deadline - clock_gettime(CLOCK_MONOTONIC) : undef;
         return 0 if defined($left) && $left <= 0;
@@ -152,7 +152,7 @@ sub next_line ($self) {
         }
         $self->wait_for($self->{client}, undef);
         my $got = sysread($self->{client}, $self->{buffer}, 65536, length $self->{buffer});
-        next   if !defined($got) && $!{EINTR};
+        next if !defined($got) && $!{EINTR};
         return if !$got;
     }
     return substr($self->{buffer}, 0, $end + 1, '');
@@ -193,7 +193,7 @@ sub read_request ($input) {
     while ($line !~ /\n/) {
         # Byte by byte, so that nothing after the line is taken from whoever reads next.
         my $got = sysread($input, $line, 1, length $line);
-        next                             if !defined($got) && $!{EINTR};
+        next if !defined($got) && $!{EINTR};
         die "the node gave no request\n" if !$got || length($line) > MAX_LINE;
     }
     my $request = eval { $JSON->decode($line) } // die "the node's request is not JSON\n";

@@ -4,10 +4,10 @@ use v5.36;
 
 use Errno qw(EINTR);
 use IO::Select;
-use JSON         ();
-use POSIX        ();
+use JSON ();
+use POSIX ();
 use Scalar::Util qw(looks_like_number);
-use Time::HiRes  qw(clock_gettime CLOCK_MONOTONIC);
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Native;
 
@@ -20,12 +20,12 @@ use constant {
     # Seconds the connector may take to read a line that was written to it.
     CONNECT_LIMIT => 15,
     FORWARD_LIMIT => 15,
-    QUIT_LIMIT    => 30,
+    QUIT_LIMIT => 30,
 # The version reply is the first thing heard after connect, TLS handshake and upgrade, each of which has its own limit in the
 # connector (10, 10 and 20 s): a little more than their sum, so that its reason is heard and not just our impatience.
     VERSION_LIMIT => 45,
     # How long the child may take to send what is left, then to obey SIGTERM.
-    END_LIMIT  => 30,
+    END_LIMIT => 30,
     TERM_LIMIT => 10,
     # No answer of a worker comes near; what does is not an answer.
     MAX_LINE => 1 << 20,
@@ -37,9 +37,9 @@ my $JSON = JSON->new->utf8->canonical;
 
 sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
     my $token = $conn->{apitoken} // die "no API token for the remote node given\n";
-    my $task  = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
+    my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
 
-    my $headers     = [ [ 'Authorization', $token ] ];
+    my $headers = [['Authorization', $token]];
     my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
     my %peer = (headers => $headers, defined($fingerprint) ? (fingerprint => $fingerprint) : ());
     my $base = "$tunnel_params->{url}?";
@@ -71,24 +71,24 @@ sub take_version ($tunnel, $line) {
     die failure_text($reply) . "\n"
         if ref($reply) eq 'HASH' && exists($reply->{success}) && !$reply->{success};
     my $version = PVE::Tunnel::Native::version_reply_parse($line);
-    $tunnel->{version}      = $version->{api};
-    $tunnel->{age}          = $version->{age};
-    $tunnel->{caps}         = $version->{caps};
+    $tunnel->{version} = $version->{api};
+    $tunnel->{age} = $version->{age};
+    $tunnel->{caps} = $version->{caps};
     $tunnel->{unknown_caps} = $version->{unknown};
     return;
 }
 
 sub plan ($tunnel, $wish) {
-    my %input = (%$wish, caps => [ @{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} } ]);
+    my %input = (%$wish, caps => [@{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} }]);
     return PVE::Tunnel::Native::plan(\%input);
 }
 
 sub write_tunnel ($tunnel, $timeout, $cmd, $params = undef) {
     write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
-    my $line  = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
+    my $line = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
     my $reply = eval { $JSON->decode($line) };
     die "reply to command '$cmd' is not a JSON object\n" if ref($reply) ne 'HASH';
-    die failure_text($reply) . "\n"                      if !$reply->{success};
+    die failure_text($reply) . "\n" if !$reply->{success};
     return $reply;
 }
 
@@ -100,9 +100,9 @@ sub read_tunnel ($tunnel, $timeout = 60) {
             if length($tunnel->{pending}) > MAX_LINE;
         wait_for($tunnel->{reader}, 'can_read', $deadline) or die "timeout after $timeout s\n";
         my $got = sysread($tunnel->{reader}, $tunnel->{pending}, 65536, length $tunnel->{pending});
-        next                          if !defined($got) && $!{EINTR};
+        next if !defined($got) && $!{EINTR};
         die "the tunnel failed: $!\n" if !defined $got;
-        die "the tunnel has ended\n"  if !$got;
+        die "the tunnel has ended\n" if !$got;
     }
     my $line = substr($tunnel->{pending}, 0, $end + 1, '');
     chomp $line;
@@ -113,13 +113,13 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
     unlink $local;
     my $data = {
         %{ $tunnel->{params} },
-        url    => $tunnel->{params}{url} . 'socket=' . percent_encode($remote) . '&',
-        unix   => $local,
+        url => $tunnel->{params}{url} . 'socket=' . percent_encode($remote) . '&',
+        unix => $local,
         ticket => { path => $remote },
     };
     write_line($tunnel, FORWARD_LIMIT, { control => JSON::true, cmd => 'forward', data => $data });
     $tunnel->{forwarded}{$local} = $remote;
-    my $line  = read_tunnel($tunnel, FORWARD_LIMIT);
+    my $line = read_tunnel($tunnel, FORWARD_LIMIT);
     my $reply = eval { $JSON->decode($line) };
     return if ref($reply) ne 'HASH' || !exists($reply->{success}) || $reply->{success};
     delete $tunnel->{forwarded}{$local};
@@ -128,8 +128,10 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
 
 sub finish_tunnel ($tunnel, $cleanup = 0) {
     my $done = eval {
-        write_tunnel($tunnel, QUIT_LIMIT, 'quit',
-            { cleanup => $cleanup ? JSON::true : JSON::false });
+        write_tunnel(
+            $tunnel, QUIT_LIMIT, 'quit',
+            { cleanup => $cleanup ? JSON::true : JSON::false }
+        );
         1;
     };
     my $error = $@;
@@ -141,7 +143,7 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
 
 # Closing its input tells the connector to send what it has and to leave.
 sub end_child ($tunnel) {
-    close($_) for grep {defined} @$tunnel{qw(writer reader)};
+    close($_) for grep { defined } @$tunnel{qw(writer reader)};
     my $ended = PVE::Tunnel::Client::Child::ended($tunnel, END_LIMIT);
     if (!$ended) {
         kill(TERM => $tunnel->{pid});
@@ -157,7 +159,7 @@ sub end_child ($tunnel) {
 sub write_line ($tunnel, $timeout, $value) {
     local $SIG{PIPE} = 'IGNORE';
     my $deadline = deadline($timeout);
-    my $bytes    = $JSON->encode($value) . "\n";
+    my $bytes = $JSON->encode($value) . "\n";
     while (length $bytes) {
         wait_for($tunnel->{writer}, 'can_write', $deadline) or die "timeout after $timeout s\n";
         my $wrote = syswrite($tunnel->{writer}, $bytes);

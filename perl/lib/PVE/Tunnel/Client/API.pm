@@ -13,7 +13,7 @@ use constant {
     # Seconds for each step: connect, handshake, and each silence of the target.
     STEP_LIMIT => 30,
     # Bytes. The answer has three short strings.
-    MAX_ANSWER   => 1 << 20,
+    MAX_ANSWER => 1 << 20,
     DEFAULT_PORT => 8006,
 };
 
@@ -23,13 +23,13 @@ sub post ($conn, $path, $params) {
     my $base = base_url($conn);
     my $mismatch;
     my $http = HTTP::Tiny->new(
-        agent        => "pve-tunnel/$VERSION",
-        timeout      => STEP_LIMIT,
-        max_size     => MAX_ANSWER,
+        agent => "pve-tunnel/$VERSION",
+        timeout => STEP_LIMIT,
+        max_size => MAX_ANSWER,
         max_redirect => 0,
         # A proxy from the environment would see the token.
-        proxy       => undef, http_proxy => undef, https_proxy => undef,
-        verify_SSL  => 1,
+        proxy => undef, http_proxy => undef, https_proxy => undef,
+        verify_SSL => 1,
         SSL_options => tls_options($conn, \$mismatch),
     );
     my $answer = $http->post_form(
@@ -61,7 +61,7 @@ sub fingerprint ($conn) {
 
 sub base_url ($conn) {
     my $protocol = $conn->{protocol} // 'https';
-    my $host     = $conn->{host}     // die "no host for the remote node given\n";
+    my $host = $conn->{host} // die "no host for the remote node given\n";
     $host =~ s/\A\[(.*)\]\z/$1/;
     my $loopback = $host =~ /\A(?:127\.[0-9.]+|::1|localhost)\z/;
     die
@@ -87,7 +87,7 @@ sub tls_options ($conn, $mismatch) {
         return 0;
     };
     return {
-        SSL_verify_mode     => IO::Socket::SSL::SSL_VERIFY_PEER(),
+        SSL_verify_mode => IO::Socket::SSL::SSL_VERIFY_PEER(),
         SSL_verify_callback => $compare,
         SSL_verifycn_scheme => 'none',
     };

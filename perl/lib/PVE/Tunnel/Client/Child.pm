@@ -4,7 +4,7 @@ use v5.36;
 
 use Errno qw(EINTR);
 use IO::Select;
-use POSIX       ();
+use POSIX ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Native;
@@ -15,8 +15,8 @@ our $VERSION = '0.1.0';
 use constant MAX_LOG_LINE => 8192;
 
 sub start ($log) {
-    pipe(my $command_end, my $writer)     or die "pipe: $!\n";
-    pipe(my $reader,      my $answer_end) or die "pipe: $!\n";
+    pipe(my $command_end, my $writer) or die "pipe: $!\n";
+    pipe(my $reader, my $answer_end) or die "pipe: $!\n";
     # Open in the child and nowhere else, so its end is the child's.
     pipe(my $alive, my $alive_end) or die "pipe: $!\n";
 
@@ -35,7 +35,7 @@ sub start ($log) {
 
 sub ended ($child, $limit) {
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + $limit;
-    my $select   = IO::Select->new($child->{alive});
+    my $select = IO::Select->new($child->{alive});
     while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
         return 1 if $select->can_read($left);
     }
@@ -49,10 +49,10 @@ sub reap ($child) {
 }
 
 # The child reads diagnostics; the connector, which blocks in native code, is a process of its own under it.
-sub run ($log, $input, $output, $alive) {
+sub run ($log, $input, $output, $alive) { ## no critic (RequireFinalReturn)
     local @SIG{qw(INT HUP QUIT ALRM CHLD USR1 USR2 __DIE__ __WARN__)} = ('DEFAULT') x 9;
-    local $SIG{PIPE}                                                  = 'IGNORE';
-    local $SIG{TERM}                                                  = 'DEFAULT';
+    local $SIG{PIPE} = 'IGNORE';
+    local $SIG{TERM} = 'DEFAULT';
     alarm(0);
     close_all_but(0, 1, 2, $input, $output, $alive);
 
@@ -70,7 +70,7 @@ sub run ($log, $input, $output, $alive) {
 }
 
 sub connect_and_serve ($input, $output, $log_out) {
-    $0 = 'pve-tunnel connector';
+    local $0 = 'pve-tunnel connector';
     return 0 if eval { PVE::Tunnel::Native::connector_run($input, $output, $log_out, {}); 1 };
     POSIX::write($log_out, $@, length $@);
     return 1;
