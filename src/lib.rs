@@ -4,8 +4,8 @@
 //!
 //! | room | owns |
 //! |---|---|
-//! | [`capability`] | the worker's version reply, `caps`, and the [`capability::Plan`] made of them |
-//! | [`network`] | which address a migration uses, its port, and which endpoints of a target are acceptable |
+//! | [`capability`] | the worker's version reply, `caps`, the [`capability::Plan`] made of them |
+//! | [`network`] | a migration's address and port, and which endpoints of a target are acceptable |
 //! | [`websocket`] | masking, framing, the client's upgrade |
 //! | [`tls`] | rustls configurations: system CAs or a pinned fingerprint |
 //! | [`relay`] | copying between two byte streams with backpressure, and how each of them ends |

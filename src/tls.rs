@@ -1,7 +1,8 @@
 //! rustls configurations: system CAs or a pinned fingerprint.
 //!
-//! A pin replaces the chain of trust, as everywhere in Proxmox VE: the leaf certificate's SHA-256 is compared, names and validity
-//! times are not. Without a pin, the system's CAs vouch for the host's name or address. TLS 1.2 and 1.3, no client certificate.
+//! A pin replaces the chain of trust, as everywhere in Proxmox VE: the leaf certificate's SHA-256
+//! is compared, names and validity times are not. Without a pin, the system's CAs vouch for the
+//! host's name or address. TLS 1.2 and 1.3, no client certificate.
 
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -131,7 +132,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Accepts exactly the certificate with this fingerprint or, without one, what the system's CAs vouch for.
+    /// Accepts exactly the certificate with this fingerprint or, without one, what the system's CAs
+    /// vouch for.
     ///
     /// Reads the CA certificates from the system's files, which takes a few milliseconds.
     pub fn new(pin: Option<Fingerprint>) -> Result<Self, TlsError> {
@@ -152,7 +154,8 @@ impl Client {
         })
     }
 
-    /// The handshake over `stream` with `host`, a name or an address. The caller sets the time limit.
+    /// The handshake over `stream` with `host`, a name or an address. The caller sets the time
+    /// limit.
     pub async fn handshake<S>(&self, host: &str, stream: S) -> Result<TlsStream<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,

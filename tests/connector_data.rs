@@ -20,10 +20,12 @@ const MIB: usize = 1 << 20;
 /// As many bytes as the promise names, each way.
 const MUCH: usize = 64 * MIB;
 
-/// What two directions of one connection may cost: the buffers, rustls's own, and room for the allocator.
+/// What two directions of one connection may cost: the buffers, rustls's own, and room for the
+/// allocator.
 const MEMORY_PER_CONNECTION: u64 = 8 * 1024;
 
-/// A target whose socket `/echo` echoes, `/sink` tells the SHA-256 of what came before the close frame, and `/source` sends.
+/// A target whose socket `/echo` echoes, `/sink` tells the SHA-256 of what came before the close
+/// frame, and `/source` sends.
 fn target(results: mpsc::Sender<String>) -> Target {
     let results = Mutex::new(results);
     Target::new(move |request| match request.socket() {
@@ -145,7 +147,8 @@ fn a_reader_that_stalls_locally_stops_the_wire_and_memory_stays() {
     // Once the first bytes are here, the rest wants to follow; it can only wait.
     let mut first = [0; 1];
     local.read_exact(&mut first).unwrap();
-    // Commands go on meanwhile: they show that the connector runs, and give it time to take more than it should.
+    // Commands go on meanwhile: they show that the connector runs, and give it time to take more
+    // than it should.
     for _ in 0..2000 {
         connector.ask(&json!({ "cmd": "version" }));
     }

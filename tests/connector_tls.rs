@@ -125,7 +125,8 @@ fn without_a_pin_the_systems_cas_decide() {
             .replace("127.0.0.1", "127.0.0.2"),
         None,
     );
-    // Nobody listens on that address but the same target, bound to another: the connection itself is refused.
+    // Nobody listens on that address but the same target, bound to another: the connection itself
+    // is refused.
     assert_eq!(
         connector.ask(&json!({ "cmd": "version" }))["success"],
         false

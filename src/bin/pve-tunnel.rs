@@ -23,8 +23,9 @@ struct Cli {
 enum Command {
     /// Serve tunnel commands on standard input, like proxmox-websocket-tunnel.
     ///
-    /// Reads a JSON command a line, writes an answer a line to standard output and diagnostics to standard error, until standard input
-    /// ends. Credentials come in the commands; no option or variable takes any.
+    /// Reads a JSON command a line, writes an answer a line to standard output and diagnostics to
+    /// standard error, until standard input ends. Credentials come in the commands; no option or
+    /// variable takes any.
     Connect(Connect),
 }
 

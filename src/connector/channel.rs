@@ -1,7 +1,7 @@
 //! Standard input and output of the connector, whatever they are: pipes, sockets, terminals, files.
 //!
-//! Other processes may share these descriptors, so they stay blocking: we ask the kernel before each read and write whether it would
-//! block, and write no more than a pipe takes at once.
+//! Other processes may share these descriptors, so they stay blocking: we ask the kernel before
+//! each read and write whether it would block, and write no more than a pipe takes at once.
 
 use super::MAX_LINE;
 use crate::relay::readiness::{shows, watch};
@@ -97,7 +97,8 @@ impl Input {
         })
     }
 
-    /// The next line; none at the end of input. A last line without an end is not one: its writer died while writing it.
+    /// The next line; none at the end of input. A last line without an end is not one: its writer
+    /// died while writing it.
     pub(super) async fn line(&mut self) -> io::Result<Option<Line>> {
         loop {
             if let Some(line) = self.lines.next() {

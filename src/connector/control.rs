@@ -96,7 +96,8 @@ impl Control {
     }
 
     async fn request(&self, request: Request) {
-        // When nobody takes it, the connection is over, and the connector is ending with the reason.
+        // When nobody takes it, the connection is over, and the connector is ending with the
+        // reason.
         let _ = self.requests.send(request).await;
     }
 }

@@ -23,7 +23,8 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// A silent connection is probed after this long, and given up after [`KEEPALIVE_PROBES`] probes without an answer.
+/// A silent connection is probed after this long, and given up after [`KEEPALIVE_PROBES`] probes
+/// without an answer.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 6;
@@ -152,7 +153,8 @@ impl Target {
         }
     }
 
-    /// Opens a websocket, with a ticket added to the URL where one is given. The text says what protects it, for the log.
+    /// Opens a websocket, with a ticket added to the URL where one is given. The text says what
+    /// protects it, for the log.
     pub(super) async fn dial(
         &self,
         ticket: Option<&str>,

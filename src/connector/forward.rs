@@ -1,7 +1,8 @@
 //! Forwards: a local UNIX socket that stands for one of the target's.
 //!
-//! A connection is accepted only when its websocket is open. Until then it waits in the kernel's queue, from where closing the socket
-//! reports `ECONNRESET` to it: a target that cannot be reached never looks like an empty stream.
+//! A connection is accepted only when its websocket is open. Until then it waits in the kernel's
+//! queue, from where closing the socket reports `ECONNRESET` to it: a target that cannot be reached
+//! never looks like an empty stream.
 
 use super::Options;
 use super::control::Control;
@@ -30,13 +31,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// Connections at one time on one forward. Each costs two buffers of a frame; more wait in the kernel's queue.
+/// Connections at one time on one forward. Each costs two buffers of a frame; more wait in the
+/// kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
 
 /// Connections that may wait in the kernel's queue: QEMU opens up to 255 for multifd at once.
 const BACKLOG: i32 = 256;
 
-/// How long to wait before trying again when the system has no descriptor left for one more connection.
+/// How long to wait before trying again when the system has no descriptor left for one more
+/// connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Why a forward could not be set up.
@@ -242,7 +245,8 @@ impl LocalSocket {
         }
     }
 
-    /// Resets everybody who waits: a new socket takes the path over in one step, and the old one's queue ends with it.
+    /// Resets everybody who waits: a new socket takes the path over in one step, and the old one's
+    /// queue ends with it.
     fn reset(&mut self) -> io::Result<()> {
         let name = self.path.with_file_name(format!(".{}", std::process::id()));
         let (listener, identity) = listen(&name)?;
@@ -262,8 +266,8 @@ impl Drop for LocalSocket {
     }
 }
 
-/// A socket that only its owner can connect to, from the first moment on: permissions are set before it listens. Also gives device and
-/// inode of its path.
+/// A socket that only its owner can connect to, from the first moment on: permissions are set
+/// before it listens. Also gives device and inode of its path.
 fn listen(path: &Path) -> io::Result<(AsyncFd<UnixListener>, (u64, u64))> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;

@@ -7,7 +7,8 @@ use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The longest line, in bytes: at most this much can be written to a pipe that polls writable without waiting (`PIPE_BUF`).
+/// The longest line, in bytes: at most this much can be written to a pipe that polls writable
+/// without waiting (`PIPE_BUF`).
 const MAX_LINE: usize = 4096;
 
 /// Where diagnostics go.
@@ -26,8 +27,8 @@ impl Log {
         }
     }
 
-    /// Writes one line. Guest data must not wait for a reader of log lines, so a line that cannot be written at once is counted
-    /// and the count is told with the next one that can.
+    /// Writes one line. Guest data must not wait for a reader of log lines, so a line that cannot
+    /// be written at once is counted and the count is told with the next one that can.
     pub(super) fn line(&self, text: impl Display) {
         let Some(fd) = &self.fd else { return };
         if !shows(fd, PollFlags::POLLOUT).unwrap_or(false) {

@@ -1,7 +1,8 @@
 //! The process on the source: control protocol, forwards.
 //!
-//! It speaks the protocol of `proxmox-websocket-tunnel` on its standard input and output ([`protocol`]), keeps the control connection
-//! ([`control`]), and serves forwards ([`forward`]), each connection of which gets a websocket of its own ([`dial`], [`wire`]).
+//! It speaks the protocol of `proxmox-websocket-tunnel` on its standard input and output
+//! ([`protocol`]), keeps the control connection ([`control`]), and serves forwards ([`forward`]),
+//! each connection of which gets a websocket of its own ([`dial`], [`wire`]).
 
 mod channel;
 mod control;
@@ -33,8 +34,8 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::task::{JoinError, JoinHandle};
 
-/// The longest line on standard input or from the worker, in bytes. A guest's configuration with its firewall rules, the longest there
-/// is, stays far below.
+/// The longest line on standard input or from the worker, in bytes. A guest's configuration with
+/// its firewall rules, the longest there is, stays far below.
 const MAX_LINE: usize = 1 << 20;
 
 /// Forwards at one time: RAM, NBD and one offline disk need three.
@@ -52,10 +53,12 @@ pub struct Options {
     /// For the TLS handshake.
     #[serde(deserialize_with = "seconds")]
     pub handshake_timeout: Duration,
-    /// For the answer to the websocket upgrade. pveproxy takes 3 s to say 401, and never answers if the socket behind it is gone.
+    /// For the answer to the websocket upgrade. pveproxy takes 3 s to say 401, and never answers if
+    /// the socket behind it is gone.
     #[serde(deserialize_with = "seconds")]
     pub upgrade_timeout: Duration,
-    /// For the worker's answer to the request for a ticket. The worker may be busy with another command meanwhile.
+    /// For the worker's answer to the request for a ticket. The worker may be busy with another
+    /// command meanwhile.
     #[serde(deserialize_with = "seconds")]
     pub ticket_timeout: Duration,
 }
@@ -102,10 +105,12 @@ pub enum ConnectorError {
     Signal(&'static str),
 }
 
-/// Runs the connector until its input ends, the control connection is over, or SIGHUP, SIGINT or SIGTERM arrives.
+/// Runs the connector until its input ends, the control connection is over, or SIGHUP, SIGINT or
+/// SIGTERM arrives.
 ///
-/// `input` and `output` carry the protocol, diagnostics go to `log`, a line each. Forward sockets are removed at the end. Blocks the
-/// calling thread; resolving a host name starts another for as long as that takes.
+/// `input` and `output` carry the protocol, diagnostics go to `log`, a line each. Forward sockets
+/// are removed at the end. Blocks the calling thread; resolving a host name starts another for as
+/// long as that takes.
 pub fn run(
     input: OwnedFd,
     output: OwnedFd,

@@ -1,10 +1,12 @@
 //! What is said on standard input: the protocol of `proxmox-websocket-tunnel`.
 //!
-//! | line | answer |
-//! |---|---|
-//! | `{"control":true,"cmd":"connect","data":{url, headers, fingerprint?}}` | none: the next line answers, or says why there is no connection |
-//! | `{"control":true,"cmd":"forward","data":{url, headers, fingerprint?, unix, ticket}}` | one line |
-//! | any JSON object without `control` | passed on to the worker as it is; its answer, as it is |
+//! A control command is `{"control":true,"cmd":…,"data":{…}}`.
+//!
+//! | line | `data` | answer |
+//! |---|---|---|
+//! | `connect` | `url`, `headers`, `fingerprint`? | none: the next line's says if there is no connection |
+//! | `forward` | the same, `unix`, `ticket` | one line |
+//! | any JSON object without `control` | | the worker's, which gets the line as it is |
 
 use super::secret::Secret;
 use serde::Deserialize;
@@ -51,7 +53,8 @@ pub(super) struct ForwardData {
 /// Why a line was not understood.
 #[derive(Debug, Error)]
 pub(super) enum ProtocolError {
-    /// Not JSON, or JSON of the wrong shape. The line itself may hold credentials, so it is not repeated.
+    /// Not JSON, or JSON of the wrong shape. The line itself may hold credentials, so it is not
+    /// repeated.
     #[error("invalid {what}: {cause}")]
     Invalid {
         /// What the line should have been.
@@ -95,8 +98,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, ProtocolError> {
     }
 }
 
-/// serde's messages quote values of the wrong type, and a value may be a token in the wrong place: only the category and the place
-/// are told.
+/// serde's messages quote values of the wrong type, and a value may be a token in the wrong place:
+/// only the category and the place are told.
 fn invalid(what: &'static str, error: &serde_json::Error) -> ProtocolError {
     use serde_json::error::Category;
     let message = error.to_string();

@@ -10,8 +10,9 @@ use tokio::io::unix::AsyncFd;
 /// What asks a program to end.
 const ENDING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
 
-/// While this value lives, the calling thread has the ending signals blocked, and they can be waited for instead. The mask is restored
-/// when it is dropped; a signal handler, or its absence, stays as the caller left it.
+/// While this value lives, the calling thread has the ending signals blocked, and they can be
+/// waited for instead. The mask is restored when it is dropped; a signal handler, or its absence,
+/// stays as the caller left it.
 #[derive(Debug)]
 pub(super) struct Signals {
     fd: AsyncFd<SignalFd>,

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
-/// How much of the stream is asked for at once: one full frame, so that a full one is decoded where it was read.
+/// How much of the stream is asked for at once: one full frame, so that a full one is decoded where
+/// it was read.
 const READ: usize = MAX_FRAME + MAX_HEADER;
 
 /// Anything that bytes flow through.
@@ -19,7 +20,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// A connection to the target, TLS or (in tests) not.
 pub(super) type Connection = Box<dyn Stream>;
 
-/// Takes an upgraded connection apart. `tls` says whether an end of stream is authenticated: on clear TCP only a close frame ends well.
+/// Takes an upgraded connection apart. `tls` says whether an end of stream is authenticated: on
+/// clear TCP only a close frame ends well.
 pub(super) fn split(
     upgraded: Upgraded<Connection>,
     masking: Masking,
@@ -46,7 +48,8 @@ pub(super) fn split(
     )
 }
 
-/// The pong that is owed. Only the latest ping needs an answer (RFC 6455 §5.5.3), so one place is enough.
+/// The pong that is owed. Only the latest ping needs an answer (RFC 6455 §5.5.3), so one place is
+/// enough.
 #[derive(Default)]
 struct PongSlot {
     payload: Mutex<Option<Vec<u8>>>,
@@ -120,8 +123,8 @@ impl Outgoing for Sender {
         }
     }
 
-    /// A close frame, and no more: pveproxy flushes what it has on receiving one, and throws it away if the connection
-    /// ends first.
+    /// A close frame, and no more: pveproxy flushes what it has on receiving one, and throws it
+    /// away if the connection ends first.
     async fn finish(&mut self) -> io::Result<()> {
         const NORMAL_CLOSURE: [u8; 2] = 1000_u16.to_be_bytes();
         self.send_control(OpCode::Close, &NORMAL_CLOSURE).await

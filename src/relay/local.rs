@@ -1,9 +1,10 @@
 //! A local UNIX stream socket whose end can be told from its truncation.
 //!
-//! Closing a UNIX socket looks like a clean end of stream to the other side, whatever happened before, with one exception: if
-//! unread data is queued at the side that closes, the other side gets `ECONNRESET`. So a [`Local`] always leaves the last byte that it has
-//! read in the kernel's queue, takes it out only together with what follows, or when the stream has ended well. Whatever else
-//! happens, even SIGKILL, the kernel then reports an error to a peer that has ever written.
+//! Closing a UNIX socket looks like a clean end of stream to the other side, whatever happened
+//! before, with one exception: if unread data is queued at the side that closes, the other side
+//! gets `ECONNRESET`. So a [`Local`] always leaves the last byte that it has read in the kernel's
+//! queue, takes it out only together with what follows, or when the stream has ended well. Whatever
+//! else happens, even SIGKILL, the kernel then reports an error to a peer that has ever written.
 
 use super::readiness::{HUNG_UP, shows};
 use nix::errno::Errno;
@@ -31,8 +32,8 @@ impl Local {
         }
     }
 
-    /// Waits for data and reads what fits into `buffer`; zero when the peer has shut down its writing side, or is gone, and all it wrote
-    /// has been read.
+    /// Waits for data and reads what fits into `buffer`; zero when the peer has shut down its
+    /// writing side, or is gone, and all it wrote has been read.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             self.stream.readable().await?;
@@ -58,7 +59,8 @@ impl Local {
 
     /// Ends well: the peer reads an end of stream after everything that was written to it.
     ///
-    /// Data that the peer wrote and nobody read stays in the queue: then it was lost, and the peer gets `ECONNRESET`.
+    /// Data that the peer wrote and nobody read stays in the queue: then it was lost, and the peer
+    /// gets `ECONNRESET`.
     pub fn close(self) {
         if self.kept.load(Ordering::Relaxed) {
             // Only fails if the byte is not there, and then there is nothing to take out.
@@ -69,8 +71,8 @@ impl Local {
 
     /// Ends badly: the peer gets `ECONNRESET` after everything that was written to it.
     ///
-    /// A peer that has never written anything cannot be told by the kernel. It is kept waiting, without the end of stream that it would take
-    /// for success, until it writes or goes away.
+    /// A peer that has never written anything cannot be told by the kernel. It is kept waiting,
+    /// without the end of stream that it would take for success, until it writes or goes away.
     pub async fn fail(self) {
         loop {
             if self.queued().is_ok_and(|count| count > 0) || self.hung_up() {

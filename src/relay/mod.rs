@@ -1,7 +1,8 @@
 //! Copying between a local socket and a wire, and how each of them ends.
 //!
-//! Each direction holds one buffer and moves it before it reads the next: a slow reader slows the writer, and nothing grows. What a
-//! wire is, and how it frames what it carries, its [`Outgoing`] and [`Incoming`] halves know.
+//! Each direction holds one buffer and moves it before it reads the next: a slow reader slows the
+//! writer, and nothing grows. What a wire is, and how it frames what it carries, its [`Outgoing`]
+//! and [`Incoming`] halves know.
 
 mod local;
 pub(crate) mod readiness;
@@ -28,7 +29,8 @@ pub trait Outgoing {
     const MAX: usize;
     /// Sends a buffer: [`ROOM`](Self::ROOM) bytes to be used at will, then the payload.
     fn send(&mut self, buffer: &mut [u8]) -> impl Future<Output = io::Result<()>> + Send;
-    /// Waits until the wire itself has something to say, such as a pong. It may be dropped at any time.
+    /// Waits until the wire itself has something to say, such as a pong. It may be dropped at any
+    /// time.
     fn wants_to_speak(&mut self) -> impl Future<Output = ()> + Send;
     /// Says it.
     fn speak(&mut self) -> impl Future<Output = io::Result<()>> + Send;
@@ -49,7 +51,8 @@ pub enum Received<'a> {
     Data(&'a [u8]),
     /// The peer said that nothing more comes.
     End,
-    /// The stream stopped without the peer saying so. That is truncation, unless we asked for the end.
+    /// The stream stopped without the peer saying so. That is truncation, unless we asked for the
+    /// end.
     Stopped,
 }
 
@@ -93,8 +96,9 @@ struct Progress {
 
 /// Copies both ways until the connection is over.
 ///
-/// The local side's half-close finishes the wire and leaves the other direction open. The wire's end ends the relay. Afterwards the
-/// caller ends the local socket as the result says: [`Local::close`] or [`Local::fail`].
+/// The local side's half-close finishes the wire and leaves the other direction open. The wire's
+/// end ends the relay. Afterwards the caller ends the local socket as the result says:
+/// [`Local::close`] or [`Local::fail`].
 pub async fn relay<O: Outgoing, I: Incoming>(
     local: &Local,
     mut outgoing: O,
@@ -173,7 +177,8 @@ async fn receive_all<I: Incoming>(
                         .received
                         .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }
-                // A program that only sends has shut down its reading side. What it does not want must not hold up the rest.
+                // A program that only sends has shut down its reading side. What it does not want
+                // must not hold up the rest.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => wanted = false,
                 Err(error) => return Err(RelayError::Local(error)),
             },

@@ -17,12 +17,14 @@ pub(crate) fn shows(fd: impl AsFd, events: PollFlags) -> io::Result<bool> {
     Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
-/// Registers a descriptor with the runtime. Regular files, which are always ready, are refused with `EPERM`.
+/// Registers a descriptor with the runtime. Regular files, which are always ready, are refused with
+/// `EPERM`.
 pub(crate) fn watch<T: AsFd + AsRawFd>(
     fd: T,
     interest: Interest,
 ) -> Result<AsyncFd<T>, AsyncFdRegisterError<T>> {
-    // SAFETY: every T of ours (OwnedFd, UnixListener, SignalFd) owns its descriptor and names the same one for as long as it lives.
+    // SAFETY: every T of ours (OwnedFd, UnixListener, SignalFd) owns its descriptor and names the
+    // same one for as long as it lives.
     #[allow(unsafe_code)]
     unsafe {
         AsyncFd::register_with_interest(fd, interest)

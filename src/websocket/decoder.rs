@@ -30,8 +30,9 @@ pub enum Event<'a> {
 
 /// Takes a peer's byte stream apart.
 ///
-/// Bytes go in by [`feed`](Self::feed), or without a copy through [`space`](Self::space) and [`filled`](Self::filled); events come out of
-/// [`next_event`](Self::next_event) until it returns `None`. After an error the stream's framing is lost: the connection must end.
+/// Bytes go in by [`feed`](Self::feed), or without a copy through [`space`](Self::space) and
+/// [`filled`](Self::filled); events come out of [`next_event`](Self::next_event) until it returns
+/// `None`. After an error the stream's framing is lost: the connection must end.
 #[derive(Debug)]
 pub struct Decoder {
     role: Role,
@@ -58,7 +59,8 @@ struct Frame {
 }
 
 impl Decoder {
-    /// A decoder for one end of a connection: `role` is our own, `max_frame` the longest data frame taken, in bytes.
+    /// A decoder for one end of a connection: `role` is our own, `max_frame` the longest data frame
+    /// taken, in bytes.
     pub fn new(role: Role, max_frame: usize) -> Self {
         Self {
             role,
@@ -73,7 +75,8 @@ impl Decoder {
         }
     }
 
-    /// Room for at least `wanted` more bytes of the stream; say how many came with [`filled`](Self::filled).
+    /// Room for at least `wanted` more bytes of the stream; say how many came with
+    /// [`filled`](Self::filled).
     pub fn space(&mut self, wanted: usize) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;

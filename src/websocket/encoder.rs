@@ -9,8 +9,9 @@ use serde::Deserialize;
 
 /// Which masking key a client uses.
 ///
-/// Masking keeps a page's script from writing chosen bytes past a proxy that misunderstands the protocol (RFC 6455 §10.3). Inside TLS
-/// nothing between the ends sees those bytes, and a key of zero spares both ends the XOR; on a clear connection keys are random.
+/// Masking keeps a page's script from writing chosen bytes past a proxy that misunderstands the
+/// protocol (RFC 6455 §10.3). Inside TLS nothing between the ends sees those bytes, and a key of
+/// zero spares both ends the XOR; on a clear connection keys are random.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Masking {
@@ -41,8 +42,8 @@ impl Encoder {
 
     /// Appends `payload` as frames of kind `opcode` to `out`.
     ///
-    /// Data longer than [`MAX_FRAME`] becomes several whole messages: the receiver is a byte stream, and takes no fragments.
-    /// A control frame's payload may have 125 bytes at most.
+    /// Data longer than [`MAX_FRAME`] becomes several whole messages: the receiver is a byte
+    /// stream, and takes no fragments. A control frame's payload may have 125 bytes at most.
     pub fn encode(
         &self,
         opcode: OpCode,
@@ -75,8 +76,9 @@ impl Encoder {
         }
     }
 
-    /// Makes one binary frame in place: `buffer` holds [`MAX_HEADER`] bytes of room and then the payload, of at most [`MAX_FRAME`]
-    /// bytes. Returns where in `buffer` the frame begins; it goes to the buffer's end.
+    /// Makes one binary frame in place: `buffer` holds [`MAX_HEADER`] bytes of room and then the
+    /// payload, of at most [`MAX_FRAME`] bytes. Returns where in `buffer` the frame begins; it goes
+    /// to the buffer's end.
     pub fn encode_in_place(&self, buffer: &mut [u8]) -> Result<usize, FrameError> {
         let Some((room, payload)) = buffer.split_first_chunk_mut::<MAX_HEADER>() else {
             return Err(FrameError::Oversize {

@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-/// The largest data frame payload that pveproxy takes or sends, in bytes; one byte more and it stops listening for good.
+/// The largest data frame payload that pveproxy takes or sends, in bytes; one byte more and it
+/// stops listening for good.
 pub const MAX_FRAME: usize = 131_072;
 
 /// The longest header: two bytes, a 64-bit length and a masking key.
@@ -11,7 +12,8 @@ pub const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame (RFC 6455 §5.5).
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
 
-/// Which end of the connection we are: a client masks what it sends and takes nothing masked; a server the other way round.
+/// Which end of the connection we are: a client masks what it sends and takes nothing masked; a
+/// server the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The end that opened the connection.
@@ -135,9 +137,11 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads a header from the start of `bytes`: the header and its length, or `None` while there is not enough.
+    /// Reads a header from the start of `bytes`: the header and its length, or `None` while there
+    /// is not enough.
     ///
-    /// `role` is the reader's. Everything is refused that RFC 6455 forbids in a single header, and data frames longer than `limit`.
+    /// `role` is the reader's. Everything is refused that RFC 6455 forbids in a single header, and
+    /// data frames longer than `limit`.
     pub fn parse(
         bytes: &[u8],
         role: Role,

@@ -4,16 +4,16 @@ const WORD: usize = size_of::<u64>();
 
 /// XORs `data` in place with `key`, starting at byte `phase` of the key (counted modulo four).
 ///
-/// Masking and unmasking are the same operation. To mask a payload piece by piece, pass the number of payload bytes already done
-/// as `phase`.
+/// Masking and unmasking are the same operation. To mask a payload piece by piece, pass the number
+/// of payload bytes already done as `phase`.
 pub fn mask(data: &mut [u8], key: [u8; 4], phase: usize) {
     let mut key = key;
     key.rotate_left(phase % 4);
     if key == [0; 4] {
         return;
     }
-    // Eight bytes at a time: the key repeats in each word, whatever the address, and the compiler widens the loop to the
-    // vectors that the target has.
+    // Eight bytes at a time: the key repeats in each word, whatever the address, and the compiler
+    // widens the loop to the vectors that the target has.
     let [a, b, c, d] = key;
     let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let mut chunks = data.chunks_exact_mut(WORD);

@@ -1,8 +1,9 @@
 //! RFC 6455: masking, framing, the client's upgrade.
 //!
-//! Everything here works on bytes in memory or on any byte stream; what carries it (TLS, a test's pipe) and what flows through
-//! it is somebody else's business. Data is a stream: a [`Decoder`] hands out payload as it arrives, it never waits for the end
-//! of a frame, so its memory does not depend on what a peer announces.
+//! Everything here works on bytes in memory or on any byte stream; what carries it (TLS, a test's
+//! pipe) and what flows through it is somebody else's business. Data is a stream: a [`Decoder`]
+//! hands out payload as it arrives, it never waits for the end of a frame, so its memory does not
+//! depend on what a peer announces.
 
 mod decoder;
 mod encoder;

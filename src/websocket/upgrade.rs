@@ -9,7 +9,8 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::{HeaderName, HeaderValue, Uri};
 use zeroize::Zeroizing;
 
-/// pveproxy answers in a few hundred bytes; whoever sends more than this without an end is not answering a websocket upgrade.
+/// pveproxy answers in a few hundred bytes; whoever sends more than this without an end is not
+/// answering a websocket upgrade.
 const MAX_RESPONSE: usize = 16 * 1024;
 
 /// Most headers that a response may have.
@@ -21,7 +22,8 @@ const MAX_REQUEST: usize = 8 * 1024;
 /// Why a connection did not become a websocket.
 #[derive(Debug, Error)]
 pub enum UpgradeError {
-    /// The URL or a header cannot be put into a request. Their values stay out of the message: they carry the credentials.
+    /// The URL or a header cannot be put into a request. Their values stay out of the message: they
+    /// carry the credentials.
     #[error("cannot make the upgrade request: {0}")]
     Request(&'static str),
     /// The connection failed while upgrading.

@@ -130,7 +130,8 @@ impl Connector {
         self.input = None;
     }
 
-    /// Ends it by the end of its input; how it ended, what it had logged, and what was left on its output.
+    /// Ends it by the end of its input; how it ended, what it had logged, and what was left on its
+    /// output.
     pub fn finish(mut self) -> Finished {
         self.close_input();
         self.wait()

@@ -1,7 +1,8 @@
 //! A scripted target and a connector beside it.
 //!
-//! The target speaks real TLS (rustls) and real websockets (tungstenite), one thread a connection; each test says in a closure what the
-//! target does. The connector is the real command, in a process of its own.
+//! The target speaks real TLS (rustls) and real websockets (tungstenite), one thread a connection;
+//! each test says in a closure what the target does. The connector is the real command, in a
+//! process of its own.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

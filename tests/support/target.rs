@@ -197,8 +197,8 @@ impl Target {
     }
 }
 
-/// The worker's end of a control connection: answers each line as `answer` says, until the client closes or
-/// says "hang up".
+/// The worker's end of a control connection: answers each line as `answer` says, until the client
+/// closes or says "hang up".
 pub fn serve_worker(
     request: Request,
     mut answer: impl FnMut(&serde_json::Value) -> serde_json::Value,
