@@ -1,22 +1,30 @@
 //! Signals that end the connector, without touching a handler.
 
 use crate::relay::readiness::watch;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::cell::Cell;
 use std::io;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// What asks a program to end.
-const ENDING: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
+/// What asks a program to end, and the alarm by which a caller limits the time of a call.
+const ENDING: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGALRM,
+];
 
 /// While this value lives, the calling thread has the ending signals blocked, and they can be
-/// waited for instead. The mask is restored when it is dropped; a signal handler, or its absence,
-/// stays as the caller left it.
+/// waited for instead. When it is dropped, the mask is restored and the signal that was taken is
+/// raised again: it does then what the caller's handler, or the lack of one, makes of it, after the
+/// connector has cleaned up.
 #[derive(Debug)]
 pub(super) struct Signals {
     fd: AsyncFd<SignalFd>,
     before: SigSet,
+    taken: Cell<Option<Signal>>,
 }
 
 impl Signals {
@@ -32,7 +40,11 @@ impl Signals {
             .inspect_err(|_| {
                 let _ = before.thread_set_mask();
             })?;
-        Ok(Self { fd, before })
+        Ok(Self {
+            fd,
+            before,
+            taken: Cell::new(None),
+        })
     }
 
     /// Waits for one of the signals; its name.
@@ -40,10 +52,10 @@ impl Signals {
         loop {
             let mut guard = self.fd.readable().await?;
             if let Some(info) = self.fd.get_ref().read_signal()? {
-                let signal = i32::try_from(info.ssi_signo).ok().map(Signal::try_from);
-                return Ok(signal
-                    .and_then(Result::ok)
-                    .map_or("a signal", Signal::as_str));
+                let number = i32::try_from(info.ssi_signo).unwrap_or_default();
+                let signal = Signal::try_from(number)?;
+                self.taken.set(Some(signal));
+                return Ok(signal.as_str());
             }
             guard.clear_ready();
         }
@@ -53,5 +65,8 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         let _ = self.before.thread_set_mask();
+        if let Some(signal) = self.taken.get() {
+            let _ = raise(signal);
+        }
     }
 }
