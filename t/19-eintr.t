@@ -71,6 +71,33 @@ subtest 'a time limit' => sub {
     }
 };
 
+subtest 'a time limit on the connector' => sub {
+    pipe(my $input, my $writer) or die "cannot make a pipe: $!\n";
+    pipe(my $reader, my $output) or die "cannot make a pipe: $!\n";
+    my $run = sub { PVE::Tunnel::Native::connector_run(fileno($input), fileno($output)) };
+
+    my $ok = eval {
+        local $SIG{ALRM} = sub { die "got timeout\n" };
+        setitimer(ITIMER_REAL, 0.05);
+        $run->();
+        1;
+    };
+    is($@, "got timeout\n", 'ends it, though its input has not ended');
+
+    my $heard = 0;
+    $ok = eval {
+        local $SIG{ALRM} = sub { $heard++ };
+        setitimer(ITIMER_REAL, 0.05);
+        $run->();
+        1;
+    };
+    is($heard, 1, 'a handler that does not die is run');
+    like($@, qr/\Apve_tunnel_connector_run: .*SIGALRM\n\z/, 'and the connector says what ended it');
+
+    close($writer);
+    ok(eval { $run->(); 1 }, 'the next one works') or diag($@);
+};
+
 # Takes several milliseconds, and fails at the end of them.
 sub fail_slowly() {
     state $endless = '{"api":2,"age":0,"x":[' . '1,' x 500_000;

@@ -462,14 +462,13 @@ method, and its end frees nothing.
 =head1 SIGNALS
 
 The library changes no signal handler. Perl runs handlers between its own steps, so a handler waits for
-the end of a call. All calls but C<connector_run> are short, and when one is interrupted it returns: if
+the end of a call. All calls but C<connector_run> are short, and one that is interrupted returns: if
 the handler dies, as those for time limits do, its error comes in place of the call's, inside the
 C<eval> around it.
 
-C<connector_run> dies with C<STATUS_IO> on C<HUP>, C<INT> and C<TERM>, after its sockets were removed. These are
-blocked while it runs, and a handler in C<%SIG> for them does not see the one that ended it. Other
-signals, C<ALRM> among them, wait for its end: a time limit on it is set by its parent, which closes its
-input or sends C<TERM>.
+C<connector_run> dies with C<STATUS_IO> on C<HUP>, C<INT>, C<TERM> and C<ALRM>, after its sockets were removed. These
+are blocked while it runs. A handler in C<%SIG> for the first three does not see the one that ended it; an
+alarm is raised again, and its handler runs before C<connector_run> dies.
 
 =head1 SEE ALSO
 
