@@ -33,8 +33,8 @@ testnode: setup
 	$(CARGO) build --release -p testnode
 
 perl: library
-	cd perl && { [ -e Makefile ] && [ Makefile -nt Makefile.PL ] || \
-	    perl Makefile.PL RPATH=$(CURDIR)/target/release AUTHOR=1; } && $(MAKE) --no-print-directory
+	cd perl && perl Makefile.PL RPATH=$(CURDIR)/target/release AUTHOR=1 >/dev/null
+	$(MAKE) -C perl --silent
 
 demo: build ## two nodes, a real guest, every plane (RAM= DISK= in MiB, PLANE=)
 	demo/demo $(if $(RAM),RAM=$(RAM)) $(if $(DISK),DISK=$(DISK)) $(if $(PLANE),PLANE=$(PLANE))

@@ -19,12 +19,12 @@ local $SIG{PIPE} = 'IGNORE';
 
 node_conduct();
 
-my $node   = Test::TunnelNode->start;
+my $node = Test::TunnelNode->start;
 my $client = Test::TunnelClient->open($node, 'qemu', 100);
 
 subtest 'ends' => sub {
     my $source = $client->command('open', kind => 'source', bytes => 10)->{socket};
-    my $end    = $client->data('qemu', 100, $source)->drain;
+    my $end = $client->data('qemu', 100, $source)->drain;
     is(length $end->{bytes}, 10, 'all of a source arrives');
     is_deeply($end->{types}, ['binary'], 'then no close frame, as with pveproxy');
     ok($end->{notified}, 'but close_notify');
@@ -42,16 +42,16 @@ subtest 'ends' => sub {
     $data->send('close');
     $end = $data->drain;
     is(length $end->{bytes}, 100_000, 'what the UNIX side says after our close frame comes');
-    is_deeply($end->{types}, [ 'binary', 'close' ], 'then a close frame');
+    is_deeply($end->{types}, ['binary', 'close'], 'then a close frame');
     ok($end->{notified}, 'and close_notify');
 };
 
 subtest 'frames are counted in the log, and those masked other than with zeros' => sub {
-    for my $row ([ '00000000', 0 ], [ '01020304', 2 ]) {
+    for my $row (['00000000', 0], ['01020304', 2]) {
         my ($mask, $masked) = @$row;
-        my $sink   = $client->command('open', kind => 'sink')->{socket};
+        my $sink = $client->command('open', kind => 'sink')->{socket};
         my ($name) = $sink =~ m{([^/]+)\z};
-        my $data   = $client->data('qemu', 100, $sink);
+        my $data = $client->data('qemu', 100, $sink);
         # Masked with zeros, "ab" is itself; with 01020304, "ab" is what is sent as "``".
         $data->send_raw(pack 'H*', "8282${mask}" . ($masked ? '6060' : '6162'));
         $data->send_raw(pack 'H*', "8880${mask}");
@@ -71,12 +71,12 @@ subtest 'frames are counted in the log, and those masked other than with zeros' 
 };
 
 subtest 'frames that pveproxy does not take are refused with a reason' => sub {
-    my $sink  = $client->command('open', kind => 'sink')->{socket};
+    my $sink = $client->command('open', kind => 'sink')->{socket};
     my @table = (
-        [ 'not masked',    'binary', 'x', masked => 0 ],
-        [ 'fragmented',    'binary', 'x', fin    => 0 ],
-        [ 'reserved bits', 'binary', 'x', rsv    => [ 1, 0, 0 ] ],
-        [ '131073 bytes',  'binary', 'x' x 131073 ],
+        ['not masked', 'binary', 'x', masked => 0],
+        ['fragmented', 'binary', 'x', fin => 0],
+        ['reserved bits', 'binary', 'x', rsv => [1, 0, 0]],
+        ['131073 bytes', 'binary', 'x' x 131073],
     );
     for my $row (@table) {
         my ($reason, @frame) = @$row;
@@ -96,18 +96,18 @@ subtest 'a missing socket is an error with a reason' => sub {
 };
 
 subtest 'the command line' => sub {
-    my $dir      = File::Temp->newdir('testnode-XXXXXX', TMPDIR => 1);
+    my $dir = File::Temp->newdir('testnode-XXXXXX', TMPDIR => 1);
     my $testnode = "$FindBin::RealBin/../target/release/testnode";
-    my $told     = JSON::decode_json(scalar `$testnode --make-certificate $dir`);
-    is_deeply([ sort keys %$told ], [qw(certificate fingerprint key)], 'a certificate on its own');
+    my $told = JSON::decode_json(scalar `$testnode --make-certificate $dir`);
+    is_deeply([sort keys %$told], [qw(certificate fingerprint key)], 'a certificate on its own');
     is(sprintf('%o', (stat $told->{key})[2] & oct 777), '600', 'mode of the key');
     like(`$testnode --make-certificate $dir 2>&1`, qr/cannot write .*exists/, 'never overwritten');
     my @table = (
-        [ "--dir $dir",                                 qr/--worker/ ],
-        [ "--dir $dir --worker w --misbehave nonsense", qr/no misbehaviour is called `nonsense`/ ],
-        [ "--dir $dir --worker w --plain --listen 192.0.2.1", qr/loopback/ ],
-        [ "--dir $dir --worker w --listen 192.0.2.1",         qr/cannot listen on 192\.0\.2\.1/ ],
-        [ "--dir $dir/a/b --worker w",                        qr/cannot use the directory/ ],
+        ["--dir $dir", qr/--worker/],
+        ["--dir $dir --worker w --misbehave nonsense", qr/no misbehaviour is called `nonsense`/],
+        ["--dir $dir --worker w --plain --listen 192.0.2.1", qr/loopback/],
+        ["--dir $dir --worker w --listen 192.0.2.1", qr/cannot listen on 192\.0\.2\.1/],
+        ["--dir $dir/a/b --worker w", qr/cannot use the directory/],
     );
     for my $row (@table) {
         my ($arguments, $reason) = @$row;

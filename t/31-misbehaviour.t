@@ -7,14 +7,14 @@ use v5.36;
 use FindBin ();
 use lib "$FindBin::RealBin/lib";
 
-use Digest::SHA    qw(sha256_hex);
-use IO::Handle     ();
+use Digest::SHA qw(sha256_hex);
+use IO::Handle ();
 use IO::Socket::IP ();
 use Test::More;
 use Time::HiRes ();
 
 use Test::NodeConduct qw(pveproxy_conduct quiet);
-use Test::Pattern     qw(pattern_block pattern_sha256);
+use Test::Pattern qw(pattern_block pattern_sha256);
 use Test::TunnelClient;
 use Test::TunnelNode;
 
@@ -27,8 +27,8 @@ local $SIG{PIPE} = 'IGNORE';
 subtest 'pveproxy' => sub { pveproxy_conduct(misbehave => ['pveproxy']) };
 
 subtest 'no-close-frame' => sub {
-    my ($node,   $client) = node('no-close-frame');
-    my ($socket, $data)   = data($client, kind => 'echo');
+    my ($node, $client) = node('no-close-frame');
+    my ($socket, $data) = data($client, kind => 'echo');
     $data->send('binary', 'abc');
     $data->send('close');
     my $end = $data->drain;
@@ -38,8 +38,8 @@ subtest 'no-close-frame' => sub {
 };
 
 subtest 'bare-fin' => sub {
-    my ($node,   $client) = node('bare-fin');
-    my ($socket, $data)   = data($client, kind => 'sink');
+    my ($node, $client) = node('bare-fin');
+    my ($socket, $data) = data($client, kind => 'sink');
     $data->send('binary', 'abc');
     $data->send('close');
     my $end = $data->drain;
@@ -49,44 +49,44 @@ subtest 'bare-fin' => sub {
 };
 
 subtest 'close-frame' => sub {
-    my ($node,   $client) = node('close-frame');
-    my ($socket, $data)   = data($client, kind => 'source', bytes => 100);
+    my ($node, $client) = node('close-frame');
+    my ($socket, $data) = data($client, kind => 'source', bytes => 100);
     my $end = $data->drain;
-    is_deeply($end->{types}, [ 'binary', 'close' ], 'a close frame at the end of the UNIX side');
+    is_deeply($end->{types}, ['binary', 'close'], 'a close frame at the end of the UNIX side');
     ok($end->{notified}, 'close_notify');
 };
 
 for my $bytes (1, 100_000, 131_072, 2 * $MIB) {
     subtest "truncate=$bytes" => sub {
-        my ($node,   $client) = node("truncate=$bytes");
-        my ($socket, $data)   = data($client, kind => 'source', bytes => 3 * $MIB);
+        my ($node, $client) = node("truncate=$bytes");
+        my ($socket, $data) = data($client, kind => 'source', bytes => 3 * $MIB);
         my $end = $data->drain;
-        is(length $end->{bytes},      $bytes,                 'so much comes');
+        is(length $end->{bytes}, $bytes, 'so much comes');
         is(sha256_hex($end->{bytes}), pattern_sha256($bytes), 'and it is right');
         is_deeply($end->{types}, ['binary'], 'no close frame');
-        ok(!$end->{notified},                      'no close_notify');
+        ok(!$end->{notified}, 'no close_notify');
         ok($client->command('version')->{success}, 'the command connection is not cut');
     };
 }
 
 subtest 'truncate-frame' => sub {
-    my ($node,   $client) = node('truncate-frame=100000');
-    my ($socket, $data)   = data($client, kind => 'source', bytes => $MIB);
+    my ($node, $client) = node('truncate-frame=100000');
+    my ($socket, $data) = data($client, kind => 'source', bytes => $MIB);
     my $end = $data->drain;
     ok(length $end->{bytes} < 100_000, 'whole frames have less');
     my $rest = $data->{frames}{buffer};
     my ($promised, $header) =
           $rest =~ m/\A\x82\x7f/ ? (unpack('x2 Q>', $rest), 10)
-        : $rest =~ m/\A\x82\x7e/ ? (unpack('x2 n',  $rest), 4)
-        :                          (unpack('x C', $rest), 2);
+        : $rest =~ m/\A\x82\x7e/ ? (unpack('x2 n', $rest), 4)
+        : (unpack('x C', $rest), 2);
     is(length($end->{bytes}) + length($rest) - $header, 100_000, 'with the begun frame it is all');
     cmp_ok($promised, '>', length($rest) - $header, 'which had promised more');
     ok(!$end->{notified}, 'no close_notify');
 };
 
 subtest 'small-frames' => sub {
-    my ($node,   $client) = node('small-frames=10');
-    my ($socket, $data)   = data($client, kind => 'source', bytes => 1005);
+    my ($node, $client) = node('small-frames=10');
+    my ($socket, $data) = data($client, kind => 'source', bytes => 1005);
     my ($bytes, $frames, $largest) = ('', 0, 0);
     while ((my $frame = $data->next)->{type} ne 'end') {
         $bytes .= $frame->{bytes};
@@ -94,12 +94,12 @@ subtest 'small-frames' => sub {
         $largest = length $frame->{bytes} if length $frame->{bytes} > $largest;
     }
     is($bytes, substr(pattern_block(0), 0, 1005), 'all comes');
-    is_deeply([ $frames, $largest ], [ 101, 10 ], 'in small frames');
+    is_deeply([$frames, $largest], [101, 10], 'in small frames');
 };
 
 subtest 'fragment' => sub {
-    my ($node,   $client) = node('data:fragment');
-    my ($socket, $data)   = data($client, kind => 'source', bytes => 1000);
+    my ($node, $client) = node('data:fragment');
+    my ($socket, $data) = data($client, kind => 'source', bytes => 1000);
     my @order;
     $data->{handle}->blocking(1);
     my $raw = '';
@@ -120,8 +120,8 @@ subtest 'fragment' => sub {
 };
 
 subtest 'ping' => sub {
-    my ($node,   $client) = node('ping');
-    my ($socket, $data)   = data($client, kind => 'echo');
+    my ($node, $client) = node('ping');
+    my ($socket, $data) = data($client, kind => 'echo');
     my ($name) = $socket =~ m{([^/]+)\z};
     for my $round (1 .. 3) {
         $data->send('binary', "round $round");
@@ -148,8 +148,10 @@ subtest 'stall-read' => sub {
     my $bytes = pattern_block(0) x 16;
     my $taken = send_what_fits($data, $bytes);
     cmp_ok($taken, '<', 16 * $MIB, "the wire takes no more than its buffers ($taken bytes)");
-    is($client->command('result', socket => $socket, wait => 0)->{bytes}, 0,
-        'nothing is passed on');
+    is(
+        $client->command('result', socket => $socket, wait => 0)->{bytes}, 0,
+        'nothing is passed on'
+    );
     ok($node->release, 'SIGUSR1 releases');
     my $sent = $data->{sent};
     $data->{handle}->blocking(1);
@@ -174,13 +176,13 @@ subtest 'backpressure of a slow UNIX side' => sub {
 };
 
 subtest 'stall-write' => sub {
-    my ($node,   $client) = node('stall-write');
-    my ($socket, $data)   = data($client, kind => 'source', bytes => 16 * $MIB);
+    my ($node, $client) = node('stall-write');
+    my ($socket, $data) = data($client, kind => 'source', bytes => 16 * $MIB);
     ok($client->command('version')->{success}, 'the command connection is not stalled');
-    ok(quiet($data),                           'nothing comes');
+    ok(quiet($data), 'nothing comes');
     my $got = $client->command('result', socket => $socket, wait => 0);
     ok(!$got->{finished}, 'the source has to wait');
-    ok($node->release,    'SIGUSR1 releases');
+    ok($node->release, 'SIGUSR1 releases');
     is(sha256_hex($data->drain->{bytes}), pattern_sha256(16 * $MIB), 'all comes');
 };
 
@@ -195,8 +197,7 @@ for my $fault ('slow-read', 'slow-write') {
             $data->send('close');
             $data->drain;
             is($client->command('result', socket => $socket)->{bytes}, 300_000, 'all arrives');
-        }
-        else {
+        } else {
             my ($socket, $data) = data($client, kind => 'source', bytes => 300_000);
             is(length $data->drain->{bytes}, 300_000, 'all comes');
         }
@@ -214,25 +215,25 @@ subtest 'refuse' => sub {
 };
 
 subtest 'slow-401' => sub {
-    my $node  = Test::TunnelNode->start(misbehave => ['slow-401']);
+    my $node = Test::TunnelNode->start(misbehave => ['slow-401']);
     my $start = Time::HiRes::time();
-    my $path  = '/api2/json/nodes/target/qemu/100/mtunnel';
+    my $path = '/api2/json/nodes/target/qemu/100/mtunnel';
     is(Test::TunnelClient->request($node, 'POST', $path)->{status}, 401, 'refused');
     cmp_ok(Time::HiRes::time() - $start, '>=', 3, 'after three seconds');
 };
 
 subtest 'hang-handshake' => sub {
     my $node = Test::TunnelNode->start(misbehave => ['hang-handshake']);
-    my $tcp  = IO::Socket::IP->new(PeerAddr => $node->{address}, PeerPort => $node->{port});
+    my $tcp = IO::Socket::IP->new(PeerAddr => $node->{address}, PeerPort => $node->{port});
     ok($tcp, 'TCP connects');
     print {$tcp} 'anything';
     $tcp->flush;
     ok($node->wait_log(qr/^handshake: silent/), 'the node has the connection');
-    ok(quiet({ handle => $tcp }),               'and says nothing');
+    ok(quiet({ handle => $tcp }), 'and says nothing');
 };
 
 subtest 'control: instead of data' => sub {
-    my $node   = Test::TunnelNode->start(misbehave => ['control:truncate=10']);
+    my $node = Test::TunnelNode->start(misbehave => ['control:truncate=10']);
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
     $client->send('binary', qq({"cmd":"version"}\n));
     my $end = $client->drain;
@@ -259,7 +260,7 @@ sub send_what_fits ($data, $bytes) {
         map { pack('C C Q> N', 0x82, 0xff, 131072, 0) . substr $bytes, $_ * 131072, 131072 }
         0 .. length($bytes) / 131072 - 1;
     $data->{handle}->blocking(0);
-    my $sent   = 0;
+    my $sent = 0;
     my $select = IO::Select->new($data->{handle});
     # A node that reads makes room long before this limit.
     while ($sent < length $frames && $select->can_write(0.5)) {

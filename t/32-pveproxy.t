@@ -12,7 +12,7 @@ use Digest::SHA qw(sha256_hex);
 use Test::More;
 
 use Test::NodeConduct qw(node_conduct pveproxy_conduct);
-use Test::Pattern     qw(pattern_sha256);
+use Test::Pattern qw(pattern_sha256);
 use Test::TunnelClient;
 use Test::TunnelNode;
 
@@ -32,10 +32,10 @@ pveproxy_conduct(front => 'pveproxy');
 subtest 'a client that is behind at the end of the UNIX side' => sub {
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
     my $source = $client->command('open', kind => 'source', bytes => 48 * $MIB)->{socket};
-    my $data   = $client->data('qemu', 100, $source);
+    my $data = $client->data('qemu', 100, $source);
     my $result = $client->command('result', socket => $source);
     ok($result->{finished}, 'pveproxy takes everything without backpressure');
-    my $end   = $data->drain;
+    my $end = $data->drain;
     my $bytes = length $end->{bytes};
     cmp_ok($bytes, '<', 48 * $MIB, "what it had queued is cut off ($bytes bytes came)");
     is(sha256_hex($end->{bytes}), pattern_sha256($bytes), 'what came is right');

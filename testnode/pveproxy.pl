@@ -8,11 +8,11 @@ use v5.36;
 use FindBin ();
 use lib "$FindBin::RealBin/lib";
 
-use Fcntl          qw(O_CREAT O_EXCL O_WRONLY);
-use File::Temp     ();
-use Getopt::Long   qw(GetOptions);
+use Fcntl qw(O_CREAT O_EXCL O_WRONLY);
+use File::Temp ();
+use Getopt::Long qw(GetOptions);
 use IO::Socket::IP ();
-use JSON           ();
+use JSON ();
 
 use TestNode::Proxy;
 use TestNode::Starter;
@@ -37,7 +37,7 @@ Ends on SIGTERM, SIGINT or the end of stdin, and takes its workers with it.
 =cut
 
 my %options = (listen => '127.0.0.1', port => 0, node => 'target');
-my @known   = qw(listen=s port=i dir=s worker=s node=s token-file=s old tls=s plain);
+my @known = qw(listen=s port=i dir=s worker=s node=s token-file=s old tls=s plain);
 die "see perldoc $0
 " if !GetOptions(\%options, @known) || @ARGV;
 length($options{$_} // '') || die "--$_ is needed\n" for qw(dir worker);
@@ -48,39 +48,39 @@ die "--plain is for loopback addresses only\n"
 my ($token_file, $token, $token_is_ours) = token();
 my ($ssl, $fingerprint) = $options{plain} ? () : tls();
 my $socket = IO::Socket::IP->new(
-    LocalAddr        => $options{listen},
-    LocalPort        => $options{port},
-    Listen           => 128,
-    ReuseAddr        => 1,
+    LocalAddr => $options{listen},
+    LocalPort => $options{port},
+    Listen => 128,
+    ReuseAddr => 1,
     GetAddrInfoFlags => Socket::AI_NUMERICHOST(),
 ) || die "listen on $options{listen} port $options{port}: $@\n";
 my $lock_file = "$options{dir}/accept.lock";
 # Open as long as the node lives.
-open my $lock, '>', $lock_file    ## no critic (RequireBriefOpen)
+open my $lock, '>', $lock_file ## no critic (RequireBriefOpen)
     or die "$lock_file: $!\n";
 my $workers = TestNode::Starter->new(
-    dir    => $options{dir},
+    dir => $options{dir},
     worker => $options{worker},
-    node   => $options{node},
-    user   => $token =~ s/\APVEAPIToken=([^!]+)!.*/$1/r,
-    old    => $options{old} ? 1 : 0,
+    node => $options{node},
+    user => $token =~ s/\APVEAPIToken=([^!]+)!.*/$1/r,
+    old => $options{old} ? 1 : 0,
 );
 my $proxy = TestNode::Proxy->new(
-    socket    => $socket,
-    lockfile  => $lock_file,
-    lockfh    => $lock,
-    workers   => $workers,
+    socket => $socket,
+    lockfile => $lock_file,
+    lockfh => $lock,
+    workers => $workers,
     api_token => $token,
-    ssl       => $ssl,
+    ssl => $ssl,
 );
 
 STDOUT->autoflush(1);
 say JSON->new->utf8->canonical->encode(
     {
-        address     => $socket->sockhost,
-        port        => $socket->sockport,
+        address => $socket->sockhost,
+        port => $socket->sockport,
         fingerprint => $fingerprint,
-        token_file  => $token_file,
+        token_file => $token_file,
     }
 );
 $proxy->run_until_told;
@@ -100,7 +100,7 @@ sub token () {
     # Version and variant of RFC 9562, section 5.4.
     substr $random, 6, 1, chr(ord(substr $random, 6, 1) & 0x0f | 0x40);
     substr $random, 8, 1, chr(ord(substr $random, 8, 1) & 0x3f | 0x80);
-    my $uuid  = join '-', unpack 'H8 H4 H4 H4 H12', $random;
+    my $uuid = join '-', unpack 'H8 H4 H4 H4 H12', $random;
     my $value = "PVEAPIToken=root\@pam!demo=$uuid";
     sysopen my $made, $path, O_WRONLY | O_CREAT | O_EXCL, 0600 or die "$path: $!\n";
     print {$made} $value;
@@ -111,7 +111,7 @@ sub token () {
 # What AnyEvent::TLS needs, and the fingerprint.
 sub tls () {
     my $directory = File::Temp->newdir('pveproxy-XXXXXX', TMPDIR => 1);
-    my @command   = (
+    my @command = (
         "$FindBin::RealBin/../target/release/testnode",
         '--make-certificate', "$directory", '--listen', $options{listen},
     );
@@ -119,8 +119,8 @@ sub tls () {
     my $told = readline $made;
     close $made or die "$command[0] made no certificate\n";
     $told = JSON::decode_json($told);
-    my %tls = map { $_->[0] => slurp($_->[1]) } [ 'cert', $told->{certificate} ],
-        [ 'key', $told->{key} ];
+    my %tls = map { $_->[0] => slurp($_->[1]) } ['cert', $told->{certificate}],
+        ['key', $told->{key}];
     $tls{tlsv1_3} = 0 if ($options{tls} // '') eq '1.2';
     $tls{$_} = 0 for ($options{tls} // '') eq '1.3' ? qw(tlsv1 tlsv1_1 tlsv1_2) : ();
     return (\%tls, $told->{fingerprint});

@@ -28,9 +28,10 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 /// Ends with 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) stay the caller's: they are
 /// not closed, and not made non-blocking.
 ///
-/// Meanwhile SIGHUP, SIGINT, SIGTERM and SIGPIPE are blocked in the calling thread. One of the first three ends it, with
-/// IO; a reader that went away is an error and no SIGPIPE. The signal mask is restored at the end, handlers are never
-/// touched. Resolving a host name starts a thread, which may live on until the resolver gives up.
+/// Meanwhile SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread. One of the first four ends
+/// it, with IO; once everything is cleaned up and the signal mask restored, the signal is raised again, so that the
+/// caller's handler or the default action takes it. A reader that went away is an error and no SIGPIPE. Handlers are
+/// never touched. Resolving a host name starts a thread, which may live on until the resolver gives up.
 ///
 /// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; PROTOCOL if
 /// the worker sends a line above 1 MiB; IO if `input` or `output` fail, a connection that was asked for could not be

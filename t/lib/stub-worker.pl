@@ -9,16 +9,16 @@ use v5.36;
 use FindBin ();
 use lib "$FindBin::RealBin", "$FindBin::RealBin/../../testnode/lib";
 
-use Digest::SHA      ();
-use Errno            qw(EINTR);
-use IO::Select       ();
+use Digest::SHA ();
+use Errno qw(EINTR);
+use IO::Select ();
 use IO::Socket::UNIX ();
-use JSON             ();
-use POSIX            ();
-use Socket           qw(AF_UNIX PF_UNSPEC SHUT_WR SOCK_STREAM);
-use Time::HiRes      ();
+use JSON ();
+use POSIX ();
+use Socket qw(AF_UNIX PF_UNSPEC SHUT_WR SOCK_STREAM);
+use Time::HiRes ();
 
-use Test::Pattern    qw($BLOCK pattern_block);
+use Test::Pattern qw($BLOCK pattern_block);
 use TestNode::Ticket qw(make_ticket);
 
 =head1 NAME
@@ -64,15 +64,15 @@ All sockets: C<{"sockets":{path:{"kind","connections"}}}>.
 
 =cut
 
-my $request          = JSON::decode_json(scalar <STDIN>);
-my $json             = JSON->new->utf8->canonical;
-my $key              = pack 'H*', $request->{ticket_key};
-my %sockets          = ($request->{socket} => { kind => 'control', connections => [] });
+my $request = JSON::decode_json(scalar <STDIN>);
+my $json = JSON->new->utf8->canonical;
+my $key = pack 'H*', $request->{ticket_key};
+my %sockets = ($request->{socket} => { kind => 'control', connections => [] });
 my $control_listener = listen_on($request->{socket});
 my $control;
-my $input    = '';
+my $input = '';
 my $quitting = 0;
-my $made     = 0;
+my $made = 0;
 
 STDOUT->autoflush(1);
 local $SIG{PIPE} = 'IGNORE';
@@ -93,11 +93,11 @@ my %commands = (
         return {};
     },
     params => sub ($params) { return { params => $request->{params} } },
-    open   => \&open_socket,
-    stall  => sub ($params) { return switch_all($params, 'stall') },
-    go     => sub ($params) { return switch_all($params, 'go') },
+    open => \&open_socket,
+    stall => sub ($params) { return switch_all($params, 'stall') },
+    go => sub ($params) { return switch_all($params, 'go') },
     result => \&result,
-    list   => sub ($params) {
+    list => sub ($params) {
         my %shown = map {
             $_ =>
                 { kind => $sockets{$_}{kind}, connections => scalar $sockets{$_}{connections}->@*, }
@@ -120,14 +120,11 @@ sub turn ($with_commands = 1, $limit = undef) {
     for my $handle ($select->can_read($limit)) {
         if ($handle == \*STDIN) {
             finish(0) if !sysread STDIN, my $ignored, 4096;
-        }
-        elsif ($handle == $control_listener) {
+        } elsif ($handle == $control_listener) {
             $control = $control_listener->accept;
-        }
-        elsif ($control && $handle == $control) {
+        } elsif ($control && $handle == $control) {
             read_commands();
-        }
-        else {
+        } else {
             serve($handle);
         }
     }
@@ -150,7 +147,7 @@ sub read_commands () {
 sub answer ($line) {
     my $params = eval { $json->decode($line) };
     return { success => JSON::false, msg => 'not a JSON object' } if ref $params ne 'HASH';
-    my $name    = delete $params->{cmd} // '';
+    my $name = delete $params->{cmd} // '';
     my $command = $commands{$name};
     say 'command: ' . ($command ? $name : 'unknown');
     return { success => JSON::false, msg => "unknown command '$name'" } if !$command;
@@ -173,11 +170,11 @@ sub open_socket ($params) {
     die "bytes is not a number\n" if $kind eq 'source' && ($params->{bytes} // '') !~ m/\A[0-9]+\z/;
     my $path = sprintf '%s/%d-%d.%s', $request->{dir}, $request->{vmid}, ++$made, $kind;
     $sockets{$path} = {
-        kind        => $kind,
-        bytes       => $params->{bytes},
-        rate        => $params->{rate},
-        stalled     => $params->{stalled} ? 1 : 0,
-        listener    => listen_on($path),
+        kind => $kind,
+        bytes => $params->{bytes},
+        rate => $params->{rate},
+        stalled => $params->{stalled} ? 1 : 0,
+        listener => listen_on($path),
         connections => [],
     };
     return { socket => $path };
@@ -205,7 +202,7 @@ sub ask ($connection, $command) {
 }
 
 sub take ($connection) {
-    my $line   = readline $connection->{commands};
+    my $line = readline $connection->{commands};
     my $report = defined $line ? $json->decode($line) : { finished => JSON::true, error => 'died' };
     $connection->{bytes} = $report->{bytes};
     if ($report->{finished}) {
@@ -217,22 +214,22 @@ sub take ($connection) {
 
 sub result ($params) {
     my $socket = socket_of($params);
-    my $limit  = Time::HiRes::time() + ($params->{wait} // 30);
+    my $limit = Time::HiRes::time() + ($params->{wait} // 30);
     my ($number, $connection);
     while (1) {
-        $number     = $params->{connection} // scalar $socket->{connections}->@*;
-        $connection = $number ? $socket->{connections}[ $number - 1 ] : undef;
+        $number = $params->{connection} // scalar $socket->{connections}->@*;
+        $connection = $number ? $socket->{connections}[$number - 1] : undef;
         last if $connection && $connection->{finished};
         my $left = $limit - Time::HiRes::time();
         last if $left <= 0;
         turn(0, $left);
     }
     return { finished => JSON::false, connection => undef, bytes => 0 } if !$connection;
-    ask($connection, 'count')                                           if !$connection->{finished};
+    ask($connection, 'count') if !$connection->{finished};
     return {
-        finished   => JSON::false,
+        finished => JSON::false,
         connection => $number,
-        bytes      => $connection->{bytes},
+        bytes => $connection->{bytes},
         ($connection->{finished} // {})->%*,
     };
 }
@@ -278,28 +275,28 @@ sub accepted ($socket, $data) {
 # Runs in the connection's process.
 sub transfer ($socket, $data, $commands) {
     my $state = {
-        sha      => Digest::SHA->new(256),
-        bytes    => 0,
-        stalled  => $socket->{stalled},
+        sha => Digest::SHA->new(256),
+        bytes => 0,
+        stalled => $socket->{stalled},
         commands => $commands,
-        data     => $data,
+        data => $data,
     };
     my $error = $socket->{kind} eq 'source' ? produce($socket, $state) : consume($socket, $state);
     return {
-        bytes  => $state->{bytes},
+        bytes => $state->{bytes},
         sha256 => $state->{sha}->hexdigest,
-        eof    => defined $error ? JSON::false : JSON::true,
-        error  => $error,
+        eof => defined $error ? JSON::false : JSON::true,
+        error => $error,
     };
 }
 
-sub consume ($socket, $state) {    ## no critic (RequireFinalReturn)
+sub consume ($socket, $state) { ## no critic (RequireFinalReturn)
     while (1) {
         wait_for($state, 'read');
         my $count = sysread $state->{data}, my $bytes, $BLOCK;
-        next              if !defined $count && $! == EINTR;
+        next if !defined $count && $! == EINTR;
         return "read: $!" if !defined $count;
-        return            if !$count;
+        return if !$count;
         $state->{sha}->add($bytes);
         $state->{bytes} += $count;
         next if $socket->{kind} ne 'echo';
@@ -311,7 +308,7 @@ sub consume ($socket, $state) {    ## no critic (RequireFinalReturn)
 sub produce ($socket, $state) {
     my $start = Time::HiRes::time();
     for (my $index = 0; $state->{bytes} < $socket->{bytes}; $index++) {
-        my $left  = $socket->{bytes} - $state->{bytes};
+        my $left = $socket->{bytes} - $state->{bytes};
         my $block = substr pattern_block($index), 0, $left < $BLOCK ? $left : $BLOCK;
         my $error = send_all(
             $state, $block,
@@ -348,7 +345,7 @@ sub send_all ($state, $bytes, $written) {
 }
 
 # Waits until the data socket is ready and not stalled, and answers commands meanwhile.
-sub wait_for ($state, $direction) {    ## no critic (RequireFinalReturn)
+sub wait_for ($state, $direction) { ## no critic (RequireFinalReturn)
     my ($commands, $data) = map { fileno $state->{$_} } qw(commands data);
     while (1) {
         my ($read, $write) = ('', '');

@@ -42,26 +42,26 @@ my $MIB = 1024 * 1024;
 
 sub node_conduct (%start) {
     my $delay = delete $start{delay};
-    my $node  = Test::TunnelNode->start(%start);
-    subtest 'identity'                                       => sub { identity($node) };
-    subtest 'who gets in'                                    => sub { admission($node, $delay) };
+    my $node = Test::TunnelNode->start(%start);
+    subtest 'identity' => sub { identity($node) };
+    subtest 'who gets in' => sub { admission($node, $delay) };
     subtest 'a ticket is for one user, one path, one minute' => sub { tickets($node, $delay) };
-    subtest 'the tunnel is a line for a line'                => sub { tunnel($node) };
-    subtest 'several connections at once'                    => sub { several($node) };
-    subtest 'no secrets in the log'                          => sub { secrets($node) };
-    subtest 'the node takes its workers with it'             => sub { ending($node, %start) };
-    subtest 'an old node says nothing of capabilities'       => sub {
-        my $old     = Test::TunnelNode->start(%start, old => 1);
+    subtest 'the tunnel is a line for a line' => sub { tunnel($node) };
+    subtest 'several connections at once' => sub { several($node) };
+    subtest 'no secrets in the log' => sub { secrets($node) };
+    subtest 'the node takes its workers with it' => sub { ending($node, %start) };
+    subtest 'an old node says nothing of capabilities' => sub {
+        my $old = Test::TunnelNode->start(%start, old => 1);
         my $version = Test::TunnelClient->open($old, 'qemu', 100)->command('version');
         ok($version->{success} && !exists $version->{caps}, 'no caps');
     };
     subtest 'a worker that does not start' => sub {
         my $broken = Test::TunnelNode->start(%start, worker => '/nonexistent/worker.pl');
         eval { Test::TunnelClient->open($broken, 'qemu', 100) };
-        like($@, qr/\A500 the worker did not start/,               'is an error with a reason');
+        like($@, qr/\A500 the worker did not start/, 'is an error with a reason');
         like($broken->worker_log(100), qr/Can't open perl script/, 'and its log has the cause');
     };
-    for my $how ([ tls => '1.2' ], [ tls => '1.3' ], [ plain => 1 ], [ listen => '::1' ]) {
+    for my $how ([tls => '1.2'], [tls => '1.3'], [plain => 1], [listen => '::1']) {
         subtest "data both ways with @$how" => sub {
             data_both_ways(Test::TunnelNode->start(%start, @$how));
         };
@@ -71,9 +71,9 @@ sub node_conduct (%start) {
 
 sub pveproxy_conduct (%start) {
     # With TLS 1.3 session tickets come unasked, and silence would not be silence.
-    my $node   = Test::TunnelNode->start(%start, tls => '1.2');
+    my $node = Test::TunnelNode->start(%start, tls => '1.2');
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
-    my $open   = sub (%socket) {
+    my $open = sub (%socket) {
         my $socket = $client->command('open', %socket)->{socket};
         return ($socket, $client->data('qemu', 100, $socket));
     };
@@ -112,8 +112,10 @@ sub pveproxy_conduct (%start) {
             if ($start{front} // '') ne 'pveproxy';
         $client->command('go', socket => $socket);
         my $got = $result->($socket);
-        ok($got->{bytes} < 8 * $MIB,
-            "what was still buffered is thrown away ($got->{bytes} bytes)");
+        ok(
+            $got->{bytes} < 8 * $MIB,
+            "what was still buffered is thrown away ($got->{bytes} bytes)"
+        );
         ok($got->{eof}, 'and the UNIX side takes it for an end');
     };
     subtest 'the end of the UNIX side' => sub {
@@ -135,7 +137,7 @@ sub pveproxy_conduct (%start) {
         my ($socket, $data) = $open->(kind => 'sink');
         $data->send('binary', 'x', fin => 0);
         $data->send('binary', 'y');
-        $data->send('ping',   'there?');
+        $data->send('ping', 'there?');
         $client->command('version');
         ok(quiet($data), 'no error, no close frame, no pong');
         is($client->command('result', socket => $socket, wait => 0)->{bytes}, 0, 'nothing goes on');
@@ -145,7 +147,7 @@ sub pveproxy_conduct (%start) {
         my $socket = $client->command('open', kind => 'echo')->{socket};
         unlink $socket;
         my $ticket = $client->command('ticket', path => $socket)->{ticket};
-        my $asked  = Test::TunnelClient->ask_upgrade($node, 'qemu', 100, $ticket, $socket);
+        my $asked = Test::TunnelClient->ask_upgrade($node, 'qemu', 100, $ticket, $socket);
         ok($node->wait_log(qr/silent/), 'it was tried') if ($start{front} // '') ne 'pveproxy';
         Test::TunnelClient->request($node, 'POST', '/', headers => []) for 1 .. 2;
         ok(quiet($asked), 'no answer');
@@ -155,11 +157,11 @@ sub pveproxy_conduct (%start) {
 
 sub identity ($node) {
     is($node->{address}, '127.0.0.1', 'address');
-    like($node->{fingerprint}, qr/\A(?:[0-9A-F]{2}:){31}[0-9A-F]{2}\z/,          'fingerprint');
-    like($node->{token},       qr/\APVEAPIToken=root\@pam!demo=[0-9a-f-]{36}\z/, 'token');
+    like($node->{fingerprint}, qr/\A(?:[0-9A-F]{2}:){31}[0-9A-F]{2}\z/, 'fingerprint');
+    like($node->{token}, qr/\APVEAPIToken=root\@pam!demo=[0-9a-f-]{36}\z/, 'token');
     my $mode = (stat "$node->{dir}/token")[2] & oct 777;
     is(sprintf('%o', $mode), '600', 'mode of the token file');
-    my $value     = value_of($node);
+    my $value = value_of($node);
     my $arguments = Test::TunnelNode::slurp("/proc/$node->{pid}/cmdline");
     like($arguments, qr/--worker/, 'the arguments can be read');
     unlike($arguments, qr/\Q$value\E/, 'no token among them');
@@ -170,16 +172,16 @@ sub identity ($node) {
 
 sub admission ($node, $delay) {
     my $tunnel = '/api2/json/nodes/target/qemu/100/mtunnel';
-    my $right  = "Authorization: $node->{token}";
-    my @table  = (
-        [ 'another node', 'POST', $tunnel =~ s/target/other/r, [$right], 500, qr/node/ ],
-        [ 'another path', 'POST', "${tunnel}s",                [$right], 501, qr/not implemented/ ],
-        [ 'another method', 'GET',  $tunnel,                   [$right], 501, qr/not implemented/ ],
-        [ 'another kind',   'POST', $tunnel =~ s/qemu/xen/r, [$right], 501, qr/not implemented/ ],
-        [ 'no guest',       'POST', $tunnel =~ s/100/1/r,    [$right], 400, qr/Parameter/ ],
-        [ 'a wrong token',  'POST', $tunnel, ["$right-"],                     401, qr/token/ ],
-        [ 'no token',       'POST', $tunnel, [],                              401, qr/No ticket/ ],
-        [ 'no ticket',      'GET',  "${tunnel}websocket?socket=/x", [$right], 401, qr/ticket/ ],
+    my $right = "Authorization: $node->{token}";
+    my @table = (
+        ['another node', 'POST', $tunnel =~ s/target/other/r, [$right], 500, qr/node/],
+        ['another path', 'POST', "${tunnel}s", [$right], 501, qr/not implemented/],
+        ['another method', 'GET', $tunnel, [$right], 501, qr/not implemented/],
+        ['another kind', 'POST', $tunnel =~ s/qemu/xen/r, [$right], 501, qr/not implemented/],
+        ['no guest', 'POST', $tunnel =~ s/100/1/r, [$right], 400, qr/Parameter/],
+        ['a wrong token', 'POST', $tunnel, ["$right-"], 401, qr/token/],
+        ['no token', 'POST', $tunnel, [], 401, qr/No ticket/],
+        ['no ticket', 'GET', "${tunnel}websocket?socket=/x", [$right], 401, qr/ticket/],
     );
     splice @table, -2 if $delay;
     for my $row (@table) {
@@ -195,14 +197,14 @@ sub tickets ($node, $delay) {
     my $client = Test::TunnelClient->open($node, 'qemu', 200);
     my ($one, $two) = map { $client->command('open', kind => 'echo')->{socket} } 1, 2;
     my $ticket = $client->command('ticket', path => $one)->{ticket};
-    my $other  = $ticket =~ s/:([0-9A-F]{8}):/sprintf ':%08X:', 1 + hex $1/er;
-    my @table  = (
-        [ 'the right one', $ticket,                $one, undef ],
-        [ 'again',         $ticket,                $one, undef ],
-        [ 'another path',  $ticket,                $two, qr/\A401 .*ticket/ ],
-        [ 'another time',  $other,                 $one, qr/\A401 .*ticket/ ],
-        [ 'none',          '',                     $one, qr/\A401 .*ticket/ ],
-        [ 'half of it',    substr($ticket, 0, 40), $one, qr/\A401 .*ticket/ ],
+    my $other = $ticket =~ s/:([0-9A-F]{8}):/sprintf ':%08X:', 1 + hex $1/er;
+    my @table = (
+        ['the right one', $ticket, $one, undef],
+        ['again', $ticket, $one, undef],
+        ['another path', $ticket, $two, qr/\A401 .*ticket/],
+        ['another time', $other, $one, qr/\A401 .*ticket/],
+        ['none', '', $one, qr/\A401 .*ticket/],
+        ['half of it', substr($ticket, 0, 40), $one, qr/\A401 .*ticket/],
     );
     splice @table, -2 if $delay;
     for my $row (@table) {
@@ -216,10 +218,10 @@ sub tickets ($node, $delay) {
 }
 
 sub tunnel ($node) {
-    my $client  = Test::TunnelClient->open($node, 'qemu', 100, 'storages=local&bridges=vmbr0');
+    my $client = Test::TunnelClient->open($node, 'qemu', 100, 'storages=local&bridges=vmbr0');
     my $version = $client->command('version');
-    is_deeply([ @$version{qw(api age)} ], [ 2, 0 ],            'version');
-    is_deeply($version->{caps},           ['insecure-remote'], 'capabilities');
+    is_deeply([@$version{qw(api age)}], [2, 0], 'version');
+    is_deeply($version->{caps}, ['insecure-remote'], 'capabilities');
     my $unknown = $client->command('reboot');
     ok(!$unknown->{success}, 'an unknown command is refused');
     like($unknown->{msg}, qr/unknown command/, 'with a reason');
@@ -230,7 +232,7 @@ sub tunnel ($node) {
     my $container = Test::TunnelClient->open($node, 'lxc', 101);
     like($container->{socket_path}, qr/ct-101\.mtunnel\z/, 'containers have theirs');
     is_deeply(
-        [ $node->worker_log(100) =~ m/^command: (\w+)/mg ],
+        [$node->worker_log(100) =~ m/^command: (\w+)/mg],
         [qw(version unknown version params)],
         'the worker has logged what it was told'
     );
@@ -238,8 +240,8 @@ sub tunnel ($node) {
 }
 
 sub several ($node) {
-    my $client  = Test::TunnelClient->open($node, 'qemu', 300);
-    my $echo    = $client->command('open', kind => 'echo')->{socket};
+    my $client = Test::TunnelClient->open($node, 'qemu', 300);
+    my $echo = $client->command('open', kind => 'echo')->{socket};
     my @clients = map { $client->data('qemu', 300, $echo) } 1 .. 5;
     $clients[$_]->send('binary', "number $_") for reverse 0 .. 4;
     is($clients[$_]->next->{bytes}, "number $_", "echo $_") for 0 .. 4;
@@ -249,17 +251,17 @@ sub several ($node) {
 
 sub secrets ($node) {
     my $client = Test::TunnelClient->open($node, 'qemu', 400, 'password=geheim');
-    my $echo   = $client->command('open',   kind => 'echo')->{socket};
+    my $echo = $client->command('open', kind => 'echo')->{socket};
     my $ticket = $client->command('ticket', path => $echo)->{ticket};
     Test::TunnelClient->upgrade($node, 'qemu', 400, $ticket, $echo)->disconnect;
     eval { Test::TunnelClient->upgrade($node, 'qemu', 400, $ticket, '/elsewhere') };
     like($@, qr/\A401/, 'a refusal');
     ok($node->wait_log(qr/400.*mtunnelwebsocket 401/), 'the log has it');
-    my $log   = $node->log . $node->worker_log(400);
+    my $log = $node->log . $node->worker_log(400);
     my $value = value_of($node);
-    unlike($log, qr/\Q$value\E/,        'no token');
+    unlike($log, qr/\Q$value\E/, 'no token');
     unlike($log, qr/PVETUNNEL|ticket=/, 'no ticket');
-    unlike($log, qr/geheim/,            'no form');
+    unlike($log, qr/geheim/, 'no form');
     return;
 }
 
@@ -287,8 +289,8 @@ sub ending ($node, %start) {
 
 sub data_both_ways ($node) {
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
-    my $sink   = $client->command('open', kind => 'sink')->{socket};
-    my $data   = $client->data('qemu', 100, $sink);
+    my $sink = $client->command('open', kind => 'sink')->{socket};
+    my $data = $client->data('qemu', 100, $sink);
     ok(send_mib($data, 2), 'two MiB are sent');
     $data->send('close', pack 'n', 1000);
     $data->drain;
@@ -298,7 +300,7 @@ sub data_both_ways ($node) {
     is($result->{sha256}, sha256_hex(mib() x 2), 'and all before it');
 
     my $source = $client->command('open', kind => 'source', bytes => 5 * $MIB + 7)->{socket};
-    my $end    = $client->data('qemu', 100, $source)->drain;
+    my $end = $client->data('qemu', 100, $source)->drain;
     is(sha256_hex($end->{bytes}), pattern_sha256(5 * $MIB + 7), 'all of the source arrived');
     ok($end->{notified}, 'then close_notify');
     $result = $client->command('result', socket => $source);

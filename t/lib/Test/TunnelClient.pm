@@ -5,14 +5,14 @@ package Test::TunnelClient;
 
 use v5.36;
 
-use Errno                                  qw(EINTR);
-use IO::Socket::IP                         ();
-use IO::Socket::SSL                        ();
-use JSON                                   ();
-use Net::SSLeay                            ();
-use Protocol::WebSocket::Frame             ();
+use Errno qw(EINTR);
+use IO::Socket::IP ();
+use IO::Socket::SSL ();
+use JSON ();
+use Net::SSLeay ();
+use Protocol::WebSocket::Frame ();
 use Protocol::WebSocket::Handshake::Client ();
-use URI::Escape                            qw(uri_escape);
+use URI::Escape qw(uri_escape);
 
 =head1 NAME
 
@@ -66,8 +66,8 @@ Goes without a close frame and without close_notify.
 
 sub request ($class, $node, $method, $path, %options) {
     my $socket = dial($node);
-    my $body   = $options{body} // '';
-    my @lines  = ("$method $path HTTP/1.1", "Host: localhost:$node->{port}");
+    my $body = $options{body} // '';
+    my @lines = ("$method $path HTTP/1.1", "Host: localhost:$node->{port}");
     push @lines, ($options{headers} // [])->@*;
     if ($method eq 'POST') {
         push @lines, 'Content-Type: application/x-www-form-urlencoded',
@@ -95,11 +95,11 @@ sub request ($class, $node, $method, $path, %options) {
     return { status => $status, reason => $reason, body => $content };
 }
 
-sub open ($class, $node, $kind, $vmid, $form = '') {    ## no critic (ProhibitBuiltinHomonyms)
+sub open ($class, $node, $kind, $vmid, $form = '') { ## no critic (ProhibitBuiltinHomonyms)
     my $answer = $class->request(
         $node, 'POST', path_of($node, $kind, $vmid, 'mtunnel'),
         headers => ["Authorization: $node->{token}"],
-        body    => $form,
+        body => $form,
     );
     die "$answer->{status} $answer->{reason}\n" if $answer->{status} != 200;
     my $data = JSON::decode_json($answer->{body})->{data};
@@ -109,15 +109,15 @@ sub open ($class, $node, $kind, $vmid, $form = '') {    ## no critic (ProhibitBu
 }
 
 sub upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
-    my $self      = $class->ask_upgrade($node, $kind, $vmid, $ticket, $socket);
+    my $self = $class->ask_upgrade($node, $kind, $vmid, $ticket, $socket);
     my $handshake = delete $self->{handshake};
-    my $input     = '';
+    my $input = '';
     while (!$handshake->is_done) {
         my $count = sysread $self->{handle}, $input, 65536, length $input;
         die "ended before the upgrade\n" if !$count;
         my ($line) = $input =~ m{\AHTTP/1\.1 ([^\r\n]*)\r\n};
         die "$line\n" if defined $line && $line !~ m/\A101 /;
-        next          if $input                 !~ m/\r\n\r\n/;
+        next if $input !~ m/\r\n\r\n/;
         # What is left over is frames.
         $handshake->parse($input) or die $handshake->error . "\n";
     }
@@ -127,11 +127,11 @@ sub upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
 
 sub ask_upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
     my $query = 'ticket=' . uri_escape($ticket) . '&socket=' . uri_escape($socket);
-    my $path  = path_of($node, $kind, $vmid, 'mtunnelwebsocket');
+    my $path = path_of($node, $kind, $vmid, 'mtunnelwebsocket');
     # Only path and query of this go over the wire, with Host.
-    my $url       = "wss://localhost:$node->{port}$path?$query";
+    my $url = "wss://localhost:$node->{port}$path?$query";
     my $handshake = Protocol::WebSocket::Handshake::Client->new(url => $url);
-    $handshake->req->{headers} = [ Authorization => $node->{token} ];
+    $handshake->req->{headers} = [Authorization => $node->{token}];
     my $frames = Protocol::WebSocket::Frame->new(max_payload_size => 0, max_fragments_amount => 0);
     my $handle = dial($node);
     print {$handle} $handshake->to_string;
@@ -144,9 +144,9 @@ sub command ($self, $name, %params) {
     $self->{answer} //= '';
     while ($self->{answer} !~ m/\n/) {
         my $frame = $self->next;
-        $self->send('pong', $frame->{bytes})     if $frame->{type} eq 'ping';
+        $self->send('pong', $frame->{bytes}) if $frame->{type} eq 'ping';
         die "ended before the answer to $name\n" if $frame->{type} eq 'end';
-        $self->{answer} .= $frame->{bytes}       if $frame->{type} eq 'binary';
+        $self->{answer} .= $frame->{bytes} if $frame->{type} eq 'binary';
     }
     $self->{answer} =~ s/\A([^\n]*)\n//;
     return JSON::decode_json($1);
@@ -158,11 +158,11 @@ sub data ($self, $kind, $vmid, $socket) {
     return ref($self)->upgrade($self->{node}, $kind, $vmid, $answer->{ticket}, $socket);
 }
 
-sub send ($self, $type, $bytes = '', %options) {    ## no critic (ProhibitBuiltinHomonyms)
+sub send ($self, $type, $bytes = '', %options) { ## no critic (ProhibitBuiltinHomonyms)
     my $frame = Protocol::WebSocket::Frame->new(
-        buffer           => $bytes,
-        type             => $type,
-        masked           => 1,
+        buffer => $bytes,
+        type => $type,
+        masked => 1,
         max_payload_size => 0, %options
     );
     return $self->send_raw($frame->to_bytes);
@@ -177,7 +177,7 @@ sub send_raw ($self, $bytes) {
     return 1;
 }
 
-sub next ($self) {    ## no critic (ProhibitBuiltinHomonyms, RequireFinalReturn)
+sub next ($self) { ## no critic (ProhibitBuiltinHomonyms, RequireFinalReturn)
     while (1) {
         my $bytes = $self->{frames}->next_bytes;
         if (defined $bytes) {
@@ -193,7 +193,7 @@ sub next ($self) {    ## no critic (ProhibitBuiltinHomonyms, RequireFinalReturn)
     }
 }
 
-sub drain ($self) {    ## no critic (RequireFinalReturn)
+sub drain ($self) { ## no critic (RequireFinalReturn)
     my %seen = (bytes => '', types => []);
     while (1) {
         my $frame = $self->next;
@@ -201,7 +201,7 @@ sub drain ($self) {    ## no critic (RequireFinalReturn)
             return { %seen, notified => $frame->{notified} };
         }
         push $seen{types}->@*, $frame->{type} if ($seen{types}[-1] // '') ne $frame->{type};
-        $seen{bytes} .= $frame->{bytes}      if $frame->{type} =~ m/\A(?:binary|text)\z/;
+        $seen{bytes} .= $frame->{bytes} if $frame->{type} =~ m/\A(?:binary|text)\z/;
         $self->send('pong', $frame->{bytes}) if $frame->{type} eq 'ping';
     }
 }
@@ -230,8 +230,8 @@ sub dial ($node) {
     }
     return IO::Socket::SSL->new(
         %peer,
-        SSL_fingerprint     => 'sha256$' . $node->{fingerprint} =~ tr/://dr,
-        SSL_verify_mode     => IO::Socket::SSL::SSL_VERIFY_PEER(),
+        SSL_fingerprint => 'sha256$' . $node->{fingerprint} =~ tr/://dr,
+        SSL_verify_mode => IO::Socket::SSL::SSL_VERIFY_PEER(),
         SSL_verifycn_scheme => 'none',
     ) || die "connect: $! $IO::Socket::SSL::SSL_ERROR\n";
 }

@@ -2,14 +2,14 @@ package Test::TunnelNode;
 
 use v5.36;
 
-use Carp           qw(croak);
-use Cwd            ();
+use Carp qw(croak);
+use Cwd ();
 use File::Basename ();
-use File::Temp     ();
-use IO::Handle     ();
-use JSON           ();
-use POSIX          ();
-use Time::HiRes    ();
+use File::Temp ();
+use IO::Handle ();
+use JSON ();
+use POSIX ();
+use Time::HiRes ();
 
 =head1 NAME
 
@@ -74,7 +74,7 @@ our $reason;
 my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
 sub start ($class, %options) {
-    my %known   = map  { $_ => 1 } qw(front worker misbehave old tls plain node listen);
+    my %known = map { $_ => 1 } qw(front worker misbehave old tls plain node listen);
     my @unknown = grep { !$known{$_} } sort keys %options;
     croak "unknown options: @unknown" if @unknown;
 
@@ -84,13 +84,13 @@ sub start ($class, %options) {
         return if defined $reason;
     }
     my $temporary = File::Temp->newdir('tunnel-node-XXXXXX', TMPDIR => 1);
-    my $self      = bless {
+    my $self = bless {
         temporary => $temporary,
-        dir       => Cwd::realpath("$temporary") . '/node',
-        log_path  => "$temporary/log",
-        owner     => $$,
-        name      => $options{node} // 'target',
-        scheme    => $options{plain} ? 'http' : 'https',
+        dir => Cwd::realpath("$temporary") . '/node',
+        log_path => "$temporary/log",
+        owner => $$,
+        name => $options{node} // 'target',
+        scheme => $options{plain} ? 'http' : 'https',
     }, $class;
     mkdir($self->{dir}, oct 700) or die "mkdir $self->{dir}: $!\n";
     my @command =
@@ -100,7 +100,7 @@ sub start ($class, %options) {
     push @command, '--listen', $options{listen} // '127.0.0.1', '--dir', $self->{dir},
         '--worker', $options{worker} // "$root/t/lib/stub-worker.pl",
         '--node', $self->{name};
-    push @command, '--old'   if $options{old};
+    push @command, '--old' if $options{old};
     push @command, '--plain' if $options{plain};
     push @command, '--tls', $options{tls} if $options{tls};
     push @command, '--misbehave', join ',', $options{misbehave}->@* if $options{misbehave};
@@ -110,13 +110,13 @@ sub start ($class, %options) {
 
 sub launch ($self, @command) {
     pipe my $input, $self->{stdin} or die "pipe: $!\n";
-    pipe my $ready, my $output     or die "pipe: $!\n";
+    pipe my $ready, my $output or die "pipe: $!\n";
     my $pid = fork // die "fork: $!\n";
     if (!$pid) {
         close $self->{stdin};
-        open STDIN,  '<&', $input            or POSIX::_exit(127);
-        open STDOUT, '>&', $output           or POSIX::_exit(127);
-        open STDERR, '>',  $self->{log_path} or POSIX::_exit(127);
+        open STDIN, '<&', $input or POSIX::_exit(127);
+        open STDOUT, '>&', $output or POSIX::_exit(127);
+        open STDERR, '>', $self->{log_path} or POSIX::_exit(127);
         exec { $command[0] } @command or do {
             print STDERR "exec $command[0]: $!\n";
             POSIX::_exit(127);
@@ -142,16 +142,16 @@ sub url ($self, $kind, $vmid, $action) {
     return "$self->{scheme}://$host:$self->{port}$path";
 }
 
-sub log ($self) {    ## no critic (ProhibitBuiltinHomonyms)
+sub log ($self) { ## no critic (ProhibitBuiltinHomonyms)
     return slurp($self->{log_path});
 }
 
-sub wait_log ($self, $pattern, $seconds = 10) {    ## no critic (RequireFinalReturn)
+sub wait_log ($self, $pattern, $seconds = 10) { ## no critic (RequireFinalReturn)
     my $limit = Time::HiRes::time() + $seconds;
     while (1) {
-        my ($line) = grep {m/$pattern/} split m/\n/, $self->log;
+        my ($line) = grep { m/$pattern/ } split m/\n/, $self->log;
         return $line if defined $line;
-        return       if Time::HiRes::time() > $limit;
+        return if Time::HiRes::time() > $limit;
         # A file cannot be waited for with select; the log is looked at until the line is there.
         Time::HiRes::sleep(0.02);
     }
@@ -189,7 +189,7 @@ sub DESTROY ($self) {
 # Why the real front cannot run here; undef if it can.
 sub pveproxy_missing () {
     my @command = ($^X, '-e', 'require PVE::APIServer::AnyEvent; require AnyEvent::TLS');
-    my $pid     = open my $output, '-|' // die "fork: $!\n";
+    my $pid = open my $output, '-|' // die "fork: $!\n";
     if (!$pid) {
         open STDERR, '>&', \*STDOUT or POSIX::_exit(127);
         exec { $command[0] } @command or POSIX::_exit(127);

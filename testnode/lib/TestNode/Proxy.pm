@@ -4,8 +4,8 @@ use v5.36;
 
 use parent 'PVE::APIServer::AnyEvent';
 
-use AnyEvent     ();
-use Digest::SHA  ();
+use AnyEvent ();
+use Digest::SHA ();
 use HTTP::Status qw(:constants);
 
 use PVE::APIServer::Formatter::Standard;
@@ -34,13 +34,13 @@ sub new ($class, %arguments) {
 sub run_until_told ($self) {
     # The base class would fork a successor for open connections; a test node just ends.
     delete $self->{$_} for qw(term_watch quit_watch);
-    my $end     = sub { $self->{end_cond}->send(1) };
+    my $end = sub { $self->{end_cond}->send(1) };
     my @watches = map { AnyEvent->signal(signal => $_, cb => $end) } qw(TERM INT);
     push @watches,
         AnyEvent->io(
-        fh   => \*STDIN,
+        fh => \*STDIN,
         poll => 'r',
-        cb   => sub { $end->() if !sysread STDIN, my $ignored, 4096 },
+        cb => sub { $end->() if !sysread STDIN, my $ignored, 4096 },
         );
     $self->run;
     return;
@@ -66,7 +66,7 @@ sub rest_handler ($self, $client, $method, $path, $auth, $params, $format) {
     return refusal(HTTP_BAD_REQUEST, 'Parameter verification failed.')
         if $vmid !~ m/\A[1-9][0-9]{2,8}\z/;
     return $self->open_tunnel($kind, $vmid, $params) if "$method $action" eq 'POST mtunnel';
-    return $self->websocket($params)                 if "$method $action" eq 'GET mtunnelwebsocket';
+    return $self->websocket($params) if "$method $action" eq 'GET mtunnelwebsocket';
     return $not_implemented;
 }
 
@@ -78,13 +78,12 @@ sub open_tunnel ($self, $kind, $vmid, $params) {
     }
     my ($output, $log) = $started->@{qw(output log)};
     $self->{logs}{$vmid} = AnyEvent->io(
-        fh   => $output,
+        fh => $output,
         poll => 'r',
-        cb   => sub {
+        cb => sub {
             if (sysread $output, my $said, 65536) {
                 print {$log} $said;
-            }
-            else {
+            } else {
                 delete $self->{logs}{$vmid};
             }
         },
@@ -93,7 +92,7 @@ sub open_tunnel ($self, $kind, $vmid, $params) {
         $self->{workers}->node, $started->{pid}, 0, time, $vmid, $self->{workers}->user;
     return {
         status => HTTP_OK,
-        data   => { upid => $upid, ticket => $started->{ticket}, socket => $started->{socket} },
+        data => { upid => $upid, ticket => $started->{ticket}, socket => $started->{socket} },
     };
 }
 

@@ -2,10 +2,10 @@ package TestNode::Starter;
 
 use v5.36;
 
-use Fcntl       qw(O_APPEND O_CREAT O_WRONLY);
-use IO::Handle  ();
-use JSON        ();
-use POSIX       ();
+use Fcntl qw(O_APPEND O_CREAT O_WRONLY);
+use IO::Handle ();
+use JSON ();
+use POSIX ();
 use Time::HiRes ();
 
 use TestNode::Ticket qw(check_ticket make_ticket);
@@ -48,7 +48,7 @@ So many random bytes from the system.
 
 # Seconds until a worker has to listen, and until it has to be gone: it may have to stop QEMU.
 my $READY_LIMIT = 10;
-my $END_LIMIT   = 10;
+my $END_LIMIT = 10;
 
 sub new ($class, %home) {
     return bless { %home, key => random(32), workers => {} }, $class;
@@ -66,18 +66,18 @@ sub start ($self, $kind, $vmid, $params) {
     my $running = $self->{workers}{$vmid};
     die "guest $vmid has a tunnel already\n"
         if $running && waitpid($running->{pid}, POSIX::WNOHANG()) == 0;
-    my $socket  = $self->{dir} . ($kind eq 'lxc' ? "/ct-$vmid.mtunnel" : "/$vmid.mtunnel");
-    my $worker  = $self->spawn($vmid);
+    my $socket = $self->{dir} . ($kind eq 'lxc' ? "/ct-$vmid.mtunnel" : "/$vmid.mtunnel");
+    my $worker = $self->spawn($vmid);
     my $request = {
-        socket     => $socket,
-        vmid       => 0 + $vmid,
-        kind       => $kind,
-        node       => $self->{node},
-        dir        => $self->{dir},
-        user       => $self->{user},
+        socket => $socket,
+        vmid => 0 + $vmid,
+        kind => $kind,
+        node => $self->{node},
+        dir => $self->{dir},
+        user => $self->{user},
         ticket_key => unpack('H*', $self->{key}),
-        old        => $self->{old} ? JSON::true : JSON::false,
-        params     => $params,
+        old => $self->{old} ? JSON::true : JSON::false,
+        params => $params,
     };
     {
         local $SIG{PIPE} = 'IGNORE';
@@ -100,13 +100,13 @@ sub spawn ($self, $vmid) {
     my $path = "$self->{dir}/$vmid.log";
     sysopen my $log, $path, O_WRONLY | O_CREAT | O_APPEND, 0600 or die "$path: $!\n";
     $log->autoflush(1);
-    pipe my $input,  my $stdin  or die "pipe: $!\n";
+    pipe my $input, my $stdin or die "pipe: $!\n";
     pipe my $output, my $stdout or die "pipe: $!\n";
     my $pid = fork // die "fork: $!\n";
     if (!$pid) {
-        open STDIN,  '<&', $input  or POSIX::_exit(127);
+        open STDIN, '<&', $input or POSIX::_exit(127);
         open STDOUT, '>&', $stdout or POSIX::_exit(127);
-        open STDERR, '>&', $log    or POSIX::_exit(127);
+        open STDERR, '>&', $log or POSIX::_exit(127);
         exec {$^X} $^X, $self->{worker} or POSIX::_exit(127);
     }
     return { pid => $pid, stdin => $stdin, output => $output, log => $log };
@@ -115,12 +115,12 @@ sub spawn ($self, $vmid) {
 # Why a worker's first line is not {"ready":1}; undef if it is.
 sub not_ready ($worker) {
     my $limit = Time::HiRes::time() + $READY_LIMIT;
-    my $line  = '';
+    my $line = '';
     while ($line !~ m/\n/) {
         vec(my $read = '', fileno $worker->{output}, 1) = 1;
         my $left = $limit - Time::HiRes::time();
         return 'it took too long to listen' if $left <= 0;
-        next                                if select($read, undef, undef, $left) <= 0;
+        next if select($read, undef, undef, $left) <= 0;
         return 'it ended without a word, see its log'
             if !sysread $worker->{output}, $line, 4096, length $line;
     }

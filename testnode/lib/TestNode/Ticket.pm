@@ -31,7 +31,7 @@ Whether the ticket admits C<$user> to C<$path>.
 
 # Seconds around the time that a ticket carries.
 my $VALID_BEFORE = 20;
-my $VALID_AFTER  = 40;
+my $VALID_AFTER = 40;
 
 sub make_ticket ($key, $user, $path, $time = time) {
     my $stamp = sprintf '%08X', $time;

@@ -466,9 +466,9 @@ the end of a call. All calls but C<connector_run> are short, and one that is int
 the handler dies, as those for time limits do, its error comes in place of the call's, inside the
 C<eval> around it.
 
-C<connector_run> dies with C<STATUS_IO> on C<HUP>, C<INT>, C<TERM> and C<ALRM>, after its sockets were removed. These
-are blocked while it runs. A handler in C<%SIG> for the first three does not see the one that ended it; an
-alarm is raised again, and its handler runs before C<connector_run> dies.
+C<connector_run> ends on C<HUP>, C<INT>, C<TERM> and C<ALRM>, which are blocked while it runs. Its
+sockets are removed, then the signal is raised again: a handler in C<%SIG> runs before
+C<connector_run> dies with C<STATUS_IO>; without one, the process ends by the signal.
 
 =head1 SEE ALSO
 
