@@ -14,6 +14,10 @@ use Test::More;
 use lib "$FindBin::Bin/../testnode/lib";
 use TestNode::QMP;
 
+# A test that stands still is a failed test.
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm(600);
+
 my $WORKER = "$FindBin::Bin/../testnode/worker.pl";
 my $KEY = 'ab' x 32;
 my $LIMIT = 60;
@@ -70,10 +74,18 @@ sub Worker::line ($self, $line) {
     return $self->reply;
 }
 
+# The log is read meanwhile: a worker that cannot write it would stand still.
 sub Worker::reply ($self) {
-    IO::Select->new($self->{client})->can_read($LIMIT) or die "no reply; log:\n$self->{log}";
-    my $reply = readline($self->{client}) // return;
-    return decode_json($reply);
+    my $select = IO::Select->new($self->{client}, $self->{from});
+    while (my @ready = $select->can_read($LIMIT)) {
+        if (grep { $_ == $self->{client} } @ready) {
+            my $reply = readline($self->{client}) // return;
+            return decode_json($reply);
+        }
+        sysread($self->{from}, $self->{log}, 65536, length $self->{log})
+            or $select->remove($self->{from});
+    }
+    die "no reply; log:\n$self->{log}";
 }
 
 sub Worker::command ($self, $name, %parameters) {

@@ -9,6 +9,7 @@ use File::Temp qw(tempdir);
 use FindBin;
 use IO::Select;
 use IO::Socket::INET;
+use IO::Socket::IP;
 use IO::Socket::UNIX;
 use JSON;
 use Test::More;
@@ -16,6 +17,10 @@ use Test::More;
 use lib map { "$FindBin::Bin/../$_" } qw(testnode/lib perl/blib/lib perl/blib/arch);
 use PVE::Tunnel::Client;
 use TestNode::Node;
+
+# A test that stands still is a failed test.
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm(600);
 
 my $DIR = tempdir(CLEANUP => 1);
 my $LOG = "$DIR/log";
@@ -100,6 +105,7 @@ subtest 'the tunnel' => sub {
             PVE::Tunnel::Client::read_tunnel($tunnel, 60);
         }
     );
+    alarm(600);
     is($rang, "rang\n", 'the caller\'s alarm is heard');
     ok(
         PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock')->{success},
@@ -300,6 +306,57 @@ subtest 'planning' => sub {
         ['version'], '... and it received nothing but version'
     );
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
+};
+
+subtest 'IPv6' => sub {
+    my $probe = IO::Socket::IP->new(LocalHost => '::1', Listen => 1);
+    plan skip_all => "no IPv6 loopback: $@" if !$probe;
+    my $six = TestNode::Node->start(dir => "$DIR/six", listen => '::1');
+    my ($tunnel) = open_tunnel($six);
+    ok(
+        PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock')->{success},
+        'a tunnel to an IPv6 address'
+    );
+    PVE::Tunnel::Client::finish_tunnel($tunnel);
+    ($tunnel) = open_tunnel($six, conn => { host => '[::1]' });
+    ok($tunnel, '... that may be in brackets');
+    PVE::Tunnel::Client::finish_tunnel($tunnel);
+};
+
+subtest 'under taint' => sub {
+    # pvedaemon runs with -T. What this program is told comes over a pipe, as tainted as it gets.
+    my $program = <<'END';
+use v5.36;
+use JSON;
+use PVE::Tunnel::Client;
+my ($line) = <STDIN> =~ /\A(.*)\n\z/;
+my $told = decode_json($line);
+my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(@$told{qw(conn path)}, {}, { url => $told->{url} }, sub { });
+my $import = PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'disk-import', {
+    volname => 'vm-1-disk-3.raw', format => 'raw', storage => 'local', export_formats => 'raw+size',
+});
+PVE::Tunnel::Client::forward_unix_socket($tunnel, $told->{local}, $import->{socket});
+my $plan = PVE::Tunnel::Client::plan($tunnel, { migration_type => 'secure' });
+PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
+print "plane $plan->{plane}\n";
+END
+    my $file = "$DIR/taint.pl";
+    open(my $out, '>', $file) or die "cannot create: $!";
+    print {$out} $program;
+    close($out) or die;
+    open($out, '>', "$DIR/told") or die;
+    my $vmid = ++$VMID;
+    print {$out} encode_json(
+        {
+            conn => $node->conn, path => $node->path($vmid), url => $node->url($vmid),
+            local => "$DIR/taint.storage",
+        }
+        ),
+        "\n";
+    close($out) or die;
+    my @lib = map { "-I$FindBin::Bin/../perl/blib/$_" } qw(lib arch);
+    my $said = qx($^X -T @lib $file <$DIR/told 2>&1);
+    is($said, "plane websocket\n", 'a whole tunnel');
 };
 
 sub children ($parent) {

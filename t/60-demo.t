@@ -11,6 +11,10 @@ use Test::More;
 use lib "$FindBin::Bin/../demo/lib";
 use Demo::Report;
 
+# A test that stands still is a failed test.
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm(600);
+
 my $DEMO = "$FindBin::Bin/../demo/demo";
 my $DIR = tempdir(CLEANUP => 1);
 my $REPORT = "$DIR/report.json";
@@ -75,10 +79,9 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
         $crossings->[1]{cpu_s_per_gib},
         'only the websocket plane costs CPU to speak of'
     );
-    isnt(
-        $crossings->[0]{ram_sha256}{source},
-        $crossings->[1]{ram_sha256}{source},
-        'two guests, two sums: nothing was kept from before'
+    like(
+        $said, qr/^the guest's last write is on the target's disk: \d+$/m,
+        'the disk was written to until the end'
     );
     like($said, qr/^warn: WARNING: CLEAR TEXT!/m, 'clear text is warned of');
     like($said, qr/^plane +wire +MiB moved/m, 'a table ends it');

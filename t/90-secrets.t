@@ -16,6 +16,10 @@ use PVE::Tunnel::Client;
 use TestNode::Guest;
 use TestNode::Node;
 
+# A test that stands still is a failed test.
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm(600);
+
 plan skip_all => 'no qemu-system-x86_64'
     if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
 

@@ -32,7 +32,7 @@ sub dump_ram ($qmp, $memory, $file) {
         # Seconds a GiB takes on a slow disk, and then some.
         my $limit = 60 + $bytes / (20 << 20);
         $qmp->command(
-            'pmemsave', { val => $address, size => $bytes, filename => $files[-1] },
+            'pmemsave', { val => 0 + $address, size => 0 + $bytes, filename => $files[-1] },
             $limit
         );
         die "QEMU wrote too little of the guest's RAM: is the disk full?\n"

@@ -93,6 +93,10 @@ sub write_disk ($file, $size) {
 
 C<counter($qmp)>: how often the guest's program has been round.
 
+=head2 count_on_disk
+
+C<count_on_disk($file)>: the count that the program has written to its disk.
+
 =head2 wait_running
 
 C<wait_running($qmp)>: returns when the guest's BIOS has started the program and that has been round; dies if this takes
@@ -107,6 +111,14 @@ sub counter ($qmp) {
     );
     return
         hex(($said =~ /:\s*0x([0-9a-f]{8})/)[0] // die "QEMU does not show the guest's memory\n");
+}
+
+sub count_on_disk ($file) {
+    open(my $in, '<:raw', $file) or die "cannot read '$file': $!\n";
+    seek($in, 512, 0) or die "cannot read '$file': $!\n";
+    my $got = read($in, my $bytes, 4);
+    die "'$file' is too short\n" if ($got // 0) != 4;
+    return unpack('V', $bytes);
 }
 
 sub wait_running ($qmp) {

@@ -399,7 +399,17 @@ sub compare ($self) {
                 . ($here eq $there ? 'the same' : $there)
                 . ' at the target');
     }
+    $self->check_last_write;
     return \%result;
+}
+
+# The guest writes its count to the disk on each round: the last but at most one must have made it.
+sub check_last_write ($self) {
+    my $written = Demo::Image::count_on_disk($self->target_file('scsi0'));
+    die "the guest was at $self->{count}, but the target's disk is at $written\n"
+        if $written > $self->{count} || $written < $self->{count} - 1;
+    $self->info("the guest's last write is on the target's disk: $written");
+    return;
 }
 
 sub disk_files ($self, $disks) {

@@ -115,7 +115,8 @@ sub path ($self, $vmid) { return "/nodes/target/qemu/$vmid/mtunnel" }
 
 sub url ($self, $vmid) {
     my $scheme = defined($self->{fingerprint}) ? 'wss' : 'ws';
-    return "$scheme://$self->{address}:$self->{port}/api2/json" . $self->path($vmid) . 'websocket';
+    my $host = $self->{address} =~ /:/ ? "[$self->{address}]" : $self->{address};
+    return "$scheme://$host:$self->{port}/api2/json" . $self->path($vmid) . 'websocket';
 }
 
 sub worker_log ($self, $vmid) { return slurp("$self->{dir}/$vmid.log") }

@@ -61,8 +61,7 @@ sub fingerprint ($conn) {
 
 sub base_url ($conn) {
     my $protocol = $conn->{protocol} // 'https';
-    my $host = $conn->{host} // die "no host for the remote node given\n";
-    $host =~ s/\A\[(.*)\]\z/$1/;
+    my $host = bare_host($conn);
     my $loopback = $host =~ /\A(?:127\.[0-9.]+|::1|localhost)\z/;
     die
         "protocol '$protocol' to '$host' is not possible: the API token would travel in clear text\n"
@@ -71,10 +70,23 @@ sub base_url ($conn) {
     return "$protocol://" . ($host =~ /:/ ? "[$host]" : $host) . ":$port";
 }
 
-# A pinned certificate is compared in the handshake, before a byte of the request is sent.
+sub bare_host ($conn) {
+    my $host = $conn->{host} // die "no host for the remote node given\n";
+    return $host =~ s/\A\[(.*)\]\z/$1/r;
+}
+
 sub tls_options ($conn, $mismatch) {
     return {} if ($conn->{protocol} // 'https') eq 'http';
-    my $expected = fingerprint($conn) // return {};
+    my $host = bare_host($conn);
+    my %options = (SSL_verifycn_name => $host);
+    # An address is no server name, in brackets least of all (RFC 6066, section 3).
+    $options{SSL_hostname} = '' if $host =~ /:/ || $host =~ /\A[0-9.]+\z/;
+    my $expected = fingerprint($conn) // return \%options;
+    return { %options, pinned($expected, $mismatch) };
+}
+
+# A pinned certificate is compared in the handshake, before a byte of the request is sent.
+sub pinned ($expected, $mismatch) {
     require IO::Socket::SSL;
     require Net::SSLeay;
     my $compare = sub ($ok, $store, $name, $error, $cert, $depth) {
@@ -86,11 +98,11 @@ sub tls_options ($conn, $mismatch) {
         $$mismatch = "the certificate's fingerprint is $actual, expected was $expected";
         return 0;
     };
-    return {
+    return (
         SSL_verify_mode => IO::Socket::SSL::SSL_VERIFY_PEER(),
         SSL_verify_callback => $compare,
         SSL_verifycn_scheme => 'none',
-    };
+    );
 }
 
 # A status line is the target's to write, and it must not bring back what was sent.
