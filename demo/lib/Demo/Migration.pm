@@ -17,9 +17,6 @@ Demo::Migration - moves a running guest to another node, the way qemu-server goe
 One migration from open tunnel to C<quit>. All that it needs of pve-tunnel are the functions of L<PVE::Tunnel::Client> and
 L<PVE::Tunnel::Native>.
 
-The order at the end matters: the migration pauses when the source's guest has stopped and before its last RAM goes over; there
-the mirrors end, so that the target's disks are complete when the target's QEMU takes them.
-
 =cut
 
 use v5.36;
@@ -33,12 +30,11 @@ use TestNode::QMP;
 
 use Demo::Checksum;
 use Demo::Image;
+use Demo::Transfer;
 
 use constant {
     # The worker's API that this driver speaks.
     OWN_API => 2,
-    # Seconds without any progress after which a mirror or a migration is given up.
-    STALL_LIMIT => 120,
     # For a guest to be loaded at the target, and for its counter to move.
     LOAD_LIMIT => 60,
     COUNT_LIMIT => 20,
@@ -238,128 +234,18 @@ sub check_endpoints ($self, $migrate, $drives) {
 # Disks, then RAM while the disks are kept alike, then both ends at once.
 sub move ($self) {
     my $qmp = $self->{guest}->qmp;
-    my $before = $self->counter($qmp);
-    my $started = clock_gettime(CLOCK_MONOTONIC);
-    my $disk_bytes = $self->mirror($qmp);
-
-    my @capabilities =
-        map { { capability => $_, state => JSON::true } } qw(events pause-before-switchover);
-    $qmp->command('migrate-set-capabilities', { capabilities => \@capabilities });
-    $qmp->command('migrate-set-parameters', { 'max-bandwidth' => 0 });
-    $qmp->forget_events;
-    $qmp->command('migrate', { uri => $self->{uri} });
-    $self->wait_migration($qmp, 'pre-switchover');
-
-    $self->end_mirror($qmp);
-    $self->command(30, 'nbdstop');
-    $qmp->command('migrate-continue', { state => 'pre-switchover' });
-    $self->wait_migration($qmp, 'completed');
-    my $seconds = clock_gettime(CLOCK_MONOTONIC) - $started;
+    my $transfer = Demo::Transfer->new(%$self{qw(progress nbd uri)}, qmp => $qmp);
+    my $before = Demo::Image::counter($qmp);
+    my $moved = $transfer->run(sub { $self->command(30, 'nbdstop') });
     $self->{progress}->clear;
 
-    my $ram = $qmp->command('query-migrate')->{ram};
-    $self->{count} = $self->counter($qmp);
+    $self->{count} = Demo::Image::counter($qmp);
     my $ticks = $self->{count} - $before;
     # A small guest moves between two ticks of its clock; a second has eighteen.
-    die "the guest stood still while it was moved\n" if $ticks <= 0 && $seconds > 1;
+    die "the guest stood still while it was moved\n" if $ticks <= 0 && $moved->{seconds} > 1;
     $self->info(
         "the guest did $ticks rounds of its work while it was moved; last seen at $self->{count}");
-    return { ram_bytes => $ram->{transferred}, disk_bytes => $disk_bytes, seconds => $seconds };
-}
-
-sub mirror ($self, $qmp) {
-    for my $drive (sort keys %{ $self->{nbd} }) {
-        my ($server, $export) = @{ $self->{nbd}{$drive} };
-        $qmp->command(
-            'blockdev-add',
-            {
-                driver => 'raw',
-                'node-name' => "mirror-$drive",
-                file => { driver => 'nbd', server => $server, export => $export },
-            },
-        );
-        $qmp->command(
-            'blockdev-mirror',
-            {
-                'job-id' => "mirror-$drive",
-                device => "drive-$drive",
-                target => "mirror-$drive",
-                sync => 'full'
-            },
-        );
-    }
-    my $bytes = 0;
-    for my $drive (sort keys %{ $self->{nbd} }) {
-        $bytes += $self->wait_mirror($qmp, $drive);
-    }
-    return $bytes;
-}
-
-sub wait_mirror ($self, $qmp, $drive) {
-    my $job = "mirror-$drive";
-    my $wait = $self->watch("disk $drive", sub { return job_progress($qmp, $job) });
-    my $ready = sub ($data) { return ($data->{device} // '') eq $job };
-    # A job that fails is gone from the list, and that ends the wait.
-    $wait->() while !$qmp->wait_event('BLOCK_JOB_READY', $ready, $self->{progress}->interval);
-    my ($done) = job_progress($qmp, $job);
-    return $done;
-}
-
-sub job_progress ($qmp, $job) {
-    my ($found) = grep { $_->{device} eq $job } @{ $qmp->command('query-block-jobs') };
-    return @$found{qw(offset len)} if $found;
-    my $ended = $qmp->wait_event('BLOCK_JOB_COMPLETED', sub ($data) { $data->{device} eq $job }, 1);
-    die "the mirror of '$job' failed: " . ($ended->{error} // 'it ended early') . "\n";
-}
-
-sub end_mirror ($self, $qmp) {
-    for my $drive (sort keys %{ $self->{nbd} }) {
-        my $job = "mirror-$drive";
-        $qmp->command('block-job-cancel', { device => $job });
-     # Cancelled when ready, it still writes what is left and then counts as cancelled or completed.
-        my $ended;
-        my $mine = sub ($data) { return $data->{device} eq $job };
-        for my $event (qw(BLOCK_JOB_COMPLETED BLOCK_JOB_CANCELLED)) {
-            $ended =
-                $qmp->wait_event($event, $mine, $event eq 'BLOCK_JOB_COMPLETED' ? STALL_LIMIT : 1)
-                and last;
-        }
-        die "the mirror of disk '$drive' does not end\n" if !$ended;
-        die "the mirror of disk '$drive' failed: $ended->{error}\n" if $ended->{error};
-        $qmp->command('blockdev-del', { 'node-name' => $job });
-    }
-    return;
-}
-
-sub wait_migration ($self, $qmp, $wanted) {
-    my $wait = $self->watch(
-        'RAM',
-        sub {
-            my $ram = $qmp->command('query-migrate')->{ram} // return (0, 0);
-            return ($ram->{total} - $ram->{remaining}, $ram->{total});
-        },
-    );
-    my $reached = sub ($data) {
-        return 1 if $data->{status} eq $wanted;
-        return 0 if $data->{status} !~ /\A(?:failed|cancelled)\z/;
-        my $reason = $qmp->command('query-migrate')->{'error-desc'};
-        die 'the migration failed: ' . ($reason // 'the target has more on it') . "\n";
-    };
-    $wait->() while !$qmp->wait_event('MIGRATION', $reached, $self->{progress}->interval);
-    return;
-}
-
-# Shows progress each time it is called, and dies when there was none for too long.
-sub watch ($self, $what, $measure) {
-    my ($last, $since) = (-1, clock_gettime(CLOCK_MONOTONIC));
-    return sub {
-        my ($done, $total) = $measure->();
-        my $now = clock_gettime(CLOCK_MONOTONIC);
-        ($last, $since) = ($done, $now) if $done != $last;
-        die "$what: nothing moved for " . STALL_LIMIT . " s\n" if $now - $since > STALL_LIMIT;
-        $self->{progress}->show($what, $done, $total);
-        return;
-    };
+    return $moved;
 }
 
 # Both guests stand still now: the source has moved, the target has not been resumed.
@@ -428,7 +314,7 @@ sub resume ($self) {
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + COUNT_LIMIT;
     my $count = $self->{count};
     while ($count <= $self->{count} && clock_gettime(CLOCK_MONOTONIC) < $deadline) {
-        $count = $self->counter($self->{inspect});
+        $count = Demo::Image::counter($self->{inspect});
     }
     my $goes_on = $count > $self->{count} && $count < $self->{count} + 20 * COUNT_LIMIT;
     $self->info(
@@ -439,8 +325,6 @@ sub resume ($self) {
     $self->{guest}->stop;
     return $goes_on;
 }
-
-sub counter ($self, $qmp) { return Demo::Image::counter($qmp) }
 
 sub command ($self, $limit, $name, $parameters = undef) {
     return PVE::Tunnel::Client::write_tunnel($self->{tunnel}, $limit, $name, $parameters);

@@ -1,0 +1,164 @@
+package Demo::Transfer;
+
+=head1 NAME
+
+Demo::Transfer - mirrors a guest's disks and migrates its RAM, as seen from the source's QEMU
+
+=head1 SYNOPSIS
+
+    my $transfer = Demo::Transfer->new(
+        qmp => $guest->qmp, uri => 'unix:/...', nbd => { scsi0 => [\%server, 'drive-scsi0'] }, progress => $progress,
+    );
+    my $moved = $transfer->run(sub { ... });
+
+=head1 DESCRIPTION
+
+Disks first, then RAM while the mirrors keep the disks alike. The order at the end matters: the migration pauses when the guest has
+stopped and before its last RAM goes over; there the mirrors end, so that the target's disks are complete when the target's QEMU
+takes them.
+
+=cut
+
+use v5.36;
+
+use JSON ();
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+# Seconds without any progress after which a mirror or a migration is given up.
+use constant STALL_LIMIT => 120;
+
+=head1 METHODS
+
+=head2 new
+
+Class method. Takes C<qmp> (the source's L<TestNode::QMP>), C<uri> (where the RAM goes), C<nbd> (drive name to an array of QEMU's
+C<SocketAddress> and the export's name), and C<progress> (a L<Demo::Progress>).
+
+=head2 run
+
+C<< $transfer->run($mirrored) >>: does it all; C<$mirrored> is called when the disks at the target are complete. Returns a hash:
+C<ram_bytes> and C<disk_bytes> that went over, C<seconds> from the start of the first mirror to the end of the migration. The guest is stopped
+then. Dies with QEMU's reason if it fails.
+
+=cut
+
+sub new ($class, %option) { return bless {%option}, $class }
+
+sub run ($self, $mirrored) {
+    my $qmp = $self->{qmp};
+    my $started = clock_gettime(CLOCK_MONOTONIC);
+    my $disk_bytes = $self->mirror;
+
+    my @capabilities =
+        map { { capability => $_, state => JSON::true } } qw(events pause-before-switchover);
+    $qmp->command('migrate-set-capabilities', { capabilities => \@capabilities });
+    $qmp->command('migrate-set-parameters', { 'max-bandwidth' => 0 });
+    $qmp->forget_events;
+    $qmp->command('migrate', { uri => $self->{uri} });
+    $self->wait_migration('pre-switchover');
+
+    $self->end_mirror;
+    $mirrored->();
+    $qmp->command('migrate-continue', { state => 'pre-switchover' });
+    $self->wait_migration('completed');
+    my $seconds = clock_gettime(CLOCK_MONOTONIC) - $started;
+
+    my $ram = $qmp->command('query-migrate')->{ram};
+    return { ram_bytes => $ram->{transferred}, disk_bytes => $disk_bytes, seconds => $seconds };
+}
+
+sub mirror ($self) {
+    my $qmp = $self->{qmp};
+    for my $drive (sort keys %{ $self->{nbd} }) {
+        my ($server, $export) = @{ $self->{nbd}{$drive} };
+        $qmp->command(
+            'blockdev-add',
+            {
+                driver => 'raw',
+                'node-name' => "mirror-$drive",
+                file => { driver => 'nbd', server => $server, export => $export },
+            },
+        );
+        $qmp->command(
+            'blockdev-mirror',
+            {
+                'job-id' => "mirror-$drive",
+                device => "drive-$drive",
+                target => "mirror-$drive",
+                sync => 'full'
+            },
+        );
+    }
+    my $bytes = 0;
+    for my $drive (sort keys %{ $self->{nbd} }) {
+        $bytes += $self->wait_mirror($drive);
+    }
+    return $bytes;
+}
+
+sub wait_mirror ($self, $drive) {
+    my $qmp = $self->{qmp};
+    my $job = "mirror-$drive";
+    my $wait = $self->watch("disk $drive", sub { return job_progress($qmp, $job) });
+    my $ready = sub ($data) { return ($data->{device} // '') eq $job };
+    # A job that fails is gone from the list, and that ends the wait.
+    $wait->() while !$qmp->wait_event('BLOCK_JOB_READY', $ready, $self->{progress}->interval);
+    my ($done) = job_progress($qmp, $job);
+    return $done;
+}
+
+sub job_progress ($qmp, $job) {
+    my ($found) = grep { $_->{device} eq $job } @{ $qmp->command('query-block-jobs') };
+    return @$found{qw(offset len)} if $found;
+    my $ended = $qmp->wait_event('BLOCK_JOB_COMPLETED', sub ($data) { $data->{device} eq $job }, 1);
+    die "$job failed: " . ($ended->{error} // 'it ended early') . "\n";
+}
+
+sub end_mirror ($self) {
+    my $qmp = $self->{qmp};
+    for my $drive (sort keys %{ $self->{nbd} }) {
+        my $job = "mirror-$drive";
+        $qmp->command('block-job-cancel', { device => $job });
+        # Cancelled when ready, a mirror still writes what is left, and counts as completed.
+        my $mine = sub ($data) { return $data->{device} eq $job };
+        my $ended = $qmp->wait_event('BLOCK_JOB_COMPLETED', $mine, STALL_LIMIT);
+        die "the mirror of disk '$drive' does not end\n" if !$ended;
+        die "the mirror of disk '$drive' failed: $ended->{error}\n" if $ended->{error};
+        $qmp->command('blockdev-del', { 'node-name' => $job });
+    }
+    return;
+}
+
+sub wait_migration ($self, $wanted) {
+    my $qmp = $self->{qmp};
+    my $wait = $self->watch(
+        'RAM',
+        sub {
+            my $ram = $qmp->command('query-migrate')->{ram} // return (0, 0);
+            return ($ram->{total} - $ram->{remaining}, $ram->{total});
+        },
+    );
+    my $reached = sub ($data) {
+        return 1 if $data->{status} eq $wanted;
+        return 0 if $data->{status} !~ /\A(?:failed|cancelled)\z/;
+        my $reason = $qmp->command('query-migrate')->{'error-desc'};
+        die 'the migration failed: ' . ($reason // 'the target has more on it') . "\n";
+    };
+    $wait->() while !$qmp->wait_event('MIGRATION', $reached, $self->{progress}->interval);
+    return;
+}
+
+# Shows progress each time it is called, and dies when there was none for too long.
+sub watch ($self, $what, $measure) {
+    my ($last, $since) = (-1, clock_gettime(CLOCK_MONOTONIC));
+    return sub {
+        my ($done, $total) = $measure->();
+        my $now = clock_gettime(CLOCK_MONOTONIC);
+        ($last, $since) = ($done, $now) if $done != $last;
+        die "$what: nothing moved for " . STALL_LIMIT . " s\n" if $now - $since > STALL_LIMIT;
+        $self->{progress}->show($what, $done, $total);
+        return;
+    };
+}
+
+1;
