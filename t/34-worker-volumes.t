@@ -1,0 +1,172 @@
+#!/usr/bin/perl
+
+# The worker makes disks and takes volumes in: really, and with every way to fail.
+
+use v5.36;
+
+use Digest::SHA qw(hmac_sha256_hex sha256_hex);
+use File::Temp qw(tempdir);
+use IO::Socket::UNIX;
+use JSON;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use Test::More;
+
+use Test::TunnelWorker qw(worker refused start_parameters disk_parameters $KEY);
+
+# A test that stands still is a failed test.
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm(600);
+
+{
+    my $worker = worker();
+    my $disk = $worker->command('disk', disk_parameters(1 << 20));
+    is($disk->{volid}, 'local:100/vm-100-disk-0.raw', 'disk: a volume');
+    my $file = "$worker->{dir}/vm-100-disk-0.raw";
+    is(-s $file, 1 << 20, '... of the right size');
+    cmp_ok((stat $file)[12] * 512, '>=', 1 << 20, '... whose space is really taken');
+    refused($worker->command('disk', disk_parameters(1 << 20)), qr/already/, 'the same disk again');
+    refused(
+        $worker->command('disk', disk_parameters(0, 1)),
+        qr/size: must be at least/,
+        'an empty disk'
+    );
+    refused(
+        $worker->command('disk', disk_parameters(512, 1), format => 'qcow2'),
+        qr/not supported/,
+        'a format that is not raw'
+    );
+    refused(
+        $worker->command('start', start_parameters('unix', 'websocket')),
+        qr/no configuration yet/,
+        'start without a configuration',
+    );
+    ok($worker->command('config', conf => "memory: 64\n")->{success}, 'config');
+    refused(
+        $worker->command('start', start_parameters('tcp', 'websocket')),
+        qr/do not go together/,
+        'start with a mixture'
+    );
+    refused(
+        $worker->command('start', start_parameters('unix', 'websocket', nbd => { scsi5 => {} })),
+        qr/'scsi5' was not allocated/,
+        'start with a foreign disk',
+    );
+    $worker->command('quit', cleanup => 1);
+    is($worker->end(0), 0, 'quit with cleanup');
+    ok(!-e $file && !-e "$worker->{dir}/100.conf", '... removes disk and configuration');
+}
+
+SKIP: {
+    skip 'a full file system needs root to make one', 3
+        if $> || system('unshare --mount true 2>/dev/null');
+    my $dir = tempdir(CLEANUP => 1);
+# A file system of 4 MiB that only this worker sees, and that goes with it; the socket lies outside.
+    my $full = tempdir(CLEANUP => 1);
+    my $worker = worker(
+        dir => $dir,
+        request => { dir => $full },
+        wrap => [
+            'unshare', '--mount', 'sh', '-c',
+            "mount -t tmpfs -o size=4m none $full && exec \"\$@\"", 'sh'
+        ],
+    );
+    refused(
+        $worker->command('disk', disk_parameters(64 << 20)),
+        qr/No space left on device/,
+        'a full disk'
+    );
+    ok(
+        $worker->command('disk', disk_parameters(1 << 20))->{success},
+        '... and a smaller one that fits: nothing was left behind'
+    );
+    $worker->command('quit');
+    is($worker->end(0), 0, '... and the worker goes on');
+}
+
+sub import_parameters (@more) {
+    return (
+        volname => '100/vm-100-disk-7.raw',
+        format => 'raw',
+        storage => 'local',
+        export_formats => 'zfs,raw+size', @more,
+    );
+}
+
+sub feed ($worker, $bytes) {
+    my $import = $worker->command('disk-import', import_parameters());
+    my $stream = IO::Socket::UNIX->new(Peer => $import->{socket}) or die "connect: $!";
+    print {$stream} $bytes;
+    $stream->flush;
+    # As the storage layer does: the end is told by the half-close, the socket stays open.
+    shutdown($stream, 1);
+    my $status;
+    do { $status = $worker->command('query-disk-import') }
+        while ($status->{status} // '') eq 'pending';
+    return $status;
+}
+
+{
+    my $worker = worker();
+    my $data = join '', map { chr(rand 256) } 1 .. 70_001;
+    my $file = "$worker->{dir}/vm-100-disk-7.raw";
+    my $status = feed($worker, pack('Q<', length $data) . $data);
+    is($status->{status}, 'complete', 'an import') or diag(explain($status));
+    is($status->{volid}, 'local:100/vm-100-disk-7.raw', '... names its volume');
+    is(
+        sha256_hex(
+            do { local (@ARGV, $/) = $file; <> }
+        ),
+        sha256_hex($data),
+        '... has the right content'
+    );
+    refused(
+        $worker->command('disk-import', import_parameters()),
+        qr/exists already/,
+        'the same volume again'
+    );
+    my $renamed = $worker->command('disk-import', import_parameters(allow_rename => JSON::true));
+    ok($renamed->{success}, '... unless it may be renamed');
+    is($renamed->{format}, 'raw+size', '... in the one format there is');
+    refused(
+        $worker->command('disk-import', import_parameters()),
+        qr/running already/,
+        'two at once'
+    );
+    is(
+        $worker->command('query-disk-import')->{status},
+        'pending', 'an import nobody feeds is pending'
+    );
+    my $ticket = $worker->command('ticket', path => $renamed->{socket})->{ticket} // '';
+    like($ticket, qr/\APVETUNNEL:[0-9A-F]{8}::[0-9a-f]{64}\z/, 'a ticket for its socket');
+    my ($time, $mac) = $ticket =~ /:([0-9A-F]+)::(.*)/;
+    is(
+        $mac,
+        hmac_sha256_hex("root\@pam\n$renamed->{socket}\n$time", pack('H*', $KEY)),
+        '... is the user\'s, for this path and time'
+    );
+    $worker->command('quit', cleanup => 1);
+    $worker->end;
+    ok(!-e $renamed->{socket}, 'the socket goes with the worker');
+    unlike($worker->{log}, qr/\Q$mac\E/, 'no ticket in the log');
+}
+
+for my $case (
+    ['short', pack('Q<', 10) . 'x' x 9, qr/after 9 of 10 bytes/],
+    ['long', pack('Q<', 10) . 'x' x 11, qr/longer than the 10 bytes/],
+    ['empty', '', qr/before its size/],
+    )
+{
+    my ($name, $bytes, $pattern) = @$case;
+    my $worker = worker();
+    my $status = feed($worker, $bytes);
+    is($status->{status}, 'error', "a stream that is $name is an error");
+    like($status->{msg}, $pattern, '... that says why');
+    ok(!-e "$worker->{dir}/vm-100-disk-7.raw", '... and leaves no file');
+    ok($worker->command('version')->{success}, '... and the worker goes on');
+    $worker->command('quit');
+    $worker->end;
+}
+
+done_testing;

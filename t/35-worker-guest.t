@@ -1,0 +1,134 @@
+#!/usr/bin/perl
+
+# The worker starts a real guest, serves its disk, and ends it.
+
+use v5.36;
+
+use IO::Socket::IP;
+use IO::Socket::UNIX;
+use JSON;
+use FindBin;
+use lib "$FindBin::RealBin/lib", "$FindBin::RealBin/../testnode/lib";
+
+use Test::More;
+
+use Test::TunnelWorker qw(worker refused start_parameters disk_parameters);
+use TestNode::QMP;
+
+# A test that stands still is a failed test.
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm(600);
+
+plan skip_all => 'no qemu-system-x86_64'
+    if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
+
+# On UNIX sockets, for a tunnel.
+{
+    my $worker = worker();
+    my $dir = $worker->{dir};
+    ok($worker->command('disk', disk_parameters(1 << 20))->{success}, 'a disk');
+    ok($worker->command('config', conf => "memory: 64\n")->{success}, 'a configuration');
+    my $started =
+        $worker->command('start', start_parameters('unix', 'websocket', nbd => { scsi0 => {} }));
+    is_deeply(
+        $started,
+        {
+            success => JSON::true,
+            migrate => {
+                proto => 'unix',
+                addr => "$dir/100.migrate",
+                unix_sockets => ["$dir/100.migrate", "$dir/100_nbd.migrate"],
+            },
+            drives => {
+                scsi0 => {
+                    drivestr => 'local:100/vm-100-disk-0.raw,size=1048576',
+                    nbd_uri => "nbd:unix:$dir/100_nbd.migrate:exportname=drive-scsi0",
+                },
+            },
+        },
+        'start on UNIX sockets',
+    ) or diag(explain($started));
+    refused(
+        $worker->command('start', start_parameters('unix', 'websocket')),
+        qr/runs already/,
+        'start again'
+    );
+    ok(
+        $worker->command('ticket', path => "$dir/100$_.migrate")->{ticket},
+        "a ticket for 100$_.migrate"
+    ) for '', '_nbd';
+    my $nbd = IO::Socket::UNIX->new(Peer => "$dir/100_nbd.migrate");
+    read($nbd, my $magic, 8);
+    is($magic, 'NBDMAGIC', 'QEMU serves the disk');
+    close($nbd);
+    my $monitor = TestNode::QMP->new("$dir/100.qmp");
+    is($monitor->command('query-status')->{status}, 'inmigrate', 'QEMU waits for the guest');
+    ok($worker->command('nbdstop')->{success}, 'nbdstop');
+    ok($worker->command('nbdstop')->{success}, '... once more');
+    refused(
+        $worker->command('ticket', path => "$dir/100_nbd.migrate"),
+        qr/not known/, '... ends the tickets for it'
+    );
+    ok($worker->command('stop')->{success}, 'stop');
+    ok(!eval { $monitor->command('query-status'); 1 }, '... ends QEMU');
+    refused($worker->command('resume'), qr/does not run/, '... for good');
+
+    ok(
+        $worker->command('start', start_parameters('unix', 'websocket'))->{success},
+        'start after stop'
+    );
+    my ($pid) = grep { readlink("/proc/$_/exe") =~ /qemu/ } children($worker->{pid});
+    ok($pid, 'QEMU is the worker\'s child');
+    is($worker->end, 1, 'a worker that loses its client');
+    ok(!kill(0 => $pid), '... takes the guest along');
+    ok(!-e "$dir/100.migrate", '... and its sockets');
+}
+
+# On TCP, where the source asked for clear text.
+{
+    my $worker = worker();
+    $worker->command('disk', disk_parameters(1 << 20));
+    $worker->command('config', conf => "memory: 64\n");
+    refused(
+        $worker->command(
+            'start', start_parameters('tcp', 'insecure', network => '2001:db8:ffff::/64')
+        ),
+        qr{2001:db8:ffff::/64}, 'a network that this node is not in',
+    );
+
+    # Taken by us, or by somebody else already: either way it cannot be had.
+    my $taken = IO::Socket::IP->new(LocalHost => '127.0.0.1', LocalPort => 60000, Listen => 1);
+    my $started =
+        $worker->command('start', start_parameters('tcp', 'insecure', network => '127.0.0.0/8'));
+    ok($started->{success}, 'start on TCP') or diag(explain($started));
+    my $migrate = $started->{migrate};
+    is_deeply(
+        [@$migrate{qw(proto addr)}], [qw(tcp 127.0.0.1)],
+        '... on the address in the network'
+    );
+    my ($port) =
+        $started->{drives}{scsi0}{nbd_uri} =~ /\Anbd:127\.0\.0\.1:(\d+):exportname=drive-scsi0\z/;
+    for my $found ($migrate->{port}, $port) {
+        cmp_ok($found, '>', 60000, '... on a port behind the one that is taken');
+        cmp_ok($found, '<', 60050, '... in the range');
+    }
+    isnt($migrate->{port}, $port, '... RAM and disks on one each');
+    my $nbd = IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => $port, Timeout => 60);
+    read($nbd, my $magic, 8);
+    is($magic, 'NBDMAGIC', 'QEMU serves the disk there');
+    close($nbd);
+    $worker->command('quit', cleanup => 1);
+    $worker->end;
+}
+
+sub children ($parent) {
+    my @pids;
+    for my $stat (glob '/proc/[0-9]*/stat') {
+        open(my $in, '<', $stat) or next;
+        my ($pid, $ppid) = (readline($in) // '') =~ /\A(\d+) \(.*\) \S (\d+)/s or next;
+        push @pids, $pid if $ppid == $parent;
+    }
+    return @pids;
+}
+
+done_testing;
