@@ -77,23 +77,11 @@ sub on_tcp ($class, %option) {
     return $class->start(
         \%option,
         sub ($self, $qmp) {
-            my $port = first_free(
-                $address,
-                sub ($port) { $qmp->command('migrate-incoming', { uri => "tcp:$host:$port" }) },
-            );
+            my $port = listen_for_state($qmp, $host);
             $self->{sockets} = {};
             $self->{migrate} = { proto => 'tcp', addr => $address, port => $port };
             return if !@{ $self->{export} };
-            $port = first_free(
-                $address,
-                sub ($port) {
-                    my $inet = { host => $address, port => "$port" };
-                    $qmp->command(
-                        'nbd-server-start',
-                        { addr => { type => 'inet', data => $inet } }
-                    );
-                },
-            );
+            $port = serve_disks($qmp, $address);
             $self->{nbd} = "$host:$port";
         },
     );
@@ -221,10 +209,24 @@ sub start ($class, $option, $listen) {
     return $self;
 }
 
-# QEMU binds; a port that is taken is passed over.
-sub first_free ($address, $bind) {
+# An incoming migration can be started once only, so QEMU is given the whole range, and tells what it took.
+sub listen_for_state ($qmp, $host) {
+    my $last = END_PORT - 1;
+    $qmp->command('migrate-incoming', { uri => "tcp:$host:${\FIRST_PORT},to=$last" });
+    my ($listening) = @{ $qmp->command('query-migrate')->{'socket-address'} // [] };
+    my ($port) = ($listening->{port} // '') =~ /\A(\d+)\z/ or die "QEMU does not tell its port\n";
+    return 0 + $port;
+}
+
+# Where QEMU serves disks it does not tell, but it can be asked again after a port that was taken.
+sub serve_disks ($qmp, $address) {
     for my $port (FIRST_PORT .. END_PORT - 1) {
-        return $port if eval { $bind->($port); 1 };
+        my $inet = { host => $address, port => "$port" };
+        my $served = eval {
+            $qmp->command('nbd-server-start', { addr => { type => 'inet', data => $inet } });
+            1;
+        };
+        return $port if $served;
         die $@ if $@ !~ /Address already in use/;
     }
     die "no free port on $address from " . FIRST_PORT . ' to ' . (END_PORT - 1) . "\n";
