@@ -261,7 +261,7 @@ subtest 'refusals' => sub {
 
 subtest 'version replies' => sub {
     my $take = sub ($line) {
-        return death(sub { PVE::Tunnel::Client::take_version({}, $line) });
+        return death(sub { PVE::Tunnel::Client::_take_version({}, $line) });
     };
     is(
         $take->('{"success":true,"api":2,"age":0,"caps":["x-y"]}'),

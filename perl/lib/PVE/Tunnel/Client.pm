@@ -44,7 +44,10 @@ sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
     my %peer = (headers => $headers, defined($fingerprint) ? (fingerprint => $fingerprint) : ());
     my $base = "$tunnel_params->{url}?";
     my $query =
-        'ticket=' . percent_encode($task->{ticket}) . '&socket=' . percent_encode($task->{socket});
+          'ticket='
+        . _percent_encode($task->{ticket})
+        . '&socket='
+        . _percent_encode($task->{socket});
 
     # Where the connection stands is the same for every forward but for ticket and socket.
     %$tunnel_params = (url => $base, %peer);
@@ -54,21 +57,21 @@ sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
     my $connected = eval {
         my $connect =
             { control => JSON::true, cmd => 'connect', data => { url => $base . $query, %peer } };
-        write_line($tunnel, CONNECT_LIMIT, $connect);
-        write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
-        take_version($tunnel, read_tunnel($tunnel, VERSION_LIMIT));
+        _write_line($tunnel, CONNECT_LIMIT, $connect);
+        _write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
+        _take_version($tunnel, read_tunnel($tunnel, VERSION_LIMIT));
         1;
     };
     return $tunnel if $connected;
     my $error = $@;
-    end_child($tunnel);
+    _end_child($tunnel);
     die "cannot open the tunnel: $error";
 }
 
-sub take_version ($tunnel, $line) {
+sub _take_version ($tunnel, $line) {
     my $reply = eval { $JSON->decode($line) };
     # A connector that could not connect says so in answer to the first command.
-    die failure_text($reply) . "\n"
+    die _failure_text($reply) . "\n"
         if ref($reply) eq 'HASH' && exists($reply->{success}) && !$reply->{success};
     my $version = PVE::Tunnel::Native::version_reply_parse($line);
     $tunnel->{version} = $version->{api};
@@ -84,21 +87,21 @@ sub plan ($tunnel, $wish) {
 }
 
 sub write_tunnel ($tunnel, $timeout, $cmd, $params = undef) {
-    write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
+    _write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
     my $line = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
     my $reply = eval { $JSON->decode($line) };
     die "reply to command '$cmd' is not a JSON object\n" if ref($reply) ne 'HASH';
-    die failure_text($reply) . "\n" if !$reply->{success};
+    die _failure_text($reply) . "\n" if !$reply->{success};
     return $reply;
 }
 
 sub read_tunnel ($tunnel, $timeout = 60) {
-    my $deadline = deadline($timeout);
+    my $deadline = _deadline($timeout);
     my $end;
     while (($end = index($tunnel->{pending}, "\n")) < 0) {
         die "the tunnel sent a line longer than " . MAX_LINE . " bytes\n"
             if length($tunnel->{pending}) > MAX_LINE;
-        wait_for($tunnel->{reader}, 'can_read', $deadline) or die "timeout after $timeout s\n";
+        _wait_for($tunnel->{reader}, 'can_read', $deadline) or die "timeout after $timeout s\n";
         my $got = sysread($tunnel->{reader}, $tunnel->{pending}, 65536, length $tunnel->{pending});
         next if !defined($got) && $!{EINTR};
         die "the tunnel failed: $!\n" if !defined $got;
@@ -113,17 +116,17 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
     unlink $local;
     my $data = {
         %{ $tunnel->{params} },
-        url => $tunnel->{params}{url} . 'socket=' . percent_encode($remote) . '&',
+        url => $tunnel->{params}{url} . 'socket=' . _percent_encode($remote) . '&',
         unix => $local,
         ticket => { path => $remote },
     };
-    write_line($tunnel, FORWARD_LIMIT, { control => JSON::true, cmd => 'forward', data => $data });
+    _write_line($tunnel, FORWARD_LIMIT, { control => JSON::true, cmd => 'forward', data => $data });
     $tunnel->{forwarded}{$local} = $remote;
     my $line = read_tunnel($tunnel, FORWARD_LIMIT);
     my $reply = eval { $JSON->decode($line) };
     return if ref($reply) ne 'HASH' || !exists($reply->{success}) || $reply->{success};
     delete $tunnel->{forwarded}{$local};
-    die "cannot forward '$local': " . failure_text($reply) . "\n";
+    die "cannot forward '$local': " . _failure_text($reply) . "\n";
 }
 
 sub finish_tunnel ($tunnel, $cleanup = 0) {
@@ -135,14 +138,14 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
         1;
     };
     my $error = $@;
-    end_child($tunnel);
+    _end_child($tunnel);
     unlink @{ $tunnel->{unix_sockets} // [] };
     die "the tunnel was not ended in order: $error" if !$done;
     return;
 }
 
 # Closing its input tells the connector to send what it has and to leave.
-sub end_child ($tunnel) {
+sub _end_child ($tunnel) {
     close($_) for grep { defined } @$tunnel{qw(writer reader)};
     my $ended = PVE::Tunnel::Client::Child::ended($tunnel, END_LIMIT);
     if (!$ended) {
@@ -156,12 +159,12 @@ sub end_child ($tunnel) {
     return;
 }
 
-sub write_line ($tunnel, $timeout, $value) {
+sub _write_line ($tunnel, $timeout, $value) {
     local $SIG{PIPE} = 'IGNORE';
-    my $deadline = deadline($timeout);
+    my $deadline = _deadline($timeout);
     my $bytes = $JSON->encode($value) . "\n";
     while (length $bytes) {
-        wait_for($tunnel->{writer}, 'can_write', $deadline) or die "timeout after $timeout s\n";
+        _wait_for($tunnel->{writer}, 'can_write', $deadline) or die "timeout after $timeout s\n";
         my $wrote = syswrite($tunnel->{writer}, $bytes);
         if (!defined $wrote) {
             next if $!{EINTR} || $!{EAGAIN};
@@ -173,7 +176,7 @@ sub write_line ($tunnel, $timeout, $value) {
 }
 
 # A signal ends the wait early, so that the caller's own alarm is heard; then the rest is waited for.
-sub wait_for ($handle, $readiness, $deadline) {
+sub _wait_for ($handle, $readiness, $deadline) {
     die "the tunnel is closed\n" if !defined fileno $handle;
     my $select = IO::Select->new($handle);
     while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
@@ -182,14 +185,14 @@ sub wait_for ($handle, $readiness, $deadline) {
     return 0;
 }
 
-sub deadline ($timeout) {
+sub _deadline ($timeout) {
     die "a time limit must be a number of seconds above 0\n"
         if !looks_like_number($timeout) || $timeout <= 0 || $timeout > MAX_LIMIT;
     return clock_gettime(CLOCK_MONOTONIC) + $timeout;
 }
 
 # What the other side says may be of any length and shape; a log line is one line.
-sub failure_text ($reply) {
+sub _failure_text ($reply) {
     my $text = $reply->{msg};
     return 'the other side gave no reason' if !defined($text) || ref($text) || $text !~ /\S/;
     $text =~ s/[\x00-\x20\x7f]+/ /g;
@@ -197,7 +200,7 @@ sub failure_text ($reply) {
     return length($text) > 1000 ? substr($text, 0, 1000) . '...' : $text;
 }
 
-sub percent_encode ($text) {
+sub _percent_encode ($text) {
     return $text =~ s/([^A-Za-z0-9._~-])/sprintf('%%%02X', ord $1)/ger;
 }
 

@@ -20,7 +20,7 @@ use constant {
 my $JSON = JSON->new->utf8;
 
 sub post ($conn, $path, $params) {
-    my $base = base_url($conn);
+    my $base = _base_url($conn);
     my $mismatch;
     my $http = HTTP::Tiny->new(
         agent => "pve-tunnel/$VERSION",
@@ -30,7 +30,7 @@ sub post ($conn, $path, $params) {
         # A proxy from the environment would see the token.
         proxy => undef, http_proxy => undef, https_proxy => undef,
         verify_SSL => 1,
-        SSL_options => tls_options($conn, \$mismatch),
+        SSL_options => _tls_options($conn, \$mismatch),
     );
     my $answer = $http->post_form(
         "$base/api2/json$path",
@@ -42,7 +42,7 @@ sub post ($conn, $path, $params) {
         # 599 is HTTP::Tiny's own: the connection failed, and the reason is the content.
         my $reason =
             $answer->{status} == 599 ? $answer->{content} : "$answer->{status} $answer->{reason}";
-        die one_line("the request for a tunnel to $conn->{host} failed: $reason", $conn) . "\n";
+        die _one_line("the request for a tunnel to $conn->{host} failed: $reason", $conn) . "\n";
     }
     my $data = eval { $JSON->decode($answer->{content})->{data} };
     for my $name (qw(ticket socket upid)) {
@@ -59,9 +59,9 @@ sub fingerprint ($conn) {
     return PVE::Tunnel::Native::fingerprint_parse($first);
 }
 
-sub base_url ($conn) {
+sub _base_url ($conn) {
     my $protocol = $conn->{protocol} // 'https';
-    my $host = bare_host($conn);
+    my $host = _bare_host($conn);
     my $loopback = $host =~ /\A(?:127\.[0-9.]+|::1|localhost)\z/;
     die
         "protocol '$protocol' to '$host' is not possible: the API token would travel in clear text\n"
@@ -70,23 +70,23 @@ sub base_url ($conn) {
     return "$protocol://" . ($host =~ /:/ ? "[$host]" : $host) . ":$port";
 }
 
-sub bare_host ($conn) {
+sub _bare_host ($conn) {
     my $host = $conn->{host} // die "no host for the remote node given\n";
     return $host =~ s/\A\[(.*)\]\z/$1/r;
 }
 
-sub tls_options ($conn, $mismatch) {
+sub _tls_options ($conn, $mismatch) {
     return {} if ($conn->{protocol} // 'https') eq 'http';
-    my $host = bare_host($conn);
+    my $host = _bare_host($conn);
     my %options = (SSL_verifycn_name => $host);
     # An address is no server name, in brackets least of all (RFC 6066, section 3).
     $options{SSL_hostname} = '' if $host =~ /:/ || $host =~ /\A[0-9.]+\z/;
     my $expected = fingerprint($conn) // return \%options;
-    return { %options, pinned($expected, $mismatch) };
+    return { %options, _pinned($expected, $mismatch) };
 }
 
 # A pinned certificate is compared in the handshake, before a byte of the request is sent.
-sub pinned ($expected, $mismatch) {
+sub _pinned ($expected, $mismatch) {
     require IO::Socket::SSL;
     require Net::SSLeay;
     my $compare = sub ($ok, $store, $name, $error, $cert, $depth) {
@@ -106,7 +106,7 @@ sub pinned ($expected, $mismatch) {
 }
 
 # A status line is the target's to write, and it must not bring back what was sent.
-sub one_line ($text, $conn) {
+sub _one_line ($text, $conn) {
     $text =~ s/[\x00-\x20\x7f]+/ /g;
     $text =~ s/\Q$conn->{apitoken}\E/(token)/g;
     my ($secret) = $conn->{apitoken} =~ /=([^=]+)\z/;

@@ -24,7 +24,7 @@ sub start ($log) {
     if (!$pid) {
         # Nothing of the caller's may run in here: no END block, no destructor, no handler.
         eval {
-            run($log, map { fileno $_ } $command_end, $answer_end, $alive_end);
+            _run($log, map { fileno $_ } $command_end, $answer_end, $alive_end);
         };
         POSIX::_exit(1);
     }
@@ -49,34 +49,34 @@ sub reap ($child) {
 }
 
 # The child reads diagnostics; the connector, which blocks in native code, is a process of its own under it.
-sub run ($log, $input, $output, $alive) { ## no critic (RequireFinalReturn)
+sub _run ($log, $input, $output, $alive) { ## no critic (RequireFinalReturn)
     local @SIG{qw(INT HUP QUIT ALRM CHLD USR1 USR2 __DIE__ __WARN__)} = ('DEFAULT') x 9;
     local $SIG{PIPE} = 'IGNORE';
     local $SIG{TERM} = 'DEFAULT';
     alarm(0);
-    close_all_but(0, 1, 2, $input, $output, $alive);
+    _close_all_but(0, 1, 2, $input, $output, $alive);
 
     my ($log_in, $log_out) = POSIX::pipe() or die "pipe: $!\n";
     my $connector = fork() // die "fork: $!\n";
     if (!$connector) {
         POSIX::close($log_in);
-        POSIX::_exit(connect_and_serve($input, $output, $log_out));
+        POSIX::_exit(_connect_and_serve($input, $output, $log_out));
     }
     local $SIG{TERM} = sub { kill(TERM => $connector) };
     POSIX::close($_) for $input, $output, $log_out;
-    pass_on($log, $log_in);
+    _pass_on($log, $log_in);
     1 while waitpid($connector, 0) < 0 && $!{EINTR};
     POSIX::_exit($? ? 1 : 0);
 }
 
-sub connect_and_serve ($input, $output, $log_out) {
+sub _connect_and_serve ($input, $output, $log_out) {
     local $0 = 'pve-tunnel connector';
     return 0 if eval { PVE::Tunnel::Native::connector_run($input, $output, $log_out, {}); 1 };
     POSIX::write($log_out, $@, length $@);
     return 1;
 }
 
-sub pass_on ($log, $log_in) {
+sub _pass_on ($log, $log_in) {
     my $pending = '';
     while (1) {
         my $got = POSIX::read($log_in, my $bytes, 4096);
@@ -85,20 +85,20 @@ sub pass_on ($log, $log_in) {
         last if !defined($got) || $got == 0;
         $pending .= $bytes;
         while ($pending =~ s/\A([^\n]*)\n// || $pending =~ s/\A([^\n]{${\MAX_LOG_LINE}})//) {
-            log_line($log, $1);
+            _log_line($log, $1);
         }
     }
-    log_line($log, $pending) if $pending ne '';
+    _log_line($log, $pending) if $pending ne '';
     return;
 }
 
-sub log_line ($log, $line) {
+sub _log_line ($log, $line) {
     # A log that fails must not end the tunnel.
     eval { $log->('info', "tunnel: $line") };
     return;
 }
 
-sub close_all_but (@keep) {
+sub _close_all_but (@keep) {
     my %keep = map { $_ => 1 } @keep;
     opendir(my $dir, '/proc/self/fd') or die "cannot list descriptors: $!\n";
     my @open = grep { /\A\d+\z/ && !$keep{$_} } readdir($dir);
