@@ -8,7 +8,7 @@ use super::mask::mask;
 pub enum Event<'a> {
     /// Some payload of a message: as much of a frame as has arrived.
     Data {
-        /// The bytes, unmasked. Empty only where an empty frame ends a message.
+        /// The bytes, unmasked. Empty for an empty frame, wherever in a message that is.
         payload: &'a [u8],
         /// Whether the message is text.
         text: bool,
