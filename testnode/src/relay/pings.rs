@@ -28,14 +28,35 @@ impl Pings {
         payload
     }
 
-    /// Whether a pong is the right one; those nobody asked for are allowed (RFC 6455, 5.5.3).
+    /// Whether a pong is the right one; those nobody asked for are allowed, and so is one for several
+    /// pings, with the payload of the latest (RFC 6455, 5.5.3).
     pub(super) fn answer(&mut self, payload: &[u8]) -> bool {
-        match self.due.pop_front() {
-            None => true,
-            Some(due) => {
-                self.answered += 1;
-                due == payload
-            }
+        if self.due.is_empty() {
+            return true;
         }
+        let Some(position) = self.due.iter().position(|due| due == payload) else {
+            return false;
+        };
+        self.due.drain(..=position);
+        self.answered += 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pings;
+
+    #[test]
+    fn one_pong_may_answer_several_pings_but_not_with_another_payload() {
+        let mut pings = Pings::default();
+        assert!(pings.answer(b"unasked"));
+        let sent: Vec<_> = (0..4).map(|_| pings.next()).collect();
+        assert!(!pings.answer(b"another"));
+        assert!(pings.answer(&sent[1]));
+        assert!(!pings.answer(&sent[0]));
+        assert!(pings.answer(&sent[3]));
+        assert_eq!((pings.sent, pings.answered), (4, 2));
+        assert!(pings.due.is_empty());
     }
 }
