@@ -76,14 +76,18 @@ fn bad_input_gets_a_well_formed_answer_and_the_next_command_works() {
     let cases = [
         ("", "not JSON"),
         ("not JSON", "not JSON"),
-        ("[1,2]", "invalid command line"),
+        ("[true]", "invalid command line"),
         ("\u{1}\u{2}", "not JSON"),
         (r#"{"control":"yes"}"#, "wrong type"),
         (
             r#"{"control":true,"cmd":"explode"}"#,
             "unknown control command 'explode'",
         ),
-        (r#"{"control":true,"cmd":"forward"}"#, "wrong type"),
+        (r#"{"control":true,"cmd":"forward"}"#, "not a JSON object"),
+        (
+            r#"{"control":true,"cmd":"connect","data":["wss://x",[]]}"#,
+            "not a JSON object",
+        ),
         (
             r#"{"control":true,"cmd":"forward","data":{}}"#,
             "missing field",

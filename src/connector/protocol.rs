@@ -10,6 +10,7 @@
 
 use super::secret::Secret;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use thiserror::Error;
@@ -79,23 +80,28 @@ struct Envelope {
 
 /// Reads one line.
 pub(super) fn parse(line: &[u8]) -> Result<Command, ProtocolError> {
-    let envelope: Envelope =
-        serde_json::from_slice(line).map_err(|error| invalid("command line", &error))?;
+    let line = serde_json::from_slice(line).map_err(|error| invalid("command line", &error))?;
+    let envelope: Envelope = object("command line", line)?;
     if !envelope.control {
         return Ok(Command::Pass);
     }
     let data = envelope.data.unwrap_or(Value::Null);
     match envelope.cmd.as_deref().unwrap_or_default() {
-        "connect" => serde_json::from_value(data)
-            .map(Command::Connect)
-            .map_err(|error| invalid("connect command", &error)),
-        "forward" => serde_json::from_value(data)
-            .map(Command::Forward)
-            .map_err(|error| invalid("forward command", &error)),
+        "connect" => object("connect command", data).map(Command::Connect),
+        "forward" => object("forward command", data).map(Command::Forward),
         other => Err(ProtocolError::UnknownControl(
             other.chars().take(64).collect(),
         )),
     }
+}
+
+/// Reads a JSON object. serde alone would take an array for one, its elements for the fields in order.
+fn object<T: DeserializeOwned>(what: &'static str, value: Value) -> Result<T, ProtocolError> {
+    if !value.is_object() {
+        let cause = "not a JSON object".to_owned();
+        return Err(ProtocolError::Invalid { what, cause });
+    }
+    serde_json::from_value(value).map_err(|error| invalid(what, &error))
 }
 
 /// serde's messages quote values of the wrong type, and a value may be a token in the wrong place:
@@ -195,7 +201,7 @@ mod tests {
                 "unknown control command 'dance'",
             ),
             (br#"{"control":true}"#, "unknown control command ''"),
-            (br#"{"control":true,"cmd":"connect"}"#, "wrong type"),
+            (br#"{"control":true,"cmd":"connect"}"#, "not a JSON object"),
             (
                 br#"{"control":true,"cmd":"connect","data":{}}"#,
                 "missing field `url`",

@@ -47,6 +47,7 @@ pub struct Decoder {
     frame: Option<Frame>,
     message: Option<OpCode>,
     closed: bool,
+    failed: Option<FrameError>,
 }
 
 /// The data frame that is being handed out.
@@ -72,6 +73,7 @@ impl Decoder {
             frame: None,
             message: None,
             closed: false,
+            failed: None,
         }
     }
 
@@ -106,19 +108,26 @@ impl Decoder {
 
     /// The next event in what has come so far, or `None` until more comes.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, FrameError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         if self.closed {
             self.start = self.end;
             return Ok(None);
         }
         if self.frame.is_none() {
             let bytes = &self.buffer[self.start..self.end];
-            let Some((header, length)) = FrameHeader::parse(bytes, self.role, self.limit)? else {
-                return Ok(None);
+            let (header, length) = match FrameHeader::parse(bytes, self.role, self.limit) {
+                Ok(Some(parsed)) => parsed,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(self.fail(error)),
             };
             if header.opcode.is_control() {
                 return self.control(header, length);
             }
-            self.check_order(header)?;
+            if let Err(error) = self.check_order(header) {
+                return Err(self.fail(error));
+            }
             self.start += length;
             self.frame = Some(Frame {
                 fin: header.fin,
@@ -191,18 +200,27 @@ impl Decoder {
             return Ok(None);
         }
         self.start = end;
-        let payload = &mut self.buffer[payload..end];
         if let Some(key) = header.mask {
-            mask(payload, key, 0);
+            mask(&mut self.buffer[payload..end], key, 0);
         }
+        if header.opcode == OpCode::Close {
+            if let Err(error) = close(&self.buffer[payload..end]) {
+                return Err(self.fail(error));
+            }
+            self.closed = true;
+        }
+        let payload = &self.buffer[payload..end];
         match header.opcode {
             OpCode::Ping => Ok(Some(Event::Ping(payload))),
             OpCode::Pong => Ok(Some(Event::Pong(payload))),
-            _ => {
-                self.closed = true;
-                close(payload).map(Some)
-            }
+            _ => close(payload).map(Some),
         }
+    }
+
+    /// Remembers an error: it stays the answer, and nobody takes what follows for an end.
+    fn fail(&mut self, error: FrameError) -> FrameError {
+        self.failed = Some(error.clone());
+        error
     }
 }
 
