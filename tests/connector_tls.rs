@@ -3,11 +3,12 @@
 
 mod support;
 
+use nix::unistd::pipe;
 use pve_tunnel::connector::{Options, run};
 use pve_tunnel::tls::Fingerprint;
 use serde_json::json;
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::connector::Connector;
@@ -195,18 +196,17 @@ fn urls_that_cannot_be_used_are_refused_without_being_shown() {
 /// Runs the connector in this process with short limits; what it answers to `version`.
 fn with_limits(url: String, options: serde_json::Value) -> (String, Duration) {
     let options: Options = serde_json::from_value(options).unwrap();
-    let (input, mut to_input) = std::io::pipe().unwrap();
-    let (mut from_output, output) = std::io::pipe().unwrap();
+    let (input, to_input) = pipe().unwrap();
+    let (from_output, output) = pipe().unwrap();
     let connect = json!({ "control": true, "cmd": "connect", "data": { "url": url, "fingerprint": "AB".repeat(32) } });
-    to_input
+    File::from(to_input)
         .write_all(format!("{connect}\n{{\"cmd\":\"version\"}}\n").as_bytes())
         .unwrap();
-    drop(to_input);
     let started = Instant::now();
     run(OwnedFd::from(input), OwnedFd::from(output), None, &options).unwrap_err();
     let taken = started.elapsed();
     let mut answer = String::new();
-    from_output.read_to_string(&mut answer).unwrap();
+    File::from(from_output).read_to_string(&mut answer).unwrap();
     (answer, taken)
 }
 
