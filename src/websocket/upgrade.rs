@@ -16,8 +16,12 @@ const MAX_RESPONSE: usize = 16 * 1024;
 /// Most headers that a response may have.
 const MAX_HEADERS: usize = 64;
 
-/// pveproxy closes a connection whose request head is longer, without a word that says why.
+/// pveproxy closes a connection whose request head is as long or longer, without a word that says
+/// why.
 const MAX_REQUEST: usize = 8 * 1024;
+
+/// pveproxy takes no more lines in a request head, the request line among them.
+const MAX_REQUEST_LINES: usize = 64;
 
 /// Why a connection did not become a websocket.
 #[derive(Debug, Error)]
@@ -80,9 +84,15 @@ impl Request {
         }
         let (head, key) = generate_request(request)
             .map_err(|_| UpgradeError::Request("its parts do not make an HTTP request"))?;
-        if head.len() > MAX_REQUEST {
+        if head.len() >= MAX_REQUEST {
             return Err(UpgradeError::Request(
                 "it is longer than the 8 KiB that pveproxy takes",
+            ));
+        }
+        // The last line end is the empty line's, which is none of them.
+        if head.iter().filter(|&&byte| byte == b'\n').count() > MAX_REQUEST_LINES + 1 {
+            return Err(UpgradeError::Request(
+                "it has more than the 64 lines that pveproxy takes",
             ));
         }
         Ok(Self {
@@ -146,6 +156,10 @@ fn parse(received: &[u8], accept: &str) -> Result<Option<usize>, UpgradeError> {
         let reason = printable(response.reason.unwrap_or_default());
         return Err(UpgradeError::Refused { status, reason });
     }
+    // httparse also takes HTTP/1.0, which knows no upgrade.
+    if response.version != Some(1) {
+        return Err(UpgradeError::Response("it is not HTTP/1.1"));
+    }
     let has = |name: &str, wanted: &dyn Fn(&str) -> bool| {
         response.headers.iter().any(|header| {
             header.name.eq_ignore_ascii_case(name)
@@ -170,6 +184,11 @@ fn parse(received: &[u8], accept: &str) -> Result<Option<usize>, UpgradeError> {
     if has("sec-websocket-extensions", &|value| !value.is_empty()) {
         return Err(UpgradeError::Response(
             "it turns on an extension that was not asked for",
+        ));
+    }
+    if has("sec-websocket-protocol", &|_| true) {
+        return Err(UpgradeError::Response(
+            "it chooses a subprotocol that was not asked for",
         ));
     }
     Ok(Some(length))
