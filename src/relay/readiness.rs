@@ -11,6 +11,10 @@ pub(crate) const HUNG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHU
     .union(PollFlags::POLLHUP)
     .union(PollFlags::POLLERR);
 
+/// The other end neither writes nor reads any more. The kernel always reports these two, so asking
+/// for them asks for nothing else.
+pub(crate) const GONE: PollFlags = PollFlags::POLLHUP.union(PollFlags::POLLERR);
+
 /// Whether a descriptor shows one of `events`, or a hang-up, at this moment.
 pub(crate) fn shows(fd: impl AsFd, events: PollFlags) -> io::Result<bool> {
     let mut fds = [PollFd::new(fd.as_fd(), events)];
