@@ -140,11 +140,13 @@ async fn send_all<O: Outgoing>(
     loop {
         let count = tokio::select! {
             biased;
-            result = local.read(&mut buffer[O::ROOM..]) => result.map_err(RelayError::Local)?,
+            // First, for data that never pauses would never let it speak. It cannot hold the data
+            // up in turn: it has nothing more to say until the other direction was polled again.
             () = outgoing.wants_to_speak() => {
                 outgoing.speak().await.map_err(RelayError::Send)?;
                 continue;
             }
+            result = local.read(&mut buffer[O::ROOM..]) => result.map_err(RelayError::Local)?,
         };
         if count == 0 {
             outgoing.finish().await.map_err(RelayError::Send)?;
@@ -179,7 +181,7 @@ async fn receive_all<I: Incoming>(
                 }
                 // A program that only sends has shut down its reading side. What it does not want
                 // must not hold up the rest.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => wanted = false,
+                Err(error) if unwanted(&error) => wanted = false,
                 Err(error) => return Err(RelayError::Local(error)),
             },
             Received::Data(_) => {}
@@ -191,4 +193,11 @@ async fn receive_all<I: Incoming>(
             Received::Stopped => return Err(RelayError::Truncated),
         }
     }
+}
+
+/// Whether the local program reads no more: it has shut down its reading side, or it went away, in
+/// which case what it wrote before is still to be sent.
+fn unwanted(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset)
 }
