@@ -203,7 +203,7 @@ fn with_limits(url: String, options: serde_json::Value) -> (String, Duration) {
         .write_all(format!("{connect}\n{{\"cmd\":\"version\"}}\n").as_bytes())
         .unwrap();
     let started = Instant::now();
-    run(OwnedFd::from(input), OwnedFd::from(output), None, &options).unwrap_err();
+    run(input, output, None, &options).unwrap_err();
     let taken = started.elapsed();
     let mut answer = String::new();
     File::from(from_output).read_to_string(&mut answer).unwrap();

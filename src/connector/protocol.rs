@@ -151,8 +151,10 @@ pub(super) fn ticket_answer(line: &[u8]) -> Result<Secret, String> {
         msg: Option<String>,
         ticket: Option<Secret>,
     }
-    let answer: Answer =
-        serde_json::from_slice(line).map_err(|_| "the answer is not understood".to_owned())?;
+    let answer = serde_json::from_slice(line).map_err(|error| invalid("answer", &error));
+    let answer: Answer = answer
+        .and_then(|value| object("answer", value))
+        .map_err(|_| "the answer is not understood".to_owned())?;
     // Perl's idea of truth: 1, "1" and true are all seen.
     let success = match &answer.success {
         Value::Bool(success) => *success,
@@ -234,6 +236,7 @@ mod tests {
             (r#"{"success":0,"ticket":"T","msg":"no"}"#, "no"),
             (r#"{"success":1}"#, "no reason given"),
             ("nonsense", "not understood"),
+            (r#"[1,null,"T"]"#, "not understood"),
         ] {
             assert!(ticket_answer(bad.as_bytes()).unwrap_err().contains(reason));
         }
