@@ -195,9 +195,20 @@ static void a_reader_that_went_away_is_an_error(void)
     CHECK(sigismember(&pending, SIGPIPE) == 0);
 }
 
+static volatile sig_atomic_t heard;
+
+static void hear(int number)
+{
+    heard = number;
+}
+
+/* The caller's handler runs, after the connector has ended in order. */
 static void a_signal_ends_it(void)
 {
     struct run run;
+    struct sigaction ours = {.sa_handler = hear}, before;
+    CHECK(sigaction(SIGTERM, &ours, &before) == 0);
+    heard = 0;
     start(&run, NULL);
     command(&run, "{broken");
     /* The answer shows that it runs, and so that it has the signal blocked. */
@@ -205,6 +216,8 @@ static void a_signal_ends_it(void)
     CHECK(pthread_kill(run.thread, SIGTERM) == 0);
     ended(&run, PVE_TUNNEL_STATUS_IO);
     CHECK(strstr(run.message, "SIGTERM") != NULL);
+    CHECK(heard == SIGTERM);
+    CHECK(sigaction(SIGTERM, &before, NULL) == 0);
 }
 
 static void bad_arguments_are_refused(void)
