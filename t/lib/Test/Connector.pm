@@ -1,0 +1,331 @@
+package Test::Connector;
+
+# Drives the connector as the caller of proxmox-websocket-tunnel does: two pipes, a JSON line for a
+# JSON line, API calls on its own. Everything the connector prints is kept and can be searched for
+# secrets afterwards.
+
+use v5.36;
+
+use Carp qw(croak);
+use Cwd ();
+use File::Basename ();
+use File::Temp ();
+use IO::Handle ();
+use IO::Select ();
+use IO::Socket::UNIX ();
+use JSON ();
+use POSIX ();
+use Time::HiRes ();
+use URI::Escape qw(uri_escape);
+
+use Test::TunnelClient;
+use Test::TunnelNode;
+
+=head1 NAME
+
+Test::Connector - a connector for one test, on pipes
+
+=head1 SYNOPSIS
+
+    my $connector = Test::Connector->start($node);
+    my ($remote, $local) = $connector->open(kind => 'sink');
+    my $socket = $connector->dial($local);
+    is($connector->finish->{code}, 0);
+
+=head1 METHODS
+
+=head2 launch(%options)
+
+Class method. Runs C<target/release/pve-tunnel connect> and says nothing to it. Options:
+C<arguments>, list of further arguments; C<name>, run it through a symlink with this name, without
+arguments.
+
+The object has C<pid> and C<dir>, a directory for local sockets.
+
+=head2 begin($node, %options)
+
+Class method. Launches it, calls the node's API, and sends C<connect>. Further options: C<kind>
+(C<qemu>), C<vmid> (100), C<form>. The object also has C<upid>. Dies if the API refuses.
+
+=head2 start($node, %options)
+
+Class method. The same, then C<version>. The object also has the decoded answer, C<version>. Dies
+without one that is a success.
+
+=head2 connect($node, $url)
+
+Sends C<connect>, for whoever has a URL from elsewhere.
+
+=head2 send_line($line)
+
+Sends a line: a hash as JSON, a string as it is.
+
+=head2 read_line($seconds = 30)
+
+The next line, without its end; undef at the end of output. Dies after that time.
+
+=head2 command($name, %params)
+
+Sends a command for the worker, returns the decoded answer.
+
+=head2 forward($local, $remote)
+
+Sends a C<forward> command, returns the decoded answer.
+
+=head2 open(%socket)
+
+Lets the stub worker open a socket (see F<t/lib/stub-worker.pl>) and forwards it. Returns the remote
+and the local path.
+
+=head2 dial($local)
+
+Connects to a local socket.
+
+=head2 memory
+
+The most memory the process ever had resident, in bytes (C<VmHWM>).
+
+=head2 log, wait_log($pattern, $seconds = 30)
+
+What it has written to stderr; waits until a line matches and returns it, undef after that time.
+
+=head2 printed
+
+Everything it has written to stdout and stderr so far.
+
+=head2 finish
+
+C<quit>, then as C<end_input>.
+
+=head2 end_input, wait_end
+
+Closes its input and waits; only waits. Returns C<{code, seconds}>: exit code (128 plus the signal),
+and how long that took. Dies when that takes more than a minute.
+
+=head2 leaks, printed_length
+
+Class methods, about all connectors of this process whose objects are gone: which of the tokens and
+tickets that they were given they printed, empty if all is well; how much they printed in all.
+
+=cut
+
+my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
+
+# Everything printed by connectors that are gone, and everything that nobody should print.
+my $all_printed = '';
+my %secrets;
+
+sub launch ($class, %options) {
+    my $temporary = File::Temp->newdir('connector-XXXXXX', TMPDIR => 1);
+    my $self = bless {
+        temporary => $temporary,
+        dir => Cwd::realpath("$temporary"),
+        owner => $$,
+        stdout => '',
+        buffer => '',
+    }, $class;
+    my $program = "$root/target/release/pve-tunnel";
+    my @command = ($program, 'connect', ($options{arguments} // [])->@*);
+    if (my $name = $options{name}) {
+        @command = ("$self->{dir}/$name");
+        symlink $program, $command[0] or die "symlink $command[0]: $!\n";
+    }
+    pipe my $input, $self->{writer} or die "pipe: $!\n";
+    pipe $self->{reader}, my $output or die "pipe: $!\n";
+    $self->{pid} = fork // die "fork: $!\n";
+    if (!$self->{pid}) {
+        open STDIN, '<&', $input or POSIX::_exit(127);
+        open STDOUT, '>&', $output or POSIX::_exit(127);
+        open STDERR, '>>', "$self->{dir}/log" or POSIX::_exit(127);
+        exec { $command[0] } @command or do {
+            print STDERR "exec $command[0]: $! (built?)\n";
+            POSIX::_exit(127);
+        };
+    }
+    $self->{writer}->autoflush(1);
+    return $self;
+}
+
+sub begin ($class, $node, %options) {
+    my $kind = delete $options{kind} // 'qemu';
+    my $vmid = delete $options{vmid} // 100;
+    my $form = delete $options{form} // '';
+    my $self = $class->launch(%options);
+    my $told = Test::TunnelClient->request(
+        $node, 'POST', "/api2/json/nodes/$node->{name}/$kind/$vmid/mtunnel",
+        headers => ["Authorization: $node->{token}"],
+        body => $form,
+    );
+    die "$told->{status} $told->{reason}\n" if $told->{status} != 200;
+    my $data = JSON::decode_json($told->{body})->{data};
+    $secrets{ $data->{ticket} } = 'ticket';
+    $self->{upid} = $data->{upid};
+    $self->{base} = $node->url($kind, $vmid, 'mtunnelwebsocket') =~ s/\Ahttp/ws/r;
+    my ($ticket, $socket) = map { uri_escape($_) } $data->@{qw(ticket socket)};
+    $self->connect($node, "$self->{base}?ticket=$ticket&socket=$socket");
+    return $self;
+}
+
+sub start ($class, $node, %options) {
+    my $self = $class->begin($node, %options);
+    $self->{version} = $self->command('version');
+    $self->{version}{success} || die "version: $self->{version}{msg}\n";
+    return $self;
+}
+
+sub connect ($self, $node, $url) { ## no critic (ProhibitBuiltinHomonyms)
+    $self->{trust} = {
+        headers => [['Authorization', $node->{token}]],
+        ($node->{fingerprint} ? (fingerprint => $node->{fingerprint}) : ()),
+    };
+    $secrets{ $node->{token} =~ s/\A.*=//r } = 'token';
+    $self->control('connect', url => $url);
+    return;
+}
+
+sub control ($self, $name, %data) {
+    $self->send_line(
+        {
+            control => JSON::true,
+            cmd => $name,
+            data => { $self->{trust}->%*, %data },
+        }
+    );
+    return;
+}
+
+sub send_line ($self, $line) {
+    $line = JSON::encode_json($line) if ref $line;
+    print { $self->{writer} } "$line\n";
+    return;
+}
+
+sub read_line ($self, $seconds = 30) {
+    my $limit = Time::HiRes::time() + $seconds;
+    while ($self->{buffer} !~ m/\n/) {
+        my $left = $limit - Time::HiRes::time();
+        if ($left <= 0 || !IO::Select->new($self->{reader})->can_read($left)) {
+            croak "no line within $seconds s; stderr:\n" . $self->log;
+        }
+        $self->fill or return;
+    }
+    $self->{buffer} =~ s/\A([^\n]*)\n//;
+    return $1;
+}
+
+# Reads what is there; false at the end.
+sub fill ($self) {
+    my $count = sysread $self->{reader}, my $bytes, 65536;
+    return 0 if !$count;
+    $self->{buffer} .= $bytes;
+    $self->{stdout} .= $bytes;
+    return 1;
+}
+
+sub command ($self, $name, %params) {
+    $self->send_line({ %params, cmd => $name });
+    my $line = $self->read_line // croak "no answer to $name; stderr:\n" . $self->log;
+    return JSON::decode_json($line);
+}
+
+sub forward ($self, $local, $remote) {
+    unlink $local;
+    $self->control(
+        'forward',
+        url => "$self->{base}?socket=" . uri_escape($remote) . '&',
+        unix => $local,
+        ticket => { path => $remote },
+    );
+    my $line = $self->read_line // croak "no answer to forward; stderr:\n" . $self->log;
+    return JSON::decode_json($line);
+}
+
+sub open ($self, %socket) { ## no critic (ProhibitBuiltinHomonyms)
+    my $opened = $self->command('open', %socket);
+    my $remote = $opened->{socket} // croak "open: $opened->{msg}";
+    my $local = "$self->{dir}/" . File::Basename::basename($remote);
+    my $answer = $self->forward($local, $remote);
+    croak "forward: $answer->{msg}" if !$answer->{success};
+    return ($remote, $local);
+}
+
+sub dial ($self, $local) {
+    return IO::Socket::UNIX->new(Peer => $local) || croak "connect to $local: $!";
+}
+
+sub memory ($self) {
+    my ($kib) = Test::TunnelNode::slurp("/proc/$self->{pid}/status") =~ m/^VmHWM:\s+([0-9]+) kB/m
+        or croak 'the connector is gone';
+    return $kib * 1024;
+}
+
+sub log ($self) { ## no critic (ProhibitBuiltinHomonyms)
+    return Test::TunnelNode::slurp("$self->{dir}/log");
+}
+
+sub wait_log ($self, $pattern, $seconds = 30) { ## no critic (RequireFinalReturn)
+    my $limit = Time::HiRes::time() + $seconds;
+    while (1) {
+        my ($line) = grep { m/$pattern/ } split m/\n/, $self->log;
+        return $line if defined $line;
+        return if Time::HiRes::time() > $limit;
+        # A file cannot be waited for with select; the log is looked at until the line is there.
+        Time::HiRes::sleep(0.02);
+    }
+}
+
+sub printed ($self) {
+    return $self->{stdout} . $self->log;
+}
+
+sub finish ($self) {
+    $self->command('quit');
+    return $self->end_input;
+}
+
+sub end_input ($self) {
+    close $self->{writer};
+    return $self->wait_end;
+}
+
+sub wait_end ($self) {
+    my $start = Time::HiRes::time();
+    # Its output ends when it does.
+    while (1) {
+        IO::Select->new($self->{reader})->can_read(60) or croak "it stays; stderr:\n" . $self->log;
+        $self->fill or last;
+    }
+    waitpid $self->{pid}, 0;
+    my $status = $?;
+    delete $self->{pid};
+    return {
+        code => $status & 127 ? 128 + ($status & 127) : $status >> 8,
+        seconds => Time::HiRes::time() - $start,
+    };
+}
+
+sub leaks ($class) {
+    my @leaks = grep { index($all_printed, $_) >= 0 } sort keys %secrets;
+    # Fresh tickets of forwards are known to the connector only.
+    push @leaks, $1 if $all_printed =~ m/(PVETUNNEL\S*)/;
+    push @leaks, $1 if $all_printed =~ m/(ticket(?:=|%3A)\S*)/;
+    return map { ($secrets{$_} // 'ticket') . " $_" } @leaks;
+}
+
+sub printed_length ($class) {
+    return length $all_printed;
+}
+
+sub DESTROY ($self) {
+    # A forked child has a copy of this object, and must not end the connector of its parent.
+    return if $self->{owner} != $$;
+    local ($@, $!, $?);
+    if ($self->{pid}) {
+        kill 'KILL', $self->{pid};
+        waitpid $self->{pid}, 0;
+    }
+    $all_printed .= $self->printed;
+    return;
+}
+
+1;

@@ -1,0 +1,178 @@
+package Test::Stream;
+
+# Moves the stream of Test::Pattern through many sockets at once, from one process: no fork holds a
+# descriptor that a test wants closed.
+
+use v5.36;
+
+use Carp qw(croak);
+use Digest::SHA ();
+use Errno qw(EAGAIN EINTR);
+use Exporter 'import';
+use Socket qw(SHUT_WR);
+
+use Test::Pattern qw(pattern_block $BLOCK);
+
+our @EXPORT_OK = qw(pump blocked_after);
+
+=head1 NAME
+
+Test::Stream - data through local sockets, both ways
+
+=head1 FUNCTIONS
+
+=head2 new($socket, %options)
+
+Class method. C<send>: bytes of the pattern to write (0), beginning with the block C<first> (0).
+C<half_close>: shut down the writing side C<sent>, when all is written (default), C<received>, when
+as much as was sent has come back, or C<never>. C<read>: false for a socket nobody reads from.
+
+Has, as far as it went: C<sent>, C<received> (bytes), C<eof> (a clean end came), C<error> and
+C<write_error> (C<ECONNRESET> and such). The kernel reports a reset once, to a reader or to a
+writer; it is an C<error> whoever got it.
+
+=head2 sha256, sent_sha256
+
+Digests of what was received and sent, as hex, once nothing moves any more.
+
+=head2 pump(@streams)
+
+Runs them all until each has written all and seen an end (one that is not read: has written all).
+Dies if nothing moves for a minute. A pair C<[$handle, $code]> among them calls C<$code> whenever
+C<$handle> is readable, until it returns false.
+
+=head2 blocked_after($stream, $seconds = 0.5)
+
+Writes and reads until nothing has moved for that time or it is over; returns true if something
+was still to be written.
+
+=cut
+
+# Read at once.
+my $CHUNK = 256 * 1024;
+
+sub new ($class, $socket, %options) {
+    my %known = map { $_ => 1 } qw(send first half_close read);
+    my @unknown = grep { !$known{$_} } sort keys %options;
+    croak "unknown options: @unknown" if @unknown;
+    $socket->blocking(0);
+    return bless {
+        socket => $socket,
+        total => $options{send} // 0,
+        first => $options{first} // 0,
+        half_close => $options{half_close} // 'sent',
+        reads => $options{read} // 1,
+        sent => 0,
+        received => 0,
+        digest => Digest::SHA->new(256),
+        sent_digest => Digest::SHA->new(256),
+    }, $class;
+}
+
+sub pump (@streams) {
+    my @watched = grep { ref $_ eq 'ARRAY' } @streams;
+    my @open = grep { ref $_ ne 'ARRAY' } @streams;
+    while (@open || @watched) {
+        round(60, \@open, \@watched) or die "nothing has moved for a minute\n";
+        @open = grep { !$_->is_over } @open;
+    }
+    return;
+}
+
+sub blocked_after ($stream, $seconds = 0.5) {
+    while (!$stream->is_over && round($seconds, [$stream], [])) { }
+    return $stream->wants_to_write;
+}
+
+sub sha256 ($self) {
+    return $self->{sha256} //= $self->{digest}->hexdigest;
+}
+
+sub sent_sha256 ($self) {
+    return $self->{sent_sha256} //= $self->{sent_digest}->hexdigest;
+}
+
+sub is_over ($self) {
+    return 1 if $self->{error};
+    return !$self->wants_to_write && (!$self->{reads} || $self->{eof});
+}
+
+sub wants_to_write ($self) {
+    return !$self->{write_error} && $self->{sent} < $self->{total};
+}
+
+# One look at who is ready; false when nobody was for $seconds.
+sub round ($seconds, $streams, $watched) {
+    my ($read, $write) = ('', '');
+    vec($read, fileno $_->[0], 1) = 1 for $watched->@*;
+    for my $stream ($streams->@*) {
+        $stream->end_when_due;
+        my $fd = fileno $stream->{socket};
+        vec($read, $fd, 1) = 1 if $stream->{reads} && !$stream->{eof};
+        vec($write, $fd, 1) = 1 if $stream->wants_to_write;
+    }
+    my $count = select $read, $write, undef, $seconds;
+    return 1 if $count < 0 && $! == EINTR;
+    return 0 if $count <= 0;
+    my @finished = grep { vec($read, fileno $_->[0], 1) && !$_->[1]->() } $watched->@*;
+    for my $done (@finished) {
+        $watched->@* = grep { $_ != $done } $watched->@*;
+    }
+    for my $stream ($streams->@*) {
+        my $fd = fileno $stream->{socket};
+        $stream->take if vec $read, $fd, 1;
+        $stream->give if vec $write, $fd, 1;
+        $stream->end_when_due;
+    }
+    return 1;
+}
+
+sub take ($self) {
+    my $bytes;
+    my $count = sysread $self->{socket}, $bytes, $CHUNK;
+    if (!defined $count) {
+        $self->{error} = errno() if $! != EAGAIN && $! != EINTR;
+    } elsif (!$count) {
+        $self->{eof} = 1;
+    } else {
+        $self->{digest}->add($bytes);
+        $self->{received} += $count;
+    }
+    return;
+}
+
+sub give ($self) {
+    my $index = $self->{first} + int $self->{sent} / $BLOCK;
+    if (($self->{index} // -1) != $index) {
+        $self->@{qw(index block)} = ($index, pattern_block($index));
+    }
+    my $offset = $self->{sent} % $BLOCK;
+    my $left = $self->{total} - $self->{sent};
+    my $length = $left < $BLOCK - $offset ? $left : $BLOCK - $offset;
+    my $count = syswrite $self->{socket}, $self->{block}, $length, $offset;
+    if (!defined $count) {
+        return if $! == EAGAIN || $! == EINTR;
+        $self->{write_error} = errno();
+        $self->{error} = 'ECONNRESET' if $self->{write_error} eq 'ECONNRESET';
+        return;
+    }
+    $self->{sent_digest}->add(substr $self->{block}, $offset, $count);
+    $self->{sent} += $count;
+    return;
+}
+
+sub end_when_due ($self) {
+    return if $self->{half_closed} || $self->{half_close} eq 'never';
+    return if $self->{sent} < $self->{total};
+    return if $self->{half_close} eq 'received' && $self->{received} < $self->{total};
+    $self->{half_closed} = 1;
+    shutdown $self->{socket}, SHUT_WR;
+    return;
+}
+
+sub errno () {
+    my ($name) = grep { $!{$_} } qw(ECONNRESET EPIPE);
+    return $name // "$!";
+}
+
+1;
