@@ -67,6 +67,10 @@ stays until the object goes.
 
 Ends the node by the end of its stdin, and returns its exit code.
 
+=head2 missing(@modules)
+
+A function: why these modules do not load here, undef if they do.
+
 =cut
 
 our $reason;
@@ -80,7 +84,7 @@ sub start ($class, %options) {
 
     my $front = $options{front} // 'testnode';
     if ($front eq 'pveproxy') {
-        $reason = pveproxy_missing();
+        $reason = missing('PVE::APIServer::AnyEvent', 'AnyEvent::TLS');
         return if defined $reason;
     }
     my $temporary = File::Temp->newdir('tunnel-node-XXXXXX', TMPDIR => 1);
@@ -186,9 +190,9 @@ sub DESTROY ($self) {
     return;
 }
 
-# Why the real front cannot run here; undef if it can.
-sub pveproxy_missing () {
-    my @command = ($^X, '-e', 'require PVE::APIServer::AnyEvent; require AnyEvent::TLS');
+# Why modules cannot be loaded here; undef if they can. Another process tries.
+sub missing (@modules) {
+    my @command = ($^X, '-e', join ';', map { "require $_" } @modules);
     my $pid = open my $output, '-|' // die "fork: $!\n";
     if (!$pid) {
         open STDERR, '>&', \*STDOUT or POSIX::_exit(127);
@@ -197,7 +201,7 @@ sub pveproxy_missing () {
     my ($first) = readline $output;
     return if close $output;
     chomp($first //= 'perl ended without a word');
-    return "PVE::APIServer::AnyEvent does not load: $first";
+    return "$modules[0] does not load: $first";
 }
 
 sub slurp ($path) {

@@ -1,0 +1,135 @@
+#!/usr/bin/perl
+
+# PVE::Tunnel itself, unchanged, finds the connector under the name proxmox-websocket-tunnel. Needs
+# PVE::Tunnel with PVE::APIClient::LWP, installed or in PERL5LIB.
+
+use v5.36;
+
+use FindBin ();
+use lib "$FindBin::RealBin/lib";
+
+use File::Temp ();
+use IO::Handle ();
+use IO::Socket::UNIX ();
+use Socket qw(SHUT_RD);
+use Test::More;
+
+use Test::ConnectorConduct qw($MIB);
+use Test::Pattern qw(pattern_sha256);
+use Test::Stream qw(pump);
+use Test::TunnelNode;
+
+# Not at compile time: it may not be here.
+BEGIN {
+    my $missing = Test::TunnelNode::missing('PVE::Tunnel');
+    plan skip_all => $missing if defined $missing;
+    require PVE::Tunnel;
+}
+diag "runs the real PVE::Tunnel ($INC{'PVE/Tunnel.pm'})";
+
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm 300;
+local $SIG{PIPE} = 'IGNORE';
+
+my $SIZE = 64 * $MIB;
+
+my $dir = File::Temp->newdir('stock-tunnel-XXXXXX', TMPDIR => 1);
+symlink "$FindBin::RealBin/../target/release/pve-tunnel", "$dir/proxmox-websocket-tunnel"
+    or die "symlink: $!\n";
+local $ENV{PATH} = "$dir:$ENV{PATH}";
+# What the helper says goes to the task log, that is to standard output.
+my $task_log = "$dir/task.log";
+
+for my $row (
+    ['a node with good manners', {}],
+    ['pveproxy\'s manners', { misbehave => ['pveproxy'] }],
+    ['an old node', { old => 1 }],
+    ['PVE::APIServer::AnyEvent', { front => 'pveproxy' }],
+    )
+{
+    my ($name, $options) = @$row;
+    subtest $name => sub { migrate($options) };
+}
+
+subtest 'a failure' => sub {
+    my $node = Test::TunnelNode->start(misbehave => ['refuse=403:Permission check failed']);
+    eval {
+        open_tunnel($node, sub { });
+    };
+    like($@, qr/\Acan't open tunnel/, 'PVE::Tunnel hears of it');
+    like(
+        Test::TunnelNode::slurp($task_log),
+        qr/^tunnel: .*403 Permission check failed/m, 'and the task log has the reason'
+    );
+};
+
+subtest 'no secrets' => sub {
+    my $log = Test::TunnelNode::slurp($task_log);
+    cmp_ok(length $log, '>', 100, 'the task log');
+    unlike($log, qr/PVETUNNEL|PVEAPIToken|ticket=/, 'has none');
+};
+
+done_testing;
+
+sub migrate ($options) {
+    my $node = Test::TunnelNode->start($options->%*);
+    plan skip_all => $Test::TunnelNode::reason if !$node;
+    my @told;
+    my $tunnel = open_tunnel($node, sub ($level, $text) { push @told, "$level: $text" });
+    is_deeply([$tunnel->@{qw(version age)}], [2, 0], 'the tunnel is open, with its version');
+
+    my ($socket, $local) = forward($tunnel, kind => 'sink');
+    my $client = IO::Socket::UNIX->new(Peer => $local) or die "connect to $local: $!\n";
+    shutdown $client, SHUT_RD;
+    pump(Test::Stream->new($client, send => $SIZE, read => 0));
+    my $result = PVE::Tunnel::write_tunnel($tunnel, 30, 'result', { socket => $socket });
+    is($result->{sha256}, pattern_sha256($SIZE), "$SIZE bytes are up while the socket is open");
+    ok($result->{eof}, 'to their end');
+    close $client;
+
+    ($socket, $local) = forward($tunnel, kind => 'echo');
+    $client = IO::Socket::UNIX->new(Peer => $local) or die "connect to $local: $!\n";
+    pump(my $stream = Test::Stream->new($client, send => $SIZE, half_close => 'received'));
+    is($stream->sha256, pattern_sha256($SIZE), "$SIZE bytes are there and back");
+    ok($stream->{eof}, 'to a clean end');
+
+    eval { PVE::Tunnel::write_tunnel($tunnel, 10, 'reboot') };
+    like($@, qr/unknown command 'reboot'/, 'what the worker refuses is an error with its reason');
+
+    PVE::Tunnel::finish_tunnel($tunnel);
+    is(kill(0, $tunnel->{pid}), 0, 'at the end the process is gone');
+    ok(!-e $local, 'and the forward');
+    is(scalar(grep { m/still running|SIGKILL/ } @told), 0, 'without a signal');
+    return;
+}
+
+sub open_tunnel ($node, $log) {
+    my $connection = {
+        protocol => 'https',
+        host => $node->{address},
+        port => $node->{port},
+        apitoken => $node->{token},
+        cached_fingerprints => { $node->{fingerprint} => 1 },
+    };
+    my $url = $node->url('qemu', 100, 'mtunnelwebsocket') =~ s/\Ahttps/wss/r;
+    STDOUT->flush;
+    open my $saved, '>&', \*STDOUT or die "dup: $!\n";
+    open STDOUT, '>>', $task_log or die "$task_log: $!\n";
+    my $tunnel = eval {
+        PVE::Tunnel::fork_websocket_tunnel(
+            $connection, "/nodes/$node->{name}/qemu/100/mtunnel",
+            {}, { url => $url }, $log
+        );
+    };
+    my $error = $@;
+    open STDOUT, '>&', $saved or die "dup: $!\n";
+    die $error if !$tunnel;
+    return $tunnel;
+}
+
+sub forward ($tunnel, %socket) {
+    my $opened = PVE::Tunnel::write_tunnel($tunnel, 10, 'open', \%socket);
+    my $local = "$dir/forward";
+    PVE::Tunnel::forward_unix_socket($tunnel, $local, $opened->{socket});
+    return ($opened->{socket}, $local);
+}
