@@ -215,10 +215,15 @@ impl Answers {
         loop {
             let line = {
                 let mut waiting = self.lock();
-                match waiting.pop_front() {
-                    Some(Waiting::Answered(line)) => line,
-                    Some(other) => {
-                        waiting.push_front(other);
+                // The caller sees only its own answers: those of ours that are still to come hold
+                // none of them up.
+                let first = waiting
+                    .iter()
+                    .position(|entry| !matches!(entry, Waiting::Ours(_)));
+                match first.and_then(|first| Some((first, waiting.remove(first)?))) {
+                    Some((_, Waiting::Answered(line))) => line,
+                    Some((first, other)) => {
+                        waiting.insert(first, other);
                         break;
                     }
                     None => break,
