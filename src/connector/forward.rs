@@ -27,7 +27,7 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -40,7 +40,10 @@ const BACKLOG: i32 = 256;
 
 /// How long to wait before trying again when the system has no descriptor left for one more
 /// connection.
-const EXHAUSTED: Duration = Duration::from_millis(100);
+const EXHAUSTED: Duration = Duration::from_millis(500);
+
+/// Names to try for a fresh socket; others may have left files of the same name behind.
+const NAMES: u32 = 100;
 
 /// Why a forward could not be set up.
 #[derive(Debug, Error)]
@@ -75,6 +78,11 @@ pub(super) struct Forward {
 }
 
 impl Forward {
+    /// Where it listens.
+    pub(super) fn path(&self) -> &Path {
+        &self.socket.path
+    }
+
     /// Binds the local socket.
     pub(super) fn new(
         data: ForwardData,
@@ -101,17 +109,30 @@ impl Forward {
         })
     }
 
-    /// Accepts connections until dropped.
-    pub(super) async fn run(mut self) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    /// Accepts connections until the path is another forward's and nobody waits any more, then
+    /// carries those it has to their ends.
+    pub(super) async fn run(mut self, replaced: Arc<Notify>) {
         let mut connections = JoinSet::new();
+        self.accept(&mut connections, &replaced).await;
+        // The socket goes, and our hold on the control connection.
+        drop(self);
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn accept(&mut self, connections: &mut JoinSet<()>, replaced: &Notify) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let name = self.socket.path.display().to_string();
         for number in 1_u64.. {
             // The semaphore is never closed.
             let Ok(place) = places.clone().acquire_owned().await else {
                 return;
             };
-            if let Err(error) = self.socket.wait().await {
+            let waited = tokio::select! {
+                biased;
+                waited = self.socket.wait() => waited,
+                () = replaced.notified() => return,
+            };
+            if let Err(error) = waited {
                 self.log
                     .line(format_args!("forward '{name}': cannot wait: {error}"));
                 return;
@@ -123,15 +144,19 @@ impl Forward {
                     self.log.line(format_args!(
                         "forward '{name}': connection {number}: {error}"
                     ));
-                    if let Err(error) = self.socket.reset() {
-                        self.log
-                            .line(format_args!("forward '{name}': cannot listen on: {error}"));
-                        return;
+                    match self.socket.reset() {
+                        Ok(()) => {}
+                        Err(error) if is_exhaustion(&error) => sleep(EXHAUSTED).await,
+                        Err(error) => {
+                            self.log
+                                .line(format_args!("forward '{name}': cannot listen on: {error}"));
+                            return;
+                        }
                     }
                     continue;
                 }
             };
-            let Some(local) = self.socket.accept().await else {
+            let Some(local) = self.take(&name, number).await else {
                 continue;
             };
             let log = self.log.clone();
@@ -142,6 +167,28 @@ impl Forward {
             });
             // Collects what has ended, so that the set holds only what runs.
             while connections.try_join_next().is_some() {}
+        }
+    }
+
+    /// Takes the connection over for which a websocket is open. None if it has gone.
+    async fn take(&self, name: &str, number: u64) -> Option<UnixStream> {
+        let mut told = false;
+        loop {
+            let error = match self.socket.accept() {
+                Ok(local) => return local,
+                Err(error) => error,
+            };
+            if !told {
+                self.log.line(format_args!(
+                    "forward '{name}': connection {number}: cannot accept it: {error}"
+                ));
+                told = true;
+            }
+            if !is_exhaustion(&error) {
+                return None;
+            }
+            // Its websocket stays: it is one thing less to find a descriptor for.
+            sleep(EXHAUSTED).await;
         }
     }
 
@@ -231,32 +278,53 @@ impl LocalSocket {
     }
 
     /// Takes a waiting connection over; none if it has gone.
-    async fn accept(&self) -> Option<UnixStream> {
+    fn accept(&self) -> io::Result<Option<UnixStream>> {
         match self.listener.get_ref().accept() {
             Ok((stream, _)) => {
-                stream.set_nonblocking(true).ok()?;
-                UnixStream::from_std(stream).ok()
+                stream.set_nonblocking(true)?;
+                UnixStream::from_std(stream).map(Some)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(_) => {
-                sleep(EXHAUSTED).await;
-                None
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     /// Resets everybody who waits: a new socket takes the path over in one step, and the old one's
-    /// queue ends with it.
+    /// queue ends with it. A path that is no longer ours stays as it is.
     fn reset(&mut self) -> io::Result<()> {
-        let name = self.path.with_file_name(format!(".{}", std::process::id()));
-        let (listener, identity) = listen(&name)?;
-        if let Err(error) = fs::rename(&name, &self.path) {
+        let (name, listener, identity) = self.listen_beside()?;
+        let renamed = if is_at(&self.path, self.identity) {
+            fs::rename(&name, &self.path)
+        } else {
+            Err(io::Error::other("its path was removed or taken over"))
+        };
+        if let Err(error) = renamed {
             remove(&name, identity);
             return Err(error);
         }
         self.listener = listener;
         self.identity = identity;
         Ok(())
+    }
+
+    /// A socket in the same directory, under a name that nobody has.
+    fn listen_beside(&self) -> io::Result<(PathBuf, AsyncFd<UnixListener>, (u64, u64))> {
+        let pid = std::process::id();
+        let mut number = 0;
+        loop {
+            let name = match number {
+                0 => format!(".{pid}"),
+                _ => format!(".{pid}.{number}"),
+            };
+            let name = self.path.with_file_name(name);
+            match listen(&name) {
+                Ok((listener, identity)) => return Ok((name, listener, identity)),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && number < NAMES => {
+                    number += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -286,9 +354,22 @@ fn listen(path: &Path) -> io::Result<(AsyncFd<UnixListener>, (u64, u64))> {
 
 /// Removes a socket's path, unless somebody else's socket is there by now.
 fn remove(path: &Path, identity: (u64, u64)) {
-    let ours = fs::symlink_metadata(path)
-        .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == identity);
-    if ours {
+    if is_at(path, identity) {
         let _ = fs::remove_file(path);
     }
+}
+
+/// Whether a path names the socket of that device and inode. Both stay its own for as long as it is
+/// open, path or no path.
+fn is_at(path: &Path, identity: (u64, u64)) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == identity)
+}
+
+/// Whether the system lacks something that it may have again later.
+fn is_exhaustion(error: &io::Error) -> bool {
+    use libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(
+        error.raw_os_error(),
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)
+    )
 }

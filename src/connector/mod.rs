@@ -29,9 +29,11 @@ use signals::Signals;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
 
 /// The longest line on standard input or from the worker, in bytes. A guest's configuration with
@@ -176,13 +178,21 @@ fn outcome(joined: Result<Result<(), ControlError>, JoinError>) -> Result<(), Co
     joined.unwrap_or_else(|error| Err(ControlError::Io(io::Error::other(error))))
 }
 
+/// A forward's task, with what it takes to end its listening.
+struct Running {
+    path: PathBuf,
+    /// Another forward has the path now.
+    replaced: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
 struct Connector {
     input: Input,
     output: Arc<Output>,
     log: Arc<Log>,
     options: Arc<Options>,
     state: State,
-    forwards: Vec<JoinHandle<()>>,
+    forwards: Vec<Running>,
 }
 
 impl Connector {
@@ -255,7 +265,7 @@ impl Connector {
     }
 
     async fn forward(&mut self, data: ForwardData) -> Result<(), ConnectorError> {
-        self.forwards.retain(|forward| !forward.is_finished());
+        self.forwards.retain(|forward| !forward.task.is_finished());
         let State::Connected(control, _) = &self.state else {
             return self.refuse("forward: there is no control connection").await;
         };
@@ -269,7 +279,19 @@ impl Connector {
             self.log.clone(),
         ) {
             Ok(forward) => {
-                self.forwards.push(tokio::spawn(forward.run()));
+                let path = forward.path().to_owned();
+                // It could only be bound because the path was free: a caller that uses it for one
+                // disk after the other has removed the last one's socket.
+                for before in self.forwards.iter().filter(|before| before.path == path) {
+                    before.replaced.notify_one();
+                }
+                let replaced = Arc::new(Notify::new());
+                let task = tokio::spawn(forward.run(replaced.clone()));
+                self.forwards.push(Running {
+                    path,
+                    replaced,
+                    task,
+                });
                 self.answer(protocol::success()).await
             }
             Err(error) => self.refuse(&error.to_string()).await,
@@ -318,8 +340,8 @@ impl Connector {
     /// Ends every forward: sockets are removed, connections that are not over fail.
     async fn stop_forwards(&mut self) {
         for forward in self.forwards.drain(..) {
-            forward.abort();
-            let _ = forward.await;
+            forward.task.abort();
+            let _ = forward.task.await;
         }
     }
 }
