@@ -248,6 +248,30 @@ fn a_wrong_frame_ends_its_connection_and_no_other() {
 }
 
 #[test]
+fn a_record_that_was_tampered_with_is_an_error_even_after_our_close_frame() {
+    let target = target(|request| {
+        let mut tls = request.accept();
+        until_close(&mut tls);
+        tls.write_all(&frame(b"half of it")).unwrap();
+        tls.flush().unwrap();
+        let (_, mut tcp) = tls.into_parts();
+        // A record of application data that no key of this connection has made.
+        tcp.write_all(&[0x17, 3, 3, 0, 32]).unwrap();
+        tcp.write_all(&[0x55; 32]).unwrap();
+        let _ = read_out(&tcp);
+    });
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/tampered");
+    local.write_all(b"please").unwrap();
+    local.shutdown(Shutdown::Write).unwrap();
+    let (data, end) = read_out(&local);
+    assert_eq!(data, b"half of it");
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let log = connector.finish().log;
+    assert!(log.contains("receiving from the target failed"), "{log}");
+}
+
+#[test]
 fn a_connection_that_cannot_be_opened_is_reset_and_the_next_one_works() {
     let refuse = Mutex::new(true);
     let target = Target::new(move |mut request| match request.socket() {
