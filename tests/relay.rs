@@ -17,7 +17,8 @@ enum Said {
     Close,
 }
 
-/// The sending half of a wire, which owes a pong after the first data and ends the other half by its own end.
+/// The sending half of a wire, which owes a pong after the first data and ends the other half by
+/// its own end.
 struct Sending {
     said: Arc<Mutex<Vec<Said>>>,
     owed: Notify,

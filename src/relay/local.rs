@@ -76,8 +76,8 @@ impl Local {
     /// without the end of stream that it would take for success, until it writes or goes away.
     pub async fn fail(self) {
         loop {
-            // A peer that will write nothing more can only go away, which shows on the writing side;
-            // the reading side is ready for good and would wake us without end.
+            // A peer that will write nothing more can only go away, which shows on the writing
+            // side; the reading side is ready for good and would wake us without end.
             let interest = if self.hung_up() {
                 Interest::WRITABLE
             } else {
