@@ -8,6 +8,7 @@ use v5.36;
 use FindBin ();
 use lib "$FindBin::RealBin/lib";
 
+use IO::Select ();
 use Test::More;
 use Time::HiRes ();
 
@@ -73,6 +74,8 @@ subtest 'a program that stops reading is cut off by pveproxy' => sub {
     my ($remote, $local) = $connector->open(kind => 'source', bytes => $SIZE);
     my $before = $connector->memory;
     my $stream = stream($connector, $local, half_close => 'never');
+    # The worker waits for the result and for nothing else: the ticket has to have been made.
+    ok(IO::Select->new($stream->{socket})->can_read(30), 'the stream begins');
     my $result = $connector->command('result', socket => $remote);
     is($result->{bytes}, $SIZE, 'pveproxy takes everything');
     stays_small($connector, $before);
