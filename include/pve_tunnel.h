@@ -28,8 +28,8 @@
 
 // What a function returned: 0, or one of these negative numbers.
 //
-// Numbers never change their meaning; later versions may add some, so treat an unknown negative number as a
-// failure.
+// Numbers never change their meaning; later versions may add some, so treat an unknown negative
+// number as a failure.
 enum pve_tunnel_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
@@ -47,9 +47,11 @@ enum pve_tunnel_status
     PVE_TUNNEL_STATUS_TOO_LONG = -4,
     // What a peer sent breaks the protocol.
     PVE_TUNNEL_STATUS_PROTOCOL = -5,
-    // The operating system or the network refused; the message says what was tried and why it failed.
+    // The operating system or the network refused; the message says what was tried and why it
+    // failed.
     PVE_TUNNEL_STATUS_IO = -6,
-    // Understood, and declined: a plan that is not possible, an endpoint that is not safe, a handle that is broken.
+    // Understood, and declined: a plan that is not possible, an endpoint that is not safe, a
+    // handle that is broken.
     PVE_TUNNEL_STATUS_REFUSED = -7,
     // The handle was made by another process, before a fork.
     PVE_TUNNEL_STATUS_WRONG_PROCESS = -8,
@@ -64,8 +66,8 @@ typedef int32_t pve_tunnel_status;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-// One end of a websocket connection after its upgrade: takes wire bytes apart into frames, and makes frames. Does
-// no I/O.
+// One end of a websocket connection after its upgrade: takes wire bytes apart into frames, and
+// makes frames. Does no I/O.
 typedef struct pve_tunnel_codec pve_tunnel_codec;
 
 #ifdef __cplusplus
@@ -74,22 +76,25 @@ extern "C" {
 
 // Number of the ABI of the library that is loaded.
 //
-// Who loads it with dlopen compares this with `PVE_TUNNEL_ABI_VERSION` of the header; who links gets the same
-// check from the soname.
+// Who loads it with dlopen compares this with `PVE_TUNNEL_ABI_VERSION` of the header; who links
+// gets the same check from the soname.
 //
 // Threads: any. Leaves the last message and status as they are.
 uint32_t pve_tunnel_abi_version(void);
 
-// Version of the software, such as "0.1.0". Belongs to the library, valid as long as it is loaded, never NULL.
+// Version of the software, such as "0.1.0". Belongs to the library, valid as long as it is loaded,
+// never NULL.
 //
 // Threads: any. Leaves the last message and status as they are.
 const char *pve_tunnel_version(void);
 
-// Message of the last failure in the calling thread, one line of UTF-8 that starts with the function's name.
+// Message of the last failure in the calling thread, one line of UTF-8 that starts with the
+// function's name.
 //
-// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to the library and
-// is valid until the thread's next call that returns a status (or makes one to be read here, as
-// `pve_tunnel_codec_free` in the wrong process does), or until the thread ends. It holds no ticket, token or key.
+// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to
+// the library and is valid until the thread's next call that returns a status (or makes one to be
+// read here, as `pve_tunnel_codec_free` in the wrong process does), or until the thread ends. It
+// holds no ticket, token or key.
 //
 // Threads: any; each has its own.
 const char *pve_tunnel_last_error(void);
@@ -105,29 +110,33 @@ int32_t pve_tunnel_last_status(void);
 //
 // NULL is allowed and does nothing. The last message and status stay as they are.
 //
-// Threads: any, not only the one that got the string. After a fork parent and child each free their own copy.
+// Threads: any, not only the one that got the string. After a fork parent and child each free
+// their own copy.
 //
 // # Safety
 //
-// `text` is NULL or came from this library as `char **`, was not changed in length, and is freed once.
+// `text` is NULL or came from this library as `char **`, was not changed in length, and is freed
+// once.
 void pve_tunnel_string_free(char *text);
 
 // Frees bytes that a function of this library gave out.
 //
 // NULL is allowed and does nothing. The last message and status stay as they are.
 //
-// Threads: any, not only the one that got the bytes. After a fork parent and child each free their own copy.
+// Threads: any, not only the one that got the bytes. After a fork parent and child each free their
+// own copy.
 //
 // # Safety
 //
-// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with it, and both are
-// given once.
+// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with
+// it, and both are given once.
 void pve_tunnel_bytes_free(uint8_t *bytes, size_t len);
 
-// Masks or unmasks bytes in place, as RFC 6455 section 5.3 says: byte i is XORed with key byte (phase + i) mod 4.
+// Masks or unmasks bytes in place, as RFC 6455 section 5.3 says: byte i is XORed with key byte
+// (phase + i) mod 4.
 //
-// Doing it twice with the same key and phase gives the bytes back. To go on in the middle of a payload, add the
-// number of bytes already done to `phase`; only its value modulo 4 counts.
+// Doing it twice with the same key and phase gives the bytes back. To go on in the middle of a
+// payload, add the number of bytes already done to `phase`; only its value modulo 4 counts.
 //
 // `data` may be NULL if `len` is 0. `key` has 4 bytes.
 //
@@ -151,10 +160,11 @@ int32_t pve_tunnel_mask(uint8_t *data, size_t len, const uint8_t *key, size_t ph
 //
 // `out` gets the codec, to be freed with `pve_tunnel_codec_free`.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `options` is no such object.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `options` is no such
+// object.
 //
-// Threads: any. A codec may be used by any thread; calls from several take turns. After a fork it belongs to the
-// process that made it: in the other one every call gives WRONG_PROCESS.
+// Threads: any. A codec may be used by any thread; calls from several take turns. After a fork it
+// belongs to the process that made it: in the other one every call gives WRONG_PROCESS.
 //
 // # Safety
 //
@@ -164,20 +174,22 @@ int32_t pve_tunnel_codec_new(const char *options,
 
 // Frees a codec.
 //
-// NULL is allowed and does nothing. In a process that did not make the codec (after a fork) nothing is released,
-// and `pve_tunnel_last_status` says WRONG_PROCESS; otherwise the last message and status stay as they are.
+// NULL is allowed and does nothing. In a process that did not make the codec (after a fork)
+// nothing is released, and `pve_tunnel_last_status` says WRONG_PROCESS; otherwise the last message
+// and status stay as they are.
 //
 // Threads: any, but no other call on this codec may be under way.
 //
 // # Safety
 //
-// `codec` is NULL or came from `pve_tunnel_codec_new`, and is freed once in the process that made it.
+// `codec` is NULL or came from `pve_tunnel_codec_new`, and is freed once in the process that made
+// it.
 void pve_tunnel_codec_free(struct pve_tunnel_codec *codec);
 
 // Gives bytes from the wire to a codec, which copies what it needs.
 //
-// Then call `pve_tunnel_codec_next` until it has nothing more: what is not taken out piles up in memory. `data`
-// may be NULL if `len` is 0.
+// Then call `pve_tunnel_codec_next` until it has nothing more: what is not taken out piles up in
+// memory. `data` may be NULL if `len` is 0.
 //
 // Errors: NULL_POINTER; TOO_LONG above 16 MiB a call; WRONG_PROCESS.
 //
@@ -188,18 +200,18 @@ int32_t pve_tunnel_codec_feed(struct pve_tunnel_codec *codec, const uint8_t *dat
 
 // Takes the next piece out of what was fed.
 //
-// `opcode` gets what it is: 0 nothing yet, feed more; 1 text; 2 binary; 8 close; 9 ping; 10 pong. `payload` and
-// `len` get the unmasked bytes, to be freed with `pve_tunnel_bytes_free`; one NUL byte follows them that `len`
-// does not count. For 0, `payload` is NULL and `len` 0.
+// `opcode` gets what it is: 0 nothing yet, feed more; 1 text; 2 binary; 8 close; 9 ping; 10 pong.
+// `payload` and `len` get the unmasked bytes, to be freed with `pve_tunnel_bytes_free`; one NUL
+// byte follows them that `len` does not count. For 0, `payload` is NULL and `len` 0.
 //
-// Text and binary come piece by piece as their bytes arrive, each with the opcode of its message; `end` is true on
-// the message's last piece, which may be empty. What is text is not checked to be UTF-8. Control frames come
-// whole, may come between pieces, and always have `end` true. The payload of a close is empty, or a two-byte code
-// in network byte order and a reason in UTF-8; nothing comes after a close. Answering pings and closes is the
-// caller's.
+// Text and binary come piece by piece as their bytes arrive, each with the opcode of its message;
+// `end` is true on the message's last piece, which may be empty. What is text is not checked to be
+// UTF-8. Control frames come whole, may come between pieces, and always have `end` true. The
+// payload of a close is empty, or a two-byte code in network byte order and a reason in UTF-8;
+// nothing comes after a close. Answering pings and closes is the caller's.
 //
-// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer broke RFC 6455 or the frame limit. After PROTOCOL the
-// stream cannot be understood any more: end the connection and free the codec.
+// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer broke RFC 6455 or the frame limit.
+// After PROTOCOL the stream cannot be understood any more: end the connection and free the codec.
 //
 // # Safety
 //
@@ -212,14 +224,16 @@ int32_t pve_tunnel_codec_next(struct pve_tunnel_codec *codec,
 
 // Makes the wire bytes that carry a payload.
 //
-// `opcode` is 1 text, 2 binary, 8 close, 9 ping or 10 pong. Text and binary longer than 131072 bytes become
-// several frames, each a whole message (FIN), because that is all pveproxy takes. The others have at most 125
-// bytes; a close is empty or begins with its code in network byte order. `data` may be NULL if `len` is 0.
+// `opcode` is 1 text, 2 binary, 8 close, 9 ping or 10 pong. Text and binary longer than 131072
+// bytes become several frames, each a whole message (FIN), because that is all pveproxy takes. The
+// others have at most 125 bytes; a close is empty or begins with its code in network byte order.
+// `data` may be NULL if `len` is 0.
 //
 // `out` and `out_len` get the bytes to send, to be freed with `pve_tunnel_bytes_free`.
 //
-// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB a call or 125 bytes in a close, ping or pong;
-// INVALID_ARGUMENT for another opcode; IO if the system gives no random bytes for the mask.
+// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB a call or 125 bytes in a close, ping
+// or pong; INVALID_ARGUMENT for another opcode; IO if the system gives no random bytes for the
+// mask.
 //
 // # Safety
 //
@@ -231,12 +245,14 @@ int32_t pve_tunnel_codec_encode(struct pve_tunnel_codec *codec,
                                 uint8_t **out,
                                 size_t *out_len);
 
-// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it the way Proxmox
-// VE does: 32 upper-case hexadecimal pairs with colons between them (95 characters).
+// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it
+// the way Proxmox VE does: 32 upper-case hexadecimal pairs with colons between them (95
+// characters).
 //
 // `canonical` gets the text, to be freed with `pve_tunnel_string_free`.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if it is no such fingerprint.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if it is no such
+// fingerprint.
 //
 // Threads: any.
 //
@@ -247,14 +263,15 @@ int32_t pve_tunnel_fingerprint_parse(const char *text, char **canonical);
 
 // Reads the answer of a tunnel worker to the `version` command.
 //
-// `json` is the line as it came, such as {"success":1,"api":2,"age":0,"caps":["insecure-remote"]}. `out` gets
-// {"api":2,"age":0,"caps":["insecure-remote"],"unknown":[]}: `caps` has the capabilities this library knows,
-// `unknown` those it does not, which change nothing. No `caps` in the reply means none. To be freed with
-// `pve_tunnel_string_free`.
+// `json` is the line as it came, such as {"success":1,"api":2,"age":0,"caps":["insecure-remote"]}.
+// `out` gets {"api":2,"age":0,"caps":["insecure-remote"],"unknown":[]}: `caps` has the
+// capabilities this library knows, `unknown` those it does not, which change nothing. No `caps` in
+// the reply means none. To be freed with `pve_tunnel_string_free`.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if it is no such reply, including `caps` that is
-// not an array of at most 64 strings of at most 64 characters from [a-z0-9-]; REFUSED if the reply is an error, or
-// if the target speaks no version of the tunnel that this library speaks. The message says which node to upgrade.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if it is no such reply, including
+// `caps` that is not an array of at most 64 strings of at most 64 characters from [a-z0-9-];
+// REFUSED if the reply is an error, or if the target speaks no version of the tunnel that this
+// library speaks. The message says which node to upgrade.
 //
 // Threads: any.
 //
@@ -288,9 +305,9 @@ int32_t pve_tunnel_version_reply_parse(const char *json, char **out);
 //   warnings    array of sentences to show to the operator
 //   reason      one sentence: why this plane
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object; PROTOCOL if
-// a name in `caps` is malformed; REFUSED if what was asked for cannot be had: insecure is never turned into
-// anything else in silence. The message names the ways out.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such
+// object; PROTOCOL if a name in `caps` is malformed; REFUSED if what was asked for cannot be had:
+// insecure is never turned into anything else in silence. The message names the ways out.
 //
 // Threads: any.
 //
@@ -301,17 +318,19 @@ int32_t pve_tunnel_plan(const char *input, char **out);
 
 // Finds the address of this host that a migration uses.
 //
-// `network` is a CIDR such as "10.0.0.0/24" or "2001:db8::/64", an interface name, or NULL for the address that
-// `node_name` resolves to. Only addresses of interfaces that are up count; temporary, deprecated, tentative and
-// duplicate ones do not; there must be exactly one. Reads the kernel's list of addresses; without `network` it
-// asks the system's resolver, which may block.
+// `network` is a CIDR such as "10.0.0.0/24" or "2001:db8::/64", an interface name, or NULL for the
+// address that `node_name` resolves to. Only addresses of interfaces that are up count; temporary,
+// deprecated, tentative and duplicate ones do not; there must be exactly one. Reads the kernel's
+// list of addresses; without `network` it asks the system's resolver, which may block.
 //
-// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"}, where `uri_host`
-// has brackets around IPv6 as URIs need them. To be freed with `pve_tunnel_string_free`.
+// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"},
+// where `uri_host` has brackets around IPv6 as URIs need them. To be freed with
+// `pve_tunnel_string_free`.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `network` or `node_name` is
-// malformed; REFUSED if no address or more than one is left, with what was seen and why each lost; IO if the
-// kernel or the resolver refused, or a signal handler ran meanwhile (it is not tried again, so that alarm works).
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `network` or
+// `node_name` is malformed; REFUSED if no address or more than one is left, with what was seen and
+// why each lost; IO if the kernel or the resolver refused, or a signal handler ran meanwhile (it
+// is not tried again, so that alarm works).
 //
 // Threads: any.
 //
@@ -322,12 +341,12 @@ int32_t pve_tunnel_network_address(const char *network, const char *node_name, c
 
 // Binds the first free port of 60000 to 60049 on exactly this address, and listens.
 //
-// `address` is a literal IPv4 or IPv6 address of this host. `fd` gets the listening TCP socket, close-on-exec and
-// blocking, which belongs to the caller and is to be closed by the caller; `port` gets its port in host byte
-// order.
+// `address` is a literal IPv4 or IPv6 address of this host. `fd` gets the listening TCP socket,
+// close-on-exec and blocking, which belongs to the caller and is to be closed by the caller;
+// `port` gets its port in host byte order.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `address` is not one literal
-// address; IO if it is not an address of this host or no port is free.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `address` is not
+// one literal address; IO if it is not an address of this host or no port is free.
 //
 // Threads: any.
 //
@@ -336,18 +355,19 @@ int32_t pve_tunnel_network_address(const char *network, const char *node_name, c
 // `address` is a C string, `fd` and `port` are writable.
 int32_t pve_tunnel_port_bind(const char *address, int *fd, uint16_t *port);
 
-// Checks an endpoint that a migration target announced, before anything connects to it. Does no I/O.
+// Checks an endpoint that a migration target announced, before anything connects to it. Does no
+// I/O.
 //
-// `input` is a JSON object: `migrate` ({"proto":"tcp","addr":"192.0.2.7","port":60000}) or `nbd_uri`
-// ("nbd:192.0.2.7:60001:exportname=drive-scsi0"), exactly one of them; `network`, a CIDR or null;
-// `allow_loopback`, true for tests only.
+// `input` is a JSON object: `migrate` ({"proto":"tcp","addr":"192.0.2.7","port":60000}) or
+// `nbd_uri` ("nbd:192.0.2.7:60001:exportname=drive-scsi0"), exactly one of them; `network`, a CIDR
+// or null; `allow_loopback`, true for tests only.
 //
 // `out` gets {"address":"192.0.2.7","port":60000,"uri":"tcp:192.0.2.7:60000"}, for `nbd_uri` with
 // "export":"drive-scsi0". To be freed with `pve_tunnel_string_free`.
 //
-// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object or its
-// `network` no CIDR; REFUSED if the endpoint is not a literal address with a port of 60000 to 60049 inside the
-// network, or is loopback, multicast or unspecified.
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such
+// object or its `network` no CIDR; REFUSED if the endpoint is not a literal address with a port of
+// 60000 to 60049 inside the network, or is loopback, multicast or unspecified.
 //
 // Threads: any.
 //
@@ -358,9 +378,10 @@ int32_t pve_tunnel_endpoint_check(const char *input, char **out);
 
 // Runs the source's end of a tunnel until its input ends.
 //
-// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands from `input`, writes
-// answers to `output`, and one line for each thing worth telling to `log`, or nowhere if that is -1. Forwards' UNIX
-// sockets are made with mode 0600 and removed at the end. Bad lines get an answer line that says so, and it goes on.
+// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands
+// from `input`, writes answers to `output`, and one line for each thing worth telling to `log`, or
+// nowhere if that is -1. Forwards' UNIX sockets are made with mode 0600 and removed at the end.
+// Bad lines get an answer line that says so, and it goes on.
 //
 // `options` is NULL for the defaults, or a JSON object whose members are all optional:
 //
@@ -372,19 +393,22 @@ int32_t pve_tunnel_endpoint_check(const char *input, char **out);
 //
 // Times are in seconds, from 0.001 to 3600.
 //
-// Ends with 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) stay the caller's: they are
-// not closed, and not made non-blocking.
+// Ends with 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) stay
+// the caller's: they are not closed, and not made non-blocking.
 //
-// Meanwhile SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread. One of the first four ends
-// it, with IO; once everything is cleaned up and the signal mask restored, the signal is raised again, so that the
-// caller's handler or the default action takes it. A reader that went away is an error and no SIGPIPE. Handlers are
-// never touched. Resolving a host name starts a thread, which may live on until the resolver gives up.
+// Meanwhile SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread. One of
+// the first four ends it, with IO; once everything is cleaned up and the signal mask restored, the
+// signal is raised again, so that the caller's handler or the default action takes it. A reader
+// that went away is an error and no SIGPIPE. Handlers are never touched. Resolving a host name
+// starts a thread, which may live on until the resolver gives up.
 //
-// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; PROTOCOL if
-// the worker sends a line above 1 MiB; IO if `input` or `output` fail, a connection that was asked for could not be
-// opened, the control connection ended before `input` did, or a signal came.
+// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of
+// options; PROTOCOL if the worker sends a line above 1 MiB; IO if `input` or `output` fail, a
+// connection that was asked for could not be opened, the control connection ended before `input`
+// did, or a signal came.
 //
-// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on different descriptors.
+// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on
+// different descriptors.
 //
 // # Safety
 //

@@ -1,7 +1,7 @@
 //! The worker's version reply, its capabilities, and the plan made of them.
 //!
-//! Everything here is a pure function over plain data: the caller does the talking, this room decides. Both ends of a
-//! migration use it, so that they cannot come to different plans.
+//! Everything here is a pure function over plain data: the caller does the talking, this room
+//! decides. Both ends of a migration use it, so that they cannot come to different plans.
 //!
 //! * [`parse_version`] reads the reply to `version` and checks that the two ends speak to each other at all;
 //! * [`Capabilities`] is what a target promises, [`Capabilities::merge`] joins what it says in two places;
@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-/// Most names in one `caps` list: many times what exists, and a bound on what a reply can make us keep.
+/// Most names in one `caps` list: many times what exists, and a bound on what a reply can make us
+/// keep.
 pub const MAX_CAPS: usize = 64;
 
 /// Longest capability name, in characters.
@@ -30,7 +31,8 @@ pub const MAX_CAP_LEN: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
-    /// `insecure-remote`: its `start` command accepts QEMU listening on clear TCP on the migration network.
+    /// `insecure-remote`: its `start` command accepts QEMU listening on clear TCP on the migration
+    /// network.
     InsecureRemote,
     /// `direct-tls`: it can run a listener that speaks the `tls` plane.
     DirectTls,
@@ -69,12 +71,12 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Reads the value of `caps`: an array of at most [`MAX_CAPS`] strings of 1 to [`MAX_CAP_LEN`] characters from
-    /// `[a-z0-9-]`. Duplicates become one.
+    /// Reads the value of `caps`: an array of at most [`MAX_CAPS`] strings of 1 to [`MAX_CAP_LEN`]
+    /// characters from `[a-z0-9-]`. Duplicates become one.
     ///
     /// # Errors
-    /// Anything else, named with its place in the list. A list that is partly wrong is wrong: what a target can do
-    /// decides whether guest data travels in clear text, so nothing is guessed.
+    /// Anything else, named with its place in the list. A list that is partly wrong is wrong: what
+    /// a target can do decides whether guest data travels in clear text, so nothing is guessed.
     pub fn from_json(value: &Value) -> Result<Self, CapabilityError> {
         let Value::Array(list) = value else {
             return Err(CapabilityError::CapsNotArray {
@@ -97,8 +99,8 @@ impl Capabilities {
         Ok(all)
     }
 
-    /// As [`Capabilities::from_json`], from names that are strings already. There is no limit on their number here:
-    /// the lists they come from, which may have been merged, had one each.
+    /// As [`Capabilities::from_json`], from names that are strings already. There is no limit on
+    /// their number here: the lists they come from, which may have been merged, had one each.
     ///
     /// # Errors
     /// A name that is empty, too long, or has other characters.
@@ -115,7 +117,8 @@ impl Capabilities {
         self.caps.contains(&capability)
     }
 
-    /// What either list names, each name once: the version reply and a seam's `hello` may both carry `caps`.
+    /// What either list names, each name once: the version reply and a seam's `hello` may both
+    /// carry `caps`.
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {
         let mut all = self.clone();

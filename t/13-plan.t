@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# version_reply_parse and plan: what a target said becomes what to do, in Perl's own terms. The whole
-# decision table is tested where it is made; here, that nothing of it is lost on the way.
+# version_reply_parse and plan: what a target said becomes what to do, in Perl's own terms. The
+# whole decision table is tested where it is made; here, that nothing of it is lost on the way.
 
 use v5.36;
 

@@ -1,6 +1,7 @@
 #!/usr/bin/perl
 
-# endpoint_check: what a target announces for QEMU's own connections is taken strictly or not at all.
+# endpoint_check: what a target announces for QEMU's own connections is taken strictly or not at
+# all.
 
 use v5.36;
 

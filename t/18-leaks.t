@@ -10,8 +10,8 @@ use PVE::Tunnel::Native;
 
 my $CALLS = 100_000;
 my $WARM_UP = 2_000; # caches of Perl and of the allocator fill up here
-# What the allocator may add over all calls. A leak of the smallest block malloc has, 32 bytes, at each
-# call would be 3125 KiB.
+# What the allocator may add over all calls. A leak of the smallest block malloc has, 32 bytes, at
+# each call would be 3125 KiB.
 my $LIMIT_KIB = 1024;
 
 my $WIRE = pack('H*', '810548656c6c6f');

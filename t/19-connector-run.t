@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# connector_run as Perl calls it: in a child, with a pipe each way. What it does on the wire is tested
-# with the connector.
+# connector_run as Perl calls it: in a child, with a pipe each way. What it does on the wire is
+# tested with the connector.
 
 use v5.36;
 

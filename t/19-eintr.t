@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# Signals during a call: PVE sets its time limits with alarm and a handler that dies, which must come
-# through, inside the eval that it was meant for.
+# Signals during a call: PVE sets its time limits with alarm and a handler that dies, which must
+# come through, inside the eval that it was meant for.
 
 use v5.36;
 

@@ -1,6 +1,7 @@
 #!/usr/bin/perl
 
-# Whole migrations, and then a search for token, tickets and ticket key in all that was printed, logged or shown by ps.
+# Whole migrations, and then a search for token, tickets and ticket key in all that was printed,
+# logged or shown by ps.
 use v5.36;
 
 use Fcntl qw(S_IMODE);
@@ -169,7 +170,8 @@ like($shown, qr/connector/, '... and the connector');
 
 my %secret = (token => $token =~ s/.*=//r, map { ("key $_" => $keys[$_]) } 0 .. $#keys);
 for my $i (0 .. $#tickets) {
-# The part behind the name and the time is what nobody may know; it looks the same however it is encoded.
+    # The part behind the name and the time is what nobody may know; it looks the same however it is
+    # encoded.
     ($secret{"ticket $i"}) = $tickets[$i] =~ /::([^:]{40,})\z/
         or die 'a ticket looks unlike a ticket';
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# The test node's front on PVE::APIServer::AnyEvent, the event loop that pveproxy itself is: the same
-# command line, ready line and tickets as `testnode`, so that the same tests run against both.
+# The test node's front on PVE::APIServer::AnyEvent, the event loop that pveproxy itself is: the
+# same command line, ready line and tickets as `testnode`, so that the same tests run against both.
 
 use v5.36;
 

@@ -1,6 +1,8 @@
-//! `include/pve_tunnel.h` is what cbindgen makes of `src/ffi`, and the library exports exactly what the header declares.
+//! `include/pve_tunnel.h` is what cbindgen makes of `src/ffi`, and the library exports exactly what
+//! the header declares.
 //!
-//! After a change of the ABI, write the header anew with `UPDATE_HEADER=1 cargo test --release --test header`.
+//! After a change of the ABI, write the header anew with `UPDATE_HEADER=1 cargo test --release
+//! --test header`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -20,9 +20,11 @@ use pve_tunnel::network::{
 
 #[test]
 fn real_interfaces() {
-    // A thread has a network namespace of its own if it asks for it; the programs it starts inherit it.
+    // A thread has a network namespace of its own if it asks for it; the programs it starts inherit
+    // it.
     let inside = thread::spawn(|| {
-        // SAFETY: changes nothing but the network namespace of this thread, which ends with the test.
+        // SAFETY: changes nothing but the network namespace of this thread, which ends with the
+        // test.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
             return Some(io::Error::last_os_error());
         }
@@ -71,7 +73,8 @@ fn own(text: &str) -> Option<InterfaceAddress> {
     all.into_iter().find(|own| own.address == ip(text))
 }
 
-/// Two pairs of connected interfaces; of the second pair one end stays down, so that the other has no carrier.
+/// Two pairs of connected interfaces; of the second pair one end stays down, so that the other has
+/// no carrier.
 fn ready() {
     run("ip link set lo up");
     run("ip link add mig0 type veth peer name mig1");

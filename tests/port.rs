@@ -14,7 +14,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A loopback address of this process and test alone, so that tests in parallel do not take each other's ports.
+/// A loopback address of this process and test alone, so that tests in parallel do not take each
+/// other's ports.
 fn own_loopback(test: u8) -> IpAddr {
     let process = std::process::id();
     IpAddr::from([127, test, (process >> 8) as u8, process as u8 | 1])

@@ -45,7 +45,8 @@ impl Plane {
 
 /// How a dial to the target's listener went.
 ///
-/// As JSON: `{"ok":true}` or `{"ok":false,"address":"192.0.2.7","port":60000,"error":"connection refused"}`.
+/// As JSON: `{"ok":true}` or `{"ok":false,"address":"192.0.2.7","port":60000,"error":"connection
+/// refused"}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dial {
@@ -63,8 +64,8 @@ pub struct Dial {
     pub error: Option<String>,
 }
 
-/// All that a plan depends on. Keys that are not listed here are refused: a misspelt `require_encryption` must not
-/// pass for `false`.
+/// All that a plan depends on. Keys that are not listed here are refused: a misspelt
+/// `require_encryption` must not pass for `false`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanInput {
@@ -93,7 +94,8 @@ pub struct PlanInput {
 pub struct Start {
     /// `tcp` for the `qemu` plane; `unix` for all others, where QEMU stays on UNIX sockets.
     pub statefile: String,
-    /// `insecure` for the `qemu` plane, `websocket` for all others: the one type a stock worker accepts.
+    /// `insecure` for the `qemu` plane, `websocket` for all others: the one type a stock worker
+    /// accepts.
     #[serde(rename = "type")]
     pub kind: String,
     /// The migration network, if one was given and the plane uses it.
@@ -196,8 +198,8 @@ pub enum PlanError {
 /// | insecure, encryption required | anything | error |
 ///
 /// # Errors
-/// The error rows above; a `tcp` listener that was dialled in vain, because clear text never turns into anything else
-/// in silence; malformed capability names; a malformed migration network.
+/// The error rows above; a `tcp` listener that was dialled in vain, because clear text never turns
+/// into anything else in silence; malformed capability names; a malformed migration network.
 pub fn plan(input: &PlanInput) -> Result<Plan, PlanError> {
     let offered = Capabilities::from_names(&input.caps)?;
     if let Some(network) = &input.migration_network {
@@ -292,7 +294,8 @@ fn insecure(input: &PlanInput, offered: &Capabilities) -> Result<Plan, PlanError
 
 fn qemu(input: &PlanInput, tcp: bool) -> Plan {
     let reason = "insecure was asked for and the target lets QEMU listen on clear TCP";
-    // A dial says nothing about QEMU's own ports, which open later; it does about the listener for offline volumes.
+    // A dial says nothing about QEMU's own ports, which open later; it does about the listener for
+    // offline volumes.
     let failed = failed_dial(input).filter(|_| tcp);
     let offline = if tcp && failed.is_none() {
         Plane::Tcp
@@ -343,8 +346,9 @@ fn finish(
     }
 }
 
-/// Clear text, and choosing the network guest data takes, are an administrator's decisions. The source's user is not
-/// known to the target's cluster, so that for clear text the target asks its own user again.
+/// Clear text, and choosing the network guest data takes, are an administrator's decisions. The
+/// source's user is not known to the target's cluster, so that for clear text the target asks its
+/// own user again.
 fn privileges(input: &PlanInput) -> Vec<Privilege> {
     let on = match (input.migration_type, &input.migration_network) {
         (MigrationType::Insecure, _) => vec![Node::Source, Node::Target],

@@ -1,7 +1,8 @@
 //! Perl scalars in JSON, and foreign text in messages.
 //!
-//! Perl has one scalar type: what was last used as a string is encoded as a string, so `2` may arrive as `"2"`, and
-//! false as `0`, `"0"`, `""`, `null` or `false`. Exactly these spellings are taken, nothing is rounded or trimmed.
+//! Perl has one scalar type: what was last used as a string is encoded as a string, so `2` may
+//! arrive as `"2"`, and false as `0`, `"0"`, `""`, `null` or `false`. Exactly these spellings are
+//! taken, nothing is rounded or trimmed.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;

@@ -33,11 +33,13 @@ pub fn parse_version(reply: &str) -> Result<VersionReply, CapabilityError> {
 }
 
 impl VersionReply {
-    /// Reads a version reply: `{"success":1,"api":2,"age":0,"caps":[…]}`. `api` and `age` may be decimal strings;
-    /// `caps` absent means none; other keys are those of a newer target and ignored.
+    /// Reads a version reply: `{"success":1,"api":2,"age":0,"caps":[…]}`. `api` and `age` may be
+    /// decimal strings; `caps` absent means none; other keys are those of a newer target and
+    /// ignored.
     ///
     /// # Errors
-    /// What is no such object; `success` present and false, with the target's `msg`; malformed `caps`.
+    /// What is no such object; `success` present and false, with the target's `msg`; malformed
+    /// `caps`.
     pub fn read(reply: &str) -> Result<Self, CapabilityError> {
         let value: Value =
             serde_json::from_str(reply).map_err(|error| CapabilityError::NotJson {
@@ -63,8 +65,8 @@ impl VersionReply {
         })
     }
 
-    /// Whether a source of version `own` can talk to this target: `own` must be at least `api - age` and at most
-    /// `api`, the comparison every caller of `PVE::Tunnel` makes.
+    /// Whether a source of version `own` can talk to this target: `own` must be at least `api -
+    /// age` and at most `api`, the comparison every caller of `PVE::Tunnel` makes.
     ///
     /// # Errors
     /// Which of the two nodes has to be upgraded.

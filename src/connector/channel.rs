@@ -167,7 +167,9 @@ impl Writer<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     buffer: Vec<u8>,
-    /// What of the buffer has no line end in it.
+    /// Where the line begins that comes next.
+    start: usize,
+    /// Where the search for its end goes on.
     searched: usize,
     /// The line that is arriving is above the limit.
     skipping: bool,
@@ -189,22 +191,23 @@ impl Lines {
             .iter()
             .position(|&byte| byte == b'\n');
         let Some(end) = found.map(|end| self.searched + end) else {
-            self.searched = self.buffer.len();
-            if self.searched > MAX_LINE {
+            // Only now, and not for each line, what was handed out makes room.
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            if self.buffer.len() > MAX_LINE {
                 self.skipping = true;
                 self.buffer.clear();
-                self.searched = 0;
             }
+            self.searched = self.buffer.len();
             return None;
         };
-        let rest = self.buffer.split_off(end + 1);
-        let mut line = std::mem::replace(&mut self.buffer, rest);
-        line.pop();
-        self.searched = 0;
+        let line = &self.buffer[self.start..end];
+        self.start = end + 1;
+        self.searched = self.start;
         if std::mem::take(&mut self.skipping) || line.len() > MAX_LINE {
             return Some(Line::TooLong);
         }
-        Some(Line::Whole(line))
+        Some(Line::Whole(line.to_vec()))
     }
 }
 

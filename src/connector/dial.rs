@@ -8,7 +8,7 @@ use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpStream, lookup_host};
@@ -164,7 +164,7 @@ impl Target {
         let request = self.request(ticket)?;
 
         let limit = options.connect_timeout;
-        let tcp = timeout(limit, self.connect())
+        let tcp = timeout(limit, self.connect(limit))
             .await
             .map_err(|_| self.timed_out("TCP connection", limit, ""))?
             .map_err(|cause| DialError::Connect {
@@ -220,12 +220,17 @@ impl Target {
         })
     }
 
-    /// Tries every address of the host in the resolver's order.
-    async fn connect(&self) -> io::Result<TcpStream> {
+    /// Tries every address of the host in the resolver's order, each for its share of `limit`, so
+    /// that one that does not answer leaves time for the next.
+    async fn connect(&self, limit: Duration) -> io::Result<TcpStream> {
+        let addresses: Vec<SocketAddr> = lookup_host((self.host.as_str(), self.port))
+            .await?
+            .collect();
+        let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in lookup_host((self.host.as_str(), self.port)).await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
                     stream.set_nodelay(true)?;
                     let keepalive = TcpKeepalive::new()
                         .with_time(KEEPALIVE_IDLE)
@@ -234,7 +239,11 @@ impl Target {
                     SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                     return Ok(stream);
                 }
-                Err(error) => last = error,
+                Ok(Err(error)) => last = error,
+                Err(_) => {
+                    let text = format!("no answer from {} within {share:?}", address.ip());
+                    last = io::Error::new(io::ErrorKind::TimedOut, text);
+                }
             }
         }
         Err(last)

@@ -95,7 +95,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, ProtocolError> {
     }
 }
 
-/// Reads a JSON object. serde alone would take an array for one, its elements for the fields in order.
+/// Reads a JSON object. serde alone would take an array for one, its elements for the fields in
+/// order.
 fn object<T: DeserializeOwned>(what: &'static str, value: Value) -> Result<T, ProtocolError> {
     if !value.is_object() {
         let cause = "not a JSON object".to_owned();

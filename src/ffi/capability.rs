@@ -10,14 +10,15 @@ use crate::capability::{self, CapabilityError, PlanError, PlanInput};
 
 /// Reads the answer of a tunnel worker to the `version` command.
 ///
-/// `json` is the line as it came, such as {"success":1,"api":2,"age":0,"caps":["insecure-remote"]}. `out` gets
-/// {"api":2,"age":0,"caps":["insecure-remote"],"unknown":[]}: `caps` has the capabilities this library knows,
-/// `unknown` those it does not, which change nothing. No `caps` in the reply means none. To be freed with
-/// `pve_tunnel_string_free`.
+/// `json` is the line as it came, such as {"success":1,"api":2,"age":0,"caps":["insecure-remote"]}.
+/// `out` gets {"api":2,"age":0,"caps":["insecure-remote"],"unknown":[]}: `caps` has the
+/// capabilities this library knows, `unknown` those it does not, which change nothing. No `caps` in
+/// the reply means none. To be freed with `pve_tunnel_string_free`.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if it is no such reply, including `caps` that is
-/// not an array of at most 64 strings of at most 64 characters from [a-z0-9-]; REFUSED if the reply is an error, or
-/// if the target speaks no version of the tunnel that this library speaks. The message says which node to upgrade.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if it is no such reply, including
+/// `caps` that is not an array of at most 64 strings of at most 64 characters from [a-z0-9-];
+/// REFUSED if the reply is an error, or if the target speaks no version of the tunnel that this
+/// library speaks. The message says which node to upgrade.
 ///
 /// Threads: any.
 ///
@@ -67,9 +68,9 @@ pub unsafe extern "C" fn pve_tunnel_version_reply_parse(
 ///   warnings    array of sentences to show to the operator
 ///   reason      one sentence: why this plane
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object; PROTOCOL if
-/// a name in `caps` is malformed; REFUSED if what was asked for cannot be had: insecure is never turned into
-/// anything else in silence. The message names the ways out.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such
+/// object; PROTOCOL if a name in `caps` is malformed; REFUSED if what was asked for cannot be had:
+/// insecure is never turned into anything else in silence. The message names the ways out.
 ///
 /// Threads: any.
 ///

@@ -13,12 +13,12 @@ use crate::websocket::{
     OpCode, Role,
 };
 
-/// Most bytes one call takes: an event loop has read that much at once from no socket, and a wrong length is caught
-/// early.
+/// Most bytes one call takes: an event loop has read that much at once from no socket, and a wrong
+/// length is caught early.
 const CALL_MAX: usize = 16 << 20;
 
-/// One end of a websocket connection after its upgrade: takes wire bytes apart into frames, and makes frames. Does
-/// no I/O.
+/// One end of a websocket connection after its upgrade: takes wire bytes apart into frames, and
+/// makes frames. Does no I/O.
 pub struct Codec(Handle<Ends>);
 
 struct Ends {
@@ -62,10 +62,11 @@ enum RoleName {
 ///
 /// `out` gets the codec, to be freed with `pve_tunnel_codec_free`.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `options` is no such object.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `options` is no such
+/// object.
 ///
-/// Threads: any. A codec may be used by any thread; calls from several take turns. After a fork it belongs to the
-/// process that made it: in the other one every call gives WRONG_PROCESS.
+/// Threads: any. A codec may be used by any thread; calls from several take turns. After a fork it
+/// belongs to the process that made it: in the other one every call gives WRONG_PROCESS.
 ///
 /// # Safety
 ///
@@ -88,14 +89,16 @@ pub unsafe extern "C" fn pve_tunnel_codec_new(options: *const c_char, out: *mut 
 
 /// Frees a codec.
 ///
-/// NULL is allowed and does nothing. In a process that did not make the codec (after a fork) nothing is released,
-/// and `pve_tunnel_last_status` says WRONG_PROCESS; otherwise the last message and status stay as they are.
+/// NULL is allowed and does nothing. In a process that did not make the codec (after a fork)
+/// nothing is released, and `pve_tunnel_last_status` says WRONG_PROCESS; otherwise the last message
+/// and status stay as they are.
 ///
 /// Threads: any, but no other call on this codec may be under way.
 ///
 /// # Safety
 ///
-/// `codec` is NULL or came from `pve_tunnel_codec_new`, and is freed once in the process that made it.
+/// `codec` is NULL or came from `pve_tunnel_codec_new`, and is freed once in the process that made
+/// it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_codec_free(codec: *mut Codec) {
     if codec.is_null() {
@@ -113,8 +116,8 @@ pub unsafe extern "C" fn pve_tunnel_codec_free(codec: *mut Codec) {
 
 /// Gives bytes from the wire to a codec, which copies what it needs.
 ///
-/// Then call `pve_tunnel_codec_next` until it has nothing more: what is not taken out piles up in memory. `data`
-/// may be NULL if `len` is 0.
+/// Then call `pve_tunnel_codec_next` until it has nothing more: what is not taken out piles up in
+/// memory. `data` may be NULL if `len` is 0.
 ///
 /// Errors: NULL_POINTER; TOO_LONG above 16 MiB a call; WRONG_PROCESS.
 ///
@@ -141,18 +144,18 @@ pub unsafe extern "C" fn pve_tunnel_codec_feed(
 
 /// Takes the next piece out of what was fed.
 ///
-/// `opcode` gets what it is: 0 nothing yet, feed more; 1 text; 2 binary; 8 close; 9 ping; 10 pong. `payload` and
-/// `len` get the unmasked bytes, to be freed with `pve_tunnel_bytes_free`; one NUL byte follows them that `len`
-/// does not count. For 0, `payload` is NULL and `len` 0.
+/// `opcode` gets what it is: 0 nothing yet, feed more; 1 text; 2 binary; 8 close; 9 ping; 10 pong.
+/// `payload` and `len` get the unmasked bytes, to be freed with `pve_tunnel_bytes_free`; one NUL
+/// byte follows them that `len` does not count. For 0, `payload` is NULL and `len` 0.
 ///
-/// Text and binary come piece by piece as their bytes arrive, each with the opcode of its message; `end` is true on
-/// the message's last piece, which may be empty. What is text is not checked to be UTF-8. Control frames come
-/// whole, may come between pieces, and always have `end` true. The payload of a close is empty, or a two-byte code
-/// in network byte order and a reason in UTF-8; nothing comes after a close. Answering pings and closes is the
-/// caller's.
+/// Text and binary come piece by piece as their bytes arrive, each with the opcode of its message;
+/// `end` is true on the message's last piece, which may be empty. What is text is not checked to be
+/// UTF-8. Control frames come whole, may come between pieces, and always have `end` true. The
+/// payload of a close is empty, or a two-byte code in network byte order and a reason in UTF-8;
+/// nothing comes after a close. Answering pings and closes is the caller's.
 ///
-/// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer broke RFC 6455 or the frame limit. After PROTOCOL the
-/// stream cannot be understood any more: end the connection and free the codec.
+/// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer broke RFC 6455 or the frame limit.
+/// After PROTOCOL the stream cannot be understood any more: end the connection and free the codec.
 ///
 /// # Safety
 ///
@@ -190,14 +193,16 @@ pub unsafe extern "C" fn pve_tunnel_codec_next(
 
 /// Makes the wire bytes that carry a payload.
 ///
-/// `opcode` is 1 text, 2 binary, 8 close, 9 ping or 10 pong. Text and binary longer than 131072 bytes become
-/// several frames, each a whole message (FIN), because that is all pveproxy takes. The others have at most 125
-/// bytes; a close is empty or begins with its code in network byte order. `data` may be NULL if `len` is 0.
+/// `opcode` is 1 text, 2 binary, 8 close, 9 ping or 10 pong. Text and binary longer than 131072
+/// bytes become several frames, each a whole message (FIN), because that is all pveproxy takes. The
+/// others have at most 125 bytes; a close is empty or begins with its code in network byte order.
+/// `data` may be NULL if `len` is 0.
 ///
 /// `out` and `out_len` get the bytes to send, to be freed with `pve_tunnel_bytes_free`.
 ///
-/// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB a call or 125 bytes in a close, ping or pong;
-/// INVALID_ARGUMENT for another opcode; IO if the system gives no random bytes for the mask.
+/// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB a call or 125 bytes in a close, ping
+/// or pong; INVALID_ARGUMENT for another opcode; IO if the system gives no random bytes for the
+/// mask.
 ///
 /// # Safety
 ///
@@ -220,7 +225,8 @@ pub unsafe extern "C" fn pve_tunnel_codec_encode(
         let data = unsafe { input::bytes(data, len, "data", CALL_MAX) }?;
         let opcode = opcode_to_send(opcode)?;
         let wire = codec.0.with(|ends| {
-            // Room for the payload, the header of each 128 KiB of it, and the NUL behind it: one allocation.
+            // Room for the payload, the header of each 128 KiB of it, and the NUL behind it: one
+            // allocation.
             let mut wire =
                 Vec::with_capacity(data.len() + MAX_HEADER * (data.len() / MAX_FRAME + 1) + 1);
             ends.encoder

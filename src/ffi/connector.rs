@@ -11,9 +11,10 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 
 /// Runs the source's end of a tunnel until its input ends.
 ///
-/// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands from `input`, writes
-/// answers to `output`, and one line for each thing worth telling to `log`, or nowhere if that is -1. Forwards' UNIX
-/// sockets are made with mode 0600 and removed at the end. Bad lines get an answer line that says so, and it goes on.
+/// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands
+/// from `input`, writes answers to `output`, and one line for each thing worth telling to `log`, or
+/// nowhere if that is -1. Forwards' UNIX sockets are made with mode 0600 and removed at the end.
+/// Bad lines get an answer line that says so, and it goes on.
 ///
 /// `options` is NULL for the defaults, or a JSON object whose members are all optional:
 ///
@@ -25,19 +26,22 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 ///
 /// Times are in seconds, from 0.001 to 3600.
 ///
-/// Ends with 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) stay the caller's: they are
-/// not closed, and not made non-blocking.
+/// Ends with 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) stay
+/// the caller's: they are not closed, and not made non-blocking.
 ///
-/// Meanwhile SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread. One of the first four ends
-/// it, with IO; once everything is cleaned up and the signal mask restored, the signal is raised again, so that the
-/// caller's handler or the default action takes it. A reader that went away is an error and no SIGPIPE. Handlers are
-/// never touched. Resolving a host name starts a thread, which may live on until the resolver gives up.
+/// Meanwhile SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread. One of
+/// the first four ends it, with IO; once everything is cleaned up and the signal mask restored, the
+/// signal is raised again, so that the caller's handler or the default action takes it. A reader
+/// that went away is an error and no SIGPIPE. Handlers are never touched. Resolving a host name
+/// starts a thread, which may live on until the resolver gives up.
 ///
-/// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of options; PROTOCOL if
-/// the worker sends a line above 1 MiB; IO if `input` or `output` fail, a connection that was asked for could not be
-/// opened, the control connection ended before `input` did, or a signal came.
+/// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of
+/// options; PROTOCOL if the worker sends a line above 1 MiB; IO if `input` or `output` fail, a
+/// connection that was asked for could not be opened, the control connection ended before `input`
+/// did, or a signal came.
 ///
-/// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on different descriptors.
+/// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on
+/// different descriptors.
 ///
 /// # Safety
 ///

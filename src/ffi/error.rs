@@ -9,8 +9,8 @@ const MESSAGE_MAX: usize = 4096;
 
 /// What a function returned: 0, or one of these negative numbers.
 ///
-/// Numbers never change their meaning; later versions may add some, so treat an unknown negative number as a
-/// failure.
+/// Numbers never change their meaning; later versions may add some, so treat an unknown negative
+/// number as a failure.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -26,9 +26,11 @@ pub enum Status {
     TooLong = -4,
     /// What a peer sent breaks the protocol.
     Protocol = -5,
-    /// The operating system or the network refused; the message says what was tried and why it failed.
+    /// The operating system or the network refused; the message says what was tried and why it
+    /// failed.
     Io = -6,
-    /// Understood, and declined: a plan that is not possible, an endpoint that is not safe, a handle that is broken.
+    /// Understood, and declined: a plan that is not possible, an endpoint that is not safe, a
+    /// handle that is broken.
     Refused = -7,
     /// The handle was made by another process, before a fork.
     WrongProcess = -8,
@@ -91,7 +93,8 @@ pub(super) fn remember(function: &str, outcome: Result<(), Failure>) -> i32 {
         },
     };
     let status = last.status as i32;
-    // While a thread ends its locals may be gone already; the returned status still tells the caller.
+    // While a thread ends its locals may be gone already; the returned status still tells the
+    // caller.
     let _ = LAST.try_with(|kept| kept.replace(last));
     status
 }
@@ -115,11 +118,13 @@ fn c_message(function: &str, message: &str) -> CString {
     CString::new(line).unwrap_or_default()
 }
 
-/// Message of the last failure in the calling thread, one line of UTF-8 that starts with the function's name.
+/// Message of the last failure in the calling thread, one line of UTF-8 that starts with the
+/// function's name.
 ///
-/// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to the library and
-/// is valid until the thread's next call that returns a status (or makes one to be read here, as
-/// `pve_tunnel_codec_free` in the wrong process does), or until the thread ends. It holds no ticket, token or key.
+/// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to
+/// the library and is valid until the thread's next call that returns a status (or makes one to be
+/// read here, as `pve_tunnel_codec_free` in the wrong process does), or until the thread ends. It
+/// holds no ticket, token or key.
 ///
 /// Threads: any; each has its own.
 #[unsafe(no_mangle)]

@@ -12,18 +12,21 @@ thread_local! {
     static PANIC_NOTE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// The hook that was there before ours. A static and not a capture of ours: so neither of them allocates.
+/// The hook that was there before ours. A static and not a capture of ours: so neither of them
+/// allocates.
 static PREVIOUS_HOOK: OnceLock<PanicHook> = OnceLock::new();
 
 type PanicHook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
 
-/// Runs `body`, keeps its outcome as the calling thread's last one, and gives the status to return to C.
+/// Runs `body`, keeps its outcome as the calling thread's last one, and gives the status to return
+/// to C.
 ///
-/// `function` is the C name, which starts the message. A panic in `body` ends here: it becomes [`Status::Panic`],
-/// with the panic's text and place as message and nothing printed.
+/// `function` is the C name, which starts the message. A panic in `body` ends here: it becomes
+/// [`Status::Panic`], with the panic's text and place as message and nothing printed.
 pub fn guard(function: &str, body: impl FnOnce() -> Result<(), Failure>) -> i32 {
-    // Unwind safety: on a panic the closure's captures are only raw pointers and plain values that the caller still owns;
-    // what lies behind a handle is in a mutex, which is poisoned and then refused (see `handle`).
+    // Unwind safety: on a panic the closure's captures are only raw pointers and plain values that
+    // the caller still owns; what lies behind a handle is in a mutex, which is poisoned and then
+    // refused (see `handle`).
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         PREVIOUS_HOOK.get_or_init(install_quiet_hook);
         let _inside = Inside::enter();
@@ -49,9 +52,9 @@ impl Drop for Inside {
     }
 }
 
-/// A library never prints, but Rust's own panic hook does. This one keeps the note of a panic inside [`guard`] for
-/// the error message, and leaves all other panics to the hook that was there (a Rust program that links us may have
-/// its own).
+/// A library never prints, but Rust's own panic hook does. This one keeps the note of a panic
+/// inside [`guard`] for the error message, and leaves all other panics to the hook that was there
+/// (a Rust program that links us may have its own).
 fn install_quiet_hook() -> PanicHook {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(|info| {
@@ -80,7 +83,8 @@ fn panicked(payload: Box<dyn Any + Send>) -> Failure {
         .ok()
         .flatten()
         .unwrap_or_else(|| payload_text(&*payload).to_owned());
-    // The payload's own drop may panic, and that must not cross into C either; what it threw is then given up.
+    // The payload's own drop may panic, and that must not cross into C either; what it threw is
+    // then given up.
     if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);
     }

@@ -7,8 +7,8 @@ use super::error::{Failure, Status};
 
 /// A value behind an opaque pointer.
 ///
-/// PVE forks everywhere, and a child inherits the pointers of its parent: the handle keeps its maker's process id
-/// and works nowhere else. Calls from several threads take turns.
+/// PVE forks everywhere, and a child inherits the pointers of its parent: the handle keeps its
+/// maker's process id and works nowhere else. Calls from several threads take turns.
 #[derive(Debug)]
 pub(super) struct Handle<T> {
     maker: u32,
@@ -23,7 +23,8 @@ impl<T> Handle<T> {
         }
     }
 
-    /// Refuses a handle of another process. To be asked before the lock: a child may inherit it locked for ever.
+    /// Refuses a handle of another process. To be asked before the lock: a child may inherit it
+    /// locked for ever.
     pub(super) fn check_process(&self) -> Result<(), Failure> {
         let here = process::id();
         if self.maker == here {

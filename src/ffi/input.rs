@@ -10,25 +10,27 @@ use serde::de::DeserializeOwned;
 
 use super::error::{Failure, Status};
 
-/// Longest JSON text: far above any plan or endpoint, far below what would make parsing it a burden on a daemon.
+/// Longest JSON text: far above any plan or endpoint, far below what would make parsing it a burden
+/// on a daemon.
 pub(super) const JSON_MAX: usize = 1 << 20;
 
-/// Longest name, address or fingerprint. Each of them is much shorter where it is valid; this only ends the search
-/// for a NUL.
+/// Longest name, address or fingerprint. Each of them is much shorter where it is valid; this only
+/// ends the search for a NUL.
 pub(super) const NAME_MAX: usize = 4096;
 
 /// Reads a C string of at most `max` bytes; `what` names the argument in messages.
 ///
 /// # Safety
-/// `text` is NULL, or readable up to and including a NUL byte or `max + 1` bytes, and unchanged while the result
-/// lives.
+/// `text` is NULL, or readable up to and including a NUL byte or `max + 1` bytes, and unchanged
+/// while the result lives.
 pub(super) unsafe fn text<'a>(
     text: *const c_char,
     what: &str,
     max: usize,
 ) -> Result<&'a str, Failure> {
     not_null(text, what)?;
-    // SAFETY: not NULL, and readable up to a NUL or the limit, as the caller promises; strnlen looks no further.
+    // SAFETY: not NULL, and readable up to a NUL or the limit, as the caller promises; strnlen
+    // looks no further.
     let len = unsafe { libc::strnlen(text, max + 1) };
     if len > max {
         return Err(Failure::new(
@@ -64,7 +66,8 @@ pub(super) unsafe fn optional_text<'a>(
 
 /// Parses a JSON argument, which is an object.
 ///
-/// Asked for here, because serde also takes an array of the members' values for one, and would read `[]` as "all defaults".
+/// Asked for here, because serde also takes an array of the members' values for one, and would read
+/// `[]` as "all defaults".
 pub(super) fn json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Failure> {
     let refused = |reason: &dyn Display| {
         Failure::new(
@@ -103,14 +106,16 @@ pub(super) unsafe fn bytes<'a>(
         return Ok(&[]);
     }
     not_null(data, what)?;
-    // SAFETY: not NULL, readable for `len` bytes as the caller promises, and `len` is below isize::MAX.
+    // SAFETY: not NULL, readable for `len` bytes as the caller promises, and `len` is below
+    // isize::MAX.
     Ok(unsafe { slice::from_raw_parts(data, len) })
 }
 
 /// As [`bytes`](fn@bytes), to change in place.
 ///
 /// # Safety
-/// `data` is readable and writable for `len` bytes (or NULL), and nobody else's while the result lives.
+/// `data` is readable and writable for `len` bytes (or NULL), and nobody else's while the result
+/// lives.
 pub(super) unsafe fn bytes_mut<'a>(
     data: *mut u8,
     len: usize,
@@ -132,7 +137,8 @@ pub(super) unsafe fn bytes_mut<'a>(
 /// `key` is NULL or readable for 4 bytes.
 pub(super) unsafe fn key(key: *const u8) -> Result<[u8; 4], Failure> {
     not_null(key, "key")?;
-    // SAFETY: not NULL, and four bytes as the caller promises; an array of bytes has no alignment to keep.
+    // SAFETY: not NULL, and four bytes as the caller promises; an array of bytes has no alignment
+    // to keep.
     Ok(unsafe { key.cast::<[u8; 4]>().read() })
 }
 
@@ -157,7 +163,8 @@ impl<T> Out<T> {
     /// # Safety
     /// The place is writable and aligned.
     pub(super) unsafe fn write(self, value: T) {
-        // SAFETY: not NULL, writable and aligned as the caller promises; what was there may be uninitialised and is not dropped.
+        // SAFETY: not NULL, writable and aligned as the caller promises; what was there may be
+        // uninitialised and is not dropped.
         unsafe { self.0.as_ptr().write(value) }
     }
 }

@@ -4,10 +4,11 @@ use super::guard::guard;
 use super::input;
 use crate::websocket;
 
-/// Masks or unmasks bytes in place, as RFC 6455 section 5.3 says: byte i is XORed with key byte (phase + i) mod 4.
+/// Masks or unmasks bytes in place, as RFC 6455 section 5.3 says: byte i is XORed with key byte
+/// (phase + i) mod 4.
 ///
-/// Doing it twice with the same key and phase gives the bytes back. To go on in the middle of a payload, add the
-/// number of bytes already done to `phase`; only its value modulo 4 counts.
+/// Doing it twice with the same key and phase gives the bytes back. To go on in the middle of a
+/// payload, add the number of bytes already done to `phase`; only its value modulo 4 counts.
 ///
 /// `data` may be NULL if `len` is 0. `key` has 4 bytes.
 ///
@@ -26,7 +27,8 @@ pub unsafe extern "C" fn pve_tunnel_mask(
     phase: usize,
 ) -> i32 {
     guard("pve_tunnel_mask", || {
-        // SAFETY: `key` has four bytes and `data` `len`, apart from each other, as the caller promises.
+        // SAFETY: `key` has four bytes and `data` `len`, apart from each other, as the caller
+        // promises.
         let (key, data) = unsafe {
             (
                 input::key(key)?,

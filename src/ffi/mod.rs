@@ -10,8 +10,8 @@
 //! | [`string`] | what C gets back, and how C gives it back |
 //! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`network`], [`connector`] | the functions |
 //!
-//! `include/pve_tunnel.h` is made of this folder by cbindgen (`tests/header.rs`); the comments on the exported functions are
-//! the header's comments, and so are written for readers of C.
+//! `include/pve_tunnel.h` is made of this folder by cbindgen (`tests/header.rs`); the comments on
+//! the exported functions are the header's comments, and so are written for readers of C.
 
 // The boundary is where raw pointers become references; nothing outside this folder may need this.
 #![allow(unsafe_code)]

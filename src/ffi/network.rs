@@ -13,17 +13,19 @@ use crate::network::{self, NetworkError, SystemLookup};
 
 /// Finds the address of this host that a migration uses.
 ///
-/// `network` is a CIDR such as "10.0.0.0/24" or "2001:db8::/64", an interface name, or NULL for the address that
-/// `node_name` resolves to. Only addresses of interfaces that are up count; temporary, deprecated, tentative and
-/// duplicate ones do not; there must be exactly one. Reads the kernel's list of addresses; without `network` it
-/// asks the system's resolver, which may block.
+/// `network` is a CIDR such as "10.0.0.0/24" or "2001:db8::/64", an interface name, or NULL for the
+/// address that `node_name` resolves to. Only addresses of interfaces that are up count; temporary,
+/// deprecated, tentative and duplicate ones do not; there must be exactly one. Reads the kernel's
+/// list of addresses; without `network` it asks the system's resolver, which may block.
 ///
-/// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"}, where `uri_host`
-/// has brackets around IPv6 as URIs need them. To be freed with `pve_tunnel_string_free`.
+/// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"},
+/// where `uri_host` has brackets around IPv6 as URIs need them. To be freed with
+/// `pve_tunnel_string_free`.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `network` or `node_name` is
-/// malformed; REFUSED if no address or more than one is left, with what was seen and why each lost; IO if the
-/// kernel or the resolver refused, or a signal handler ran meanwhile (it is not tried again, so that alarm works).
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `network` or
+/// `node_name` is malformed; REFUSED if no address or more than one is left, with what was seen and
+/// why each lost; IO if the kernel or the resolver refused, or a signal handler ran meanwhile (it
+/// is not tried again, so that alarm works).
 ///
 /// Threads: any.
 ///
@@ -53,12 +55,12 @@ pub unsafe extern "C" fn pve_tunnel_network_address(
 
 /// Binds the first free port of 60000 to 60049 on exactly this address, and listens.
 ///
-/// `address` is a literal IPv4 or IPv6 address of this host. `fd` gets the listening TCP socket, close-on-exec and
-/// blocking, which belongs to the caller and is to be closed by the caller; `port` gets its port in host byte
-/// order.
+/// `address` is a literal IPv4 or IPv6 address of this host. `fd` gets the listening TCP socket,
+/// close-on-exec and blocking, which belongs to the caller and is to be closed by the caller;
+/// `port` gets its port in host byte order.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `address` is not one literal
-/// address; IO if it is not an address of this host or no port is free.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `address` is not
+/// one literal address; IO if it is not an address of this host or no port is free.
 ///
 /// Threads: any.
 ///
@@ -93,18 +95,19 @@ pub unsafe extern "C" fn pve_tunnel_port_bind(
     })
 }
 
-/// Checks an endpoint that a migration target announced, before anything connects to it. Does no I/O.
+/// Checks an endpoint that a migration target announced, before anything connects to it. Does no
+/// I/O.
 ///
-/// `input` is a JSON object: `migrate` ({"proto":"tcp","addr":"192.0.2.7","port":60000}) or `nbd_uri`
-/// ("nbd:192.0.2.7:60001:exportname=drive-scsi0"), exactly one of them; `network`, a CIDR or null;
-/// `allow_loopback`, true for tests only.
+/// `input` is a JSON object: `migrate` ({"proto":"tcp","addr":"192.0.2.7","port":60000}) or
+/// `nbd_uri` ("nbd:192.0.2.7:60001:exportname=drive-scsi0"), exactly one of them; `network`, a CIDR
+/// or null; `allow_loopback`, true for tests only.
 ///
 /// `out` gets {"address":"192.0.2.7","port":60000,"uri":"tcp:192.0.2.7:60000"}, for `nbd_uri` with
 /// "export":"drive-scsi0". To be freed with `pve_tunnel_string_free`.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such object or its
-/// `network` no CIDR; REFUSED if the endpoint is not a literal address with a port of 60000 to 60049 inside the
-/// network, or is loopback, multicast or unspecified.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such
+/// object or its `network` no CIDR; REFUSED if the endpoint is not a literal address with a port of
+/// 60000 to 60049 inside the network, or is loopback, multicast or unspecified.
 ///
 /// Threads: any.
 ///

@@ -1,7 +1,8 @@
 //! Writing to a pipe that nobody reads is an error here, not the end of the process.
 //!
-//! Rust programs ignore SIGPIPE from their start on; a C or Perl program that calls us may not, and its handlers are not ours
-//! to change. So the signal is blocked in the calling thread, and what we caused is taken away before it is unblocked.
+//! Rust programs ignore SIGPIPE from their start on; a C or Perl program that calls us may not, and
+//! its handlers are not ours to change. So the signal is blocked in the calling thread, and what we
+//! caused is taken away before it is unblocked.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -10,7 +11,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use super::error::{Failure, Status};
 
-/// While this value lives, SIGPIPE is blocked in the thread that made it, and in threads which that one starts.
+/// While this value lives, SIGPIPE is blocked in the thread that made it, and in threads which that
+/// one starts.
 pub(super) struct SigpipeBlocked {
     /// It was blocked before: the caller's business, and stays so.
     before: bool,

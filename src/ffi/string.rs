@@ -16,8 +16,8 @@ pub(super) fn to_c(text: String) -> Result<CString, Failure> {
 
 /// Bytes on their way to C: a pointer that is real even for no bytes, and how many of them count.
 ///
-/// One NUL byte follows them, which the length leaves out: it gives an empty payload an address of its own, and
-/// spares a C caller the copy where the payload is text.
+/// One NUL byte follows them, which the length leaves out: it gives an empty payload an address of
+/// its own, and spares a C caller the copy where the payload is text.
 pub(super) fn bytes_to_c(mut bytes: Vec<u8>) -> (*mut u8, usize) {
     let len = bytes.len();
     bytes.reserve_exact(1);
@@ -29,15 +29,18 @@ pub(super) fn bytes_to_c(mut bytes: Vec<u8>) -> (*mut u8, usize) {
 ///
 /// NULL is allowed and does nothing. The last message and status stay as they are.
 ///
-/// Threads: any, not only the one that got the string. After a fork parent and child each free their own copy.
+/// Threads: any, not only the one that got the string. After a fork parent and child each free
+/// their own copy.
 ///
 /// # Safety
 ///
-/// `text` is NULL or came from this library as `char **`, was not changed in length, and is freed once.
+/// `text` is NULL or came from this library as `char **`, was not changed in length, and is freed
+/// once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_string_free(text: *mut c_char) {
     if !text.is_null() {
-        // SAFETY: made by `CString::into_raw` on this library's side, given back once, as the caller promises.
+        // SAFETY: made by `CString::into_raw` on this library's side, given back once, as the
+        // caller promises.
         drop(unsafe { CString::from_raw(text) });
     }
 }
@@ -46,12 +49,13 @@ pub unsafe extern "C" fn pve_tunnel_string_free(text: *mut c_char) {
 ///
 /// NULL is allowed and does nothing. The last message and status stay as they are.
 ///
-/// Threads: any, not only the one that got the bytes. After a fork parent and child each free their own copy.
+/// Threads: any, not only the one that got the bytes. After a fork parent and child each free their
+/// own copy.
 ///
 /// # Safety
 ///
-/// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with it, and both are
-/// given once.
+/// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with
+/// it, and both are given once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_bytes_free(bytes: *mut u8, len: usize) {
     if !bytes.is_null() {

@@ -8,12 +8,14 @@ use super::input::{self, NAME_MAX, Out};
 use super::string;
 use crate::tls::Fingerprint;
 
-/// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it the way Proxmox
-/// VE does: 32 upper-case hexadecimal pairs with colons between them (95 characters).
+/// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it
+/// the way Proxmox VE does: 32 upper-case hexadecimal pairs with colons between them (95
+/// characters).
 ///
 /// `canonical` gets the text, to be freed with `pve_tunnel_string_free`.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if it is no such fingerprint.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if it is no such
+/// fingerprint.
 ///
 /// Threads: any.
 ///

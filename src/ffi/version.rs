@@ -13,8 +13,8 @@ const VERSION: &CStr =
 
 /// Number of the ABI of the library that is loaded.
 ///
-/// Who loads it with dlopen compares this with `PVE_TUNNEL_ABI_VERSION` of the header; who links gets the same
-/// check from the soname.
+/// Who loads it with dlopen compares this with `PVE_TUNNEL_ABI_VERSION` of the header; who links
+/// gets the same check from the soname.
 ///
 /// Threads: any. Leaves the last message and status as they are.
 #[unsafe(no_mangle)]
@@ -22,7 +22,8 @@ pub extern "C" fn pve_tunnel_abi_version() -> u32 {
     ABI_VERSION
 }
 
-/// Version of the software, such as "0.1.0". Belongs to the library, valid as long as it is loaded, never NULL.
+/// Version of the software, such as "0.1.0". Belongs to the library, valid as long as it is loaded,
+/// never NULL.
 ///
 /// Threads: any. Leaves the last message and status as they are.
 #[unsafe(no_mangle)]

@@ -10,16 +10,17 @@ use crate::capability::scalar;
 /// Most addresses an error lists: a router's tables would drown the message.
 const MAX_LISTED: usize = 32;
 
-/// Chooses this node's address: with `spec`, the one address of an interface that is up and that the CIDR or interface
-/// matches; without, the one that the node's name resolves to.
+/// Chooses this node's address: with `spec`, the one address of an interface that is up and that
+/// the CIDR or interface matches; without, the one that the node's name resolves to.
 ///
-/// Not counted are temporary, deprecated, tentative and duplicate addresses, link-local IPv6 (it means nothing without
-/// a zone, which no URI of QEMU carries), and loopback and link-local IPv4 unless the network is a CIDR inside these
-/// ranges: who writes `127.0.0.0/8` means it. One address on several interfaces counts once.
+/// Not counted are temporary, deprecated, tentative and duplicate addresses, link-local IPv6 (it
+/// means nothing without a zone, which no URI of QEMU carries), and loopback and link-local IPv4
+/// unless the network is a CIDR inside these ranges: who writes `127.0.0.0/8` means it. One address
+/// on several interfaces counts once.
 ///
 /// # Errors
-/// A malformed `spec`; a name that does not resolve; no address, or several different ones: then the error lists what
-/// was seen, on which interface, and why each lost. What [`Lookup`] says.
+/// A malformed `spec`; a name that does not resolve; no address, or several different ones: then
+/// the error lists what was seen, on which interface, and why each lost. What [`Lookup`] says.
 pub fn address(
     spec: Option<&str>,
     node: &str,
@@ -83,8 +84,8 @@ fn of_network(spec: &Spec, lookup: &dyn Lookup) -> Result<Vec<Candidate>, Networ
     Ok(candidates.collect())
 }
 
-/// What a name resolves to counts only where the node really has it: elsewhere it could not be bound, and a stale
-/// entry in `/etc/hosts` would show much later.
+/// What a name resolves to counts only where the node really has it: elsewhere it could not be
+/// bound, and a stale entry in `/etc/hosts` would show much later.
 fn of_name(name: &str, lookup: &dyn Lookup) -> Result<Vec<Candidate>, NetworkError> {
     let resolved = lookup.resolve(name)?;
     let addresses = lookup.addresses()?;

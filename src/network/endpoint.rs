@@ -1,7 +1,8 @@
 //! What a target announces for the `qemu` plane, judged before anybody connects there.
 //!
-//! The target is another administration's machine. What it announces decides where guest RAM and disks go in clear
-//! text, so that only literal addresses in one spelling are taken, and only where the source expects them.
+//! The target is another administration's machine. What it announces decides where guest RAM and
+//! disks go in clear text, so that only literal addresses in one spelling are taken, and only where
+//! the source expects them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,7 +19,8 @@ const MAX_EXPORT_LEN: usize = 64;
 
 /// What to check: exactly one of `migrate` and `nbd_uri`.
 ///
-/// As JSON: `{"migrate":{"proto":"tcp","addr":"192.0.2.7","port":60000},"network":"192.0.2.0/24","allow_loopback":false}`
+/// As JSON:
+/// `{"migrate":{"proto":"tcp","addr":"192.0.2.7","port":60000},"network":"192.0.2.0/24","allow_loopback":false}`
 /// or `{"nbd_uri":"nbd:192.0.2.7:60001:exportname=drive-scsi0","network":null}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,8 +31,8 @@ pub struct EndpointInput {
     /// Where QEMU serves a disk: `nbd:<IPv4 or [IPv6]>:<port>:exportname=<name>`.
     #[serde(default)]
     pub nbd_uri: Option<String>,
-    /// The migration network as CIDR, null if none is given. Who has an interface name passes the CIDR of the
-    /// source's own address on it: the name means nothing on the other side.
+    /// The migration network as CIDR, null if none is given. Who has an interface name passes the
+    /// CIDR of the source's own address on it: the name means nothing on the other side.
     #[serde(default)]
     pub network: Option<String>,
     /// Accept loopback addresses: both ends are on one machine.
@@ -38,7 +40,8 @@ pub struct EndpointInput {
     pub allow_loopback: bool,
 }
 
-/// The worker's `migrate` answer. Other keys (`unix_sockets`) belong to other planes and are ignored.
+/// The worker's `migrate` answer. Other keys (`unix_sockets`) belong to other planes and are
+/// ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Migrate {
     /// `tcp`.
@@ -56,7 +59,8 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
-    /// `tcp:<host>:<port>` or `nbd:<host>:<port>:exportname=<name>`, put together from the checked parts.
+    /// `tcp:<host>:<port>` or `nbd:<host>:<port>:exportname=<name>`, put together from the checked
+    /// parts.
     pub uri: String,
     /// The name of the export, for NBD only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,10 +138,10 @@ pub enum EndpointError {
 
 /// Checks one announced endpoint.
 ///
-/// The address must be literal, in its usual spelling (no name, zone, short form, leading zero, IPv4 inside IPv6), and
-/// not unspecified, multicast, broadcast, link-local (IPv4 link-local passes if the network is one), or loopback
-/// (unless allowed); inside `network` if one is given; the port in [`PORTS`]; an export name of letters, digits, `-`,
-/// `_` and `.`.
+/// The address must be literal, in its usual spelling (no name, zone, short form, leading zero,
+/// IPv4 inside IPv6), and not unspecified, multicast, broadcast, link-local (IPv4 link-local passes
+/// if the network is one), or loopback (unless allowed); inside `network` if one is given; the port
+/// in [`PORTS`]; an export name of letters, digits, `-`, `_` and `.`.
 ///
 /// # Errors
 /// One reason each.
@@ -249,7 +253,8 @@ fn literal_v4(text: &str) -> Result<Ipv4Addr, EndpointError> {
             reason: if text.is_empty() {
                 "is empty"
             } else if text.bytes().all(numeric) {
-                // inet_aton would read 10.1 as 10.0.0.1 and 010 as 8: what is checked here must be what is dialled.
+                // inet_aton would read 10.1 as 10.0.0.1 and 010 as 8: what is checked here must be
+                // what is dialled.
                 "is no IPv4 address of four decimal numbers without leading zeros"
             } else {
                 "is a name or malformed, only literal addresses are accepted"
@@ -320,7 +325,8 @@ fn acceptable(
     if !network.contains(&address) {
         return Err(EndpointError::Outside { address, network });
     }
-    // The last address of an IPv4 network reaches every node (RFC 919); /31 and /32 have none such (RFC 3021).
+    // The last address of an IPv4 network reaches every node (RFC 919); /31 and /32 have none such
+    // (RFC 3021).
     if let IpNet::V4(v4) = network {
         if v4.prefix_len() < 31 && IpAddr::V4(v4.broadcast()) == address {
             return Err(EndpointError::Special {

@@ -38,16 +38,18 @@ const RTM_NEWADDR: u16 = 20;
 
 /// Kernel and resolver of this machine.
 ///
-/// Addresses are those of the calling thread's network namespace. A signal during [`Lookup::addresses`] ends it with
-/// [`NetworkError::Interrupted`], so that `alarm` works in a calling Perl. [`Lookup::resolve`] is the C library's
-/// `getaddrinfo`: for a node name, which PVE keeps in `/etc/hosts`, it does not block; a name server is waited for as
-/// `resolv.conf` says, whatever signals come.
+/// Addresses are those of the calling thread's network namespace. A signal during
+/// [`Lookup::addresses`] ends it with [`NetworkError::Interrupted`], so that `alarm` works in a
+/// calling Perl. [`Lookup::resolve`] is the C library's `getaddrinfo`: for a node name, which PVE
+/// keeps in `/etc/hosts`, it does not block; a name server is waited for as `resolv.conf` says,
+/// whatever signals come.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemLookup;
 
 impl Lookup for SystemLookup {
     fn addresses(&self) -> Result<Vec<InterfaceAddress>, NetworkError> {
-        // Links first: an address that appears later may lack its link, which is then not taken for up.
+        // Links first: an address that appears later may lack its link, which is then not taken for
+        // up.
         let links = dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         let addresses = dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
         let links: HashMap<u32, (String, bool)> = links
@@ -86,8 +88,9 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// A message of the kernel whose attributes are not yet read. Link messages carry dozens that grow with every kernel;
-/// two fields of them matter here, and one that the crate cannot read yet must not fail a migration.
+/// A message of the kernel whose attributes are not yet read. Link messages carry dozens that grow
+/// with every kernel; two fields of them matter here, and one that the crate cannot read yet must
+/// not fail a migration.
 struct Unread {
     kind: u16,
     payload: Vec<u8>,
@@ -215,7 +218,8 @@ fn interface_address(
 ) -> Option<InterfaceAddress> {
     let mut own = None;
     let mut other = None;
-    // IFA_FLAGS has all flags, the header only the first eight; kernels before 3.14 send only the header's.
+    // IFA_FLAGS has all flags, the header only the first eight; kernels before 3.14 send only the
+    // header's.
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     for attribute in &message.attributes {
         match attribute {
@@ -225,7 +229,8 @@ fn interface_address(
             _ => {}
         }
     }
-    // On point-to-point links IFA_LOCAL is ours and IFA_ADDRESS the peer's; IPv6 otherwise has only IFA_ADDRESS.
+    // On point-to-point links IFA_LOCAL is ours and IFA_ADDRESS the peer's; IPv6 otherwise has only
+    // IFA_ADDRESS.
     let address = own.or(other)?;
     let (interface, up) = match links.get(&message.header.index) {
         Some((name, up)) => (name.clone(), *up),
@@ -236,7 +241,8 @@ fn interface_address(
         address,
         prefix_len: message.header.prefix_len,
         up,
-        // One bit with two names: IFA_F_TEMPORARY for IPv6, IFA_F_SECONDARY for IPv4, where it is an ordinary address.
+        // One bit with two names: IFA_F_TEMPORARY for IPv6, IFA_F_SECONDARY for IPv4, where it is
+        // an ordinary address.
         temporary: address.is_ipv6() && flags.contains(AddressFlags::Secondary),
         deprecated: flags.contains(AddressFlags::Deprecated),
         tentative: flags.contains(AddressFlags::Tentative),

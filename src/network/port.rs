@@ -23,12 +23,13 @@ pub struct BoundPort {
     pub port: u16,
 }
 
-/// Binds the first free port of [`PORTS`] on exactly this address and family, and listens at once, so that nobody
-/// else can take it between choosing and using.
+/// Binds the first free port of [`PORTS`] on exactly this address and family, and listens at once,
+/// so that nobody else can take it between choosing and using.
 ///
 /// # Errors
-/// An unspecified or multicast address, or one of the other family in disguise; all ports in use; any other failure at once, since the next port would not do
-/// better (an address this node does not have, no permission).
+/// An unspecified or multicast address, or one of the other family in disguise; all ports in use;
+/// any other failure at once, since the next port would not do better (an address this node does
+/// not have, no permission).
 pub fn bind_port(address: IpAddr) -> Result<BoundPort, NetworkError> {
     let inexact = match address {
         _ if address.is_unspecified() => Some("the unspecified address"),
@@ -68,8 +69,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Connections of the last migration that linger in TIME_WAIT do not make a port unusable. Two that bind the same
-    // port with this option are told apart by listen: the second gets EADDRINUSE there.
+    // Connections of the last migration that linger in TIME_WAIT do not make a port unusable. Two
+    // that bind the same port with this option are told apart by listen: the second gets EADDRINUSE
+    // there.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -11,26 +11,28 @@ use crate::capability::scalar;
 /// Longest interface name: the kernel's `IFNAMSIZ` less the terminating zero.
 const MAX_INTERFACE_LEN: usize = 15;
 
-/// Shortest prefix: PVE's own format for a CIDR asks for as much. Anything wider is no network of one's own, and would
-/// let every address pass the checks that keep clear text inside it.
+/// Shortest prefix: PVE's own format for a CIDR asks for as much. Anything wider is no network of
+/// one's own, and would let every address pass the checks that keep clear text inside it.
 const MIN_PREFIX: u8 = 8;
 
 /// A migration network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
-    /// Every address inside it matches. Host bits are cleared: `10.0.0.7/24` means `10.0.0.0/24`, as `ip address show
-    /// to` takes it.
+    /// Every address inside it matches. Host bits are cleared: `10.0.0.7/24` means `10.0.0.0/24`,
+    /// as `ip address show to` takes it.
     Cidr(IpNet),
     /// Every address of the interface matches.
     Interface(String),
 }
 
 impl Spec {
-    /// Reads `192.0.2.0/24`, `fd00::/64` or an interface name by the kernel's rules (1 to 15 bytes, not `.` or `..`,
-    /// no slash, colon, white space, and here no control characters, since names go into messages).
+    /// Reads `192.0.2.0/24`, `fd00::/64` or an interface name by the kernel's rules (1 to 15 bytes,
+    /// not `.` or `..`, no slash, colon, white space, and here no control characters, since names
+    /// go into messages).
     ///
     /// # Errors
-    /// Each kind of mistake has its own words. An address without a prefix is one: it would pass for an interface name.
+    /// Each kind of mistake has its own words. An address without a prefix is one: it would pass
+    /// for an interface name.
     pub fn parse(text: &str) -> Result<Self, NetworkError> {
         let parsed = match text.split_once('/') {
             Some((address, prefix)) => cidr(address, prefix).map(Self::Cidr),

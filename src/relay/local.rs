@@ -76,8 +76,12 @@ impl Local {
     /// without the end of stream that it would take for success, until it writes or goes away.
     pub async fn fail(self) {
         loop {
-            // A peer that will write nothing more can only go away, which shows on the writing
-            // side; the reading side is ready for good and would wake us without end.
+            // Looked at before anything is waited for: what has come already wakes nobody again.
+            if self.can_be_told() {
+                return;
+            }
+            // A peer that will write nothing more can only go away, which shows on the writing side;
+            // the reading side is ready for good and would wake us without end.
             let interest = if self.hung_up() {
                 Interest::WRITABLE
             } else {
@@ -86,18 +90,17 @@ impl Local {
             if self.stream.ready(interest).await.is_err() {
                 return;
             }
-            let told = self.stream.try_io(interest, || {
-                if self.queued()? > 0 || shows(&self.stream, GONE)? {
-                    return Ok(());
-                }
-                // Nothing there after all: forget this readiness and wait for the next.
-                Err(io::ErrorKind::WouldBlock.into())
+            // Nothing there after all: forget this readiness and wait for the next.
+            let _ = self.stream.try_io(interest, || match self.can_be_told() {
+                true => Ok(()),
+                false => Err(io::ErrorKind::WouldBlock.into()),
             });
-            match told {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return,
-            }
         }
+    }
+
+    /// Whether closing reaches the peer as an error, or there is no peer any more.
+    fn can_be_told(&self) -> bool {
+        self.queued().map_or(true, |count| count > 0) || shows(&self.stream, GONE).unwrap_or(true)
     }
 
     /// Reads what is new in the queue, and leaves its last byte there.

@@ -3,8 +3,7 @@
 use std::io;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::handshake::client::generate_request;
+use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::{HeaderName, HeaderValue, Uri};
 use zeroize::Zeroizing;
@@ -66,29 +65,53 @@ impl Request {
         let uri: Uri = url
             .parse()
             .map_err(|_| UpgradeError::Request("the URL is not one"))?;
-        let mut request = uri
-            .into_client_request()
-            .map_err(|_| UpgradeError::Request("the URL has no host"))?;
+        let host = uri
+            .authority()
+            .map(|authority| authority.as_str())
+            .map(|text| text.rsplit_once('@').map_or(text, |(_, host)| host))
+            .ok_or(UpgradeError::Request("the URL has no host"))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let key = generate_key();
+        // Written here and not by tungstenite, which shows whole requests to whoever traces it. No
+        // more than fits goes in, so that no copy of a credential stays behind when it grows.
+        let mut head = Zeroizing::new(Vec::with_capacity(MAX_REQUEST));
+        let mut push = |parts: &[&str]| {
+            let length: usize = parts.iter().map(|part| part.len()).sum();
+            if head.len() + length >= MAX_REQUEST {
+                return Err(UpgradeError::Request(
+                    "it is longer than the 8 KiB that pveproxy takes",
+                ));
+            }
+            parts
+                .iter()
+                .for_each(|part| head.extend_from_slice(part.as_bytes()));
+            Ok(())
+        };
+        push(&["GET ", path, " HTTP/1.1\r\n"])?;
+        let own = [
+            ("Host", host),
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", key.as_str()),
+        ];
+        for (name, value) in own {
+            push(&[name, ": ", value, "\r\n"])?;
+        }
         for (name, value) in headers {
-            let name = HeaderName::try_from(name)
+            HeaderName::try_from(name)
                 .map_err(|_| UpgradeError::Request("a header's name is not one"))?;
-            let mut value = HeaderValue::try_from(value).map_err(|_| {
+            HeaderValue::try_from(value).map_err(|_| {
                 UpgradeError::Request("a header's value has characters that HTTP forbids")
             })?;
-            value.set_sensitive(true);
-            if request.headers_mut().insert(name, value).is_some() {
+            if own.iter().any(|(own, _)| own.eq_ignore_ascii_case(name)) {
                 return Err(UpgradeError::Request(
                     "a header is given that the upgrade itself needs",
                 ));
             }
+            push(&[name, ": ", value, "\r\n"])?;
         }
-        let (head, key) = generate_request(request)
-            .map_err(|_| UpgradeError::Request("its parts do not make an HTTP request"))?;
-        if head.len() >= MAX_REQUEST {
-            return Err(UpgradeError::Request(
-                "it is longer than the 8 KiB that pveproxy takes",
-            ));
-        }
+        push(&["\r\n"])?;
         // The last line end is the empty line's, which is none of them.
         if head.iter().filter(|&&byte| byte == b'\n').count() > MAX_REQUEST_LINES + 1 {
             return Err(UpgradeError::Request(
@@ -96,7 +119,7 @@ impl Request {
             ));
         }
         Ok(Self {
-            head: Zeroizing::new(head),
+            head,
             accept: derive_accept_key(key.as_bytes()),
         })
     }

@@ -37,8 +37,8 @@ C<version>, C<ticket {path}> and C<quit {cleanup?}>, which a real worker has too
 Makes a UNIX socket and answers C<{"socket":path}>. For every connection to it:
 
 C<echo> sends back what it gets until that ends; C<sink> reads until the end, then closes; C<source>
-sends the first C<bytes> bytes of the stream of L<Test::Pattern>, at C<rate> bytes a second if given,
-then closes (it does not read). With C<stalled> a connection begins as after C<stall>.
+sends the first C<bytes> bytes of the stream of L<Test::Pattern>, at C<rate> bytes a second if
+given, then closes (it does not read). With C<stalled> a connection begins as after C<stall>.
 
 =item stall {socket}, go {socket}
 

@@ -17,8 +17,8 @@ use TestNode::Guest;
 
 =head2 dump_ram
 
-C<dump_ram($qmp, $memory, $file)>: has QEMU write all RAM of its guest of C<$memory> MiB to files whose names begin with C<$file>. The guest must
-be stopped. Returns the names, an array.
+C<dump_ram($qmp, $memory, $file)>: has QEMU write all RAM of its guest of C<$memory> MiB to files
+whose names begin with C<$file>. The guest must be stopped. Returns the names, an array.
 
 =cut
 
@@ -43,8 +43,9 @@ sub dump_ram ($qmp, $memory, $file) {
 
 =head2 of_files
 
-C<of_files(name =E<gt> \@files, ...)>: the SHA-256 of the files of each name, one after another as if they were one. All names at
-once, a process for each. Returns a hash reference: name to lower-case hexadecimal digits.
+C<of_files(name =E<gt> \@files, ...)>: the SHA-256 of the files of each name, one after another as
+if they were one. All names at once, a process for each. Returns a hash reference: name to
+lower-case hexadecimal digits.
 
 =cut
 

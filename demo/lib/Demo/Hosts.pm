@@ -12,9 +12,9 @@ Demo::Hosts - two nodes on one machine: network namespaces as root, loopback oth
 
 =head1 DESCRIPTION
 
-As root, the demo itself moves into a fresh network namespace, which is the source node; a second one is the target, and a veth pair is
-the wire. Neither has a way out. Both are nameless: they go with the last process in them, so that nothing is left behind
-however the demo ends.
+As root, the demo itself moves into a fresh network namespace, which is the source node; a second
+one is the target, and a veth pair is the wire. Neither has a way out. Both are nameless: they go
+with the last process in them, so that nothing is left behind however the demo ends.
 
 =cut
 
@@ -38,8 +38,8 @@ my $MARK = 'PVE_TUNNEL_DEMO_NAMESPACE';
 
 =head2 enter
 
-C<enter(@arguments)>: starts the program again in a network namespace of its own if that is possible and not done yet. To be
-called before anything is created.
+C<enter(@arguments)>: starts the program again in a network namespace of its own if that is possible
+and not done yet. To be called before anything is created.
 
 =cut
 
@@ -97,7 +97,8 @@ sub at_target ($self) {
     return $self->{namespaces} ? ('nsenter', "--net=/proc/$self->{pid}/ns/net", '--') : ();
 }
 
-# A namespace lives while a process is in it: this one waits for the end of its input, which is our end.
+# A namespace lives while a process is in it: this one waits for the end of its input, which is our
+# end.
 sub hold_target ($self) {
     pipe(my $input, my $writer) or die "pipe: $!\n";
     pipe(my $reader, my $output) or die "pipe: $!\n";

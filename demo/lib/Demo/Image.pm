@@ -6,9 +6,10 @@ Demo::Image - what the demo's guest consists of: random RAM, a random disk, and 
 
 =head1 DESCRIPTION
 
-The guest needs no operating system. The first sector of its disk is a program that the BIOS starts; at each tick of
-the clock (18.2 a second) it counts in RAM, fills one page with the count, and writes the count to the second
-sector of the disk through the BIOS. So a guest that is being moved is running: its RAM gets dirty and its disk is written to.
+The guest needs no operating system. The first sector of its disk is a program that the BIOS starts;
+at each tick of the clock (18.2 a second) it counts in RAM, fills one page with the count, and
+writes the count to the second sector of the disk through the BIOS. So a guest that is being moved
+is running: its RAM gets dirty and its disk is written to.
 
 =cut
 
@@ -31,7 +32,8 @@ use constant {
     BLOCK => 1 << 20,
 };
 
-# 16-bit code for address 0x7c00. The pages it fills are 0x10000 to 0x4ffff, the disk is the one it was booted from.
+# 16-bit code for address 0x7c00. The pages it fills are 0x10000 to 0x4ffff, the disk is the one it
+# was booted from.
 my $PROGRAM = pack 'H*', join '', qw(
     fa                    31c0 8ed8 8ed0        bc007c
     8816fe05              fc
@@ -59,8 +61,9 @@ my $PROGRAM = pack 'H*', join '', qw(
 
 =head2 write_ram
 
-C<write_ram($dir, @ranges)>: random bytes for the guest's RAM as L<TestNode::Guest/ram_ranges> describes it: all of it
-but the first and the last 16 MiB below the devices. Returns a list of C<[$file, $address]>.
+C<write_ram($dir, @ranges)>: random bytes for the guest's RAM as L<TestNode::Guest/ram_ranges>
+describes it: all of it but the first and the last 16 MiB below the devices. Returns a list of
+C<[$file, $address]>.
 
 =cut
 
@@ -79,7 +82,8 @@ sub write_ram ($dir, @ranges) {
 
 =head2 write_disk
 
-C<write_disk($file, $size)>: a raw disk of C<$size> MiB (at least 1): the program, then random bytes.
+C<write_disk($file, $size)>: a raw disk of C<$size> MiB (at least 1): the program, then random
+bytes.
 
 =cut
 
@@ -99,8 +103,8 @@ C<count_on_disk($file)>: the count that the program has written to its disk.
 
 =head2 wait_running
 
-C<wait_running($qmp)>: returns when the guest's BIOS has started the program and that has been round; dies if this takes
-too long.
+C<wait_running($qmp)>: returns when the guest's BIOS has started the program and that has been
+round; dies if this takes too long.
 
 =cut
 

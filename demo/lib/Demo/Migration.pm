@@ -14,8 +14,8 @@ Demo::Migration - moves a running guest to another node, the way qemu-server goe
 
 =head1 DESCRIPTION
 
-One migration from open tunnel to C<quit>. All that it needs of pve-tunnel are the functions of L<PVE::Tunnel::Client> and
-L<PVE::Tunnel::Native>.
+One migration from open tunnel to C<quit>. All that it needs of pve-tunnel are the functions of
+L<PVE::Tunnel::Client> and L<PVE::Tunnel::Native>.
 
 =cut
 
@@ -44,15 +44,17 @@ use constant {
 
 =head2 new
 
-Class method. Takes C<plane> (C<websocket> or C<qemu>), C<guest> (a running L<TestNode::Guest> booted from L<Demo::Image>), C<node> (a
-L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and dumps), C<network> (CIDR or undef), C<loopback> (true if
-both ends are on loopback), C<progress> (a L<Demo::Progress>), and C<log> as for the tunnel.
+Class method. Takes C<plane> (C<websocket> or C<qemu>), C<guest> (a running L<TestNode::Guest>
+booted from L<Demo::Image>), C<node> (a L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and
+dumps), C<network> (CIDR or undef), C<loopback> (true if both ends are on loopback), C<progress> (a
+L<Demo::Progress>), and C<log> as for the tunnel.
 
 =head2 run
 
-Moves the guest. Returns a hash: C<plane>, C<ram_bytes>, C<disk_bytes>, C<seconds> (from the start of the mirror to the end of the
-migration), C<cpu_seconds> (of the connector), C<ram_sha256>, C<disk_sha256> (each with C<source> and C<target>), C<goes_on>. Dies with
-one line if the migration fails; then nothing is left at the target.
+Moves the guest. Returns a hash: C<plane>, C<ram_bytes>, C<disk_bytes>, C<seconds> (from the start
+of the mirror to the end of the migration), C<cpu_seconds> (of the connector), C<ram_sha256>,
+C<disk_sha256> (each with C<source> and C<target>), C<goes_on>. Dies with one line if the migration
+fails; then nothing is left at the target.
 
 =cut
 
@@ -181,12 +183,14 @@ sub start_target ($self) {
         die "the target does not serve disk '$drive'\n" if !$answer->{drives}{$drive};
     }
     $self->{started} = $answer;
-# Events of the last seconds tell when the target has everything: whoever waits for them has to be there before.
+    # Events of the last seconds tell when the target has everything: whoever waits for them has to
+    # be there before.
     $self->{inspect} = TestNode::QMP->new("$self->{node}{dir}/$self->{target_vmid}.qmp");
     return;
 }
 
-# What the target announces is another administration's word: it is checked before anything connects there.
+# What the target announces is another administration's word: it is checked before anything connects
+# there.
 sub connect_planes ($self) {
     my ($migrate, $drives) = @{ $self->{started} }{qw(migrate drives)};
     return $self->check_endpoints($migrate, $drives) if $self->{plan}{plane} eq 'qemu';

@@ -30,9 +30,10 @@ my %WIRE = (websocket => 'encrypted', tls => 'encrypted', tcp => 'clear', qemu =
 
 =head2 crossing
 
-C<crossing(\%result)>: a result of L<Demo::Migration> as the report has it: C<plane>, C<ram_bytes>, C<disk_bytes>, C<seconds>, C<mb_per_s>,
-C<cpu_s_per_gib>, C<ram_sha256> and C<disk_sha256> with C<source> and C<target>, and C<ok>. Bytes are those that went over; MB are 10^6 bytes; CPU is
-that of the connector.
+C<crossing(\%result)>: a result of L<Demo::Migration> as the report has it: C<plane>, C<ram_bytes>,
+C<disk_bytes>, C<seconds>, C<mb_per_s>, C<cpu_s_per_gib>, C<ram_sha256> and C<disk_sha256> with
+C<source> and C<target>, and C<ok>. Bytes are those that went over; MB are 10^6 bytes; CPU is that
+of the connector.
 
 =cut
 

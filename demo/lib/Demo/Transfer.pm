@@ -13,9 +13,9 @@ Demo::Transfer - mirrors a guest's disks and migrates its RAM, as seen from the 
 
 =head1 DESCRIPTION
 
-Disks first, then RAM while the mirrors keep the disks alike. The order at the end matters: the migration pauses when the guest has
-stopped and before its last RAM goes over; there the mirrors end, so that the target's disks are complete when the target's QEMU
-takes them.
+Disks first, then RAM while the mirrors keep the disks alike. The order at the end matters: the
+migration pauses when the guest has stopped and before its last RAM goes over; there the mirrors
+end, so that the target's disks are complete when the target's QEMU takes them.
 
 =cut
 
@@ -31,14 +31,16 @@ use constant STALL_LIMIT => 120;
 
 =head2 new
 
-Class method. Takes C<qmp> (the source's L<TestNode::QMP>), C<uri> (where the RAM goes), C<nbd> (drive name to an array of QEMU's
-C<SocketAddress> and the export's name), and C<progress> (a L<Demo::Progress>).
+Class method. Takes C<qmp> (the source's L<TestNode::QMP>), C<uri> (where the RAM goes), C<nbd>
+(drive name to an array of QEMU's C<SocketAddress> and the export's name), and C<progress> (a
+L<Demo::Progress>).
 
 =head2 run
 
-C<< $transfer->run($mirrored) >>: does it all; C<$mirrored> is called when the disks at the target are complete. Returns a hash:
-C<ram_bytes> and C<disk_bytes> that went over, C<seconds> from the start of the first mirror to the end of the migration. The guest is stopped
-then. Dies with QEMU's reason if it fails.
+C<< $transfer->run($mirrored) >>: does it all; C<$mirrored> is called when the disks at the target
+are complete. Returns a hash: C<ram_bytes> and C<disk_bytes> that went over, C<seconds> from the
+start of the first mirror to the end of the migration. The guest is stopped then. Dies with QEMU's
+reason if it fails.
 
 =cut
 

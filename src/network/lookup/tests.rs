@@ -32,8 +32,8 @@ extern "C" fn ignore(_: libc::c_int) {}
 
 #[test]
 fn a_signal_ends_the_wait() {
-    // SAFETY: an empty handler is installed for a signal that nothing else in this test program uses. Restarting is
-    // asked for on purpose: it must not restart this wait.
+    // SAFETY: an empty handler is installed for a signal that nothing else in this test program
+    // uses. Restarting is asked for on purpose: it must not restart this wait.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = ignore as *const () as libc::sighandler_t;

@@ -25,8 +25,9 @@ Test::NodeConduct - subtests for a test node
 
 =head2 node_conduct(%start)
 
-What holds for every node: identity, admission, tickets, the tunnel, data both ways, ending. C<%start>
-goes to L<Test::TunnelNode/start>; C<delay> tells that 401 is slow, and fewer of them are tried.
+What holds for every node: identity, admission, tickets, the tunnel, data both ways, ending.
+C<%start> goes to L<Test::TunnelNode/start>; C<delay> tells that 401 is slow, and fewer of them are
+tried.
 
 =head2 quiet($client)
 

@@ -16,9 +16,10 @@ Test::Pattern - a deterministic stream of bytes
 
 =head1 DESCRIPTION
 
-The stream is made of blocks of 1 MiB. A block's bytes are SHA-256(0), SHA-256(1), ... SHA-256(32767)
-one after another, where each number is hashed as 8 bytes big endian; its first 8 bytes are then
-replaced by the block's index, 8 bytes big endian. A stream of N bytes is the first N bytes of that.
+The stream is made of blocks of 1 MiB. A block's bytes are SHA-256(0), SHA-256(1), ...
+SHA-256(32767) one after another, where each number is hashed as 8 bytes big endian; its first 8
+bytes are then replaced by the block's index, 8 bytes big endian. A stream of N bytes is the first N
+bytes of that.
 
 =head1 FUNCTIONS
 

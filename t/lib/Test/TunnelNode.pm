@@ -29,14 +29,15 @@ Test::TunnelNode - a target node for one test, with a temporary directory of its
 
 Class method. Starts a node and waits until it listens. Options:
 
-C<front>: C<testnode> (default) or C<pveproxy>, the real PVE::APIServer::AnyEvent; where that does not
-load, undef is returned and C<$Test::TunnelNode::reason> says why.
-C<worker>: path of the worker, default t/lib/stub-worker.pl. C<misbehave>: list of words as in
-C<testnode --help> (not with C<pveproxy>). C<old>: no capabilities. C<tls>: C<1.2> or C<1.3>. C<plain>: no TLS.
-C<node>: name of the node, default C<target>. C<listen>: address, default 127.0.0.1.
+C<front>: C<testnode> (default) or C<pveproxy>, the real PVE::APIServer::AnyEvent; where that does
+not load, undef is returned and C<$Test::TunnelNode::reason> says why. C<worker>: path of the
+worker, default t/lib/stub-worker.pl. C<misbehave>: list of words as in C<testnode --help> (not with
+C<pveproxy>). C<old>: no capabilities. C<tls>: C<1.2> or C<1.3>. C<plain>: no TLS. C<node>: name of
+the node, default C<target>. C<listen>: address, default 127.0.0.1.
 
-The object has C<address>, C<port>, C<fingerprint>, C<token> (the whole C<PVEAPIToken=...>), C<dir> and
-C<pid>. Dies if the node does not start. The node ends, and its directory goes, when the object does.
+The object has C<address>, C<port>, C<fingerprint>, C<token> (the whole C<PVEAPIToken=...>), C<dir>
+and C<pid>. Dies if the node does not start. The node ends, and its directory goes, when the object
+does.
 
 =head2 url($kind, $vmid, $action)
 

@@ -1,6 +1,7 @@
 package Test::TunnelWorker;
 
-# A worker of the test node without a node in front: the test gives it its request and is its client.
+# A worker of the test node without a node in front: the test gives it its request and is its
+# client.
 
 use v5.36;
 
@@ -20,7 +21,8 @@ my $WORKER = dirname(__FILE__) . '/../../../testnode/worker.pl';
 # Seconds. What takes longer stands still.
 my $LIMIT = 60;
 
-# Options: dir; request (what differs from the usual); wrap (a command that runs the worker); no_client.
+# Options: dir; request (what differs from the usual); wrap (a command that runs the worker);
+# no_client.
 sub worker (%option) {
     my $dir = $option{dir} // tempdir(CLEANUP => 1);
     my %request = (

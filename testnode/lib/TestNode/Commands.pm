@@ -11,8 +11,9 @@ TestNode::Commands - what the test node's worker can be told to do
 
 =head1 DESCRIPTION
 
-A closed table: a name, the parameters it takes, and what it does. A name or a parameter that is not in it is refused. An I<old>
-node has no C<caps> and takes only what Proxmox VE 9 takes for C<start>; containers have fewer commands.
+A closed table: a name, the parameters it takes, and what it does. A name or a parameter that is not
+in it is refused. An I<old> node has no C<caps> and takes only what Proxmox VE 9 takes for C<start>;
+containers have fewer commands.
 
 =cut
 

@@ -15,10 +15,11 @@ TestNode::Guest - one QEMU process with a disk
 
 =head1 DESCRIPTION
 
-The same machine on both sides of a migration: an i440FX with the RAM and disks it is told, no display, no network.
-It is hardware-virtualised where the kernel can, and emulated elsewhere.
+The same machine on both sides of a migration: an i440FX with the RAM and disks it is told, no
+display, no network. It is hardware-virtualised where the kernel can, and emulated elsewhere.
 
-The process ends with C<stop>, with the object, or with the process that started it, whichever comes first.
+The process ends with C<stop>, with the object, or with the process that started it, whichever comes
+first.
 
 =cut
 
@@ -35,7 +36,8 @@ use TestNode::QMP;
 
 use constant {
     QEMU => 'qemu-system-x86_64',
-# Where RAM goes on above the hole for devices: told to QEMU, so that both ends and `ram_ranges` agree.
+    # Where RAM goes on above the hole for devices: told to QEMU, so that both ends and `ram_ranges`
+    # agree.
     LOW_RAM_MAX => 2 << 30,
     HIGH_RAM => 4 << 30,
     # How long QEMU may take to leave when asked, in seconds.
@@ -56,7 +58,8 @@ a number; also names the files in C<dir>
 
 =item dir
 
-an absolute path: the monitor for others is F<DIR/VMID.qmp>, what QEMU says goes to F<DIR/VMID.qemu.log>
+an absolute path: the monitor for others is F<DIR/VMID.qmp>, what QEMU says goes to
+F<DIR/VMID.qemu.log>
 
 =item memory
 
@@ -64,7 +67,8 @@ MiB
 
 =item disks
 
-hash: drive name (C<scsi0>, ...) to the path of a raw file; its block node is C<drive-NAME>, the first in order is booted
+hash: drive name (C<scsi0>, ...) to the path of a raw file; its block node is C<drive-NAME>, the
+first in order is booted
 
 =item incoming
 
@@ -131,8 +135,8 @@ sub pid ($self) { return $self->{pid} }
 
 =head2 ram_ranges
 
-Class method: C<< TestNode::Guest->ram_ranges($memory) >>. Where the RAM of a guest of that many MiB lies in its physical
-address space: a list of C<[$address, $bytes]>.
+Class method: C<< TestNode::Guest->ram_ranges($memory) >>. Where the RAM of a guest of that many MiB
+lies in its physical address space: a list of C<[$address, $bytes]>.
 
 =cut
 
@@ -191,8 +195,8 @@ sub command_line ($self, $control_fd, $inspect_fd) {
     my @command = (
         # Without hardware virtualisation QEMU takes the second; both migrate alike.
         QEMU, '-machine', 'pc,accel=kvm:tcg,max-ram-below-4g=' . LOW_RAM_MAX,
-# The BIOS would set up KVM's clock, and a target's kernel rewrites that page in guest RAM before the guest runs
-# there: a difference that no migration made.
+        # The BIOS would set up KVM's clock, and a target's kernel rewrites that page in guest RAM
+        # before the guest runs there: a difference that no migration made.
         '-cpu', 'qemu64,kvm=off',
         '-name', "guest-$self->{vmid}",
         '-m', $self->{memory},

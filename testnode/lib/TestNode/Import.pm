@@ -11,9 +11,9 @@ TestNode::Import - writes a volume that comes in over a UNIX socket
 
 =head1 DESCRIPTION
 
-A process that accepts one connection and writes what comes to a file. The stream is C<raw+size>: the size in
-bytes as a 64 bit little endian number, then that many bytes, then the end. A stream that is shorter or longer is an error,
-and so is a write that fails; the file is then removed.
+A process that accepts one connection and writes what comes to a file. The stream is C<raw+size>:
+the size in bytes as a 64 bit little endian number, then that many bytes, then the end. A stream
+that is shorter or longer is an error, and so is a write that fails; the file is then removed.
 
 =cut
 
@@ -67,8 +67,8 @@ sub start ($class, %option) {
 
 =head2 status
 
-C<< { status => 'pending' } >>, C<< { status => 'complete', volid => ... } >> or C<< { status => 'error', msg => ... } >>.
-After one of the last two the import is over.
+C<< { status => 'pending' } >>, C<< { status => 'complete', volid => ... } >> or C<< { status =>
+'error', msg => ... } >>. After one of the last two the import is over.
 
 =cut
 

@@ -14,10 +14,12 @@ TestNode::Incoming - a guest that waits for its RAM and disks
 
 =head1 DESCRIPTION
 
-Starts QEMU, has it listen for the migration state and serve the disks over NBD, on UNIX sockets or on TCP.
+Starts QEMU, has it listen for the migration state and serve the disks over NBD, on UNIX sockets or
+on TCP.
 
-On TCP the address is the one this node has in the migration network, and QEMU itself binds the ports: the first free one of 60000 to
-60049 for each. Nobody chooses a port before it is bound, so two starts cannot choose the same.
+On TCP the address is the one this node has in the migration network, and QEMU itself binds the
+ports: the first free one of 60000 to 60049 for each. Nobody chooses a port before it is bound, so
+two starts cannot choose the same.
 
 =cut
 
@@ -39,12 +41,13 @@ use constant {
 
 =head2 on_unix
 
-Class method. Takes C<vmid>, C<dir>, C<memory> (MiB), C<disks> (name to C<< { file, drivestr } >>) and C<export> (the names served). The
-sockets are F<DIR/VMID.migrate> and F<DIR/VMID_nbd.migrate>.
+Class method. Takes C<vmid>, C<dir>, C<memory> (MiB), C<disks> (name to C<< { file, drivestr } >>)
+and C<export> (the names served). The sockets are F<DIR/VMID.migrate> and F<DIR/VMID_nbd.migrate>.
 
 =head2 on_tcp
 
-Class method. The same with C<network> (as in L<PVE::Tunnel::Native/network_address>, may be undef) and C<node>.
+Class method. The same with C<network> (as in L<PVE::Tunnel::Native/network_address>, may be undef)
+and C<node>.
 
 =cut
 
@@ -89,8 +92,8 @@ sub on_tcp ($class, %option) {
 
 =head2 answer
 
-What C<start> answers: C<migrate> (C<proto>, C<addr>, and C<unix_sockets> or C<port>) and C<drives>, where each disk has
-C<drivestr> and C<nbd_uri>.
+What C<start> answers: C<migrate> (C<proto>, C<addr>, and C<unix_sockets> or C<port>) and C<drives>,
+where each disk has C<drivestr> and C<nbd_uri>.
 
 =cut
 
@@ -209,7 +212,8 @@ sub start ($class, $option, $listen) {
     return $self;
 }
 
-# An incoming migration can be started once only, so QEMU is given the whole range, and tells what it took.
+# An incoming migration can be started once only, so QEMU is given the whole range, and tells what
+# it took.
 sub listen_for_state ($qmp, $host) {
     my $last = END_PORT - 1;
     $qmp->command('migrate-incoming', { uri => "tcp:$host:${\FIRST_PORT},to=$last" });

@@ -13,8 +13,8 @@ TestNode::Node - a test node in a process of its own
 
 =head1 DESCRIPTION
 
-Starts C<target/release/testnode> with the Perl worker beside this file. It ends with C<stop>, with the object, or with the
-process that started it, and takes its workers and their guests with it.
+Starts C<target/release/testnode> with the Perl worker beside this file. It ends with C<stop>, with
+the object, or with the process that started it, and takes its workers and their guests with it.
 
 =cut
 
@@ -35,8 +35,9 @@ use constant START_LIMIT => 60;
 
 =head2 start
 
-Class method. Takes C<dir> (absolute; made if missing), C<listen> (an address), and optionally C<old> (true: a node without
-capabilities), C<worker> (another worker program), C<options> (array, further arguments of the program), C<wrap> (array, a command that runs the program, such as
+Class method. Takes C<dir> (absolute; made if missing), C<listen> (an address), and optionally
+C<old> (true: a node without capabilities), C<worker> (another worker program), C<options> (array,
+further arguments of the program), C<wrap> (array, a command that runs the program, such as
 C<nsenter>). Returns when the node listens. Dies with what it said if it does not.
 
 =cut

@@ -12,8 +12,8 @@ TestNode::QMP - a client of QEMU's machine protocol, with a time limit on everyt
 
 =head1 DESCRIPTION
 
-One command at a time, as QEMU answers them. Events that arrive meanwhile are kept, so that waiting for
-one that has already come ends at once.
+One command at a time, as QEMU answers them. Events that arrive meanwhile are kept, so that waiting
+for one that has already come ends at once.
 
 =cut
 
@@ -36,9 +36,9 @@ use constant MAX_EVENTS => 1000;
 
 =head2 new
 
-Class method: C<< TestNode::QMP->new($path, $limit) >>. Connects to the UNIX socket C<$path> and reads the
-greeting within C<$limit> seconds (default 60). The socket must be listening already: L<TestNode::Guest> makes it
-before QEMU is started. Dies with a message.
+Class method: C<< TestNode::QMP->new($path, $limit) >>. Connects to the UNIX socket C<$path> and
+reads the greeting within C<$limit> seconds (default 60). The socket must be listening already:
+L<TestNode::Guest> makes it before QEMU is started. Dies with a message.
 
 =cut
 
@@ -50,7 +50,8 @@ sub new ($class, $path, $limit = COMMAND_LIMIT) {
 
 =head2 attach
 
-Class method: C<< TestNode::QMP->attach($socket, $limit) >>. The same on a socket that is connected already.
+Class method: C<< TestNode::QMP->attach($socket, $limit) >>. The same on a socket that is connected
+already.
 
 =cut
 
@@ -67,8 +68,8 @@ sub attach ($class, $socket, $limit = COMMAND_LIMIT) {
 
 =head2 command
 
-C<< $qmp->command($name, \%arguments, $limit) >>: what QEMU returns for it. Dies with C<"NAME: reason"> if QEMU
-refuses, ends, or does not answer within C<$limit> seconds (default 60).
+C<< $qmp->command($name, \%arguments, $limit) >>: what QEMU returns for it. Dies with C<"NAME:
+reason"> if QEMU refuses, ends, or does not answer within C<$limit> seconds (default 60).
 
 =cut
 
@@ -90,8 +91,8 @@ sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT)
 =head2 wait_event
 
 C<< $qmp->wait_event($name, $wanted, $limit) >>: the data of the first event of that name for which
-C<< $wanted->($data) >> is true, from those kept or those to come; it is then forgotten. Undef after C<$limit> seconds.
-C<$wanted> may die to give up.
+C<< $wanted->($data) >> is true, from those kept or those to come; it is then forgotten. Undef after
+C<$limit> seconds. C<$wanted> may die to give up.
 
 =cut
 

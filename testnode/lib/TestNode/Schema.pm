@@ -10,9 +10,10 @@ TestNode::Schema - checks a command's parameters against the list of those it ta
 
 =head1 DESCRIPTION
 
-What a node checks before it does anything: the parameters are those listed, the required ones are there, and each is of its
-type. The types are C<string> (with C<enum> or C<pattern>), C<integer> (with C<minimum>, C<maximum>), C<boolean> (JSON's, or 0
-and 1), C<array> (of C<items>), and C<object> (with C<properties>, or open without).
+What a node checks before it does anything: the parameters are those listed, the required ones are
+there, and each is of its type. The types are C<string> (with C<enum> or C<pattern>), C<integer>
+(with C<minimum>, C<maximum>), C<boolean> (JSON's, or 0 and 1), C<array> (of C<items>), and
+C<object> (with C<properties>, or open without).
 
 =cut
 
@@ -35,7 +36,8 @@ my %CHECK = (
 
 =head2 check
 
-C<check(\%properties, $value)>: dies with one line that names the first parameter that does not fit, by its path.
+C<check(\%properties, $value)>: dies with one line that names the first parameter that does not fit,
+by its path.
 
 =cut
 

@@ -22,9 +22,9 @@ Class method. C<dir>, C<worker> (path of the program), C<node>, C<user>, C<old>.
 
 =head2 start($kind, $vmid, \%params)
 
-Starts a worker and waits, up to 10 s, until it listens. Returns C<{socket, pid, ticket, output, log}>: its
-command socket, process, a ticket for the socket, and the handles from and to which its log is to be
-copied. Dies with a reason. A guest has one worker at a time.
+Starts a worker and waits, up to 10 s, until it listens. Returns C<{socket, pid, ticket, output,
+log}>: its command socket, process, a ticket for the socket, and the handles from and to which its
+log is to be copied. Dies with a reason. A guest has one worker at a time.
 
 =head2 admits($ticket, $path)
 

@@ -10,17 +10,21 @@ TestNode::Worker - the mtunnel worker of the test node
 
 =head1 DESCRIPTION
 
-Stands in for the worker that C<POST .../mtunnel> forks on a Proxmox VE node. It is told who it is by one JSON line on its input,
-listens on its UNIX socket, says C<{"ready":1}>, and serves one client: a JSON line in, a JSON line out, with
-C<success>, and C<msg> where that is false. Which commands there are is L<TestNode::Commands>'s matter.
+Stands in for the worker that C<POST .../mtunnel> forks on a Proxmox VE node. It is told who it is
+by one JSON line on its input, listens on its UNIX socket, says C<{"ready":1}>, and serves one
+client: a JSON line in, a JSON line out, with C<success>, and C<msg> where that is false. Which
+commands there are is L<TestNode::Commands>'s matter.
 
-The first line has C<socket>, C<vmid>, C<kind> (C<qemu> or C<lxc>), C<node>, C<dir>, C<user>, C<ticket_key> (64 hex digits), C<old>
-and C<params>. The input then stays open; its end is the order to leave.
+The first line has C<socket>, C<vmid>, C<kind> (C<qemu> or C<lxc>), C<node>, C<dir>, C<user>,
+C<ticket_key> (64 hex digits), C<old> and C<params>. The input then stays open; its end is the order
+to leave.
 
-After C<quit> the worker waits for the client to disconnect. A guest that was started lives on, and the worker with it, until
-the input ends. A connection that ends without C<quit> is an error, and takes the guest along.
+After C<quit> the worker waits for the client to disconnect. A guest that was started lives on, and
+the worker with it, until the input ends. A connection that ends without C<quit> is an error, and
+takes the guest along.
 
-What it prints is its log: one C<command: NAME> for each command received, and no ticket, key or configuration.
+What it prints is its log: one C<command: NAME> for each command received, and no ticket, key or
+configuration.
 
 =cut
 
@@ -37,7 +41,8 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use TestNode::Commands;
 
 use constant {
-# A command is a few KiB, a configuration at most some tens: what is longer is an attack or a mistake.
+    # A command is a few KiB, a configuration at most some tens: what is longer is an attack or a
+    # mistake.
     MAX_LINE => 1 << 20,
     # How long a node waits for the source to connect, in seconds; as Proxmox VE does.
     CLIENT_LIMIT => 300,
@@ -127,7 +132,8 @@ sub keep_guest ($self) {
     return;
 }
 
-# True when the handle can be read, false when the time is over; dies when the node wants us to leave.
+# True when the handle can be read, false when the time is over; dies when the node wants us to
+# leave.
 sub wait_for ($self, $handle, $limit) { ## no critic (RequireFinalReturn)
     my $deadline = defined($limit) ? clock_gettime(CLOCK_MONOTONIC) + $limit : undef;
     my $select = IO::Select->new($handle, $self->{input});

@@ -28,8 +28,8 @@ impl Pings {
         payload
     }
 
-    /// Whether a pong is the right one; those nobody asked for are allowed, and so is one for several
-    /// pings, with the payload of the latest (RFC 6455, 5.5.3).
+    /// Whether a pong is the right one; those nobody asked for are allowed, and so is one for
+    /// several pings, with the payload of the latest (RFC 6455, 5.5.3).
     pub(super) fn answer(&mut self, payload: &[u8]) -> bool {
         if self.due.is_empty() {
             return true;

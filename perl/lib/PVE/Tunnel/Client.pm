@@ -21,8 +21,9 @@ use constant {
     CONNECT_LIMIT => 15,
     FORWARD_LIMIT => 15,
     QUIT_LIMIT => 30,
-# The version reply is the first thing heard after connect, TLS handshake and upgrade, each of which has its own limit in the
-# connector (10, 10 and 20 s): a little more than their sum, so that its reason is heard and not just our impatience.
+    # The version reply is the first thing heard after connect, TLS handshake and upgrade, each of
+    # which has its own limit in the connector (10, 10 and 20 s): a little more than their sum, so
+    # that its reason is heard and not just our impatience.
     VERSION_LIMIT => 45,
     # How long the child may take to send what is left, then to obey SIGTERM.
     END_LIMIT => 30,
@@ -175,7 +176,8 @@ sub _write_line ($tunnel, $timeout, $value) {
     return;
 }
 
-# A signal ends the wait early, so that the caller's own alarm is heard; then the rest is waited for.
+# A signal ends the wait early, so that the caller's own alarm is heard; then the rest is waited
+# for.
 sub _wait_for ($handle, $readiness, $deadline) {
     die "the tunnel is closed\n" if !defined fileno $handle;
     my $select = IO::Select->new($handle);
@@ -237,15 +239,17 @@ PVE::Tunnel::Client - the source's end of a tunnel between Proxmox VE clusters
 
 =head1 DESCRIPTION
 
-The five functions that qemu-server and pve-container know from C<PVE::Tunnel>, with the same arguments and the same data, over the
-native connector in place of the program C<proxmox-websocket-tunnel>; and one for the decision that has to be made before anything is
-created at the target.
+The five functions that qemu-server and pve-container know from C<PVE::Tunnel>, with the same
+arguments and the same data, over the native connector in place of the program
+C<proxmox-websocket-tunnel>; and one for the decision that has to be made before anything is created
+at the target.
 
-The control plane is one websocket through the target's C<pveproxy>, always over TLS, pinned to a fingerprint or verified by the
-system's CAs. JSON lines go over it in strict order: one command, one answer.
+The control plane is one websocket through the target's C<pveproxy>, always over TLS, pinned to a
+fingerprint or verified by the system's CAs. JSON lines go over it in strict order: one command, one
+answer.
 
-Nothing is exported. Every function dies with a message that ends in a newline. No message and no log line contains the API token, a
-ticket, or what a command carried.
+Nothing is exported. Every function dies with a message that ends in a newline. No message and no
+log line contains the API token, a ticket, or what a command carried.
 
 =head2 The tunnel
 
@@ -255,11 +259,13 @@ A hash, as C<PVE::Tunnel> returns it:
 
 =item C<writer>, C<reader>
 
-the pipes to and from the child. Do not read from C<reader> directly: C<read_tunnel> may hold a part already.
+the pipes to and from the child. Do not read from C<reader> directly: C<read_tunnel> may hold a part
+already.
 
 =item C<pid>
 
-the child, which reads the connector's diagnostics. The connector is the child's child and ends with it.
+the child, which reads the connector's diagnostics. The connector is the child's child and ends with
+it.
 
 =item C<log>
 
@@ -267,17 +273,19 @@ the function given
 
 =item C<version>, C<age>
 
-integers from the worker's version reply: its API version, and how many versions back it understands. The caller compares: its own
-version must be at least C<version - age> and at most C<version>.
+integers from the worker's version reply: its API version, and how many versions back it
+understands. The caller compares: its own version must be at least C<version - age> and at most
+C<version>.
 
 =item C<caps>, C<unknown_caps>
 
-arrays of the capability names that this software knows, and of those it does not. Both are empty for a target that sends none.
+arrays of the capability names that this software knows, and of those it does not. Both are empty
+for a target that sends none.
 
 =item C<params>
 
-hash with C<url> (ending in C<?>), C<headers> and C<fingerprint>: what a forward needs besides its socket. It is the C<$tunnel_params>
-given, completed. B<It contains the API token>: do not print it.
+hash with C<url> (ending in C<?>), C<headers> and C<fingerprint>: what a forward needs besides its
+socket. It is the C<$tunnel_params> given, completed. B<It contains the API token>: do not print it.
 
 =item C<forwarded>
 
@@ -291,9 +299,10 @@ optional array, the caller's: files that C<finish_tunnel> removes
 
 =head2 The child
 
-It closes every inherited descriptor but 0, 1 and 2: the caller usually holds the guest's configuration lock, and a child that kept that
-descriptor would keep the lock. C<$log> is called in this child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>,
-so what it writes to must be standard output or error, or something that it opens itself.
+It closes every inherited descriptor but 0, 1 and 2: the caller usually holds the guest's
+configuration lock, and a child that kept that descriptor would keep the lock. C<$log> is called in
+this child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>, so what it
+writes to must be standard output or error, or something that it opens itself.
 
 =head1 FUNCTIONS
 
@@ -301,8 +310,8 @@ so what it writes to must be standard output or error, or something that it open
 
     my $tunnel = fork_websocket_tunnel($conn, $url, \%req_params, \%tunnel_params, $log);
 
-Asks the target for a worker (C<POST $url> with C<%req_params> as a form; C<$url> is the path below C</api2/json>), connects to it, and reads
-its version.
+Asks the target for a worker (C<POST $url> with C<%req_params> as a form; C<$url> is the path below
+C</api2/json>), connects to it, and reads its version.
 
 C<$conn> is a hash:
 
@@ -322,55 +331,63 @@ C<PVEAPIToken=user@realm!name=uuid>. Without: dies.
 
 =item C<cached_fingerprints>
 
-hash whose first true key, in alphabetical order, is the SHA-256 fingerprint of the target's certificate (any case, colons or none). Then exactly
-that certificate is accepted, and its issuer and names do not matter. Without, the system's CAs and the host name decide.
+hash whose first true key, in alphabetical order, is the SHA-256 fingerprint of the target's
+certificate (any case, colons or none). Then exactly that certificate is accepted, and its issuer
+and names do not matter. Without, the system's CAs and the host name decide.
 
 =back
 
-C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>); the hash becomes C<< $tunnel->{params} >>.
-C<$log> is called with a level (C<info>, C<warn>, C<err>) and a line of text.
+C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>); the hash
+becomes C<< $tunnel->{params} >>. C<$log> is called with a level (C<info>, C<warn>, C<err>) and a
+line of text.
 
-Limits: 30 s for each step of the request, 15 s to hand over each line, 45 s for the version reply. (C<PVE::Tunnel> waits 10 s; here
-the connector's own limits come first, so that its reason is heard.)
+Limits: 30 s for each step of the request, 15 s to hand over each line, 45 s for the version reply.
+(C<PVE::Tunnel> waits 10 s; here the connector's own limits come first, so that its reason is
+heard.)
 
-Errors: what HTTP, TLS or the target refused, with its words; a version reply that is malformed, C<caps> included. In each case the child has
-ended.
+Errors: what HTTP, TLS or the target refused, with its words; a version reply that is malformed,
+C<caps> included. In each case the child has ended.
 
 =head2 plan
 
     my $plan = plan($tunnel, \%wish);
 
-How the guest's data will travel: L<PVE::Tunnel::Native/plan> with C<%wish> (C<migration_type>, C<migration_network>, C<planes>, ...) and the target's
-capabilities. To be called before the first command that changes the target; dies if what is wished cannot be had, and then nothing has been
+How the guest's data will travel: L<PVE::Tunnel::Native/plan> with C<%wish> (C<migration_type>,
+C<migration_network>, C<planes>, ...) and the target's capabilities. To be called before the first
+command that changes the target; dies if what is wished cannot be had, and then nothing has been
 created there but the locked, empty configuration that C<finish_tunnel($tunnel, 1)> removes.
 
 =head2 write_tunnel
 
     my $reply = write_tunnel($tunnel, $timeout, $command, \%params);
 
-Sends a command, waits up to C<$timeout> seconds for the answer, and returns it as a hash. Dies with the answer's C<msg> unless C<success> is true.
+Sends a command, waits up to C<$timeout> seconds for the answer, and returns it as a hash. Dies with
+the answer's C<msg> unless C<success> is true.
 
 =head2 read_tunnel
 
     my $line = read_tunnel($tunnel, $timeout);
 
-The next line, without its newline. C<$timeout> is 60 s if not given. Lines longer than 1 MiB are an error. A signal that arrives meanwhile is handled:
-a handler that dies ends the wait, so C<alarm> around it works.
+The next line, without its newline. C<$timeout> is 60 s if not given. Lines longer than 1 MiB are an
+error. A signal that arrives meanwhile is handled: a handler that dies ends the wait, so C<alarm>
+around it works.
 
 =head2 forward_unix_socket
 
     forward_unix_socket($tunnel, $local, $remote);
 
-Makes C<$local> a UNIX socket (mode 0600; what was there is removed) that stands for the target's C<$remote>. Each connection to it becomes one
-more websocket with a fresh ticket. Limit: 15 s. Dies if the connector says that it cannot.
+Makes C<$local> a UNIX socket (mode 0600; what was there is removed) that stands for the target's
+C<$remote>. Each connection to it becomes one more websocket with a fresh ticket. Limit: 15 s. Dies
+if the connector says that it cannot.
 
 =head2 finish_tunnel
 
     finish_tunnel($tunnel, $cleanup);
 
-Sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then SIGKILL. Removes C<unix_sockets> and the
-forwarded sockets. With a true C<$cleanup> the worker removes what was created for this migration. Dies at the end if the target did not confirm
-C<quit>; the child has ended in any case.
+Sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
+SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker
+removes what was created for this migration. Dies at the end if the target did not confirm C<quit>;
+the child has ended in any case.
 
 =head1 SEE ALSO
 

@@ -47,8 +47,8 @@ sub _encode ($function, $input) {
     return $text;
 }
 
-# Options are plain numbers and names. Perl does not tell "10" from 10, but JSON does, and so a number
-# that was read from a file or a line would go over as a string.
+# Options are plain numbers and names. Perl does not tell "10" from 10, but JSON does, and so a
+# number that was read from a file or a line would go over as a string.
 sub _options ($function, $options) {
     my $json;
     if (defined($options)) {
@@ -128,17 +128,17 @@ JSON is loaded by the first call that takes or returns a structure, not before.
 
 =item version_reply_parse($reply)
 
-Reads the answer of a tunnel worker to the C<version> command. C<$reply> is the line as it came (JSON
-text, at most 1 MiB), or a reference to the hash that it was decoded to. Returns
+Reads the answer of a tunnel worker to the C<version> command. C<$reply> is the line as it came
+(JSON text, at most 1 MiB), or a reference to the hash that it was decoded to. Returns
 
     { api => 2, age => 0, caps => ['insecure-remote'], unknown => ['x-y'] }
 
-C<caps> has the capabilities that this software knows, C<unknown> the others: they change nothing, but
-belong into the C<caps> of C<plan>. A reply without C<caps> means none.
+C<caps> has the capabilities that this software knows, C<unknown> the others: they change nothing,
+but belong into the C<caps> of C<plan>. A reply without C<caps> means none.
 
 Dies with C<STATUS_PROTOCOL> if the worker refused, if its version does not fit ours (we must be at
-least C<api> - C<age> and at most C<api>; ours is 2), or if C<caps> is anything but an array of at most 64
-names of at most 64 characters from C<[a-z0-9-]>.
+least C<api> - C<age> and at most C<api>; ours is 2), or if C<caps> is anything but an array of at
+most 64 names of at most 64 characters from C<[a-z0-9-]>.
 
 =item plan($input)
 
@@ -174,8 +174,8 @@ C<< { ok => 0, address => '192.0.2.7', port => 60000, error => 'no route to host
 
 =back
 
-True and false are 1, C<!!1> or a true of JSON, and 0, C<''>, C<!!0> or a false of JSON; any other word is an
-error. Numbers may be strings. Returns
+True and false are 1, C<!!1> or a true of JSON, and 0, C<''>, C<!!0> or a false of JSON; any other
+word is an error. Numbers may be strings. Returns
 
     {
         plane => 'qemu',             # RAM and live disks: websocket, tls, tcp, qemu
@@ -187,7 +187,8 @@ error. Numbers may be strings. Returns
         reason => '...',             # one sentence: why this plane
     }
 
-C<start> goes into the worker's C<start> command. Every plane but C<qemu> keeps QEMU on UNIX sockets.
+C<start> goes into the worker's C<start> command. Every plane but C<qemu> keeps QEMU on UNIX
+sockets.
 
 Dies with C<STATUS_REFUSED> if what was asked for cannot be had: C<insecure> is never turned into
 anything else in silence. The message names the ways out.
@@ -205,11 +206,11 @@ C<undef> for the address that the name C<$node> resolves to. Returns
 
     { address => '192.0.2.7', prefix_len => 24, interface => 'eth1', uri_host => '192.0.2.7' }
 
-C<uri_host> has brackets around IPv6, as URIs want it. Only addresses of interfaces that are up count;
-temporary, deprecated, tentative and duplicate ones do not, nor loopback and link-local ones unless
-the CIDR lies inside these ranges. Exactly one must be left: otherwise it dies with C<STATUS_REFUSED>, and
-the message lists what was seen and why each lost. Without C<$network> the system's resolver is asked,
-which may block.
+C<uri_host> has brackets around IPv6, as URIs want it. Only addresses of interfaces that are up
+count; temporary, deprecated, tentative and duplicate ones do not, nor loopback and link-local ones
+unless the CIDR lies inside these ranges. Exactly one must be left: otherwise it dies with
+C<STATUS_REFUSED>, and the message lists what was seen and why each lost. Without C<$network> the
+system's resolver is asked, which may block.
 
 =item port_bind($address)
 
@@ -220,8 +221,8 @@ list of descriptor and port:
     open(my $listener, '+<&=', $fd) or die "cannot open descriptor $fd: $!\n";
 
 The descriptor is blocking and close-on-exec, and is yours: nobody else closes it. Dies with
-C<STATUS_IO> if all fifty ports are taken or the address is not one of this host. Under taint a tainted
-C<$address> is refused, as C<bind> does.
+C<STATUS_IO> if all fifty ports are taken or the address is not one of this host. Under taint a
+tainted C<$address> is refused, as C<bind> does.
 
 =item endpoint_check($input)
 
@@ -239,9 +240,9 @@ only). Returns
 
     { address => '192.0.2.7', port => 60000, uri => 'tcp:192.0.2.7:60000' }
 
-with C<export> in addition for an C<nbd_uri>. Dies with C<STATUS_REFUSED> unless the address is literal, the
-port is 60000 to 60049, the address lies inside the network and is not loopback, multicast,
-broadcast or unspecified.
+with C<export> in addition for an C<nbd_uri>. Dies with C<STATUS_REFUSED> unless the address is
+literal, the port is 60000 to 60049, the address lies inside the network and is not loopback,
+multicast, broadcast or unspecified.
 
 =back
 
@@ -251,19 +252,20 @@ broadcast or unspecified.
 
 =item mask($data, $key, $phase = 0)
 
-Masks or unmasks the byte string C<$data> in place, as RFC 6455 section 5.3 says: byte C<i> is XORed with
-byte C<($phase + i) % 4> of the four bytes of C<$key>. Twice with the same key and phase gives the data
-back. To go on in the middle of a payload, add the number of bytes already done to C<$phase>. Returns
-nothing.
+Masks or unmasks the byte string C<$data> in place, as RFC 6455 section 5.3 says: byte C<i> is XORed
+with byte C<($phase + i) % 4> of the four bytes of C<$key>. Twice with the same key and phase gives
+the data back. To go on in the middle of a payload, add the number of bytes already done to
+C<$phase>. Returns nothing.
 
-C<$data> may be anything that can be assigned to: a variable, an element, a C<substr>, a tied scalar.
-Other variables that share its buffer (copy on write) keep theirs. A literal or another read-only
-value is refused, and nothing is changed when it dies.
+C<$data> may be anything that can be assigned to: a variable, an element, a C<substr>, a tied
+scalar. Other variables that share its buffer (copy on write) keep theirs. A literal or another
+read-only value is refused, and nothing is changed when it dies.
 
 =item fingerprint_parse($text)
 
 Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and returns it as
-Proxmox VE writes it: C<0A:1B:...>, 95 characters. Dies with C<STATUS_INVALID_ARGUMENT> if it is none.
+Proxmox VE writes it: C<0A:1B:...>, 95 characters. Dies with C<STATUS_INVALID_ARGUMENT> if it is
+none.
 
 =back
 
@@ -273,10 +275,11 @@ Proxmox VE writes it: C<0A:1B:...>, 95 characters. Dies with C<STATUS_INVALID_AR
 
 =item connector_run($input, $output, $log = undef, $options = undef)
 
-Runs the source's end of a tunnel: the protocol of C<proxmox-websocket-tunnel>, one JSON line in, one
-JSON line out. C<$input> and C<$output> are descriptor numbers (C<fileno>), not handles; pipes, sockets or
-terminals. C<$log> is the number of a descriptor for diagnostics, one line each, or C<undef> for none. They
-stay yours and stay open. C<$options> is a hash reference or C<undef>; all are optional:
+Runs the source's end of a tunnel: the protocol of C<proxmox-websocket-tunnel>, one JSON line in,
+one JSON line out. C<$input> and C<$output> are descriptor numbers (C<fileno>), not handles; pipes,
+sockets or terminals. C<$log> is the number of a descriptor for diagnostics, one line each, or
+C<undef> for none. They stay yours and stay open. C<$options> is a hash reference or C<undef>; all
+are optional:
 
     mask => 'zero',              # or 'random': how frames over TLS are masked
     connect_timeout => 10,       # seconds, 0.001 to 3600, for TCP to connect
@@ -285,11 +288,11 @@ stay yours and stay open. C<$options> is a hash reference or C<undef>; all are o
     ticket_timeout => 30,        # seconds for the worker to answer a ticket command
 
 B<It blocks> until the input ends, and is meant for a process forked for it; see L</FORKS> and
-L</SIGNALS>. Returns nothing when the input has ended and everything was sent. Bad lines of input do not
-end it: they are answered. Dies with C<STATUS_INVALID_ARGUMENT> for a bad descriptor or bad options; with
-C<STATUS_PROTOCOL> if the worker sends a line above 1 MiB; with C<STATUS_IO> if a descriptor fails, a
-connection that was asked for could not be opened, the control connection ended before the input did,
-or a signal came.
+L</SIGNALS>. Returns nothing when the input has ended and everything was sent. Bad lines of input do
+not end it: they are answered. Dies with C<STATUS_INVALID_ARGUMENT> for a bad descriptor or bad
+options; with C<STATUS_PROTOCOL> if the worker sends a line above 1 MiB; with C<STATUS_IO> if a
+descriptor fails, a connection that was asked for could not be opened, the control connection ended
+before the input did, or a signal came.
 
 =back
 
@@ -317,14 +320,15 @@ Message of this thread's last call, without the newline; C<''> if it succeeded.
 
 =head1 CODECS
 
-C<PVE::Tunnel::Native::Codec> takes the bytes of one websocket connection apart into frames, and makes
-frames. It does no I/O: an event loop reads and writes.
+C<PVE::Tunnel::Native::Codec> takes the bytes of one websocket connection apart into frames, and
+makes frames. It does no I/O: an event loop reads and writes.
 
 =over
 
 =item new
 
-Class method: C<< PVE::Tunnel::Native::Codec->new(%options) >>. A codec for one connection after its upgrade. Options:
+Class method: C<< PVE::Tunnel::Native::Codec->new(%options) >>. A codec for one connection after its
+upgrade. Options:
 
     role => 'client',        # or 'server': which end this is
     mask => 'random',        # or 'zero': how a client masks; zero only where TLS protects the wire
@@ -334,42 +338,43 @@ Dies with C<STATUS_INVALID_ARGUMENT> for others.
 
 =item feed
 
-Method: C<< $codec->feed($bytes) >>. Takes bytes from the wire, at most 16 MiB a call, cut anywhere. Call
-C<next> until it has nothing more: what is not taken out piles up in memory. Returns nothing.
+Method: C<< $codec->feed($bytes) >>. Takes bytes from the wire, at most 16 MiB a call, cut anywhere.
+Call C<next> until it has nothing more: what is not taken out piles up in memory. Returns nothing.
 
 =item next
 
-Method: C<< $codec->next() >>. Returns the next piece of what was fed, or C<undef> if more must be fed:
+Method: C<< $codec->next() >>. Returns the next piece of what was fed, or C<undef> if more must be
+fed:
 
     { opcode => 'binary', end => 1, payload => '...' }
 
-C<opcode> is C<text>, C<binary>, C<close>, C<ping> or C<pong>. Text and binary come piece by piece as their
-bytes arrive; C<end> is 1 on the last piece of a message, which may be empty, and 0 before. Control frames
-come whole and may come between pieces. The payload of a C<close> is empty, or a code (C<unpack('n', ...)>)
-and a reason. What is text is bytes here, too, and not checked to be UTF-8. Answering pings and
-closes is the caller's.
+C<opcode> is C<text>, C<binary>, C<close>, C<ping> or C<pong>. Text and binary come piece by piece
+as their bytes arrive; C<end> is 1 on the last piece of a message, which may be empty, and 0 before.
+Control frames come whole and may come between pieces. The payload of a C<close> is empty, or a code
+(C<unpack('n', ...)>) and a reason. What is text is bytes here, too, and not checked to be UTF-8.
+Answering pings and closes is the caller's.
 
 Dies with C<STATUS_PROTOCOL> if the peer broke RFC 6455 or C<max_frame>. Nothing that follows can be
 understood then: end the connection.
 
 =item encode
 
-Method: C<< $codec->encode($opcode, $bytes) >>. Returns the bytes to send for a payload. C<$opcode> is one of the
-names above. Text and binary longer than 131072 bytes (at most 16 MiB) become several whole messages,
-because pveproxy takes no longer frames and no fragments. Dies with C<STATUS_TOO_LONG> for more than 125
-bytes in a close, ping or pong.
+Method: C<< $codec->encode($opcode, $bytes) >>. Returns the bytes to send for a payload. C<$opcode>
+is one of the names above. Text and binary longer than 131072 bytes (at most 16 MiB) become several
+whole messages, because pveproxy takes no longer frames and no fragments. Dies with
+C<STATUS_TOO_LONG> for more than 125 bytes in a close, ping or pong.
 
 =back
 
 =head1 ERRORS
 
-Every failure dies with a plain string: one line that begins with the name of the library's function,
-such as C<pve_tunnel_plan>, and ends in a newline. Messages contain no ticket, token or key. They are
-bytes, and UTF-8 where they quote something else than ASCII.
+Every failure dies with a plain string: one line that begins with the name of the library's
+function, such as C<pve_tunnel_plan>, and ends in a newline. Messages contain no ticket, token or
+key. They are bytes, and UTF-8 where they quote something else than ASCII.
 
-C<last_status> tells kinds of failures apart. Failures that are found before the library is called (wide
-characters, undefined arguments) leave it as it was, as do the usage errors of Perl itself and those of
-the JSON encoder for what JSON cannot express.
+C<last_status> tells kinds of failures apart. Failures that are found before the library is called
+(wide characters, undefined arguments) leave it as it was, as do the usage errors of Perl itself and
+those of the JSON encoder for what JSON cannot express.
 
 =over
 
@@ -417,33 +422,34 @@ A defect in the library, caught at its border. Please report it.
 
 =head1 BYTES AND CHARACTERS
 
-Scalar arguments are byte strings. Characters from 128 to 255 stand for that byte, however Perl stores
-them; a string with a character above 255 is refused: encode it first. No argument but the C<$data> of
-C<mask> is changed. Strings inside structures are text, as with every JSON module. A NUL byte in a
-name or JSON text is refused.
+Scalar arguments are byte strings. Characters from 128 to 255 stand for that byte, however Perl
+stores them; a string with a character above 255 is refused: encode it first. No argument but the
+C<$data> of C<mask> is changed. Strings inside structures are text, as with every JSON module. A NUL
+byte in a name or JSON text is refused.
 
 =head1 TAINT
 
-Under C<perl -T>, what was made of something tainted is tainted: every value of a structure that was made
-of one tainted value, the payload of a codec that was fed tainted bytes (from then on), data masked with a
-tainted key. Take values out by a pattern after checking them, as ever. Names of hash elements are never
-tainted in Perl. C<port_bind> refuses a tainted address; what it returns comes from the kernel and is not
-tainted.
+Under C<perl -T>, what was made of something tainted is tainted: every value of a structure that was
+made of one tainted value, the payload of a codec that was fed tainted bytes (from then on), data
+masked with a tainted key. Take values out by a pattern after checking them, as ever. Names of hash
+elements are never tainted in Perl. C<port_bind> refuses a tainted address; what it returns comes
+from the kernel and is not tainted.
 
 =head1 LIFETIMES
 
-A codec lives as long as the last reference to its object. It hangs on that object by magic: there is
-no C<DESTROY> to call, and nothing happens twice in global destruction. A copy made by C<Storable::dclone>
-or the like is an empty object; every method of it dies.
+A codec lives as long as the last reference to its object. It hangs on that object by magic: there
+is no C<DESTROY> to call, and nothing happens twice in global destruction. A copy made by
+C<Storable::dclone> or the like is an empty object; every method of it dies.
 
 =head1 FORKS
 
 After a fork the child may use this module afresh. A codec of its parent is refused there with
-C<STATUS_WRONG_PROCESS>, and freeing it there, at the child's end for instance, releases nothing of the
-parent's.
+C<STATUS_WRONG_PROCESS>, and freeing it there, at the child's end for instance, releases nothing of
+the parent's.
 
-A child that runs C<connector_run> inherits the handlers of its parent in C<%SIG>, open handles, and locks on
-them. Set C<TERM>, C<INT> and C<HUP> to C<DEFAULT>, close what it does not need, and leave by C<POSIX::_exit>:
+A child that runs C<connector_run> inherits the handlers of its parent in C<%SIG>, open handles, and
+locks on them. Set C<TERM>, C<INT> and C<HUP> to C<DEFAULT>, close what it does not need, and leave
+by C<POSIX::_exit>:
 
     my $pid = fork() // die "cannot fork: $!\n";
     if ($pid == 0) {
@@ -455,16 +461,16 @@ them. Set C<TERM>, C<INT> and C<HUP> to C<DEFAULT>, close what it does not need,
 
 =head1 THREADS
 
-All functions may be called by any Perl thread; C<last_status> and C<last_error> belong to the thread that
-calls them. A codec belongs to the thread that made it: the copy that a new thread gets refuses every
-method, and its end frees nothing.
+All functions may be called by any Perl thread; C<last_status> and C<last_error> belong to the
+thread that calls them. A codec belongs to the thread that made it: the copy that a new thread gets
+refuses every method, and its end frees nothing.
 
 =head1 SIGNALS
 
-The library changes no signal handler. Perl runs handlers between its own steps, so a handler waits for
-the end of a call. All calls but C<connector_run> are short, and one that is interrupted returns: if
-the handler dies, as those for time limits do, its error comes in place of the call's, inside the
-C<eval> around it.
+The library changes no signal handler. Perl runs handlers between its own steps, so a handler waits
+for the end of a call. All calls but C<connector_run> are short, and one that is interrupted
+returns: if the handler dies, as those for time limits do, its error comes in place of the call's,
+inside the C<eval> around it.
 
 C<connector_run> ends on C<HUP>, C<INT>, C<TERM> and C<ALRM>, which are blocked while it runs. Its
 sockets are removed, then the signal is raised again: a handler in C<%SIG> runs before

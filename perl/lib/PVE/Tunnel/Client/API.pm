@@ -133,8 +133,9 @@ A part of L<PVE::Tunnel::Client>, which describes the connection's hash C<$conn>
 
 =head2 post
 
-C<post($conn, $path, \%params)>: sends a form to C<$path> below C</api2/json>. Returns a hash with C<upid>, C<ticket> and C<socket>. No redirect is followed
-and no proxy is used. Dies with the target's status and reason, or with both fingerprints if they differ; never with the token.
+C<post($conn, $path, \%params)>: sends a form to C<$path> below C</api2/json>. Returns a hash with
+C<upid>, C<ticket> and C<socket>. No redirect is followed and no proxy is used. Dies with the
+target's status and reason, or with both fingerprints if they differ; never with the token.
 
 =head2 fingerprint
 

@@ -48,7 +48,8 @@ sub reap ($child) {
     return;
 }
 
-# The child reads diagnostics; the connector, which blocks in native code, is a process of its own under it.
+# The child reads diagnostics; the connector, which blocks in native code, is a process of its own
+# under it.
 sub _run ($log, $input, $output, $alive) { ## no critic (RequireFinalReturn)
     local @SIG{qw(INT HUP QUIT ALRM CHLD USR1 USR2 __DIE__ __WARN__)} = ('DEFAULT') x 9;
     local $SIG{PIPE} = 'IGNORE';
@@ -119,14 +120,16 @@ PVE::Tunnel::Client::Child - the processes behind a tunnel
 
 =head1 DESCRIPTION
 
-A part of L<PVE::Tunnel::Client>, which describes what they do. A child, which turns the connector's diagnostics into log lines,
-and under it the connector. Both have closed every inherited descriptor but 0, 1, 2 and their pipes.
+A part of L<PVE::Tunnel::Client>, which describes what they do. A child, which turns the connector's
+diagnostics into log lines, and under it the connector. Both have closed every inherited descriptor
+but 0, 1, 2 and their pipes.
 
 =head1 FUNCTIONS
 
 =head2 start
 
-C<start($log)>: forks both. Returns a hash with C<pid>, C<writer>, C<reader> and C<alive>, whose end is the processes' end.
+C<start($log)>: forks both. Returns a hash with C<pid>, C<writer>, C<reader> and C<alive>, whose end
+is the processes' end.
 
 =head2 ended
 
