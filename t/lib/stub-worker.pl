@@ -117,17 +117,19 @@ sub turn ($with_commands = 1, $limit = undef) {
         $select->add($socket->{listener}) if $socket->{listener};
         $select->add(map { $_->{commands} } grep { !$_->{finished} } $socket->{connections}->@*);
     }
-    for my $handle ($select->can_read($limit)) {
+    my @ready = $select->can_read($limit);
+    # A command may wait for what is ready, and serve it: its turn comes last.
+    my $commands = $control && grep { $_ == $control } @ready;
+    for my $handle (grep { !$control || $_ != $control } @ready) {
         if ($handle == \*STDIN) {
             finish(0) if !sysread STDIN, my $ignored, 4096;
         } elsif ($handle == $control_listener) {
             $control = $control_listener->accept;
-        } elsif ($control && $handle == $control) {
-            read_commands();
         } else {
             serve($handle);
         }
     }
+    read_commands() if $commands;
     return;
 }
 
@@ -293,7 +295,8 @@ sub transfer ($socket, $data, $commands) {
 sub consume ($socket, $state) { ## no critic (RequireFinalReturn)
     while (1) {
         wait_for($state, 'read');
-        my $count = sysread $state->{data}, my $bytes, $BLOCK;
+        my $bytes;
+        my $count = sysread $state->{data}, $bytes, $BLOCK;
         next if !defined $count && $! == EINTR;
         return "read: $!" if !defined $count;
         return if !$count;
