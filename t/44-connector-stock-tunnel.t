@@ -59,10 +59,6 @@ subtest 'a failure' => sub {
         open_tunnel($node, sub { });
     };
     like($@, qr/\Acan't open tunnel/, 'PVE::Tunnel hears of it');
-    like(
-        Test::TunnelNode::slurp($task_log),
-        qr/^tunnel: .*403 Permission check failed/m, 'and the task log has the reason'
-    );
 };
 
 subtest 'no secrets' => sub {

@@ -9,6 +9,7 @@ use Exporter 'import';
 use JSON ();
 use Socket qw(SHUT_RD);
 use Test::More;
+use Time::HiRes ();
 
 use Test::Connector;
 use Test::Pattern qw(pattern_sha256);
@@ -16,7 +17,7 @@ use Test::Stream qw(blocked_after pump);
 use Test::TunnelNode;
 
 our @EXPORT_OK = qw(
-    broken_off download echo no_secrets prompt_end several_at_once stalled_reader stalled_sink
+    broken_off download echo finished no_secrets prompt_end several_at_once stalled_reader stalled_sink
     start stays_small stream upload $MIB
 );
 
@@ -43,6 +44,11 @@ Reads from the target to a clean end.
 =head2 echo($connector, $bytes, $half_close)
 
 Both directions at once; C<$half_close> as in L<Test::Stream/new>.
+
+=head2 finished($connector, $remote)
+
+What the worker says of the newest connection to that socket, once that has ended. It is asked again
+and again: a connection that is still to come needs the worker for its ticket meanwhile.
 
 =head2 broken_off($connector, $stream, $number)
 
@@ -101,14 +107,20 @@ sub upload ($connector, $bytes, %socket) {
     shutdown $socket, SHUT_RD;
     my $before = $connector->memory;
     pump(my $stream = Test::Stream->new($socket, send => $bytes, read => 0));
-    my $result;
-    do {
-        $result = $connector->command('result', socket => $remote, wait => 1);
-    } until $result->{finished};
+    my $result = finished($connector, $remote);
     is($result->{sha256}, pattern_sha256($bytes), "$bytes bytes are up before the socket closes");
     ok($result->{eof}, 'then the end');
     stays_small($connector, $before);
     return;
+}
+
+sub finished ($connector, $remote) {
+    my $limit = Time::HiRes::time() + 60;
+    while (Time::HiRes::time() < $limit) {
+        my $result = $connector->command('result', socket => $remote, wait => 1);
+        return $result if $result->{finished};
+    }
+    die "a connection to $remote has not ended within a minute\n";
 }
 
 sub download ($connector, $bytes, %socket) {
