@@ -265,7 +265,8 @@ fn a_record_that_was_tampered_with_is_an_error_even_after_our_close_frame() {
     local.write_all(b"please").unwrap();
     local.shutdown(Shutdown::Write).unwrap();
     let (data, end) = read_out(&local);
-    assert_eq!(data, b"half of it");
+    // What came in one piece with the wrong record may be lost with it, but nothing else comes.
+    assert!(b"half of it".starts_with(&data), "{data:?}");
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     let log = connector.finish().log;
     assert!(log.contains("receiving from the target failed"), "{log}");
