@@ -12,8 +12,8 @@ use Test::More;
 use Time::HiRes ();
 
 use Test::ConnectorConduct
-    qw(broken_off download echo finished no_secrets prompt_end several_at_once start stays_small stream upload
-    $MIB);
+    qw(broken_off download echo finished no_secrets prompt_end several_at_once start stays_small
+    stream upload $MIB);
 use Test::Pattern qw(pattern_sha256);
 use Test::Stream qw(blocked_after pump);
 use Test::TunnelNode;

@@ -17,8 +17,8 @@ use Test::Stream qw(blocked_after pump);
 use Test::TunnelNode;
 
 our @EXPORT_OK = qw(
-    broken_off download echo finished no_secrets prompt_end several_at_once stalled_reader stalled_sink
-    start stays_small stream upload $MIB
+    broken_off download echo finished no_secrets prompt_end several_at_once stalled_reader
+    stalled_sink start stays_small stream upload $MIB
 );
 
 =head1 NAME
