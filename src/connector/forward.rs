@@ -9,23 +9,16 @@ use super::control::Control;
 use super::dial::{DialError, Target};
 use super::log::Log;
 use super::protocol::{self, ForwardData};
+use super::socket::LocalSocket;
 use super::wire::{Receiver, Sender};
-use crate::relay::readiness::{shows, watch};
 use crate::relay::{Counters, Local, relay};
-use nix::poll::PollFlags;
 use serde_json::{Map, Value};
-use socket2::{Domain, SockAddr, Socket, Type};
-use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -35,15 +28,9 @@ use tokio::time::{sleep, timeout};
 /// kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Connections that may wait in the kernel's queue: QEMU opens up to 255 for multifd at once.
-const BACKLOG: i32 = 256;
-
 /// How long to wait before trying again when the system has no descriptor left for one more
 /// connection.
 const EXHAUSTED: Duration = Duration::from_millis(500);
-
-/// Names to try for a fresh socket; others may have left files of the same name behind.
-const NAMES: u32 = 100;
 
 /// Why a forward could not be set up.
 #[derive(Debug, Error)]
@@ -80,7 +67,7 @@ pub(super) struct Forward {
 impl Forward {
     /// Where it listens.
     pub(super) fn path(&self) -> &Path {
-        &self.socket.path
+        self.socket.path()
     }
 
     /// Binds the local socket.
@@ -121,7 +108,7 @@ impl Forward {
 
     async fn accept(&mut self, connections: &mut JoinSet<()>, replaced: &Notify) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let name = self.socket.path.display().to_string();
+        let name = self.socket.path().display().to_string();
         for number in 1_u64.. {
             // The semaphore is never closed.
             let Ok(place) = places.clone().acquire_owned().await else {
@@ -247,122 +234,6 @@ async fn carry(
         Ok(()) => local.close(),
         Err(_) => local.fail().await,
     }
-}
-
-/// A listening socket that is removed with the value that stands for it.
-struct LocalSocket {
-    listener: AsyncFd<UnixListener>,
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl LocalSocket {
-    fn bind(path: &Path) -> io::Result<Self> {
-        let (listener, identity) = listen(path)?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            identity,
-        })
-    }
-
-    /// Waits until somebody connects.
-    async fn wait(&self) -> io::Result<()> {
-        loop {
-            let mut guard = self.listener.readable().await?;
-            if shows(self.listener.get_ref(), PollFlags::POLLIN)? {
-                return Ok(());
-            }
-            guard.clear_ready();
-        }
-    }
-
-    /// Takes a waiting connection over; none if it has gone.
-    fn accept(&self) -> io::Result<Option<UnixStream>> {
-        match self.listener.get_ref().accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream).map(Some)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Resets everybody who waits: a new socket takes the path over in one step, and the old one's
-    /// queue ends with it. A path that is no longer ours stays as it is.
-    fn reset(&mut self) -> io::Result<()> {
-        let (name, listener, identity) = self.listen_beside()?;
-        let renamed = if is_at(&self.path, self.identity) {
-            fs::rename(&name, &self.path)
-        } else {
-            Err(io::Error::other("its path was removed or taken over"))
-        };
-        if let Err(error) = renamed {
-            remove(&name, identity);
-            return Err(error);
-        }
-        self.listener = listener;
-        self.identity = identity;
-        Ok(())
-    }
-
-    /// A socket in the same directory, under a name that nobody has.
-    fn listen_beside(&self) -> io::Result<(PathBuf, AsyncFd<UnixListener>, (u64, u64))> {
-        let pid = std::process::id();
-        let mut number = 0;
-        loop {
-            let name = match number {
-                0 => format!(".{pid}"),
-                _ => format!(".{pid}.{number}"),
-            };
-            let name = self.path.with_file_name(name);
-            match listen(&name) {
-                Ok((listener, identity)) => return Ok((name, listener, identity)),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && number < NAMES => {
-                    number += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl Drop for LocalSocket {
-    fn drop(&mut self) {
-        remove(&self.path, self.identity);
-    }
-}
-
-/// A socket that only its owner can connect to, from the first moment on: permissions are set
-/// before it listens. Also gives device and inode of its path.
-fn listen(path: &Path) -> io::Result<(AsyncFd<UnixListener>, (u64, u64))> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let metadata = fs::symlink_metadata(path)?;
-    let identity = (metadata.dev(), metadata.ino());
-    let ready = || {
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(watch(UnixListener::from(socket), Interest::READABLE)?)
-    };
-    ready()
-        .map(|listener| (listener, identity))
-        .inspect_err(|_| remove(path, identity))
-}
-
-/// Removes a socket's path, unless somebody else's socket is there by now.
-fn remove(path: &Path, identity: (u64, u64)) {
-    if is_at(path, identity) {
-        let _ = fs::remove_file(path);
-    }
-}
-
-/// Whether a path names the socket of that device and inode. Both stay its own for as long as it is
-/// open, path or no path.
-fn is_at(path: &Path, identity: (u64, u64)) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == identity)
 }
 
 /// Whether the system lacks something that it may have again later.

@@ -12,6 +12,7 @@ mod log;
 mod protocol;
 mod secret;
 mod signals;
+mod socket;
 mod wire;
 
 pub use control::ControlError;
