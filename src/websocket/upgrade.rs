@@ -70,7 +70,10 @@ impl Request {
             .map(|authority| authority.as_str())
             .map(|text| text.rsplit_once('@').map_or(text, |(_, host)| host))
             .ok_or(UpgradeError::Request("the URL has no host"))?;
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = uri
+            .path_and_query()
+            .ok_or(UpgradeError::Request("the URL is not one"))?
+            .as_str();
         let key = generate_key();
         // Written here and not by tungstenite, which shows whole requests to whoever traces it. No
         // more than fits goes in, so that no copy of a credential stays behind when it grows.

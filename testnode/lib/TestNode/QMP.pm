@@ -73,19 +73,19 @@ reason"> if QEMU refuses, ends, or does not answer within C<$limit> seconds (def
 
 =cut
 
-sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT)
-{ ## no critic (RequireFinalReturn)
+sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT) {
     my $line =
         encode_json({ execute => $name, defined($arguments) ? (arguments => $arguments) : () });
     $self->write_all("$line\n", $limit);
     my $deadline = now() + $limit;
-    while (1) {
-        my $message = $self->read_message($deadline - now())
+    my $message;
+    do {
+        $self->keep_event($message) if $message;
+        $message = $self->read_message($deadline - now())
             // die "$name: QEMU did not answer within $limit s\n";
-        return $message->{return} if exists $message->{return};
         die "$name: $message->{error}{desc}\n" if $message->{error};
-        $self->keep_event($message);
-    }
+    } until exists $message->{return};
+    return $message->{return};
 }
 
 =head2 wait_event
