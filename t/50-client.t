@@ -301,11 +301,12 @@ subtest 'planning' => sub {
     my $message = death(sub { PVE::Tunnel::Client::plan($tunnel, \%wish) });
     like($message, qr/upgrade the target node/i, 'insecure to an old node: upgrade it');
     like($message, qr/omit migration_type=insecure/, '... or omit insecure');
+    PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
     is_deeply(
         [$old->worker_log($vmid) =~ /^command: (.*)$/mg],
-        ['version'], '... and it received nothing but version'
+        [qw(version quit)],
+        '... and it received nothing between version and quit'
     );
-    PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
 };
 
 subtest 'IPv6' => sub {

@@ -151,7 +151,8 @@ sub answer ($line) {
     return { success => JSON::false, msg => 'not a JSON object' } if ref $params ne 'HASH';
     my $name = delete $params->{cmd} // '';
     my $command = $commands{$name};
-    say 'command: ' . ($command ? $name : 'unknown');
+    # Not over the node, as standard output goes: it is in the log before it is answered.
+    say STDERR 'command: ' . ($command ? $name : 'unknown');
     return { success => JSON::false, msg => "unknown command '$name'" } if !$command;
     my $answer = eval { $command->($params) };
     if (my $error = $@) {

@@ -86,9 +86,10 @@ sub run ($self) {
     return 1;
 }
 
+# Not over the node, as standard output goes: a command is in the log before it is answered.
 sub record ($self, $text) {
     chomp $text;
-    print { $self->{output} } "$text\n";
+    print STDERR "$text\n";
     return;
 }
 
@@ -101,7 +102,7 @@ sub serve ($self) {
     umask($umask);
     die "cannot listen on '$path': $!\n" if !$listener;
 
-    $self->record('{"ready":1}');
+    print { $self->{output} } '{"ready":1}' . "\n";
     my $accepted = eval { $self->wait_for($listener, CLIENT_LIMIT) && $listener->accept };
     my $error = $@;
     # One client: whoever comes later finds no socket.
