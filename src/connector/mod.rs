@@ -1,8 +1,8 @@
 //! The process on the source: control protocol, forwards.
 //!
 //! It speaks the protocol of `proxmox-websocket-tunnel` on its standard input and output
-//! ([`protocol`]), keeps the control connection ([`control`]), and serves forwards ([`forward`]),
-//! each connection of which gets a websocket of its own ([`dial`], [`wire`]).
+//! (`protocol`), keeps the control connection (`control`), and serves forwards (`forward`),
+//! each connection of which gets a websocket of its own (`dial`, `wire`).
 
 mod channel;
 mod control;
