@@ -108,8 +108,8 @@ pub enum ConnectorError {
     Signal(&'static str),
 }
 
-/// Runs the connector until its input ends, the control connection is over, or SIGHUP, SIGINT or
-/// SIGTERM arrives.
+/// Runs the connector until its input ends, the control connection is over, or SIGHUP, SIGINT,
+/// SIGTERM or SIGALRM arrives, which is raised again after everything has been cleaned up.
 ///
 /// `input` and `output` carry the protocol, diagnostics go to `log`, a line each. Forward sockets
 /// are removed at the end. Blocks the calling thread; resolving a host name starts another for as

@@ -19,7 +19,6 @@ containers have fewer commands.
 
 use v5.36;
 
-use Digest::SHA qw(hmac_sha256_hex);
 use Errno ();
 use Fcntl qw(O_CREAT O_EXCL O_WRONLY);
 use POSIX ();
@@ -27,6 +26,7 @@ use POSIX ();
 use TestNode::Import;
 use TestNode::Incoming;
 use TestNode::Schema qw(check);
+use TestNode::Ticket qw(make_ticket);
 
 use constant {
     API => 2,
@@ -360,9 +360,7 @@ sub resume ($self, $) {
 sub ticket ($self, $p) {
     my $path = $p->{path};
     die "socket '$path' is not known here\n" if !$self->{sockets}{$path};
-    my $time = sprintf('%08X', time);
-    my $mac = hmac_sha256_hex("$self->{user}\n$path\n$time", pack('H*', $self->{ticket_key}));
-    return { ticket => "PVETUNNEL:${time}::$mac" };
+    return { ticket => make_ticket(pack('H*', $self->{ticket_key}), $self->{user}, $path) };
 }
 
 sub quit ($self, $p) {
