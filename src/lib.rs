@@ -9,13 +9,19 @@
 //! | [`websocket`] | masking, framing, the client's upgrade |
 //! | [`tls`] | rustls configurations: system CAs or a pinned fingerprint |
 //! | [`relay`] | copying between two byte streams with backpressure, and how each of them ends |
-//! | [`connector`] | the process on the source: control protocol, forwards |
+//! | [`direct`] | the direct connection: hello, wires, watch, for both of its ends |
+//! | [`connector`] | the process on the source: control protocol, forwards, planes |
+//! | [`listener`] | the process on the target: port, hello, dispatch to UNIX sockets |
 //! | [`ffi`] | the C ABI over all of them |
 
 pub mod capability;
 pub mod connector;
+pub mod direct;
 pub mod ffi;
+pub mod listener;
 pub mod network;
+mod process;
 pub mod relay;
+mod secret;
 pub mod tls;
 pub mod websocket;

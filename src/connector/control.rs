@@ -1,8 +1,7 @@
 //! The control connection: lines to the worker, its answers in the same order.
 
-use super::channel::{Line, Lines, Output};
-use super::log::Log;
 use super::wire::{Receiver, Sender};
+use crate::process::{Line, Lines, Log, Output};
 use crate::relay::{Incoming, Outgoing, Received};
 use std::collections::VecDeque;
 use std::io;

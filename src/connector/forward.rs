@@ -7,10 +7,10 @@
 use super::Options;
 use super::control::Control;
 use super::dial::{DialError, Target};
-use super::log::Log;
 use super::protocol::{self, ForwardData};
 use super::socket::LocalSocket;
 use super::wire::{Receiver, Sender};
+use crate::process::Log;
 use crate::relay::{Counters, Local, relay};
 use serde_json::{Map, Value};
 use std::io;

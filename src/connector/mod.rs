@@ -4,29 +4,23 @@
 //! (`protocol`), keeps the control connection (`control`), and serves forwards (`forward`),
 //! each connection of which gets a websocket of its own (`dial`, `wire`).
 
-mod channel;
 mod control;
 mod dial;
 mod forward;
-mod log;
 mod protocol;
-mod secret;
-mod signals;
 mod socket;
 mod wire;
 
 pub use control::ControlError;
 pub use dial::DialError;
 
+use crate::process::{Input, Line, Log, Output, Signals};
 use crate::websocket::Masking;
-use channel::{Input, Line, Output};
 use control::Control;
 use dial::Target;
 use forward::Forward;
-use log::Log;
 use protocol::{Command, ForwardData, TargetData};
 use serde::{Deserialize, Deserializer, de};
-use signals::Signals;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,10 +30,6 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
-
-/// The longest line on standard input or from the worker, in bytes. A guest's configuration with
-/// its firewall rules, the longest there is, stays far below.
-const MAX_LINE: usize = 1 << 20;
 
 /// Forwards at one time: RAM, NBD and one offline disk need three.
 const MAX_FORWARDS: usize = 256;

@@ -8,7 +8,7 @@
 //! | `forward` | the same, `unix`, `ticket` | one line |
 //! | any JSON object without `control` | | the worker's, which gets the line as it is |
 
-use super::secret::Secret;
+use crate::secret::Secret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};

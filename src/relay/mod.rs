@@ -4,6 +4,7 @@
 //! writer, and nothing grows. What a wire is, and how it frames what it carries, its [`Outgoing`]
 //! and [`Incoming`] halves know.
 
+pub(crate) mod liveness;
 mod local;
 pub(crate) mod readiness;
 

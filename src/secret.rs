@@ -7,11 +7,11 @@ use zeroize::Zeroizing;
 /// A secret, wiped when dropped, and shown by nothing.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Secret(Zeroizing<String>);
+pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// The text, for the one place that needs it.
-    pub(super) fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 }

@@ -1,4 +1,4 @@
-//! Signals that end the connector, without touching a handler.
+//! Signals that end a process of ours, without touching a handler.
 
 use crate::relay::readiness::watch;
 use nix::sys::signal::{SigSet, Signal, raise};
@@ -19,9 +19,9 @@ const ENDING: [Signal; 4] = [
 /// While this value lives, the calling thread has the ending signals blocked, and they can be
 /// waited for instead. When it is dropped, the mask is restored and the signal that was taken is
 /// raised again: it does then what the caller's handler, or the lack of one, makes of it, after the
-/// connector has cleaned up.
+/// process has cleaned up.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     fd: AsyncFd<SignalFd>,
     before: SigSet,
     taken: Cell<Option<Signal>>,
@@ -29,7 +29,7 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Blocks the ending signals. To be called in a runtime that runs on this thread.
-    pub(super) fn block() -> io::Result<Self> {
+    pub(crate) fn block() -> io::Result<Self> {
         let ending: SigSet = ENDING.into_iter().collect();
         let before = SigSet::thread_get_mask()?;
         ending.thread_block()?;
@@ -48,7 +48,7 @@ impl Signals {
     }
 
     /// Waits for one of the signals; its name.
-    pub(super) async fn wait(&self) -> io::Result<&'static str> {
+    pub(crate) async fn wait(&self) -> io::Result<&'static str> {
         loop {
             let mut guard = self.fd.readable().await?;
             if let Some(info) = self.fd.get_ref().read_signal()? {

@@ -13,14 +13,14 @@ const MAX_LINE: usize = 4096;
 
 /// Where diagnostics go.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     fd: Option<OwnedFd>,
     lost: AtomicU64,
 }
 
 impl Log {
     /// Without a descriptor, diagnostics are dropped.
-    pub(super) fn new(fd: Option<OwnedFd>) -> Self {
+    pub(crate) fn new(fd: Option<OwnedFd>) -> Self {
         Self {
             fd,
             lost: AtomicU64::new(0),
@@ -29,7 +29,7 @@ impl Log {
 
     /// Writes one line. Guest data must not wait for a reader of log lines, so a line that cannot
     /// be written at once is counted and the count is told with the next one that can.
-    pub(super) fn line(&self, text: impl Display) {
+    pub(crate) fn line(&self, text: impl Display) {
         let Some(fd) = &self.fd else { return };
         if !shows(fd, PollFlags::POLLOUT).unwrap_or(false) {
             self.lost.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Standard input and output of the connector, whatever they are: pipes, sockets, terminals, files.
+//! The descriptors that commands come from and answers go to, whatever they are: pipes, sockets, terminals, files.
 //!
 //! Other processes may share these descriptors, so they stay blocking: we ask the kernel before
 //! each read and write whether it would block, and write no more than a pipe takes at once.
@@ -72,7 +72,7 @@ impl Descriptor {
 
 /// Lines from a descriptor.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     fd: Descriptor,
     lines: Lines,
     ended: bool,
@@ -80,7 +80,7 @@ pub(super) struct Input {
 
 /// What a descriptor gave.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// A line, without its end.
     Whole(Vec<u8>),
     /// A line above the limit; it has been skipped.
@@ -88,7 +88,7 @@ pub(super) enum Line {
 }
 
 impl Input {
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let fd = Descriptor::new(fd, Interest::READABLE)?;
         Ok(Self {
             fd,
@@ -99,7 +99,7 @@ impl Input {
 
     /// The next line; none at the end of input. A last line without an end is not one: its writer
     /// died while writing it.
-    pub(super) async fn line(&mut self) -> io::Result<Option<Line>> {
+    pub(crate) async fn line(&mut self) -> io::Result<Option<Line>> {
         loop {
             if let Some(line) = self.lines.next() {
                 return Ok(Some(line));
@@ -120,19 +120,19 @@ impl Input {
 
 /// Lines to a descriptor, one writer at a time.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     fd: Mutex<Descriptor>,
 }
 
 impl Output {
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             fd: Mutex::new(Descriptor::new(fd, Interest::WRITABLE)?),
         })
     }
 
     /// The right to write lines, in the order in which it was asked for.
-    pub(super) async fn lock(&self) -> Writer<'_> {
+    pub(crate) async fn lock(&self) -> Writer<'_> {
         Writer {
             fd: self.fd.lock().await,
         }
@@ -140,13 +140,13 @@ impl Output {
 }
 
 /// The right to write lines.
-pub(super) struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     fd: MutexGuard<'a, Descriptor>,
 }
 
 impl Writer<'_> {
     /// Writes one line and its end.
-    pub(super) async fn line(&mut self, line: &[u8]) -> io::Result<()> {
+    pub(crate) async fn line(&mut self, line: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(line.len() + 1);
         bytes.extend_from_slice(line);
         bytes.push(b'\n');
@@ -165,7 +165,7 @@ impl Writer<'_> {
 
 /// Takes a byte stream apart into lines of at most [`MAX_LINE`] bytes.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     buffer: Vec<u8>,
     /// Where the line begins that comes next.
     start: usize,
@@ -176,17 +176,17 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// Whether a line above the limit is arriving.
-    pub(super) fn is_skipping(&self) -> bool {
+    pub(crate) fn is_skipping(&self) -> bool {
         self.skipping
     }
 
     /// The next line of what has come so far.
-    pub(super) fn next(&mut self) -> Option<Line> {
+    pub(crate) fn next(&mut self) -> Option<Line> {
         let found = self.buffer[self.searched..]
             .iter()
             .position(|&byte| byte == b'\n');

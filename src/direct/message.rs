@@ -1,0 +1,117 @@
+//! What the source and the seam on the target say to each other about direct connections, over the
+//! control plane. Unknown fields are ignored, so that a newer peer may say more.
+
+use super::SessionKey;
+use crate::capability::Plane;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::net::IpAddr;
+use zeroize::Zeroizing;
+
+/// The answer to `hello`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Hello {
+    /// The newest protocol the target speaks.
+    pub protocol: u16,
+    /// The oldest; the newest, if it is not said.
+    #[serde(default)]
+    pub oldest: Option<u16>,
+    /// Capability names, as in the version reply.
+    #[serde(default)]
+    pub caps: serde_json::Value,
+    /// Why a capability that the software has is not offered.
+    #[serde(default)]
+    pub withheld: std::collections::BTreeMap<String, String>,
+    /// The target's software.
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+/// The answer to `open`: where the listener is, and what the source needs to be let in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Open {
+    /// The protocol that the listener speaks.
+    pub protocol: u16,
+    /// `tls` or `tcp`.
+    pub plane: Plane,
+    /// Literal addresses, all of them the target's; the first is preferred.
+    pub addresses: Vec<IpAddr>,
+    /// One port for all of them.
+    pub port: u16,
+    /// `tls`: SHA-256 of the listener's one-time certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// 64 hexadecimal digits.
+    #[serde(serialize_with = "key_to_hex", deserialize_with = "key_from_hex")]
+    pub key: SessionKey,
+}
+
+/// The answer to `forward`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Registered {
+    /// What a hello asks for to reach this socket; from 1.
+    pub number: u32,
+}
+
+/// The answer to `stat` and to `close`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stat {
+    /// `tls` or `tcp`.
+    pub plane: Plane,
+    /// TCP connections accepted, whatever became of them.
+    pub connections: u64,
+    /// Those of them that are in their hello at this moment.
+    pub half_open: u64,
+    /// Every forward that was registered.
+    pub forwards: Vec<ForwardStat>,
+    /// Connections that were not let in.
+    pub refused: Refused,
+}
+
+/// One forward.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForwardStat {
+    /// Its number.
+    pub number: u32,
+    /// The target's socket.
+    pub path: String,
+    /// Connections let in.
+    pub connections: u64,
+    /// Those of them that are not over.
+    pub open: u64,
+    /// Those of them that ended in an error.
+    pub failed: u64,
+    /// Bytes from the source.
+    pub received: u64,
+    /// Bytes to the source.
+    pub sent: u64,
+}
+
+/// Connections that were not let in, by reason.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refused {
+    /// No TLS, or not the right certificate.
+    pub tls: u64,
+    /// No hello within the limit.
+    pub silent: u64,
+    /// A hello that broke off.
+    pub malformed: u64,
+    /// A proof with another key: a wrong or a replayed hello.
+    pub key: u64,
+    /// A forward that is not registered.
+    pub number: u64,
+    /// Dropped in its hello for a newcomer, or beyond the connections that a forward may have.
+    pub crowded: u64,
+    /// The target's socket took no connection.
+    pub socket: u64,
+}
+
+fn key_to_hex<S: Serializer>(key: &SessionKey, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&key.to_hex())
+}
+
+fn key_from_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SessionKey, D::Error> {
+    let text = Zeroizing::new(String::deserialize(deserializer)?);
+    SessionKey::from_hex(&text)
+        .ok_or_else(|| de::Error::custom("the session key is not 64 hexadecimal digits"))
+}

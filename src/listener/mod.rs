@@ -1,0 +1,233 @@
+//! The process on the target: one port for a whole migration, the hello of each connection, and the
+//! way from there to the UNIX socket that it is for.
+//!
+//! It decides nothing: who may connect, and to which sockets, its worker tells it over a socket
+//! pair, a JSON line for a JSON line (`control`). It ends with its worker, always.
+
+mod accept;
+mod control;
+mod door;
+mod forwards;
+
+use crate::capability::Plane;
+use crate::direct::message::Open;
+use crate::direct::{DEAD_PEER_TIMEOUT, PROTOCOL, SessionKey};
+use crate::network::{self, NetworkError, SystemLookup};
+use crate::process::{Input, Log, Output, Signals};
+use crate::tls::{Fingerprint, Identity, Server, TlsError};
+use control::Control;
+use door::Door;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Deserializer, de};
+use serde_json::json;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+/// What the worker says about the migration. All times are limits, in seconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// `tls` or `tcp`.
+    pub plane: Plane,
+    /// CIDR or interface name to listen on; without, the address that the node's name stands for.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// The node's name.
+    pub node: String,
+    /// `tls`: the fingerprint of the source's one-time certificate.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
+    /// Clear text on a publicly routable address is allowed.
+    #[serde(default)]
+    pub public: bool,
+    /// From accepting a connection to the end of its hello.
+    #[serde(default = "hello_timeout", deserialize_with = "seconds")]
+    pub hello_timeout: Duration,
+    /// How long the source may be silent before it counts as dead.
+    #[serde(default = "dead_peer_timeout", deserialize_with = "seconds")]
+    pub dead_peer_timeout: Duration,
+}
+
+fn hello_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn dead_peer_timeout() -> Duration {
+    DEAD_PEER_TIMEOUT
+}
+
+/// Reads a time limit.
+pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let seconds = f64::deserialize(deserializer)?;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err(de::Error::custom(
+            "a time limit is from 0.001 to 3600 seconds",
+        ));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Why there is no listener, or no longer.
+#[derive(Debug, Error)]
+pub enum ListenerError {
+    /// What the worker asked for makes no sense.
+    #[error("{0}")]
+    Options(&'static str),
+    /// No address or no port.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// No identity.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The worker's socket cannot be used.
+    #[error("the worker's socket: {0}")]
+    Control(io::Error),
+    /// The system refuses something that everything needs.
+    #[error("cannot start: {0}")]
+    Start(io::Error),
+    /// A signal, the death of the worker among them.
+    #[error("ended by {0}")]
+    Signal(&'static str),
+}
+
+/// Runs the listener until the worker says `close`, closes `control` or dies, or SIGHUP, SIGINT,
+/// SIGTERM or SIGALRM arrives, which is raised again after everything has been cleaned up.
+///
+/// `control` is one end of a UNIX stream socket pair. The first line there is the answer to the
+/// seam's `open`, or `{"error":"…"}`. Diagnostics go to `log`, a line each. Blocks the calling
+/// thread; meant for a process forked for it.
+pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<(), ListenerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ListenerError::Start)?;
+    let result = runtime.block_on(async {
+        let signals = Signals::block().map_err(ListenerError::Start)?;
+        let _tie = Tie::to_parent().map_err(ListenerError::Start)?;
+        let log = Arc::new(Log::new(log));
+        let writer = control.try_clone().map_err(ListenerError::Control)?;
+        let input = Input::new(control).map_err(ListenerError::Control)?;
+        let output = Output::new(writer).map_err(ListenerError::Control)?;
+        let served = serve(input, output, &log, options);
+        let result = tokio::select! {
+            result = served => result,
+            signal = signals.wait() => Err(match signal {
+                Ok(name) => ListenerError::Signal(name),
+                Err(error) => ListenerError::Start(error),
+            }),
+        };
+        if let Err(error) = &result {
+            log.line(format_args!("listener: {error}"));
+        }
+        result
+    });
+    // Neither a connection nor a name that is still being looked up must keep us.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(
+    input: Input,
+    output: Output,
+    log: &Arc<Log>,
+    options: &Options,
+) -> Result<(), ListenerError> {
+    let (door, listener, open) = match prepare(log, options) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let line = json!({ "error": error.to_string() }).to_string();
+            // If nobody is there to read it, the log has it too.
+            let _ = output.lock().await.line(line.as_bytes()).await;
+            return Err(error);
+        }
+    };
+    let mut control = Control::new(input, output, door.clone());
+    control.opened(&open).await.map_err(ListenerError::Control)?;
+    drop(open);
+    let served = tokio::select! {
+        served = control.serve() => served.map_err(ListenerError::Control),
+        never = accept::all(listener, &door) => match never {},
+    };
+    door.shut().await;
+    served
+}
+
+/// Everything that can go wrong before anybody connects.
+fn prepare(
+    log: &Arc<Log>,
+    options: &Options,
+) -> Result<(Arc<Door>, TcpListener, Open), ListenerError> {
+    let key = SessionKey::generate().map_err(ListenerError::Start)?;
+    let (server, fingerprint) = match (options.plane, &options.fingerprint) {
+        (Plane::Tls, Some(pin)) => {
+            let pin: Fingerprint = pin.parse()?;
+            let identity = Identity::one_time()?;
+            let server = Server::direct(&identity, pin)?;
+            (Some(server), Some(identity.fingerprint()))
+        }
+        (Plane::Tls, None) => {
+            return Err(ListenerError::Options(
+                "plane 'tls' needs the fingerprint of the source's certificate",
+            ));
+        }
+        (Plane::Tcp, None) => (None, None),
+        (Plane::Tcp, Some(_)) => {
+            return Err(ListenerError::Options(
+                "plane 'tcp' has no certificates, but a fingerprint was given",
+            ));
+        }
+        _ => {
+            return Err(ListenerError::Options(
+                "a listener serves plane 'tls' or 'tcp'",
+            ));
+        }
+    };
+    let node = network::address(options.network.as_deref(), &options.node, &SystemLookup)?;
+    let bound = network::bind_port(node.address)?;
+    bound
+        .listener
+        .set_nonblocking(true)
+        .map_err(ListenerError::Start)?;
+    let listener = TcpListener::from_std(bound.listener).map_err(ListenerError::Start)?;
+    log.line(format_args!(
+        "listener: plane {} on {} port {}",
+        options.plane.name(),
+        node.address,
+        bound.port
+    ));
+    let open = Open {
+        protocol: PROTOCOL,
+        plane: options.plane,
+        addresses: vec![node.address],
+        port: bound.port,
+        fingerprint: fingerprint.map(|fingerprint| fingerprint.to_string()),
+        key: key.clone(),
+    };
+    let door = Door::new(options, server, key, log.clone());
+    Ok((Arc::new(door), listener, open))
+}
+
+/// While this value lives, the kernel sends SIGTERM to this process when its parent dies: another
+/// child of the parent may still hold the other end of `control` then.
+struct Tie {
+    before: Option<Signal>,
+}
+
+impl Tie {
+    fn to_parent() -> io::Result<Self> {
+        let before = prctl::get_pdeathsig()?;
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Tie {
+    fn drop(&mut self) {
+        let _ = prctl::set_pdeathsig(self.before);
+    }
+}
