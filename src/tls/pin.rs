@@ -1,0 +1,149 @@
+//! Accepting one certificate, whoever signed it.
+
+use super::{Fingerprint, Mismatch, Peer};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+
+/// Accepts the certificate with this fingerprint. That the peer has its key is still proven in the
+/// handshake.
+#[derive(Debug)]
+pub(super) struct Pin {
+    expected: Fingerprint,
+    peer: Peer,
+    /// Whether the certificate's validity counts.
+    dated: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Pin {
+    /// At any time.
+    pub(super) fn undated(expected: Fingerprint, peer: Peer) -> Self {
+        Self {
+            expected,
+            peer,
+            dated: false,
+            algorithms: ring::default_provider().signature_verification_algorithms,
+        }
+    }
+
+    /// Within its validity.
+    pub(super) fn dated(expected: Fingerprint, peer: Peer) -> Self {
+        Self {
+            dated: true,
+            ..Self::undated(expected, peer)
+        }
+    }
+
+    fn judge(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+        let actual = Fingerprint::of(certificate);
+        if actual != self.expected {
+            let mismatch = Mismatch {
+                peer: self.peer,
+                expected: self.expected,
+                actual,
+            };
+            return Err(mismatch.into());
+        }
+        if !self.dated {
+            return Ok(());
+        }
+        // rustls looks at times only on the way to a trust anchor, so the certificate becomes its
+        // own. It has to be of X.509 version 3, self-signed, not a CA's, and if it limits what its
+        // key is for, then not to less than a server's.
+        let mut anchors = RootCertStore::empty();
+        anchors.add(certificate.clone().into_owned())?;
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(certificate)?,
+            &anchors,
+            &[],
+            now,
+            self.algorithms.all,
+        )
+    }
+}
+
+impl ServerCertVerifier for Pin {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.judge(end_entity, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Pin {
+    /// There are no authorities to name.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        true
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.judge(end_entity, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
