@@ -3,10 +3,10 @@
 use super::Options;
 use super::protocol::TargetData;
 use super::wire::{Connection, Receiver, Sender, split};
-use crate::tls::{self, Fingerprint, TlsError};
+use crate::relay::liveness;
+use crate::tls::{self, Established, Fingerprint, TlsError};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -22,12 +22,6 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-
-/// A silent connection is probed after this long, and given up after [`KEEPALIVE_PROBES`] probes
-/// without an answer.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_PROBES: u32 = 6;
 
 /// Why there is no websocket.
 #[derive(Debug, Error)]
@@ -74,6 +68,21 @@ pub enum DialError {
         /// What that may mean.
         hint: &'static str,
     },
+}
+
+/// What protects a connection, for log and record.
+#[derive(Clone, Debug)]
+pub(super) struct Protection {
+    pub(super) cipher: String,
+    /// Of the certificate that the target presented.
+    pub(super) fingerprint: Option<Fingerprint>,
+    /// Our end.
+    pub(super) local: Option<SocketAddr>,
+}
+
+fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
+    let certificates = stream.agreed().peer_certificates()?;
+    certificates.first().map(Fingerprint::of)
 }
 
 /// A place to open websockets at.
@@ -153,18 +162,17 @@ impl Target {
         }
     }
 
-    /// Opens a websocket, with a ticket added to the URL where one is given. The text says what
-    /// protects it, for the log.
+    /// Opens a websocket, with a ticket added to the URL where one is given.
     pub(super) async fn dial(
         &self,
         ticket: Option<&str>,
         options: &Options,
-    ) -> Result<(Sender, Receiver, String), DialError> {
+    ) -> Result<(Sender, Receiver, Protection), DialError> {
         let peer = self.peer();
         let request = self.request(ticket)?;
 
         let limit = options.connect_timeout;
-        let tcp = timeout(limit, self.connect(limit))
+        let tcp = timeout(limit, self.connect(limit, options.dead_peer_timeout))
             .await
             .map_err(|_| self.timed_out("TCP connection", limit, ""))?
             .map_err(|cause| DialError::Connect {
@@ -172,6 +180,7 @@ impl Target {
                 cause,
             })?;
 
+        let local = tcp.local_addr().ok();
         let (stream, protection, masking): (Connection, _, _) = match &self.tls {
             Some(client) => {
                 let limit = options.handshake_timeout;
@@ -182,10 +191,21 @@ impl Target {
                         peer: peer.clone(),
                         cause,
                     })?;
-                let protection = tls::describe(&stream);
+                let protection = Protection {
+                    cipher: tls::describe(&stream),
+                    fingerprint: peer_fingerprint(&stream),
+                    local,
+                };
                 (Box::new(stream), protection, options.mask)
             }
-            None => (Box::new(tcp), "UNENCRYPTED".to_owned(), Masking::Random),
+            None => {
+                let protection = Protection {
+                    cipher: "UNENCRYPTED".to_owned(),
+                    fingerprint: None,
+                    local,
+                };
+                (Box::new(tcp), protection, Masking::Random)
+            }
         };
 
         let limit = options.upgrade_timeout;
@@ -222,7 +242,7 @@ impl Target {
 
     /// Tries every address of the host in the resolver's order, each for its share of `limit`, so
     /// that one that does not answer leaves time for the next.
-    async fn connect(&self, limit: Duration) -> io::Result<TcpStream> {
+    async fn connect(&self, limit: Duration, dead_peer: Duration) -> io::Result<TcpStream> {
         let addresses: Vec<SocketAddr> = lookup_host((self.host.as_str(), self.port))
             .await?
             .collect();
@@ -231,12 +251,8 @@ impl Target {
         for address in addresses {
             match timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
-                    stream.set_nodelay(true)?;
-                    let keepalive = TcpKeepalive::new()
-                        .with_time(KEEPALIVE_IDLE)
-                        .with_interval(KEEPALIVE_INTERVAL)
-                        .with_retries(KEEPALIVE_PROBES);
-                    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                    // pveproxy reads all that comes, so that a writer never has to wait for it.
+                    liveness::expect_progress(&stream, dead_peer)?;
                     return Ok(stream);
                 }
                 Ok(Err(error)) => last = error,

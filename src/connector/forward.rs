@@ -1,22 +1,26 @@
 //! Forwards: a local UNIX socket that stands for one of the target's.
 //!
-//! A connection is accepted only when its websocket is open. Until then it waits in the kernel's
-//! queue, from where closing the socket reports `ECONNRESET` to it: a target that cannot be reached
-//! never looks like an empty stream.
+//! A connection is accepted only when its way to the target is open. Until then it waits in the
+//! kernel's queue, from where closing the socket reports `ECONNRESET` to it: a target that cannot be
+//! reached never looks like an empty stream.
 
 use super::Options;
 use super::control::Control;
 use super::dial::{DialError, Target};
-use super::protocol::{self, ForwardData};
+use super::direct::{self, Direct};
+use super::protocol::{self, AskError, ForwardData};
 use super::socket::LocalSocket;
+use super::traffic::Flow;
 use super::wire::{Receiver, Sender};
+use crate::direct::message::Registered;
+use crate::direct::{Link, LinkError};
 use crate::process::Log;
-use crate::relay::{Counters, Local, relay};
-use serde_json::{Map, Value};
+use crate::relay::{Local, relay};
+use crate::secret::Secret;
+use serde_json::{Map, Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -39,6 +43,8 @@ pub(super) enum ForwardError {
     Listen { path: PathBuf, cause: io::Error },
     #[error("cannot forward '{path}': {cause}")]
     Target { path: PathBuf, cause: DialError },
+    #[error("cannot forward '{path}': {cause}")]
+    Register { path: PathBuf, cause: AskError },
 }
 
 /// Why a connection came to nothing.
@@ -52,46 +58,131 @@ enum OpenError {
     Refused { path: String, cause: String },
     #[error(transparent)]
     Dial(#[from] DialError),
+    #[error(transparent)]
+    Direct(#[from] direct::LinkError),
+}
+
+/// How the connections of a forward reach the target's socket.
+pub(super) enum Route {
+    /// By a websocket and a ticket each.
+    Websocket {
+        target: Box<Target>,
+        ticket: Map<String, Value>,
+        control: Control,
+        options: Arc<Options>,
+    },
+    /// By a connection to the listener each.
+    Direct { direct: Arc<Direct>, number: u32 },
+}
+
+/// A way to the target's socket that is open.
+enum Opened {
+    Websocket(Sender, Receiver),
+    Direct(Link, Arc<Direct>),
+}
+
+impl Route {
+    pub(super) fn websocket(
+        data: ForwardData,
+        control: Control,
+        options: Arc<Options>,
+    ) -> Result<Self, ForwardError> {
+        let path = data.unix;
+        let target = Target::new(data.target)
+            .map(Box::new)
+            .map_err(|cause| ForwardError::Target { path, cause })?;
+        Ok(Self::Websocket {
+            target,
+            ticket: data.ticket,
+            control,
+            options,
+        })
+    }
+
+    /// Registers the target's socket with the listener.
+    pub(super) async fn direct(
+        data: ForwardData,
+        direct: Arc<Direct>,
+        control: &Control,
+    ) -> Result<Self, ForwardError> {
+        let request = json!({ "op": "forward", "path": data.ticket.get("path") });
+        match protocol::ask(control, &request).await {
+            Ok(Registered { number }) => Ok(Self::Direct { direct, number }),
+            Err(cause) => Err(ForwardError::Register {
+                path: data.unix,
+                cause,
+            }),
+        }
+    }
+
+    /// Opens the way, and says what protects it.
+    async fn open(&self) -> Result<(Opened, String), OpenError> {
+        match self {
+            Self::Websocket {
+                target,
+                ticket,
+                control,
+                options,
+            } => {
+                let fresh = fresh_ticket(ticket, control, options.ticket_timeout).await?;
+                let (sender, receiver, protection) =
+                    target.dial(Some(fresh.reveal()), options).await?;
+                Ok((Opened::Websocket(sender, receiver), protection.cipher))
+            }
+            Self::Direct { direct, number } => {
+                let link = direct.connect(*number).await?;
+                let cipher = direct.cipher().to_owned();
+                Ok((Opened::Direct(link, direct.clone()), cipher))
+            }
+        }
+    }
+}
+
+async fn fresh_ticket(
+    ticket: &Map<String, Value>,
+    control: &Control,
+    limit: Duration,
+) -> Result<Secret, OpenError> {
+    let answer = timeout(limit, control.ask(protocol::ticket_request(ticket)))
+        .await
+        .map_err(|_| OpenError::TimedOut(limit))?
+        .ok_or(OpenError::NoControl)?;
+    protocol::ticket_answer(&answer).map_err(|cause| {
+        let path = ticket
+            .get("path")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        OpenError::Refused {
+            path: path.to_owned(),
+            cause,
+        }
+    })
 }
 
 /// A forward that listens.
 pub(super) struct Forward {
     socket: LocalSocket,
-    target: Target,
-    ticket: Map<String, Value>,
-    control: Control,
-    options: Arc<Options>,
+    route: Route,
+    flow: Arc<Flow>,
     log: Arc<Log>,
 }
 
 impl Forward {
-    /// Where it listens.
-    pub(super) fn path(&self) -> &Path {
-        self.socket.path()
-    }
-
     /// Binds the local socket.
     pub(super) fn new(
-        data: ForwardData,
-        control: Control,
-        options: Arc<Options>,
+        path: &Path,
+        route: Route,
+        flow: Arc<Flow>,
         log: Arc<Log>,
     ) -> Result<Self, ForwardError> {
-        let path = data.unix;
-        let target = match Target::new(data.target) {
-            Ok(target) => target,
-            Err(cause) => return Err(ForwardError::Target { path, cause }),
-        };
-        let socket = match LocalSocket::bind(&path) {
-            Ok(socket) => socket,
-            Err(cause) => return Err(ForwardError::Listen { path, cause }),
-        };
+        let socket = LocalSocket::bind(path).map_err(|cause| ForwardError::Listen {
+            path: path.to_owned(),
+            cause,
+        })?;
         Ok(Self {
             socket,
-            target,
-            ticket: data.ticket,
-            control,
-            options,
+            route,
+            flow,
             log,
         })
     }
@@ -124,10 +215,10 @@ impl Forward {
                     .line(format_args!("forward '{name}': cannot wait: {error}"));
                 return;
             }
-            let opened = self.open().await;
-            let (sender, receiver, protection) = match opened {
+            let (opened, protection) = match self.route.open().await {
                 Ok(opened) => opened,
                 Err(error) => {
+                    self.flow.failed();
                     self.log.line(format_args!(
                         "forward '{name}': connection {number}: {error}"
                     ));
@@ -146,10 +237,10 @@ impl Forward {
             let Some(local) = self.take(&name, number).await else {
                 continue;
             };
-            let log = self.log.clone();
+            let (flow, log) = (self.flow.clone(), self.log.clone());
             let title = format!("forward '{name}': connection {number}");
             connections.spawn(async move {
-                carry(local, sender, receiver, &title, &protection, &log).await;
+                carry(local, opened, &title, &protection, &flow, &log).await;
                 drop(place);
             });
             // Collects what has ended, so that the set holds only what runs.
@@ -157,7 +248,7 @@ impl Forward {
         }
     }
 
-    /// Takes the connection over for which a websocket is open. None if it has gone.
+    /// Takes the connection over for which a way is open. None if it has gone.
     async fn take(&self, name: &str, number: u64) -> Option<UnixStream> {
         let mut told = false;
         loop {
@@ -174,58 +265,39 @@ impl Forward {
             if !is_exhaustion(&error) {
                 return None;
             }
-            // Its websocket stays: it is one thing less to find a descriptor for.
+            // Its way stays open: it is one thing less to find a descriptor for.
             sleep(EXHAUSTED).await;
         }
-    }
-
-    /// A fresh ticket and a websocket with it.
-    async fn open(&self) -> Result<(Sender, Receiver, String), OpenError> {
-        let limit = self.options.ticket_timeout;
-        let answer = timeout(
-            limit,
-            self.control.ask(protocol::ticket_request(&self.ticket)),
-        )
-        .await
-        .map_err(|_| OpenError::TimedOut(limit))?
-        .ok_or(OpenError::NoControl)?;
-        let ticket = protocol::ticket_answer(&answer).map_err(|cause| {
-            let path = self
-                .ticket
-                .get("path")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            OpenError::Refused {
-                path: path.to_owned(),
-                cause,
-            }
-        })?;
-        Ok(self
-            .target
-            .dial(Some(ticket.reveal()), &self.options)
-            .await?)
     }
 }
 
 /// Relays one connection and says how it went.
 async fn carry(
     local: UnixStream,
-    sender: Sender,
-    receiver: Receiver,
+    opened: Opened,
     title: &str,
     protection: &str,
+    flow: &Flow,
     log: &Log,
 ) {
     let started = Instant::now();
-    let counters = Counters::default();
+    let counters = flow.connected();
     let local = Local::new(local);
-    let result = relay(&local, sender, receiver, &counters).await;
+    let result = match opened {
+        Opened::Websocket(sender, receiver) => relay(&local, sender, receiver, &counters)
+            .await
+            .map_err(LinkError::from),
+        Opened::Direct(link, direct) => link.carry(&local, &counters, direct.fate()).await,
+    };
+    flow.ended(&counters);
     let end = match &result {
         Ok(()) => "closed".to_owned(),
-        Err(error) => format!("FAILED: {error}"),
+        Err(error) => {
+            flow.failed();
+            format!("FAILED: {error}")
+        }
     };
-    let sent = counters.sent.load(Ordering::Relaxed);
-    let received = counters.received.load(Ordering::Relaxed);
+    let (sent, received) = counters.bytes();
     let seconds = started.elapsed().as_secs_f64();
     log.line(format_args!(
         "{title}: {end} ({sent} bytes sent, {received} received, {seconds:.1} s, {protection})"

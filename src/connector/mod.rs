@@ -1,26 +1,38 @@
-//! The process on the source: control protocol, forwards.
+//! The process on the source: control protocol, forwards, planes.
 //!
 //! It speaks the protocol of `proxmox-websocket-tunnel` on its standard input and output
-//! (`protocol`), keeps the control connection (`control`), and serves forwards (`forward`),
-//! each connection of which gets a websocket of its own (`dial`, `wire`).
+//! (`protocol`), keeps the control connection (`control`), agrees with the target on a plane
+//! (`negotiation`, `race`), and serves forwards (`forward`), each connection of which gets a
+//! websocket (`dial`, `wire`) or a connection to the target's listener (`direct`) of its own. What
+//! went over them is told by `traffic`.
 
 mod control;
 mod dial;
+mod direct;
 mod forward;
+mod negotiation;
 mod protocol;
+mod race;
 mod socket;
+mod traffic;
 mod wire;
 
 pub use control::ControlError;
 pub use dial::DialError;
 
-use crate::process::{Input, Line, Log, Output, Signals};
+use crate::capability::{Plan, Plane};
+use crate::direct::DEAD_PEER_TIMEOUT;
+use crate::direct::message::Stat;
+use crate::process::{Input, Line, Log, Output, Signals, seconds};
 use crate::websocket::Masking;
 use control::Control;
 use dial::Target;
-use forward::Forward;
+use direct::Direct;
+use forward::{Forward, Route};
+use negotiation::{Negotiated, Wish, negotiate};
 use protocol::{Command, ForwardData, TargetData};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
+use serde_json::json;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,6 +42,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
+use traffic::{Traffic, Way};
 
 /// Forwards at one time: RAM, NBD and one offline disk need three.
 const MAX_FORWARDS: usize = 256;
@@ -54,6 +67,9 @@ pub struct Options {
     /// command meanwhile.
     #[serde(deserialize_with = "seconds")]
     pub ticket_timeout: Duration,
+    /// How long a connection through the target's API may make no progress.
+    #[serde(deserialize_with = "seconds")]
+    pub dead_peer_timeout: Duration,
 }
 
 impl Default for Options {
@@ -64,18 +80,9 @@ impl Default for Options {
             handshake_timeout: Duration::from_secs(10),
             upgrade_timeout: Duration::from_secs(20),
             ticket_timeout: Duration::from_secs(30),
+            dead_peer_timeout: DEAD_PEER_TIMEOUT,
         }
     }
-}
-
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let seconds = f64::deserialize(deserializer)?;
-    if !(0.001..=3600.0).contains(&seconds) {
-        return Err(de::Error::custom(
-            "a time limit is from 0.001 to 3600 seconds",
-        ));
-    }
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// Why the connector ended before its input did.
@@ -122,16 +129,23 @@ pub fn run(
             log: Arc::new(Log::new(log)),
             options: Arc::new(options.clone()),
             state: State::Unconnected,
+            plan: None,
+            direct: None,
             forwards: Vec::new(),
+            traffic: Arc::new(Traffic::new()),
+            recorded: false,
         };
+        let (traffic, log) = (connector.traffic.clone(), connector.log.clone());
         let result = tokio::select! {
             result = connector.run() => result,
+            () = traffic.tell(&log) => unreachable!(),
             signal = signals.wait() => Err(match signal {
                 Ok(name) => ConnectorError::Signal(name),
                 Err(error) => ConnectorError::Start(error),
             }),
         };
         connector.stop_forwards().await;
+        connector.record(None);
         match &result {
             // Why there was no connection has been told when it was tried.
             Ok(()) | Err(ConnectorError::NotConnected(_)) => {}
@@ -151,16 +165,36 @@ enum State {
     /// It could not be opened; every command is answered with the reason.
     Failed(String),
     /// It is open, and a task keeps it so.
-    Connected(Control, JoinHandle<Result<(), ControlError>>),
+    Connected {
+        control: Control,
+        task: JoinHandle<Result<(), ControlError>>,
+        /// Where it goes, which is where forwards' websockets go too.
+        way: Way,
+    },
 }
 
 impl State {
     /// Waits for the end of the control connection, forever if there is none.
     async fn ended(&mut self) -> ControlError {
         match self {
-            Self::Connected(_, task) => outcome(task.await).err().unwrap_or(ControlError::Closed),
+            Self::Connected { task, .. } => outcome(task.await).err().unwrap_or(ControlError::Closed),
             _ => pending().await,
         }
+    }
+}
+
+/// The way of forwards that go over websockets.
+fn websocket_way(remote: String, protection: &dial::Protection) -> Way {
+    Way {
+        plane: Plane::Websocket,
+        protocol: None,
+        cipher: protection.cipher.clone(),
+        local: protection.local.map(|local| local.ip().to_string()),
+        remote,
+        fingerprint: protection
+            .fingerprint
+            .map(|fingerprint| fingerprint.to_string()),
+        own_fingerprint: None,
     }
 }
 
@@ -183,7 +217,14 @@ struct Connector {
     log: Arc<Log>,
     options: Arc<Options>,
     state: State,
+    /// What was agreed with the target, if it was asked.
+    plan: Option<Plan>,
+    /// The listener that forwards go to; without, they go over websockets.
+    direct: Option<Arc<Direct>>,
     forwards: Vec<Running>,
+    traffic: Arc<Traffic>,
+    /// The record has been told.
+    recorded: bool,
 }
 
 impl Connector {
@@ -203,7 +244,7 @@ impl Connector {
         match std::mem::replace(&mut self.state, State::Unconnected) {
             State::Unconnected => Ok(()),
             State::Failed(reason) => Err(ConnectorError::NotConnected(reason)),
-            State::Connected(control, task) => {
+            State::Connected { control, task, .. } => {
                 // The task goes on until nobody can ask it for anything any more.
                 drop(control);
                 Ok(outcome(task.await)?)
@@ -222,13 +263,15 @@ impl Connector {
                 Ok(())
             }
             Ok(Command::Forward(data)) => self.forward(data).await,
+            Ok(Command::Direct(wish)) => self.direct(wish).await,
+            Ok(Command::Finish) => self.finish().await,
             Err(error) => self.refuse(&error.to_string()).await,
         }
     }
 
     /// Opens the control connection. There is no answer: the next command's tells.
     async fn connect(&mut self, data: TargetData) {
-        if matches!(self.state, State::Connected(..)) {
+        if matches!(self.state, State::Connected { .. }) {
             self.log
                 .line("connect: there is a control connection already; ignored");
             return;
@@ -241,11 +284,16 @@ impl Connector {
         self.state = match opened.await {
             Ok((peer, protection, sender, receiver)) => {
                 self.log.line(format_args!(
-                    "control connection to {peer} open ({protection})"
+                    "control connection to {peer} open ({})",
+                    protection.cipher
                 ));
                 let output = self.output.clone();
                 let (control, task) = Control::new(sender, receiver, output, self.log.clone());
-                State::Connected(control, tokio::spawn(task))
+                State::Connected {
+                    control,
+                    task: tokio::spawn(task),
+                    way: websocket_way(peer, &protection),
+                }
             }
             Err(error) => {
                 self.log
@@ -255,22 +303,77 @@ impl Connector {
         };
     }
 
+    /// Agrees with the target on the plane that later forwards take.
+    async fn direct(&mut self, wish: Wish) -> Result<(), ConnectorError> {
+        let State::Connected { control, .. } = &self.state else {
+            return self.refuse("direct: there is no control connection").await;
+        };
+        if self.plan.is_some() {
+            return self.refuse("direct: there is a plan already").await;
+        }
+        match negotiate(&wish, control, &self.options, &self.log).await {
+            Ok(Negotiated { plan, direct }) => {
+                let summary = direct.as_ref().map(Direct::summary);
+                let answer = json!({ "plan": &plan, "direct": summary });
+                self.plan = Some(plan);
+                self.direct = direct.map(Arc::new);
+                self.answer(protocol::success(answer)).await
+            }
+            Err(error) => self.refuse(&error.to_string()).await,
+        }
+    }
+
+    /// Ends the listener, and tells what went over the forwards.
+    async fn finish(&mut self) -> Result<(), ConnectorError> {
+        let mut stat = None;
+        if let (State::Connected { control, .. }, Some(_)) = (&self.state, &self.direct) {
+            match protocol::ask::<Stat>(control, &json!({ "op": "close" })).await {
+                Ok(last) => stat = Some(last),
+                Err(error) => self
+                    .log
+                    .line(format_args!("the target's listener cannot be closed: {error}")),
+            }
+        }
+        let record = self.record(stat.as_ref());
+        self.answer(protocol::success(json!({ "record": record }))).await
+    }
+
+    /// Tells once what went over the forwards, if there was anything to expect.
+    fn record(&mut self, stat: Option<&Stat>) -> Option<traffic::Record> {
+        let way = match (&self.direct, &self.state) {
+            (Some(direct), _) => direct.summary().into(),
+            (None, State::Connected { way, .. }) => way.clone(),
+            (None, _) => return None,
+        };
+        let record = self.traffic.record(self.plan.as_ref(), way, stat);
+        if self.recorded || (self.plan.is_none() && record.is_empty()) {
+            return Some(record);
+        }
+        self.recorded = true;
+        self.log.line(format_args!("migration data: {record}"));
+        if let Ok(json) = serde_json::to_string(&record) {
+            self.log.line(format_args!("record: {json}"));
+        }
+        Some(record)
+    }
+
     async fn forward(&mut self, data: ForwardData) -> Result<(), ConnectorError> {
         self.forwards.retain(|forward| !forward.task.is_finished());
-        let State::Connected(control, _) = &self.state else {
+        let State::Connected { control, .. } = &self.state else {
             return self.refuse("forward: there is no control connection").await;
         };
         if self.forwards.len() >= MAX_FORWARDS {
             return self.refuse("forward: there are 256 already").await;
         }
-        match Forward::new(
-            data,
-            control.clone(),
-            self.options.clone(),
-            self.log.clone(),
-        ) {
+        let path = data.unix.clone();
+        let route = match &self.direct {
+            Some(direct) => Route::direct(data, direct.clone(), control).await,
+            None => Route::websocket(data, control.clone(), self.options.clone()),
+        };
+        let flow = self.traffic.flow(path.display().to_string());
+        let bound = route.and_then(|route| Forward::new(&path, route, flow, self.log.clone()));
+        match bound {
             Ok(forward) => {
-                let path = forward.path().to_owned();
                 // It could only be bound because the path was free: a caller that uses it for one
                 // disk after the other has removed the last one's socket.
                 for before in self.forwards.iter().filter(|before| before.path == path) {
@@ -283,7 +386,7 @@ impl Connector {
                     replaced,
                     task,
                 });
-                self.answer(protocol::success()).await
+                self.answer(protocol::success(json!({}))).await
             }
             Err(error) => self.refuse(&error.to_string()).await,
         }
@@ -291,7 +394,7 @@ impl Connector {
 
     async fn pass(&mut self, line: Vec<u8>) -> Result<(), ConnectorError> {
         match &self.state {
-            State::Connected(control, _) => {
+            State::Connected { control, .. } => {
                 control.pass(line).await;
                 Ok(())
             }
@@ -314,7 +417,7 @@ impl Connector {
 
     async fn answer(&self, line: Vec<u8>) -> Result<(), ConnectorError> {
         match &self.state {
-            State::Connected(control, _) => {
+            State::Connected { control, .. } => {
                 control.answer(line).await;
                 Ok(())
             }

@@ -6,14 +6,26 @@
 //! |---|---|---|
 //! | `connect` | `url`, `headers`, `fingerprint`? | none: the next line's says if there is no connection |
 //! | `forward` | the same, `unix`, `ticket` | one line |
+//! | `direct` | what is wished, see [`Wish`] | the plan, or why there is none |
+//! | `finish` | | the record of what went over the forwards |
 //! | any JSON object without `control` | | the worker's, which gets the line as it is |
 
+use super::control::Control;
+use super::negotiation::Wish;
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+use std::time::Duration;
 use thiserror::Error;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+/// For the worker to answer, which may still be busy with the command before.
+const ASK_TIMEOUT: Duration = Duration::from_secs(15);
+
+const NO_REASON: &str = "no reason given";
 
 /// A line that was understood.
 #[derive(Debug)]
@@ -22,6 +34,10 @@ pub(super) enum Command {
     Connect(TargetData),
     /// Listen on a local socket for a socket of the target.
     Forward(ForwardData),
+    /// Decide which plane the forwards take.
+    Direct(Wish),
+    /// Nothing more will be forwarded.
+    Finish,
     /// Not for us: the worker's.
     Pass,
 }
@@ -89,6 +105,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, ProtocolError> {
     match envelope.cmd.as_deref().unwrap_or_default() {
         "connect" => object("connect command", data).map(Command::Connect),
         "forward" => object("forward command", data).map(Command::Forward),
+        "direct" => object("direct command", data).map(Command::Direct),
+        "finish" => Ok(Command::Finish),
         other => Err(ProtocolError::UnknownControl(
             other.chars().take(64).collect(),
         )),
@@ -124,9 +142,10 @@ fn invalid(what: &'static str, error: &serde_json::Error) -> ProtocolError {
     ProtocolError::Invalid { what, cause }
 }
 
-/// The answer to a command that went well.
-pub(super) fn success() -> Vec<u8> {
-    json!({ "success": true }).to_string().into_bytes()
+/// The answer to a command that went well, with what else there is to say.
+pub(super) fn success(mut answer: Value) -> Vec<u8> {
+    answer["success"] = true.into();
+    answer.to_string().into_bytes()
 }
 
 /// The answer to a command that did not.
@@ -147,26 +166,65 @@ pub(super) fn ticket_request(ticket: &Map<String, Value>) -> Vec<u8> {
 pub(super) fn ticket_answer(line: &[u8]) -> Result<Secret, String> {
     #[derive(Deserialize)]
     struct Answer {
+        ticket: Option<Secret>,
+    }
+    let answer: Answer = worker_answer(line)?;
+    answer.ticket.ok_or_else(|| NO_REASON.to_owned())
+}
+
+/// Why the worker's seam did not do what it was asked for.
+#[derive(Debug, Error)]
+pub(super) enum AskError {
+    #[error("the control connection is over")]
+    NoControl,
+    #[error("no answer from the target within {0:?}")]
+    TimedOut(Duration),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Asks the seam on the target, in the clothes of a command that every worker knows: one without a
+/// seam refuses the parameter and goes on.
+pub(super) async fn ask<T: DeserializeOwned>(
+    control: &Control,
+    direct: &Value,
+) -> Result<T, AskError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        direct: Value,
+    }
+    let request = json!({ "cmd": "query-disk-import", "direct": direct });
+    let line = timeout(ASK_TIMEOUT, control.ask(request.to_string().into_bytes()))
+        .await
+        .map_err(|_| AskError::TimedOut(ASK_TIMEOUT))?
+        .ok_or(AskError::NoControl)?;
+    let line = Zeroizing::new(line);
+    let answer: Answer = worker_answer(&line).map_err(AskError::Refused)?;
+    object("answer", answer.direct).map_err(|error| AskError::Refused(error.to_string()))
+}
+
+/// What the worker answered, or its reason for refusing.
+fn worker_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Verdict {
         #[serde(default)]
         success: Value,
         msg: Option<String>,
-        ticket: Option<Secret>,
     }
-    let answer = serde_json::from_slice(line).map_err(|error| invalid("answer", &error));
-    let answer: Answer = answer
-        .and_then(|value| object("answer", value))
-        .map_err(|_| "the answer is not understood".to_owned())?;
+    const NOT_UNDERSTOOD: &str = "the answer is not understood";
+    let value: Value = serde_json::from_slice(line).map_err(|_| NOT_UNDERSTOOD)?;
+    let verdict: Verdict = object("answer", value.clone()).map_err(|_| NOT_UNDERSTOOD)?;
     // Perl's idea of truth: 1, "1" and true are all seen.
-    let success = match &answer.success {
+    let success = match &verdict.success {
         Value::Bool(success) => *success,
         Value::Number(number) => number.as_f64() != Some(0.0),
         Value::String(text) => !text.is_empty() && text != "0",
         _ => false,
     };
-    match answer.ticket {
-        Some(ticket) if success => Ok(ticket),
-        _ => Err(answer.msg.unwrap_or_else(|| "no reason given".to_owned())),
+    if !success {
+        return Err(verdict.msg.unwrap_or_else(|| NO_REASON.to_owned()));
     }
+    object("answer", value).map_err(|_| NOT_UNDERSTOOD.to_owned())
 }
 
 #[cfg(test)]

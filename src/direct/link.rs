@@ -6,9 +6,14 @@ use super::{SessionKey, fate::Fate};
 use crate::relay::{self, Counters, Local, RelayError, relay, splice};
 use std::io;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsStream;
+
+/// How long saying goodbye may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Anything that the hello and the watch can go over.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -71,6 +76,18 @@ impl Link {
         match self {
             Self::Tls(stream) => stream,
             Self::Tcp(stream) => Box::new(stream),
+        }
+    }
+
+    /// Lets the other end read what was written to it, then closes the connection.
+    pub(crate) async fn part(self) {
+        match self {
+            Self::Tls(mut stream) => {
+                let _ = timeout(FAREWELL, stream.shutdown()).await;
+            }
+            Self::Tcp(stream) => {
+                let _ = relay::disarm(&stream);
+            }
         }
     }
 

@@ -106,6 +106,22 @@ pub struct Refused {
     pub socket: u64,
 }
 
+impl Refused {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let Self {
+            tls,
+            silent,
+            malformed,
+            key,
+            number,
+            crowded,
+            socket,
+        } = self;
+        tls + silent + malformed + key + number + crowded + socket
+    }
+}
+
 fn key_to_hex<S: Serializer>(key: &SessionKey, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&key.to_hex())
 }

@@ -8,7 +8,7 @@ use crate::direct::message::{Refused, Stat};
 use crate::direct::watch::{self, WatchError};
 use crate::direct::{Fate, Link, SessionKey, WATCH};
 use crate::process::Log;
-use crate::relay::{Counters, Local, liveness};
+use crate::relay::{Local, liveness};
 use crate::tls::{Server, TlsError};
 use std::collections::VecDeque;
 use std::io;
@@ -177,7 +177,7 @@ impl Door {
                 let path = path.display().to_string();
                 // Whether it hears the reason or not, it is not let in.
                 let _ = link.answer(NO_SOCKET).await;
-                let _ = link.into_stream().shutdown().await;
+                link.part().await;
                 return Err(Reject::Socket { path, cause });
             }
         };
@@ -190,8 +190,8 @@ impl Door {
     async fn carry(&self, link: Link, local: Local, place: &Place) {
         let number = place.count();
         let started = Instant::now();
-        let counters = place.forward().counters.clone();
-        let result = link.carry(&local, &counters, &self.fate).await;
+        let counters = &place.forward().counters;
+        let result = link.carry(&local, counters, &self.fate).await;
         let end = match &result {
             Ok(()) => "closed".to_owned(),
             Err(error) => {

@@ -13,13 +13,13 @@ use crate::capability::Plane;
 use crate::direct::message::Open;
 use crate::direct::{DEAD_PEER_TIMEOUT, PROTOCOL, SessionKey};
 use crate::network::{self, NetworkError, SystemLookup};
-use crate::process::{Input, Log, Output, Signals};
+use crate::process::{Input, Log, Output, Signals, seconds};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
 use control::Control;
 use door::Door;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 use serde_json::json;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -59,17 +59,6 @@ fn hello_timeout() -> Duration {
 
 fn dead_peer_timeout() -> Duration {
     DEAD_PEER_TIMEOUT
-}
-
-/// Reads a time limit.
-pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let seconds = f64::deserialize(deserializer)?;
-    if !(0.001..=3600.0).contains(&seconds) {
-        return Err(de::Error::custom(
-            "a time limit is from 0.001 to 3600 seconds",
-        ));
-    }
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// Why there is no listener, or no longer.

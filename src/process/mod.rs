@@ -1,5 +1,5 @@
 //! What connector and listener, the two long-running processes, are made of: lines in and out,
-//! diagnostics, and the signals that end them.
+//! diagnostics, the signals that end them, and their time limits.
 
 mod channel;
 mod log;
@@ -9,6 +9,20 @@ pub(crate) use channel::{Input, Line, Lines, Output};
 pub(crate) use log::Log;
 pub(crate) use signals::Signals;
 
+use serde::{Deserialize, Deserializer, de};
+use std::time::Duration;
+
 /// The longest line, in bytes. A guest's configuration with its firewall rules, the longest there
 /// is, stays far below.
 pub(crate) const MAX_LINE: usize = 1 << 20;
+
+/// Reads a time limit.
+pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let seconds = f64::deserialize(deserializer)?;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err(de::Error::custom(
+            "a time limit is from 0.001 to 3600 seconds",
+        ));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}

@@ -66,6 +66,16 @@ pub struct Counters {
     pub received: AtomicU64,
 }
 
+impl Counters {
+    /// Sent and received.
+    pub fn bytes(&self) -> (u64, u64) {
+        (
+            self.sent.load(Ordering::Relaxed),
+            self.received.load(Ordering::Relaxed),
+        )
+    }
+}
+
 /// Why a relay failed.
 #[derive(Debug, Error)]
 pub enum RelayError {
