@@ -1,10 +1,10 @@
 //! Which of this node's addresses a migration network stands for.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{InterfaceAddress, Lookup, NetworkError, NodeAddress, Spec, uri_host};
+use super::{InterfaceAddress, Lookup, NetworkError, NodeAddress, Scope, Spec, scope, uri_host};
 use crate::capability::scalar;
 
 /// Most addresses an error lists: a router's tables would drown the message.
@@ -130,33 +130,14 @@ fn unusable(own: &InterfaceAddress, cidr: Option<&IpNet>) -> Option<&'static str
 
 /// Whole ranges that do not count.
 fn special(address: IpAddr, cidr: Option<&IpNet>) -> Option<&'static str> {
-    // Whoever names a network inside such a range means it; a wider one only happens to contain it.
-    let asked_for = |range: IpNet| cidr.is_some_and(|cidr| range.contains(cidr));
-    match address {
-        IpAddr::V4(v4) if v4.is_loopback() => (!asked_for(loopback_v4())).then_some("loopback"),
-        IpAddr::V4(v4) if v4.is_link_local() => {
-            (!asked_for(link_local_v4())).then_some("link-local")
+    match (Scope::of(address), address) {
+        (Scope::Loopback, _) => (!scope::is_meant(address, cidr)).then_some("loopback"),
+        (Scope::LinkLocal, IpAddr::V4(_)) => {
+            (!scope::is_meant(address, cidr)).then_some("link-local")
         }
-        IpAddr::V6(v6) if v6.is_loopback() => {
-            (!asked_for(IpNet::from(address))).then_some("loopback")
-        }
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("link-local, unusable without a zone"),
+        (Scope::LinkLocal, IpAddr::V6(_)) => Some("link-local, unusable without a zone"),
         _ => None,
     }
-}
-
-/// 127.0.0.0/8 (RFC 1122, section 3.2.1.3).
-pub(super) fn loopback_v4() -> IpNet {
-    net_v4(Ipv4Addr::new(127, 0, 0, 0), 8)
-}
-
-/// 169.254.0.0/16 (RFC 3927).
-pub(super) fn link_local_v4() -> IpNet {
-    net_v4(Ipv4Addr::new(169, 254, 0, 0), 16)
-}
-
-fn net_v4(address: Ipv4Addr, prefix: u8) -> IpNet {
-    IpNet::V4(ipnet::Ipv4Net::new_assert(address, prefix))
 }
 
 fn choose(network: String, candidates: &[Candidate]) -> Result<NodeAddress, NetworkError> {

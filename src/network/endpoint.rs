@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{PORTS, choice, spec, uri_host};
+use super::{PORTS, announced, spec, uri_host};
 use crate::capability::scalar;
 
 /// Longest export name. QEMU's own are `drive-` and the name of a drive.
@@ -232,50 +232,10 @@ fn unbracketed(text: &str) -> Result<IpAddr, EndpointError> {
     if let Some(inner) = text.strip_prefix('[') {
         let inner = inner
             .strip_suffix(']')
-            .ok_or_else(|| EndpointError::Literal {
-                address: scalar::shown(text),
-                reason: "has no closing bracket",
-            })?;
+            .ok_or_else(|| malformed(text, "has no closing bracket"))?;
         return literal_v6(inner).map(IpAddr::V6);
     }
-    if text.contains(':') {
-        literal_v6(text).map(IpAddr::V6)
-    } else {
-        literal_v4(text).map(IpAddr::V4)
-    }
-}
-
-fn literal_v4(text: &str) -> Result<Ipv4Addr, EndpointError> {
-    text.parse().map_err(|_| {
-        let numeric = |byte: u8| byte.is_ascii_digit() || byte == b'.';
-        EndpointError::Literal {
-            address: scalar::shown(text),
-            reason: if text.is_empty() {
-                "is empty"
-            } else if text.bytes().all(numeric) {
-                // inet_aton would read 10.1 as 10.0.0.1 and 010 as 8: what is checked here must be
-                // what is dialled.
-                "is no IPv4 address of four decimal numbers without leading zeros"
-            } else {
-                "is a name or malformed, only literal addresses are accepted"
-            },
-        }
-    })
-}
-
-fn literal_v6(text: &str) -> Result<Ipv6Addr, EndpointError> {
-    let refuse = |reason| EndpointError::Literal {
-        address: scalar::shown(text),
-        reason,
-    };
-    if text.contains('%') {
-        return Err(refuse("has a zone, which means nothing on another node"));
-    }
-    let address: Ipv6Addr = text.parse().map_err(|_| refuse("is no IPv6 address"))?;
-    if address.to_ipv4_mapped().is_some() {
-        return Err(refuse("is an IPv4 address written as IPv6"));
-    }
-    Ok(address)
+    announced::literal(text).map_err(|reason| malformed(text, reason))
 }
 
 fn number(port: &Value) -> Result<u16, EndpointError> {
@@ -293,49 +253,35 @@ fn number(port: &Value) -> Result<u16, EndpointError> {
         .ok_or_else(|| refuse("it is outside 60000 to 60049"))
 }
 
+fn literal_v4(text: &str) -> Result<Ipv4Addr, EndpointError> {
+    announced::literal_v4(text).map_err(|reason| malformed(text, reason))
+}
+
+fn literal_v6(text: &str) -> Result<Ipv6Addr, EndpointError> {
+    announced::literal_v6(text).map_err(|reason| malformed(text, reason))
+}
+
+fn malformed(address: &str, reason: &'static str) -> EndpointError {
+    EndpointError::Literal {
+        address: scalar::shown(address),
+        reason,
+    }
+}
+
 fn acceptable(
     address: IpAddr,
     network: Option<IpNet>,
     allow_loopback: bool,
 ) -> Result<IpAddr, EndpointError> {
-    let kind = match address {
-        _ if address.is_unspecified() => Some("the unspecified address"),
-        _ if address.is_multicast() => Some("a multicast address"),
-        _ if address.is_loopback() && !allow_loopback => {
-            Some("a loopback address, where this node would talk to itself")
-        }
-        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("an address of 'this network', 0.0.0.0/8"),
-        IpAddr::V4(v4) if v4.is_link_local() => {
-            let asked_for =
-                network.is_some_and(|network| choice::link_local_v4().contains(&network));
-            (!asked_for).then_some("a link-local address")
-        }
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-            Some("a link-local address, unusable without a zone")
-        }
-        _ => None,
-    };
-    if let Some(kind) = kind {
+    if let Some(kind) = announced::unfit(address, network.as_ref(), allow_loopback) {
         return Err(EndpointError::Special { address, kind });
     }
-    let Some(network) = network else {
-        return Ok(address);
-    };
-    if !network.contains(&address) {
-        return Err(EndpointError::Outside { address, network });
-    }
-    // The last address of an IPv4 network reaches every node (RFC 919); /31 and /32 have none such
-    // (RFC 3021).
-    if let IpNet::V4(v4) = network {
-        if v4.prefix_len() < 31 && IpAddr::V4(v4.broadcast()) == address {
-            return Err(EndpointError::Special {
-                address,
-                kind: "the broadcast address of the migration network",
-            });
+    match network {
+        Some(network) if !network.contains(&address) => {
+            Err(EndpointError::Outside { address, network })
         }
+        _ => Ok(address),
     }
-    Ok(address)
 }
 
 fn export_name(name: &str) -> Result<&str, EndpointError> {

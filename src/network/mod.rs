@@ -6,15 +6,18 @@
 //! * [`bind_port`] takes a port of the migration range, bound and listening;
 //! * [`endpoint`] judges what a target announces before anybody connects there.
 
+mod announced;
 mod choice;
 pub mod endpoint;
 mod lookup;
 mod port;
+mod scope;
 mod spec;
 
 pub use choice::address;
 pub use lookup::SystemLookup;
 pub use port::{BoundPort, PORTS, bind_port};
+pub use scope::Scope;
 pub use spec::Spec;
 
 use std::io;
