@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 
 use pve_tunnel::network::{
-    InterfaceAddress, Lookup, NetworkError, NodeAddress, Spec, SystemLookup, address, uri_host,
+    InterfaceAddress, Lookup, NetworkError, NodeAddress, Route, Spec, SystemLookup, address,
+    uri_host,
 };
 
 /// Addresses and names of a node that exists only here.
@@ -27,6 +28,10 @@ impl Lookup for Table {
                 name: name.to_owned(),
                 cause: "unknown here".to_owned(),
             })
+    }
+
+    fn route(&self, destination: IpAddr) -> Result<Route, NetworkError> {
+        panic!("no choice of an address asks for the route to {destination}")
     }
 }
 

@@ -2,25 +2,26 @@
 //!
 //! * [`Spec`] is a migration network as an operator writes it: CIDR, interface name, or none;
 //! * [`address`] chooses this node's address for it, with the rules of a migration inside a cluster;
-//! * [`Lookup`] is where addresses and names come from: [`SystemLookup`] asks kernel and resolver, tests hand in a table;
+//! * [`Lookup`] is where addresses, names and routes come from: [`SystemLookup`] asks kernel and resolver, tests hand in a table;
 //! * [`bind_port`] takes a port of the migration range, bound and listening;
-//! * [`endpoint`] judges what a target announces before anybody connects there.
+//! * [`endpoint`] judges what a target announces for QEMU's own connections;
 
 mod announced;
 mod choice;
 pub mod endpoint;
 mod lookup;
 mod port;
+mod route;
 mod scope;
 mod spec;
 
 pub use choice::address;
 pub use lookup::SystemLookup;
 pub use port::{BoundPort, PORTS, bind_port};
+pub use route::Route;
 pub use scope::Scope;
 pub use spec::Spec;
 
-use std::io;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,15 @@ pub trait Lookup {
     /// # Errors
     /// The name cannot be resolved.
     fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetworkError>;
+
+    /// Which way a TCP connection to a port of [`PORTS`] at this address would take, if it were made
+    /// now and its socket were bound to nothing.
+    ///
+    /// # Errors
+    /// [`NetworkError::NoRoute`] if there is none, or one that refuses (unreachable, blackhole,
+    /// prohibit), or the address is a broadcast one; the kernel cannot be asked;
+    /// [`NetworkError::Interrupted`] if a signal came first.
+    fn route(&self, destination: IpAddr) -> Result<Route, NetworkError>;
 }
 
 /// The address a migration network stands for on this node.
@@ -145,8 +155,24 @@ pub enum NetworkError {
         cause: String,
     },
     /// A signal arrived first: the caller's handler has to run.
-    #[error("listing the addresses of this node was interrupted by a signal")]
+    #[error("asking the kernel for addresses or routes was interrupted by a signal")]
     Interrupted,
+    /// No route leads there, or one that refuses.
+    #[error("no route to {address}: {cause}; check that its network is up on this node")]
+    NoRoute {
+        /// The address.
+        address: IpAddr,
+        /// What the kernel says.
+        cause: String,
+    },
+    /// The kernel did not say which way it would send.
+    #[error("cannot find out the route to {address}: {cause}")]
+    Route {
+        /// The address.
+        address: IpAddr,
+        /// The step and what the kernel says.
+        cause: String,
+    },
     /// The address is no single address of an interface.
     #[error("cannot listen on {address}: it is {kind}, an exact address is needed")]
     NotExact {
@@ -177,15 +203,4 @@ pub enum NetworkError {
         /// What the kernel says.
         cause: String,
     },
-}
-
-impl NetworkError {
-    fn addresses(step: &str, cause: &io::Error) -> Self {
-        if cause.kind() == io::ErrorKind::Interrupted {
-            return Self::Interrupted;
-        }
-        Self::Addresses {
-            cause: format!("{step}: {cause}"),
-        }
-    }
 }

@@ -13,7 +13,7 @@ const MAX_INTERFACE_LEN: usize = 15;
 
 /// Shortest prefix: PVE's own format for a CIDR asks for as much. Anything wider is no network of
 /// one's own, and would let every address pass the checks that keep clear text inside it.
-const MIN_PREFIX: u8 = 8;
+pub(super) const MIN_PREFIX: u8 = 8;
 
 /// A migration network.
 #[derive(Debug, Clone, PartialEq, Eq)]

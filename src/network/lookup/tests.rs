@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
-use super::{NetworkError, receive};
+use super::netlink::{NetlinkError, receive};
 
 fn silent_socket() -> Socket {
     let mut socket = Socket::new(NETLINK_ROUTE).unwrap();
@@ -50,5 +50,9 @@ fn a_signal_ends_the_wait() {
         unsafe { libc::pthread_kill(waiting.as_pthread_t(), libc::SIGUSR1) };
         thread::yield_now();
     }
-    assert_eq!(waiting.join().unwrap(), Err(NetworkError::Interrupted));
+    let outcome = waiting.join().unwrap();
+    assert!(
+        matches!(outcome, Err(NetlinkError::Interrupted)),
+        "{outcome:?}"
+    );
 }
