@@ -8,7 +8,7 @@ use super::{InterfaceAddress, Lookup, NetworkError, NodeAddress, Scope, Spec, sc
 use crate::capability::scalar;
 
 /// Most addresses an error lists: a router's tables would drown the message.
-const MAX_LISTED: usize = 32;
+pub(super) const MAX_LISTED: usize = 32;
 
 /// Chooses this node's address: with `spec`, the one address of an interface that is up and that
 /// the CIDR or interface matches; without, the one that the node's name resolves to.

@@ -5,10 +5,33 @@
 //! * [`Lookup`] is where addresses, names and routes come from: [`SystemLookup`] asks kernel and resolver, tests hand in a table;
 //! * [`bind_port`] takes a port of the migration range, bound and listening;
 //! * [`endpoint`] judges what a target announces for QEMU's own connections;
+//! * [`guard`] judges whether guest data may go to an address in clear text.
+//!
+//! # Before anybody connects in clear text
+//!
+//! For `tcp`, where the connection is ours, the announced address goes through [`guard::check`]. The
+//! connection is then bound to the address and interface of the verdict, so that a route that changes
+//! between check and connection, or during a migration, ends it instead of leading it elsewhere.
+//!
+//! For `qemu`, where QEMU connects, each announced endpoint, that of the RAM stream and that of every
+//! disk, goes through both, in this order:
+//!
+//! 1. [`endpoint::check`] reads it: form, port range, export name, and the address inside the network
+//!    if that is a CIDR. It needs nothing but the text, and gives the [`endpoint::Endpoint`].
+//! 2. [`guard::check`] with the [`endpoint::Endpoint::address`] of its result, once for each different
+//!    address: scope, network, route and source address, which only the kernel knows.
+//! 3. QEMU is told the [`endpoint::Endpoint::uri`] of the first, never the target's own text.
+//!
+//! Neither replaces the other: `endpoint` knows no routes, `guard` no ports and exports. Both take the
+//! same `network`; where it is an interface name, `endpoint` gets none, as the name says nothing of the target there. Loopback
+//! needs `allow_loopback` there and a network inside the loopback range here. QEMU binds its
+//! connections to nothing, so the check holds for the routes at the time of the check: have it as
+//! late as possible, just before QEMU is told to connect.
 
 mod announced;
 mod choice;
 pub mod endpoint;
+pub mod guard;
 mod lookup;
 mod port;
 mod route;

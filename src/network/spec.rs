@@ -45,6 +45,16 @@ impl Spec {
     }
 }
 
+impl Spec {
+    /// The CIDR, if it is one.
+    pub(super) fn cidr(&self) -> Option<&IpNet> {
+        match self {
+            Self::Cidr(network) => Some(network),
+            Self::Interface(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
