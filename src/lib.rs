@@ -5,6 +5,7 @@
 //! | room | owns |
 //! |---|---|
 //! | [`capability`] | the worker's version reply, `caps`, the [`capability::Plan`] made of them |
+//! | [`configuration`] | what an administrator has configured: networks by ID or remote, the policy |
 //! | [`network`] | a migration's address and port, and which endpoints of a target are acceptable |
 //! | [`websocket`] | masking, framing, the client's upgrade |
 //! | [`tls`] | rustls configurations: system CAs or a pinned fingerprint |
@@ -15,6 +16,7 @@
 //! | [`ffi`] | the C ABI over all of them |
 
 pub mod capability;
+pub mod configuration;
 pub mod connector;
 pub mod direct;
 pub mod ffi;

@@ -188,6 +188,62 @@ fn privileges_follow_clear_text_and_the_network() {
 }
 
 #[test]
+fn a_configured_network_needs_no_privilege_and_changes_nothing_else() {
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        ("secure", json!("dc2")),
+        ("secure", Value::Null),
+        ("insecure", json!("dc2")),
+        ("insecure", json!("a-longer-name.than_an-interface_may-have")),
+        ("insecure", json!("10.0.0.0/24")),
+        ("insecure", Value::Null),
+    ];
+    for (asked, network) in table {
+        let input = |configured: Value| {
+            json!({"migration_type": asked, "migration_network": network, "configured": configured,
+                "caps": ALL, "planes": EVERY_PLANE})
+        };
+        let plan = planned(input(json!(true))).unwrap();
+        assert!(plan.privileges.is_empty(), "{asked} {network}");
+        assert_eq!(json!(plan.network), network, "{asked}");
+        let loud = plan.warnings.iter().any(|text| text.contains("CLEAR TEXT"));
+        assert_eq!(loud, asked == "insecure", "{asked} {network}");
+
+        // Not configured, or not said: as ever, and an ID that is no interface name is no network.
+        for configured in [json!(false), Value::Null] {
+            match planned(input(configured)) {
+                Ok(other) => {
+                    let none = asked == "secure" && network.is_null();
+                    assert_eq!(other.privileges.is_empty(), none, "{asked} {network}");
+                    assert_eq!(
+                        Plan {
+                            privileges: Vec::new(),
+                            ..other
+                        },
+                        plan,
+                        "{asked} {network}"
+                    );
+                }
+                Err(error) => {
+                    assert!(
+                        network.as_str().unwrap().len() > 15,
+                        "{asked} {network}: {error}"
+                    );
+                }
+            }
+        }
+    }
+    let error = planned(json!({"migration_network": "10.0.0.0/33", "configured": true}));
+    assert!(matches!(error, Err(PlanError::Network(_))), "{error:?}");
+    // It does not lift what the configuration forbids.
+    let error = planned(
+        json!({"migration_type": "insecure", "migration_network": "dc2",
+        "configured": true, "require_encryption": true, "caps": ALL, "planes": EVERY_PLANE}),
+    );
+    assert_eq!(error, Err(PlanError::EncryptionRequired));
+}
+
+#[test]
 fn the_network_goes_where_the_plane_uses_it() {
     #[rustfmt::skip] // One row a line.
     let table = [

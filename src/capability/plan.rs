@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Capabilities, Capability, CapabilityError, scalar};
+use crate::configuration;
 use crate::network::{NetworkError, Spec};
 
 /// What the caller of a migration asked for.
@@ -15,6 +16,25 @@ pub enum MigrationType {
     Secure,
     /// Guest data may travel in clear text.
     Insecure,
+}
+
+impl MigrationType {
+    /// The type of that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "secure" => Some(Self::Secure),
+            "insecure" => Some(Self::Insecure),
+            _ => None,
+        }
+    }
+
+    /// Its name in calls, configurations and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Secure => "secure",
+            Self::Insecure => "insecure",
+        }
+    }
 }
 
 /// The way guest data takes.
@@ -72,9 +92,14 @@ pub struct PlanInput {
     /// `secure` if absent or null.
     #[serde(default, deserialize_with = "scalar::deserialize_or_default")]
     pub migration_type: MigrationType,
-    /// A CIDR or an interface name; null for the target node's own address.
+    /// A CIDR or an interface name; null for the target node's own address. With `configured`, the
+    /// ID of the configured network is as good.
     #[serde(default)]
     pub migration_network: Option<String>,
+    /// Type and network are an administrator's choice already: a network of the configuration was
+    /// selected, see [`crate::configuration`]. Then the user needs no privilege for them.
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
+    pub configured: bool,
     /// Every capability the target names, known or not.
     #[serde(default)]
     pub caps: Vec<String>,
@@ -203,7 +228,10 @@ pub enum PlanError {
 pub fn plan(input: &PlanInput) -> Result<Plan, PlanError> {
     let offered = Capabilities::from_names(&input.caps)?;
     if let Some(network) = &input.migration_network {
-        Spec::parse(network)?;
+        // An ID may be longer than any interface name.
+        if !(input.configured && configuration::is_id(network)) {
+            Spec::parse(network)?;
+        }
     }
     match input.migration_type {
         MigrationType::Secure => Ok(secure(input, &offered)),
@@ -348,8 +376,11 @@ fn finish(
 
 /// Clear text, and choosing the network guest data takes, are an administrator's decisions. The
 /// source's user is not known to the target's cluster, so that for clear text the target asks its
-/// own user again.
+/// own user again. Where the configuration chose, the administrator has decided already.
 fn privileges(input: &PlanInput) -> Vec<Privilege> {
+    if input.configured {
+        return Vec::new();
+    }
     let on = match (input.migration_type, &input.migration_network) {
         (MigrationType::Insecure, _) => vec![Node::Source, Node::Target],
         (MigrationType::Secure, Some(_)) => vec![Node::Source],

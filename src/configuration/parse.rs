@@ -1,0 +1,378 @@
+//! The text of the file, in the syntax of Proxmox VE's section files: `type: ID` at the beginning of
+//! a line, then `key value` lines that begin with white space, then an empty line.
+//!
+//! Stricter than theirs: what they warn of and leave out, such as a property after an empty line, is
+//! an error here. What is left out of a policy does not protect anybody.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, DEAD_PEER_TIMEOUTS, Host, MAX_FILE,
+    MAX_LINE, MAX_SECTIONS, Network, id_mistake, is_id,
+};
+use crate::capability::{MigrationType, scalar};
+use crate::network::Spec;
+
+/// The one ID that a `policy` section has: it is for all nodes of the cluster.
+const POLICY_ID: &str = "cluster";
+
+type Parsed<T> = Result<T, ConfigurationError>;
+
+pub(super) fn parse(content: &[u8]) -> Parsed<Configuration> {
+    if content.len() > MAX_FILE {
+        return Err(ConfigurationError::TooLong {
+            bytes: content.len(),
+        });
+    }
+    let mut reader = Reader::default();
+    for (index, bytes) in content.split(|byte| *byte == b'\n').enumerate() {
+        reader.line = index + 1;
+        let text = line_text(bytes, reader.line)?;
+        reader.take(text)?;
+    }
+    reader.end_section()?;
+    Ok(reader.configuration)
+}
+
+/// One line as text, without its end. Editors of other systems end lines with CR LF.
+fn line_text(bytes: &[u8], line: usize) -> Parsed<&str> {
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    if bytes.len() > MAX_LINE {
+        let length = bytes.len();
+        return mistake(
+            line,
+            format!("has {length} bytes, at most {MAX_LINE} are accepted"),
+        );
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| ConfigurationError::NotUtf8 { line })?;
+    if text.starts_with('\u{feff}') {
+        return mistake(
+            line,
+            "begins with a byte order mark; save the file without one",
+        );
+    }
+    match text.chars().find(|c| c.is_control() && *c != '\t') {
+        Some('\0') => mistake(line, "has a NUL byte"),
+        Some(_) => mistake(line, "has a control character"),
+        None => Ok(text),
+    }
+}
+
+fn mistake<T>(line: usize, mistake: impl Into<String>) -> Parsed<T> {
+    let mistake = mistake.into();
+    Err(ConfigurationError::Line { line, mistake })
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Reader {
+    configuration: Configuration,
+    line: usize,
+    /// The section that is being read.
+    section: Option<Section>,
+    /// The first line of each ID.
+    ids: BTreeMap<String, usize>,
+    /// Network and line of each remote.
+    remotes: BTreeMap<Host, (String, usize)>,
+}
+
+struct Section {
+    kind: Kind,
+    id: String,
+    /// The line of each key.
+    keys: BTreeMap<String, usize>,
+}
+
+enum Kind {
+    Network(NetworkKeys),
+    Policy { require_encryption: bool },
+}
+
+/// A network as far as it was read.
+#[derive(Default)]
+struct NetworkKeys {
+    remotes: Vec<Host>,
+    source: Option<String>,
+    target: Option<String>,
+    allowed: Option<Vec<MigrationType>>,
+    default: Option<MigrationType>,
+    public: bool,
+    gateway: bool,
+    dead_peer_timeout: Option<u16>,
+    comment: Option<String>,
+}
+
+impl Section {
+    /// As messages name it.
+    fn name(&self) -> String {
+        match self.kind {
+            Kind::Network(_) => format!("network '{}'", self.id),
+            Kind::Policy { .. } => format!("policy '{}'", self.id),
+        }
+    }
+}
+
+impl Reader {
+    fn take(&mut self, text: &str) -> Parsed<()> {
+        let content = text.trim_matches([' ', '\t']);
+        if content.starts_with('#') {
+            return Ok(());
+        }
+        if content.is_empty() {
+            return self.end_section();
+        }
+        if text.starts_with([' ', '\t']) {
+            return self.property(content);
+        }
+        self.end_section()?;
+        self.begin_section(content)
+    }
+
+    fn begin_section(&mut self, content: &str) -> Parsed<()> {
+        let header = content.split_once(':');
+        let Some((kind, id)) = header.filter(|(kind, _)| !kind.contains([' ', '\t'])) else {
+            return self.wrong(format!(
+                "{} is no section ('network: ID'), and a property begins with white space",
+                scalar::shown(content)
+            ));
+        };
+        let id = id.trim_matches([' ', '\t']);
+        let kind = match kind {
+            "network" => Kind::Network(NetworkKeys::default()),
+            "policy" => Kind::Policy {
+                require_encryption: false,
+            },
+            other => {
+                return self.wrong(format!(
+                    "unknown section type {} (there are: network, policy)",
+                    scalar::shown(other)
+                ));
+            }
+        };
+        if id.is_empty() {
+            return self.wrong("the section has no ID: write 'network: ID'");
+        }
+        if let Some(reason) = id_mistake(id) {
+            return self.wrong(format!("ID {} {reason}", scalar::shown(id)));
+        }
+        if matches!(kind, Kind::Policy { .. }) && id != POLICY_ID {
+            return self.wrong(format!("the policy's ID is '{POLICY_ID}', not '{id}'"));
+        }
+        if let Some(first) = self.ids.insert(id.to_owned(), self.line) {
+            return self.wrong(format!("ID '{id}' is taken by the section at line {first}"));
+        }
+        if self.ids.len() > MAX_SECTIONS {
+            return self.wrong(format!("more than {MAX_SECTIONS} sections"));
+        }
+        self.section = Some(Section {
+            kind,
+            id: id.to_owned(),
+            keys: BTreeMap::new(),
+        });
+        Ok(())
+    }
+
+    fn property(&mut self, content: &str) -> Parsed<()> {
+        let (key, value) = content.split_once([' ', '\t']).unwrap_or((content, ""));
+        let value = value.trim_matches([' ', '\t']);
+        let line = self.line;
+        let Some(section) = &mut self.section else {
+            let before = if self.ids.is_empty() {
+                "stands before any section"
+            } else {
+                "follows an empty line, which ends a section"
+            };
+            return mistake(line, format!("property {} {before}", scalar::shown(key)));
+        };
+        let name = section.name();
+        let known = match section.kind {
+            Kind::Network(_) => NetworkKeys::NAMES.contains(&key),
+            Kind::Policy { .. } => key == "require-encryption",
+        };
+        if !known {
+            let key = scalar::shown(key);
+            return mistake(line, format!("unknown key {key} in {name}"));
+        }
+        if let Some(first) = section.keys.insert(key.to_owned(), line) {
+            let again = format!("key '{key}' in {name} is given already at line {first}");
+            return mistake(line, again);
+        }
+        if value.is_empty() {
+            return mistake(line, format!("key '{key}' in {name} has no value"));
+        }
+        match &mut section.kind {
+            Kind::Network(network) => network.set(key, value),
+            Kind::Policy { require_encryption } => {
+                boolean(value).map(|flag| *require_encryption = flag)
+            }
+        }
+        .or_else(|reason| mistake(line, format!("'{key}' of {name}: {reason}")))
+    }
+
+    fn end_section(&mut self) -> Parsed<()> {
+        let Some(section) = self.section.take() else {
+            return Ok(());
+        };
+        match section.kind {
+            Kind::Policy { require_encryption } => {
+                self.configuration.require_encryption = require_encryption;
+            }
+            Kind::Network(keys) => {
+                let line = |key| section.keys.get(key).copied().unwrap_or(self.line);
+                let network = keys
+                    .finish(&section.id)
+                    .or_else(|reason| mistake(line("default"), reason))?;
+                for remote in &network.remotes {
+                    let place = (network.id.clone(), line("remote"));
+                    if let Some((other, first)) = self.remotes.insert(remote.clone(), place) {
+                        return mistake(line("remote"), twice(remote, &network.id, &other, first));
+                    }
+                }
+                self.configuration.networks.push(network);
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong<T>(&self, text: impl Into<String>) -> Parsed<T> {
+        mistake(self.line, text)
+    }
+}
+
+/// A remote leads to one network: with two, the order of the file would decide what is encrypted.
+fn twice(remote: &Host, id: &str, other: &str, first: usize) -> String {
+    if id == other {
+        return format!("remote '{remote}' is listed twice in network '{id}'");
+    }
+    format!(
+        "remote '{remote}' of network '{id}' is listed in network '{other}' at line {first} already"
+    )
+}
+
+impl NetworkKeys {
+    const NAMES: [&str; 9] = [
+        "remote",
+        "source",
+        "target",
+        "allow",
+        "default",
+        "public",
+        "gateway",
+        "dead-peer-timeout",
+        "comment",
+    ];
+
+    /// One of [`Self::NAMES`]; the error says what is wrong with the value.
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "remote" => self.remotes = remotes(value)?,
+            "source" => self.source = Some(network(value, false)?),
+            "target" => self.target = Some(network(value, true)?),
+            "allow" => self.allowed = Some(types(value)?),
+            "default" => self.default = Some(migration_type(value)?),
+            "public" => self.public = boolean(value)?,
+            "gateway" => self.gateway = boolean(value)?,
+            "dead-peer-timeout" => self.dead_peer_timeout = Some(seconds(value)?),
+            _ => self.comment = Some(value.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The network with its defaults; the error is one of `default`.
+    fn finish(self, id: &str) -> Result<Network, String> {
+        let allowed = self.allowed.unwrap_or_else(|| vec![MigrationType::Secure]);
+        let default = match self.default {
+            Some(default) if !allowed.contains(&default) => {
+                return Err(format!(
+                    "'default' of network '{id}': {} is not in its 'allow' ({})",
+                    default.name(),
+                    type_names(&allowed)
+                ));
+            }
+            Some(default) => default,
+            None if allowed.contains(&MigrationType::Secure) => MigrationType::Secure,
+            None => MigrationType::Insecure,
+        };
+        Ok(Network {
+            id: id.to_owned(),
+            remotes: self.remotes,
+            source: self.source,
+            target: self.target,
+            allowed,
+            default,
+            public: self.public,
+            gateway: self.gateway,
+            dead_peer_timeout: self.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT),
+            comment: self.comment,
+        })
+    }
+}
+
+/// For messages.
+pub(super) fn type_names(types: &[MigrationType]) -> String {
+    let names: Vec<&str> = types.iter().map(|kind| kind.name()).collect();
+    names.join(", ")
+}
+
+fn list(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(|item| item.trim_matches([' ', '\t']))
+}
+
+fn remotes(value: &str) -> Result<Vec<Host>, String> {
+    list(value)
+        .map(|item| {
+            Host::parse(item).map_err(|reason| format!("host {} {reason}", scalar::shown(item)))
+        })
+        .collect()
+}
+
+/// A CIDR or an interface name, and for the other side an ID of its configuration.
+fn network(value: &str, or_id: bool) -> Result<String, String> {
+    if !(or_id && is_id(value)) {
+        Spec::parse(value).map_err(|error| error.to_string())?;
+    }
+    Ok(value.to_owned())
+}
+
+fn types(value: &str) -> Result<Vec<MigrationType>, String> {
+    let mut types = Vec::new();
+    for item in list(value) {
+        let kind = migration_type(item)?;
+        if types.contains(&kind) {
+            return Err(format!("{} is given twice", kind.name()));
+        }
+        types.push(kind);
+    }
+    Ok(types)
+}
+
+fn migration_type(value: &str) -> Result<MigrationType, String> {
+    MigrationType::from_name(value).ok_or_else(|| {
+        let value = scalar::shown(value);
+        format!("{value} is no type of migration (there are: secure, insecure)")
+    })
+}
+
+/// The words that Proxmox VE takes for a boolean, in any case.
+fn boolean(value: &str) -> Result<bool, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "yes" | "on" | "true" => Ok(true),
+        "0" | "no" | "off" | "false" => Ok(false),
+        _ => Err(format!(
+            "{} is no boolean: write 0 or 1",
+            scalar::shown(value)
+        )),
+    }
+}
+
+fn seconds(value: &str) -> Result<u16, String> {
+    scalar::decimal_text(value)
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|number| DEAD_PEER_TIMEOUTS.contains(number))
+        .ok_or_else(|| {
+            format!(
+                "{} is no number of seconds, 1 to 3600",
+                scalar::shown(value)
+            )
+        })
+}
