@@ -301,6 +301,20 @@ _connector_run(SV *input, SV *output, SV *log, SV *options)
         pve_tunnel_connector_run(in, out, messages, json));
     PERL_ASYNC_CHECK(); /* inside the caller's eval, as in check */
 
+void
+_listener_run(SV *control, SV *log, SV *options)
+  PREINIT:
+    int line, messages = -1;
+    const char *json;
+  CODE:
+    line = descriptor(aTHX_ control, "pve_tunnel_listener_run: control");
+    SvGETMAGIC(log);
+    if (SvOK(log))
+        messages = descriptor(aTHX_ log, "pve_tunnel_listener_run: log");
+    json = c_string(aTHX_ options, "pve_tunnel_listener_run: options");
+    check(aTHX_ "pve_tunnel_listener_run", pve_tunnel_listener_run(line, messages, json));
+    PERL_ASYNC_CHECK(); /* inside the caller's eval, as in check */
+
 bool
 _any_tainted(SV *structure)
   CODE:

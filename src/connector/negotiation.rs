@@ -8,6 +8,7 @@ use super::protocol::{self, AskError};
 use super::race;
 use crate::capability::{
     Capabilities, CapabilityError, Dial, MigrationType, Plan, PlanError, PlanInput, Plane, plan,
+    scalar,
 };
 use crate::direct::message::{Hello, Open};
 use crate::direct::{DEAD_PEER_TIMEOUT, OLDEST_PROTOCOL, PROTOCOL};
@@ -37,7 +38,7 @@ pub(super) struct Wish {
     #[serde(default)]
     migration_network: Option<String>,
     /// It is an ID, or comes from the configuration.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     configured: bool,
     /// What the target is to listen on, in its own terms.
     #[serde(default)]
@@ -51,13 +52,13 @@ pub(super) struct Wish {
     /// What the caller allows besides the websocket; `qemu` only if it can start QEMU on TCP.
     #[serde(default)]
     planes: Vec<Plane>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     require_encryption: bool,
     /// Clear text to publicly routable addresses is allowed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     public: bool,
     /// Clear text through the default gateway is allowed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     gateway: bool,
     #[serde(default = "dead_peer_timeout", deserialize_with = "seconds")]
     dead_peer_timeout: Duration,

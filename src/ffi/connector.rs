@@ -1,8 +1,8 @@
 //! The connector for C.
 
 use std::ffi::{c_char, c_int};
-use std::os::fd::{BorrowedFd, OwnedFd};
 
+use super::descriptor::duplicate;
 use super::error::{Failure, Status};
 use super::guard::guard;
 use super::input::{self, JSON_MAX};
@@ -23,6 +23,7 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 ///   handshake_timeout  for TLS, by default 10
 ///   upgrade_timeout    for the websocket upgrade, by default 20
 ///   ticket_timeout     for the worker to answer a ticket command, by default 30
+///   dead_peer_timeout  for data to make no progress on a connection to the API, by default 60
 ///
 /// Times are in seconds, from 0.001 to 3600.
 ///
@@ -70,24 +71,6 @@ pub unsafe extern "C" fn pve_tunnel_connector_run(
         connector::run(input, output, log, &options)
             .map_err(|error| Failure::from_room(run_status(&error), &error))
     })
-}
-
-/// Our own descriptor of the caller's open file, so that closing ours leaves the caller's alone.
-fn duplicate(fd: c_int, what: &str) -> Result<OwnedFd, Failure> {
-    let bad = |why: &str| {
-        Failure::new(
-            Status::InvalidArgument,
-            format!("{what} descriptor {fd}: {why}"),
-        )
-    };
-    if fd < 0 {
-        return Err(bad("negative"));
-    }
-    // SAFETY: not -1; whether it is open is what the kernel is about to say.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed
-        .try_clone_to_owned()
-        .map_err(|error| bad(&error.to_string()))
 }
 
 fn run_status(error: &ConnectorError) -> Status {

@@ -133,7 +133,7 @@ pub unsafe extern "C" fn pve_tunnel_endpoint_check(
     })
 }
 
-fn network_status(error: &NetworkError) -> Status {
+pub(super) fn network_status(error: &NetworkError) -> Status {
     match error {
         NetworkError::Spec { .. } | NetworkError::NotExact { .. } => Status::InvalidArgument,
         NetworkError::NoAddress { .. } | NetworkError::SeveralAddresses { .. } => Status::Refused,

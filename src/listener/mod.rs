@@ -9,10 +9,10 @@ mod control;
 mod door;
 mod forwards;
 
-use crate::capability::Plane;
+use crate::capability::{Plane, scalar};
 use crate::direct::message::Open;
 use crate::direct::{DEAD_PEER_TIMEOUT, PROTOCOL, SessionKey};
-use crate::network::{self, NetworkError, SystemLookup};
+use crate::network::{self, NetworkError, Scope, SystemLookup};
 use crate::process::{Input, Log, Output, Signals, seconds};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
 use control::Control;
@@ -22,6 +22,7 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::json;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +44,7 @@ pub struct Options {
     #[serde(default)]
     pub fingerprint: Option<String>,
     /// Clear text on a publicly routable address is allowed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     pub public: bool,
     /// From accepting a connection to the end of its hello.
     #[serde(default = "hello_timeout", deserialize_with = "seconds")]
@@ -67,6 +68,11 @@ pub enum ListenerError {
     /// What the worker asked for makes no sense.
     #[error("{0}")]
     Options(&'static str),
+    /// Clear text would be received where everybody is.
+    #[error(
+        "clear text is not received on {0}, which is publicly routable: name a private migration network, set 'public 1' for this one in /etc/pve/remote-migration.cfg, or omit migration_type=insecure"
+    )]
+    Public(IpAddr),
     /// No address or no port.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -177,6 +183,10 @@ fn prepare(
         }
     };
     let node = network::address(options.network.as_deref(), &options.node, &SystemLookup)?;
+    let public = Scope::of(node.address) == Scope::Global;
+    if options.plane == Plane::Tcp && public && !options.public {
+        return Err(ListenerError::Public(node.address));
+    }
     let bound = network::bind_port(node.address)?;
     bound
         .listener

@@ -30,6 +30,11 @@ sub connector_run ($input, $output, $log = undef, $options = undef) {
     return;
 }
 
+sub listener_run ($control, $log, $options) {
+    _listener_run($control, $log, _options('pve_tunnel_listener_run', $options // {}));
+    return;
+}
+
 # Loaded by the first call that needs it: a program that only masks should not pay for it.
 sub _json() {
     require JSON;
@@ -286,6 +291,7 @@ are optional:
     handshake_timeout => 10,     # seconds for TLS
     upgrade_timeout => 20,       # seconds for the websocket upgrade
     ticket_timeout => 30,        # seconds for the worker to answer a ticket command
+    dead_peer_timeout => 60,     # seconds without progress on a connection to the API
 
 B<It blocks> until the input ends, and is meant for a process forked for it; see L</FORKS> and
 L</SIGNALS>. Returns nothing when the input has ended and everything was sent. Bad lines of input do
@@ -293,6 +299,34 @@ not end it: they are answered. Dies with C<STATUS_INVALID_ARGUMENT> for a bad de
 options; with C<STATUS_PROTOCOL> if the worker sends a line above 1 MiB; with C<STATUS_IO> if a
 descriptor fails, a connection that was asked for could not be opened, the control connection ended
 before the input did, or a signal came.
+
+=back
+
+=head2 The listener
+
+=over
+
+=item listener_run($control, $log, $options)
+
+Runs the target's end of direct connections. C<$control> is the number of a descriptor: one end of a
+UNIX stream socket pair whose other end the worker holds. C<$log> is as for C<connector_run>. The
+first line on C<$control> is the listener's: where it listens, and what the source needs to be let
+in, or C<{"error":"..."}>. Then it answers lines: C<{"op":"forward","path":"/run/..."}>,
+C<{"op":"stat"}>, C<{"op":"close"}>. F<docs/protocol.md> has their shapes. C<$options>:
+
+    plane => 'tls',              # or 'tcp'
+    network => '10.0.0.0/24',    # CIDR or interface name; without, the node's own address
+    node => 'pve1',              # the node's name
+    fingerprint => '0A:1B:...',  # tls: the source's one-time certificate
+    public => 0,                 # tcp: may listen on a publicly routable address
+    hello_timeout => 10,         # seconds for a connection to say who it is
+    dead_peer_timeout => 60,     # seconds for the source to be silent
+
+B<It blocks> until C<close>, the end of C<$control>, or the death of the process that forked this
+one, and is meant for a process forked for it that has closed every other descriptor; see L</FORKS>
+and L</SIGNALS>. Dies with C<STATUS_INVALID_ARGUMENT> for bad options, C<STATUS_REFUSED> if there is
+no address to listen on or clear text may not be received there, C<STATUS_IO> if no port is free,
+C<$control> fails, or a signal came.
 
 =back
 
@@ -447,7 +481,7 @@ After a fork the child may use this module afresh. A codec of its parent is refu
 C<STATUS_WRONG_PROCESS>, and freeing it there, at the child's end for instance, releases nothing of
 the parent's.
 
-A child that runs C<connector_run> inherits the handlers of its parent in C<%SIG>, open handles, and
+A child that runs C<connector_run> or C<listener_run> inherits the handlers of its parent in C<%SIG>, open handles, and
 locks on them. Set C<TERM>, C<INT> and C<HUP> to C<DEFAULT>, close what it does not need, and leave
 by C<POSIX::_exit>:
 
@@ -468,13 +502,13 @@ refuses every method, and its end frees nothing.
 =head1 SIGNALS
 
 The library changes no signal handler. Perl runs handlers between its own steps, so a handler waits
-for the end of a call. All calls but C<connector_run> are short, and one that is interrupted
+for the end of a call. All calls but C<connector_run> and C<listener_run> are short, and one that is interrupted
 returns: if the handler dies, as those for time limits do, its error comes in place of the call's,
 inside the C<eval> around it.
 
-C<connector_run> ends on C<HUP>, C<INT>, C<TERM> and C<ALRM>, which are blocked while it runs. Its
-sockets are removed, then the signal is raised again: a handler in C<%SIG> runs before
-C<connector_run> dies with C<STATUS_IO>; without one, the process ends by the signal.
+These two end on C<HUP>, C<INT>, C<TERM> and C<ALRM>, which are blocked while they run. Sockets are
+removed, then the signal is raised again: a handler in C<%SIG> runs before the call dies with
+C<STATUS_IO>; without one, the process ends by the signal.
 
 =head1 SEE ALSO
 
