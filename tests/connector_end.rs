@@ -269,7 +269,10 @@ fn a_record_that_was_tampered_with_is_an_error_even_after_our_close_frame() {
     assert!(b"half of it".starts_with(&data), "{data:?}");
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     let log = connector.finish().log;
-    assert!(log.contains("receiving from the target failed"), "{log}");
+    assert!(
+        log.contains("receiving from the other node failed"),
+        "{log}"
+    );
 }
 
 #[test]

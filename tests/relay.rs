@@ -59,6 +59,8 @@ struct Receiving {
 }
 
 impl Incoming for Receiving {
+    const HALF_CLOSE: bool = false;
+
     async fn next(&mut self) -> io::Result<Received<'_>> {
         self.ended.notified().await;
         Ok(Received::Stopped)
@@ -97,6 +99,8 @@ async fn a_pong_does_not_wait_for_a_pause_in_the_data() {
 struct Silent;
 
 impl Incoming for Silent {
+    const HALF_CLOSE: bool = false;
+
     async fn next(&mut self) -> io::Result<Received<'_>> {
         pending().await
     }

@@ -148,6 +148,9 @@ enum Step {
 }
 
 impl Incoming for Receiver {
+    /// pveproxy ends the whole connection when the UNIX socket behind it ends.
+    const HALF_CLOSE: bool = false;
+
     async fn next(&mut self) -> io::Result<Received<'_>> {
         loop {
             let event = self

@@ -6,9 +6,8 @@
 //! queue, takes it out only together with what follows, or when the stream has ended well. Whatever
 //! else happens, even SIGKILL, the kernel then reports an error to a peer that has ever written.
 
-use super::readiness::{GONE, HUNG_UP, shows};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use super::readiness::{GONE, HUNG_UP, shows, unread};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +20,8 @@ pub struct Local {
     stream: UnixStream,
     /// Whether the first byte in the kernel's queue has been handed out already.
     kept: AtomicBool,
+    /// Whether the peer has been given its end of stream.
+    ended: AtomicBool,
 }
 
 impl Local {
@@ -29,6 +30,7 @@ impl Local {
         Self {
             stream,
             kept: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -37,7 +39,8 @@ impl Local {
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             self.stream.readable().await?;
-            match self.stream.try_io(Interest::READABLE, || self.take(buffer)) {
+            let take = || self.take(self.fresh()?, buffer);
+            match self.stream.try_io(Interest::READABLE, take) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
@@ -57,17 +60,43 @@ impl Local {
         Ok(())
     }
 
+    /// Ends one direction well: the peer reads an end of stream after everything that was written to
+    /// it, and can go on writing.
+    ///
+    /// From then on the peer can only be told of a failure by what becomes of its own writing.
+    pub fn finish(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        // Only fails if there is no peer any more that could be told.
+        let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// Whether the peer neither writes nor reads any more: it has closed its socket, or shut down
+    /// both of its directions, which looks the same from here.
+    pub(super) fn is_gone(&self) -> bool {
+        shows(&self.stream, GONE).unwrap_or(true)
+    }
+
+    /// Whether the peer closed its socket over data that it had not read. To be asked after
+    /// [`read`](Self::read) has found the end, once: the kernel tells it no second time.
+    pub(super) fn left_unread(&self) -> bool {
+        // The kernel shows the hang-up before it notes the error, but both under the lock that this
+        // call takes.
+        let _ = self.stream.peer_addr();
+        self.stream
+            .take_error()
+            .map_or(true, |error| error.is_some())
+    }
+
     /// Ends well: the peer reads an end of stream after everything that was written to it.
     ///
     /// Data that the peer wrote and nobody read stays in the queue: then it was lost, and the peer
     /// gets `ECONNRESET`.
     pub fn close(self) {
-        if self.kept.load(Ordering::Relaxed) {
-            // Only fails if the byte is not there, and then there is nothing to take out.
-            let _ = recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT);
-        }
+        // Only fails if the byte is not there, and then there is nothing to take out.
+        let _ = self.forget_kept();
         // No shutdown before the descriptor closes: a waiting peer would wake to a clean end before
-        // the kernel looks whether anything is left unread.
+        // the kernel looks whether anything is left unread. `finish` is for streams that have ended
+        // whatever becomes of the other direction.
     }
 
     /// Ends badly: the peer gets `ECONNRESET` after everything that was written to it.
@@ -100,31 +129,43 @@ impl Local {
 
     /// Whether closing reaches the peer as an error, or there is no peer any more.
     fn can_be_told(&self) -> bool {
-        self.queued().map_or(true, |count| count > 0) || shows(&self.stream, GONE).unwrap_or(true)
+        unread(&self.stream).map_or(true, |count| count > 0)
+            || self.is_gone()
+            || self.ended.load(Ordering::Relaxed)
     }
 
-    /// Reads what is new in the queue, and leaves its last byte there.
-    fn take(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// How many bytes in the queue have not been handed out: zero at the end of the stream,
+    /// `WouldBlock` before it.
+    fn fresh(&self) -> io::Result<usize> {
         let kept = usize::from(self.kept.load(Ordering::Relaxed));
-        let mut queued = self.queued()?;
+        let mut queued = unread(&self.stream)?;
         if queued <= kept {
             if !self.hung_up() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             // What came between the two looks is all that will ever come.
-            queued = self.queued()?;
-            if queued <= kept {
-                return Ok(0);
-            }
+            queued = unread(&self.stream)?;
         }
-        let Some(last) = (queued - kept).min(buffer.len()).checked_sub(1) else {
+        Ok(queued.saturating_sub(kept))
+    }
+
+    /// Takes the byte out of the queue that was handed out and kept, if there is one.
+    fn forget_kept(&self) -> io::Result<()> {
+        if self.kept.load(Ordering::Relaxed) {
+            recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT)?;
+            self.kept.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Reads of the `fresh` bytes in the queue what fits into `buffer`, and leaves the last one that
+    /// it has read there.
+    fn take(&self, fresh: usize, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(last) = fresh.min(buffer.len()).checked_sub(1) else {
             return Ok(0);
         };
         let fd = self.stream.as_raw_fd();
-        if kept == 1 {
-            recv(fd, &mut [0], MsgFlags::MSG_DONTWAIT)?;
-            self.kept.store(false, Ordering::Relaxed);
-        }
+        self.forget_kept()?;
         let read = match last {
             0 => 0,
             _ => recv(fd, &mut buffer[..last], MsgFlags::MSG_DONTWAIT)?,
@@ -136,16 +177,6 @@ impl Local {
         )?;
         self.kept.store(peeked == 1, Ordering::Relaxed);
         Ok(read + peeked)
-    }
-
-    /// Bytes in the kernel's queue.
-    fn queued(&self) -> io::Result<usize> {
-        let mut count: libc::c_int = 0;
-        // SAFETY: FIONREAD writes one int through the pointer, which is valid for the whole call.
-        #[allow(unsafe_code)]
-        let result = unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::FIONREAD, &mut count) };
-        Errno::result(result)?;
-        Ok(usize::try_from(count).unwrap_or_default())
     }
 
     /// Whether the peer will write nothing more.

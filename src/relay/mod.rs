@@ -3,6 +3,20 @@
 //! Each direction holds one buffer and moves it before it reads the next: a slow reader slows the
 //! writer, and nothing grows. What a wire is, and how it frames what it carries, its [`Outgoing`]
 //! and [`Incoming`] halves know.
+//!
+//! Where the wire has half-close, what travels is what two programs on one UNIX socket would see:
+//!
+//! | the local program | the wire | at the other end |
+//! |---|---|---|
+//! | shuts down its writing side, or closes with nothing unread | end of this direction | an end of stream; the other direction goes on |
+//! | closes over data that it has not read (`ECONNRESET`), or is gone when more comes (`EPIPE`) | all that it wrote, then cut off | everything, then an error |
+//! | shuts down its reading side, and writes on | what comes for it is dropped | nothing |
+//! | is killed | as for closing: the kernel closes for it | |
+//! | any of these, and this process is killed | cut off | an error |
+//!
+//! After the local program has closed, the relay waits for the other end as long as it takes: there,
+//! somebody may still be reading, and a program that has shut down both of its directions and waits
+//! for an answer on another way looks the same from here.
 
 pub(crate) mod liveness;
 mod local;
@@ -10,6 +24,7 @@ pub(crate) mod readiness;
 
 pub use local::Local;
 
+use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,8 +34,8 @@ use tokio::time::timeout;
 /// How long saying goodbye may take to a peer that has ended the connection first.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How long a wire that takes no more data may still deliver what its peer sent before it ended.
-const AFTER_WRITE_ERROR: Duration = Duration::from_secs(10);
+/// How long the one direction may still deliver what was written before the other one failed.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// The half of a wire that takes data.
 pub trait Outgoing {
@@ -41,6 +56,11 @@ pub trait Outgoing {
 
 /// The half of a wire that delivers data.
 pub trait Incoming {
+    /// Whether the end of one direction leaves the other one open, on this wire and at its peer.
+    ///
+    /// Then each direction ends by itself, and has to be announced: stopping is truncation,
+    /// always. Without it, the peer's end is the end of the connection.
+    const HALF_CLOSE: bool;
     /// The next bytes, or how the stream ended.
     fn next(&mut self) -> impl Future<Output = io::Result<Received<'_>>> + Send;
 }
@@ -52,8 +72,8 @@ pub enum Received<'a> {
     Data(&'a [u8]),
     /// The peer said that nothing more comes.
     End,
-    /// The stream stopped without the peer saying so. That is truncation, unless we asked for the
-    /// end.
+    /// The stream stopped without the peer saying so. That is truncation, unless the wire knows no
+    /// half-close and we asked for the end.
     Stopped,
 }
 
@@ -80,17 +100,20 @@ impl Counters {
 #[derive(Debug, Error)]
 pub enum RelayError {
     /// The wire broke while we were sending.
-    #[error("sending to the target failed: {0}")]
+    #[error("sending to the other node failed: {0}")]
     Send(io::Error),
     /// The wire broke while we were receiving.
-    #[error("receiving from the target failed: {0}")]
+    #[error("receiving from the other node failed: {0}")]
     Receive(io::Error),
     /// The stream stopped, and neither end had said that it was over.
-    #[error("the connection to the target ended without an end of stream: data may be missing")]
+    #[error("the connection to the other node ended without an end of stream: data may be missing")]
     Truncated,
     /// The peer ended the connection while we were still sending.
-    #[error("the target closed the connection while data was still on its way there")]
+    #[error("the other node closed the connection while data was still on its way there")]
     Unsent,
+    /// The local program is gone, and did not take all that came for it.
+    #[error("the local program closed its socket while data was still on its way to it")]
+    Undelivered,
     /// The local socket failed.
     #[error("the local socket failed: {0}")]
     Local(io::Error),
@@ -103,13 +126,17 @@ struct Progress {
     sending: AtomicBool,
     /// The wire has been told that nothing more comes.
     finished: AtomicBool,
+    /// Sending has failed.
+    failed: AtomicBool,
 }
 
 /// Copies both ways until the connection is over.
 ///
 /// The local side's half-close finishes the wire and leaves the other direction open. The wire's
-/// end ends the relay. Afterwards the caller ends the local socket as the result says:
-/// [`Local::close`] or [`Local::fail`].
+/// end ends the relay, or on a wire that knows half-close the local program's stream: then the relay
+/// is over when both directions have ended. Afterwards the caller ends the local socket as the result
+/// says: [`Local::close`] or [`Local::fail`], and drops the wire, which after an error must not look
+/// like an end to its peer.
 pub async fn relay<O: Outgoing, I: Incoming>(
     local: &Local,
     mut outgoing: O,
@@ -117,21 +144,14 @@ pub async fn relay<O: Outgoing, I: Incoming>(
     counters: &Counters,
 ) -> Result<(), RelayError> {
     let progress = Progress::default();
+    let half_close = I::HALF_CLOSE;
     let result = {
-        let up = send_all(local, &mut outgoing, counters, &progress);
+        let up = send_all(local, &mut outgoing, half_close, counters, &progress);
         let down = receive_all(local, &mut incoming, counters, &progress);
-        tokio::pin!(up, down);
-        tokio::select! {
-            result = &mut down => result,
-            result = &mut up => match result {
-                // We have said that we are done; the peer may still be talking.
-                Ok(()) => down.await,
-                Err(error) => {
-                    // Its last words, if any, are already on their way.
-                    let _ = timeout(AFTER_WRITE_ERROR, down).await;
-                    Err(error)
-                }
-            },
+        if half_close {
+            until_both_ended(up, down, pending()).await
+        } else {
+            until_closed(up, down).await
         }
     };
     if result.is_ok() && !progress.finished.load(Ordering::Relaxed) {
@@ -141,12 +161,70 @@ pub async fn relay<O: Outgoing, I: Incoming>(
     result
 }
 
+/// Drives both directions of a wire that its peer closes as a whole.
+async fn until_closed(
+    up: impl Future<Output = Result<(), RelayError>>,
+    down: impl Future<Output = Result<(), RelayError>>,
+) -> Result<(), RelayError> {
+    tokio::pin!(up, down);
+    tokio::select! {
+        result = &mut down => result,
+        result = &mut up => match result {
+            // We have said that we are done; the peer may still be talking.
+            Ok(()) => down.await,
+            Err(error) => {
+                // Its last words, if any, are already on their way.
+                let _ = timeout(LAST_WORDS, down).await;
+                Err(error)
+            }
+        },
+    }
+}
+
+/// Drives two directions that end each by itself. `broken` is how a wire whose peer has ended its
+/// direction shows that it is cut off.
+async fn until_both_ended(
+    up: impl Future<Output = Result<(), RelayError>>,
+    down: impl Future<Output = Result<(), RelayError>>,
+    broken: impl Future<Output = RelayError>,
+) -> Result<(), RelayError> {
+    tokio::pin!(up, down);
+    tokio::select! {
+        result = &mut down => match result {
+            Ok(()) => tokio::select! {
+                biased;
+                result = up => result,
+                error = broken => Err(error),
+            },
+            Err(RelayError::Undelivered) => {
+                // What the local program wrote before it went is still to be sent.
+                let _ = timeout(LAST_WORDS, up).await;
+                Err(RelayError::Undelivered)
+            }
+            Err(error) => Err(error),
+        },
+        result = &mut up => match result {
+            Ok(()) => down.await,
+            Err(RelayError::Send(error)) => {
+                let _ = timeout(LAST_WORDS, down).await;
+                Err(RelayError::Send(error))
+            }
+            Err(error) => Err(error),
+        },
+    }
+}
+
 async fn send_all<O: Outgoing>(
     local: &Local,
     outgoing: &mut O,
+    half_close: bool,
     counters: &Counters,
     progress: &Progress,
 ) -> Result<(), RelayError> {
+    let failed = |error| {
+        progress.failed.store(true, Ordering::Relaxed);
+        RelayError::Send(error)
+    };
     let mut buffer = vec![0; O::ROOM + O::MAX];
     loop {
         let count = tokio::select! {
@@ -154,14 +232,17 @@ async fn send_all<O: Outgoing>(
             // First, for data that never pauses would never let it speak. It cannot hold the data
             // up in turn: it has nothing more to say until the other direction was polled again.
             () = outgoing.wants_to_speak() => {
-                outgoing.speak().await.map_err(RelayError::Send)?;
+                outgoing.speak().await.map_err(failed)?;
                 continue;
             }
             result = local.read(&mut buffer[O::ROOM..]) => result.map_err(RelayError::Local)?,
         };
         if count == 0 {
-            outgoing.finish().await.map_err(RelayError::Send)?;
-            // From here on an end without a word is the answer to ours, not truncation.
+            if half_close && local.left_unread() {
+                return Err(RelayError::Undelivered);
+            }
+            outgoing.finish().await.map_err(failed)?;
+            // From here on an end without a word is the answer to ours, where a wire has no other.
             progress.finished.store(true, Ordering::Relaxed);
             return Ok(());
         }
@@ -169,7 +250,7 @@ async fn send_all<O: Outgoing>(
         outgoing
             .send(&mut buffer[..O::ROOM + count])
             .await
-            .map_err(RelayError::Send)?;
+            .map_err(failed)?;
         progress.sending.store(false, Ordering::Relaxed);
         counters.sent.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -190,17 +271,30 @@ async fn receive_all<I: Incoming>(
                         .received
                         .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }
+                Err(error) if !is_unwanted(&error) => return Err(RelayError::Local(error)),
+                Err(_) if I::HALF_CLOSE && local.is_gone() => return Err(RelayError::Undelivered),
                 // A program that only sends has shut down its reading side. What it does not want
                 // must not hold up the rest.
-                Err(error) if unwanted(&error) => wanted = false,
-                Err(error) => return Err(RelayError::Local(error)),
+                Err(_) => wanted = false,
             },
+            Received::Data(_) if I::HALF_CLOSE && local.is_gone() => {
+                return Err(RelayError::Undelivered);
+            }
             Received::Data(_) => {}
+            Received::End if I::HALF_CLOSE => {
+                // A stream of which one direction has failed is not to look complete in the other.
+                if !progress.failed.load(Ordering::Relaxed) {
+                    local.finish();
+                }
+                return Ok(());
+            }
             Received::End if progress.sending.load(Ordering::Relaxed) => {
                 return Err(RelayError::Unsent);
             }
             Received::End => return Ok(()),
-            Received::Stopped if progress.finished.load(Ordering::Relaxed) => return Ok(()),
+            Received::Stopped if !I::HALF_CLOSE && progress.finished.load(Ordering::Relaxed) => {
+                return Ok(());
+            }
             Received::Stopped => return Err(RelayError::Truncated),
         }
     }
@@ -208,7 +302,7 @@ async fn receive_all<I: Incoming>(
 
 /// Whether the local program reads no more: it has shut down its reading side, or it went away, in
 /// which case what it wrote before is still to be sent.
-fn unwanted(error: &io::Error) -> bool {
+fn is_unwanted(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     matches!(error.kind(), BrokenPipe | ConnectionReset)
 }

@@ -1,5 +1,6 @@
 //! Asking the kernel what a descriptor would do, and being woken when that changes.
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,6 +20,20 @@ pub(crate) const GONE: PollFlags = PollFlags::POLLHUP.union(PollFlags::POLLERR);
 pub(crate) fn shows(fd: impl AsFd, events: PollFlags) -> io::Result<bool> {
     let mut fds = [PollFd::new(fd.as_fd(), events)];
     Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+}
+
+/// Bytes that a socket's peer has written and nobody has read.
+pub(super) fn unread(fd: impl AsFd) -> io::Result<usize> {
+    count(fd, libc::FIONREAD)
+}
+
+fn count(fd: impl AsFd, request: libc::Ioctl) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the requests write one int through the pointer, which is valid for the whole call.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &mut count) };
+    Errno::result(result)?;
+    Ok(usize::try_from(count).unwrap_or_default())
 }
 
 /// Registers a descriptor with the runtime. Regular files, which are always ready, are refused with
