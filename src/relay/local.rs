@@ -7,12 +7,17 @@
 //! else happens, even SIGKILL, the kernel then reports an error to a peer that has ever written.
 
 use super::readiness::{GONE, HUNG_UP, shows, unread};
+use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+
+/// How splices move data: without waiting, and pages rather than copies where that is possible.
+pub(super) const FLAGS: SpliceFFlags =
+    SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
 
 /// One accepted connection. Reading and writing may go on at the same time, each from one place.
 #[derive(Debug)]
@@ -22,6 +27,15 @@ pub struct Local {
     kept: AtomicBool,
     /// Whether the peer has been given its end of stream.
     ended: AtomicBool,
+}
+
+/// What [`Local::read_small`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// So many bytes have been read, and no more were there; zero as for [`Local::read`].
+    Read(usize),
+    /// So many bytes are there, more than the buffer takes. Nothing has been read.
+    Large(usize),
 }
 
 impl Local {
@@ -45,6 +59,30 @@ impl Local {
                 result => return result,
             }
         }
+    }
+
+    /// Waits for data and reads it, unless there is more of it than `buffer` takes.
+    pub(super) async fn read_small(&self, buffer: &mut [u8]) -> io::Result<Next> {
+        let look = || match self.fresh()? {
+            large if large > buffer.len() => Ok(Next::Large(large)),
+            small => self.take(small, buffer).map(Next::Read),
+        };
+        self.stream.async_io(Interest::READABLE, look).await
+    }
+
+    /// Moves bytes that are there into an empty pipe, at most all but one of the `fresh` ones that
+    /// [`read_small`](Self::read_small) found; how many. The one is left for the next time: a queue
+    /// that is never empty costs nothing here.
+    pub(super) async fn splice_to(&self, pipe: impl AsFd, fresh: usize) -> io::Result<usize> {
+        self.forget_kept()?;
+        let splice = || Ok(splice(&self.stream, None, &pipe, None, fresh - 1, FLAGS)?);
+        self.stream.async_io(Interest::READABLE, splice).await
+    }
+
+    /// Moves up to `count` bytes out of a pipe that holds them; how many.
+    pub(super) async fn splice_from(&self, pipe: impl AsFd, count: usize) -> io::Result<usize> {
+        let splice = || Ok(splice(&pipe, None, &self.stream, None, count, FLAGS)?);
+        self.stream.async_io(Interest::WRITABLE, splice).await
     }
 
     /// Writes all of `bytes`.

@@ -2,7 +2,8 @@
 //!
 //! Each direction holds one buffer and moves it before it reads the next: a slow reader slows the
 //! writer, and nothing grows. What a wire is, and how it frames what it carries, its [`Outgoing`]
-//! and [`Incoming`] halves know.
+//! and [`Incoming`] halves know; between a local socket and a plain TCP socket the kernel moves the
+//! data ([`splice()`]).
 //!
 //! Where the wire has half-close, what travels is what two programs on one UNIX socket would see:
 //!
@@ -21,8 +22,10 @@
 pub(crate) mod liveness;
 mod local;
 pub(crate) mod readiness;
+mod splice;
 
 pub use local::Local;
+pub use splice::{arm, disarm, splice};
 
 use std::future::pending;
 use std::io;
@@ -117,6 +120,9 @@ pub enum RelayError {
     /// The local socket failed.
     #[error("the local socket failed: {0}")]
     Local(io::Error),
+    /// The kernel has no pipe for us.
+    #[error("cannot make a pipe to move data through: {0}")]
+    Pipe(io::Error),
 }
 
 /// How far our own sending has come, for the other direction to judge an end by.

@@ -27,9 +27,15 @@ pub(super) fn unread(fd: impl AsFd) -> io::Result<usize> {
     count(fd, libc::FIONREAD)
 }
 
+/// Bytes that were written to a TCP socket and whose arrival its peer has not confirmed, an end of
+/// stream counted as one (`man 7 tcp`, SIOCOUTQ).
+pub(super) fn unacknowledged(fd: impl AsFd) -> io::Result<usize> {
+    count(fd, libc::TIOCOUTQ)
+}
+
 fn count(fd: impl AsFd, request: libc::Ioctl) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
-    // SAFETY: the requests write one int through the pointer, which is valid for the whole call.
+    // SAFETY: both requests write one int through the pointer, which is valid for the whole call.
     #[allow(unsafe_code)]
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &mut count) };
     Errno::result(result)?;

@@ -1,0 +1,250 @@
+//! A local socket and a plain TCP socket, between which the kernel moves the data.
+//!
+//! A byte that moves in bulk goes from the one socket's pages through a pipe into the other's queue
+//! and never into this process. Each direction empties its pipe before it fills it again. So a
+//! splice that would block says which end it waits for: filling an empty pipe can only wait for the
+//! source, emptying a full one only for the destination.
+//!
+//! On clear TCP a process that dies would end its connections like one that has finished. Hence
+//! [`arm`]: for as long as a stream has not ended both ways, closing its socket, by whatever cause,
+//! sends RST in place of FIN.
+
+use super::local::{FLAGS, Next};
+use super::readiness::unacknowledged;
+use super::{Counters, LAST_WORDS, Local, Progress, RelayError, is_unwanted, until_both_ended};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice as move_pages};
+use nix::unistd::pipe2;
+use socket2::SockRef;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How much a pipe may hold, in bytes, and how much is asked for at once: what any process may ask
+/// for by default (`/proc/sys/fs/pipe-max-size`). Where the kernel gives less, less moves at once.
+const PIPE: usize = 1 << 20;
+
+/// Up to how many bytes are copied, in bytes. Below, a copy costs less than finding pages, and a
+/// request leaves in one piece.
+const SMALL: usize = 16 << 10;
+
+/// How often we look whether everything has arrived, of which the kernel has no news.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Makes closing the socket, by whatever cause, an error at the other end: RST in place of FIN.
+/// To be called as soon as it is connected.
+pub fn arm(wire: &TcpStream) -> io::Result<()> {
+    SockRef::from(wire).set_linger(Some(Duration::ZERO))
+}
+
+/// Makes closing the socket harmless again: what has been sent is delivered first, then FIN.
+pub fn disarm(wire: &TcpStream) -> io::Result<()> {
+    SockRef::from(wire).set_linger(None)
+}
+
+/// Moves data both ways until both directions have ended, as [`relay`](super::relay()) does on a
+/// wire with half-close, which here is FIN.
+///
+/// The socket is to be [armed](arm) by the caller. It is disarmed when both directions have ended
+/// well; after an error it is to be dropped as it is. An end by RST is [`RelayError::Truncated`].
+///
+/// The kernel answers writing to a peer that is gone with SIGPIPE here, as there is no flag against
+/// it: the caller has it ignored, as Rust programs have, or blocked, as the C ABI does.
+pub async fn splice(
+    local: &Local,
+    wire: &TcpStream,
+    counters: &Counters,
+) -> Result<(), RelayError> {
+    // The next small piece leaves at once, whether or not the last one has arrived.
+    wire.set_nodelay(true).map_err(RelayError::Send)?;
+    let progress = Progress::default();
+    let up = async {
+        let result = send_all(local, wire, counters).await;
+        progress.failed.store(result.is_err(), Ordering::Relaxed);
+        result
+    };
+    let down = receive_all(local, wire, counters, &progress);
+    let result = until_both_ended(up, down, broken(wire)).await;
+    match &result {
+        Ok(()) => disarm(wire).map_err(RelayError::Send)?,
+        // Closing throws away what is not yet there. The local program's last words should be.
+        Err(RelayError::Undelivered) => {
+            let _ = timeout(LAST_WORDS, arrived(wire)).await;
+        }
+        Err(_) => {}
+    }
+    result
+}
+
+async fn send_all(local: &Local, wire: &TcpStream, counters: &Counters) -> Result<(), RelayError> {
+    let mut buffer = vec![0; SMALL];
+    let mut pipe = None;
+    let sent = |count| {
+        counters.sent.fetch_add(count as u64, Ordering::Relaxed);
+    };
+    loop {
+        match local
+            .read_small(&mut buffer)
+            .await
+            .map_err(RelayError::Local)?
+        {
+            Next::Read(0) => break,
+            Next::Read(count) => {
+                let mut rest = &buffer[..count];
+                while !rest.is_empty() {
+                    let count = write(wire, rest).await.map_err(RelayError::Send)?;
+                    rest = &rest[count..];
+                    sent(count);
+                }
+            }
+            Next::Large(fresh) => {
+                let pipe = made(&mut pipe)?;
+                let mut held = local
+                    .splice_to(&pipe.entry, fresh.min(PIPE))
+                    .await
+                    .map_err(RelayError::Local)?;
+                while held > 0 {
+                    let count = splice_to(wire, pipe, held)
+                        .await
+                        .map_err(RelayError::Send)?;
+                    held -= count;
+                    sent(count);
+                }
+            }
+        }
+    }
+    if local.left_unread() {
+        return Err(RelayError::Undelivered);
+    }
+    SockRef::from(wire)
+        .shutdown(Shutdown::Write)
+        .map_err(RelayError::Send)
+}
+
+async fn receive_all(
+    local: &Local,
+    wire: &TcpStream,
+    counters: &Counters,
+    progress: &Progress,
+) -> Result<(), RelayError> {
+    let mut pipe = None;
+    loop {
+        wire.readable().await.map_err(received)?;
+        let pipe = made(&mut pipe)?;
+        let mut held = splice_from(wire, pipe).await.map_err(received)?;
+        if held == 0 {
+            break;
+        }
+        while held > 0 {
+            match local.splice_from(&pipe.exit, held).await {
+                Ok(count) => {
+                    held -= count;
+                    counters.received.fetch_add(count as u64, Ordering::Relaxed);
+                }
+                Err(error) if !is_unwanted(&error) => return Err(RelayError::Local(error)),
+                Err(_) => return drop_all(local, wire, progress).await,
+            }
+        }
+    }
+    end(local, progress)
+}
+
+/// Drops what comes for a program that has shut down its reading side, so that it does not hold up
+/// what the program still writes.
+async fn drop_all(local: &Local, wire: &TcpStream, progress: &Progress) -> Result<(), RelayError> {
+    let mut buffer = vec![0; SMALL];
+    loop {
+        if local.is_gone() {
+            return Err(RelayError::Undelivered);
+        }
+        let read = || wire.try_read(&mut buffer);
+        match wire.async_io(Interest::READABLE, read).await {
+            Ok(0) => return end(local, progress),
+            Ok(_) => {}
+            Err(error) => return Err(received(error)),
+        }
+    }
+}
+
+/// Ends the local program's stream as the wire's has ended.
+fn end(local: &Local, progress: &Progress) -> Result<(), RelayError> {
+    // The kernel reports a reset once, and from then on an end of stream.
+    if progress.failed.load(Ordering::Relaxed) {
+        return Err(RelayError::Truncated);
+    }
+    local.finish();
+    Ok(())
+}
+
+/// How a connection that has ended its direction shows that it cannot take the other one any more.
+async fn broken(wire: &TcpStream) -> RelayError {
+    let waited = wire.ready(Interest::ERROR).await;
+    match waited.and_then(|_| wire.take_error()) {
+        Ok(Some(error)) | Err(error) => RelayError::Send(error),
+        Ok(None) => RelayError::Truncated,
+    }
+}
+
+/// Waits until the other end's kernel has everything, or it cannot be had any more.
+async fn arrived(wire: &TcpStream) {
+    let broken = broken(wire);
+    tokio::pin!(broken);
+    while unacknowledged(wire).is_ok_and(|count| count > 0) {
+        if timeout(LOOK, &mut broken).await.is_ok() {
+            return;
+        }
+    }
+}
+
+fn received(error: io::Error) -> RelayError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset => RelayError::Truncated,
+        _ => RelayError::Receive(error),
+    }
+}
+
+/// A pipe, which only ever holds what is on its way.
+struct Pipe {
+    entry: OwnedFd,
+    exit: OwnedFd,
+}
+
+/// The pipe of a direction. Many connections never send anything in one of them, and do without.
+fn made(pipe: &mut Option<Pipe>) -> Result<&Pipe, RelayError> {
+    let made = match pipe.take() {
+        Some(pipe) => pipe,
+        None => new_pipe().map_err(RelayError::Pipe)?,
+    };
+    Ok(pipe.insert(made))
+}
+
+fn new_pipe() -> io::Result<Pipe> {
+    let (exit, entry) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    // Users other than root have a limit for all their pipes together, beyond which it stays small.
+    let _ = fcntl(&entry, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
+    Ok(Pipe { entry, exit })
+}
+
+/// Sends some of `bytes`; how many.
+async fn write(wire: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let write = || wire.try_write(bytes);
+    wire.async_io(Interest::WRITABLE, write).await
+}
+
+/// Sends some of the `count` bytes that a pipe holds; how many. More is always to follow: what
+/// comes in bulk leaves its last byte in the local queue.
+async fn splice_to(wire: &TcpStream, pipe: &Pipe, count: usize) -> io::Result<usize> {
+    let flags = FLAGS | SpliceFFlags::SPLICE_F_MORE;
+    let splice = || Ok(move_pages(&pipe.exit, None, wire, None, count, flags)?);
+    wire.async_io(Interest::WRITABLE, splice).await
+}
+
+/// Receives into an empty pipe; how many bytes, zero at the end of the stream.
+async fn splice_from(wire: &TcpStream, pipe: &Pipe) -> io::Result<usize> {
+    let splice = || Ok(move_pages(wire, None, &pipe.entry, None, PIPE, FLAGS)?);
+    wire.async_io(Interest::READABLE, splice).await
+}
