@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod connector;
+pub mod direct;
 pub mod target;
 
 use std::io::{Read, Write};
