@@ -1,67 +1,30 @@
 //! Addresses of real interfaces, in a network namespace of this test's own.
-//!
-//! Needs the right to make one (root); says that it was skipped otherwise.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// What is skipped goes straight to stderr: the test harness keeps what the print macros write.
-#![allow(clippy::explicit_write)]
-// For unshare, which has no safe interface.
-#![allow(unsafe_code)]
 
-use std::io::{self, Write};
+#[path = "support/namespace.rs"]
+mod namespace;
+
+use std::io;
 use std::net::{IpAddr, TcpStream};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use namespace::{run, within};
 use pve_tunnel::network::{
     InterfaceAddress, Lookup, NetworkError, SystemLookup, address, bind_port,
 };
 
+const NAME: &str = "tests/network_namespace.rs";
+
 #[test]
 fn real_interfaces() {
-    // A thread has a network namespace of its own if it asks for it; the programs it starts inherit
-    // it.
-    let inside = thread::spawn(|| {
-        // SAFETY: changes nothing but the network namespace of this thread, which ends with the
-        // test.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            return Some(io::Error::last_os_error());
-        }
+    within(NAME, || {
         ready();
         addresses_and_their_flags();
         choices();
         ports();
-        None
     });
-    match inside.join() {
-        Ok(None) => {}
-        Ok(Some(error)) => {
-            skipped("all of it: cannot make a network namespace", &error);
-        }
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-fn skipped(what: &str, why: &io::Error) {
-    writeln!(
-        io::stderr(),
-        "tests/network_namespace.rs: skipped {what}: {why}"
-    )
-    .unwrap();
-}
-
-fn run(command: &str) {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{command}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -76,7 +39,6 @@ fn own(text: &str) -> Option<InterfaceAddress> {
 /// Two pairs of connected interfaces; of the second pair one end stays down, so that the other has
 /// no carrier.
 fn ready() {
-    run("ip link set lo up");
     run("ip link add mig0 type veth peer name mig1");
     run("ip link add dead0 type veth peer name dead1");
     for interface in ["mig0", "mig1", "dead0"] {
@@ -129,7 +91,7 @@ fn addresses_and_their_flags() {
     }
 
     if let Err(error) = privacy_address() {
-        skipped("privacy addresses: cannot switch them on", &error);
+        namespace::skipped(NAME, "privacy addresses: cannot switch them on", &error);
     }
 }
 
