@@ -390,6 +390,7 @@ int32_t pve_tunnel_endpoint_check(const char *input, char **out);
 //   handshake_timeout  for TLS, by default 10
 //   upgrade_timeout    for the websocket upgrade, by default 20
 //   ticket_timeout     for the worker to answer a ticket command, by default 30
+//   dead_peer_timeout  for data to make no progress on a connection to the API, by default 60
 //
 // Times are in seconds, from 0.001 to 3600.
 //
