@@ -12,7 +12,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// The order in which a reader of the header meets them.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "version",
     "error",
     "string",
@@ -22,6 +22,7 @@ const SOURCES: [&str; 9] = [
     "capability",
     "network",
     "connector",
+    "listener",
 ];
 
 #[test]

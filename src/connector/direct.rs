@@ -249,13 +249,7 @@ impl Drop for Direct {
     }
 }
 
-async fn keep_watch(
-    link: Link,
-    endpoint: SocketAddr,
-    limit: Duration,
-    fate: Fate,
-    log: Arc<Log>,
-) {
+async fn keep_watch(link: Link, endpoint: SocketAddr, limit: Duration, fate: Fate, log: Arc<Log>) {
     let error: WatchError = watch::keep(link.into_stream(), limit).await;
     let reason = format!("the target's listener at {endpoint} is dead: {error}");
     log.line(&reason);

@@ -177,7 +177,9 @@ impl State {
     /// Waits for the end of the control connection, forever if there is none.
     async fn ended(&mut self) -> ControlError {
         match self {
-            Self::Connected { task, .. } => outcome(task.await).err().unwrap_or(ControlError::Closed),
+            Self::Connected { task, .. } => {
+                outcome(task.await).err().unwrap_or(ControlError::Closed)
+            }
             _ => pending().await,
         }
     }
@@ -329,13 +331,14 @@ impl Connector {
         if let (State::Connected { control, .. }, Some(_)) = (&self.state, &self.direct) {
             match protocol::ask::<Stat>(control, &json!({ "op": "close" })).await {
                 Ok(last) => stat = Some(last),
-                Err(error) => self
-                    .log
-                    .line(format_args!("the target's listener cannot be closed: {error}")),
+                Err(error) => self.log.line(format_args!(
+                    "the target's listener cannot be closed: {error}"
+                )),
             }
         }
         let record = self.record(stat.as_ref());
-        self.answer(protocol::success(json!({ "record": record }))).await
+        self.answer(protocol::success(json!({ "record": record })))
+            .await
     }
 
     /// Tells once what went over the forwards, if there was anything to expect.

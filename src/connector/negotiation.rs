@@ -267,9 +267,15 @@ async fn enter(
             let (addresses, cause) = unanswered(&failures);
             unreachable(addresses, cause)
         })?;
-    let direct = Direct::dial(admission, stream, endpoint, wish.dead_peer_timeout, log.clone())
-        .await
-        .map_err(|error| unreachable(endpoint.ip().to_string(), error.to_string()))?;
+    let direct = Direct::dial(
+        admission,
+        stream,
+        endpoint,
+        wish.dead_peer_timeout,
+        log.clone(),
+    )
+    .await
+    .map_err(|error| unreachable(endpoint.ip().to_string(), error.to_string()))?;
     Ok(Reached { direct, warnings })
 }
 

@@ -113,7 +113,9 @@ mod tests {
         let started = Instant::now();
         // Nothing listens on that port of 127.0.0.2.
         let candidates = addresses(&["127.0.0.2", "127.0.0.1"]);
-        let (_, address) = connect(&candidates, port, Duration::from_secs(20)).await.unwrap();
+        let (_, address) = connect(&candidates, port, Duration::from_secs(20))
+            .await
+            .unwrap();
         assert_eq!(address.ip(), candidates[1]);
         assert!(started.elapsed() < Duration::from_secs(10));
     }
@@ -124,7 +126,9 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let candidates = addresses(&["127.0.0.2", "127.0.0.3"]);
-        let failures = connect(&candidates, port, Duration::from_secs(20)).await.unwrap_err();
+        let failures = connect(&candidates, port, Duration::from_secs(20))
+            .await
+            .unwrap_err();
         assert_eq!(failures.len(), 2);
         assert!(failures[0].1.to_string().contains("refused"));
     }

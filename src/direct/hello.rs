@@ -167,7 +167,10 @@ mod tests {
 
     #[tokio::test]
     async fn another_key_is_refused_without_a_word() {
-        let (key, other) = (SessionKey::generate().unwrap(), SessionKey::generate().unwrap());
+        let (key, other) = (
+            SessionKey::generate().unwrap(),
+            SessionKey::generate().unwrap(),
+        );
         let (mut listener, mut source) = duplex(64);
         let (refusal, answered) = tokio::join!(
             async {

@@ -109,7 +109,10 @@ mod tests {
 
     #[test]
     fn a_proof_is_for_one_key_one_nonce_and_one_number() {
-        let (key, other) = (SessionKey::generate().unwrap(), SessionKey::generate().unwrap());
+        let (key, other) = (
+            SessionKey::generate().unwrap(),
+            SessionKey::generate().unwrap(),
+        );
         let proof = key.prove(&[1; LEN], 7);
         assert!(key.verify(&[1; LEN], 7, &proof));
         assert!(!other.verify(&[1; LEN], 7, &proof));

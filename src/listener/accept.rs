@@ -19,8 +19,9 @@ pub(super) async fn all(listener: TcpListener, door: &Arc<Door>) -> Infallible {
             // It went away before it was taken, which costs nothing.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                door.log
-                    .line(format_args!("listener: cannot accept a connection: {error}"));
+                door.log.line(format_args!(
+                    "listener: cannot accept a connection: {error}"
+                ));
                 sleep(EXHAUSTED).await;
             }
         }

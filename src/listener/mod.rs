@@ -142,7 +142,10 @@ async fn serve(
         }
     };
     let mut control = Control::new(input, output, door.clone());
-    control.opened(&open).await.map_err(ListenerError::Control)?;
+    control
+        .opened(&open)
+        .await
+        .map_err(ListenerError::Control)?;
     drop(open);
     let served = tokio::select! {
         served = control.serve() => served.map_err(ListenerError::Control),

@@ -8,6 +8,7 @@
 
 pub mod connector;
 pub mod direct;
+pub mod listener;
 pub mod target;
 
 use std::io::{Read, Write};
