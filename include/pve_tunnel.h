@@ -376,6 +376,47 @@ int32_t pve_tunnel_port_bind(const char *address, int *fd, uint16_t *port);
 // `input` is a C string, `out` is writable.
 int32_t pve_tunnel_endpoint_check(const char *input, char **out);
 
+// Checks whether guest data may go to an address in clear text, before anything connects to it.
+// Asks the kernel which way it would send; sends nothing.
+//
+// `input` is a JSON object:
+//
+//   address         what the target announced: a literal address, IPv6 without brackets
+//   network         null, or where that address has to be: a CIDR, or the name of an interface of this
+//                   host, which data then leaves by
+//   source_network  null, or where this host has to send from: a CIDR of its own address, or the name
+//                   of the interface that data leaves by
+//   public          true if the configuration allows publicly routable addresses
+//   gateway         true if the configuration allows the default route, and, where `network` is an
+//                   interface, addresses outside its networks
+//
+// All but `address` may be left out and count as null or false. Other members are an error.
+//
+// `out` gets a JSON object, to be freed with `pve_tunnel_string_free`:
+//
+//   address         the announced address
+//   source          this host's address towards it
+//   interface       the name of the interface that data leaves by
+//   gateway         the router on the way, or null
+//   scope           the range of `address`: "private", "unique-local", "shared", "link-local",
+//                   "loopback", "documentation", "benchmarking" or "global"
+//   warnings        array of sentences for log and operator, at least one: the first says that guest
+//                   data travels in clear text, and where
+//
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such
+// object, or one of its networks is malformed; REFUSED, with the way out, if the address is not
+// literal, is none of a single other host (loopback passes if `network` is a CIDR inside that range),
+// or outside `network`, if either address is publicly routable, if only the default route leads there,
+// or if this host would send from outside `source_network`; IO if there is no route or the kernel
+// could not be asked, or a signal handler ran meanwhile (it is not tried again, so that alarm works).
+//
+// Threads: any.
+//
+// # Safety
+//
+// `input` is a C string, `out` is writable.
+int32_t pve_tunnel_guard_check(const char *input, char **out);
+
 // Runs the source's end of a tunnel until its input ends.
 //
 // Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands

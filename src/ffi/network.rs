@@ -1,4 +1,4 @@
-//! Addresses, ports and announced endpoints for C.
+//! Addresses, ports, announced endpoints and the guard of clear text, for C.
 
 use std::ffi::{c_char, c_int};
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use super::guard::guard;
 use super::input::{self, JSON_MAX, NAME_MAX, Out};
 use super::string;
 use crate::network::endpoint::{self, EndpointError, EndpointInput};
+use crate::network::guard::{GuardError, GuardInput};
 use crate::network::{self, NetworkError, SystemLookup};
 
 /// Finds the address of this host that a migration uses.
@@ -133,6 +134,64 @@ pub unsafe extern "C" fn pve_tunnel_endpoint_check(
     })
 }
 
+/// Checks whether guest data may go to an address in clear text, before anything connects to it.
+/// Asks the kernel which way it would send; sends nothing.
+///
+/// `input` is a JSON object:
+///
+///   address         what the target announced: a literal address, IPv6 without brackets
+///   network         null, or where that address has to be: a CIDR, or the name of an interface of this
+///                   host, which data then leaves by
+///   source_network  null, or where this host has to send from: a CIDR of its own address, or the name
+///                   of the interface that data leaves by
+///   public          true if the configuration allows publicly routable addresses
+///   gateway         true if the configuration allows the default route, and, where `network` is an
+///                   interface, addresses outside its networks
+///
+/// All but `address` may be left out and count as null or false. Other members are an error.
+///
+/// `out` gets a JSON object, to be freed with `pve_tunnel_string_free`:
+///
+///   address         the announced address
+///   source          this host's address towards it
+///   interface       the name of the interface that data leaves by
+///   gateway         the router on the way, or null
+///   scope           the range of `address`: "private", "unique-local", "shared", "link-local",
+///                   "loopback", "documentation", "benchmarking" or "global"
+///   warnings        array of sentences for log and operator, at least one: the first says that guest
+///                   data travels in clear text, and where
+///
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such
+/// object, or one of its networks is malformed; REFUSED, with the way out, if the address is not
+/// literal, is none of a single other host (loopback passes if `network` is a CIDR inside that range),
+/// or outside `network`, if either address is publicly routable, if only the default route leads there,
+/// or if this host would send from outside `source_network`; IO if there is no route or the kernel
+/// could not be asked, or a signal handler ran meanwhile (it is not tried again, so that alarm works).
+///
+/// Threads: any.
+///
+/// # Safety
+///
+/// `input` is a C string, `out` is writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pve_tunnel_guard_check(
+    input: *const c_char,
+    out: *mut *mut c_char,
+) -> i32 {
+    guard("pve_tunnel_guard_check", || {
+        let out = Out::new(out, "out")?;
+        // SAFETY: a C string, as the caller promises.
+        let text = unsafe { input::text(input, "input", JSON_MAX) }?;
+        let announced: GuardInput = input::json(text, "input")?;
+        let verdict = network::guard::check(&announced, &SystemLookup)
+            .map_err(|error| Failure::from_room(guard_status(&error), &error))?;
+        let answer = string::to_c(input::to_json(&verdict)?)?;
+        // SAFETY: writable, as the caller promises.
+        unsafe { out.write(answer.into_raw()) };
+        Ok(())
+    })
+}
+
 pub(super) fn network_status(error: &NetworkError) -> Status {
     match error {
         NetworkError::Spec { .. } | NetworkError::NotExact { .. } => Status::InvalidArgument,
@@ -144,6 +203,14 @@ pub(super) fn network_status(error: &NetworkError) -> Status {
 fn endpoint_status(error: &EndpointError) -> Status {
     match error {
         EndpointError::NotOne(_) | EndpointError::Network { .. } => Status::InvalidArgument,
+        _ => Status::Refused,
+    }
+}
+
+fn guard_status(error: &GuardError) -> Status {
+    match error {
+        GuardError::Network { .. } => Status::InvalidArgument,
+        GuardError::Lookup(error) => network_status(error),
         _ => Status::Refused,
     }
 }

@@ -35,6 +35,7 @@ static void bad_text_is_refused(void)
     CHECK_STATUS(pve_tunnel_plan(big, &out), PVE_TUNNEL_STATUS_TOO_LONG);
     CHECK_STATUS(pve_tunnel_version_reply_parse(big, &out), PVE_TUNNEL_STATUS_TOO_LONG);
     CHECK_STATUS(pve_tunnel_endpoint_check(big, &out), PVE_TUNNEL_STATUS_TOO_LONG);
+    CHECK_STATUS(pve_tunnel_guard_check(big, &out), PVE_TUNNEL_STATUS_TOO_LONG);
     CHECK_STATUS(pve_tunnel_fingerprint_parse(big, &out), PVE_TUNNEL_STATUS_TOO_LONG);
     CHECK_STATUS(pve_tunnel_network_address(big, "node", &out), PVE_TUNNEL_STATUS_TOO_LONG);
     big[limit] = '\0';

@@ -1,4 +1,5 @@
-/* Ports are bound when they are given out; addresses are found or their absence explained; announced endpoints are judged. */
+/* Ports are bound when they are given out; addresses are found or their absence explained; announced endpoints are judged,
+ * and so is clear text. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -78,21 +79,33 @@ static void an_address_or_the_reason(void)
     pve_tunnel_string_free(out);
 }
 
-static void accepted(const char *input, const char *expected)
+typedef int32_t check_function(const char *input, char **out);
+
+static void passes(check_function *check, const char *input, const char *expected)
 {
     char *out = NULL;
-    CHECK_OK(pve_tunnel_endpoint_check(input, &out));
+    CHECK_OK(check(input, &out));
     if (strcmp(out, expected) != 0)
-        fprintf(stderr, "endpoint: %s\n", out);
+        fprintf(stderr, "answer: %s\n", out);
     CHECK(strcmp(out, expected) == 0);
     pve_tunnel_string_free(out);
 }
 
-static void refused(const char *input, int32_t status)
+static void fails(check_function *check, const char *input, int32_t status)
 {
     char *out = NULL;
-    CHECK_STATUS(pve_tunnel_endpoint_check(input, &out), status);
+    CHECK_STATUS(check(input, &out), status);
     CHECK(out == NULL);
+}
+
+static void accepted(const char *input, const char *expected)
+{
+    passes(pve_tunnel_endpoint_check, input, expected);
+}
+
+static void refused(const char *input, int32_t status)
+{
+    fails(pve_tunnel_endpoint_check, input, status);
 }
 
 static void announced_endpoints(void)
@@ -115,10 +128,31 @@ static void announced_endpoints(void)
             PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
 }
 
+static void clear_text(void)
+{
+    /* The kernel is really asked; loopback is written out, so it is meant. */
+    passes(pve_tunnel_guard_check, "{\"address\":\"127.0.0.1\",\"network\":\"127.0.0.0/8\",\"source_network\":\"lo\"}",
+           "{\"address\":\"127.0.0.1\",\"source\":\"127.0.0.1\",\"interface\":\"lo\",\"gateway\":null,\"scope\":\"loopback\","
+           "\"warnings\":[\"CLEAR TEXT: guest RAM and disks travel UNENCRYPTED from 127.0.0.1 (interface lo) to 127.0.0.1: "
+           "whoever is on the way can read and change them\"]}");
+    fails(pve_tunnel_guard_check, "{\"address\":\"127.0.0.1\"}", PVE_TUNNEL_STATUS_REFUSED);
+    fails(pve_tunnel_guard_check, "{\"address\":\"10.0.1.7\",\"network\":\"10.0.0.0/24\"}", PVE_TUNNEL_STATUS_REFUSED);
+    CHECK(strstr(pve_tunnel_last_error(), "10.0.1.7: it is outside the migration network 10.0.0.0/24") != NULL);
+    fails(pve_tunnel_guard_check, "{\"address\":\"192.88.99.7\"}", PVE_TUNNEL_STATUS_REFUSED);
+    CHECK(strstr(pve_tunnel_last_error(), "publicly routable") != NULL);
+    fails(pve_tunnel_guard_check, "{\"address\":\"evil.example\"}", PVE_TUNNEL_STATUS_REFUSED);
+    fails(pve_tunnel_guard_check, "{\"address\":\"127.0.0.1\",\"network\":\"127.0.0.0/8\",\"source_network\":\"10.0.0.0/24\"}",
+          PVE_TUNNEL_STATUS_REFUSED);
+    fails(pve_tunnel_guard_check, "{\"address\":\"10.0.0.7\",\"network\":\"10.0.0.0\"}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    fails(pve_tunnel_guard_check, "{}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    fails(pve_tunnel_guard_check, "[]", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+}
+
 int main(void)
 {
     a_bound_port_accepts();
     an_address_or_the_reason();
     announced_endpoints();
+    clear_text();
     return 0;
 }

@@ -66,6 +66,8 @@ int main(void)
     CHECK_NULL(pve_tunnel_port_bind("127.0.0.1", &fd, NULL), "port");
     CHECK_NULL(pve_tunnel_endpoint_check(NULL, &text), "input");
     CHECK_NULL(pve_tunnel_endpoint_check("{}", NULL), "out");
+    CHECK_NULL(pve_tunnel_guard_check(NULL, &text), "input");
+    CHECK_NULL(pve_tunnel_guard_check("{}", NULL), "out");
 
     CHECK(text == NULL && fd == -1 && port == 0);
     return 0;

@@ -36,6 +36,7 @@ static void call_everything(void)
     CHECK_STATUS(pve_tunnel_network_address("240.0.0.0/24", "node", &text), PVE_TUNNEL_STATUS_REFUSED);
     CHECK_STATUS(pve_tunnel_port_bind("240.0.0.1", &fd, &port), PVE_TUNNEL_STATUS_IO);
     CHECK_STATUS(pve_tunnel_endpoint_check("{}", &text), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
+    CHECK_STATUS(pve_tunnel_guard_check("{\"address\":\"127.0.0.1\"}", &text), PVE_TUNNEL_STATUS_REFUSED);
     CHECK_OK(pve_tunnel_fingerprint_parse("00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff", &text));
     pve_tunnel_string_free(text);
 
