@@ -284,6 +284,18 @@ _endpoint_check(SV *json)
   OUTPUT:
     RETVAL
 
+SV *
+_guard_check(SV *json)
+  PREINIT:
+    const char *bytes;
+    char *answer = NULL;
+  CODE:
+    bytes = c_string(aTHX_ json, "pve_tunnel_guard_check: input");
+    check(aTHX_ "pve_tunnel_guard_check", pve_tunnel_guard_check(bytes, &answer));
+    RETVAL = text_from(aTHX_ answer, SvTAINTED(json));
+  OUTPUT:
+    RETVAL
+
 void
 _connector_run(SV *input, SV *output, SV *log, SV *options)
   PREINIT:

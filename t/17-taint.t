@@ -88,6 +88,11 @@ subtest 'structures' => sub {
     my $endpoint = PVE::Tunnel::Native::endpoint_check({ migrate => {%migrate} });
     is_tainted($endpoint, 'one whose port came from the wire');
     is($endpoint->{port}, 60000, 'with its value');
+
+    my %near = (address => '127.0.0.1', network => '127.0.0.0/8');
+    is_clean(PVE::Tunnel::Native::guard_check({%near}), 'a verdict on clear text');
+    $near{address} .= $TAINT;
+    is_tainted(PVE::Tunnel::Native::guard_check({%near}), 'one on an address from the wire');
 };
 
 subtest 'addresses and ports' => sub {

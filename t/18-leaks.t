@@ -17,6 +17,7 @@ my $LIMIT_KIB = 1024;
 my $WIRE = pack('H*', '810548656c6c6f');
 my $REPLY = '{"api":2,"age":0,"caps":["direct-tls","x-y"]}';
 my %PLAN = (migration_type => 'insecure', caps => ['insecure-remote'], planes => ['qemu']);
+my %NEAR = (address => '127.0.0.1', network => '127.0.0.0/8');
 my %MIGRATE = (proto => 'tcp', addr => '10.0.0.7', port => 60000);
 
 my $codec = PVE::Tunnel::Native::Codec->new();
@@ -76,6 +77,10 @@ my %CALLS = (
     'endpoint_check' => sub { PVE::Tunnel::Native::endpoint_check({ migrate => {%MIGRATE} }) },
     'endpoint_check, dying' => sub {
         dies(sub { PVE::Tunnel::Native::endpoint_check({}) });
+    },
+    'guard_check' => sub { PVE::Tunnel::Native::guard_check({%NEAR}) },
+    'guard_check, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::guard_check({ %NEAR, network => undef }) });
     },
     'network_address' => sub { PVE::Tunnel::Native::network_address('127.0.0.0/8', 'n') },
     'network_address, dying' => sub {

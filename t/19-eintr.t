@@ -21,6 +21,9 @@ my %QUICK = (
             or $@ =~ m/localhost/
             or die $@;
     },
+    guard_check => sub {
+        PVE::Tunnel::Native::guard_check({ address => '127.0.0.1', network => '127.0.0.0/8' });
+    },
     port_bind => sub {
         my ($fd) = PVE::Tunnel::Native::port_bind('127.0.0.1');
         POSIX::close($fd) or die "cannot close $fd: $!\n";

@@ -25,6 +25,10 @@ sub endpoint_check ($input) {
     return _decode(_endpoint_check(_encode('pve_tunnel_endpoint_check', $input)));
 }
 
+sub guard_check ($input) {
+    return _decode(_guard_check(_encode('pve_tunnel_guard_check', $input)));
+}
+
 sub connector_run ($input, $output, $log = undef, $options = undef) {
     _connector_run($input, $output, $log, _options('pve_tunnel_connector_run', $options));
     return;
@@ -248,6 +252,63 @@ only). Returns
 with C<export> in addition for an C<nbd_uri>. Dies with C<STATUS_REFUSED> unless the address is
 literal, the port is 60000 to 60049, the address lies inside the network and is not loopback,
 multicast, broadcast or unspecified.
+
+=item guard_check($input)
+
+Checks whether guest data may go to an address in clear text, before anything connects to it. Asks
+the kernel which way it would send, and sends nothing. C<$input> is a hash reference; a name that is
+not listed here is an error, and all but C<address> may be absent or C<undef>:
+
+=over
+
+=item address
+
+What the target announced: a literal address, IPv6 without brackets.
+
+=item network
+
+Where that address has to be: a CIDR, or the name of an interface of this node. Of an interface it
+has to be in one of the networks of its addresses, and data has to leave by it.
+
+=item source_network
+
+Where this node has to send from: a CIDR that its own address is in, or the name of the interface
+that data leaves by.
+
+=item public
+
+True if the configuration allows publicly routable addresses, at either end.
+
+=item gateway
+
+True if the configuration allows the default route, and, where C<network> is an interface, addresses
+outside its networks.
+
+=back
+
+Returns
+
+    {
+        address => '10.0.0.7',
+        source => '10.0.0.1',      # this node's address towards it
+        interface => 'eth1',       # that data leaves by
+        gateway => undef,          # or the router on the way
+        scope => 'private',        # or unique-local, shared, link-local, loopback,
+                                   # documentation, benchmarking, global
+        warnings => ['CLEAR TEXT: ...'],
+    }
+
+C<warnings> has at least one sentence, for log and operator: the first says that guest data travels
+in clear text, and where; the others what else is unusual, such as a router.
+
+Dies with C<STATUS_REFUSED>, and the way out in the message, if the address is not literal or none
+of a single other node (loopback passes only where C<network> is a CIDR inside that range), if it is
+outside C<network>, if either address is publicly routable, if only the default route leads there
+(one wider than 8 bits counts as such), or if this node would send from outside C<source_network>.
+Dies with C<STATUS_IO> if there is no route, or the kernel could not be asked.
+
+For the C<qemu> plane, C<endpoint_check> comes first, for each announced endpoint; its C<address>
+then goes in here.
 
 =back
 
