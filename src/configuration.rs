@@ -1,8 +1,8 @@
 //! What an administrator has configured, and what follows from it for one migration.
 //!
-//! The file `/etc/pve/remote-migration.cfg` names networks for migrations to other clusters, by ID and
-//! by remote, and a policy for all of them; `docs/remote-migration.cfg.md` is its reference. Reading
-//! the file is the caller's part, so that everything here is a pure function over text.
+//! The file `/etc/pve/remote-migration.cfg` names networks for migrations to other clusters, by ID
+//! and by remote, and a policy for all of them; `docs/remote-migration.cfg.md` is its reference.
+//! Reading the file is the caller's part, so that everything here is a pure function over text.
 //!
 //! * [`Configuration::parse`] reads the text strictly: what is not understood is an error with its
 //!   line, because a misspelt `require-encryption` must not pass for none;
@@ -26,8 +26,7 @@ use crate::network::NetworkError;
 /// Largest file, in bytes: pmxcfs, where it lives, keeps no larger one.
 pub const MAX_FILE: usize = 1 << 20;
 
-/// Longest line, in bytes: enough for a hundred remotes of the longest names in use, and what a
-/// message about a line has to fit.
+/// Longest line, in bytes: room for the remotes of a cluster of a hundred nodes.
 pub const MAX_LINE: usize = 4096;
 
 /// Most sections of a file: many times the clusters that anybody migrates between.
@@ -56,8 +55,8 @@ impl Configuration {
     /// Reads the content of the file, UTF-8, of at most [`MAX_FILE`] bytes.
     ///
     /// # Errors
-    /// The first thing that is not understood, with its line: unknown sections and keys, duplicates,
-    /// values that are none, a remote in two networks, bytes that are no text.
+    /// The first thing that is not understood, with its line: unknown sections and keys,
+    /// duplicates, values that are none, a remote in two networks, bytes that are no text.
     pub fn parse(content: &[u8]) -> Result<Self, ConfigurationError> {
         parse::parse(content)
     }

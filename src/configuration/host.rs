@@ -9,9 +9,9 @@ const MAX_LABEL: usize = 63;
 
 /// A host as the `host` of a target endpoint names it.
 ///
-/// Names are equal without regard to case and a dot at the end, addresses by their value: `[FD00::1]`
-/// is `fd00:0::1`, and `::ffff:192.0.2.7` is `192.0.2.7`, which is where a connection to it goes. A name
-/// never equals an address: nothing is resolved here.
+/// Names are equal without regard to case and a dot at the end, addresses by their value:
+/// `[FD00::1]` is `fd00:0::1`, and `::ffff:192.0.2.7` is `192.0.2.7`, which is where a connection
+/// to it goes. A name never equals an address: nothing is resolved here.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Host {
     /// A literal address.
@@ -44,14 +44,13 @@ impl Host {
             return v6(text);
         }
         if let Some((host, port)) = text.split_once(':') {
-            if !port.contains(':') && !host.is_empty() {
+            if !host.is_empty() && digits(port) {
                 return Err("has a port; write the host alone");
             }
             return v6(text);
         }
         let name = text.strip_suffix('.').unwrap_or(text);
-        let number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-        if name.rsplit('.').next().is_some_and(number) {
+        if name.rsplit('.').next().is_some_and(digits) {
             // No top-level domain is a number. Resolvers take 10.1 and 167772161 for 10.0.0.1, a
             // reader does not.
             let address = text.parse::<IpAddr>();
@@ -61,6 +60,10 @@ impl Host {
         }
         name_of(name)
     }
+}
+
+fn digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn v6(text: &str) -> Result<Host, &'static str> {

@@ -1,8 +1,8 @@
-//! The text of the file, in the syntax of Proxmox VE's section files: `type: ID` at the beginning of
-//! a line, then `key value` lines that begin with white space, then an empty line.
+//! The text of the file, in the syntax of Proxmox VE's section files: `type: ID` at the beginning
+//! of a line, then `key value` lines that begin with white space, then an empty line.
 //!
-//! Stricter than theirs: what they warn of and leave out, such as a property after an empty line, is
-//! an error here. What is left out of a policy does not protect anybody.
+//! Stricter than theirs: what they warn of and leave out, such as a property after an empty line,
+//! is an error here. What is left out of a policy does not protect anybody.
 
 use std::collections::BTreeMap;
 

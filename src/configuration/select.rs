@@ -30,7 +30,8 @@ pub enum SelectionInput {
     Target {
         /// What the source will do.
         migration_type: MigrationType,
-        /// What the source asks for: an ID of this side, a CIDR or an interface name; null for none.
+        /// What the source asks for: an ID of this side, a CIDR or an interface name; null for
+        /// none.
         #[serde(default)]
         migration_network: Option<String>,
     },
