@@ -285,7 +285,11 @@ int32_t pve_tunnel_version_reply_parse(const char *json, char **out);
 // `input` is a JSON object:
 //
 //   migration_type      "secure" (the default) or "insecure"
-//   migration_network   null, or what was asked for explicitly: a CIDR or an interface name
+//   migration_network   null, or what was asked for explicitly: a CIDR or an interface name; where
+//                       `configured` is true, the ID of the configured network is as good
+//   configured          true if a network of the configuration was selected, see
+//                       `pve_tunnel_configuration_select`: then no privilege is needed for type and
+//                       network, the administrator has decided them already
 //   caps                array of all capability names of the target, the unknown ones too
 //   planes              what this source can do besides "websocket": of "tls", "tcp", "qemu"
 //   require_encryption  true if the configuration forbids clear text
@@ -315,6 +319,58 @@ int32_t pve_tunnel_version_reply_parse(const char *json, char **out);
 //
 // `input` is a C string, `out` is writable.
 int32_t pve_tunnel_plan(const char *input, char **out);
+
+// Says what the configuration of a node, /etc/pve/remote-migration.cfg, means for one migration.
+// Does no I/O: the caller reads the file. docs/remote-migration.cfg.md says what may stand in it.
+//
+// `text` is its content, or NULL if there is no such file, which is the same as an empty one.
+// `input` is a JSON object, on the source node:
+//
+//   side                "source"
+//   remote              name or address of the target, as it is connected to
+//   migration_type      "secure", "insecure", or null if the call does not say
+//   migration_network   an ID of the configuration, a CIDR, an interface name, or null if the call
+//                       does not say
+//
+// and on the target node:
+//
+//   side                "target"
+//   migration_type      "secure" or "insecure": what the source will do
+//   migration_network   what the source asks for: an ID of this node's configuration, a CIDR, an
+//                       interface name, or null
+//
+// Other members are an error. An ID wins over an interface of the same name. Without a network,
+// the source uses the configured network that is for the remote, if there is one.
+//
+// `out` gets a JSON object, to be freed with `pve_tunnel_string_free`. On the source:
+//
+//   migration_type      "secure" or "insecure"
+//   migration_network   the ID of the configured network, or what the call gave, or null
+//   configured          true if a configured network is used: type and network need no privilege then
+//   network             what to ask the target for: a CIDR, an interface name or an ID; or null
+//   source_network      where this node's end must lie: a CIDR or an interface name; or null
+//   require_encryption  true if the policy forbids clear text
+//   public              true if clear text may go to publicly routable addresses
+//   gateway             true if clear text may go through the default gateway
+//   dead_peer_timeout   seconds, 1 to 3600
+//   reason              one sentence: where this comes from
+//
+// On the target: `network` (a CIDR or an interface name of this node, or null for its own
+// address), `configured`, `require_encryption`, `public` and `reason`.
+//
+// Errors: NULL_POINTER; TOO_LONG above 1 MiB; NOT_UTF8; INVALID_ARGUMENT if `input` is no such
+// object, its remote no host or its network malformed, or if there is a mistake in `text`; REFUSED
+// if the configuration does not permit what was asked for: a type that the network does not allow,
+// clear text where the policy requires encryption, a network that is for other remotes, an ID that
+// is none. Messages about `text` begin with the line, as in "line 7: unknown key 'foo' in network
+// 'dc2'".
+//
+// Threads: any.
+//
+// # Safety
+//
+// `text` is NULL or a C string, `input` is a C string, `out` is writable.
+int32_t pve_tunnel_configuration_select(const char *text, const char *input, char **out);
 
 // Finds the address of this host that a migration uses.
 //

@@ -20,6 +20,7 @@ const SOURCES: [&str; 10] = [
     "codec",
     "tls",
     "capability",
+    "configuration",
     "network",
     "connector",
     "listener",

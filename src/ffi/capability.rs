@@ -48,7 +48,11 @@ pub unsafe extern "C" fn pve_tunnel_version_reply_parse(
 /// `input` is a JSON object:
 ///
 ///   migration_type      "secure" (the default) or "insecure"
-///   migration_network   null, or what was asked for explicitly: a CIDR or an interface name
+///   migration_network   null, or what was asked for explicitly: a CIDR or an interface name; where
+///                       `configured` is true, the ID of the configured network is as good
+///   configured          true if a network of the configuration was selected, see
+///                       `pve_tunnel_configuration_select`: then no privilege is needed for type and
+///                       network, the administrator has decided them already
 ///   caps                array of all capability names of the target, the unknown ones too
 ///   planes              what this source can do besides "websocket": of "tls", "tcp", "qemu"
 ///   require_encryption  true if the configuration forbids clear text

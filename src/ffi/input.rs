@@ -28,6 +28,25 @@ pub(super) unsafe fn text<'a>(
     what: &str,
     max: usize,
 ) -> Result<&'a str, Failure> {
+    // SAFETY: the caller's promise is the same one.
+    let bytes = unsafe { c_bytes(text, what, max) }?;
+    std::str::from_utf8(bytes).map_err(|error| {
+        Failure::new(
+            Status::NotUtf8,
+            format!("{what} is not UTF-8 from byte {} on", error.valid_up_to()),
+        )
+    })
+}
+
+/// As [`text`](fn@text), for a room that says itself where something is not UTF-8.
+///
+/// # Safety
+/// As for [`text`](fn@text).
+pub(super) unsafe fn c_bytes<'a>(
+    text: *const c_char,
+    what: &str,
+    max: usize,
+) -> Result<&'a [u8], Failure> {
     not_null(text, what)?;
     // SAFETY: not NULL, and readable up to a NUL or the limit, as the caller promises; strnlen
     // looks no further.
@@ -39,13 +58,7 @@ pub(super) unsafe fn text<'a>(
         ));
     }
     // SAFETY: strnlen has just read these bytes, and the NUL behind them.
-    let bytes = unsafe { slice::from_raw_parts(text.cast::<u8>(), len) };
-    std::str::from_utf8(bytes).map_err(|error| {
-        Failure::new(
-            Status::NotUtf8,
-            format!("{what} is not UTF-8 from byte {} on", error.valid_up_to()),
-        )
-    })
+    Ok(unsafe { slice::from_raw_parts(text.cast::<u8>(), len) })
 }
 
 /// As [`text`](fn@text), with NULL for "not given".

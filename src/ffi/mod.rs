@@ -9,7 +9,7 @@
 //! | `input` | C strings, bytes and output places as Rust types, within their bounds |
 //! | `sigpipe` | that a pipe without a reader is an error, whatever the caller does with SIGPIPE |
 //! | [`string`] | what C gets back, and how C gives it back |
-//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`network`], [`connector`], [`listener`] | the functions |
+//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`configuration`], [`network`], [`connector`], [`listener`] | the functions |
 //!
 //! `include/pve_tunnel.h` is made of this folder by cbindgen (`tests/header.rs`); the comments on
 //! the exported functions are the header's comments, and so are written for readers of C.
@@ -19,6 +19,7 @@
 
 pub mod capability;
 pub mod codec;
+pub mod configuration;
 pub mod connector;
 mod descriptor;
 pub mod error;

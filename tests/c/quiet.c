@@ -33,6 +33,8 @@ static void call_everything(void)
     pve_tunnel_codec_free(codec);
     CHECK_STATUS(pve_tunnel_plan("{\"migration_type\":\"insecure\"}", &text), PVE_TUNNEL_STATUS_REFUSED);
     CHECK_STATUS(pve_tunnel_version_reply_parse("?", &text), PVE_TUNNEL_STATUS_PROTOCOL);
+    CHECK_STATUS(pve_tunnel_configuration_select("?", "{\"side\":\"target\",\"migration_type\":\"secure\"}", &text),
+                 PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(pve_tunnel_network_address("240.0.0.0/24", "node", &text), PVE_TUNNEL_STATUS_REFUSED);
     CHECK_STATUS(pve_tunnel_port_bind("240.0.0.1", &fd, &port), PVE_TUNNEL_STATUS_IO);
     CHECK_STATUS(pve_tunnel_endpoint_check("{}", &text), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);

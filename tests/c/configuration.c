@@ -1,0 +1,104 @@
+/* What an administrator has configured: text and call in, what the call gets out, and mistakes by their line. */
+
+#include <string.h>
+
+#include "check.h"
+
+static const char *const FILE_TEXT = "network: dc2\n"
+                                     "\tremote 192.0.2.7,pve.example.com\n"
+                                     "\tsource 10.0.0.0/24\n"
+                                     "\ttarget dc1\n"
+                                     "\tallow secure,insecure\n"
+                                     "\tdefault insecure\n"
+                                     "\tdead-peer-timeout 30\n";
+
+static void selected(const char *text, const char *input, const char *expected)
+{
+    char *out = NULL;
+    CHECK_OK(pve_tunnel_configuration_select(text, input, &out));
+    if (strcmp(out, expected) != 0)
+        fprintf(stderr, "selected: %s\nexpected: %s\n", out, expected);
+    CHECK(strcmp(out, expected) == 0);
+    pve_tunnel_string_free(out);
+}
+
+static void refused(const char *text, const char *input, int32_t status, const char *reason)
+{
+    char *out = NULL;
+    CHECK_STATUS(pve_tunnel_configuration_select(text, input, &out), status);
+    CHECK(out == NULL);
+    if (strstr(pve_tunnel_last_error(), reason) == NULL)
+        fprintf(stderr, "message: %s\nlacks: %s\n", pve_tunnel_last_error(), reason);
+    CHECK(strstr(pve_tunnel_last_error(), reason) != NULL);
+}
+
+static void what_a_call_gets(void)
+{
+    /* On the source: by the remote, whatever its spelling. */
+    selected(FILE_TEXT, "{\"side\":\"source\",\"remote\":\"PVE.example.com.\"}",
+             "{\"migration_type\":\"insecure\",\"migration_network\":\"dc2\",\"configured\":true,\"network\":\"dc1\","
+             "\"source_network\":\"10.0.0.0/24\",\"require_encryption\":false,\"public\":false,\"gateway\":false,"
+             "\"dead_peer_timeout\":30,\"reason\":\"network 'dc2' is configured for remote 'pve.example.com'\"}");
+    /* On the target: an ID stands for this side. */
+    selected(FILE_TEXT, "{\"side\":\"target\",\"migration_type\":\"secure\",\"migration_network\":\"dc2\"}",
+             "{\"network\":\"10.0.0.0/24\",\"configured\":true,\"require_encryption\":false,\"public\":false,"
+             "\"reason\":\"network 'dc2' was asked for by its ID\"}");
+    /* No file is an empty file. */
+    const char *none = "{\"network\":null,\"configured\":false,\"require_encryption\":false,\"public\":false,"
+                       "\"reason\":\"no network was asked for\"}";
+    selected(NULL, "{\"side\":\"target\",\"migration_type\":\"insecure\"}", none);
+    selected("", "{\"side\":\"target\",\"migration_type\":\"insecure\",\"migration_network\":null}", none);
+}
+
+static void what_it_does_not_get(void)
+{
+    const char *secure = "{\"side\":\"target\",\"migration_type\":\"secure\"}";
+    refused("network: dc2\n\tfoo 1\n", secure, PVE_TUNNEL_STATUS_INVALID_ARGUMENT,
+            "line 2: unknown key 'foo' in network 'dc2'");
+    refused("# \xff\n", secure, PVE_TUNNEL_STATUS_NOT_UTF8, "line 1: is not UTF-8");
+    refused("policy: cluster\n\trequire-encryption 1\n", "{\"side\":\"target\",\"migration_type\":\"insecure\"}",
+            PVE_TUNNEL_STATUS_REFUSED, "requires encryption");
+    refused("network: dc2\n", "{\"side\":\"target\",\"migration_type\":\"insecure\",\"migration_network\":\"dc2\"}",
+            PVE_TUNNEL_STATUS_REFUSED, "it allows: secure");
+    refused(FILE_TEXT, "{\"side\":\"source\",\"remote\":\"192.0.2.9\",\"migration_network\":\"dc2\"}",
+            PVE_TUNNEL_STATUS_REFUSED, "not for '192.0.2.9'");
+    refused(NULL, "{\"side\":\"target\",\"migration_type\":\"secure\",\"migration_network\":\"a-long-name.no-one-has\"}",
+            PVE_TUNNEL_STATUS_REFUSED, "is not configured");
+    refused(NULL, "{\"side\":\"target\",\"migration_type\":\"secure\",\"migration_network\":\"10.0.0.0/33\"}",
+            PVE_TUNNEL_STATUS_INVALID_ARGUMENT, "10.0.0.0/33");
+    refused(NULL, "{\"side\":\"source\",\"remote\":\"a b\"}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT, "remote 'a b'");
+    refused(NULL, "{\"side\":\"source\"}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT, "remote");
+    refused(NULL, "{\"side\":\"target\"}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT, "migration_type");
+    refused(NULL, "{\"side\":\"target\",\"migration_type\":\"secure\",\"remote\":\"x\"}",
+            PVE_TUNNEL_STATUS_INVALID_ARGUMENT, "remote");
+    refused(NULL, "{}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT, "side");
+    refused(NULL, "[]", PVE_TUNNEL_STATUS_INVALID_ARGUMENT, "object");
+    refused(NULL, "{\"side\":\"target\",\"migration_type\":\"\xff\"}", PVE_TUNNEL_STATUS_NOT_UTF8, "input");
+}
+
+static void how_long_it_may_be(void)
+{
+    enum { LIMIT = 1 << 20, LINE = 64 };
+    const char *secure = "{\"side\":\"target\",\"migration_type\":\"secure\"}";
+    char *text = malloc(LIMIT + 2);
+    CHECK(text != NULL);
+    memset(text, '#', LIMIT + 1);
+    for (int at = LINE - 1; at < LIMIT; at += LINE)
+        text[at] = '\n';
+    text[LIMIT] = '\0';
+    char *out = NULL;
+    CHECK_OK(pve_tunnel_configuration_select(text, secure, &out));
+    pve_tunnel_string_free(out);
+    text[LIMIT] = '#';
+    text[LIMIT + 1] = '\0';
+    refused(text, secure, PVE_TUNNEL_STATUS_TOO_LONG, "1048576");
+    free(text);
+}
+
+int main(void)
+{
+    what_a_call_gets();
+    what_it_does_not_get();
+    how_long_it_may_be();
+    return 0;
+}
