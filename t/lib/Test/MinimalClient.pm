@@ -1,0 +1,87 @@
+package Test::MinimalClient;
+
+# The source's side of a direct connection, written from docs/protocol.md alone.
+
+use v5.36;
+
+use Digest::SHA qw(hmac_sha256);
+use IO::Socket::IP;
+
+use Test::MinimalStream;
+
+=head1 NAME
+
+Test::MinimalClient - connects to a listener of the direct planes
+
+=head1 SYNOPSIS
+
+    my $identity = Test::MinimalStream::one_time_identity();
+    # ... tell $identity->{fingerprint} to the listener, get %open, the answer to `open` ...
+    my $stream = Test::MinimalClient::connect_forward(\%open, 1, identity => $identity);
+    my $received = $stream->exchange('bytes');
+    $stream->hang_up;
+
+=head1 FUNCTIONS
+
+=head2 connect_forward(\%open, $number, %options)
+
+A L<Test::MinimalStream> after its hello. C<identity>: ours (C<tls>). C<key>: another session key,
+as hex. C<step_2>: code that is given the right second step and returns the one to send. Dies with
+C<refused> if the listener closes the connection instead of a status, and with C<status N> if that
+is not 0.
+
+=head2 connect_plane(\%open, %options)
+
+The same before the hello.
+
+=head2 dial(\%open)
+
+The bare TCP connection, an L<IO::Socket::IP>.
+
+=head2 step_2($challenge, $key, $number)
+
+What is answered to the listener's first step. Dies if that is none of protocol 1.
+
+=cut
+
+use constant STEP_1 => 40;
+
+sub dial ($open) {
+    return IO::Socket::IP->new(
+        PeerHost => $open->{addresses}[0],
+        PeerPort => $open->{port},
+        Timeout => 10,
+    ) // die "cannot connect: $@\n";
+}
+
+sub connect_plane ($open, %options) {
+    my $socket = dial($open);
+    return Test::MinimalStream->clear($socket) if $open->{plane} eq 'tcp';
+    return Test::MinimalStream->tls(
+        $socket, 'client', $options{identity},
+        $open->{fingerprint}
+    );
+}
+
+sub connect_forward ($open, $number, %options) {
+    my $stream = connect_plane($open, %options);
+    my $challenge = $stream->read_exactly(STEP_1);
+    my $answer = step_2($challenge, $options{key} // $open->{key}, $number);
+    $answer = $options{step_2}->($answer) if $options{step_2};
+    $stream->write_all($answer);
+    my $status = eval { $stream->read_exactly(1) };
+    # FIN or RST: both are a refusal.
+    die $@ =~ /\A(?:truncated|ECONNRESET)$/ ? "refused\n" : $@ if !defined $status;
+    die 'status ' . ord($status) . "\n" if $status ne "\0";
+    return $stream;
+}
+
+sub step_2 ($challenge, $key, $number) {
+    my ($magic, $protocol, $nonce) = unpack 'a6 n a32', $challenge;
+    die "no listener of pve-tunnel\n" if $magic ne 'pvetun';
+    die "protocol $protocol\n" if $protocol != 1;
+    my $forward = pack 'N', $number;
+    return $forward . hmac_sha256($nonce . $forward, pack 'H*', $key);
+}
+
+1;
