@@ -1,0 +1,60 @@
+#!/usr/bin/perl
+
+# The examples in docs/integration.md compile on their own, and what they call is there.
+
+use v5.36;
+
+use File::Temp ();
+use FindBin;
+use Test::More;
+
+my $ROOT = "$FindBin::Bin/..";
+my @INCLUDE = map { "-I$_" } @INC;
+
+# These belong to Proxmox VE, or to the reader.
+my %FOREIGN = map { $_ => 1 } qw(PVE::Tunnel PVE::Tools PVE::StorageTunnel PVE::RPCEnvironment);
+
+sub content ($file) {
+    open(my $fh, '<', $file) or die "cannot read $file: $!\n";
+    local $/ = undef;
+    my $text = readline($fh);
+    close($fh);
+    return $text;
+}
+
+my $text = content("$ROOT/docs/integration.md");
+my @blocks = $text =~ m/^```perl\n(.*?)^```\n/gms;
+cmp_ok(scalar(@blocks), '>=', 6, scalar(@blocks) . ' examples');
+is(scalar(() = $text =~ m/^```\w+$/gm), scalar(@blocks), 'none was missed');
+
+subtest 'they compile' => sub {
+    for my $block (@blocks) {
+        my $file = File::Temp->new(SUFFIX => '.pl');
+        print {$file} "use v5.36;\n$block" or die "cannot write: $!\n";
+        close($file);
+        my ($first) = $block =~ m/^(sub \w+|use \S+)/m;
+        open(my $perl, '-|', "$^X @INCLUDE -wc $file 2>&1") or die "cannot run perl: $!\n";
+        my $said = do { local $/ = undef; readline($perl) };
+        close($perl);
+        is($said, "$file syntax OK\n", $first);
+    }
+};
+
+subtest 'what they call is there' => sub {
+    my %called = map { $_ => 1 } map { m/\b(PVE(?:::\w+)+::\w+)\(/g } @blocks;
+    for my $function (sort keys %called) {
+        my ($module, $name) = $function =~ m/\A(.+)::(\w+)\z/;
+        next if $FOREIGN{$module};
+        my $loaded = eval { require($module =~ s{::}{/}gr . '.pm'); 1 };
+        ok($loaded && $module->can($name), $function) or diag($@);
+    }
+};
+
+subtest 'modules that it names are there' => sub {
+    for my $module (sort keys %{ { map { $_ => 1 } $text =~ m/\b(PVE::Tunnel::[A-Z]\w+)/g } }) {
+        my $loaded = eval { require($module =~ s{::}{/}gr . '.pm'); 1 };
+        ok($loaded, $module) or diag($@);
+    }
+};
+
+done_testing();
