@@ -11,7 +11,8 @@ use IO::Socket::IP;
 use IO::Socket::UNIX;
 use JSON ();
 use POSIX ();
-use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM);
+
+use parent 'Test::ListenerControl';
 
 use Test::MinimalStream;
 
@@ -27,6 +28,8 @@ Test::MinimalListener - takes direct connections, a process for each
     my $counters = $listener->stop; # what `close` is answered with
 
 =head1 FUNCTIONS
+
+Those of L<Test::ListenerControl>, and:
 
 =head2 start(%options)
 
@@ -57,22 +60,7 @@ its own.
 
 =back
 
-=head2 announced
-
-The answer to C<open>, a hash.
-
-=head2 control
-
-The test's end of the control socket, over which the listener's control lines go.
-
-=head2 ask(%line)
-
-Sends a line and returns the answer, a hash.
-
-=head2 stop
-
-Sends C<close>, waits for the end, returns the last counters. An object that goes out of scope
-closes the control socket, which ends the listener, too.
+=head1 DESCRIPTION
 
 Bytes are counted when a connection is over. Unlike what the protocol asks for, the program at the
 target's socket gets an end of stream however the connection ended, there is no limit of half-open
@@ -89,51 +77,7 @@ use constant {
 my $JSON = JSON->new->utf8->canonical;
 
 sub start ($class, %options) {
-    socketpair(my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or die "socketpair: $!\n";
-    my $pid = fork() // die "fork: $!\n";
-    if ($pid == 0) {
-        close $ours;
-        my $ended = eval { serve($theirs, {%options}); 1 };
-        print {*STDERR} "minimal listener: $@" if !$ended;
-        POSIX::_exit($ended ? 0 : 1);
-    }
-    close $theirs;
-    $ours->autoflush(1);
-    my $self = bless { control => $ours, pid => $pid, owner => $$ }, $class;
-    $self->{open} = $self->answer;
-    return $self;
-}
-
-sub announced ($self) {
-    return $self->{open};
-}
-
-sub control ($self) {
-    return $self->{control};
-}
-
-sub ask ($self, %line) {
-    print { $self->{control} } $JSON->encode(\%line) . "\n";
-    return $self->answer;
-}
-
-sub answer ($self) {
-    my $line = readline($self->{control}) // die "the minimal listener has ended\n";
-    return $JSON->decode($line);
-}
-
-sub stop ($self) {
-    my $counters = $self->ask(op => 'close');
-    $self->DESTROY;
-    return $counters;
-}
-
-sub DESTROY ($self) {
-    return if $self->{owner} != $$ || !$self->{pid};
-    local $?;
-    close $self->{control};
-    waitpid delete $self->{pid}, 0;
-    return;
+    return $class->fork_with(sub ($control) { serve($control, {%options}) });
 }
 
 # The listener's process: control lines, connections, and what has become of these.
@@ -161,6 +105,7 @@ sub serve ($control, $options) {
         refused => { map { $_ => 0 } qw(tls silent malformed key number crowded socket) },
         children => {},
     };
+    local $SIG{TERM} = sub { end_children($state); POSIX::_exit(0) };
     $control->autoflush(1);
     print {$control} $JSON->encode($open) . "\n";
 
@@ -238,6 +183,7 @@ sub take_connection ($state, $socket, $control) {
     pipe(my $reader, my $writer) or die "pipe: $!\n";
     my $pid = fork() // die "fork: $!\n";
     if ($pid == 0) {
+        local $SIG{TERM} = 'DEFAULT';
         close $_ for $reader, $socket, $control;
         $writer->autoflush(1);
         my $say = sub (%event) { print {$writer} $JSON->encode(\%event) . "\n" };

@@ -1,0 +1,144 @@
+package Test::DirectTarget;
+
+# Programs at the target's UNIX sockets, and a transfer that runs while a test does other things.
+
+use v5.36;
+
+use IO::Select;
+use IO::Socket::UNIX;
+use POSIX ();
+use Socket qw(SHUT_WR);
+
+use Test::MinimalClient;
+use Test::Pattern qw(pattern_block);
+
+=head1 NAME
+
+Test::DirectTarget - who is behind a forward
+
+=head1 FUNCTIONS
+
+=head2 echo($path)
+
+Listens there, sends back what comes, and ends when the other side has. Returns an object; the
+program ends with it.
+
+=head2 speaker($path, $greeting)
+
+Listens there, sends the greeting and ends, and only then takes what comes, to its end. C<heard>
+waits for that many bytes and returns them.
+
+=head2 endless($open, $number, $identity)
+
+A transfer through that forward, both ways, in a process of its own: blocks of L<Test::Pattern>,
+each of which has to come back. C<finish> lets it come to its end and returns how many went well;
+dies if one did not, or an end was none.
+
+=cut
+
+sub echo ($path) {
+    return serve(
+        $path,
+        sub ($socket, $report) {
+            while (sysread $socket, my $bytes, 65536) {
+                print {$socket} $bytes;
+                $socket->flush;
+            }
+            shutdown $socket, SHUT_WR;
+        }
+    );
+}
+
+sub speaker ($path, $greeting) {
+    return serve(
+        $path,
+        sub ($socket, $report) {
+            print {$socket} $greeting;
+            $socket->flush;
+            shutdown $socket, SHUT_WR;
+            local $/ = undef;
+            print {$report} readline $socket;
+        }
+    );
+}
+
+sub serve ($path, $code) {
+    my $listener = IO::Socket::UNIX->new(Local => $path, Listen => 256)
+        or die "cannot listen at '$path': $!\n";
+    pipe(my $reader, my $writer) or die "pipe: $!\n";
+    my $pid = fork() // die "fork: $!\n";
+    if ($pid == 0) {
+        $SIG{CHLD} = 'IGNORE';
+        while (1) {
+            my $socket = $listener->accept or next;
+            next if fork();
+            $code->($socket, $writer);
+            $writer->flush;
+            POSIX::_exit(0);
+        }
+    }
+    return bless { pid => $pid, owner => $$, reader => $reader }, __PACKAGE__;
+}
+
+sub heard ($self, $length) {
+    my $bytes = '';
+    while (length $bytes < $length) {
+        IO::Select->new($self->{reader})->can_read(30) or die "nothing was heard\n";
+        sysread($self->{reader}, $bytes, $length - length $bytes, length $bytes)
+            or die "the program has ended\n";
+    }
+    return $bytes;
+}
+
+sub DESTROY ($self) {
+    return if $self->{owner} != $$;
+    local $?;
+    kill KILL => $self->{pid};
+    waitpid $self->{pid}, 0;
+    return;
+}
+
+sub endless ($open, $number, $identity) {
+    pipe(my $from_child, my $to_parent) or die "pipe: $!\n";
+    pipe(my $from_parent, my $to_child) or die "pipe: $!\n";
+    my $pid = fork() // die "fork: $!\n";
+    if ($pid == 0) {
+        close $_ for $from_child, $to_child;
+        $to_parent->autoflush(1);
+        my $count = eval { run_endless($open, $number, $identity, $from_parent, $to_parent) };
+        print {$to_parent} $count // "failed: $@";
+        POSIX::_exit(0);
+    }
+    close $_ for $to_parent, $from_parent;
+    my $first = readline $from_child;
+    return bless {
+        pid => $pid, owner => $$, said => $first, reader => $from_child,
+        stop => $to_child
+        },
+        __PACKAGE__;
+}
+
+sub run_endless ($open, $number, $identity, $stop, $say) {
+    my $stream = Test::MinimalClient::connect_forward($open, $number, identity => $identity);
+    my $told = IO::Select->new($stop);
+    my $count = 0;
+    while (!$told->can_read(0)) {
+        my $block = substr pattern_block($count), 0, 65536;
+        $stream->write_all($block);
+        die "block $count came back changed\n" if $stream->read_exactly(65536) ne $block;
+        print {$say} "started\n" if !$count++;
+    }
+    die "there is more than was sent\n" if $stream->exchange('') ne '';
+    $stream->hang_up;
+    return $count;
+}
+
+sub finish ($self) {
+    die "the transfer $self->{said}" if $self->{said} ne "started\n";
+    close delete $self->{stop};
+    my $count = readline $self->{reader};
+    die "the transfer $count" if $count !~ /\A\d+\z/;
+    return $count;
+}
+
+1;
