@@ -40,21 +40,32 @@ sub forward ($listener, $path) {
     return $listener->ask(op => 'forward', path => $path)->{number};
 }
 
-# Counts for each of these must have come, and no others.
+# Each of these reasons must have been counted so often, and nothing else may have changed: as many
+# connections have come as were refused or let in.
 sub costs ($listener, $name, $before, %expected) {
-    my $count = 0;
-    $count += $_ for values %expected;
+    my $refused = 0;
+    $refused += $_ for values %expected;
     my $after = eval {
         $listener->stat_when(
             sub ($stat) {
-                !$stat->{half_open} && $stat->{connections} >= $before->{connections} + $count;
+                my $come = $stat->{connections} - $before->{connections};
+                return !$stat->{half_open} && $come >= $refused + let_in($before, $stat);
             }
         );
     } or return fail($name) || diag($@);
     my %rise = map { $_ => $after->{refused}{$_} - $before->{refused}{$_} } @REASONS;
     delete @rise{ grep { !$rise{$_} } keys %rise };
-    is_deeply(\%rise, \%expected, $name) or diag($listener->log_lines);
+    my $rest = $after->{connections} - $before->{connections} - let_in($before, $after);
+    is_deeply({ %rise, all => $rest }, { %expected, all => $refused }, $name)
+        or diag($listener->log_lines);
     return;
+}
+
+sub let_in ($before, $after) {
+    my $count = 0;
+    $count += $_->{connections} for $after->{forwards}->@*;
+    $count -= $_->{connections} for $before->{forwards}->@*;
+    return $count;
 }
 
 # What a stranger hears after what it sent, to the end.
@@ -401,6 +412,63 @@ sub is_over ($socket) {
     return 0;
 }
 
+for my $plane (qw(tcp tls)) {
+    subtest "$plane: a cut is no end" => sub {
+        my $listener = start('Test::NativeListener', $plane, dead_peer_timeout => 2);
+        my $open = $listener->announced;
+        my $path = "$dir/reader.$plane";
+        my $reader = Test::DirectTarget::reader($path);
+        my $number = forward($listener, $path);
+        my $connect = sub {
+            my $stream =
+                Test::MinimalClient::connect_forward($open, $number, identity => $identity);
+            is($stream->read_exactly(5), 'hello', 'connected');
+            $stream->write_all('some');
+            return $stream;
+        };
+
+        my $stream = $connect->();
+        $stream->exchange('');
+        is($reader->heard(8), '4 end   ', 'a stream that ends');
+
+        $stream = $connect->();
+        $listener->stat_when(sub ($stat) { $stat->{forwards}[0]{received} == 8 });
+        $stream->abort;
+        is($reader->heard(8), '4 RESET ',
+            'the source gives up: the program at the socket hears it');
+
+        if ($plane eq 'tls') {
+            $stream = $connect->();
+            $listener->stat_when(sub ($stat) { $stat->{forwards}[0]{received} == 12 });
+            shutdown $stream->{socket}, SHUT_WR;
+            is($reader->heard(8), '4 RESET ', 'FIN without close_notify is a cut, too');
+            eval { $stream->read_exactly(1) };
+            like($@, qr/^(?:truncated|ECONNRESET)$/, 'and for the source likewise');
+        }
+
+        $stream = $connect->();
+        my $watch = Test::MinimalClient::connect_forward($open, 0, identity => $identity);
+        my $start = clock_gettime(CLOCK_MONOTONIC);
+        $watch->write_all('.');
+        $watch->read_exactly(1);
+        eval { $stream->read_exactly(1) };
+        like($@, qr/^(?:truncated|ECONNRESET)$/, 'a watch that is silent: every connection is cut');
+        cmp_ok(clock_gettime(CLOCK_MONOTONIC) - $start, '>', 1.9, 'but not before the limit');
+        is($reader->heard(8), '4 RESET ', 'at both ends');
+        my $cuts = $plane eq 'tls' ? 3 : 2;
+        my $stat = $listener->stat_when(sub ($stat) { !$stat->{forwards}[0]{open} });
+        is($stat->{forwards}[0]{failed}, $cuts, 'and counted');
+
+        $listener = start('Test::NativeListener', $plane);
+        $open = $listener->announced;
+        $number = forward($listener, $path);
+        $stream = $connect->();
+        kill KILL => $listener->pid;
+        eval { $stream->read_exactly(1) };
+        like($@, qr/^(?:truncated|ECONNRESET)$/, 'the listener is killed: no end for the source');
+    };
+}
+
 subtest 'control lines' => sub {
     my $listener = start('Test::NativeListener', 'tcp');
     like($listener->ask(op => 'dance')->{error}, qr/./, 'an unknown op is refused');
@@ -409,7 +477,8 @@ subtest 'control lines' => sub {
         $listener->ask(op => 'forward', path => "$dir/echo", later => 1)->{number},
         1, 'fields that are not known are ignored'
     );
-    is($listener->ask(op => 'forward', path => "$dir/$_")->{number}, $_, "forward $_") for 2 .. 256;
+    my @numbers = map { forward($listener, "$dir/$_") } 2 .. 256;
+    is("@numbers", join(' ', 2 .. 256), '256 forwards');
     like($listener->ask(op => 'forward', path => "$dir/257")->{error}, qr/256/, 'but not 257');
     my $stat = $listener->stop;
     is(scalar $stat->{forwards}->@*, 256, 'all in the last counters');

@@ -28,6 +28,11 @@ program ends with it.
 Listens there, sends the greeting and ends, and only then takes what comes, to its end. C<heard>
 waits for that many bytes and returns them.
 
+=head2 reader($path)
+
+Listens there, says C<hello> to everybody, and reads. Reports how that ended, 8 bytes for C<heard>:
+how many bytes came, then C<end> or C<RESET>.
+
 =head2 endless($open, $number, $identity)
 
 A transfer through that forward, both ways, in a process of its own: blocks of L<Test::Pattern>,
@@ -58,6 +63,24 @@ sub speaker ($path, $greeting) {
             shutdown $socket, SHUT_WR;
             local $/ = undef;
             print {$report} readline $socket;
+        }
+    );
+}
+
+sub reader ($path) {
+    return serve(
+        $path,
+        sub ($socket, $report) {
+            print {$socket} 'hello';
+            $socket->flush;
+            my $count = 1;
+            my $bytes = '';
+            while ($count) {
+                $count = sysread $socket, $bytes, 65536, length $bytes;
+            }
+            my $how = defined $count ? 'end' : $!{ECONNRESET} ? 'RESET' : "$!";
+            printf {$report} '%-8.8s', length($bytes) . " $how";
+            shutdown $socket, SHUT_WR;
         }
     );
 }
