@@ -12,7 +12,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// The order in which a reader of the header meets them.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "version",
     "error",
     "string",

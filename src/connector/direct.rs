@@ -1,6 +1,6 @@
 //! A listener of the target that was dialled with success, and the connections to it.
 
-use super::race::Failure;
+use super::race::{Candidate, Failure};
 use crate::capability::Plane;
 use crate::direct::message::Open;
 use crate::direct::watch::{self, WatchError};
@@ -140,7 +140,7 @@ fn explain(endpoint: SocketAddr, cause: HelloError) -> LinkError {
 /// The listener, with a connection to it that watches over it.
 pub(super) struct Direct {
     admission: Admission,
-    endpoint: SocketAddr,
+    candidate: Candidate,
     /// Our address on the way there.
     local: IpAddr,
     cipher: String,
@@ -167,10 +167,11 @@ impl Direct {
     pub(super) async fn dial(
         admission: Admission,
         stream: TcpStream,
-        endpoint: SocketAddr,
+        candidate: Candidate,
         dead_peer_timeout: Duration,
         log: Arc<Log>,
     ) -> Result<Self, LinkError> {
+        let endpoint = candidate.endpoint;
         let local = match stream.local_addr() {
             Ok(local) => local.ip(),
             Err(cause) => return Err(LinkError::Connect { endpoint, cause }),
@@ -188,7 +189,7 @@ impl Direct {
         ));
         Ok(Self {
             admission,
-            endpoint,
+            candidate,
             local,
             cipher,
             dead_peer_timeout,
@@ -202,9 +203,9 @@ impl Direct {
         if let Some(reason) = self.fate.reason() {
             return Err(LinkError::Dead(reason));
         }
-        let endpoint = self.endpoint;
+        let endpoint = self.candidate.endpoint;
         let limit = self.admission.connect_timeout;
-        let stream = timeout(limit, TcpStream::connect(endpoint))
+        let stream = timeout(limit, self.candidate.connect())
             .await
             .map_err(|_| LinkError::TimedOut {
                 endpoint,
@@ -233,8 +234,8 @@ impl Direct {
         Summary {
             plane: self.admission.plane,
             protocol: self.admission.protocol,
-            address: self.endpoint.ip(),
-            port: self.endpoint.port(),
+            address: self.candidate.endpoint.ip(),
+            port: self.candidate.endpoint.port(),
             local: self.local,
             fingerprint: tls.map(|(_, pin, _)| pin.to_string()),
             own_fingerprint: tls.map(|(_, _, own)| own.to_string()),

@@ -5,7 +5,7 @@ use super::Options;
 use super::control::Control;
 use super::direct::{Admission, Direct, unanswered};
 use super::protocol::{self, AskError};
-use super::race;
+use super::race::{self, Candidate};
 use crate::capability::{
     Capabilities, CapabilityError, Dial, MigrationType, Plan, PlanError, PlanInput, Plane, plan,
     scalar,
@@ -19,7 +19,7 @@ use crate::process::{Log, seconds};
 use crate::tls::Identity;
 use serde::Deserialize;
 use serde_json::json;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -255,27 +255,24 @@ async fn enter(
             "the target opened plane '{plane}' with protocol {protocol}, which was not asked for"
         )));
     }
-    let (addresses, warnings) = acceptable(plane, open, wish)?;
+    let (candidates, warnings) = acceptable(plane, open, wish)?;
     let admission = Admission::new(open, identity, options).map_err(Failed::new)?;
     let unreachable = |addresses: String, cause: String| Failed {
         addresses: Some((addresses, open.port)),
         cause,
     };
-    let (stream, endpoint) = race::connect(&addresses, open.port, wish.dial_timeout)
+    let (stream, candidate) =
+        race::connect(candidates, wish.dial_timeout)
+            .await
+            .map_err(|failures| {
+                let (addresses, cause) = unanswered(&failures);
+                unreachable(addresses, cause)
+            })?;
+    let address = candidate.endpoint.ip().to_string();
+    let limit = wish.dead_peer_timeout;
+    let direct = Direct::dial(admission, stream, candidate, limit, log.clone())
         .await
-        .map_err(|failures| {
-            let (addresses, cause) = unanswered(&failures);
-            unreachable(addresses, cause)
-        })?;
-    let direct = Direct::dial(
-        admission,
-        stream,
-        endpoint,
-        wish.dead_peer_timeout,
-        log.clone(),
-    )
-    .await
-    .map_err(|error| unreachable(endpoint.ip().to_string(), error.to_string()))?;
+        .map_err(|error| unreachable(address, error.to_string()))?;
     Ok(Reached { direct, warnings })
 }
 
@@ -284,14 +281,14 @@ fn acceptable(
     plane: Plane,
     open: &Open,
     wish: &Wish,
-) -> Result<(Vec<IpAddr>, Vec<String>), Failed> {
+) -> Result<(Vec<Candidate>, Vec<String>), Failed> {
     let mut accepted = Vec::new();
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     for &address in open.addresses.iter().take(MAX_ADDRESSES) {
         match acceptable_one(plane, address, open.port, wish) {
-            Ok(mut more) => {
-                accepted.push(address);
+            Ok((candidate, mut more)) => {
+                accepted.push(candidate);
                 more.retain(|warning| !warnings.contains(warning));
                 warnings.append(&mut more);
             }
@@ -314,7 +311,9 @@ fn acceptable_one(
     address: IpAddr,
     port: u16,
     wish: &Wish,
-) -> Result<Vec<String>, String> {
+) -> Result<(Candidate, Vec<String>), String> {
+    let endpoint = SocketAddr::new(address, port);
+    // The name of an interface, or an ID of its configuration, means something on the target only.
     let cidr = wish.network.clone().filter(|network| network.contains('/'));
     let announced = EndpointInput {
         migrate: Some(Migrate {
@@ -324,20 +323,22 @@ fn acceptable_one(
         }),
         // Whoever names a network of loopback addresses has both ends on one machine.
         allow_loopback: cidr.is_some(),
-        network: cidr,
+        network: cidr.clone(),
         ..EndpointInput::default()
     };
     endpoint::check(&announced).map_err(|error| error.to_string())?;
     if plane == Plane::Tls {
-        return Ok(Vec::new());
+        return Ok((Candidate::anywhere(endpoint), Vec::new()));
     }
     let input = GuardInput {
         address: address.to_string(),
-        network: wish.network.clone(),
+        network: cidr,
         source_network: wish.source_network.clone(),
         public: wish.public,
         gateway: wish.gateway,
     };
     let verdict = guard::check(&input, &SystemLookup).map_err(|error| error.to_string())?;
-    Ok(verdict.warnings)
+    // What was judged is what is connected: should the route change meanwhile, there is no way.
+    let candidate = Candidate::from(endpoint, verdict.source, verdict.interface);
+    Ok((candidate, verdict.warnings))
 }

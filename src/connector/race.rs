@@ -4,43 +4,78 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// How long an address is waited for before the next one is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// A place to connect to, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) endpoint: SocketAddr,
+    /// Our own address and interface, where they matter; otherwise the kernel chooses.
+    from: Option<(IpAddr, String)>,
+}
+
+impl Candidate {
+    /// Whichever way the kernel takes.
+    pub(super) fn anywhere(endpoint: SocketAddr) -> Self {
+        Self {
+            endpoint,
+            from: None,
+        }
+    }
+
+    /// From this address over this interface, or not at all.
+    pub(super) fn from(endpoint: SocketAddr, address: IpAddr, interface: String) -> Self {
+        Self {
+            endpoint,
+            from: Some((address, interface)),
+        }
+    }
+
+    /// Connects.
+    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
+        let socket = match self.endpoint {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some((address, interface)) = &self.from {
+            socket.bind_device(Some(interface.as_bytes()))?;
+            socket.bind(SocketAddr::new(*address, 0))?;
+        }
+        socket.connect(self.endpoint).await
+    }
+}
+
 /// An address that could not be connected to.
 pub(super) type Failure = (SocketAddr, io::Error);
 
-/// Connects to the first of `addresses` that answers within `limit`, the families in turn,
-/// beginning with the first address; all that went wrong if none does.
+/// Connects to the first of `candidates` that answers within `limit`, the families in turn,
+/// beginning with the first; all that went wrong if none does.
 pub(super) async fn connect(
-    addresses: &[IpAddr],
-    port: u16,
+    candidates: Vec<Candidate>,
     limit: Duration,
-) -> Result<(TcpStream, SocketAddr), Vec<Failure>> {
+) -> Result<(TcpStream, Candidate), Vec<Failure>> {
     let deadline = Instant::now() + limit;
-    let mut waiting: VecDeque<SocketAddr> = in_turn(addresses)
-        .into_iter()
-        .map(|address| SocketAddr::new(address, port))
-        .collect();
+    let mut waiting = in_turn(candidates);
     let mut attempts = JoinSet::new();
     let mut failures = Vec::new();
     let mut next = Instant::now();
     while !waiting.is_empty() || !attempts.is_empty() {
         tokio::select! {
             () = sleep_until(next), if !waiting.is_empty() => {
-                if let Some(address) = waiting.pop_front() {
-                    attempts.spawn(attempt(address, deadline, limit));
+                if let Some(candidate) = waiting.pop_front() {
+                    attempts.spawn(attempt(candidate, deadline, limit));
                 }
                 next = Instant::now() + ATTEMPT_DELAY;
             }
             Some(ended) = attempts.join_next() => match ended {
-                Ok((address, Ok(stream))) => return Ok((stream, address)),
-                Ok((address, Err(error))) => {
-                    failures.push((address, error));
+                Ok((candidate, Ok(stream))) => return Ok((stream, candidate)),
+                Ok((candidate, Err(error))) => {
+                    failures.push((candidate.endpoint, error));
                     next = Instant::now();
                 }
                 // It panicked, which is as good as no answer; there is nothing to tell.
@@ -52,26 +87,26 @@ pub(super) async fn connect(
 }
 
 async fn attempt(
-    address: SocketAddr,
+    candidate: Candidate,
     deadline: Instant,
     limit: Duration,
-) -> (SocketAddr, io::Result<TcpStream>) {
-    let connected = timeout_at(deadline, TcpStream::connect(address)).await;
+) -> (Candidate, io::Result<TcpStream>) {
+    let connected = timeout_at(deadline, candidate.connect()).await;
     let silent = |_| {
         let text = format!("no answer within {limit:?}");
         Err(io::Error::new(io::ErrorKind::TimedOut, text))
     };
-    (address, connected.unwrap_or_else(silent))
+    (candidate, connected.unwrap_or_else(silent))
 }
 
-/// The same addresses, but the two families alternate (RFC 8305, section 4).
-fn in_turn(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let first_is_v4 = addresses.first().is_some_and(IpAddr::is_ipv4);
-    let (mut ours, mut others): (VecDeque<IpAddr>, VecDeque<IpAddr>) = addresses
-        .iter()
-        .copied()
-        .partition(|address| address.is_ipv4() == first_is_v4);
-    let mut ordered = Vec::with_capacity(addresses.len());
+/// The same candidates, but the two families alternate (RFC 8305, section 4).
+fn in_turn(candidates: Vec<Candidate>) -> VecDeque<Candidate> {
+    let is_v4 = |candidate: &Candidate| candidate.endpoint.is_ipv4();
+    let first_is_v4 = candidates.first().is_some_and(is_v4);
+    let (mut ours, mut others): (VecDeque<Candidate>, VecDeque<Candidate>) = candidates
+        .into_iter()
+        .partition(|candidate| is_v4(candidate) == first_is_v4);
+    let mut ordered = VecDeque::with_capacity(ours.len() + others.len());
     while !ours.is_empty() || !others.is_empty() {
         ordered.extend(ours.pop_front());
         ordered.extend(others.pop_front());
@@ -85,8 +120,10 @@ mod tests {
     use super::*;
     use std::net::{Ipv4Addr, TcpListener};
 
-    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
+    fn candidates(addresses: &[&str], port: u16) -> Vec<Candidate> {
+        let endpoints = addresses.iter().map(|text| (text.parse().unwrap(), port));
+        let endpoints = endpoints.map(|(address, port)| SocketAddr::new(address, port));
+        endpoints.map(Candidate::anywhere).collect()
     }
 
     #[test]
@@ -102,7 +139,7 @@ mod tests {
             ),
             (&[], &[]),
         ] {
-            assert_eq!(in_turn(&addresses(given)), addresses(expected));
+            assert_eq!(in_turn(candidates(given, 1)), candidates(expected, 1));
         }
     }
 
@@ -112,11 +149,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let started = Instant::now();
         // Nothing listens on that port of 127.0.0.2.
-        let candidates = addresses(&["127.0.0.2", "127.0.0.1"]);
-        let (_, address) = connect(&candidates, port, Duration::from_secs(20))
+        let candidates = candidates(&["127.0.0.2", "127.0.0.1"], port);
+        let (_, first) = connect(candidates.clone(), Duration::from_secs(20))
             .await
             .unwrap();
-        assert_eq!(address.ip(), candidates[1]);
+        assert_eq!(first, candidates[1]);
         assert!(started.elapsed() < Duration::from_secs(10));
     }
 
@@ -125,8 +162,8 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let candidates = addresses(&["127.0.0.2", "127.0.0.3"]);
-        let failures = connect(&candidates, port, Duration::from_secs(20))
+        let candidates = candidates(&["127.0.0.2", "127.0.0.3"], port);
+        let failures = connect(candidates, Duration::from_secs(20))
             .await
             .unwrap_err();
         assert_eq!(failures.len(), 2);
