@@ -257,6 +257,23 @@ _plan(SV *json)
     RETVAL
 
 SV *
+_configuration_select(SV *text, SV *json)
+  PREINIT:
+    const char *content = NULL;
+    const char *bytes;
+    char *answer = NULL;
+  CODE:
+    SvGETMAGIC(text);
+    if (SvOK(text))
+        content = c_string(aTHX_ text, "pve_tunnel_configuration_select: text");
+    bytes = c_string(aTHX_ json, "pve_tunnel_configuration_select: input");
+    check(aTHX_ "pve_tunnel_configuration_select",
+        pve_tunnel_configuration_select(content, bytes, &answer));
+    RETVAL = text_from(aTHX_ answer, SvTAINTED(text) || SvTAINTED(json));
+  OUTPUT:
+    RETVAL
+
+SV *
 _network_address(SV *network, SV *node)
   PREINIT:
     const char *spec = NULL;

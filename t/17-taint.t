@@ -18,6 +18,11 @@ sub leaves ($value) {
     return $value;
 }
 
+# Those of JSON are constants that all share.
+sub without_booleans ($hash) {
+    return { map { $_ => $hash->{$_} } grep { !ref($hash->{$_}) } keys(%$hash) };
+}
+
 sub is_tainted ($value, $what) {
     my @leaves = leaves($value);
     is(scalar(grep { !defined($_) || tainted($_) } @leaves), scalar(@leaves), "$what: tainted");
@@ -81,6 +86,17 @@ subtest 'structures' => sub {
         PVE::Tunnel::Native::plan({ %input, caps => ["direct-tls$TAINT"] }),
         'one for capabilities from the wire',
     );
+
+    my %call = (side => 'source', remote => '10.0.0.7', migration_network => '10.0.0.0/24');
+    my $select = \&PVE::Tunnel::Native::configuration_select;
+    is_clean($select->('# ours', {%call}), 'a selection');
+    is_tainted(
+        without_booleans($select->('# ours', { %call, remote => "10.0.0.7$TAINT" })),
+        'one for a remote from outside',
+    );
+    %call = (side => 'source', remote => '10.0.0.7', migration_network => 'dc2');
+    my $file = "network: dc2\n\tsource 10.0.0.0/24\n\ttarget dc1\n";
+    is_tainted(without_booleans($select->($file . $TAINT, {%call})), 'one from a file');
 
     my %migrate = (proto => 'tcp', addr => '10.0.0.7', port => 60000);
     is_clean(PVE::Tunnel::Native::endpoint_check({ migrate => {%migrate} }), 'an endpoint');

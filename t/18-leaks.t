@@ -18,6 +18,8 @@ my $WIRE = pack('H*', '810548656c6c6f');
 my $REPLY = '{"api":2,"age":0,"caps":["direct-tls","x-y"]}';
 my %PLAN = (migration_type => 'insecure', caps => ['insecure-remote'], planes => ['qemu']);
 my %NEAR = (address => '127.0.0.1', network => '127.0.0.0/8');
+my %CALL = (side => 'source', remote => '192.0.2.7');
+my $SITES = "network: dc2\n\tremote 192.0.2.7,pve.example\n\tsource 10.0.0.0/24\n";
 my %MIGRATE = (proto => 'tcp', addr => '10.0.0.7', port => 60000);
 
 my $codec = PVE::Tunnel::Native::Codec->new();
@@ -73,6 +75,10 @@ my %CALLS = (
     },
     'plan of code' => sub {
         dies(sub { PVE::Tunnel::Native::plan({ caps => \*STDIN }) });
+    },
+    'configuration_select' => sub { PVE::Tunnel::Native::configuration_select($SITES, {%CALL}) },
+    'configuration_select, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::configuration_select("$SITES\tfoo 1\n", {%CALL}) });
     },
     'endpoint_check' => sub { PVE::Tunnel::Native::endpoint_check({ migrate => {%MIGRATE} }) },
     'endpoint_check, dying' => sub {

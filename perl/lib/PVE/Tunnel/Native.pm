@@ -17,6 +17,11 @@ sub version_reply_parse ($reply) {
     return _decode(_version_reply_parse($reply));
 }
 
+sub configuration_select ($text, $input) {
+    return _decode(
+        _configuration_select($text, _encode('pve_tunnel_configuration_select', $input)));
+}
+
 sub network_address ($network, $node) {
     return _decode(_network_address($network, $node));
 }
@@ -163,6 +168,13 @@ C<secure> (the default) or C<insecure>.
 =item migration_network
 
 The network asked for explicitly: a CIDR or an interface name. Absent or C<undef> if none was.
+With C<configured>, the ID of the configured network is as good.
+
+=item configured
+
+True if C<configuration_select> says so: the configuration chose the network. Then C<privileges> is
+empty, for clear text too: an administrator has decided it already, and the user needs no more than
+for the migration itself.
 
 =item caps
 
@@ -201,6 +213,63 @@ sockets.
 
 Dies with C<STATUS_REFUSED> if what was asked for cannot be had: C<insecure> is never turned into
 anything else in silence. The message names the ways out.
+
+=item configuration_select($text, $input)
+
+Says what the configuration of this node, F</etc/pve/remote-migration.cfg>, means for one migration.
+Does no I/O: C<$text> is the content of the file, as bytes, or C<undef> if there is none, which is
+the same as an empty one. F<docs/remote-migration.cfg.md> says what may stand in it. C<$input> is a
+hash reference; a name that is not listed here is an error:
+
+=over
+
+=item side
+
+C<source> or C<target>: which node of the migration this is.
+
+=item remote
+
+On the source only, and there it must be: name or address of the target, as it is connected to.
+Names are compared without regard to case and a dot at the end, addresses as addresses.
+
+=item migration_type
+
+C<secure> or C<insecure>. On the source, absent or C<undef> if the call does not say; on the target
+it must be there.
+
+=item migration_network
+
+An ID of this node's configuration, a CIDR or an interface name; absent or C<undef> if the call does
+not say. An ID wins over an interface of the same name.
+
+=back
+
+Returns on the source
+
+    {
+        migration_type => 'insecure',     # what was asked for, else the default
+        migration_network => 'dc2',       # the ID, or what the call gave, or undef
+        configured => JSON::true,         # a configured network is used: no privilege is needed
+        network => 'dc1',                 # what to ask the target for, or undef
+        source_network => '10.0.0.0/24',  # where this node's end must lie, or undef
+        require_encryption => JSON::false,
+        public => JSON::false,            # clear text may go to publicly routable addresses
+        gateway => JSON::false,           # clear text may go through the default gateway
+        dead_peer_timeout => 60,          # seconds, 1 to 3600
+        reason => '...',                  # one sentence: where this comes from
+    }
+
+and on the target C<network> (a CIDR or an interface name of this node, or C<undef> for its own
+address), C<configured>, C<require_encryption>, C<public> and C<reason>.
+
+A network that the call gives as CIDR or interface name stands for C<network> and C<source_network>
+alike, and is not C<configured>; nothing of a configured network counts then, the policy does.
+
+Dies with C<STATUS_INVALID_ARGUMENT> if there is a mistake in the text (the message says in which
+line), or if remote or network are malformed; with C<STATUS_NOT_UTF8> if the text is not, or
+C<STATUS_TOO_LONG> above 1 MiB; with C<STATUS_REFUSED> if the configuration does not permit what was
+asked for: a type that the network does not allow, clear text where the policy requires encryption,
+even by default, a network that is for other remotes, an ID that there is not.
 
 =back
 
@@ -527,8 +596,8 @@ byte in a name or JSON text is refused.
 Under C<perl -T>, what was made of something tainted is tainted: every value of a structure that was
 made of one tainted value, the payload of a codec that was fed tainted bytes (from then on), data
 masked with a tainted key. Take values out by a pattern after checking them, as ever. Names of hash
-elements are never tainted in Perl. C<port_bind> refuses a tainted address; what it returns comes
-from the kernel and is not tainted.
+elements are never tainted in Perl, nor are the booleans of JSON. C<port_bind> refuses a tainted
+address; what it returns comes from the kernel and is not tainted.
 
 =head1 LIFETIMES
 
