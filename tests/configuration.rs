@@ -122,6 +122,35 @@ fn booleans_are_those_of_proxmox() {
 }
 
 #[test]
+fn the_examples_of_the_reference_are_read() {
+    let reference = include_str!("../docs/remote-migration.cfg.md");
+    let examples: Vec<&str> = reference
+        .split("```cfg\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(examples.len() >= 5, "{} examples", examples.len());
+    for example in examples {
+        assert_eq!(parsed(example).networks.len(), 1, "{example}");
+    }
+    // Every key has its row.
+    for key in [
+        "remote",
+        "source",
+        "target",
+        "allow",
+        "default",
+        "public",
+        "gateway",
+        "dead-peer-timeout",
+        "comment",
+        "require-encryption",
+    ] {
+        assert!(reference.contains(&format!("\n| `{key}` |")), "{key}");
+    }
+}
+
+#[test]
 fn every_mistake_is_told_with_its_line() {
     #[rustfmt::skip] // One row a line.
     let table = [
