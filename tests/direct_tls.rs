@@ -39,6 +39,19 @@ async fn two_that_pin_each_other_speak_tls_1_3() {
 }
 
 #[tokio::test]
+async fn a_target_is_known_by_its_certificate_and_not_by_a_name() {
+    let (source, target) = identities();
+    let (client, server) = pair(&source, &target);
+    for host in ["pve2.example.com", "2001:db8::7", "fe80::7%eth1"] {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (near, far) = tokio::join!(client.handshake(host, near), server.handshake(far));
+        near.unwrap();
+        // Nor does anybody on the way read one.
+        assert_eq!(far.unwrap().get_ref().1.server_name(), None);
+    }
+}
+
+#[tokio::test]
 async fn a_second_connection_is_no_resumption() {
     let (source, target) = identities();
     let (client, server) = pair(&source, &target);
