@@ -144,7 +144,7 @@ async fn another_target_is_refused_with_both_fingerprints() {
             ..
         },
         "the source refused",
-        "not the one it expects"
+        "does not accept our certificate"
     );
 }
 
@@ -173,7 +173,7 @@ async fn another_source_is_refused_with_both_fingerprints() {
             ..
         },
         "the target refused",
-        "not the one it expects"
+        "does not accept our certificate"
     );
 }
 

@@ -179,7 +179,7 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
     assert_error!(
         mallory.unwrap_err(),
         TlsError::Refused { .. },
-        "not the one it expects"
+        "does not accept our certificate"
     );
 
     let (mallory, far) = meet(&to_target, &server).await;
@@ -192,7 +192,7 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
     assert_error!(
         last_words(mallory.unwrap()).await,
         TlsError::Refused { .. },
-        "not the one it expects"
+        "does not accept our certificate"
     );
 }
 

@@ -4,6 +4,7 @@ use super::Fingerprint;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError, PeerIncompatible};
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -183,12 +184,16 @@ impl TlsError {
                 ahead: Duration::from_secs(not_before.as_secs().saturating_sub(time.as_secs())),
             },
             CertificateError::BadSignature => Self::NoKey(peer),
-            other => match mismatch(other) {
+            CertificateError::Other(OtherError(inner)) => match inner.downcast_ref::<Mismatch>() {
                 Some(mismatch) => Self::Mismatch(mismatch.clone()),
                 None => Self::Unusable {
                     peer,
-                    cause: other.to_string(),
+                    cause: inner.to_string(),
                 },
+            },
+            other => Self::Unusable {
+                peer,
+                cause: other.to_string(),
             },
         }
     }
@@ -196,13 +201,15 @@ impl TlsError {
     /// The error of a handshake with a host that was asked for by name.
     pub(super) fn with_host(host: &str, error: io::Error) -> Self {
         match tls(&error) {
-            Some(rustls::Error::InvalidCertificate(cause)) => match (mismatch(cause), cause) {
-                (Some(mismatch), _) => Self::Mismatch(mismatch.clone()),
-                (None, CertificateError::Other(_)) => Self::Handshake(error),
-                (None, cause) => Self::Untrusted {
-                    host: host.to_owned(),
-                    cause: cause.to_string(),
-                },
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))) => {
+                match inner.downcast_ref::<Mismatch>() {
+                    Some(mismatch) => Self::Mismatch(mismatch.clone()),
+                    None => Self::Handshake(error),
+                }
+            }
+            Some(rustls::Error::InvalidCertificate(cause)) => Self::Untrusted {
+                host: host.to_owned(),
+                cause: cause.to_string(),
             },
             _ => Self::Handshake(error),
         }
@@ -211,14 +218,7 @@ impl TlsError {
 
 impl From<Mismatch> for rustls::Error {
     fn from(mismatch: Mismatch) -> Self {
-        CertificateError::Other(OtherError(std::sync::Arc::new(mismatch))).into()
-    }
-}
-
-fn mismatch(cause: &CertificateError) -> Option<&Mismatch> {
-    match cause {
-        CertificateError::Other(OtherError(inner)) => inner.downcast_ref(),
-        _ => None,
+        CertificateError::Other(OtherError(Arc::new(mismatch))).into()
     }
 }
 
@@ -241,7 +241,7 @@ fn refused(peer: Peer, alert: AlertDescription) -> TlsError {
         | A::CertificateRevoked
         | A::CertificateUnknown
         | A::UnknownCA
-        | A::UnsupportedCertificate => "our certificate is not the one it expects".to_owned(),
+        | A::UnsupportedCertificate => "it does not accept our certificate".to_owned(),
         A::HandshakeFailure => "it has no cipher or key exchange in common with us".to_owned(),
         other => format!("TLS alert {other:?}"),
     };

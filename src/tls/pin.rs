@@ -4,12 +4,13 @@ use super::{Fingerprint, Mismatch, Peer};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{
-    WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use std::sync::Arc;
 
 /// Accepts the certificate with this fingerprint. That the peer has its key is still proven in the
 /// handshake.
@@ -19,7 +20,7 @@ pub(super) struct Pin {
     peer: Peer,
     /// Whether the certificate's validity counts.
     dated: bool,
-    algorithms: WebPkiSupportedAlgorithms,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Pin {
@@ -29,7 +30,7 @@ impl Pin {
             expected,
             peer,
             dated: false,
-            algorithms: ring::default_provider().signature_verification_algorithms,
+            provider: Arc::new(ring::default_provider()),
         }
     }
 
@@ -55,17 +56,31 @@ impl Pin {
             return Ok(());
         }
         // rustls looks at times only on the way to a trust anchor, so the certificate becomes its
-        // own. It has to be of X.509 version 3, self-signed, not a CA's, and if it limits what its
-        // key is for, then not to less than a server's.
+        // own. It has to be of X.509 version 3, self-signed and not a CA's, and if it says what its
+        // key is for, then that must be it.
         let mut anchors = RootCertStore::empty();
         anchors.add(certificate.clone().into_owned())?;
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(certificate)?,
-            &anchors,
-            &[],
-            now,
-            self.algorithms.all,
-        )
+        match self.peer {
+            Peer::Source => {
+                let provider = self.provider.clone();
+                WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), provider)
+                    .build()
+                    .map_err(|error| Error::General(error.to_string()))?
+                    .verify_client_cert(certificate, &[], now)?;
+            }
+            Peer::Target => verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(certificate)?,
+                &anchors,
+                &[],
+                now,
+                self.algorithms().all,
+            )?,
+        }
+        Ok(())
+    }
+
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
     }
 }
 
@@ -88,7 +103,7 @@ impl ServerCertVerifier for Pin {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        verify_tls12_signature(message, cert, dss, self.algorithms())
     }
 
     fn verify_tls13_signature(
@@ -97,11 +112,11 @@ impl ServerCertVerifier for Pin {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        verify_tls13_signature(message, cert, dss, self.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.algorithms().supported_schemes()
     }
 }
 
@@ -131,7 +146,7 @@ impl ClientCertVerifier for Pin {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        verify_tls12_signature(message, cert, dss, self.algorithms())
     }
 
     fn verify_tls13_signature(
@@ -140,10 +155,10 @@ impl ClientCertVerifier for Pin {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        verify_tls13_signature(message, cert, dss, self.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.algorithms().supported_schemes()
     }
 }
