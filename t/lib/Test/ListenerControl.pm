@@ -48,8 +48,8 @@ last ones after 20 s.
 
 =head2 stop
 
-Sends C<close>, waits for the end; returns the last counters. An object that goes out of scope ends
-its listener, too.
+Sends C<close>, waits for the end, which leaves its status in C<$?>; returns the last counters. An
+object that goes out of scope ends its listener, too.
 
 =cut
 
