@@ -109,39 +109,45 @@ sub serve ($control, $options) {
     $control->autoflush(1);
     print {$control} $JSON->encode($open) . "\n";
 
-    my $select = IO::Select->new($control, $socket);
     my $buffer = '';
     while (1) {
-        for my $ready ($select->can_read) {
-            if ($ready == $socket) {
-                my $report = take_connection($state, $socket, $control) or next;
-                $select->add($report);
-            } elsif ($ready != $control) {
-                my $line = readline $ready;
-                if (defined $line) {
-                    note_event($state, $JSON->decode($line));
-                } else {
-                    $select->remove($ready);
-                    waitpid delete $state->{children}{ fileno $ready }, 0;
-                    close $ready;
-                }
-            } else {
-                my $count = sysread $control, $buffer, 65536, length $buffer;
-                return end_children($state) if !$count;
-                while ($buffer =~ s/\A(.*)\n//) {
-                    my $line = $JSON->decode($1);
-                    print {$control} $JSON->encode(obey($state, $line)) . "\n";
-                    return end_children($state) if $line->{op} eq 'close';
-                }
+        my @reports = map { $_->{pipe} } values $state->{children}->%*;
+        my @ready = IO::Select->new($control, $socket, @reports)->can_read;
+        take_connection($state, $socket, $control) if grep { $_ == $socket } @ready;
+        # What has happened is counted before anybody is told the counters.
+        take_reports($state);
+        next if !grep { $_ == $control } @ready;
+        my $count = sysread $control, $buffer, 65536, length $buffer;
+        return end_children($state) if !$count;
+        while ($buffer =~ s/\A(.*)\n//) {
+            my $line = $JSON->decode($1);
+            print {$control} $JSON->encode(obey($state, $line)) . "\n";
+            return end_children($state) if $line->{op} eq 'close';
+        }
+    }
+    return;
+}
+
+sub take_reports ($state) {
+    my %children = $state->{children}->%*;
+    while (my @ready = IO::Select->new(map { $_->{pipe} } values %children)->can_read(0)) {
+        for my $child (map { $children{ fileno $_ } } @ready) {
+            if (sysread $child->{pipe}, $child->{said}, 65536, length $child->{said}) {
+                note_event($state, $JSON->decode($1)) while $child->{said} =~ s/\A(.*)\n//;
+                next;
             }
+            delete $_->{ fileno $child->{pipe} } for \%children, $state->{children};
+            waitpid $child->{pid}, 0;
+            close $child->{pipe};
         }
     }
     return;
 }
 
 sub end_children ($state) {
-    kill KILL => $_ for values $state->{children}->%*;
-    waitpid $_, 0 for values $state->{children}->%*;
+    my @pids = map { $_->{pid} } values $state->{children}->%*;
+    kill KILL => @pids;
+    waitpid $_, 0 for @pids;
     return;
 }
 
@@ -191,8 +197,8 @@ sub take_connection ($state, $socket, $control) {
         POSIX::_exit(0);
     }
     close $writer;
-    $state->{children}{ fileno $reader } = $pid;
-    return $reader;
+    $state->{children}{ fileno $reader } = { pid => $pid, pipe => $reader, said => '' };
+    return;
 }
 
 # A connection's process.
