@@ -73,7 +73,7 @@ pub struct Dial {
     /// Whether it answered within the limit.
     #[serde(deserialize_with = "scalar::deserialize_flag")]
     pub ok: bool,
-    /// The address dialled.
+    /// The address dialled; none if it did not come so far.
     #[serde(default)]
     pub address: Option<String>,
     /// The port dialled.
@@ -193,14 +193,10 @@ pub enum PlanError {
         offered: String,
     },
     /// The `tcp` plane was planned and its listener does not answer.
-    #[error(
-        "the target's clear-text listener at {endpoint} is unreachable: {cause}; open that port, or omit migration_type=insecure"
-    )]
+    #[error("clear text is not possible: {trouble}; mend that, or omit migration_type=insecure")]
     Unreachable {
-        /// Address and port dialled.
-        endpoint: String,
-        /// Why it failed.
-        cause: String,
+        /// Address, port and cause, as far as there are any.
+        trouble: String,
     },
     /// A capability name is malformed.
     #[error(transparent)]
@@ -251,9 +247,8 @@ fn secure(input: &PlanInput, offered: &Capabilities) -> Plan {
         ),
         Some(dial) if target_can && source_can => {
             warnings.push(format!(
-                "the target's listener at {} is unreachable: {}; guest data takes the encrypted websocket through its API instead, which is slower",
-                endpoint(dial),
-                cause(dial)
+                "{}; guest data takes the encrypted websocket through its API instead, which is slower",
+                trouble(dial)
             ));
             (
                 Plane::Websocket,
@@ -291,8 +286,7 @@ fn insecure(input: &PlanInput, offered: &Capabilities) -> Result<Plan, PlanError
     if tcp {
         if let Some(dial) = failed_dial(input) {
             return Err(PlanError::Unreachable {
-                endpoint: endpoint(dial),
-                cause: cause(dial),
+                trouble: trouble(dial),
             });
         }
         let warnings = vec![clear_text(input, "guest RAM and all disks and volumes")];
@@ -336,9 +330,8 @@ fn qemu(input: &PlanInput, tcp: bool) -> Plan {
     }];
     if let Some(dial) = failed {
         warnings.push(format!(
-            "the target's listener at {} is unreachable: {}; offline volumes take the encrypted websocket through its API instead, which is slower",
-            endpoint(dial),
-            cause(dial)
+            "{}; offline volumes take the encrypted websocket through its API instead, which is slower",
+            trouble(dial)
         ));
     }
     finish(input, Plane::Qemu, offline, warnings, reason)
@@ -410,20 +403,20 @@ fn failed_dial(input: &PlanInput) -> Option<&Dial> {
     input.dial.as_ref().filter(|dial| !dial.ok)
 }
 
-fn endpoint(dial: &Dial) -> String {
-    let address = match &dial.address {
-        Some(address) => scalar::one_line(address),
-        None => "an unknown address".to_owned(),
-    };
-    match dial.port {
-        Some(port) => format!("{address}, port {port}"),
-        None => address,
-    }
-}
-
-fn cause(dial: &Dial) -> String {
-    match &dial.error {
+/// What is wrong with the listener: it was dialled in vain, or there was nothing to dial.
+fn trouble(dial: &Dial) -> String {
+    let cause = match &dial.error {
         Some(error) => scalar::one_line(error),
         None => "no cause given".to_owned(),
+    };
+    let Some(address) = &dial.address else {
+        return format!("the target's listener cannot be used: {cause}");
+    };
+    let address = scalar::one_line(address);
+    match dial.port {
+        Some(port) => {
+            format!("the target's listener at {address}, port {port}, is unreachable: {cause}")
+        }
+        None => format!("the target's listener at {address} is unreachable: {cause}"),
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 /// Longest piece of foreign text that is repeated in a message, in characters.
-const MAX_SHOWN: usize = 300;
+const MAX_SHOWN: usize = 600;
 
 /// The JSON type of a value, for messages.
 pub(crate) fn kind(value: &Value) -> &'static str {
