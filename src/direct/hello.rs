@@ -131,7 +131,13 @@ where
     let mut status = [0];
     match stream.read_exact(&mut status).await {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+        // A listener on clear TCP resets what it does not let in.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+            ) =>
+        {
             return Err(HelloError::Refused);
         }
         Err(error) => return Err(error.into()),
