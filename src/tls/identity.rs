@@ -27,10 +27,12 @@ const LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 ///
 /// The key is born in this process, is in no file and cannot be asked for. It is ECDSA P-256:
 /// signing and checking take ring some 70 µs together, Ed25519 hardly less, and every TLS stack
-/// has it, in FIPS mode too. The only serialised form, which comes with making it, is wiped before
-/// the identity is handed out; the parsed form stays in *ring*'s memory until identity, [`Client`]
-/// and [`Server`] are dropped, and that memory is freed unwiped. So a process with an identity
-/// should not outlive its migration.
+/// has it, in FIPS mode too.
+///
+/// Its serialised form, which rcgen makes along with it, is wiped before the identity is handed
+/// out; *ring*'s copy on the stack is overwritten by the signing that follows. The parsed form
+/// stays in *ring*'s memory until identity, [`Client`] and [`Server`] are dropped, and that memory
+/// is freed unwiped: so a process with an identity should not outlive its migration.
 ///
 /// [`Client`]: super::Client
 /// [`Server`]: super::Server
