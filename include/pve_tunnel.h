@@ -346,7 +346,8 @@ int32_t pve_tunnel_plan(const char *input, char **out);
 //
 //   migration_type      "secure" or "insecure"
 //   migration_network   the ID of the configured network, or what the call gave, or null
-//   configured          true if a configured network is used: type and network need no privilege then
+//   configured          true if a configured network is used: then no privilege is needed for
+//                       type and network
 //   network             what to ask the target for: a CIDR, an interface name or an ID; or null
 //   source_network      where this node's end must lie: a CIDR or an interface name; or null
 //   require_encryption  true if the policy forbids clear text
