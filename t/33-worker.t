@@ -58,11 +58,6 @@ alarm(600);
         'a boolean that is none'
     );
     refused(
-        $worker->command('query-disk-import', direct => {}),
-        qr/direct: .*no such parameter/,
-        'the probe of a newer source'
-    );
-    refused(
         $worker->command('query-disk-import'),
         qr/no import is running/,
         'a question about no import'
@@ -124,6 +119,18 @@ alarm(600);
     my $worker = worker(no_client => 1, request => { dir => 'relative' });
     is($worker->end(0), 1, 'a request that makes no sense');
     like($worker->{log}, qr/\Aerror: bad dir/, '... is refused in one line');
+}
+
+for my $kind (qw(old no_direct)) {
+    my $worker = worker(request => { $kind => JSON::true });
+    refused(
+        $worker->command('query-disk-import', direct => { op => 'hello', protocol => 1 }),
+        qr/direct: .*no such parameter/,
+        "a worker without the seam ($kind) refuses the probe of a newer source"
+    );
+    refused($worker->command('query-disk-import'), qr/no import is running/, '... and goes on');
+    $worker->command('quit');
+    is($worker->end(0), 0, '... to its end');
 }
 
 {

@@ -24,7 +24,8 @@ pveproxy.pl - the target node of a migration, for tests, on the real PVE::APISer
 =head1 SYNOPSIS
 
     PERL5LIB=... perl pveproxy.pl --dir DIR --worker WORKER [--listen ADDR] [--port 0] [--node NAME]
-        [--token-file F] [--old] [--tls 1.2|1.3] [--plain]
+        [--token-file F] [--old] [--no-direct] [--no-privilege] [--configuration FILE]
+        [--tls 1.2|1.3] [--plain]
 
 =head1 DESCRIPTION
 
@@ -37,7 +38,8 @@ Ends on SIGTERM, SIGINT or the end of stdin, and takes its workers with it.
 =cut
 
 my %options = (listen => '127.0.0.1', port => 0, node => 'target');
-my @known = qw(listen=s port=i dir=s worker=s node=s token-file=s old tls=s plain);
+my @known = qw(listen=s port=i dir=s worker=s node=s token-file=s tls=s plain);
+push @known, qw(old no-direct no-privilege configuration=s);
 die "see perldoc $0
 " if !GetOptions(\%options, @known) || @ARGV;
 length($options{$_} // '') || die "--$_ is needed\n" for qw(dir worker);
@@ -63,7 +65,7 @@ my $workers = TestNode::Starter->new(
     worker => $options{worker},
     node => $options{node},
     user => $token =~ s/\APVEAPIToken=([^!]+)!.*/$1/r,
-    old => $options{old} ? 1 : 0,
+    map { tr/-/_/r => $options{$_} } qw(old no-direct no-privilege configuration),
 );
 my $proxy = TestNode::Proxy->new(
     socket => $socket,

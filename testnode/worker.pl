@@ -3,7 +3,7 @@
 use v5.36;
 
 use FindBin;
-use lib "$FindBin::Bin/lib", "$FindBin::Bin/../perl/blib/lib", "$FindBin::Bin/../perl/blib/arch";
+use lib map { "$FindBin::Bin/$_" } qw(lib pve ../perl/blib/lib ../perl/blib/arch);
 
 use TestNode::Worker;
 

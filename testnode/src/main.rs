@@ -65,6 +65,15 @@ struct Arguments {
     /// Be a node from before capabilities: version replies carry no `caps`
     #[arg(long)]
     old: bool,
+    /// Be a node without pve-tunnel: no direct connections
+    #[arg(long)]
+    no_direct: bool,
+    /// The token's user lacks Sys.Modify on /
+    #[arg(long)]
+    no_privilege: bool,
+    /// This node's networks for migrations [default: DIR/remote-migration.cfg]
+    #[arg(long, value_name = "FILE")]
+    configuration: Option<PathBuf>,
     /// Faults to show, separated by commas; the list is at the end of --help
     #[arg(long, value_delimiter = ',')]
     misbehave: Vec<misbehave::Item>,
@@ -105,7 +114,12 @@ fn run(arguments: Arguments) -> Result<(), node::NodeError> {
         worker,
         node: arguments.node,
         token_file: arguments.token_file,
-        old: arguments.old,
+        traits: worker::Traits {
+            old: arguments.old,
+            no_direct: arguments.no_direct,
+            no_privilege: arguments.no_privilege,
+            configuration: arguments.configuration,
+        },
         misbehaviours: misbehave::Misbehaviours::new(arguments.misbehave),
         tls: arguments.tls,
         plain: arguments.plain,

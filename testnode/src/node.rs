@@ -22,7 +22,7 @@ use crate::identity::{Identity, IdentityError, TlsVersion};
 use crate::misbehave::Misbehaviours;
 use crate::ticket::{TicketKey, Token, TokenError};
 use crate::wire::Wire;
-use crate::worker::{Home, Workers};
+use crate::worker::{Home, Traits, Workers};
 
 /// Kernel buffer of each connection and direction: small enough that a stalled side is felt soon.
 const SOCKET_BUFFER: u32 = 256 * 1024;
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
     pub(crate) worker: PathBuf,
     pub(crate) node: String,
     pub(crate) token_file: Option<PathBuf>,
-    pub(crate) old: bool,
+    pub(crate) traits: Traits,
     pub(crate) misbehaviours: Misbehaviours,
     pub(crate) tls: Option<TlsVersion>,
     pub(crate) plain: bool,
@@ -100,7 +100,7 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
             node: settings.node,
             user: token.user().to_owned(),
             ticket_key: tickets.hex(),
-            old: settings.old,
+            traits: settings.traits,
         }),
         token,
         misbehaviours: settings.misbehaviours,

@@ -62,7 +62,19 @@ pub(crate) struct Home {
     pub(crate) node: String,
     pub(crate) user: String,
     pub(crate) ticket_key: String,
+    pub(crate) traits: Traits,
+}
+
+/// What kind of node this is.
+pub(crate) struct Traits {
+    /// From before capabilities.
     pub(crate) old: bool,
+    /// Without pve-tunnel.
+    pub(crate) no_direct: bool,
+    /// Its user lacks the privilege for clear text and for networks of their choice.
+    pub(crate) no_privilege: bool,
+    /// Its networks for migrations; the worker knows where they are otherwise.
+    pub(crate) configuration: Option<PathBuf>,
 }
 
 /// A worker that listens.
@@ -181,7 +193,10 @@ impl Workers {
             "dir": self.home.dir,
             "user": self.home.user,
             "ticket_key": self.home.ticket_key,
-            "old": self.home.old,
+            "old": self.home.traits.old,
+            "no_direct": self.home.traits.no_direct,
+            "no_privilege": self.home.traits.no_privilege,
+            "configuration": self.home.traits.configuration,
             "params": params,
         })
     }

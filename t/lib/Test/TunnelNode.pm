@@ -32,7 +32,8 @@ Class method. Starts a node and waits until it listens. Options:
 C<front>: C<testnode> (default) or C<pveproxy>, the real PVE::APIServer::AnyEvent; where that does
 not load, undef is returned and C<$Test::TunnelNode::reason> says why. C<worker>: path of the
 worker, default t/lib/stub-worker.pl. C<misbehave>: list of words as in C<testnode --help> (not with
-C<pveproxy>). C<old>: no capabilities. C<tls>: C<1.2> or C<1.3>. C<plain>: no TLS. C<node>: name of
+C<pveproxy>). C<old>: no capabilities. C<no_direct>: without pve-tunnel. C<no_privilege>: its user
+lacks Sys.Modify. C<configuration>: the file with its networks. C<tls>: C<1.2> or C<1.3>. C<plain>: no TLS. C<node>: name of
 the node, default C<target>. C<listen>: address, default 127.0.0.1.
 
 The object has C<address>, C<port>, C<fingerprint>, C<token> (the whole C<PVEAPIToken=...>), C<dir>
@@ -79,7 +80,9 @@ our $reason;
 my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
 sub start ($class, %options) {
-    my %known = map { $_ => 1 } qw(front worker misbehave old tls plain node listen);
+    my %known = map { $_ => 1 } qw(
+        front worker misbehave old no_direct no_privilege configuration tls plain node listen
+    );
     my @unknown = grep { !$known{$_} } sort keys %options;
     croak "unknown options: @unknown" if @unknown;
 
@@ -106,6 +109,9 @@ sub start ($class, %options) {
         '--worker', $options{worker} // "$root/t/lib/stub-worker.pl",
         '--node', $self->{name};
     push @command, '--old' if $options{old};
+    push @command, '--no-direct' if $options{no_direct};
+    push @command, '--no-privilege' if $options{no_privilege};
+    push @command, '--configuration', $options{configuration} if $options{configuration};
     push @command, '--plain' if $options{plain};
     push @command, '--tls', $options{tls} if $options{tls};
     push @command, '--misbehave', join ',', $options{misbehave}->@* if $options{misbehave};

@@ -12,7 +12,8 @@ TestNode::Commands - what the test node's worker can be told to do
 =head1 DESCRIPTION
 
 A closed table: a name, the parameters it takes, and what it does. A name or a parameter that is not
-in it is refused. An I<old> node has no C<caps> and takes only what Proxmox VE 9 takes for C<start>;
+in it is refused. Schema and handler of C<query-disk-import> are those of C<PVE::StorageTunnel>, found
+by their full names at run time, as in a worker of Proxmox VE. An I<old> node has no C<caps> and takes only what Proxmox VE 9 takes for C<start>;
 containers have fewer commands.
 
 =cut
@@ -23,6 +24,7 @@ use Errno ();
 use Fcntl qw(O_CREAT O_EXCL O_WRONLY);
 use POSIX ();
 
+use PVE::StorageTunnel;
 use TestNode::Import;
 use TestNode::Incoming;
 use TestNode::Schema qw(check);
@@ -127,7 +129,11 @@ my %TABLE = (
         },
         code => \&disk_import,
     },
-    'query-disk-import' => { schema => {}, code => \&query_disk_import },
+    'query-disk-import' => {
+        # By reference: what is added to it while the worker runs counts.
+        schema => $PVE::StorageTunnel::cmd_schema->{'query-disk-import'},
+        code => \&query_disk_import,
+    },
     start => {
         schema => start_schema(0),
         old_schema => start_schema(1),
@@ -172,8 +178,17 @@ sub new ($class, $request) {
     die "bad ticket_key in the node's request\n" if $self{ticket_key} !~ /\A[0-9a-fA-F]{64}\z/;
     # A token acts for its user: tickets are the user's.
     $self{user} = $request->{user} =~ s/!.*//sr;
-    return bless { %self, sockets => {}, disks => {}, volumes => {}, locked => 1, exit => 0 },
-        $class;
+    my $sockets = {};
+    return bless {
+        %self,
+        sockets => $sockets,
+        # What a worker of Proxmox VE hands to handlers that are not its own.
+        state => { vmid => $self{vmid}, sockets => $sockets },
+        disks => {},
+        volumes => {},
+        locked => 1,
+        exit => 0
+    }, $class;
 }
 
 sub handle ($self, $name, $parameters) {
@@ -194,7 +209,8 @@ sub monitor ($self) { return $self->{incoming} && $self->{incoming}->monitor }
 
 sub abort ($self) {
     $self->{incoming}->abort if $self->{incoming};
-    $self->{import}->abort if $self->{import};
+    my $import = delete $self->{state}{disk_import};
+    $import->abort if $import;
     unlink keys %{ $self->{sockets} };
     return;
 }
@@ -287,7 +303,7 @@ sub write_zeros ($file, $size) {
 }
 
 sub disk_import ($self, $p) {
-    die "an import is running already\n" if $self->{import};
+    die "an import is running already\n" if $self->{state}{disk_import};
     die "the stream would have to be 'raw+size', and '$p->{export_formats}' has none\n"
         if !grep { $_ eq 'raw+size' } split(/[\s,;]+/, $p->{export_formats});
     die "format '$p->{format}' is not supported here\n" if $p->{format} ne 'raw';
@@ -300,19 +316,18 @@ sub disk_import ($self, $p) {
         ($volid, $file) = $self->allocate($p->{storage}, undef);
     }
     my $socket = "$self->{dir}/$self->{vmid}.storage";
-    $self->{import} = TestNode::Import->start(socket => $socket, file => $file, volid => $volid);
+    $self->{state}{disk_import} =
+        TestNode::Import->start(socket => $socket, file => $file, volid => $volid);
     $self->{sockets}{$socket} = 1;
     return { socket => $socket, format => 'raw+size' };
 }
 
-sub query_disk_import ($self, $) {
-    my $import = $self->{import} // die "no import is running\n";
-    my $status = $import->status;
-    return $status if $status->{status} eq 'pending';
-    delete $self->{sockets}{ $import->{socket} };
-    delete $self->{import};
-    delete $self->{volumes}{ $import->{volid} } if $status->{status} eq 'error';
-    return $status;
+sub query_disk_import ($self, $p) {
+    my $import = $self->{state}{disk_import};
+    my $answer = PVE::StorageTunnel::handle_query_disk_import($self->{state}, $p);
+    # An import that failed has removed its file.
+    delete $self->{volumes}{ $import->{volid} } if ($answer->{status} // '') eq 'error';
+    return $answer;
 }
 
 sub start ($self, $p) {
@@ -366,7 +381,7 @@ sub ticket ($self, $p) {
 sub quit ($self, $p) {
     if ($p->{cleanup}) {
         $self->abort;
-        delete @$self{qw(incoming import)};
+        delete $self->{incoming};
         unlink values %{ $self->{volumes} }, "$self->{dir}/$self->{vmid}.conf";
     }
     $self->{exit} = 1;

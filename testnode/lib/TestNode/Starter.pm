@@ -18,7 +18,9 @@ TestNode::Starter - starts and ends the workers of a Perl front, and knows their
 
 =head2 new(%home)
 
-Class method. C<dir>, C<worker> (path of the program), C<node>, C<user>, C<old>.
+Class method. C<dir>, C<worker> (path of the program), C<node>, C<user>; and what else
+L<TestNode::Worker> wants to know of the node: C<old>, C<no_direct>, C<no_privilege>,
+C<configuration>.
 
 =head2 start($kind, $vmid, \%params)
 
@@ -76,7 +78,8 @@ sub start ($self, $kind, $vmid, $params) {
         dir => $self->{dir},
         user => $self->{user},
         ticket_key => unpack('H*', $self->{key}),
-        old => $self->{old} ? JSON::true : JSON::false,
+        (map { $_ => $self->{$_} ? JSON::true : JSON::false } qw(old no_direct no_privilege)),
+        configuration => $self->{configuration},
         params => $params,
     };
     {

@@ -19,6 +19,10 @@ The first line has C<socket>, C<vmid>, C<kind> (C<qemu> or C<lxc>), C<node>, C<d
 C<ticket_key> (64 hex digits), C<old> and C<params>. The input then stays open; its end is the order
 to leave.
 
+Unless the node is C<old> or C<no_direct> is true, the worker installs L<PVE::Tunnel::Seam>, as a node
+with pve-tunnel does. C<configuration> is then the file with the node's networks (by default
+F<remote-migration.cfg> in C<dir>), and with a true C<no_privilege> the user lacks C<Sys.Modify>.
+
 After C<quit> the worker waits for the client to disconnect. A guest that was started lives on, and
 the worker with it, until the input ends. A connection that ends without C<quit> is an error, and
 takes the guest along.
@@ -72,7 +76,9 @@ sub new ($class, $input, $output) {
 sub run ($self) {
     local $SIG{PIPE} = 'IGNORE';
     my $done = eval {
-        $self->{commands} = TestNode::Commands->new(read_request($self->{input}));
+        my $request = read_request($self->{input});
+        $self->{commands} = TestNode::Commands->new($request);
+        install_seam($request) if !$request->{old} && !$request->{no_direct};
         # A signal may come in the middle of anything: then the guest gets no polite goodbye.
         local @SIG{qw(TERM INT HUP)} = (sub { $self->{commands}->abort; POSIX::_exit(1) }) x 3;
         $self->serve;
@@ -194,6 +200,19 @@ sub answer ($self, $line) {
 }
 
 sub failure ($message) { return { success => JSON::false, msg => $message } }
+
+sub install_seam ($request) {
+    require PVE::Tunnel::Seam;
+    $PVE::Tunnel::Seam::CONFIGURATION = $request->{configuration}
+        // "$request->{dir}/remote-migration.cfg";
+    my $may = !$request->{no_privilege};
+    PVE::Tunnel::Seam::install(
+        # This node has one user and no other privileges.
+        check => sub ($user, $path, $privilege) { return $may },
+        node => $request->{node},
+    );
+    return;
+}
 
 sub read_request ($input) {
     my $line = '';
