@@ -155,6 +155,7 @@ fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
         assert!(ended.status.success(), "{}", ended.log);
         assert!(ended.log.contains("migration data: plane"), "{}", ended.log);
         assert!(ended.log.contains("record: {"), "{}", ended.log);
+        assert!(!ended.log.contains("dead"), "{}", ended.log);
         let key = crossing.seam.listener.lock().unwrap().take().unwrap();
         let key_hex = key.opened["key"].as_str().unwrap().to_owned();
         let (result, log) = key.end();

@@ -224,6 +224,11 @@ impl Direct {
         &self.fate
     }
 
+    /// The listener is about to end, which is no death.
+    pub(super) fn stop_watching(&self) {
+        self.watch.abort();
+    }
+
     /// What protects the data.
     pub(super) fn cipher(&self) -> &str {
         &self.cipher
@@ -246,7 +251,7 @@ impl Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
-        self.watch.abort();
+        self.stop_watching();
     }
 }
 

@@ -138,7 +138,7 @@ pub fn run(
         let (traffic, log) = (connector.traffic.clone(), connector.log.clone());
         let result = tokio::select! {
             result = connector.run() => result,
-            () = traffic.tell(&log) => unreachable!(),
+            never = traffic.tell(&log) => match never {},
             signal = signals.wait() => Err(match signal {
                 Ok(name) => ConnectorError::Signal(name),
                 Err(error) => ConnectorError::Start(error),
@@ -328,7 +328,8 @@ impl Connector {
     /// Ends the listener, and tells what went over the forwards.
     async fn finish(&mut self) -> Result<(), ConnectorError> {
         let mut stat = None;
-        if let (State::Connected { control, .. }, Some(_)) = (&self.state, &self.direct) {
+        if let (State::Connected { control, .. }, Some(direct)) = (&self.state, &self.direct) {
+            direct.stop_watching();
             match protocol::ask::<Stat>(control, &json!({ "op": "close" })).await {
                 Ok(last) => stat = Some(last),
                 Err(error) => self.log.line(format_args!(

@@ -6,6 +6,7 @@ use crate::direct::message::{Refused, Stat};
 use crate::process::Log;
 use crate::relay::Counters;
 use serde::Serialize;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -205,7 +206,7 @@ impl Traffic {
     }
 
     /// Logs progress, for ever.
-    pub(super) async fn tell(&self, log: &Log) {
+    pub(super) async fn tell(&self, log: &Log) -> Infallible {
         let mut ticks = interval_at(Instant::now() + PROGRESS, PROGRESS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before: Vec<(u64, u64)> = Vec::new();
