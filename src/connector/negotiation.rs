@@ -120,9 +120,15 @@ pub(super) async fn negotiate(
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Negotiated, NegotiationError> {
+    // An ID means something to our own configuration only; what it stands for on the other side is
+    // what the target hears.
+    let network = match wish.configured {
+        true => &wish.network,
+        false => &wish.migration_network,
+    };
     let mut input = PlanInput {
         migration_type: wish.migration_type,
-        migration_network: wish.network.clone().or(wish.migration_network.clone()),
+        migration_network: network.clone(),
         configured: wish.configured,
         caps: wish.caps.clone(),
         planes: wish.planes.clone(),

@@ -19,6 +19,7 @@ pub use hello::HelloError;
 pub use key::SessionKey;
 pub(crate) use link::{Link, LinkError};
 
+use crate::configuration;
 use std::time::Duration;
 
 /// The newest protocol that this software speaks.
@@ -31,4 +32,5 @@ pub const OLDEST_PROTOCOL: u16 = 1;
 pub(crate) const WATCH: u32 = 0;
 
 /// How long the other node may be silent before it counts as dead, unless configured otherwise.
-pub const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(60);
+pub const DEAD_PEER_TIMEOUT: Duration =
+    Duration::from_secs(configuration::DEAD_PEER_TIMEOUT as u64);
