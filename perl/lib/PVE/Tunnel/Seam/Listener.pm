@@ -175,6 +175,8 @@ sub _wait_for ($handle, $readiness, $deadline) {
 sub _end ($self, $reason = 'the listener is closed') {
     $self->{over} //= $reason;
     my $process = delete $self->{process} // return;
+    # The caller may be about to look at its own.
+    local ($!, $?);
     CORE::close(delete $self->{control});
     kill(KILL => $process->{pid}) if !PVE::Tunnel::Process::ended($process, END_LIMIT);
     PVE::Tunnel::Process::reap($process);
@@ -185,7 +187,7 @@ sub _end ($self, $reason = 'the listener is closed') {
 sub DESTROY ($self) {
     # A forked child has a copy of this object, and must not end the listener of its parent.
     return if $self->{owner} != $$;
-    local ($@, $!, $?);
+    local $@; ## no critic (RequireInitializationForLocalVars)
     eval { $self->_end };
     return;
 }

@@ -138,7 +138,7 @@ sub _object (%fields) {
 sub _list_of ($type, $least = 0, $most = undef) {
     return sub ($value) {
         return if ref($value) ne 'ARRAY' || @$value < $least || defined($most) && @$value > $most;
-        return [map { $type->($_) // return } @$value];
+        return [map { (defined($_) ? $type->($_) : undef) // return } @$value];
     };
 }
 
@@ -178,6 +178,7 @@ sub _fingerprint ($value) {
 }
 
 sub _seconds ($value) {
+    return if ref $value;
     my ($seconds) = $value =~ /\A([0-9]{1,4}(?:\.[0-9]{1,3})?)\z/a or return;
     return $seconds > 0 && $seconds <= MAX_DEAD_PEER_TIMEOUT ? 0 + $seconds : undef;
 }

@@ -63,7 +63,7 @@ sub _hello ($self, $request, $state) {
 # What this software can do and this node does not offer, with the reason.
 sub _withheld ($self) {
     my $text = eval { $self->_configuration };
-    my $general = defined($text) ? eval { _select($text, 'secure') } : undef;
+    my $general = defined($text) ? eval { $self->_select($text, 'secure') } : undef;
     if (!$general) {
         chomp(my $reason = $@);
         return { map { $_ => $reason } values %CAPABILITY };
@@ -71,7 +71,7 @@ sub _withheld ($self) {
     my $tcp = $CAPABILITY{tcp};
     return { $tcp => "$self->{configuration} of this node requires encryption" }
         if $general->{require_encryption};
-    return {} if $self->_may || _any_insecure($text);
+    return {} if $self->_may || $self->_any_insecure($text);
     return {
         $tcp => $self->_lacks . ", and no network in $self->{configuration} allows clear text" };
 }
@@ -81,7 +81,7 @@ sub _open ($self, $request, $state) {
     die "protocol $request->{protocol} is not spoken here, only " . PROTOCOL . "\n"
         if $request->{protocol} < OLDEST_PROTOCOL || $request->{protocol} > PROTOCOL;
     my ($plane, $network) = @$request{qw(plane network)};
-    my $selected = _select($self->_configuration, $TYPE{$plane}, $network);
+    my $selected = $self->_select($self->_configuration, $TYPE{$plane}, $network);
     die "$self->{configuration} of this node requires encryption: clear text is refused\n"
         if $plane eq 'tcp' && $selected->{require_encryption};
 
@@ -91,7 +91,7 @@ sub _open ($self, $request, $state) {
     my ($listener, $opened) = PVE::Tunnel::Seam::Listener->start(
         {
             plane => $plane,
-            network => _clean($selected->{network}),
+            network => defined($selected->{network}) ? _clean($selected->{network}) : undef,
             node => $self->_node,
             fingerprint => $plane eq 'tls' ? $request->{fingerprint} : undef,
             public => $selected->{public} ? 1 : 0,
@@ -185,18 +185,21 @@ sub _configuration ($self) {
     return $text;
 }
 
-sub _select ($text, $type, $network = undef) {
+sub _select ($self, $text, $type, $network = undef) {
     my %input = (side => 'target', migration_type => $type, migration_network => $network);
     my $selected = eval { PVE::Tunnel::Native::configuration_select($text, \%input) };
     return $selected if $selected;
-    die PVE::Tunnel::Seam::Message::one_line($@ =~ s/\Apve_tunnel_\w+: //r) . "\n";
+    my $reason = PVE::Tunnel::Seam::Message::one_line($@ =~ s/\Apve_tunnel_\w+: //r);
+    # Mistakes in the file come with their line.
+    $reason = "$self->{configuration}, $reason" if $reason =~ /\Aline [0-9]/;
+    die "$reason\n";
 }
 
 # Whether there is a network that a source without privileges may use for clear text. Which sections
 # the file has is asked here; what they allow, of those who read it strictly.
-sub _any_insecure ($text) {
+sub _any_insecure ($self, $text) {
     for my $id ($text =~ /^network:[ \t]*(\S+)/gm) {
-        my $selected = eval { _select($text, 'insecure', $id) };
+        my $selected = eval { $self->_select($text, 'insecure', $id) };
         return 1 if $selected && $selected->{configured};
     }
     return 0;
@@ -204,7 +207,6 @@ sub _any_insecure ($text) {
 
 # What a library has checked is as tainted as what it was made of.
 sub _clean ($text) {
-    return if !defined $text;
     my ($clean) = $text =~ /\A([\x21-\x7e]{1,255})\z/
         or die "'network' or node name is malformed\n";
     return $clean;
