@@ -1,0 +1,132 @@
+package Test::SeamWorker;
+
+# What a worker does with the seam, in the test's own process: its command table finds schema and
+# handler of query-disk-import in the stand-in of PVE::StorageTunnel.
+
+use v5.36;
+
+use Exporter qw(import);
+use File::Basename qw(dirname);
+use POSIX ();
+use Test::More;
+
+use lib dirname(__FILE__) . '/../../../testnode/pve';
+
+use PVE::Tunnel::Native;
+use PVE::Tunnel::Seam;
+
+our @EXPORT_OK = qw(direct refused answers in_perl stand_in open_request $PRINT);
+
+=head1 NAME
+
+Test::SeamWorker - asks the seam as a worker does
+
+=head1 FUNCTIONS
+
+=head2 direct($state, %request)
+
+The answer's C<direct>. Dies as the handler does.
+
+=head2 refused($state, \%request, $pattern, $what)
+
+A test: the handler dies with one line that matches.
+
+=head2 in_perl($code, @switches)
+
+Runs a program that can load what the test can; returns what it printed, errors included.
+
+=head2 stand_in($code)
+
+From now on the listener's process runs C<$code> with what C<listener_run> is given.
+
+=head2 answers($control, %more)
+
+For C<stand_in>: keeps to the protocol on descriptor C<$control>. C<%more> has, by operation, code
+that gives another line than the usual, or undef for none; it gets the forward's number and a handle.
+
+=head2 open_request(%more)
+
+A request that opens a C<tls> listener.
+
+=cut
+
+our $PRINT = join ':', ('AB') x 32;
+
+sub direct ($state, %request) {
+    my $answer = PVE::StorageTunnel::handle_query_disk_import($state, { direct => {%request} });
+    return $answer->{direct};
+}
+
+sub refused ($state, $request, $pattern, $what) {
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $answered = eval { direct($state, %$request) };
+    my $error = $answered ? 'there was an answer' : $@;
+    ok($error =~ $pattern && $error =~ /\A[^\n]+\n\z/, $what) or diag("$error\nis not $pattern");
+    return;
+}
+
+sub in_perl ($code, @switches) {
+    my @command = ($^X, @switches, (map { "-I$_" } grep { !ref } @INC), '-e', "use v5.36; $code");
+    my $pid = open(my $output, '-|') // die "fork: $!\n";
+    if (!$pid) {
+        open(STDERR, '>&', \*STDOUT) or POSIX::_exit(127);
+        exec { $command[0] } @command or POSIX::_exit(127);
+    }
+    local $/ = undef;
+    my $said = readline($output) // '';
+    close($output);
+    return $said;
+}
+
+sub stand_in ($code) {
+    no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
+    *PVE::Tunnel::Native::listener_run = $code;
+    return;
+}
+
+sub open_request (%more) {
+    return { op => 'open', protocol => 1, plane => 'tls', fingerprint => $PRINT, %more };
+}
+
+sub answers ($control, %more) {
+    open(my $line, '+<&=', $control) or die "fdopen: $!\n";
+    my %usual = (
+        open => \&open_line,
+        forward => \&forward_line,
+        stat => \&stat_line,
+        close => \&stat_line,
+    );
+    my ($count, %number) = (0);
+    my $answer = sub ($op, $path) {
+        $number{$path} //= ++$count if $op eq 'forward';
+        my $text = ($more{$op} // $usual{$op})->($number{$path}, $line);
+        syswrite($line, "$text\n") if defined $text;
+        return;
+    };
+    $answer->('open', '');
+    while (defined(my $request = readline $line)) {
+        my ($op) = $request =~ /"op":"(\w+)"/ or die "what is '$request'\n";
+        my ($path) = $request =~ /"path":"([^"]*)"/;
+        $answer->($op, $path // '');
+        return if $op eq 'close';
+    }
+    return;
+}
+
+sub open_line (@) {
+    return
+          '{"protocol":1,"plane":"tls","addresses":["192.0.2.7","fd00::7"],"port":60007,'
+        . qq("fingerprint":"$PRINT","key":")
+        . 'c0' x 32 . '"}';
+}
+
+sub forward_line ($number, $) { return qq({"number":$number}) }
+
+sub stat_line (@) {
+    return
+          '{"plane":"tls","connections":3,"half_open":0,"new":{},"forwards":[{"number":1,'
+        . '"path":"/run/a","connections":2,"open":1,"failed":0,"received":12345678901234,"sent":4}],'
+        . '"refused":{"tls":1,"silent":0,"malformed":0,"key":0,"number":0,"crowded":0,"socket":0}}';
+}
+
+1;
