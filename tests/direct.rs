@@ -4,120 +4,21 @@
 
 mod support;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::os::unix::net::UnixStream;
 use std::thread;
-use support::connector::Connector;
-use support::listener::Listener;
-use support::target::{Target, serve_worker, stock_answer};
+use support::seam::{Crossing, program};
 use support::{pattern, read_out, write_in_pieces};
-use tempfile::TempDir;
 
 /// As much as makes every buffer on the way overflow.
 const MUCH: usize = 64 << 20;
 
-/// The seam of a target, with what it has opened.
-#[derive(Clone, Default)]
-struct Seam {
-    listener: Arc<Mutex<Option<Listener>>>,
-    requests: Arc<Mutex<Vec<Value>>>,
-}
-
-impl Seam {
-    fn answer(&self, command: &Value) -> Value {
-        let direct = &command["direct"];
-        if direct.is_null() {
-            return stock_answer(command);
-        }
-        self.requests.lock().unwrap().push(direct.clone());
-        let mut listener = self.listener.lock().unwrap();
-        let answer = match direct["op"].as_str().unwrap() {
-            "hello" => json!({
-                "protocol": 1, "oldest": 1, "caps": ["direct-tls", "direct-tcp"],
-                "version": "9.9", "something": "of a newer version",
-            }),
-            "open" => {
-                let mut options = direct.clone();
-                let fields = options.as_object_mut().unwrap();
-                fields.remove("op");
-                fields.remove("protocol");
-                fields.insert("node".to_owned(), "node".into());
-                let opened = Listener::start(options);
-                let answer = opened.opened.clone();
-                *listener = Some(opened);
-                answer
-            }
-            _ => listener.as_mut().unwrap().ask(direct),
-        };
-        match answer.get("error") {
-            Some(error) => json!({ "success": false, "msg": error }),
-            None => json!({ "success": true, "direct": answer }),
-        }
-    }
-
-    fn target(&self) -> Target {
-        let seam = self.clone();
-        Target::new(move |request| serve_worker(request, |command| seam.answer(command)))
-    }
-
-    fn ops(&self) -> Vec<String> {
-        let requests = self.requests.lock().unwrap();
-        let ops = requests
-            .iter()
-            .map(|request| request["op"].as_str().unwrap().to_owned());
-        ops.collect()
-    }
-}
-
-fn wish(kind: &str) -> Value {
-    json!({ "control": true, "cmd": "direct", "data": {
-        "migration_type": kind, "migration_network": "127.0.0.0/8", "network": "127.0.0.0/8",
-        "source_network": "127.0.0.0/8", "planes": ["tls", "tcp"],
-    }})
-}
-
-/// A local program of the target, which gets each connection.
-fn program(directory: &Path, serve: impl Fn(UnixStream) + Send + 'static) -> PathBuf {
-    let path = directory.join("program");
-    let listener = UnixListener::bind(&path).unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            serve(stream.unwrap());
-        }
-    });
-    path
-}
-
-struct Crossing {
-    seam: Seam,
-    target: Target,
-    connector: Connector,
-    directory: TempDir,
-    answer: Value,
-}
-
-fn cross(kind: &str) -> Crossing {
-    let seam = Seam::default();
-    let target = seam.target();
-    let mut connector = Connector::connected(&target);
-    let answer = connector.ask(&wish(kind));
-    Crossing {
-        seam,
-        target,
-        connector,
-        directory: tempfile::tempdir().unwrap(),
-        answer,
-    }
-}
-
 #[test]
 fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
     for (kind, plane) in [("secure", "tls"), ("insecure", "tcp")] {
-        let mut crossing = cross(kind);
+        let mut crossing = Crossing::new(kind);
         let answer = &crossing.answer;
         assert_eq!(answer["success"], true, "{answer}");
         assert_eq!(answer["plan"]["plane"], plane, "{answer}");
@@ -167,7 +68,7 @@ fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
 #[test]
 fn a_hundred_connections_at_once_on_several_forwards() {
     for kind in ["secure", "insecure"] {
-        let mut crossing = cross(kind);
+        let mut crossing = Crossing::new(kind);
         let path = program(crossing.directory.path(), |mut stream| {
             thread::spawn(move || {
                 let mut request = [0; 4];

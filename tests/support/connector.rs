@@ -118,12 +118,7 @@ impl Connector {
 
     /// Resident memory, in KiB, at its highest so far.
     pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM:"))
-            .unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        super::peak_memory(self.child.id())
     }
 
     pub fn close_input(&mut self) {

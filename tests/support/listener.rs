@@ -1,16 +1,18 @@
-//! A listener in a thread, and the worker's line to it.
+//! A listener, in a thread or in a process, and the worker's line to it.
 
 use pve_tunnel::direct::message::{Open, Stat};
 use pve_tunnel::listener::{self, ListenerError, Options};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 
 pub struct Listener {
     line: BufReader<UnixStream>,
     thread: Option<JoinHandle<Result<(), ListenerError>>>,
+    child: Option<Child>,
     log: Option<JoinHandle<String>>,
     pub opened: Value,
 }
@@ -21,14 +23,6 @@ impl Listener {
         let options: Options = serde_json::from_value(options).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (log_in, log_out) = UnixStream::pair().unwrap();
-        let log = std::thread::spawn(move || {
-            let mut text = String::new();
-            for line in BufReader::new(log_in).lines() {
-                text.push_str(&line.unwrap());
-                text.push('\n');
-            }
-            text
-        });
         let thread = std::thread::spawn(move || {
             listener::run(
                 OwnedFd::from(theirs),
@@ -36,9 +30,41 @@ impl Listener {
                 &options,
             )
         });
+        Self::opened(ours, log_in, Some(thread), None)
+    }
+
+    /// One that is the child that this command starts, with the worker's line as its standard input.
+    pub fn in_process(command: &mut Command) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut child = command
+            .stdin(OwnedFd::from(theirs))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // What the command holds of the line would keep its end from being seen.
+        command.stdin(Stdio::null());
+        let log = child.stderr.take().unwrap();
+        Self::opened(ours, log, None, Some(child))
+    }
+
+    fn opened(
+        ours: UnixStream,
+        log: impl Read + Send + 'static,
+        thread: Option<JoinHandle<Result<(), ListenerError>>>,
+        child: Option<Child>,
+    ) -> Self {
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            for line in BufReader::new(log).lines() {
+                text.push_str(&line.unwrap());
+                text.push('\n');
+            }
+            text
+        });
         let mut listener = Self {
             line: BufReader::new(ours),
-            thread: Some(thread),
+            thread,
+            child,
             log: Some(log),
             opened: Value::Null,
         };
@@ -92,5 +118,25 @@ impl Listener {
         let _ = self.line.get_ref().shutdown(std::net::Shutdown::Both);
         let result = self.thread.take().unwrap().join().unwrap();
         (result, self.log.take().unwrap().join().unwrap())
+    }
+
+    /// The process that it is.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Waits for the process to end; how it did, and its log.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let status = self.child.take().unwrap().wait().unwrap();
+        (status, self.log.take().unwrap().join().unwrap())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

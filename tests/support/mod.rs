@@ -9,6 +9,8 @@
 pub mod connector;
 pub mod direct;
 pub mod listener;
+pub mod role;
+pub mod seam;
 pub mod target;
 
 use std::io::{Read, Write};
@@ -30,6 +32,33 @@ pub fn sha256(data: &[u8]) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+/// Resident memory of a process, in KiB, at its highest so far.
+pub fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Sends a signal to a process.
+pub fn signal(name: &str, pid: u32) {
+    let status = std::process::Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits for something that happens by itself.
+pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !happened() {
+        assert!(std::time::Instant::now() < limit, "never: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
 }
 
 /// Reads to the end; what came, and how it ended.
