@@ -1,6 +1,6 @@
 //! A listener of the target that was dialled with success, and the connections to it.
 
-use super::race::{Candidate, Failure};
+use super::race::{Candidate, Deadline, Failure};
 use crate::capability::Plane;
 use crate::direct::message::Open;
 use crate::direct::watch::{self, WatchError};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 /// Why there is no connection to the listener.
 #[derive(Debug, Error)]
@@ -89,38 +89,39 @@ impl Admission {
     }
 
     /// From a TCP connection to the moment when the bytes are the forward's; what protects them.
+    /// Without a deadline for all of it, each step has a limit of its own.
     async fn enter(
         &self,
         stream: TcpStream,
         endpoint: SocketAddr,
         number: u32,
         dead_peer_timeout: Duration,
+        whole: Option<Deadline>,
     ) -> Result<(Link, String), LinkError> {
         let broken = |cause| LinkError::Connect { endpoint, cause };
         liveness::probe(&stream, dead_peer_timeout).map_err(broken)?;
-        let limit = self.handshake_timeout;
+        let step = || whole.unwrap_or_else(|| Deadline::within(self.handshake_timeout));
+        let silent = |what, limit| LinkError::TimedOut {
+            endpoint,
+            what,
+            limit,
+        };
         let (mut link, cipher) = match &self.tls {
             Some((client, ..)) => {
-                let stream = timeout(limit, client.handshake(&endpoint.ip().to_string(), stream))
+                let Deadline { at, limit } = step();
+                let stream = timeout_at(at, client.handshake(&endpoint.ip().to_string(), stream))
                     .await
-                    .map_err(|_| LinkError::TimedOut {
-                        endpoint,
-                        what: "answer to the TLS handshake",
-                        limit,
-                    })?
+                    .map_err(|_| silent("answer to the TLS handshake", limit))?
                     .map_err(|cause| LinkError::Tls { endpoint, cause })?;
                 let cipher = describe(&stream);
                 (Link::Tls(Box::new(stream.into())), cipher)
             }
             None => (Link::clear(stream).map_err(broken)?, "UNENCRYPTED".into()),
         };
-        timeout(limit, link.respond(&self.key, number))
+        let Deadline { at, limit } = step();
+        timeout_at(at, link.respond(&self.key, number))
             .await
-            .map_err(|_| LinkError::TimedOut {
-                endpoint,
-                what: "answer to the hello",
-                limit,
-            })?
+            .map_err(|_| silent("answer to the hello", limit))?
             .map_err(|cause| explain(endpoint, cause))?;
         Ok((link, cipher))
     }
@@ -168,6 +169,7 @@ impl Direct {
         admission: Admission,
         stream: TcpStream,
         candidate: Candidate,
+        deadline: Deadline,
         dead_peer_timeout: Duration,
         log: Arc<Log>,
     ) -> Result<Self, LinkError> {
@@ -177,7 +179,7 @@ impl Direct {
             Err(cause) => return Err(LinkError::Connect { endpoint, cause }),
         };
         let (link, cipher) = admission
-            .enter(stream, endpoint, WATCH, dead_peer_timeout)
+            .enter(stream, endpoint, WATCH, dead_peer_timeout, Some(deadline))
             .await?;
         let fate = Fate::open();
         let watch = tokio::spawn(keep_watch(
@@ -215,7 +217,7 @@ impl Direct {
             .map_err(|cause| LinkError::Connect { endpoint, cause })?;
         let entered = self
             .admission
-            .enter(stream, endpoint, number, self.dead_peer_timeout);
+            .enter(stream, endpoint, number, self.dead_peer_timeout, None);
         Ok(entered.await?.0)
     }
 

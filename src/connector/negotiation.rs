@@ -5,7 +5,7 @@ use super::Options;
 use super::control::Control;
 use super::direct::{Admission, Direct, unanswered};
 use super::protocol::{self, AskError};
-use super::race::{self, Candidate};
+use super::race::{self, Candidate, Deadline};
 use crate::capability::{
     Capabilities, CapabilityError, Dial, MigrationType, Plan, PlanError, PlanInput, Plane, plan,
     scalar,
@@ -62,7 +62,7 @@ pub(super) struct Wish {
     gateway: bool,
     #[serde(default = "dead_peer_timeout", deserialize_with = "seconds")]
     dead_peer_timeout: Duration,
-    /// For one of the target's addresses to answer.
+    /// From dialling the target's addresses to being let in at one of them.
     #[serde(default = "dial_timeout", deserialize_with = "seconds")]
     dial_timeout: Duration,
 }
@@ -267,16 +267,16 @@ async fn enter(
         addresses: Some((addresses, open.port)),
         cause,
     };
-    let (stream, candidate) =
-        race::connect(candidates, wish.dial_timeout)
-            .await
-            .map_err(|failures| {
-                let (addresses, cause) = unanswered(&failures);
-                unreachable(addresses, cause)
-            })?;
+    let deadline = Deadline::within(wish.dial_timeout);
+    let (stream, candidate) = race::connect(candidates, deadline)
+        .await
+        .map_err(|failures| {
+            let (addresses, cause) = unanswered(&failures);
+            unreachable(addresses, cause)
+        })?;
     let address = candidate.endpoint.ip().to_string();
     let limit = wish.dead_peer_timeout;
-    let direct = Direct::dial(admission, stream, candidate, limit, log.clone())
+    let direct = Direct::dial(admission, stream, candidate, deadline, limit, log.clone())
         .await
         .map_err(|error| unreachable(address, error.to_string()))?;
     Ok(Reached { direct, warnings })

@@ -50,16 +50,32 @@ impl Candidate {
     }
 }
 
+/// When something has to have happened; and how long it may take, for words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    pub(super) at: Instant,
+    pub(super) limit: Duration,
+}
+
+impl Deadline {
+    /// From now.
+    pub(super) fn within(limit: Duration) -> Self {
+        Self {
+            at: Instant::now() + limit,
+            limit,
+        }
+    }
+}
+
 /// An address that could not be connected to.
 pub(super) type Failure = (SocketAddr, io::Error);
 
-/// Connects to the first of `candidates` that answers within `limit`, the families in turn,
-/// beginning with the first; all that went wrong if none does.
+/// Connects to the first of `candidates` that answers in time, the families in turn, beginning with
+/// the first; all that went wrong if none does.
 pub(super) async fn connect(
     candidates: Vec<Candidate>,
-    limit: Duration,
+    deadline: Deadline,
 ) -> Result<(TcpStream, Candidate), Vec<Failure>> {
-    let deadline = Instant::now() + limit;
     let mut waiting = in_turn(candidates);
     let mut attempts = JoinSet::new();
     let mut failures = Vec::new();
@@ -68,7 +84,7 @@ pub(super) async fn connect(
         tokio::select! {
             () = sleep_until(next), if !waiting.is_empty() => {
                 if let Some(candidate) = waiting.pop_front() {
-                    attempts.spawn(attempt(candidate, deadline, limit));
+                    attempts.spawn(attempt(candidate, deadline));
                 }
                 next = Instant::now() + ATTEMPT_DELAY;
             }
@@ -86,14 +102,12 @@ pub(super) async fn connect(
     Err(failures)
 }
 
-async fn attempt(
-    candidate: Candidate,
-    deadline: Instant,
-    limit: Duration,
-) -> (Candidate, io::Result<TcpStream>) {
-    let connected = timeout_at(deadline, candidate.connect()).await;
+async fn attempt(candidate: Candidate, deadline: Deadline) -> (Candidate, io::Result<TcpStream>) {
+    let connected = timeout_at(deadline.at, candidate.connect()).await;
     let silent = |_| {
-        let text = format!("no answer within {limit:?}");
+        // What the kernel would say, if it were asked for longer.
+        let errno = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+        let text = format!("{errno}: no answer within {:?}", deadline.limit);
         Err(io::Error::new(io::ErrorKind::TimedOut, text))
     };
     (candidate, connected.unwrap_or_else(silent))
@@ -148,11 +162,10 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let started = Instant::now();
+        let deadline = Deadline::within(Duration::from_secs(20));
         // Nothing listens on that port of 127.0.0.2.
         let candidates = candidates(&["127.0.0.2", "127.0.0.1"], port);
-        let (_, first) = connect(candidates.clone(), Duration::from_secs(20))
-            .await
-            .unwrap();
+        let (_, first) = connect(candidates.clone(), deadline).await.unwrap();
         assert_eq!(first, candidates[1]);
         assert!(started.elapsed() < Duration::from_secs(10));
     }
@@ -163,7 +176,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let candidates = candidates(&["127.0.0.2", "127.0.0.3"], port);
-        let failures = connect(candidates, Duration::from_secs(20))
+        let failures = connect(candidates, Deadline::within(Duration::from_secs(20)))
             .await
             .unwrap_err();
         assert_eq!(failures.len(), 2);
