@@ -145,8 +145,14 @@ fn every_address_that_was_tried_is_told() {
     let (told, _) = failing("secure", &announcing(&[one, other], 60_008), FAR);
     let place = format!("{one}, {other}, port 60008");
     assert!(told.contains(&place), "{told}");
-    assert!(told.contains(&format!("{one}: Connection refused")), "{told}");
-    assert!(told.contains(&format!("{other}: Connection refused")), "{told}");
+    assert!(
+        told.contains(&format!("{one}: Connection refused")),
+        "{told}"
+    );
+    assert!(
+        told.contains(&format!("{other}: Connection refused")),
+        "{told}"
+    );
 }
 
 #[test]
@@ -169,8 +175,16 @@ fn one_that_says_something_else_is_no_listener() {
     for (kind, said, words) in [
         ("secure", &b"SSH-2.0-OpenSSH_9.2p1\r\n"[..], "TLS"),
         ("secure", b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS"),
-        ("insecure", b"SSH-2.0-OpenSSH_9.2p1\r\n", "no pve-tunnel listener"),
-        ("insecure", b"pvetun\0\x09................................", "protocol 9"),
+        (
+            "insecure",
+            b"SSH-2.0-OpenSSH_9.2p1\r\n",
+            "no pve-tunnel listener",
+        ),
+        (
+            "insecure",
+            b"pvetun\0\x09................................",
+            "protocol 9",
+        ),
         ("insecure", b"pvetun\0\x01", "the hello failed"),
         ("insecure", b"", "the hello failed"),
     ] {
@@ -225,10 +239,13 @@ fn one_in_the_middle_that_leads_to_another_listener_gets_nothing() {
         let (ended, _) = seam.take_listener().end();
         ended.unwrap();
         let stat = other.stat_until(|stat| stat.refused.total() == 1);
-        assert_eq!((stat.refused.tls, stat.refused.key), match plane {
-            "tls" => (1, 0),
-            _ => (0, 1),
-        });
+        assert_eq!(
+            (stat.refused.tls, stat.refused.key),
+            match plane {
+                "tls" => (1, 0),
+                _ => (0, 1),
+            }
+        );
     }
 }
 
@@ -282,9 +299,16 @@ fn the_second_address_is_taken_where_the_first_is_closed() {
             let right = open["addresses"][0].clone();
             open["addresses"] = json!([closed, right]);
         });
-        let crossing = Crossing::on(plane, seam.clone(), &wish_with(kind, &json!({
-            "dial_timeout": FAR.as_secs(),
-        })));
+        let crossing = Crossing::on(
+            plane,
+            seam.clone(),
+            &wish_with(
+                kind,
+                &json!({
+                    "dial_timeout": FAR.as_secs(),
+                }),
+            ),
+        );
         assert_eq!(crossing.answer["direct"]["address"], "127.0.0.1");
         assert_eq!(seam.ops(), ["hello", "open"]);
         assert!(crossing.took < FAR / 2);
@@ -294,7 +318,10 @@ fn the_second_address_is_taken_where_the_first_is_closed() {
 #[test]
 fn announcements_that_are_not_acceptable_are_dialled_nowhere() {
     // Whoever is dialled in spite of it is heard of.
-    let (there, dialled) = (TcpListener::bind((fresh(), 0)).unwrap(), Arc::new(AtomicU8::new(0)));
+    let (there, dialled) = (
+        TcpListener::bind((fresh(), 0)).unwrap(),
+        Arc::new(AtomicU8::new(0)),
+    );
     let outside = there.local_addr().unwrap();
     let count = dialled.clone();
     thread::spawn(move || {
@@ -310,7 +337,11 @@ fn announcements_that_are_not_acceptable_are_dialled_nowhere() {
         ("addresses", json!(["192.0.2.7"]), "outside"),
         ("addresses", json!(["224.0.0.1"]), "multicast"),
         ("addresses", json!(["0.0.0.0"]), "unspecified"),
-        ("addresses", json!(["::ffff:127.0.0.1"]), "IPv4 address written as IPv6"),
+        (
+            "addresses",
+            json!(["::ffff:127.0.0.1"]),
+            "IPv4 address written as IPv6",
+        ),
         ("addresses", json!(["fe80::1"]), "fe80::1"),
         ("addresses", json!([]), "no address"),
         ("plane", json!("qemu"), "which was not asked for"),

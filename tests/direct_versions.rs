@@ -52,7 +52,10 @@ fn has_none(what: &str, answer: impl Fn() -> Seam, words: &str) {
             assert_eq!(told["success"], false, "{what}: {told}");
             let message = told["msg"].as_str().unwrap();
             assert!(message.contains("upgrade the target node"), "{message}");
-            assert!(message.contains("omit migration_type=insecure"), "{message}");
+            assert!(
+                message.contains("omit migration_type=insecure"),
+                "{message}"
+            );
         }
         let log = crossing.connector.finish().log;
         assert!(log.contains(words), "{what}: {log}");
@@ -89,7 +92,11 @@ fn a_target_that_says_the_least() {
 #[test]
 fn a_target_of_another_protocol_alone() {
     let newer = || saying(json!({ "protocol": 7, "oldest": 2, "caps": CAPS }));
-    has_none("newer", newer, "speaks direct protocols 2 to 7, this node 1 to 1");
+    has_none(
+        "newer",
+        newer,
+        "speaks direct protocols 2 to 7, this node 1 to 1",
+    );
     let newest = || saying(json!({ "protocol": 2, "caps": CAPS }));
     has_none("newest", newest, "speaks direct protocols 2 to 2");
     let older = || saying(json!({ "protocol": 0, "oldest": 0, "caps": CAPS }));
@@ -102,10 +109,22 @@ fn a_worker_without_a_seam() {
         "success": 0,
         "msg": "query-disk-import: property 'direct' is not defined in schema",
     });
-    has_none("stock", || greeting(stock.clone()), "property 'direct' is not defined");
-    has_none("no 'direct'", || greeting(json!({ "success": 1 })), "not understood");
+    has_none(
+        "stock",
+        || greeting(stock.clone()),
+        "property 'direct' is not defined",
+    );
+    has_none(
+        "no 'direct'",
+        || greeting(json!({ "success": 1 })),
+        "not understood",
+    );
     let polls = json!({ "success": 1, "status": "pending" });
-    has_none("an answer to something else", || greeting(polls.clone()), "not understood");
+    has_none(
+        "an answer to something else",
+        || greeting(polls.clone()),
+        "not understood",
+    );
 }
 
 #[test]
@@ -119,7 +138,11 @@ fn a_greeting_of_the_wrong_shape() {
         json!({ "protocol": 1, "oldest": [], "caps": CAPS }),
         json!({ "protocol": 1, "caps": CAPS, "withheld": ["direct-tls"] }),
     ] {
-        has_none(&hello.to_string(), || saying(hello.clone()), "no direct planes: invalid answer");
+        has_none(
+            &hello.to_string(),
+            || saying(hello.clone()),
+            "no direct planes: invalid answer",
+        );
     }
 }
 
@@ -178,8 +201,16 @@ fn a_seam_that_never_answers_is_waited_for_until_its_limit() {
     let crossing = Crossing::with(seam.clone(), &wish("secure"));
     let told = &crossing.answer;
     assert_eq!(told["plan"]["plane"], "websocket", "{told}");
-    assert!(crossing.took >= Duration::from_secs(15), "{:?}", crossing.took);
-    assert!(crossing.took < Duration::from_secs(25), "{:?}", crossing.took);
+    assert!(
+        crossing.took >= Duration::from_secs(15),
+        "{:?}",
+        crossing.took
+    );
+    assert!(
+        crossing.took < Duration::from_secs(25),
+        "{:?}",
+        crossing.took
+    );
     assert_eq!(seam.said(), ["version", "hello"]);
     drop(hold);
 }

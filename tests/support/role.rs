@@ -20,7 +20,13 @@ pub fn command(role: &str, options: &Value) -> Command {
     command
         .arg("--block-signal=HUP,INT,TERM,ALRM")
         .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", role, "--test-threads=1", "--nocapture"])
+        .args([
+            "--ignored",
+            "--exact",
+            role,
+            "--test-threads=1",
+            "--nocapture",
+        ])
         .env(OPTIONS, options.to_string());
     command
 }
@@ -66,7 +72,11 @@ pub fn connector_process() {
     let Some(options) = options() else { return };
     let options = serde_json::from_value(options).unwrap();
     let input = io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let output: OwnedFd = File::options().write(true).open("/proc/self/fd/3").unwrap().into();
+    let output: OwnedFd = File::options()
+        .write(true)
+        .open("/proc/self/fd/3")
+        .unwrap()
+        .into();
     let log = io::stderr().as_fd().try_clone_to_owned().unwrap();
     connector::run(input, output, Some(log), &options).unwrap();
 }
