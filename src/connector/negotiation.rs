@@ -235,10 +235,14 @@ async fn reach(
     if let Some(identity) = &identity {
         request["fingerprint"] = json!(identity.fingerprint().to_string());
     }
-    let open: Open = protocol::ask(control, &request)
-        .await
-        .map_err(Failed::new)?;
-    let reached = enter(plane, &open, identity.as_ref(), wish, options, log).await;
+    let reached = match protocol::ask::<Open>(control, &request).await {
+        Ok(open) => enter(plane, &open, identity.as_ref(), wish, options, log).await,
+        // It says that there is no listener, or can say nothing any more.
+        Err(error @ (AskError::Refused(_) | AskError::NoControl)) => {
+            return Err(Failed::new(error));
+        }
+        Err(error) => Err(Failed::new(error)),
+    };
     if reached.is_err() {
         // A listener that nobody can use. If the target does not hear this, it ends with its
         // worker all the same.

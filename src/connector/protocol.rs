@@ -168,7 +168,7 @@ pub(super) fn ticket_answer(line: &[u8]) -> Result<Secret, String> {
     struct Answer {
         ticket: Option<Secret>,
     }
-    let answer: Answer = worker_answer(line)?;
+    let answer: Answer = worker_answer(line).map_err(|error| error.to_string())?;
     answer.ticket.ok_or_else(|| NO_REASON.to_owned())
 }
 
@@ -181,6 +181,9 @@ pub(super) enum AskError {
     TimedOut(Duration),
     #[error("{0}")]
     Refused(String),
+    /// It may have been done, or not.
+    #[error("{0}")]
+    NotUnderstood(String),
 }
 
 /// Asks the seam on the target, in the clothes of a command that every worker knows: one without a
@@ -199,21 +202,21 @@ pub(super) async fn ask<T: DeserializeOwned>(
         .map_err(|_| AskError::TimedOut(ASK_TIMEOUT))?
         .ok_or(AskError::NoControl)?;
     let line = Zeroizing::new(line);
-    let answer: Answer = worker_answer(&line).map_err(AskError::Refused)?;
-    object("answer", answer.direct).map_err(|error| AskError::Refused(error.to_string()))
+    let answer: Answer = worker_answer(&line)?;
+    object("answer", answer.direct).map_err(|error| AskError::NotUnderstood(error.to_string()))
 }
 
 /// What the worker answered, or its reason for refusing.
-fn worker_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+fn worker_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T, AskError> {
     #[derive(Deserialize)]
     struct Verdict {
         #[serde(default)]
         success: Value,
         msg: Option<String>,
     }
-    const NOT_UNDERSTOOD: &str = "the answer is not understood";
-    let value: Value = serde_json::from_slice(line).map_err(|_| NOT_UNDERSTOOD)?;
-    let verdict: Verdict = object("answer", value.clone()).map_err(|_| NOT_UNDERSTOOD)?;
+    let not_understood = || AskError::NotUnderstood("the answer is not understood".to_owned());
+    let value: Value = serde_json::from_slice(line).map_err(|_| not_understood())?;
+    let verdict: Verdict = object("answer", value.clone()).map_err(|_| not_understood())?;
     // Perl's idea of truth: 1, "1" and true are all seen.
     let success = match &verdict.success {
         Value::Bool(success) => *success,
@@ -222,9 +225,10 @@ fn worker_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
         _ => false,
     };
     if !success {
-        return Err(verdict.msg.unwrap_or_else(|| NO_REASON.to_owned()));
+        let reason = verdict.msg.unwrap_or_else(|| NO_REASON.to_owned());
+        return Err(AskError::Refused(reason));
     }
-    object("answer", value).map_err(|_| NOT_UNDERSTOOD.to_owned())
+    object("answer", value).map_err(|_| not_understood())
 }
 
 #[cfg(test)]
