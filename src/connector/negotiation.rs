@@ -211,6 +211,11 @@ async fn offered(control: &Control, log: &Log) -> Result<Vec<String>, Negotiatio
     Ok(caps.names().into_iter().map(str::to_owned).collect())
 }
 
+/// Rounded up: the seam takes nothing else.
+fn whole_seconds(limit: Duration) -> u64 {
+    limit.as_secs() + u64::from(limit.subsec_nanos() > 0)
+}
+
 /// Opens a listener at the target and enters by a first connection; closes it again if that fails.
 async fn reach(
     plane: Plane,
@@ -227,7 +232,7 @@ async fn reach(
         "op": "open",
         "protocol": PROTOCOL,
         "plane": plane,
-        "dead_peer_timeout": wish.dead_peer_timeout.as_secs_f64(),
+        "dead_peer_timeout": whole_seconds(wish.dead_peer_timeout),
     });
     if let Some(network) = &wish.network {
         request["network"] = json!(network);
