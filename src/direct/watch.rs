@@ -28,6 +28,22 @@ pub(crate) enum WatchError {
     Io(#[from] io::Error),
 }
 
+impl WatchError {
+    /// Whether the other node, or the way there, is gone, rather than only the process at the other
+    /// end. The kernel's own probes may find that out at the same moment as we do.
+    pub(crate) fn is_death_of_node(&self) -> bool {
+        use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        match self {
+            Self::Silent(_) => true,
+            Self::Closed => false,
+            Self::Io(error) => matches!(
+                error.kind(),
+                TimedOut | HostUnreachable | NetworkUnreachable
+            ),
+        }
+    }
+}
+
 /// The source's side; returns when the listener is dead.
 pub(crate) async fn keep<S>(stream: S, limit: Duration) -> WatchError
 where
@@ -97,6 +113,17 @@ mod tests {
     use tokio::time::sleep;
 
     const LIMIT: Duration = Duration::from_millis(400);
+
+    #[test]
+    fn what_the_kernel_finds_out_first_is_no_other_death() {
+        let found = |errno| WatchError::from(io::Error::from_raw_os_error(errno));
+        for errno in [libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::ENETUNREACH] {
+            assert!(found(errno).is_death_of_node(), "{errno}");
+        }
+        for errno in [libc::ECONNRESET, libc::EPIPE] {
+            assert!(!found(errno).is_death_of_node(), "{errno}");
+        }
+    }
 
     #[tokio::test]
     async fn two_that_live_watch_each_other_beyond_the_limit() {

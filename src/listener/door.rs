@@ -5,7 +5,7 @@ use super::forwards::{Forwards, Place};
 use crate::capability::Plane;
 use crate::direct::hello::{CONNECTED, NO_SOCKET, Refusal};
 use crate::direct::message::{Refused, Stat};
-use crate::direct::watch::{self, WatchError};
+use crate::direct::watch;
 use crate::direct::{Fate, Link, SessionKey, WATCH};
 use crate::process::Log;
 use crate::relay::{Local, liveness};
@@ -212,14 +212,11 @@ impl Door {
 
     async fn watch(&self, link: Link) {
         let error = watch::echo(link.into_stream(), self.dead_peer_timeout).await;
-        match error {
-            WatchError::Silent(_) => {
-                self.log
-                    .line(format_args!("listener: the source is dead: {error}"));
-                self.fate.seal(format_args!("the source is dead: {error}"));
-            }
-            // Its other connections have ended or broken likewise, each with its own reason.
-            WatchError::Closed | WatchError::Io(_) => {}
+        // Otherwise its other connections have ended or broken likewise, each with its own reason.
+        if error.is_death_of_node() {
+            self.log
+                .line(format_args!("listener: the source is dead: {error}"));
+            self.fate.seal(format_args!("the source is dead: {error}"));
         }
     }
 
