@@ -185,6 +185,8 @@ fn urls_that_cannot_be_used_are_refused_without_being_shown() {
         ("http://127.0.0.1/secret", "begins with neither"),
         ("wss:///secret", "URL"),
         ("wss://127.0.0.1:99999/secret", "port"),
+        ("https:///secret", "URL"),
+        ("https://127.0.0.1:99999/secret", "port"),
         ("ws://192.0.2.1/secret", "loopback addresses only"),
         ("ws://example.com/secret", "loopback addresses only"),
     ] {
@@ -224,6 +226,16 @@ fn every_step_has_its_limit() {
         "{answer}"
     );
     assert!(taken < Duration::from_secs(8));
+
+    // What qemu-server writes for wss://.
+    let (answer, _) = with_limits(
+        format!("https://{silent}/x?ticket=T"),
+        json!({ "handshake_timeout": 0.2 }),
+    );
+    assert!(
+        answer.contains("no answer to the TLS handshake within 200ms"),
+        "{answer}"
+    );
 
     // ws:// goes past TLS, to the step after it.
     let (answer, _) = with_limits(

@@ -114,9 +114,14 @@ impl Target {
             .trim_end_matches(']')
             .to_owned();
         let (default_port, secure) = match uri.scheme_str() {
-            Some("wss") => (443, true),
+            // qemu-server and pve-container write https:// for a websocket's place.
+            Some("wss" | "https") => (443, true),
             Some("ws") => (80, false),
-            _ => return Err(DialError::Url("it begins with neither wss:// nor ws://")),
+            _ => {
+                return Err(DialError::Url(
+                    "it begins with neither wss:// (or https://) nor ws://",
+                ));
+            }
         };
         let tls = if secure {
             let pin = data
