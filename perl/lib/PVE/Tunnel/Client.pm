@@ -2,24 +2,24 @@ package PVE::Tunnel::Client;
 
 use v5.36;
 
-use Errno qw(EINTR);
-use IO::Select;
 use JSON ();
-use POSIX ();
-use Scalar::Util qw(looks_like_number);
-use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Native;
 
 use PVE::Tunnel::Client::API;
 use PVE::Tunnel::Client::Child;
+use PVE::Tunnel::Client::Lines;
+use PVE::Tunnel::Client::Negotiation;
 
 our $VERSION = '0.1.0';
 
 use constant {
     # Seconds the connector may take to read a line that was written to it.
     CONNECT_LIMIT => 15,
-    FORWARD_LIMIT => 15,
+    # The connector's own limit for an answer of the worker, which both may need, is 15 s, so that
+    # its reason is heard, and a record is had without the target's part.
+    FORWARD_LIMIT => 20,
+    FINISH_LIMIT => 20,
     QUIT_LIMIT => 30,
     # The version reply is the first thing heard after connect, TLS handshake and upgrade, each of
     # which has its own limit in the connector (10, 10 and 20 s): a little more than their sum, so
@@ -28,17 +28,23 @@ use constant {
     # How long the child may take to send what is left, then to obey SIGTERM.
     END_LIMIT => 30,
     TERM_LIMIT => 10,
-    # No answer of a worker comes near; what does is not an answer.
-    MAX_LINE => 1 << 20,
-    # What a time limit may be: a day. Longer is a mistake in units.
-    MAX_LIMIT => 86400,
 };
 
 my $JSON = JSON->new->utf8->canonical;
 
 sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
+    return open_tunnel(
+        \&PVE::Tunnel::Client::Lines::read_line,
+        $conn, $url, $req_params, $tunnel_params, $log
+    );
+}
+
+sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
     my $token = $conn->{apitoken} // die "no API token for the remote node given\n";
+    # What this side forbids is refused before the target hears of it.
+    my $wish = PVE::Tunnel::Client::Negotiation::wish($conn, $tunnel_params);
     my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
+    PVE::Tunnel::Client::Lines::tell($log, 'info', "remote: tunnel worker '$task->{upid}' started");
 
     my $headers = [['Authorization', $token]];
     my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
@@ -52,19 +58,30 @@ sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
 
     # Where the connection stands is the same for every forward but for ticket and socket.
     %$tunnel_params = (url => $base, %peer);
-    my $tunnel = PVE::Tunnel::Client::Child::start($log);
-    $tunnel = { %$tunnel, log => $log, params => $tunnel_params, pending => '', forwarded => {} };
+    my $tunnel = {
+        %{ PVE::Tunnel::Client::Child::start($log) },
+        connector => "pve-tunnel $VERSION",
+        log => $log,
+        params => $tunnel_params,
+        forwarded => {},
+        read_line => $read_line,
+        pending => '',
+        unanswered => 0,
+    };
 
     my $connected = eval {
         my $connect =
             { control => JSON::true, cmd => 'connect', data => { url => $base . $query, %peer } };
-        _write_line($tunnel, CONNECT_LIMIT, $connect);
-        _write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
-        _take_version($tunnel, read_tunnel($tunnel, VERSION_LIMIT));
+        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
+        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
+        _take_version($tunnel, $read_line->($tunnel, VERSION_LIMIT));
         1;
     };
-    return $tunnel if $connected;
+    my $agreed = $connected
+        && eval { PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $wish); 1 };
+    return $tunnel if $agreed;
     my $error = $@;
+    _clean_target($tunnel) if $connected;
     _end_child($tunnel);
     die "cannot open the tunnel: $error";
 }
@@ -72,7 +89,7 @@ sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
 sub _take_version ($tunnel, $line) {
     my $reply = eval { $JSON->decode($line) };
     # A connector that could not connect says so in answer to the first command.
-    die _failure_text($reply) . "\n"
+    die PVE::Tunnel::Client::Lines::failure_text($reply) . "\n"
         if ref($reply) eq 'HASH' && exists($reply->{success}) && !$reply->{success};
     my $version = PVE::Tunnel::Native::version_reply_parse($line);
     $tunnel->{version} = $version->{api};
@@ -82,35 +99,27 @@ sub _take_version ($tunnel, $line) {
     return;
 }
 
-sub plan ($tunnel, $wish) {
-    my %input = (%$wish, caps => [@{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} }]);
-    return PVE::Tunnel::Native::plan(\%input);
+# The worker has made an empty guest by now, which nobody will fill.
+sub _clean_target ($tunnel) {
+    return if eval { _quit($tunnel, 1); 1 };
+    PVE::Tunnel::Client::Lines::tell(
+        $tunnel->{log},
+        'warn', "the target was not told to clean up: $@"
+    );
+    return;
 }
 
 sub write_tunnel ($tunnel, $timeout, $cmd, $params = undef) {
-    _write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
+    PVE::Tunnel::Client::Lines::write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
     my $line = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
     my $reply = eval { $JSON->decode($line) };
     die "reply to command '$cmd' is not a JSON object\n" if ref($reply) ne 'HASH';
-    die _failure_text($reply) . "\n" if !$reply->{success};
+    die PVE::Tunnel::Client::Lines::failure_text($reply) . "\n" if !$reply->{success};
     return $reply;
 }
 
 sub read_tunnel ($tunnel, $timeout = 60) {
-    my $deadline = _deadline($timeout);
-    my $end;
-    while (($end = index($tunnel->{pending}, "\n")) < 0) {
-        die "the tunnel sent a line longer than " . MAX_LINE . " bytes\n"
-            if length($tunnel->{pending}) > MAX_LINE;
-        _wait_for($tunnel->{reader}, 'can_read', $deadline) or die "timeout after $timeout s\n";
-        my $got = sysread($tunnel->{reader}, $tunnel->{pending}, 65536, length $tunnel->{pending});
-        next if !defined($got) && $!{EINTR};
-        die "the tunnel failed: $!\n" if !defined $got;
-        die "the tunnel has ended\n" if !$got;
-    }
-    my $line = substr($tunnel->{pending}, 0, $end + 1, '');
-    chomp $line;
-    return $line;
+    return PVE::Tunnel::Client::Lines::read_line($tunnel, $timeout);
 }
 
 sub forward_unix_socket ($tunnel, $local, $remote) {
@@ -121,27 +130,36 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
         unix => $local,
         ticket => { path => $remote },
     };
-    _write_line($tunnel, FORWARD_LIMIT, { control => JSON::true, cmd => 'forward', data => $data });
     $tunnel->{forwarded}{$local} = $remote;
-    my $line = read_tunnel($tunnel, FORWARD_LIMIT);
-    my $reply = eval { $JSON->decode($line) };
-    return if ref($reply) ne 'HASH' || !exists($reply->{success}) || $reply->{success};
+    my $command = { control => JSON::true, cmd => 'forward', data => $data };
+    return if eval { PVE::Tunnel::Client::Lines::ask($tunnel, FORWARD_LIMIT, $command); 1 };
+    my $error = $@;
     delete $tunnel->{forwarded}{$local};
-    die "cannot forward '$local': " . _failure_text($reply) . "\n";
+    die "cannot forward '$local': $error";
 }
 
 sub finish_tunnel ($tunnel, $cleanup = 0) {
-    my $done = eval {
-        write_tunnel(
-            $tunnel, QUIT_LIMIT, 'quit',
-            { cleanup => $cleanup ? JSON::true : JSON::false }
-        );
-        1;
-    };
+    my $log = $tunnel->{log};
+    my $finish = { control => JSON::true, cmd => 'finish' };
+    my $answer = eval { PVE::Tunnel::Client::Lines::ask($tunnel, FINISH_LIMIT, $finish) };
+    $tunnel->{record} = $answer->{record} if $answer;
+    PVE::Tunnel::Client::Lines::tell($log, 'warn', "no record of this migration: $@") if !$answer;
+
+    my $done = eval { _quit($tunnel, $cleanup); 1 };
     my $error = $@;
     _end_child($tunnel);
-    unlink @{ $tunnel->{unix_sockets} // [] };
+    for my $path (@{ $tunnel->{unix_sockets} // [] }) {
+        # A name that nobody has checked is not removed under taint.
+        eval { unlink $path; 1 }
+            or PVE::Tunnel::Client::Lines::tell($log, 'warn', "cannot remove '$path': $@");
+    }
     die "the tunnel was not ended in order: $error" if !$done;
+    return;
+}
+
+sub _quit ($tunnel, $cleanup) {
+    my $command = { cmd => 'quit', cleanup => $cleanup ? JSON::true : JSON::false };
+    PVE::Tunnel::Client::Lines::ask($tunnel, QUIT_LIMIT, $command);
     return;
 }
 
@@ -158,48 +176,6 @@ sub _end_child ($tunnel) {
     # The connector removes them; one that had to be killed did not.
     unlink keys %{ $tunnel->{forwarded} };
     return;
-}
-
-sub _write_line ($tunnel, $timeout, $value) {
-    local $SIG{PIPE} = 'IGNORE';
-    my $deadline = _deadline($timeout);
-    my $bytes = $JSON->encode($value) . "\n";
-    while (length $bytes) {
-        _wait_for($tunnel->{writer}, 'can_write', $deadline) or die "timeout after $timeout s\n";
-        my $wrote = syswrite($tunnel->{writer}, $bytes);
-        if (!defined $wrote) {
-            next if $!{EINTR} || $!{EAGAIN};
-            die $!{EPIPE} ? "the tunnel has ended\n" : "the tunnel failed: $!\n";
-        }
-        substr($bytes, 0, $wrote, '');
-    }
-    return;
-}
-
-# A signal ends the wait early, so that the caller's own alarm is heard; then the rest is waited
-# for.
-sub _wait_for ($handle, $readiness, $deadline) {
-    die "the tunnel is closed\n" if !defined fileno $handle;
-    my $select = IO::Select->new($handle);
-    while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
-        return 1 if $select->$readiness($left);
-    }
-    return 0;
-}
-
-sub _deadline ($timeout) {
-    die "a time limit must be a number of seconds above 0\n"
-        if !looks_like_number($timeout) || $timeout <= 0 || $timeout > MAX_LIMIT;
-    return clock_gettime(CLOCK_MONOTONIC) + $timeout;
-}
-
-# What the other side says may be of any length and shape; a log line is one line.
-sub _failure_text ($reply) {
-    my $text = $reply->{msg};
-    return 'the other side gave no reason' if !defined($text) || ref($text) || $text !~ /\S/;
-    $text =~ s/[\x00-\x20\x7f]+/ /g;
-    $text =~ s/\s+\z//;
-    return length($text) > 1000 ? substr($text, 0, 1000) . '...' : $text;
 }
 
 sub _percent_encode ($text) {

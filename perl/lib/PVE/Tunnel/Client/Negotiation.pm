@@ -1,0 +1,193 @@
+package PVE::Tunnel::Client::Negotiation;
+
+use v5.36;
+
+use JSON ();
+
+use PVE::Tunnel::Native;
+
+use PVE::Tunnel::Client::Lines;
+
+our $VERSION = '0.1.0';
+
+# Variable for tests and for whoever keeps it elsewhere.
+our $CONFIGURATION = '/etc/pve/remote-migration.cfg';
+
+use constant {
+    # Bytes. The cluster file system holds no larger file.
+    MAX_CONFIGURATION => 1 << 20,
+    # Seconds that the target's listener has to take a connection, hello included, before the way
+    # to it counts as blocked.
+    DIAL_LIMIT => 5,
+    # Seconds for the whole negotiation: the connector's own limits for three answers of the worker
+    # (15 each) and for the way to its addresses come first, so that its reason is heard.
+    DIRECT_LIMIT => 120,
+};
+
+# What this side can do unless the caller says otherwise: QEMU on TCP needs a caller that starts it
+# so.
+my @PLANES = qw(tls tcp);
+
+# Every capability there is: what the best of targets would offer.
+my @ALL_CAPS = qw(insecure-remote direct-tls direct-tcp);
+
+sub wish ($conn, $tunnel_params) {
+    my ($type, $network, $planes) =
+        delete @$tunnel_params{qw(migration_type migration_network planes)};
+    $planes //= [@PLANES];
+    die "planes is not an array\n" if ref($planes) ne 'ARRAY';
+
+    my $text = _configuration();
+    my $wish = _decided(
+        sub {
+            PVE::Tunnel::Native::configuration_select(
+                $text,
+                {
+                    side => 'source',
+                    remote => $conn->{host},
+                    migration_type => $type,
+                    migration_network => $network,
+                },
+            );
+        }
+    );
+    delete $wish->{reason};
+
+    # What even the best of targets could not do is refused before the target hears of it.
+    my $best = _decided(
+        sub {
+            PVE::Tunnel::Native::plan(
+                {
+                    migration_type => $wish->{migration_type},
+                    migration_network => $wish->{migration_network},
+                    configured => $wish->{configured},
+                    require_encryption => $wish->{require_encryption},
+                    planes => $planes,
+                    caps => [@ALL_CAPS],
+                },
+            );
+        }
+    );
+    for my $needed (@{ $best->{privileges} }) {
+        _require_privilege($wish, @$needed{qw(privilege path)})
+            if grep { $_ eq 'source' } @{ $needed->{on} };
+    }
+    return { %$wish, planes => $planes, dial_timeout => DIAL_LIMIT };
+}
+
+# The library's functions name themselves first, which is for programmers.
+sub _decided ($decide) {
+    my $decision = eval { $decide->() };
+    return $decision if defined $decision;
+    die $@ =~ s/\Apve_tunnel_\w+: //r;
+}
+
+sub _configuration () {
+    my $opened = open(my $in, '<:raw', $CONFIGURATION);
+    return if !$opened && $!{ENOENT};
+    my $got = $opened && read($in, my $text, MAX_CONFIGURATION + 1);
+    # Not knowing what is forbidden is no reason to allow it.
+    die "cannot read '$CONFIGURATION': $!\n" if !$opened || !defined $got;
+    die "'$CONFIGURATION' is longer than " . MAX_CONFIGURATION . " bytes\n"
+        if $got > MAX_CONFIGURATION;
+    return $text;
+}
+
+sub _require_privilege ($wish, $privilege, $path) {
+    my $refusal = _refusal($privilege, $path) // return;
+    my $what =
+        $wish->{migration_type} eq 'insecure'
+        ? 'migration_type=insecure'
+        : "migration_network=$wish->{migration_network}";
+    die "$what needs the privilege $privilege on '$path' at this node, and $refusal: ask an"
+        . " administrator for it, omit $what, or have a network configured in $CONFIGURATION\n";
+}
+
+# Why the caller may not, or undef. The environment is there in Proxmox VE's daemons and commands,
+# and knows who calls; elsewhere only the process's own user is known.
+sub _refusal ($privilege, $path) {
+    if (!PVE::RPCEnvironment->can('get')) {
+        return if $> == 0;
+        return 'only root has it outside of Proxmox VE\'s own programs';
+    }
+    my $environment = PVE::RPCEnvironment->can('get')->();
+    my $user = $environment->get_user();
+    return if $environment->check($user, $path, [$privilege], 1);
+    return "user '$user' does not have it";
+}
+
+sub negotiate ($tunnel, $wish) {
+    my $caps = [@{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} }];
+    my $command = { control => JSON::true, cmd => 'direct', data => { %$wish, caps => $caps } };
+    my $answer = PVE::Tunnel::Client::Lines::ask($tunnel, DIRECT_LIMIT, $command);
+    my $plan = $answer->{plan};
+    die "the connector gave no plan\n" if ref($plan) ne 'HASH';
+    @$tunnel{qw(plan direct)} = @$answer{qw(plan direct)};
+
+    my $log = $tunnel->{log};
+    for my $warning (@{ $plan->{warnings} }) {
+        # Not every log shows levels.
+        my $text = $warning =~ /\AWARNING\b/ ? $warning : "WARNING: $warning";
+        PVE::Tunnel::Client::Lines::tell($log, 'warn', $text);
+    }
+    PVE::Tunnel::Client::Lines::tell($log, 'info', _summary($plan, $answer->{direct}));
+    return;
+}
+
+sub _summary ($plan, $direct) {
+    my $listener = $direct ? _listener($direct) : 'through the target\'s API, encrypted';
+    my $way =
+        $plan->{plane} eq 'qemu'
+        ? "from QEMU to QEMU, clear text, offline volumes by plane '$plan->{offline}' $listener"
+        : $listener;
+    my $network = defined($plan->{network}) ? ", network $plan->{network}" : '';
+    return "guest data goes by plane '$plan->{plane}' $way$network: $plan->{reason}";
+}
+
+sub _listener ($direct) {
+    my ($address, $port) = @$direct{qw(address port)};
+    $address = "[$address]" if $address =~ /:/;
+    return "to $address:$port, " . ($direct->{cipher} // 'clear text');
+}
+
+1;
+
+__END__
+
+=encoding utf8
+
+=head1 NAME
+
+PVE::Tunnel::Client::Negotiation - how the guest's data will travel
+
+=head1 DESCRIPTION
+
+A part of L<PVE::Tunnel::Client>. Two steps: what the caller and this side's configuration ask for,
+before the target hears of anything; and what comes of it with that target, which the connector finds
+out.
+
+=head2 $CONFIGURATION
+
+Path of the configuration, F</etc/pve/remote-migration.cfg>. No such file: as if it were empty. One
+that cannot be read or parsed is an error, since it may forbid something.
+
+=head1 FUNCTIONS
+
+=head2 wish
+
+C<wish($conn, $tunnel_params)>: takes C<migration_type>, C<migration_network> and C<planes> out of
+C<$tunnel_params> and returns the data of the connector's C<direct> command, all but C<caps>.
+
+Dies if the configuration forbids what is asked for, if no target could do it, or if the caller lacks
+the privilege for it. C<migration_type=insecure> and an explicit network need C<Sys.Modify> on F</>,
+unless the configuration has them. Who the caller is, says C<PVE::RPCEnvironment> where it is loaded;
+elsewhere root is allowed and others are not.
+
+=head2 negotiate
+
+C<negotiate($tunnel, $wish)>: sends that command (120 s), and keeps C<plan> and C<direct> of its answer
+in C<$tunnel>. Logs each of the plan's warnings as a C<warn> line of its own, and one C<info> line that
+says plane, endpoint, protection, network and reason. Dies if what is asked for cannot be had; then
+nothing was created at the target but its listener, which ends with the tunnel.
+
+=cut
