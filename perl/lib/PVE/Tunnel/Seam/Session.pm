@@ -52,8 +52,9 @@ sub _hello ($self, $request, $state) {
     my $withheld = $self->_withheld;
     my @caps = grep { !exists $withheld->{$_} } map { $CAPABILITY{$_} } qw(tls tcp);
     return {
-        protocol => PROTOCOL,
-        oldest => OLDEST_PROTOCOL,
+        # A constant that was once put into a text would go over as one.
+        protocol => 0 + PROTOCOL,
+        oldest => 0 + OLDEST_PROTOCOL,
         caps => \@caps,
         withheld => $withheld,
         version => $VERSION,
