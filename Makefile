@@ -36,8 +36,8 @@ perl: library
 	cd perl && perl Makefile.PL RPATH=$(CURDIR)/target/release AUTHOR=1 >/dev/null
 	$(MAKE) -C perl --silent
 
-demo: build ## two nodes, a real guest, every plane (RAM= DISK= in MiB, PLANE=)
-	demo/demo $(if $(RAM),RAM=$(RAM)) $(if $(DISK),DISK=$(DISK)) $(if $(PLANE),PLANE=$(PLANE))
+demo: build ## two nodes, a real guest, every plane (RAM= DISK= OFFLINE= in MiB, PLANES=)
+	demo/demo $(foreach name,RAM DISK OFFLINE PLANES PLANE,$(if $($(name)),$(name)=$($(name))))
 
 # In this order: the Perl suite runs what the first two have built, and with the library as it ships.
 test: test-rust test-c test-perl ## every suite

@@ -9,6 +9,7 @@ use JSON;
 use Test::More;
 
 use lib "$FindBin::Bin/../demo/lib";
+use Demo::Plane;
 use Demo::Report;
 
 # A test that stands still is a failed test.
@@ -26,7 +27,7 @@ plan skip_all => 'no qemu-system-x86_64'
 # What the demo prints, errors included, line by line to $each with its process ID.
 sub demo ($arguments, $each = undef) {
     local $ENV{TMPDIR} = "$DIR/tmp";
-    local @ENV{qw(RAM DISK PLANE)};
+    local @ENV{qw(RAM DISK OFFLINE PLANES PLANE)};
     my $pid = open(my $output, '-|') // die "fork: $!";
     if (!$pid) {
         open(STDERR, '>&', \*STDOUT) or die;
@@ -44,18 +45,22 @@ sub demo ($arguments, $each = undef) {
 sub leftovers () { return [glob("$DIR/tmp/*")] }
 
 {
-    my ($code, $said) = demo([qw(RAM=64 DISK=32)]);
-    is($code, 0, 'both crossings are right') or diag($said);
+    my ($code, $said) = demo([qw(RAM=64 DISK=32 OFFLINE=24)]);
+    is($code, 0, 'every crossing is right') or diag($said);
     open(my $in, '<', $REPORT) or die "no report: $!";
     my $crossings = decode_json(do { local $/ = undef; <$in> })->{crossings};
-    is_deeply([map { $_->{plane} } @$crossings], [qw(websocket qemu)], 'one crossing each plane');
+    is_deeply(
+        [map { $_->{plane} } @$crossings],
+        [Demo::Plane::names()],
+        'one crossing each plane'
+    );
     for my $crossing (@$crossings) {
         my $plane = $crossing->{plane};
         is_deeply(
             [sort keys %$crossing],
             [
-                sort
-                    qw(plane ram_bytes disk_bytes seconds mb_per_s cpu_s_per_gib ram_sha256 disk_sha256 ok)
+                sort qw(plane ram_bytes disk_bytes offline_bytes seconds mb_per_s cpu_s_per_gib),
+                qw(ram_sha256 disk_sha256 offline_sha256 ok),
             ],
             "$plane: the report has what it should",
         );
@@ -63,7 +68,8 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
         cmp_ok($crossing->{disk_bytes}, '>=', 32 << 20, "$plane: the whole disk went over");
         # What is random cannot be squeezed: 32 of the 64 MiB.
         cmp_ok($crossing->{ram_bytes}, '>=', 32 << 20, "$plane: so did the random RAM");
-        for my $what (qw(ram_sha256 disk_sha256)) {
+        is($crossing->{offline_bytes}, 24 << 20, "$plane: so did the offline disk");
+        for my $what (qw(ram_sha256 disk_sha256 offline_sha256)) {
             like($crossing->{$what}{source}, qr/\A[0-9a-f]{64}\z/, "$plane: $what of the source");
             is(
                 $crossing->{$what}{target},
@@ -87,18 +93,18 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     like($said, qr/^plane +wire +MiB moved/m, 'a table ends it');
     like(
         $said,
-        qr/^websocket +encrypted .* equal .* equal +goes on$/m,
+        qr/^websocket +encrypted .* equal .* equal .* equal +goes on$/m,
         '... with the encrypted plane'
     );
-    like($said, qr/^qemu +clear .* equal .* equal +goes on$/m, '... and the clear one');
+    like($said, qr/^qemu +clear .* equal .* equal .* equal +goes on$/m, '... and the clear one');
     unlike($said, qr/[\r\e]/, 'no bar where there is no terminal');
     is_deeply(leftovers(), [], 'nothing is left behind');
 }
 
 {
-    my ($code, $said) = demo([qw(PLANE=pigeon)]);
+    my ($code, $said) = demo([qw(PLANES=pigeon)]);
     is($code, 2, 'a plane that does not exist');
-    like($said, qr/\Ademo: bad PLANE 'pigeon'\nusage: /, '... is refused with the usage');
+    like($said, qr/\Ademo: bad plane 'pigeon'\nusage: /, '... is refused with the usage');
     ($code, $said) = demo([qw(RAM=1)]);
     is($code, 2, 'too little RAM');
     like($said, qr/RAM must be a number of MiB from 64 to 65536/, '... is refused with the limits');
@@ -108,7 +114,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     my $in_the_middle = sub ($pid, $line) {
         kill(TERM => $pid) if $line =~ /stands for/;
     };
-    my ($code, $said) = demo([qw(RAM=64 DISK=64 PLANE=websocket)], $in_the_middle);
+    my ($code, $said) = demo([qw(RAM=64 DISK=64 PLANES=websocket)], $in_the_middle);
     is($code, 1, 'a demo that is interrupted fails');
     like($said, qr/^demo: .*SIGTERM$/m, '... says why');
     is_deeply(leftovers(), [], '... and leaves nothing behind');
@@ -121,12 +127,13 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
         goes_on => 1,
         ram_sha256 => { source => $sum, target => $sum },
         disk_sha256 => { source => $sum, target => $sum },
+        offline_sha256 => { source => $sum, target => $sum },
     );
     ok(Demo::Report::is_ok(\%right), 'a crossing that is right');
     ok(!Demo::Report::is_ok({ %right, goes_on => 0 }), '... is not if the guest stands');
     my $differ = { source => $sum, target => 'b' x 64 };
     ok(!Demo::Report::is_ok({ %right, $_ => $differ }), "... is not if $_ differs")
-        for qw(ram_sha256 disk_sha256);
+        for qw(ram_sha256 disk_sha256 offline_sha256);
 }
 
 done_testing;

@@ -2,7 +2,7 @@ package Demo::Checksum;
 
 =head1 NAME
 
-Demo::Checksum - checksums of a stopped guest's RAM and disks
+Demo::Checksum - compares a stopped guest's RAM and disks at both ends
 
 =cut
 
@@ -14,6 +14,41 @@ use POSIX ();
 use TestNode::Guest;
 
 =head1 FUNCTIONS
+
+=head2 compare
+
+C<compare(memory =E<gt> $mib, dir =E<gt> $dir, source =E<gt> \%side, target =E<gt> \%side)>: the
+SHA-256 of everything at both ends. A side is a hash: C<qmp> (the stopped guest's L<TestNode::QMP>),
+and C<disk> and C<offline>, arrays of files. Dumps of the RAM lie in C<dir> meanwhile. Returns a
+hash: C<ram_sha256>, C<disk_sha256> and C<offline_sha256>, each with C<source> and C<target>;
+without C<offline> where no files are given for it.
+
+=cut
+
+sub compare (%option) {
+    my @sides = qw(source target);
+    my %files;
+    my $sums = eval {
+        for my $side (@sides) {
+            my $dump = "$option{dir}/$side.ram";
+            $files{"ram $side"} = dump_ram($option{$side}{qmp}, $option{memory}, $dump);
+            for my $what (qw(disk offline)) {
+                my $names = $option{$side}{$what} // [];
+                $files{"$what $side"} = $names if @$names;
+            }
+        }
+        of_files(%files);
+    };
+    my $error = $@;
+    unlink glob("'$option{dir}/source.ram'* '$option{dir}/target.ram'*");
+    die $error if !$sums;
+    my %compared;
+    for my $name (keys %$sums) {
+        my ($what, $side) = split(/ /, $name);
+        $compared{"${what}_sha256"}{$side} = $sums->{$name};
+    }
+    return \%compared;
+}
 
 =head2 dump_ram
 

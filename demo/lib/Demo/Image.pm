@@ -93,6 +93,17 @@ sub write_disk ($file, $size) {
     return;
 }
 
+=head2 write_volume
+
+C<write_volume($file, $size)>: the same without the program, for a disk that nothing is booted from.
+
+=cut
+
+sub write_volume ($file, $size) {
+    write_random($file, '', $size << 20);
+    return;
+}
+
 =head2 counter
 
 C<counter($qmp)>: how often the guest's program has been round.

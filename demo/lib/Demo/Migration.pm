@@ -7,15 +7,17 @@ Demo::Migration - moves a running guest to another node, the way qemu-server goe
 =head1 SYNOPSIS
 
     my $migration = Demo::Migration->new(
-        plane => 'websocket', guest => $guest, node => $node, target_vmid => 200, dir => $dir,
-        network => undef, loopback => 0, progress => $progress, log => $log,
+        plane => 'websocket', guest => $guest, volumes => { unused0 => "$dir/unused0.raw" },
+        node => $node, target_vmid => 200, dir => $dir,
+        network => '10.0.0.0/24', loopback => 0, progress => $progress, log => $log,
     );
     my $result = $migration->run;
 
 =head1 DESCRIPTION
 
 One migration from open tunnel to C<quit>. All that it needs of pve-tunnel are the functions of
-L<PVE::Tunnel::Client> and L<PVE::Tunnel::Native>.
+L<PVE::Tunnel::Client> and L<PVE::Tunnel::Native>. C<run> reads like the migration: its calls are
+those of qemu-server, in its order.
 
 =cut
 
@@ -30,7 +32,9 @@ use TestNode::QMP;
 
 use Demo::Checksum;
 use Demo::Image;
+use Demo::Plane;
 use Demo::Transfer;
+use Demo::Volume;
 
 use constant {
     # The worker's API that this driver speaks.
@@ -44,33 +48,43 @@ use constant {
 
 =head2 new
 
-Class method. Takes C<plane> (C<websocket> or C<qemu>), C<guest> (a running L<TestNode::Guest>
-booted from L<Demo::Image>), C<node> (a L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and
-dumps), C<network> (CIDR or undef), C<loopback> (true if both ends are on loopback), C<progress> (a
-L<Demo::Progress>), and C<log> as for the tunnel.
+Class method. Takes C<plane> (a name that L<Demo::Plane> knows), C<guest> (a running
+L<TestNode::Guest> booted from L<Demo::Image>), C<volumes> (hash: name of each volume that the guest
+has but does not use to its file; may be absent), C<node> (a L<TestNode::Node>), C<target_vmid>,
+C<dir> (for sockets and dumps), C<network> (the migration network, a CIDR), C<loopback> (true if
+both ends are on loopback), C<progress> (a L<Demo::Progress>), and C<log> as for the tunnel.
 
 =head2 run
 
-Moves the guest. Returns a hash: C<plane>, C<ram_bytes>, C<disk_bytes>, C<seconds> (from the start
-of the mirror to the end of the migration), C<cpu_seconds> (of the connector), C<ram_sha256>,
-C<disk_sha256> (each with C<source> and C<target>), C<goes_on>. Dies with one line if the migration
-fails; then nothing is left at the target.
+Moves the guest. Returns a hash: C<plane>, C<ram_bytes>, C<disk_bytes> and C<offline_bytes> that
+went over, C<seconds> (those of the offline disks, and from the start of the mirror to the end of
+the migration), C<cpu_seconds> (of the connector), C<ram_sha256>, C<disk_sha256> and
+C<offline_sha256> (each with C<source> and C<target>), C<goes_on>. Dies with one line if the
+migration fails; then nothing is left at the target.
 
 =cut
 
-sub new ($class, %option) { return bless {%option}, $class }
+sub new ($class, %option) {
+    my $row = Demo::Plane::get($option{plane}) // die "no such plane: '$option{plane}'\n";
+    return bless { volumes => {}, volids => {}, %option, row => $row }, $class;
+}
 
 sub run ($self) {
     my $result = eval {
         $self->open_tunnel;
         $self->make_plan;
+        my $sent = $self->send_volumes;
         $self->prepare_target;
         $self->start_target;
         $self->connect_planes;
         my $moved = $self->move;
         my $sums = $self->compare;
         my $goes_on = $self->resume;
-        { plane => $self->{plane}, %$moved, %$sums, goes_on => $goes_on };
+        my $seconds = $sent->{seconds} + $moved->{seconds};
+        {
+            plane => $self->{plane}, %$sent, %$moved, seconds => $seconds, %$sums,
+            goes_on => $goes_on
+        };
     };
     my $error = $@;
     $self->{progress}->clear;
@@ -84,7 +98,7 @@ sub run ($self) {
 
 =head2 end_target
 
-Ends the guest at the target, when nobody needs it any more.
+Ends the guest at the target and removes its disks, when nobody needs it any more.
 
 =cut
 
@@ -92,6 +106,7 @@ sub end_target ($self) {
     my $inspect = delete $self->{inspect} // return;
     $inspect->command('quit');
     eval { 1 while defined $inspect->read_message(LOAD_LIMIT) };
+    unlink map { $self->target_file($_) } keys %{ $self->{volids} };
     return;
 }
 
@@ -121,28 +136,47 @@ sub open_tunnel ($self) {
 }
 
 sub make_plan ($self) {
+    my $row = $self->{row};
     my $plan = PVE::Tunnel::Client::plan(
         $self->{tunnel},
-        {
-            migration_type => $self->{plane} eq 'qemu' ? 'insecure' : 'secure',
-            migration_network => $self->{plane} eq 'qemu' ? $self->{network} : undef,
-            planes => [qw(websocket qemu)],
-        },
+        { %{ $row->{wish} }, $row->{on_network} ? (migration_network => $self->{network}) : () },
     );
     $self->{log}->('warn', $_) for @{ $plan->{warnings} };
     $self->info("plane '$plan->{plane}': $plan->{reason}");
     $self->info("needs $_->{privilege} on $_->{path} at " . join(' and ', @{ $_->{on} }))
         for @{ $plan->{privileges} };
-    die "wanted plane '$self->{plane}', and the plan is '$plan->{plane}'\n"
-        if $plan->{plane} ne $self->{plane};
+    die "wanted plane '$row->{name}' and '$row->{offline}' for offline disks, "
+        . "and the plan is '$plan->{plane}' and '$plan->{offline}'\n"
+        if $plan->{plane} ne $row->{name} || $plan->{offline} ne $row->{offline};
     $self->{plan} = $plan;
     return;
 }
 
-# Disks first, as their names at the target belong into the configuration.
+# Volumes that the guest does not use stand still, and go before anything else does.
+sub send_volumes ($self) {
+    my %sent = (offline_bytes => 0, seconds => 0);
+    my $number = 0;
+    for my $name (sort keys %{ $self->{volumes} }) {
+        my $volume = Demo::Volume->new(
+            (map { $_ => $self->{$_} } qw(tunnel progress log)),
+            file => $self->{volumes}{$name},
+            name => "vm-$self->{target_vmid}-disk-$number.raw",
+            local => "$self->{dir}/$self->{guest}{vmid}.storage",
+        )->send_to('local');
+        $self->{progress}->clear;
+        $number++;
+        $self->{volids}{$name} = $volume->{volid};
+        $sent{offline_bytes} += $volume->{bytes};
+        $sent{seconds} += $volume->{seconds};
+        $self->info("offline disk $name is '$volume->{volid}' at the target");
+    }
+    return \%sent;
+}
+
+# The volumes' names at the target belong into the configuration.
 sub prepare_target ($self) {
     my $guest = $self->{guest};
-    my $conf = "memory: $guest->{memory}\n";
+    my %conf = (memory => $guest->{memory}, %{ $self->{volids} });
     for my $drive (sort keys %{ $guest->{disks} }) {
         my ($interface, $index) = $drive =~ /\A([a-z]+)(\d+)\z/;
         my $size = -s $guest->{disks}{$drive};
@@ -155,17 +189,16 @@ sub prepare_target ($self) {
             },
         );
         $self->info("disk $drive is '$disk->{volid}' at the target");
-        $self->{disks}{$drive} = { %$disk{qw(volid drivestr)}, size => $size };
-        $conf .= "$drive: $disk->{drivestr}\n";
+        $self->{volids}{$drive} = $disk->{volid};
+        $self->{nbd}{$drive} = { %$disk{qw(volid drivestr)} };
+        $conf{$drive} = $disk->{drivestr};
     }
-    $self->command(120, 'config', { conf => $conf });
+    $self->command(120, 'config', { conf => join('', map { "$_: $conf{$_}\n" } sort keys %conf) });
     return;
 }
 
 sub start_target ($self) {
     my $start = $self->{plan}{start};
-    my %nbd =
-        map { $_ => { %{ $self->{disks}{$_} }{qw(volid drivestr)} } } keys %{ $self->{disks} };
     my $answer = $self->command(
         120, 'start',
         {
@@ -174,12 +207,12 @@ sub start_target ($self) {
                 type => $start->{type},
                 remote_node => 'target',
                 migratedfrom => 'source',
-                nbd => \%nbd,
+                nbd => $self->{nbd},
                 defined($start->{network}) ? (network => $start->{network}) : (),
             },
         },
     );
-    for my $drive (keys %{ $self->{disks} }) {
+    for my $drive (keys %{ $self->{nbd} }) {
         die "the target does not serve disk '$drive'\n" if !$answer->{drives}{$drive};
     }
     $self->{started} = $answer;
@@ -212,7 +245,8 @@ sub connect_planes ($self) {
         my ($remote, $export) =
             $drives->{$drive}{nbd_uri} =~ m{\Anbd:unix:([^:]+):exportname=([\w-]+)\z}
             or die "unexpected NBD address for disk '$drive' at the target\n";
-        $self->{nbd}{$drive} = [{ type => 'unix', path => $forward->($remote, '_nbd') }, $export];
+        $self->{servers}{$drive} =
+            [{ type => 'unix', path => $forward->($remote, '_nbd') }, $export];
     }
     return;
 }
@@ -228,7 +262,7 @@ sub check_endpoints ($self, $migrate, $drives) {
     for my $drive (sort keys %$drives) {
         my $nbd = PVE::Tunnel::Native::endpoint_check(
             { nbd_uri => $drives->{$drive}{nbd_uri}, %expected });
-        $self->{nbd}{$drive} =
+        $self->{servers}{$drive} =
             [{ type => 'inet', host => $nbd->{address}, port => "$nbd->{port}" }, $nbd->{export}];
         $self->info("disk $drive goes to $nbd->{uri}");
     }
@@ -238,7 +272,11 @@ sub check_endpoints ($self, $migrate, $drives) {
 # Disks, then RAM while the disks are kept alike, then both ends at once.
 sub move ($self) {
     my $qmp = $self->{guest}->qmp;
-    my $transfer = Demo::Transfer->new(%$self{qw(progress nbd uri)}, qmp => $qmp);
+    my $transfer = Demo::Transfer->new(
+        %$self{qw(progress uri)},
+        qmp => $qmp,
+        nbd => $self->{servers}
+    );
     my $before = Demo::Image::counter($qmp);
     my $moved = $transfer->run(sub { $self->command(30, 'nbdstop') });
     $self->{progress}->clear;
@@ -263,34 +301,30 @@ sub compare ($self) {
         // die "the guest did not arrive at the target\n";
 
     $self->info('comparing checksums');
-    my ($source, $target) = map { "$self->{dir}/$_" } qw(source.ram target.ram);
-    my $memory = $self->{guest}{memory};
-    my $sums = eval {
-        Demo::Checksum::of_files(
-            ram_source => Demo::Checksum::dump_ram($self->{guest}->qmp, $memory, $source),
-            ram_target => Demo::Checksum::dump_ram($inspect, $memory, $target),
-            disk_source => [$self->disk_files($self->{guest}{disks})],
-            disk_target => [
-                $self->disk_files(
-                    { map { $_ => $self->target_file($_) } keys %{ $self->{disks} } }
-                )
-            ],
-        );
-    };
-    my $error = $@;
-    unlink glob("'$source'* '$target'*");
-    die $error if !$sums;
-    my %result;
-    for my $what (qw(ram disk)) {
-        my ($here, $there) = @$sums{ "${what}_source", "${what}_target" };
-        $result{"${what}_sha256"} = { source => $here, target => $there };
-        $self->info(($what eq 'ram' ? 'RAM' : 'disk')
-            . " SHA-256 $here at the source, "
+    my ($guest, $volumes) = @$self{qw(guest volumes)};
+    my $sums = Demo::Checksum::compare(
+        dir => $self->{dir},
+        memory => $guest->{memory},
+        source => {
+            qmp => $guest->qmp,
+            disk => [map { $guest->{disks}{$_} } sort keys %{ $guest->{disks} }],
+            offline => [map { $volumes->{$_} } sort keys %$volumes],
+        },
+        target => {
+            qmp => $inspect,
+            disk => [map { $self->target_file($_) } sort keys %{ $guest->{disks} }],
+            offline => [map { $self->target_file($_) } sort keys %$volumes],
+        },
+    );
+    for my $name ('RAM', 'disk', 'offline disk') {
+        my $sum = $sums->{ lc($name =~ s/ .*//r) . '_sha256' } // next;
+        my ($here, $there) = @$sum{qw(source target)};
+        $self->info("$name SHA-256 $here at the source, "
                 . ($here eq $there ? 'the same' : $there)
                 . ' at the target');
     }
     $self->check_last_write;
-    return \%result;
+    return $sums;
 }
 
 # The guest writes its count to the disk on each round: the last but at most one must have made it.
@@ -302,12 +336,8 @@ sub check_last_write ($self) {
     return;
 }
 
-sub disk_files ($self, $disks) {
-    return map { $disks->{$_} } sort keys %$disks;
-}
-
 sub target_file ($self, $drive) {
-    my ($name) = $self->{disks}{$drive}{volid} =~ m{/([\w.-]+)\z}
+    my ($name) = $self->{volids}{$drive} =~ m{/([\w.-]+)\z}
         or die "unexpected volume name for '$drive'\n";
     return "$self->{node}{dir}/$name";
 }

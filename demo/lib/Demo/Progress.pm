@@ -50,7 +50,7 @@ Seconds after which it makes sense to C<show> again.
 sub new ($class, $handle) {
     $handle->autoflush(1);
     ## no critic (ProhibitInteractiveTest): what it proposes is not in Perl itself
-    return bless { handle => $handle, terminal => -t $handle, shown => 0, last => 0 }, $class;
+    return bless { handle => $handle, terminal => -t $handle, last => 0 }, $class;
 }
 
 sub line ($self, $text) {
@@ -61,8 +61,10 @@ sub line ($self, $text) {
 sub show ($self, $what, $done, $total) {
     my $now = clock_gettime(CLOCK_MONOTONIC);
     my $start = ($self->{what} // '') ne $what;
-    @$self{qw(what first since)} = ($what, $done, $now) if $start;
-    return if !$start && $now - $self->{last} < $self->interval;
+    # A line tells how far it has come, and so needs an interval behind it; a bar is there at once.
+    @$self{qw(what first since last)} = ($what, $done, $now, $self->{terminal} ? 0 : $now)
+        if $start;
+    return if $now - $self->{last} < $self->interval;
     $self->{last} = $now;
     my $seconds = $now - $self->{since};
     my $part = $total > 0 ? $done / $total : 0;

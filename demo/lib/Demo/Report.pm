@@ -11,6 +11,9 @@ use v5.36;
 use File::Basename qw(dirname);
 use File::Path qw(make_path);
 use JSON;
+use List::Util qw(sum);
+
+use Demo::Plane;
 
 my @COLUMNS = (
     ['plane', '%s'],
@@ -21,26 +24,28 @@ my @COLUMNS = (
     ['CPU s/GiB', '%.2f'],
     ['RAM SHA-256', '%s'],
     ['disk SHA-256', '%s'],
+    ['offline SHA-256', '%s'],
     ['guest', '%s'],
 );
 
-my %WIRE = (websocket => 'encrypted', tls => 'encrypted', tcp => 'clear', qemu => 'clear');
+# What moves, as the names of its bytes and of its checksum begin.
+my @MOVED = qw(ram disk offline);
 
 =head1 FUNCTIONS
 
 =head2 crossing
 
 C<crossing(\%result)>: a result of L<Demo::Migration> as the report has it: C<plane>, C<ram_bytes>,
-C<disk_bytes>, C<seconds>, C<mb_per_s>, C<cpu_s_per_gib>, C<ram_sha256> and C<disk_sha256> with
-C<source> and C<target>, and C<ok>. Bytes are those that went over; MB are 10^6 bytes; CPU is that
-of the connector.
+C<disk_bytes>, C<offline_bytes>, C<seconds>, C<mb_per_s>, C<cpu_s_per_gib>, C<ram_sha256>,
+C<disk_sha256> and C<offline_sha256> with C<source> and C<target>, and C<ok>. Bytes are those that
+went over; MB are 10^6 bytes; CPU is that of the connector.
 
 =cut
 
 sub crossing ($result) {
-    my $bytes = $result->{ram_bytes} + $result->{disk_bytes};
-    my %crossing = map { $_ => $result->{$_} } qw(plane ram_sha256 disk_sha256);
-    $crossing{$_} = 0 + $result->{$_} for qw(ram_bytes disk_bytes);
+    my $bytes = bytes($result);
+    my %crossing = map { $_ => $result->{$_} } 'plane', map { "${_}_sha256" } @MOVED;
+    $crossing{$_} = 0 + $result->{$_} for map { "${_}_bytes" } @MOVED;
     $crossing{seconds} = rounded($result->{seconds});
     $crossing{mb_per_s} = rounded($bytes / $result->{seconds} / 1e6);
     $crossing{cpu_s_per_gib} = rounded($result->{cpu_seconds} / $bytes * (1 << 30));
@@ -55,10 +60,14 @@ C<is_ok(\%result)>: the checksums agree, and the guest goes on at the target.
 =cut
 
 sub is_ok ($result) {
-    for my $sum (@$result{qw(ram_sha256 disk_sha256)}) {
+    for my $sum (map { $result->{"${_}_sha256"} } @MOVED) {
         return 0 if $sum->{source} !~ /\A[0-9a-f]{64}\z/ || $sum->{source} ne $sum->{target};
     }
     return $result->{goes_on};
+}
+
+sub bytes ($result) {
+    return sum(map { $result->{"${_}_bytes"} } @MOVED);
 }
 
 =head2 table
@@ -101,10 +110,10 @@ sub row ($result) {
     my $crossing = crossing($result);
     my @values = (
         $result->{plane},
-        $WIRE{ $result->{plane} },
-        ($result->{ram_bytes} + $result->{disk_bytes}) / 1048576,
+        Demo::Plane::get($result->{plane})->{wire},
+        bytes($result) / 1048576,
         @$crossing{qw(seconds mb_per_s cpu_s_per_gib)},
-        (map { agreement($result->{$_}) } qw(ram_sha256 disk_sha256)),
+        (map { agreement($result->{"${_}_sha256"}) } @MOVED),
         $result->{goes_on} ? 'goes on' : 'STANDS',
     );
     return [map { sprintf($COLUMNS[$_][1], $values[$_]) } 0 .. $#COLUMNS];
