@@ -60,6 +60,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
             [sort keys %$crossing],
             [
                 sort qw(plane ram_bytes disk_bytes offline_bytes seconds mb_per_s cpu_s_per_gib),
+                qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib),
                 qw(ram_sha256 disk_sha256 offline_sha256 ok),
             ],
             "$plane: the report has what it should",
@@ -90,7 +91,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
         'the disk was written to until the end'
     );
     like($said, qr/^warn: WARNING: CLEAR TEXT!/m, 'clear text is warned of');
-    like($said, qr/^plane +wire +MiB moved/m, 'a table ends it');
+    like($said, qr/^plane +wire +MiB +seconds/m, 'a table ends it');
     like(
         $said,
         qr/^websocket +encrypted .* equal .* equal .* equal +goes on$/m,

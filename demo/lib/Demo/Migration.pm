@@ -31,6 +31,7 @@ use PVE::Tunnel::Native;
 use TestNode::QMP;
 
 use Demo::Checksum;
+use Demo::Cpu;
 use Demo::Image;
 use Demo::Plane;
 use Demo::Transfer;
@@ -58,7 +59,7 @@ both ends are on loopback), C<progress> (a L<Demo::Progress>), and C<log> as for
 
 Moves the guest. Returns a hash: C<plane>, C<ram_bytes>, C<disk_bytes> and C<offline_bytes> that
 went over, C<seconds> (those of the offline disks, and from the start of the mirror to the end of
-the migration), C<cpu_seconds> (of the connector), C<ram_sha256>, C<disk_sha256> and
+the migration), C<cpu_seconds> (of L<Demo::Cpu>), C<ram_sha256>, C<disk_sha256> and
 C<offline_sha256> (each with C<source> and C<target>), C<goes_on>. Dies with one line if the
 migration fails; then nothing is left at the target.
 
@@ -70,6 +71,7 @@ sub new ($class, %option) {
 }
 
 sub run ($self) {
+    my $cpu = Demo::Cpu->new($self->{node});
     my $result = eval {
         $self->open_tunnel;
         $self->make_plan;
@@ -80,19 +82,21 @@ sub run ($self) {
         my $moved = $self->move;
         my $sums = $self->compare;
         my $goes_on = $self->resume;
-        my $seconds = $sent->{seconds} + $moved->{seconds};
         {
-            plane => $self->{plane}, %$sent, %$moved, seconds => $seconds, %$sums,
-            goes_on => $goes_on
+            plane => $self->{plane},
+            %$sent, %$moved, %$sums,
+            seconds => $sent->{seconds} + $moved->{seconds},
+            cpu_seconds => $cpu->seconds($self->{tunnel}),
+            goes_on => $goes_on,
         };
     };
     my $error = $@;
     $self->{progress}->clear;
     if (!$result) {
-        eval { $self->finish(1) } if $self->{tunnel};
+        eval { PVE::Tunnel::Client::finish_tunnel($self->{tunnel}, 1) } if $self->{tunnel};
         die $error;
     }
-    $result->{cpu_seconds} = $self->finish(0);
+    PVE::Tunnel::Client::finish_tunnel($self->{tunnel});
     return $result;
 }
 
@@ -362,14 +366,6 @@ sub resume ($self) {
 
 sub command ($self, $limit, $name, $parameters = undef) {
     return PVE::Tunnel::Client::write_tunnel($self->{tunnel}, $limit, $name, $parameters);
-}
-
-# The children's accounts hold the connector's CPU as soon as it has been waited for.
-sub finish ($self, $cleanup) {
-    my (undef, undef, $user, $system) = times;
-    PVE::Tunnel::Client::finish_tunnel(delete $self->{tunnel}, $cleanup);
-    my (undef, undef, $user_after, $system_after) = times;
-    return $user_after + $system_after - $user - $system;
 }
 
 1;

@@ -15,17 +15,28 @@ use List::Util qw(sum);
 
 use Demo::Plane;
 
+use constant GIB => 1 << 30;
+
 my @COLUMNS = (
     ['plane', '%s'],
     ['wire', '%s'],
-    ['MiB moved', '%.0f'],
+    ['MiB', '%.0f'],
     ['seconds', '%.2f'],
     ['MB/s', '%.0f'],
-    ['CPU s/GiB', '%.2f'],
-    ['RAM SHA-256', '%s'],
-    ['disk SHA-256', '%s'],
-    ['offline SHA-256', '%s'],
+    ['connector', '%.2f'],
+    ['listener', '%.2f'],
+    ['pveproxy', '%.2f'],
+    ['RAM', '%s'],
+    ['disk', '%s'],
+    ['offline', '%s'],
     ['guest', '%s'],
+);
+
+# For who sees the table for the first time.
+my @LEGEND = (
+    'MiB, seconds: RAM, disk and offline disk together. MB/s: 10^6 bytes.',
+    'connector, listener, pveproxy: CPU seconds of each per GiB that went over; pveproxy is the test node in its place.',
+    'RAM, disk, offline: whether their SHA-256 is the same at both ends. The sums are above, and in the report.',
 );
 
 # What moves, as the names of its bytes and of its checksum begin.
@@ -38,7 +49,8 @@ my @MOVED = qw(ram disk offline);
 C<crossing(\%result)>: a result of L<Demo::Migration> as the report has it: C<plane>, C<ram_bytes>,
 C<disk_bytes>, C<offline_bytes>, C<seconds>, C<mb_per_s>, C<cpu_s_per_gib>, C<ram_sha256>,
 C<disk_sha256> and C<offline_sha256> with C<source> and C<target>, and C<ok>. Bytes are those that
-went over; MB are 10^6 bytes; CPU is that of the connector.
+went over; MB are 10^6 bytes; CPU is that of the connector, and there are also
+C<listener_cpu_s_per_gib> and C<pveproxy_cpu_s_per_gib>.
 
 =cut
 
@@ -48,7 +60,9 @@ sub crossing ($result) {
     $crossing{$_} = 0 + $result->{$_} for map { "${_}_bytes" } @MOVED;
     $crossing{seconds} = rounded($result->{seconds});
     $crossing{mb_per_s} = rounded($bytes / $result->{seconds} / 1e6);
-    $crossing{cpu_s_per_gib} = rounded($result->{cpu_seconds} / $bytes * (1 << 30));
+    my $cpu = $result->{cpu_seconds};
+    $crossing{cpu_s_per_gib} = rounded($cpu->{connector} / $bytes * GIB);
+    $crossing{"${_}_cpu_s_per_gib"} = rounded($cpu->{$_} / $bytes * GIB) for qw(listener pveproxy);
     $crossing{ok} = is_ok($result) ? JSON::true : JSON::false;
     return \%crossing;
 }
@@ -72,7 +86,7 @@ sub bytes ($result) {
 
 =head2 table
 
-C<table(@results)>: the table, as lines.
+C<table(@results)>: the table and what its columns mean, as lines.
 
 =cut
 
@@ -86,7 +100,7 @@ sub table (@results) {
     }
     my @lines = map { line($_, \@width) } @rows;
     splice(@lines, 1, 0, join('  ', map { '-' x $_ } @width));
-    return @lines;
+    return (@lines, '', @LEGEND);
 }
 
 =head2 write_file
@@ -113,16 +127,14 @@ sub row ($result) {
         Demo::Plane::get($result->{plane})->{wire},
         bytes($result) / 1048576,
         @$crossing{qw(seconds mb_per_s cpu_s_per_gib)},
+        @$crossing{qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib)},
         (map { agreement($result->{"${_}_sha256"}) } @MOVED),
         $result->{goes_on} ? 'goes on' : 'STANDS',
     );
     return [map { sprintf($COLUMNS[$_][1], $values[$_]) } 0 .. $#COLUMNS];
 }
 
-sub agreement ($sum) {
-    return
-        substr($sum->{source}, 0, 8) . ($sum->{source} eq $sum->{target} ? ' equal' : ' DIFFERENT');
-}
+sub agreement ($sum) { return $sum->{source} eq $sum->{target} ? 'equal' : 'DIFFERENT' }
 
 sub line ($row, $width) {
     return join('  ', map { sprintf('%-*s', $width->[$_], $row->[$_]) } 0 .. $#$row) =~ s/ +\z//r;

@@ -43,6 +43,8 @@ use constant {
     # has written everything to its disk.
     STALL_LIMIT => 120,
     IMPORT_LIMIT => 300,
+    # Seconds for the target to tell why a stream broke.
+    REASON_LIMIT => 10,
     # Seconds between two questions: the target does not tell by itself.
     QUERY_INTERVAL => 0.05,
 };
@@ -67,9 +69,13 @@ sub new ($class, %option) { return bless {%option}, $class }
 sub send_to ($self, $storage) {
     my $started = clock_gettime(CLOCK_MONOTONIC);
     my $socket = $self->connect_to($self->ask_for_import($storage));
-    my $bytes = eval { $self->stream($socket) } // $self->fail($@);
+    my ($bytes, $broken) = $self->stream($socket);
     shutdown($socket, SHUT_WR);
-    my $volid = $self->wait_complete;
+    # Why a stream broke is known at its other end: a full disk is not seen from here.
+    my $volid = $self->wait_complete($broken ? REASON_LIMIT : IMPORT_LIMIT);
+    die "the tunnel took $bytes bytes of the volume and no more: $broken\n" if $broken;
+    die "the target has not completed the import after " . IMPORT_LIMIT . " s\n"
+        if !defined $volid;
     close($socket);
     my $seconds = clock_gettime(CLOCK_MONOTONIC) - $started;
     return { volid => $volid, bytes => $bytes, seconds => $seconds };
@@ -110,21 +116,23 @@ sub connect_to ($self, $remote) {
     return $socket;
 }
 
+# Returns how many bytes went, and why no more did where that is not all of them.
 sub stream ($self, $socket) {
     open(my $in, '<:raw', $self->{file}) or die "cannot read '$self->{file}': $!\n";
     my $size = -s $in;
     my $done = 0;
-    write_all($socket, pack('Q<', $size));
-    while ($done < $size) {
+    my $broken = write_all($socket, pack('Q<', $size));
+    while (!defined($broken) && $done < $size) {
         my $got = sysread($in, my $block, BLOCK) // die "cannot read '$self->{file}': $!\n";
         die "'$self->{file}' has become shorter\n" if !$got;
-        write_all($socket, $block);
-        $done += $got;
+        $broken = write_all($socket, $block);
+        $done += $got if !defined $broken;
         $self->{progress}->show('offline disk', $done, $size);
     }
-    return $done;
+    return ($done, $broken);
 }
 
+# Returns why it could not, or undef.
 sub write_all ($socket, $bytes) {
     local $SIG{PIPE} = 'IGNORE';
     my $done = 0;
@@ -132,41 +140,28 @@ sub write_all ($socket, $bytes) {
         my $wrote = syswrite($socket, $bytes, length($bytes) - $done, $done);
         if (defined $wrote) {
             $done += $wrote;
-            next;
+        } elsif ($!{EAGAIN}) {
+            IO::Select->new($socket)->can_write(STALL_LIMIT)
+                or die "the tunnel took nothing of the volume for " . STALL_LIMIT . " s\n";
+        } elsif (!$!{EINTR}) {
+            return "$!";
         }
-        die "the tunnel takes no more of the volume: $!\n" if !$!{EAGAIN} && !$!{EINTR};
-        next if $!{EINTR};
-        IO::Select->new($socket)->can_write(STALL_LIMIT)
-            or die "the tunnel took nothing of the volume for " . STALL_LIMIT . " s\n";
     }
     return;
 }
 
-sub wait_complete ($self) {
-    my $deadline = clock_gettime(CLOCK_MONOTONIC) + IMPORT_LIMIT;
+sub wait_complete ($self, $limit) {
+    my $deadline = clock_gettime(CLOCK_MONOTONIC) + $limit;
     while (clock_gettime(CLOCK_MONOTONIC) < $deadline) {
-        my $import = $self->query;
-        return $import->{volid} if $import->{status} eq 'complete';
-        die "the import failed at the target: $import->{msg}\n" if $import->{status} ne 'pending';
+        my $import =
+            PVE::Tunnel::Client::write_tunnel($self->{tunnel}, QUERY_LIMIT, 'query-disk-import');
+        my $status = $import->{status} // 'unknown';
+        return $import->{volid} if $status eq 'complete';
+        die 'the import failed at the target: ' . ($import->{msg} // "status '$status'") . "\n"
+            if $status ne 'pending';
         sleep(QUERY_INTERVAL);
     }
-    die "the target has not completed the import after " . IMPORT_LIMIT . " s\n";
-}
-
-# Why a stream broke is known at its other end: a full disk is not seen from here.
-sub fail ($self, $error) {
-    my $import = eval { $self->query };
-    die $error if !$import || $import->{status} ne 'error';
-    chomp $error;
-    die "$error; the target says: $import->{msg}\n";
-}
-
-sub query ($self) {
-    my $import =
-        PVE::Tunnel::Client::write_tunnel($self->{tunnel}, QUERY_LIMIT, 'query-disk-import');
-    die "the target's answer has no status of the import\n" if !defined $import->{status};
-    $import->{msg} //= 'no reason given';
-    return $import;
+    return;
 }
 
 1;
