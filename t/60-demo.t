@@ -8,9 +8,12 @@ use FindBin;
 use JSON;
 use Test::More;
 
-use lib "$FindBin::Bin/../demo/lib";
+use lib map { "$FindBin::Bin/../$_" } qw(demo/lib testnode/lib perl/blib/lib perl/blib/arch);
+use Demo::Migration;
 use Demo::Plane;
+use Demo::Progress;
 use Demo::Report;
+use TestNode::Node;
 
 # A test that stands still is a failed test.
 local $SIG{ALRM} = sub { die "the test stands still\n" };
@@ -20,6 +23,7 @@ my $DEMO = "$FindBin::Bin/../demo/demo";
 my $DIR = tempdir(CLEANUP => 1);
 my $REPORT = "$DIR/report.json";
 mkdir "$DIR/tmp" or die;
+open(my $nowhere, '>', '/dev/null') or die;
 
 plan skip_all => 'no qemu-system-x86_64'
     if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
@@ -42,6 +46,10 @@ sub demo ($arguments, $each = undef) {
     return ($? >> 8, $said);
 }
 
+sub cpu ($crossing, $process) {
+    return $crossing->{ $process eq 'connector' ? 'cpu_s_per_gib' : "${process}_cpu_s_per_gib" };
+}
+
 sub leftovers () { return [glob("$DIR/tmp/*")] }
 
 {
@@ -59,7 +67,9 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
         is_deeply(
             [sort keys %$crossing],
             [
-                sort qw(plane ram_bytes disk_bytes offline_bytes seconds mb_per_s cpu_s_per_gib),
+                sort
+                    qw(plane ram_bytes disk_bytes offline_bytes seconds offline_seconds mb_per_s cpu_s_per_gib),
+                qw(cipher endpoint record),
                 qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib),
                 qw(ram_sha256 disk_sha256 offline_sha256 ok),
             ],
@@ -78,13 +88,36 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
                 "$plane: ... and of the target"
             );
         }
-        cmp_ok($crossing->{$_}, '>', 0, "$plane: $_") for qw(seconds mb_per_s);
+        cmp_ok($crossing->{$_}, '>', 0, "$plane: $_") for qw(seconds offline_seconds mb_per_s);
     }
+    my %crossing = map { $_->{plane} => $_ } @$crossings;
+    for my $case (
+        # plane, how it ends in port and cipher, who works for it
+        ['websocket', qr/:(?!600[0-4]\d\z)\d+\z/, qr/\ATLS/, 'connector', 'pveproxy'],
+        ['tls', qr/:600[0-4]\d\z/, qr/\ATLSv1_3/, 'connector', 'listener'],
+        ['tcp', qr/:600[0-4]\d\z/, qr/\AUNENCRYPTED\z/, 'connector', 'listener'],
+        # The offline disk does not go from QEMU to QEMU.
+        ['qemu', qr/:600[0-4]\d\z/, qr/\AUNENCRYPTED\z/, 'connector', 'listener'],
+        )
+    {
+        my ($plane, $endpoint, $cipher, @busy) = @$case;
+        like($crossing{$plane}{endpoint}, $endpoint, "$plane: the endpoint");
+        like($crossing{$plane}{cipher}, $cipher, "$plane: the cipher");
+        is($crossing{$plane}{record}{plane}, $plane, "$plane: so says the record");
+        cmp_ok(cpu($crossing{$plane}, $_), '>', 0, "$plane: CPU of $_") for @busy;
+    }
+    is(cpu($crossing{websocket}, 'listener'), 0, 'the websocket plane has no listener');
     cmp_ok(
-        $crossings->[0]{cpu_s_per_gib},
-        '>',
-        $crossings->[1]{cpu_s_per_gib},
-        'only the websocket plane costs CPU to speak of'
+        cpu($crossing{$_}, 'pveproxy'),
+        '<',
+        cpu($crossing{websocket}, 'pveproxy') / 2,
+        "$_: pveproxy is not in the way"
+    ) for qw(tls tcp qemu);
+    cmp_ok(
+        cpu($crossing{qemu}, 'connector'),
+        '<',
+        cpu($crossing{websocket}, 'connector'),
+        'qemu: nor is a connector, but for the offline disk'
     );
     like(
         $said, qr/^the guest's last write is on the target's disk: \d+$/m,
@@ -94,10 +127,9 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     like($said, qr/^plane +wire +MiB +seconds/m, 'a table ends it');
     like(
         $said,
-        qr/^websocket +encrypted .* equal .* equal .* equal +goes on$/m,
-        '... with the encrypted plane'
-    );
-    like($said, qr/^qemu +clear .* equal .* equal .* equal +goes on$/m, '... and the clear one');
+        qr/^$_->{name} +$_->{wire} .* equal +equal +equal +goes on$/m,
+        "... with the $_->{wire} plane '$_->{name}'"
+    ) for map { Demo::Plane::get($_) } Demo::Plane::names();
     unlike($said, qr/[\r\e]/, 'no bar where there is no terminal');
     is_deeply(leftovers(), [], 'nothing is left behind');
 }
@@ -109,6 +141,37 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     ($code, $said) = demo([qw(RAM=1)]);
     is($code, 2, 'too little RAM');
     like($said, qr/RAM must be a number of MiB from 64 to 65536/, '... is refused with the limits');
+}
+
+# What a target cannot do is not shown as if it could.
+{
+    my $node = TestNode::Node->start(dir => "$DIR/old", listen => '127.0.0.1', old => 1);
+    my $vmid = 200;
+    for my $case (
+        [
+            'tls',
+            qr/\A'tls' was to be shown, .* but the plan is 'websocket' and 'websocket': /
+        ],
+        ['tcp', qr/upgrade the target node, or omit migration_type=insecure/],
+        ['qemu', qr/upgrade the target node, or omit migration_type=insecure/],
+        )
+    {
+        my ($plane, $pattern) = @$case;
+        my $migration = Demo::Migration->new(
+            plane => $plane,
+            guest => { vmid => 100 },
+            node => $node,
+            target_vmid => ++$vmid,
+            dir => $DIR,
+            network => '127.0.0.0/8',
+            loopback => 1,
+            progress => Demo::Progress->new($nowhere),
+            log => sub { },
+        );
+        ok(!eval { $migration->run }, "$plane, which an old target does not have");
+        like($@, $pattern, '... is an error');
+        unlike($node->worker_log($vmid), qr/^command: (?:disk|config|start)/m, '... in time');
+    }
 }
 
 {
@@ -125,16 +188,27 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
 {
     my $sum = 'a' x 64;
     my %right = (
+        plane => 'tls',
+        record => { plane => 'tls', forwards_plane => 'tls' },
         goes_on => 1,
         ram_sha256 => { source => $sum, target => $sum },
         disk_sha256 => { source => $sum, target => $sum },
         offline_sha256 => { source => $sum, target => $sum },
     );
-    ok(Demo::Report::is_ok(\%right), 'a crossing that is right');
-    ok(!Demo::Report::is_ok({ %right, goes_on => 0 }), '... is not if the guest stands');
-    my $differ = { source => $sum, target => 'b' x 64 };
-    ok(!Demo::Report::is_ok({ %right, $_ => $differ }), "... is not if $_ differs")
-        for qw(ram_sha256 disk_sha256 offline_sha256);
+    is_deeply([Demo::Report::faults(\%right)], [], 'a crossing that is right');
+    my %wrong = (
+        (map { ("${_}_sha256" => { source => $sum, target => 'b' x 64 }) } qw(ram disk offline)),
+        record => { plane => 'websocket', forwards_plane => 'websocket' },
+        goes_on => 0,
+    );
+    for my $what (sort keys %wrong) {
+        my @faults = Demo::Report::faults({ %right, $what => $wrong{$what} });
+        is(scalar(@faults), 1, "... is wrong by $what");
+        like($faults[0], qr/\Aplane 'tls': /, '... which is said');
+    }
+    my $offline = { plane => 'qemu', forwards_plane => 'websocket' };
+    my @faults = Demo::Report::faults({ %right, plane => 'qemu', record => $offline });
+    is(scalar(@faults), 1, '... is wrong if only the offline disk took another plane');
 }
 
 done_testing;

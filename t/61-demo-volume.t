@@ -21,13 +21,14 @@ alarm(300);
 my $dir = tempdir(CLEANUP => 1);
 open(my $nowhere, '>', '/dev/null') or die;
 
-# A target whose disk is full after a MiB.
+# A target whose disk is full after a MiB: the worker as it is, but for what takes the stream.
 my $full_disk = "$dir/worker.pl";
 open(my $out, '>', $full_disk) or die;
 print {$out} <<"END";
 use v5.36;
-use lib '$FindBin::Bin/../testnode/lib', '$FindBin::Bin/../perl/blib/lib', '$FindBin::Bin/../perl/blib/arch';
-use TestNode::Worker;
+BEGIN { \$0 = '$FindBin::Bin/../testnode/worker.pl' }
+use lib '$FindBin::Bin/../testnode/lib';
+use TestNode::Import;
 no warnings 'redefine';
 *TestNode::Import::receive = sub (\$listener, \@) {
     my \$stream = \$listener->accept or die;
@@ -35,7 +36,7 @@ no warnings 'redefine';
     \$got += sysread(\$stream, my \$bytes, 65536) // die while \$got < 1 << 20;
     die "No space left on device\\n";
 };
-exit(TestNode::Worker->new(*STDIN, *STDOUT)->run);
+do \$0 or die \$@;
 END
 close($out) or die;
 

@@ -23,11 +23,12 @@ use v5.36;
 use IO::Select;
 use POSIX ();
 
-# Only ever seen inside the two namespaces.
 use constant {
+    # Only ever seen inside the two namespaces.
     SOURCE => '10.99.1.1',
     TARGET => '10.99.1.2',
     NETWORK => '10.99.1.0/24',
+    NETWORK_ID => 'demo',
     START_LIMIT => 30,
 };
 
@@ -82,6 +83,12 @@ True if the nodes are namespaces, false if they share loopback.
 
 The target node's address, and the migration network as CIDR.
 
+=head2 configuration
+
+What an administrator of the source would write into F</etc/pve/remote-migration.cfg>: the migration
+network by the name of C<NETWORK_ID>, for both kinds of migration. Who migrates needs no privilege
+for a network that is configured, so the demonstration needs no root.
+
 =head2 at_target
 
 What to put in front of a command to run it at the target.
@@ -92,6 +99,17 @@ sub namespaces ($self) { return $self->{namespaces} }
 sub source ($self) { return $self->{namespaces} ? SOURCE : '127.0.0.1' }
 sub target ($self) { return $self->{namespaces} ? TARGET : '127.0.0.1' }
 sub network ($self) { return $self->{namespaces} ? NETWORK : '127.0.0.0/8' }
+
+sub configuration ($self) {
+    my $network = $self->network;
+    return <<"END";
+network: ${\NETWORK_ID}
+\tcomment Between the two nodes of the demonstration
+\tsource $network
+\ttarget $network
+\tallow secure,insecure
+END
+}
 
 sub at_target ($self) {
     return $self->{namespaces} ? ('nsenter', "--net=/proc/$self->{pid}/ns/net", '--') : ();

@@ -9,7 +9,7 @@ Demo::Migration - moves a running guest to another node, the way qemu-server goe
     my $migration = Demo::Migration->new(
         plane => 'websocket', guest => $guest, volumes => { unused0 => "$dir/unused0.raw" },
         node => $node, target_vmid => 200, dir => $dir,
-        network => '10.0.0.0/24', loopback => 0, progress => $progress, log => $log,
+        network => 'demo', loopback => 0, progress => $progress, log => $log,
     );
     my $result = $migration->run;
 
@@ -27,6 +27,7 @@ use JSON ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Client;
+use PVE::Tunnel::Client::Negotiation;
 use PVE::Tunnel::Native;
 use TestNode::QMP;
 
@@ -52,29 +53,33 @@ use constant {
 Class method. Takes C<plane> (a name that L<Demo::Plane> knows), C<guest> (a running
 L<TestNode::Guest> booted from L<Demo::Image>), C<volumes> (hash: name of each volume that the guest
 has but does not use to its file; may be absent), C<node> (a L<TestNode::Node>), C<target_vmid>,
-C<dir> (for sockets and dumps), C<network> (the migration network, a CIDR), C<loopback> (true if
+C<dir> (for sockets and dumps), C<network> (the migration network: ID or CIDR), C<loopback> (true if
 both ends are on loopback), C<progress> (a L<Demo::Progress>), and C<log> as for the tunnel.
 
 =head2 run
 
 Moves the guest. Returns a hash: C<plane>, C<ram_bytes>, C<disk_bytes> and C<offline_bytes> that
-went over, C<seconds> (those of the offline disks, and from the start of the mirror to the end of
-the migration), C<cpu_seconds> (of L<Demo::Cpu>), C<ram_sha256>, C<disk_sha256> and
-C<offline_sha256> (each with C<source> and C<target>), C<goes_on>. Dies with one line if the
-migration fails; then nothing is left at the target.
+went over, C<seconds> (from the start of the mirror to the end of the migration), C<offline_seconds>
+(until the target had the offline disks on its own disk), C<cpu_seconds> (of L<Demo::Cpu>),
+C<ram_sha256>, C<disk_sha256> and C<offline_sha256> (each with C<source> and C<target>), C<goes_on>,
+C<record> (the tunnel's), and C<endpoint> (where the source's QEMU sent the RAM by itself, undef if
+it did not). Dies with one line if the migration fails or would take another plane; then nothing is
+left at the target.
 
 =cut
 
 sub new ($class, %option) {
     my $row = Demo::Plane::get($option{plane}) // die "no such plane: '$option{plane}'\n";
-    return bless { volumes => {}, volids => {}, %option, row => $row }, $class;
+    my %wish = %{ $row->{wish} };
+    $wish{migration_network} = $option{network} if $row->{on_network};
+    return bless { volumes => {}, volids => {}, %option, row => $row, wish => \%wish }, $class;
 }
 
 sub run ($self) {
     my $cpu = Demo::Cpu->new($self->{node});
     my $result = eval {
         $self->open_tunnel;
-        $self->make_plan;
+        $self->check_plan;
         my $sent = $self->send_volumes;
         $self->prepare_target;
         $self->start_target;
@@ -85,9 +90,9 @@ sub run ($self) {
         {
             plane => $self->{plane},
             %$sent, %$moved, %$sums,
-            seconds => $sent->{seconds} + $moved->{seconds},
             cpu_seconds => $cpu->seconds($self->{tunnel}),
             goes_on => $goes_on,
+            endpoint => $self->{endpoint},
         };
     };
     my $error = $@;
@@ -97,6 +102,7 @@ sub run ($self) {
         die $error;
     }
     PVE::Tunnel::Client::finish_tunnel($self->{tunnel});
+    $result->{record} = $self->{tunnel}{record} // die "the tunnel left no record\n";
     return $result;
 }
 
@@ -119,46 +125,38 @@ sub info ($self, $text) {
     return;
 }
 
+# What the operator asked for, and which planes this program can use, decides on the plan, and that
+# is made while the tunnel is opened. If there is none, nothing has been created at the target.
 sub open_tunnel ($self) {
     my ($node, $vmid) = @$self{qw(node target_vmid)};
-    my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(
-        $node->conn, $node->path($vmid),
+    $self->{tunnel} = PVE::Tunnel::Client::fork_websocket_tunnel(
+        $node->conn,
+        $node->path($vmid),
         { storages => 'local', bridges => '' },
-        { url => $node->url($vmid) },
+        { %{ $self->{wish} }, url => $node->url($vmid) },
         $self->{log},
     );
-    $self->{tunnel} = $tunnel;
-    my ($api, $age) = @$tunnel{qw(version age)};
-    $self->info("tunnel open, target API $api (understands back to "
-            . ($api - $age)
-            . '), capabilities: '
-            . (join(', ', @{ $tunnel->{caps} }) || 'none'));
-    die "the target's tunnel is newer than this node understands: upgrade this node\n"
-        if OWN_API < $api - $age;
-    die "the target's tunnel is older than this node: upgrade the target node\n" if OWN_API > $api;
     return;
 }
 
-sub make_plan ($self) {
-    my $row = $self->{row};
-    my $plan = PVE::Tunnel::Client::plan(
-        $self->{tunnel},
-        { %{ $row->{wish} }, $row->{on_network} ? (migration_network => $self->{network}) : () },
-    );
-    $self->{log}->('warn', $_) for @{ $plan->{warnings} };
-    $self->info("plane '$plan->{plane}': $plan->{reason}");
-    $self->info("needs $_->{privilege} on $_->{path} at " . join(' and ', @{ $_->{on} }))
-        for @{ $plan->{privileges} };
-    die "wanted plane '$row->{name}' and '$row->{offline}' for offline disks, "
-        . "and the plan is '$plan->{plane}' and '$plan->{offline}'\n"
+sub check_plan ($self) {
+    my ($tunnel, $row) = @$self{qw(tunnel row)};
+    my ($api, $age) = @$tunnel{qw(version age)};
+    die "the target's tunnel is newer than this node understands: upgrade this node\n"
+        if OWN_API < $api - $age;
+    die "the target's tunnel is older than this node: upgrade the target node\n" if OWN_API > $api;
+
+    my $plan = $tunnel->{plan};
+    die "'$row->{name}' was to be shown, with '$row->{offline}' for offline disks, but the plan is "
+        . "'$plan->{plane}' and '$plan->{offline}': $plan->{reason}\n"
         if $plan->{plane} ne $row->{name} || $plan->{offline} ne $row->{offline};
-    $self->{plan} = $plan;
+    $self->{warned} = { map { $_ => 1 } @{ $plan->{warnings} } };
     return;
 }
 
 # Volumes that the guest does not use stand still, and go before anything else does.
 sub send_volumes ($self) {
-    my %sent = (offline_bytes => 0, seconds => 0);
+    my %sent = (offline_bytes => 0, offline_seconds => 0);
     my $number = 0;
     for my $name (sort keys %{ $self->{volumes} }) {
         my $volume = Demo::Volume->new(
@@ -171,7 +169,7 @@ sub send_volumes ($self) {
         $number++;
         $self->{volids}{$name} = $volume->{volid};
         $sent{offline_bytes} += $volume->{bytes};
-        $sent{seconds} += $volume->{seconds};
+        $sent{offline_seconds} += $volume->{seconds};
         $self->info("offline disk $name is '$volume->{volid}' at the target");
     }
     return \%sent;
@@ -202,7 +200,7 @@ sub prepare_target ($self) {
 }
 
 sub start_target ($self) {
-    my $start = $self->{plan}{start};
+    my $start = $self->{tunnel}{plan}{start};
     my $answer = $self->command(
         120, 'start',
         {
@@ -230,7 +228,7 @@ sub start_target ($self) {
 # there.
 sub connect_planes ($self) {
     my ($migrate, $drives) = @{ $self->{started} }{qw(migrate drives)};
-    return $self->check_endpoints($migrate, $drives) if $self->{plan}{plane} eq 'qemu';
+    return $self->check_endpoints($migrate, $drives) if $self->{tunnel}{plan}{plane} eq 'qemu';
 
     die "the target announces '$migrate->{proto}' where a UNIX socket was agreed\n"
         if $migrate->{proto} ne 'unix';
@@ -255,22 +253,38 @@ sub connect_planes ($self) {
     return;
 }
 
+# On the plane 'qemu' there is no process of ours that would refuse to connect to a wrong place.
 sub check_endpoints ($self, $migrate, $drives) {
-    my %expected = (
-        network => $self->{plan}{network},
-        allow_loopback => $self->{loopback} ? JSON::true : JSON::false,
-    );
-    my $state = PVE::Tunnel::Native::endpoint_check({ migrate => $migrate, %expected });
+    my $state = $self->checked_endpoint(migrate => $migrate);
     $self->{uri} = $state->{uri};
+    $self->{endpoint} = $state->{uri} =~ s/\Atcp://r;
     $self->info("RAM goes to $state->{uri}");
     for my $drive (sort keys %$drives) {
-        my $nbd = PVE::Tunnel::Native::endpoint_check(
-            { nbd_uri => $drives->{$drive}{nbd_uri}, %expected });
+        my $nbd = $self->checked_endpoint(nbd_uri => $drives->{$drive}{nbd_uri});
         $self->{servers}{$drive} =
             [{ type => 'inet', host => $nbd->{address}, port => "$nbd->{port}" }, $nbd->{export}];
         $self->info("disk $drive goes to $nbd->{uri}");
     }
     return;
+}
+
+# First what was announced, then the way there: clear text must stay in the migration network.
+sub checked_endpoint ($self, %announced) {
+    my $decided =
+        PVE::Tunnel::Client::Negotiation::wish($self->{node}->conn, { %{ $self->{wish} } });
+    my $loopback = $self->{loopback} ? JSON::true : JSON::false;
+    my $endpoint = PVE::Tunnel::Native::endpoint_check(
+        { %announced, network => $decided->{network}, allow_loopback => $loopback });
+    my $way = PVE::Tunnel::Native::guard_check(
+        {
+            address => $endpoint->{address},
+            map { $_ => $decided->{$_} } qw(network source_network public gateway),
+        },
+    );
+    for my $warning (@{ $way->{warnings} }) {
+        $self->{log}->('warn', $warning) if !$self->{warned}{$warning}++;
+    }
+    return $endpoint;
 }
 
 # Disks, then RAM while the disks are kept alike, then both ends at once.

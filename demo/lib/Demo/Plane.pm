@@ -21,16 +21,30 @@ my @PLANES = (
     {
         name => 'websocket',
         wire => 'encrypted',
-        wish => { migration_type => 'secure', planes => ['websocket'] },
+        wish => { migration_type => 'secure', planes => [] },
         offline => 'websocket',
     },
-    # Offline disks cannot go from QEMU to QEMU.
+    {
+        name => 'tls',
+        wire => 'encrypted',
+        wish => { migration_type => 'secure', planes => ['tls'] },
+        on_network => 1,
+        offline => 'tls',
+    },
+    {
+        name => 'tcp',
+        wire => 'clear',
+        wish => { migration_type => 'insecure', planes => ['tcp'] },
+        on_network => 1,
+        offline => 'tcp',
+    },
     {
         name => 'qemu',
         wire => 'clear',
-        wish => { migration_type => 'insecure', planes => ['qemu'] },
+        wish => { migration_type => 'insecure', planes => [qw(tcp qemu)] },
         on_network => 1,
-        offline => 'websocket',
+        # No QEMU has it open.
+        offline => 'tcp',
     },
 );
 
@@ -54,7 +68,8 @@ C<encrypted> or C<clear>
 
 =item wish
 
-hash with C<migration_type> and C<planes>, as a caller of the tunnel wishes
+hash with C<migration_type> and C<planes>, as in the C<$tunnel_params> of
+L<PVE::Tunnel::Client/fork_websocket_tunnel>
 
 =item on_network
 

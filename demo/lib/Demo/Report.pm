@@ -11,11 +11,8 @@ use v5.36;
 use File::Basename qw(dirname);
 use File::Path qw(make_path);
 use JSON;
-use List::Util qw(sum);
 
 use Demo::Plane;
-
-use constant GIB => 1 << 30;
 
 my @COLUMNS = (
     ['plane', '%s'],
@@ -34,8 +31,8 @@ my @COLUMNS = (
 
 # For who sees the table for the first time.
 my @LEGEND = (
-    'MiB, seconds: RAM, disk and offline disk together. MB/s: 10^6 bytes.',
-    'connector, listener, pveproxy: CPU seconds of each per GiB that went over; pveproxy is the test node in its place.',
+    'MiB, seconds, MB/s: RAM and disk of the running guest. MB: 10^6 bytes.',
+    'connector, listener, pveproxy: CPU seconds of each for a GiB of all that went over. The test node is its pveproxy.',
     'RAM, disk, offline: whether their SHA-256 is the same at both ends. The sums are above, and in the report.',
 );
 
@@ -46,43 +43,81 @@ my @MOVED = qw(ram disk offline);
 
 =head2 crossing
 
-C<crossing(\%result)>: a result of L<Demo::Migration> as the report has it: C<plane>, C<ram_bytes>,
-C<disk_bytes>, C<offline_bytes>, C<seconds>, C<mb_per_s>, C<cpu_s_per_gib>, C<ram_sha256>,
-C<disk_sha256> and C<offline_sha256> with C<source> and C<target>, and C<ok>. Bytes are those that
-went over; MB are 10^6 bytes; CPU is that of the connector, and there are also
-C<listener_cpu_s_per_gib> and C<pveproxy_cpu_s_per_gib>.
+C<crossing(\%result)>: a result of L<Demo::Migration> as the report has it:
+
+=over
+
+=item plane, ok
+
+its name, and whether everything was right
+
+=item ram_bytes, disk_bytes, offline_bytes
+
+that went over
+
+=item seconds, mb_per_s
+
+of the running guest's RAM and disk; MB are 10^6 bytes
+
+=item offline_seconds
+
+of the offline disk, until the target has written it
+
+=item cpu_s_per_gib, listener_cpu_s_per_gib, pveproxy_cpu_s_per_gib
+
+CPU seconds of the connector and of those two for each GiB of all that went over
+
+=item ram_sha256, disk_sha256, offline_sha256
+
+each with C<source> and C<target>
+
+=item endpoint, cipher, record
+
+where the RAM went, the tunnel's word for what protected the data, and the tunnel's own account
+
+=back
 
 =cut
 
 sub crossing ($result) {
-    my $bytes = bytes($result);
     my %crossing = map { $_ => $result->{$_} } 'plane', map { "${_}_sha256" } @MOVED;
     $crossing{$_} = 0 + $result->{$_} for map { "${_}_bytes" } @MOVED;
-    $crossing{seconds} = rounded($result->{seconds});
-    $crossing{mb_per_s} = rounded($bytes / $result->{seconds} / 1e6);
+    $crossing{$_} = rounded($result->{$_}) for qw(seconds offline_seconds);
+    $crossing{mb_per_s} = rounded(live_bytes($result) / $result->{seconds} / 1e6);
+    my $gib = (live_bytes($result) + $result->{offline_bytes}) / (1 << 30);
     my $cpu = $result->{cpu_seconds};
-    $crossing{cpu_s_per_gib} = rounded($cpu->{connector} / $bytes * GIB);
-    $crossing{"${_}_cpu_s_per_gib"} = rounded($cpu->{$_} / $bytes * GIB) for qw(listener pveproxy);
-    $crossing{ok} = is_ok($result) ? JSON::true : JSON::false;
+    $crossing{cpu_s_per_gib} = rounded($cpu->{connector} / $gib);
+    $crossing{"${_}_cpu_s_per_gib"} = rounded($cpu->{$_} / $gib) for qw(listener pveproxy);
+    my $record = $result->{record};
+    @crossing{qw(cipher record)} = ($record->{cipher}, $record);
+    $crossing{endpoint} = $result->{endpoint} // $record->{remote};
+    $crossing{ok} = faults($result) ? JSON::false : JSON::true;
     return \%crossing;
 }
 
-=head2 is_ok
+=head2 faults
 
-C<is_ok(\%result)>: the checksums agree, and the guest goes on at the target.
+C<faults(\%result)>: what went wrong, a list of sentences: a checksum differs, the data took another
+plane than the one that was to be shown, the guest does not go on at the target.
 
 =cut
 
-sub is_ok ($result) {
-    for my $sum (map { $result->{"${_}_sha256"} } @MOVED) {
-        return 0 if $sum->{source} !~ /\A[0-9a-f]{64}\z/ || $sum->{source} ne $sum->{target};
+sub faults ($result) {
+    my $plane = Demo::Plane::get($result->{plane});
+    my @faults;
+    for my $what (@MOVED) {
+        my ($source, $target) = @{ $result->{"${what}_sha256"} }{qw(source target)};
+        push @faults, "$what differs: SHA-256 $source at the source, $target at the target"
+            if $source !~ /\A[0-9a-f]{64}\z/ || $source ne $target;
     }
-    return $result->{goes_on};
+    my ($took, $of_forwards) = @{ $result->{record} }{qw(plane forwards_plane)};
+    push @faults, "the data took plane '$took', and '$of_forwards' without QEMU"
+        if $took ne $plane->{name} || $of_forwards ne $plane->{offline};
+    push @faults, 'the guest does not go on at the target' if !$result->{goes_on};
+    return map { "plane '$result->{plane}': $_" } @faults;
 }
 
-sub bytes ($result) {
-    return sum(map { $result->{"${_}_bytes"} } @MOVED);
-}
+sub live_bytes ($result) { return $result->{ram_bytes} + $result->{disk_bytes} }
 
 =head2 table
 
@@ -100,7 +135,7 @@ sub table (@results) {
     }
     my @lines = map { line($_, \@width) } @rows;
     splice(@lines, 1, 0, join('  ', map { '-' x $_ } @width));
-    return (@lines, '', @LEGEND);
+    return (@lines, '', (map { way($_) } @results), '', @LEGEND);
 }
 
 =head2 write_file
@@ -125,13 +160,22 @@ sub row ($result) {
     my @values = (
         $result->{plane},
         Demo::Plane::get($result->{plane})->{wire},
-        bytes($result) / 1048576,
+        live_bytes($result) / 1048576,
         @$crossing{qw(seconds mb_per_s cpu_s_per_gib)},
         @$crossing{qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib)},
         (map { agreement($result->{"${_}_sha256"}) } @MOVED),
         $result->{goes_on} ? 'goes on' : 'STANDS',
     );
     return [map { sprintf($COLUMNS[$_][1], $values[$_]) } 0 .. $#COLUMNS];
+}
+
+sub way ($result) {
+    my $record = $result->{record};
+    my $plane = sprintf('%-9s ', $result->{plane});
+    return "$plane to $record->{remote}, $record->{cipher}" if !defined $result->{endpoint};
+    return
+          "$plane to $result->{endpoint}, UNENCRYPTED; offline disk by '$record->{forwards_plane}'"
+        . " to $record->{remote}, $record->{cipher}";
 }
 
 sub agreement ($sum) { return $sum->{source} eq $sum->{target} ? 'equal' : 'DIFFERENT' }
