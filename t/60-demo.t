@@ -174,13 +174,13 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     }
 }
 
-{
+for my $plane (qw(websocket tls)) {
     my $in_the_middle = sub ($pid, $line) {
         kill(TERM => $pid) if $line =~ /stands for/;
     };
-    my ($code, $said) = demo([qw(RAM=64 DISK=64 PLANES=websocket)], $in_the_middle);
-    is($code, 1, 'a demo that is interrupted fails');
-    like($said, qr/^demo: .*SIGTERM$/m, '... says why');
+    my ($code, $said) = demo(['RAM=64', 'DISK=64', "PLANES=$plane"], $in_the_middle);
+    is($code, 1, "$plane: a demo that is interrupted fails");
+    like($said, qr/^demo: plane '$plane': .*SIGTERM$/m, '... says why');
     is_deeply(leftovers(), [], '... and leaves nothing behind');
     ok(!-e $REPORT, '... not even an old report');
 }
