@@ -12,6 +12,7 @@ use Test::More;
 use lib map { "$FindBin::Bin/../$_" } qw(demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Image;
 use Demo::Migration;
+use Demo::Plane;
 use Demo::Progress;
 use PVE::Tunnel::Client;
 use TestNode::Guest;
@@ -42,13 +43,16 @@ my @tickets;
     };
 }
 
-# The key and the forwards' tickets are known to the worker: this one tells us.
+# The keys and the forwards' tickets are known to the worker: this one, which otherwise is as it is,
+# tells us.
 my $worker = "$dir/worker.pl";
 my $told = "$dir/told";
 open(my $out, '>', $worker) or die;
 print {$out} <<"END";
 use v5.36;
-use lib '$FindBin::Bin/../testnode/lib', '$FindBin::Bin/../perl/blib/lib', '$FindBin::Bin/../perl/blib/arch';
+BEGIN { \$0 = '$FindBin::Bin/../testnode/worker.pl' }
+use FindBin;
+use lib "\$FindBin::Bin/lib", "\$FindBin::Bin/pve", "\$FindBin::Bin/../perl/blib/lib", "\$FindBin::Bin/../perl/blib/arch";
 use TestNode::Worker;
 no warnings 'redefine';
 my sub tell_test (\$text) { open(my \$out, '>>', '$told') or die; print {\$out} "\$text\\n" }
@@ -58,9 +62,11 @@ my \$handle = \\&TestNode::Commands::handle;
 *TestNode::Commands::handle = sub (\$self, \$name, \@rest) {
     my \$answer = \$handle->(\$self, \$name, \@rest);
     tell_test("ticket \$answer->{ticket}") if \$name eq 'ticket';
+    my \$direct = \$answer->{direct} // {};
+    tell_test("session \$direct->{key}") if \$direct->{key};
     return \$answer;
 };
-exit(TestNode::Worker->new(*STDIN, *STDOUT)->run);
+do \$0 or die \$@;
 END
 close($out) or die;
 
@@ -101,7 +107,8 @@ open(STDERR, '>>', $printed) or die;
 my $progress = Demo::Progress->new(*STDOUT);
 my $error = '';
 my %result;
-for my $plane (qw(websocket qemu)) {
+my $vmid = 200;
+for my $plane (Demo::Plane::names()) {
     eval {
         my $guest = TestNode::Guest->start(
             vmid => 100,
@@ -115,7 +122,7 @@ for my $plane (qw(websocket qemu)) {
             plane => $plane,
             guest => $guest,
             node => $node,
-            target_vmid => ($plane eq 'qemu' ? 201 : 200),
+            target_vmid => $vmid++,
             dir => $dir,
             network => '127.0.0.0/8',
             loopback => 1,
@@ -131,15 +138,15 @@ for my $plane (qw(websocket qemu)) {
 # Errors are printed too: a token that is refused, and a tunnel to nowhere.
 for my $change (
     [{ apitoken => $node->token =~ s/.\z/x/r }, {}],
-    [{}, { url => $node->url(202) =~ s/socket\z//r }]
+    [{}, { url => $node->url($vmid) =~ s/socket\z//r }]
     )
 {
     my ($conn, $params) = @$change;
     eval {
         PVE::Tunnel::Client::fork_websocket_tunnel(
             { %{ $node->conn }, %$conn },
-            $node->path(202), {},
-            { url => $node->url(202), %$params },
+            $node->path($vmid), {},
+            { url => $node->url($vmid), %$params },
             sub ($level, $text) { $progress->line("$level: $text") },
         );
     };
@@ -157,18 +164,24 @@ $node->stop;
 
 is($error, '', 'the migrations went through');
 is($result{$_}{ram_sha256}{source}, $result{$_}{ram_sha256}{target}, "... $_: RAM arrived")
-    for qw(websocket qemu);
+    for Demo::Plane::names();
 
 my @told = split(/\n/, TestNode::Node::slurp($told));
 my @keys = map { /\Akey (.*)/ } @told;
 push @tickets, map { /\Aticket (.*)/ } @told;
-is(scalar(@keys), 3, 'the test knows the key of each worker');
-cmp_ok(scalar(@tickets), '>=', 5, '... and the tickets: three of tunnels, two of forwards');
+my @sessions = map { /\Asession (.*)/ } @told;
+is(scalar(@keys), 5, 'the test knows the key of each worker');
+cmp_ok(scalar(@tickets), '>=', 7, '... and the tickets: five of tunnels, two of forwards');
+is(scalar(@sessions), 3, '... and the key of each listener');
 cmp_ok($looks, '>', 20, '... and looked at the processes often enough');
 like($shown, qr/qemu-system-x86_64/, '... QEMU among them');
 like($shown, qr/connector/, '... and the connector');
 
-my %secret = (token => $token =~ s/.*=//r, map { ("key $_" => $keys[$_]) } 0 .. $#keys);
+my %secret = (
+    token => $token =~ s/.*=//r,
+    (map { ("key $_" => $keys[$_]) } 0 .. $#keys),
+    (map { ("session key $_" => $sessions[$_]) } 0 .. $#sessions),
+);
 for my $i (0 .. $#tickets) {
     # The part behind the name and the time is what nobody may know; it looks the same however it is
     # encoded.
