@@ -97,7 +97,13 @@ plan skip_all => 'no qemu-system-x86_64'
     );
 
     # Taken by us, or by somebody else already: either way it cannot be had.
-    my $taken = IO::Socket::IP->new(LocalHost => '127.0.0.1', LocalPort => 60000, Listen => 1);
+    my $taken = IO::Socket::IP->new(
+        LocalHost => '127.0.0.1',
+        LocalPort => 60000,
+        Listen => 1,
+        # Connections of another test may still be in TIME_WAIT there.
+        ReuseAddr => 1,
+    );
     my $started =
         $worker->command('start', start_parameters('tcp', 'insecure', network => '127.0.0.0/8'));
     ok($started->{success}, 'start on TCP') or diag(explain($started));
