@@ -4,7 +4,7 @@
 //! (`protocol`), keeps the control connection (`control`), agrees with the target on a plane
 //! (`negotiation`, `race`), and serves forwards (`forward`), each connection of which gets a
 //! websocket (`dial`, `wire`) or a connection to the target's listener (`direct`) of its own. What
-//! went over them is told by `traffic`.
+//! went over them is counted by `traffic` and told by `record`.
 
 mod control;
 mod dial;
@@ -13,6 +13,7 @@ mod forward;
 mod negotiation;
 mod protocol;
 mod race;
+mod record;
 mod socket;
 mod traffic;
 mod wire;
@@ -31,6 +32,7 @@ use direct::Direct;
 use forward::{Forward, Route};
 use negotiation::{Negotiated, Wish, negotiate};
 use protocol::{Command, ForwardData, TargetData};
+use record::{Record, Way};
 use serde::Deserialize;
 use serde_json::json;
 use std::future::pending;
@@ -42,7 +44,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
-use traffic::{Traffic, Way};
+use traffic::Traffic;
 
 /// Forwards at one time: RAM, NBD and one offline disk need three.
 const MAX_FORWARDS: usize = 256;
@@ -132,7 +134,7 @@ pub fn run(
             plan: None,
             direct: None,
             forwards: Vec::new(),
-            traffic: Arc::new(Traffic::new()),
+            traffic: Arc::new(Traffic::default()),
             recorded: false,
         };
         let (traffic, log) = (connector.traffic.clone(), connector.log.clone());
@@ -343,13 +345,13 @@ impl Connector {
     }
 
     /// Tells once what went over the forwards, if there was anything to expect.
-    fn record(&mut self, stat: Option<&Stat>) -> Option<traffic::Record> {
+    fn record(&mut self, stat: Option<&Stat>) -> Option<Record> {
         let way = match (&self.direct, &self.state) {
             (Some(direct), _) => direct.summary().into(),
             (None, State::Connected { way, .. }) => way.clone(),
             (None, _) => return None,
         };
-        let record = self.traffic.record(self.plan.as_ref(), way, stat);
+        let record = Record::new(&self.traffic.total(), self.plan.as_ref(), way, stat);
         if self.recorded || (self.plan.is_none() && record.is_empty()) {
             return Some(record);
         }
