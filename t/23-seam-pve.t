@@ -33,7 +33,7 @@ BEGIN {
     for my $module (qw(PVE::Storage PVE::Storage::Common)) {
         next if !defined Test::TunnelNode::missing($module);
         my $file = $module =~ s{::}{/}gr . '.pm';
-        $INC{$file} = __FILE__;
+        $INC{$file} = __FILE__; ## no critic (RequireLocalizedPunctuationVars)
         push @replaced, $module;
     }
     # PVE::Storage brings the first for the schema of another command; the second is the handler's.

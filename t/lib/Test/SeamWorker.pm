@@ -42,7 +42,8 @@ From now on the listener's process runs C<$code> with what C<listener_run> is gi
 =head2 answers($control, %more)
 
 For C<stand_in>: keeps to the protocol on descriptor C<$control>. C<%more> has, by operation, code
-that gives another line than the usual, or undef for none; it gets the forward's number and a handle.
+that gives another line than the usual, or undef for none; it gets the forward's number and a
+handle.
 
 =head2 open_request(%more)
 
@@ -125,7 +126,8 @@ sub forward_line ($number, $) { return qq({"number":$number}) }
 sub stat_line (@) {
     return
           '{"plane":"tls","connections":3,"half_open":0,"new":{},"forwards":[{"number":1,'
-        . '"path":"/run/a","connections":2,"open":1,"failed":0,"received":12345678901234,"sent":4}],'
+        . '"path":"/run/a","connections":2,"open":1,"failed":0,'
+        . '"received":12345678901234,"sent":4}],'
         . '"refused":{"tls":1,"silent":0,"malformed":0,"key":0,"number":0,"crowded":0,"socket":0}}';
 }
 

@@ -12,9 +12,9 @@ TestNode::Commands - what the test node's worker can be told to do
 =head1 DESCRIPTION
 
 A closed table: a name, the parameters it takes, and what it does. A name or a parameter that is not
-in it is refused. Schema and handler of C<query-disk-import> are those of C<PVE::StorageTunnel>, found
-by their full names at run time, as in a worker of Proxmox VE. An I<old> node has no C<caps> and takes only what Proxmox VE 9 takes for C<start>;
-containers have fewer commands.
+in it is refused. Schema and handler of C<query-disk-import> are those of C<PVE::StorageTunnel>,
+found by their full names at run time, as in a worker of Proxmox VE. An I<old> node has no C<caps>
+and takes only what Proxmox VE 9 takes for C<start>; containers have fewer commands.
 
 =cut
 

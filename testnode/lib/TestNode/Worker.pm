@@ -19,8 +19,8 @@ The first line has C<socket>, C<vmid>, C<kind> (C<qemu> or C<lxc>), C<node>, C<d
 C<ticket_key> (64 hex digits), C<old> and C<params>. The input then stays open; its end is the order
 to leave.
 
-Unless the node is C<old> or C<no_direct> is true, the worker installs L<PVE::Tunnel::Seam>, as a node
-with pve-tunnel does. C<configuration> is then the file with the node's networks (by default
+Unless the node is C<old> or C<no_direct> is true, the worker installs L<PVE::Tunnel::Seam>, as a
+node with pve-tunnel does. C<configuration> is then the file with the node's networks (by default
 F<remote-migration.cfg> in C<dir>), and with a true C<no_privilege> the user lacks C<Sys.Modify>.
 
 After C<quit> the worker waits for the client to disconnect. A guest that was started lives on, and

@@ -12,9 +12,9 @@ PVE::StorageTunnel - a stand-in for the module of that name in Proxmox VE
 =head1 DESCRIPTION
 
 As much of it as the test node's worker and L<PVE::Tunnel::Seam> meet: a hash of schemas, shared by
-reference with the worker's table of commands, and a handler that is called by its full name. It lies
-in a directory of its own, which only the worker and tests of the seam search, so that it is never
-taken for the real one.
+reference with the worker's table of commands, and a handler that is called by its full name. It
+lies in a directory of its own, which only the worker and tests of the seam search, so that it is
+never taken for the real one.
 
 =cut
 
@@ -29,8 +29,8 @@ our $cmd_schema = { 'query-disk-import' => {} };
 =head2 handle_query_disk_import
 
 C<handle_query_disk_import($state, \%parameters)>: how the import in C<< $state->{disk_import} >>, a
-L<TestNode::Import>, is getting on. One that is over is taken out of C<$state>, and its socket out of
-C<< $state->{sockets} >>.
+L<TestNode::Import>, is getting on. One that is over is taken out of C<$state>, and its socket
+out of C<< $state->{sockets} >>.
 
 =cut
 

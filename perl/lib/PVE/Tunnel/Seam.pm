@@ -163,14 +163,14 @@ looked up while the worker runs. The seam adds one optional property to that sch
 wraps that handler: a command with C<direct> is answered here, every other one goes to the original
 with the same arguments, context and caller.
 
-A node without the seam refuses the unknown property with C<success: false> and goes on: a source may
-just ask.
+A node without the seam refuses the unknown property with C<success: false> and goes on: a source
+may just ask.
 
 =head2 Operations
 
 Over the control plane, C<{"cmd":"query-disk-import","direct":{"op":...}}>, answered by
-C<{"success":1,"direct":{...}}> or C<{"success":0,"msg":"..."}>. Names that are not known are ignored,
-values that do not have the right form are an error, and an error changes nothing.
+C<{"success":1,"direct":{...}}> or C<{"success":0,"msg":"..."}>. Names that are not known are
+ignored, values that do not have the right form are an error, and an error changes nothing.
 
 =over
 
@@ -193,15 +193,15 @@ C<dead_peer_timeout> is in seconds, by default 60.
 Answers C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, 64
 hexadecimal digits.
 
-C<tcp>, and a network that is not configured, need C<Sys.Modify> on C</> for the user of the API whose
-worker this is. The ID of a configured network needs nothing: an administrator has decided already.
-C<tcp> is refused where the configuration requires encryption.
+C<tcp>, and a network that is not configured, need C<Sys.Modify> on C</> for the user of the API
+whose worker this is. The ID of a configured network needs nothing: an administrator has decided
+already. C<tcp> is refused where the configuration requires encryption.
 
 =item forward: C<path>
 
 Lets connections through to a UNIX socket. Only to one that the worker knows at that moment, that is
-a key of C<< $state->{sockets} >>: the rule of the command C<ticket>. Answers C<number>; the same path
-has the same number again.
+a key of C<< $state->{sockets} >>: the rule of the command C<ticket>. Answers C<number>; the same
+path has the same number again.
 
 =item stat
 
@@ -231,10 +231,11 @@ session key in there would be one careless dump away from a log.
     PVE::Tunnel::Seam::install();
     PVE::Tunnel::Seam::install(check => $check, node => $name);
 
-Puts the seam in place, once, however often it is called. Loads C<PVE::StorageTunnel> if that was not
-done. Dies, and has then changed nothing, if there is none, or if it does not have the shape that is
-expected: C<$PVE::StorageTunnel::cmd_schema> with a hash of properties for C<query-disk-import>,
-none of them called C<direct>, and C<PVE::StorageTunnel::handle_query_disk_import>.
+Puts the seam in place, once, however often it is called. Loads C<PVE::StorageTunnel> if that was
+not done. Dies, and has then changed nothing, if there is none, or if it does not have the shape
+that is expected: C<$PVE::StorageTunnel::cmd_schema> with a hash of properties for
+C<query-disk-import>, none of them called C<direct>, and
+C<PVE::StorageTunnel::handle_query_disk_import>.
 
 Options, which replace those of an earlier call:
 
@@ -255,8 +256,8 @@ C<PVE::INotify::nodename()>, and without that module the host's name.
 
 =head2 uninstall
 
-Takes it away. Returns 1, or 0 if it was not there. Dies, and changes nothing, if the handler has been
-wrapped by another since. Listeners that are open stay.
+Takes it away. Returns 1, or 0 if it was not there. Dies, and changes nothing, if the handler has
+been wrapped by another since. Listeners that are open stay.
 
 =head2 status
 
@@ -266,7 +267,7 @@ C<topmost> is 0 if another has wrapped the handler since. C<listeners> counts th
 
 =head1 FILES
 
-F</etc/pve/remote-migration.cfg>, C<$PVE::Tunnel::Seam::CONFIGURATION>: networks and policy. Read for
-each C<hello> and C<open>. Without the file, nothing is configured.
+F</etc/pve/remote-migration.cfg>, C<$PVE::Tunnel::Seam::CONFIGURATION>: networks and policy. Read
+for each C<hello> and C<open>. Without the file, nothing is configured.
 
 =cut

@@ -204,7 +204,8 @@ PVE::Tunnel::Seam::Listener - the listener's process, seen from the worker
 
 =head1 SYNOPSIS
 
-    my ($listener, $opened) = PVE::Tunnel::Seam::Listener->start({ plane => 'tcp', node => 'pve1' });
+    my ($listener, $opened) =
+        PVE::Tunnel::Seam::Listener->start({ plane => 'tcp', node => 'pve1' });
     my $number = $listener->ask('forward', path => '/run/qemu-server/100.migrate')->{number};
     my $stat = $listener->close;
 
@@ -220,8 +221,8 @@ does. The object belongs to the process that made it: in a forked child it refus
 its end there ends nothing.
 
 A listener that answers late, too much or not what was asked is ended at once: it could not be
-trusted with the next question. So is one whose last exchange was interrupted by a handler that died.
-After that, every call dies with the first reason.
+trusted with the next question. So is one whose last exchange was interrupted by a handler that
+died. After that, every call dies with the first reason.
 
 =head1 METHODS
 

@@ -209,8 +209,8 @@ A part of L<PVE::Tunnel::Seam>, which describes the operations. The shapes of re
 from the source, and of the listener's answers, which go to it: nothing passes that does not have
 them, and what passes is a copy, clean under taint, with numbers that are numbers in JSON.
 
-Names that are not known are left out, so that either side may say more than the other knows. C<null>
-is the same as absent.
+Names that are not known are left out, so that either side may say more than the other knows.
+C<null> is the same as absent.
 
 =head1 FUNCTIONS
 
@@ -226,8 +226,8 @@ C<request($direct)>: the request, a hash with C<op> and what this operation take
     stat
     close
 
-C<dead_peer_timeout> is in seconds, above 0 and at most 3600. C<path> is absolute and has at most 107
-bytes. C<network> has 1 to 128 printable ASCII characters.
+C<dead_peer_timeout> is in seconds, above 0 and at most 3600. C<path> is absolute and has at most
+107 bytes. C<network> has 1 to 128 printable ASCII characters.
 
 =head2 answer
 

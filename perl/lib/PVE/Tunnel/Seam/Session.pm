@@ -238,8 +238,8 @@ Class method. C<check> and C<node> are optional; L<PVE::Tunnel::Seam/install> de
 
 =head2 handle
 
-C<< $session->handle($state, $direct) >>: the answer to a request, a hash. C<$state> is the worker's.
-Dies with one line.
+C<< $session->handle($state, $direct) >>: the answer to a request, a hash. C<$state> is the
+worker's. Dies with one line.
 
 =head2 has_listener
 
