@@ -40,7 +40,9 @@ sub connector_run ($input, $output, $log = undef, $options = undef) {
 }
 
 sub listener_run ($control, $log, $options) {
-    _listener_run($control, $log, _options('pve_tunnel_listener_run', $options // {}));
+    # Names, which may look like numbers.
+    my @text = qw(node network);
+    _listener_run($control, $log, _options('pve_tunnel_listener_run', $options // {}, @text));
     return;
 }
 
@@ -62,8 +64,8 @@ sub _encode ($function, $input) {
 }
 
 # Options are plain numbers and names. Perl does not tell "10" from 10, but JSON does, and so a
-# number that was read from a file or a line would go over as a string.
-sub _options ($function, $options) {
+# number that was read from a file or a line would go over as a string. Those in @text are names.
+sub _options ($function, $options, @text) {
     my $json;
     if (defined($options)) {
         die "$function: options are not a hash reference\n" if ref($options) ne 'HASH';
@@ -74,6 +76,7 @@ sub _options ($function, $options) {
             my $is_number = defined($value) && $value =~ m/\A[0-9]+(?:\.[0-9]+)?\z/;
             $typed{$name} = $is_number ? 0 + $value : $value;
         }
+        $typed{$_} = "$options->{$_}" for grep { defined $options->{$_} } @text;
         $json = _encode($function, \%typed);
     }
     return $json;
