@@ -29,7 +29,7 @@ pub use splice::{arm, disarm, splice};
 
 use std::future::pending;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -39,6 +39,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long the one direction may still deliver what was written before the other one failed.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// How many refused pieces make sure that a program still lives, and has only shut down its reading
+/// side: while one goes away, the kernel refuses the first before it shows the hang-up.
+const LOOKS: u8 = 2;
 
 /// The half of a wire that takes data.
 pub trait Outgoing {
@@ -134,6 +138,35 @@ struct Progress {
     finished: AtomicBool,
     /// Sending has failed.
     failed: AtomicBool,
+    /// The local program is gone, and did not take all that came for it.
+    undelivered: AtomicBool,
+    /// Pieces that the local program has refused, up to [`LOOKS`].
+    refused: AtomicU8,
+}
+
+impl Progress {
+    /// Judges a piece of data that the local program has refused. What is sent to a program that is
+    /// gone was sent in vain, and that is an error; one that only reads no more does not want it.
+    fn refused(&self, local: &Local) -> Result<(), RelayError> {
+        let refused = self.refused.load(Ordering::Relaxed);
+        if refused < LOOKS {
+            self.refused.store(refused + 1, Ordering::Relaxed);
+            if local.is_gone() {
+                self.undelivered.store(true, Ordering::Relaxed);
+                return Err(RelayError::Undelivered);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the end of the local program's stream may be announced as one: not when it is known
+    /// that the program did not take what was sent to it.
+    fn may_finish(&self, local: &Local) -> Result<(), RelayError> {
+        if self.undelivered.load(Ordering::Relaxed) || local.left_unread() {
+            return Err(RelayError::Undelivered);
+        }
+        Ok(())
+    }
 }
 
 /// Copies both ways until the connection is over.
@@ -244,8 +277,8 @@ async fn send_all<O: Outgoing>(
             result = local.read(&mut buffer[O::ROOM..]) => result.map_err(RelayError::Local)?,
         };
         if count == 0 {
-            if half_close && local.left_unread() {
-                return Err(RelayError::Undelivered);
+            if half_close {
+                progress.may_finish(local)?;
             }
             outgoing.finish().await.map_err(failed)?;
             // From here on an end without a word is the answer to ours, where a wire has no other.
@@ -277,15 +310,15 @@ async fn receive_all<I: Incoming>(
                         .received
                         .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }
-                Err(error) if !is_unwanted(&error) => return Err(RelayError::Local(error)),
-                Err(_) if I::HALF_CLOSE && local.is_gone() => return Err(RelayError::Undelivered),
-                // A program that only sends has shut down its reading side. What it does not want
-                // must not hold up the rest.
-                Err(_) => wanted = false,
+                Err(error) if !is_refusal(&error) => return Err(RelayError::Local(error)),
+                Err(_) => {
+                    wanted = false;
+                    if I::HALF_CLOSE {
+                        progress.refused(local)?;
+                    }
+                }
             },
-            Received::Data(_) if I::HALF_CLOSE && local.is_gone() => {
-                return Err(RelayError::Undelivered);
-            }
+            Received::Data(_) if I::HALF_CLOSE => progress.refused(local)?,
             Received::Data(_) => {}
             Received::End if I::HALF_CLOSE => {
                 // A stream of which one direction has failed is not to look complete in the other.
@@ -306,9 +339,9 @@ async fn receive_all<I: Incoming>(
     }
 }
 
-/// Whether the local program reads no more: it has shut down its reading side, or it went away, in
-/// which case what it wrote before is still to be sent.
-fn is_unwanted(error: &io::Error) -> bool {
+/// Whether the local program reads no more: it only sends, and has shut down its reading side, or it
+/// went away. What it does not want must not hold up what it wrote.
+fn is_refusal(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     matches!(error.kind(), BrokenPipe | ConnectionReset)
 }

@@ -11,7 +11,7 @@
 
 use super::local::{FLAGS, Next};
 use super::readiness::unacknowledged;
-use super::{Counters, LAST_WORDS, Local, Progress, RelayError, is_unwanted, until_both_ended};
+use super::{Counters, LAST_WORDS, Local, Progress, RelayError, is_refusal, until_both_ended};
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice as move_pages};
 use nix::unistd::pipe2;
 use socket2::SockRef;
@@ -63,7 +63,7 @@ pub async fn splice(
     wire.set_nodelay(true).map_err(RelayError::Send)?;
     let progress = Progress::default();
     let up = async {
-        let result = send_all(local, wire, counters).await;
+        let result = send_all(local, wire, counters, &progress).await;
         progress.failed.store(result.is_err(), Ordering::Relaxed);
         result
     };
@@ -80,7 +80,12 @@ pub async fn splice(
     result
 }
 
-async fn send_all(local: &Local, wire: &TcpStream, counters: &Counters) -> Result<(), RelayError> {
+async fn send_all(
+    local: &Local,
+    wire: &TcpStream,
+    counters: &Counters,
+    progress: &Progress,
+) -> Result<(), RelayError> {
     let mut buffer = vec![0; SMALL];
     let mut pipe = None;
     let sent = |count| {
@@ -117,9 +122,7 @@ async fn send_all(local: &Local, wire: &TcpStream, counters: &Counters) -> Resul
             }
         }
     }
-    if local.left_unread() {
-        return Err(RelayError::Undelivered);
-    }
+    progress.may_finish(local)?;
     SockRef::from(wire)
         .shutdown(Shutdown::Write)
         .map_err(RelayError::Send)
@@ -145,7 +148,7 @@ async fn receive_all(
                     held -= count;
                     counters.received.fetch_add(count as u64, Ordering::Relaxed);
                 }
-                Err(error) if !is_unwanted(&error) => return Err(RelayError::Local(error)),
+                Err(error) if !is_refusal(&error) => return Err(RelayError::Local(error)),
                 Err(_) => return drop_all(local, wire, progress).await,
             }
         }
@@ -158,9 +161,7 @@ async fn receive_all(
 async fn drop_all(local: &Local, wire: &TcpStream, progress: &Progress) -> Result<(), RelayError> {
     let mut buffer = vec![0; SMALL];
     loop {
-        if local.is_gone() {
-            return Err(RelayError::Undelivered);
-        }
+        progress.refused(local)?;
         let read = || wire.try_read(&mut buffer);
         match wire.async_io(Interest::READABLE, read).await {
             Ok(0) => return end(local, progress),
