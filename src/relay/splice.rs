@@ -32,8 +32,12 @@ const PIPE: usize = 1 << 20;
 /// request leaves in one piece.
 const SMALL: usize = 16 << 10;
 
-/// How often we look whether everything has arrived, of which the kernel has no news.
-const LOOK: Duration = Duration::from_millis(5);
+/// How soon we look again whether everything has arrived, of which the kernel has no news. Each
+/// time twice as long passes, for a reader that takes its time.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// The longest time from one look to the next.
+const MAX_LOOK: Duration = Duration::from_millis(100);
 
 /// Makes closing the socket, by whatever cause, an error at the other end: RST in place of FIN.
 /// To be called as soon as it is connected.
@@ -50,7 +54,8 @@ pub fn disarm(wire: &TcpStream) -> io::Result<()> {
 /// wire with half-close, which here is FIN.
 ///
 /// The socket is to be [armed](arm) by the caller. It is disarmed when both directions have ended
-/// well; after an error it is to be dropped as it is. An end by RST is [`RelayError::Truncated`].
+/// well and the other node's kernel has confirmed all of it; after an error it is to be dropped as
+/// it is. An end by RST is [`RelayError::Truncated`].
 ///
 /// The kernel answers writing to a peer that is gone with SIGPIPE here, as there is no flag against
 /// it: the caller has it ignored, as Rust programs have, or blocked, as the C ABI does.
@@ -68,16 +73,18 @@ pub async fn splice(
         result
     };
     let down = receive_all(local, wire, counters, &progress);
-    let result = until_both_ended(up, down, broken(wire)).await;
-    match &result {
-        Ok(()) => disarm(wire).map_err(RelayError::Send)?,
-        // Closing throws away what is not yet there. The local program's last words should be.
-        Err(RelayError::Undelivered) => {
-            let _ = timeout(LAST_WORDS, arrived(wire)).await;
+    match until_both_ended(up, down, broken(wire)).await {
+        Ok(()) => {
+            arrived(wire).await?;
+            disarm(wire).map_err(RelayError::Send)
         }
-        Err(_) => {}
+        Err(RelayError::Undelivered) => {
+            // Closing throws away what is not yet there. The local program's last words should be.
+            let _ = timeout(LAST_WORDS, arrived(wire)).await;
+            Err(RelayError::Undelivered)
+        }
+        Err(error) => Err(error),
     }
-    result
 }
 
 async fn send_all(
@@ -190,15 +197,18 @@ async fn broken(wire: &TcpStream) -> RelayError {
     }
 }
 
-/// Waits until the other end's kernel has everything, or it cannot be had any more.
-async fn arrived(wire: &TcpStream) {
+/// Waits until the other end's kernel has confirmed everything, the end of stream included.
+async fn arrived(wire: &TcpStream) -> Result<(), RelayError> {
     let broken = broken(wire);
     tokio::pin!(broken);
-    while unacknowledged(wire).is_ok_and(|count| count > 0) {
-        if timeout(LOOK, &mut broken).await.is_ok() {
-            return;
+    let mut pause = LOOK;
+    while unacknowledged(wire).map_err(RelayError::Send)? > 0 {
+        if let Ok(error) = timeout(pause, &mut broken).await {
+            return Err(error);
         }
+        pause = (2 * pause).min(MAX_LOOK);
     }
+    Ok(())
 }
 
 fn received(error: io::Error) -> RelayError {
