@@ -9,11 +9,14 @@
 pub mod connector;
 pub mod direct;
 pub mod listener;
+pub mod relay;
 pub mod role;
 pub mod seam;
 pub mod target;
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 
 /// Bytes that repeat at no power of two, so that a lost or doubled piece never goes unseen.
 pub fn pattern(length: usize) -> Vec<u8> {
@@ -80,4 +83,23 @@ pub fn write_in_pieces(mut stream: impl Write, data: &[u8]) -> std::io::Result<(
         rest = after;
     }
     Ok(())
+}
+
+/// Two connected UNIX sockets and two connected TCP sockets.
+pub fn sockets(address: &str) -> ([UnixStream; 2], [TcpStream; 2]) {
+    let (near, local) = UnixStream::pair().unwrap();
+    let listener = TcpListener::bind(address).unwrap();
+    let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (wire, _) = listener.accept().unwrap();
+    far.set_nodelay(true).unwrap();
+    ([near, local], [far, wire])
+}
+
+/// A fixed sequence of numbers that looks like none.
+pub fn random(seed: u32) -> impl FnMut(u32) -> u32 {
+    let mut state = seed;
+    move |bound| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % bound
+    }
 }
