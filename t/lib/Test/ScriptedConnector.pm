@@ -77,11 +77,11 @@ sub _between ($file, $answers, $input, $output, $connect) {
     pipe my $from_them, my $their_output or die "pipe: $!\n";
     my $pid = fork // die "fork: $!\n";
     if (!$pid) {
-        close $_ for $to_them, $from_them;
+        _shut($_) for $to_them, $from_them;
         POSIX::close($_) for $input, $output;
         POSIX::_exit(eval { $connect->(fileno $their_input, fileno $their_output); 1 } ? 0 : 1);
     }
-    close $_ for $their_input, $their_output;
+    _shut($_) for $their_input, $their_output;
     open my $from_us, '<&=', $input or die "descriptor $input: $!\n";
     open my $to_us, '>&=', $output or die "descriptor $output: $!\n";
     $_->autoflush(1) for $to_them, $to_us;
@@ -92,7 +92,7 @@ sub _between ($file, $answers, $input, $output, $connect) {
             my $got = sysread $handle, my $bytes, 65536;
             if (!$got) {
                 $select->remove($handle);
-                close $to_them if $handle == $from_us;
+                _shut($to_them) if $handle == $from_us;
             } elsif ($handle == $from_them) {
                 print {$to_us} $bytes;
             } else {
@@ -111,6 +111,15 @@ sub _between ($file, $answers, $input, $output, $connect) {
     }
     waitpid $pid, 0;
     die "the connector failed\n" if $?;
+    return;
+}
+
+# Handles of the parent still stand for numbers that were closed under them, and Perl closes a number
+# with the last of its handles only.
+sub _shut ($handle) {
+    my $descriptor = fileno $handle;
+    close $handle;
+    POSIX::close($descriptor);
     return;
 }
 

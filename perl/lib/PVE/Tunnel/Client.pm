@@ -44,7 +44,8 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
     # What this side forbids is refused before the target hears of it.
     my $wish = PVE::Tunnel::Client::Negotiation::wish($conn, $tunnel_params);
     my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
-    PVE::Tunnel::Client::Lines::tell($log, 'info', "remote: tunnel worker '$task->{upid}' started");
+    my $started = "remote: tunnel worker '$task->{upid}' started";
+    PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
 
     my $headers = [['Authorization', $token]];
     my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
@@ -102,7 +103,7 @@ sub _take_version ($tunnel, $line) {
 # The worker has made an empty guest by now, which nobody will fill.
 sub _clean_target ($tunnel) {
     return if eval { _quit($tunnel, 1); 1 };
-    PVE::Tunnel::Client::Lines::tell(
+    PVE::Tunnel::Client::Lines::log_line(
         $tunnel->{log},
         'warn', "the target was not told to clean up: $@"
     );
@@ -143,7 +144,8 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
     my $finish = { control => JSON::true, cmd => 'finish' };
     my $answer = eval { PVE::Tunnel::Client::Lines::ask($tunnel, FINISH_LIMIT, $finish) };
     $tunnel->{record} = $answer->{record} if $answer;
-    PVE::Tunnel::Client::Lines::tell($log, 'warn', "no record of this migration: $@") if !$answer;
+    PVE::Tunnel::Client::Lines::log_line($log, 'warn', "no record of this migration: $@")
+        if !$answer;
 
     my $done = eval { _quit($tunnel, $cleanup); 1 };
     my $error = $@;
@@ -151,7 +153,7 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
     for my $path (@{ $tunnel->{unix_sockets} // [] }) {
         # A name that nobody has checked is not removed under taint.
         eval { unlink $path; 1 }
-            or PVE::Tunnel::Client::Lines::tell($log, 'warn', "cannot remove '$path': $@");
+            or PVE::Tunnel::Client::Lines::log_line($log, 'warn', "cannot remove '$path': $@");
     }
     die "the tunnel was not ended in order: $error" if !$done;
     return;
@@ -204,10 +206,14 @@ PVE::Tunnel::Client - the source's end of a tunnel between Proxmox VE clusters
     };
     my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(
         $conn, '/nodes/target/qemu/100/mtunnel', { storages => 'local' },
-        { url => 'wss://192.0.2.7:8006/api2/json/nodes/target/qemu/100/mtunnelwebsocket' }, $log,
+        {
+            url => 'wss://192.0.2.7:8006/api2/json/nodes/target/qemu/100/mtunnelwebsocket',
+            migration_network => 'dc2',
+        },
+        $log,
     );
+    print "RAM and live disks go by $tunnel->{plan}{plane}\n";
 
-    my $plan = PVE::Tunnel::Client::plan($tunnel, { migration_type => 'secure', ... });
     my $disk = PVE::Tunnel::Client::write_tunnel($tunnel, 600, 'disk', { ... });
     PVE::Tunnel::Client::forward_unix_socket($tunnel, '/run/qemu-server/77.migrate', '/run/qemu-server/100.migrate');
     ...
@@ -217,12 +223,12 @@ PVE::Tunnel::Client - the source's end of a tunnel between Proxmox VE clusters
 
 The five functions that qemu-server and pve-container know from C<PVE::Tunnel>, with the same
 arguments and the same data, over the native connector in place of the program
-C<proxmox-websocket-tunnel>; and one for the decision that has to be made before anything is created
-at the target.
+C<proxmox-websocket-tunnel>. L<PVE::Tunnel::Overlay> puts them under their callers.
 
 The control plane is one websocket through the target's C<pveproxy>, always over TLS, pinned to a
 fingerprint or verified by the system's CAs. JSON lines go over it in strict order: one command, one
-answer.
+answer. How the guest's data travels is decided when a tunnel is opened, before anything but an empty
+configuration is created at the target, and holds for every forward.
 
 Nothing is exported. Every function dies with a message that ends in a newline. No message and no
 log line contains the API token, a ticket, or what a command carried.
@@ -257,6 +263,28 @@ C<version>.
 
 arrays of the capability names that this software knows, and of those it does not. Both are empty
 for a target that sends none.
+
+=item C<connector>
+
+the software behind it, such as C<pve-tunnel 0.1.0>: what tells our tunnels from others
+
+=item C<plan>
+
+hash, see L<PVE::Tunnel::Native/plan>: C<plane> for RAM and live disks, C<offline> for offline disks
+and volumes, C<start> for the worker's C<start> command, and why. Its warnings have been logged.
+
+=item C<direct>
+
+the listener that forwards connect to, or undef if they go through the API: a hash with C<plane>
+(C<tls> or C<tcp>), C<address>, C<port>, C<cipher>, C<protocol>, C<local> (our address on the way
+there), C<fingerprint> and C<own_fingerprint> (C<tls>)
+
+=item C<record>
+
+after C<finish_tunnel>, what the connector recorded: C<plane>, C<forwards_plane>, C<protocol>,
+C<cipher>, C<local>, C<remote>, C<fingerprint>, C<own_fingerprint>, C<sent> and C<received> (bytes),
+C<seconds>, C<forwards>, C<connections>, C<failed>, C<refused> (by the target: counts by reason). Not
+there if there was no answer.
 
 =item C<params>
 
@@ -313,25 +341,56 @@ and names do not matter. Without, the system's CAs and the host name decide.
 
 =back
 
-C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>); the hash
-becomes C<< $tunnel->{params} >>. C<$log> is called with a level (C<info>, C<warn>, C<err>) and a
-line of text.
+C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>, or C<https://...>
+as qemu-server writes it); the hash becomes C<< $tunnel->{params} >>. C<$log> is called with a level
+(C<info>, C<warn>, C<err>) and a line of text. Three more keys of C<$tunnel_params> are optional, and
+are taken out of it:
 
-Limits: 30 s for each step of the request, 15 s to hand over each line, 45 s for the version reply.
-(C<PVE::Tunnel> waits 10 s; here the connector's own limits come first, so that its reason is
-heard.)
+=over
 
-Errors: what HTTP, TLS or the target refused, with its words; a version reply that is malformed,
-C<caps> included. In each case the child has ended.
+=item C<migration_type>
 
-=head2 plan
+C<secure> or C<insecure>. Without: what is configured for this remote, else C<secure>.
 
-    my $plan = plan($tunnel, \%wish);
+=item C<migration_network>
 
-How the guest's data will travel: L<PVE::Tunnel::Native/plan> with C<%wish> (C<migration_type>,
-C<migration_network>, C<planes>, ...) and the target's capabilities. To be called before the first
-command that changes the target; dies if what is wished cannot be had, and then nothing has been
-created there but the locked, empty configuration that C<finish_tunnel($tunnel, 1)> removes.
+the ID of a configured network, a CIDR, or an interface of the target. Without: what is configured,
+else the nodes' own addresses.
+
+=item C<planes>
+
+array of what the caller can do besides the websocket, of C<tls>, C<tcp> and C<qemu>. Without: C<tls>
+and C<tcp>, which ask nothing of it. C<qemu> is for callers that start QEMU on TCP as C<plan> says.
+
+=back
+
+First F</etc/pve/remote-migration.cfg> is read (F<docs/remote-migration.cfg.md>; C<require-encryption>
+comes from there, too), and the caller's privilege is checked: C<insecure>, and a network that is not
+configured, need C<Sys.Modify> on F</>. What is refused then, is refused before the target is asked.
+Then the tunnel opens, and the connector finds out what the target can do and which of its addresses
+answer. C<secure> takes the websocket if there is nothing better, with a warning if there should have
+been; C<insecure> that cannot be had is an error.
+
+The plan's warnings are logged, each as a C<warn> line that begins with C<WARNING>, then one C<info>
+line with plane, address and port, cipher, network and reason.
+
+Limits: 30 s for each step of the request, 15 s to hand over each line, 45 s for the version reply,
+120 s for the decision. (C<PVE::Tunnel> waits 10 s for the version; here the connector's own limits come
+first, so that its reason is heard.)
+
+Errors: what the configuration or a missing privilege forbids; what HTTP, TLS or the target refused,
+with its words; a version reply that is malformed, C<caps> included; clear text that cannot be had. In
+each case the child has ended. A worker that had answered C<version> has been told to C<quit> and to
+clean up.
+
+=head2 open_tunnel
+
+    my $tunnel = open_tunnel($read_line, $conn, $url, \%req_params, \%tunnel_params, $log);
+
+The same for a caller with a reader of its own: C<$read_line> is called with the tunnel and a number
+of seconds, and returns the next line without its end, or dies. Every answer to a command of ours is
+read by it. With C<write_tunnel> and C<read_tunnel> of this module nothing but C<fork_websocket_tunnel>
+does.
 
 =head2 write_tunnel
 
@@ -353,20 +412,22 @@ around it works.
     forward_unix_socket($tunnel, $local, $remote);
 
 Makes C<$local> a UNIX socket (mode 0600; what was there is removed) that stands for the target's
-C<$remote>. Each connection to it becomes one more websocket with a fresh ticket. Limit: 15 s. Dies
-if the connector says that it cannot.
+C<$remote>. Each connection to it becomes one more connection to the target's listener or, on plane
+C<websocket>, one more websocket with a fresh ticket. Limit: 20 s. Dies if the connector says that it
+cannot. Under taint, C<$local> must have been checked by a pattern.
 
 =head2 finish_tunnel
 
     finish_tunnel($tunnel, $cleanup);
 
-Sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
-SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker
-removes what was created for this migration. Dies at the end if the target did not confirm C<quit>;
-the child has ended in any case.
+Asks the connector for its record (20 s), which it logs as well, for people and as JSON; a failure is
+a warning. Then sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM,
+10 s, then SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the
+worker removes what was created for this migration. Dies at the end if the target did not confirm
+C<quit>; the child has ended in any case.
 
 =head1 SEE ALSO
 
-L<PVE::Tunnel::Native>
+L<PVE::Tunnel::Overlay>, L<PVE::Tunnel::Native>
 
 =cut

@@ -103,7 +103,7 @@ sub one_line ($text) {
     return length($text) > MAX_TEXT ? substr($text, 0, MAX_TEXT) . '...' : $text;
 }
 
-sub tell ($log, $level, $text) {
+sub log_line ($log, $level, $text) {
     # A log that fails must not end the tunnel.
     eval { $log->($level, one_line($text)) };
     return;
@@ -155,8 +155,8 @@ C<failure_text(\%answer)>: C<msg> as one line of at most a thousand characters.
 
 C<one_line($text)>: any text as such a line.
 
-=head2 tell
+=head2 log_line
 
-C<tell($log, $level, $text)>: logs such a line. A log that dies is none of the tunnel's business.
+C<log_line($log, $level, $text)>: logs such a line. A log that dies is none of the tunnel's business.
 
 =cut

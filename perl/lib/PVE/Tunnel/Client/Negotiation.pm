@@ -38,36 +38,17 @@ sub wish ($conn, $tunnel_params) {
     die "planes is not an array\n" if ref($planes) ne 'ARRAY';
 
     my $text = _configuration();
-    my $wish = _decided(
-        sub {
-            PVE::Tunnel::Native::configuration_select(
-                $text,
-                {
-                    side => 'source',
-                    remote => $conn->{host},
-                    migration_type => $type,
-                    migration_network => $network,
-                },
-            );
-        }
-    );
-    delete $wish->{reason};
+    my %call = (migration_type => $type, migration_network => $network);
+    my %source = (side => 'source', remote => $conn->{host}, %call);
+    my $wish = eval { PVE::Tunnel::Native::configuration_select($text, \%source) }
+        // die "$CONFIGURATION: " . _reason($@);
 
     # What even the best of targets could not do is refused before the target hears of it.
-    my $best = _decided(
-        sub {
-            PVE::Tunnel::Native::plan(
-                {
-                    migration_type => $wish->{migration_type},
-                    migration_network => $wish->{migration_network},
-                    configured => $wish->{configured},
-                    require_encryption => $wish->{require_encryption},
-                    planes => $planes,
-                    caps => [@ALL_CAPS],
-                },
-            );
-        }
-    );
+    my %known = map { $_ => $wish->{$_} }
+        qw(migration_type migration_network configured require_encryption);
+    my $best =
+        eval { PVE::Tunnel::Native::plan({ %known, planes => $planes, caps => [@ALL_CAPS] }) }
+        // die _reason($@);
     for my $needed (@{ $best->{privileges} }) {
         _require_privilege($wish, @$needed{qw(privilege path)})
             if grep { $_ eq 'source' } @{ $needed->{on} };
@@ -76,11 +57,7 @@ sub wish ($conn, $tunnel_params) {
 }
 
 # The library's functions name themselves first, which is for programmers.
-sub _decided ($decide) {
-    my $decision = eval { $decide->() };
-    return $decision if defined $decision;
-    die $@ =~ s/\Apve_tunnel_\w+: //r;
-}
+sub _reason ($error) { return $error =~ s/\Apve_tunnel_\w+: //r }
 
 sub _configuration () {
     my $opened = open(my $in, '<:raw', $CONFIGURATION);
@@ -117,37 +94,38 @@ sub _refusal ($privilege, $path) {
 }
 
 sub negotiate ($tunnel, $wish) {
-    my $caps = [@{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} }];
-    my $command = { control => JSON::true, cmd => 'direct', data => { %$wish, caps => $caps } };
+    my %data = (%$wish, caps => [@{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} }]);
+    my $origin = delete $data{reason};
+    my $command = { control => JSON::true, cmd => 'direct', data => \%data };
     my $answer = PVE::Tunnel::Client::Lines::ask($tunnel, DIRECT_LIMIT, $command);
-    my $plan = $answer->{plan};
+    my ($plan, $direct) = @$answer{qw(plan direct)};
     die "the connector gave no plan\n" if ref($plan) ne 'HASH';
-    @$tunnel{qw(plan direct)} = @$answer{qw(plan direct)};
+    @$tunnel{qw(plan direct)} = ($plan, $direct);
 
     my $log = $tunnel->{log};
     for my $warning (@{ $plan->{warnings} }) {
         # Not every log shows levels.
         my $text = $warning =~ /\AWARNING\b/ ? $warning : "WARNING: $warning";
-        PVE::Tunnel::Client::Lines::tell($log, 'warn', $text);
+        PVE::Tunnel::Client::Lines::log_line($log, 'warn', $text);
     }
-    PVE::Tunnel::Client::Lines::tell($log, 'info', _summary($plan, $answer->{direct}));
+    my $decision = join(': ', _way($plan, $direct), join('; ', $plan->{reason}, $origin));
+    PVE::Tunnel::Client::Lines::log_line($log, 'info', $decision);
     return;
 }
 
-sub _summary ($plan, $direct) {
-    my $listener = $direct ? _listener($direct) : 'through the target\'s API, encrypted';
-    my $way =
-        $plan->{plane} eq 'qemu'
-        ? "from QEMU to QEMU, clear text, offline volumes by plane '$plan->{offline}' $listener"
-        : $listener;
+sub _way ($plan, $direct) {
+    my $forwards = $direct ? _listener($direct) : 'through the target\'s API, encrypted';
     my $network = defined($plan->{network}) ? ", network $plan->{network}" : '';
-    return "guest data goes by plane '$plan->{plane}' $way$network: $plan->{reason}";
+    return "guest data goes by plane '$plan->{plane}' $forwards$network"
+        if $plan->{plane} ne 'qemu';
+    return "guest data goes by plane 'qemu' from QEMU to QEMU, UNENCRYPTED$network, and offline"
+        . " volumes by plane '$plan->{offline}' $forwards";
 }
 
 sub _listener ($direct) {
     my ($address, $port) = @$direct{qw(address port)};
     $address = "[$address]" if $address =~ /:/;
-    return "to $address:$port, " . ($direct->{cipher} // 'clear text');
+    return "to $address:$port, $direct->{cipher}";
 }
 
 1;
