@@ -81,7 +81,7 @@ my $stock = functions(@REPLACED, @KEPT);
 package PVE::Tunnel {
     sub longer { my ($tunnel, $cleanup, $reason) = @_; return }
     sub swapped { my ($tunnel, $remote, $local) = @_; return }
-    sub shifting { my $tunnel = shift; my ($cleanup) = @_; return }
+    sub shifting { my $tunnel = shift; return }
     sub signed ($tunnel, $cleanup = 0) { return }
     sub signed_longer ($tunnel, $cleanup = 0, %more) { return }
     sub declared;
@@ -104,8 +104,10 @@ subtest 'shapes' => sub {
         put($name, PVE::Tunnel->can($other));
         my $before = functions(@REPLACED);
         my $message = death(\&PVE::Tunnel::Overlay::install);
-        like($message, qr/\APVE::Tunnel is left as it is: [^\n]*its function '[^\n]*\n\z/,
-            "$other $name");
+        like(
+            $message, qr/\APVE::Tunnel is left as it is: [^\n]*its function '[^\n]*\n\z/,
+            "$other $name"
+        );
         like($message, $reason, '... is refused with the reason');
         like(PVE::Tunnel::Overlay::status()->{refusal}, $reason, '... which status tells, too');
         is_deeply(functions(@REPLACED), $before, '... and nothing is replaced');
@@ -257,13 +259,10 @@ subtest 'what is not ours' => sub {
         \@PVE::Tunnel::CALLS,
         [
             ['fork_ssh_tunnel', ['ssh'], ['mtunnel'], [], \&log_line],
-            (
-                map {
-                    ['forward_unix_socket', $_, "$dir/a", '/b'],
-                        ['finish_tunnel', $_, 1],
-                } $ssh,
-                $early
-            ),
+            ['forward_unix_socket', $ssh, "$dir/a", '/b'],
+            ['finish_tunnel', $ssh, 1],
+            ['forward_unix_socket', $early, "$dir/a", '/b'],
+            ['finish_tunnel', $early, 1],
         ],
         'tunnels over ssh and from before go to the stock functions, as they came'
     );

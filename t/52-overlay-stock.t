@@ -1,0 +1,219 @@
+#!/usr/bin/perl
+
+# The overlay on PVE::Tunnel itself. Needs it with PVE::APIClient::LWP, installed or in PERL5LIB.
+
+use v5.36;
+
+use FindBin ();
+use lib map { "$FindBin::RealBin/$_" } qw(lib ../testnode/lib);
+
+use Digest::SHA qw(sha256_hex);
+use File::Temp qw(tempdir);
+use IO::Handle ();
+use IO::Socket::INET ();
+use IO::Socket::UNIX ();
+use JSON ();
+use Socket qw(SHUT_RD SHUT_WR);
+use Test::More;
+
+use PVE::Tunnel::Overlay;
+use Test::TunnelNode;
+use TestNode::Node;
+
+# Not at compile time: it may not be here.
+BEGIN {
+    my $missing = Test::TunnelNode::missing('PVE::Tunnel');
+    plan skip_all => $missing if defined $missing;
+    require PVE::Tunnel;
+}
+diag "runs on the real PVE::Tunnel ($INC{'PVE/Tunnel.pm'})";
+
+# A test that stands still is a failed test.
+local $SIG{ALRM} = sub { die "the test stands still\n" };
+alarm(300);
+
+my @REPLACED = qw(fork_websocket_tunnel forward_unix_socket finish_tunnel);
+my @KEPT = qw(read_tunnel write_tunnel fork_ssh_tunnel);
+
+my $dir = tempdir(CLEANUP => 1);
+my $log_file = "$dir/log";
+
+# Called in two processes: what it writes to is opened for each line.
+sub log_line ($level, $text) {
+    open(my $out, '>>', $log_file) or return;
+    print {$out} "$level: $text\n";
+    return;
+}
+
+sub death ($code) {
+    return '' if eval { $code->(); 1 };
+    return $@;
+}
+
+sub functions (@names) {
+    return { map { $_ => PVE::Tunnel->can($_) } @names };
+}
+
+my $stock = functions(@REPLACED, @KEPT);
+
+subtest 'shapes' => sub {
+    my $text = TestNode::Node::slurp($INC{'PVE/Tunnel.pm'});
+    my %altered = (
+        'one parameter more' => sub { s/(sub finish_tunnel\b.*?\$cleanup)/$1, \$reason/s },
+        'parameters in another order' =>
+            sub { s/(sub forward_unix_socket\b.*?)\$local, \$remote/$1\$remote, \$local/s },
+        'a function less' => sub { s/sub read_tunnel\b/sub read_line/ },
+        'a function by another name' => sub { s/sub fork_websocket_tunnel\b/sub fork_tls_tunnel/ },
+    );
+    my $code = 'use PVE::Tunnel; use PVE::Tunnel::Overlay;'
+        . 'eval { PVE::Tunnel::Overlay::install(); 1 } or print $@';
+    for my $what ('no alteration', sort keys %altered) {
+        local $_ = $text;
+        ok($altered{$what}->(), "$what can be made") if $altered{$what};
+        my $lib = tempdir(DIR => $dir);
+        mkdir "$lib/PVE" or die "mkdir: $!\n";
+        open(my $out, '>', "$lib/PVE/Tunnel.pm") or die "cannot create: $!\n";
+        print {$out} /\n1;\s*\z/ ? $_ : "$_\n1;\n";
+        close($out) or die "cannot write: $!\n";
+        my @command = ($^X, map({ "-I$_" } $lib, grep { !ref } @INC), '-e', $code);
+        open(my $perl, '-|', @command) or die "cannot run perl: $!\n";
+        my $said = join('', <$perl>);
+        close($perl);
+        is($said, '', 'the real one is taken') if !$altered{$what};
+        like($said, qr/\APVE::Tunnel is left as it is: .*function '/, '... and is refused')
+            if $altered{$what};
+    }
+};
+
+subtest 'install' => sub {
+    PVE::Tunnel::Overlay::install();
+    my $now = functions(@REPLACED, @KEPT);
+    isnt($now->{$_}, $stock->{$_}, "$_ is replaced") for @REPLACED;
+    is($now->{$_}, $stock->{$_}, "$_ is kept") for @KEPT;
+    is(PVE::Tunnel::Overlay::status()->{module}, $INC{'PVE/Tunnel.pm'}, 'status knows where');
+};
+
+my $node = TestNode::Node->start(dir => "$dir/new", listen => '127.0.0.1');
+my $old = TestNode::Node->start(dir => "$dir/old", listen => '127.0.0.1', old => 1);
+my $vmid = 100;
+
+sub open_tunnel ($target, %asked) {
+    $vmid++;
+    my $url = $target->url($vmid) =~ s/\Awss/https/r;
+    return PVE::Tunnel::fork_websocket_tunnel(
+        $target->conn, $target->path($vmid),
+        { storages => 'local' },
+        { url => $url, %asked }, \&log_line
+    );
+}
+
+for my $case (
+    ['an old node', $old, 'websocket'],
+    ['a new node', $node, 'tls', migration_network => '127.0.0.0/8'],
+    [
+        'clear text', $node, 'tcp',
+        migration_network => '127.0.0.0/8',
+        migration_type => 'insecure'
+    ],
+    )
+{
+    my ($name, $target, $plane, %asked) = @$case;
+    subtest $name => sub {
+        my $tunnel = open_tunnel($target, %asked);
+        is_deeply([@$tunnel{qw(version age)}], [2, 0], 'is open');
+        is($tunnel->{plan}{plane}, $plane, "... on plane $plane");
+        # Several, one after another, over the same local socket.
+        send_volume($tunnel, $target, $_) for 1 .. 2;
+        my $message = death(sub { PVE::Tunnel::write_tunnel($tunnel, 10, 'no-such') });
+        like($message, qr/\Aerror - tunnel command .*no-such/, 'a refusal is the stock error');
+        my ($local) = keys %{ $tunnel->{forwarded} };
+        PVE::Tunnel::finish_tunnel($tunnel, 1);
+        is(kill(0, $tunnel->{pid}), 0, 'at the end the process is gone');
+        ok(!-e $local, '... and the forward');
+        is($tunnel->{record}{plane}, $plane, '... and the record is there');
+    };
+}
+
+subtest 'a tunnel over ssh' => sub {
+    # What ssh would run at the other end.
+    my $script = '$| = 1; print "tunnel online\nver 1\n";'
+        . 'while (<STDIN>) { print "OK\n"; last if /^quit$/ }';
+    my @ssh = ($^X, '-e', $script, '--');
+    my $tunnel = PVE::Tunnel::fork_ssh_tunnel([@ssh], ['mtunnel'], [], \&log_line);
+    is($tunnel->{version}, 1, 'opens as ever');
+    is($tunnel->{connector}, undef, '... and is none of ours');
+    PVE::Tunnel::write_tunnel($tunnel, 10, 'resume 100');
+    PVE::Tunnel::finish_tunnel($tunnel);
+    is(kill(0, $tunnel->{pid}), 0, '... and ends as ever');
+};
+
+subtest 'time limits' => sub {
+    my $tunnel = open_tunnel($old);
+    like(
+        death(sub { PVE::Tunnel::read_tunnel($tunnel, 1) }),
+        qr/\Areading from tunnel failed: got timeout/,
+        'of the stock functions are kept'
+    );
+    is(PVE::Tunnel::write_tunnel($tunnel, 10, 'unlock')->{success}, 1, '... and nothing is lost');
+    PVE::Tunnel::finish_tunnel($tunnel, 1);
+
+    my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die "socket: $!\n";
+    my $conn = { %{ $old->conn }, port => $silent->sockport };
+    my $message = death(
+        sub {
+            PVE::Tools::run_with_timeout(
+                1,
+                sub {
+                    PVE::Tunnel::fork_websocket_tunnel(
+                        $conn, '/x', {}, { url => 'wss://x' },
+                        \&log_line
+                    );
+                }
+            );
+            return;
+        }
+    );
+    like($message, qr/got timeout/, 'of the caller\'s are heard while a tunnel opens');
+    alarm(300);
+};
+
+subtest 'uninstall' => sub {
+    my $tunnel = open_tunnel($node, migration_network => '127.0.0.0/8');
+    PVE::Tunnel::Overlay::uninstall();
+    is_deeply(functions(@REPLACED, @KEPT), $stock, 'puts back what was there');
+    PVE::Tunnel::finish_tunnel($tunnel, 1);
+    is(kill(0, $tunnel->{pid}), 0, 'the stock functions end a tunnel of ours');
+    like(TestNode::Node::slurp("$dir/new/$vmid.log"), qr/^command: quit$/m, '... with quit');
+};
+
+sub send_volume ($tunnel, $target, $number) {
+    my $volume = "vm-$vmid-disk-$number.raw";
+    my %import = (
+        volname => $volume, format => 'raw', storage => 'local', export_formats => 'raw+size',
+        migration_snapshot => 0, with_snapshots => 0, allow_rename => 1,
+    );
+    my $import = PVE::Tunnel::write_tunnel($tunnel, 600, 'disk-import', \%import);
+    my $local = "$dir/$vmid.storage";
+    PVE::Tunnel::forward_unix_socket($tunnel, $local, $import->{socket})
+        if !$tunnel->{forwarded}{$local};
+    my $socket = IO::Socket::UNIX->new(Peer => $local) or die "connect to $local: $!\n";
+    shutdown($socket, SHUT_RD);
+    my $data = join('', map { pack('N', $_ + $number) } 1 .. 1_000_000);
+    print {$socket} pack('Q<', length $data), $data;
+    $socket->flush;
+    shutdown($socket, SHUT_WR);
+    my $status;
+    do { $status = PVE::Tunnel::write_tunnel($tunnel, 10, 'query-disk-import') }
+        while $status->{status} eq 'pending';
+    is($status->{status}, 'complete', "volume $number arrived while its socket is open")
+        or diag(explain($status));
+    close($socket);
+    is(
+        sha256_hex(TestNode::Node::slurp("$target->{dir}/$volume")),
+        sha256_hex($data), '... as it was'
+    );
+    return;
+}
+
+$_->stop for $node, $old;
+done_testing;
