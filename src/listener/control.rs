@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `{"op":"forward","path":"/run/…"}` | `{"number":1}` |
 //! | `{"op":"stat"}` | [`Stat`](crate::direct::message::Stat) |
-//! | `{"op":"close"}` | the last stat; then the listener ends |
+//! | `{"op":"close"}` | the last stat, when every connection is over or [`SETTLE`] has passed; then the listener ends |
 //!
 //! Anything else gets `{"error":"…"}`.
 
@@ -15,7 +15,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use zeroize::Zeroizing;
+
+/// How long connections may still take to end by themselves when the migration is over: the control
+/// plane, on which that is said, may be faster than their last bytes.
+const SETTLE: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
@@ -62,6 +67,7 @@ impl Control {
                 },
                 Ok(Request::Stat) => self.answer(&self.door.stat()).await?,
                 Ok(Request::Close) => {
+                    self.door.settle(SETTLE).await;
                     self.answer(&self.door.stat()).await?;
                     return Ok(());
                 }

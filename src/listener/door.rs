@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::timeout;
 
@@ -67,6 +68,8 @@ pub(super) struct Door {
     refused: Mutex<Refused>,
     refusals: AtomicU64,
     half_open: Mutex<VecDeque<HalfOpen>>,
+    /// A connection is over.
+    left: Notify,
 }
 
 struct HalfOpen {
@@ -95,6 +98,7 @@ impl Door {
             refused: Mutex::default(),
             refusals: AtomicU64::new(0),
             half_open: Mutex::default(),
+            left: Notify::new(),
         }
     }
 
@@ -117,6 +121,20 @@ impl Door {
             oldest.task.abort();
             self.reject(oldest.peer, &Reject::Oldest);
         }
+    }
+
+    /// Waits until every connection is over, for so long at most.
+    pub(super) async fn settle(&self, limit: Duration) {
+        let all_over = async {
+            loop {
+                let left = self.left.notified();
+                if self.forwards.are_quiet() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        let _ = timeout(limit, all_over).await;
     }
 
     /// Ends every connection.
@@ -149,9 +167,13 @@ impl Door {
             Ok(Ok((link, number))) => self.admit(link, number).await,
         };
         match admitted {
-            Ok((link, local, place)) => self.carry(link, local, &place).await,
+            Ok((link, local, place)) => {
+                self.carry(link, local, &place).await;
+                drop(place);
+            }
             Err(reject) => self.reject(peer, &reject),
         }
+        self.left.notify_waiters();
     }
 
     /// TLS and the hello; the number of the forward that is wanted.

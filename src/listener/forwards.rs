@@ -106,6 +106,15 @@ impl Forwards {
         self.lock().get(index).cloned()
     }
 
+    /// Whether no forward has a connection.
+    pub(super) fn are_quiet(&self) -> bool {
+        let forwards = self.lock();
+        let mut open = forwards
+            .iter()
+            .map(|forward| forward.open.load(Ordering::Relaxed));
+        open.all(|open| open == 0)
+    }
+
     pub(super) fn stat(&self) -> Vec<ForwardStat> {
         let numbered = (1..).zip(self.lock().iter().cloned().collect::<Vec<_>>());
         numbered
