@@ -6,9 +6,11 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod cable;
 pub mod connector;
 pub mod direct;
 pub mod listener;
+pub mod namespace;
 pub mod relay;
 pub mod role;
 pub mod seam;

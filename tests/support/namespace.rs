@@ -16,10 +16,8 @@ use std::thread;
 /// one of its own if it asks for it; the programs it starts inherit it.
 pub fn within(name: &str, test: impl FnOnce() + Send + 'static) {
     let inside = thread::spawn(|| {
-        // SAFETY: changes nothing but the network namespace of this thread, which ends with the
-        // test.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            return Some(io::Error::last_os_error());
+        if let Err(error) = unshare() {
+            return Some(error);
         }
         run("ip link set lo up");
         test();
@@ -29,6 +27,15 @@ pub fn within(name: &str, test: impl FnOnce() + Send + 'static) {
         Ok(None) => {}
         Ok(Some(error)) => skipped(name, "all of it: cannot make a network namespace", &error),
         Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Gives this thread a network namespace of its own, which ends with it.
+pub fn unshare() -> io::Result<()> {
+    // SAFETY: changes nothing but the network namespace of this thread.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

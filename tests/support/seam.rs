@@ -3,14 +3,18 @@
 use super::connector::{Connector, Finished};
 use super::listener::Listener;
 use super::target::{Request, Target, serve_worker, stock_answer};
+use pve_tunnel::direct::message::Stat;
 use serde_json::{Value, json};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tungstenite::Message;
+
+/// Far longer than anything here takes.
+const FAR: Duration = Duration::from_secs(60);
 
 /// How a seam starts the listener that it is asked for.
 type Start = dyn Fn(Value) -> Listener + Send + Sync;
@@ -225,6 +229,29 @@ impl Crossing {
     /// A connection to a program of the target.
     pub fn open(&mut self, program: &Path) -> UnixStream {
         self.connector.open(&self.target, program.to_str().unwrap())
+    }
+
+    /// A connection, and the program of the target at its other end.
+    pub fn pair(&mut self) -> (UnixStream, UnixStream) {
+        let (taken, takes) = mpsc::channel();
+        let path = program(self.directory.path(), move |stream| {
+            // Only fails if the test is over.
+            let _ = taken.send(stream);
+        });
+        let source = self.open(&path);
+        let target = takes.recv_timeout(FAR).unwrap();
+        for stream in [&source, &target] {
+            // A test that waits for ever says nothing.
+            stream.set_read_timeout(Some(FAR)).unwrap();
+            stream.set_write_timeout(Some(FAR)).unwrap();
+        }
+        (source, target)
+    }
+
+    /// What the target's listener counts, when it is so.
+    pub fn stat_until(&self, right: impl Fn(&Stat) -> bool) -> Stat {
+        let mut listener = self.seam.listener.lock().unwrap();
+        listener.as_mut().unwrap().stat_until(right)
     }
 
     /// The record, after which the connector ends.

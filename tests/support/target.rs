@@ -6,7 +6,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use tungstenite::handshake::derive_accept_key;
@@ -160,11 +160,21 @@ impl Target {
         versions: &[&'static SupportedProtocolVersion],
         script: impl Fn(Request) + Send + Sync + 'static,
     ) -> Self {
+        Self::at([127, 0, 0, 1].into(), identity, versions, script)
+    }
+
+    /// The same at another of this node's addresses.
+    pub fn at(
+        address: IpAddr,
+        identity: &Identity,
+        versions: &[&'static SupportedProtocolVersion],
+        script: impl Fn(Request) + Send + Sync + 'static,
+    ) -> Self {
         let config = identity.config(versions);
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
         let seen = requests.clone();
         let script = Arc::new(script);
-        let address = Self::raw(move |tcp| {
+        let address = Self::raw_at(address, move |tcp| {
             let connection = ServerConnection::new(config.clone()).unwrap();
             if let Some(request) = Request::read(StreamOwned::new(connection, tcp)) {
                 seen.lock().unwrap().push(request.line.clone());
@@ -180,7 +190,11 @@ impl Target {
 
     /// Hands every TCP connection to `script` before anything was said.
     pub fn raw(script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::raw_at([127, 0, 0, 1].into(), script)
+    }
+
+    fn raw_at(address: IpAddr, script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let script = Arc::new(script);
         thread::spawn(move || {
