@@ -7,15 +7,15 @@ mod support;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, JoinHandle, sleep};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, mpsc};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 use support::cable::{self, Cable, ip};
 use support::connector::Connector;
 use support::namespace::within;
 use support::seam::Crossing;
+use support::stream::{acquaint, cannot_go_on, hears, pushes, takes};
 use support::target::{Identity, Request, Target, serve_worker, stock_answer};
 use support::{pattern, read_out, role, until};
 use tungstenite::Message;
@@ -37,68 +37,6 @@ fn each_plane(test: fn(&str, &Cable)) {
     for plane in planes {
         plane.join().unwrap();
     }
-}
-
-/// Says something each way, so that the kernel can tell both programs of a failure.
-fn acquaint(source: &UnixStream, target: &UnixStream) {
-    for (mut from, mut to) in [(source, target), (target, source)] {
-        from.write_all(b"!").unwrap();
-        to.read_exact(&mut [0]).unwrap();
-    }
-}
-
-/// How a stream ended for one who wrote or read, and when: none is an end of stream.
-type End = (Option<ErrorKind>, Instant);
-
-const RESET: Option<ErrorKind> = Some(ErrorKind::ConnectionReset);
-
-/// Writes until that fails.
-fn pushes(stream: &UnixStream) -> JoinHandle<End> {
-    let mut stream = stream.try_clone().unwrap();
-    thread::spawn(move || {
-        let data = pattern(1 << 20);
-        loop {
-            if let Err(error) = stream.write_all(&data) {
-                return (Some(error.kind()), Instant::now());
-            }
-        }
-    })
-}
-
-/// Reads until that ends; counts.
-fn takes(stream: &UnixStream) -> (Arc<AtomicUsize>, JoinHandle<End>) {
-    let mut stream = stream.try_clone().unwrap();
-    let count = Arc::new(AtomicUsize::new(0));
-    let counter = count.clone();
-    let reader = thread::spawn(move || {
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match stream.read(&mut buffer) {
-                Ok(0) => return (None, Instant::now()),
-                Ok(count) => counter.fetch_add(count, Ordering::Relaxed),
-                Err(error) => return (Some(error.kind()), Instant::now()),
-            };
-        }
-    });
-    (count, reader)
-}
-
-/// A program that only reads has heard of the failure.
-fn hears(taking: JoinHandle<End>) -> Instant {
-    let (end, when) = taking.join().unwrap();
-    assert_eq!(end, RESET);
-    when
-}
-
-/// So has one that writes and reads at the same time, at least when writing: the kernel tells it of
-/// the reset once, and to a call that had written some already it tells nothing.
-fn cannot_go_on(pushing: JoinHandle<End>, taking: JoinHandle<End>) -> Instant {
-    let (pushed, when) = pushing.join().unwrap();
-    assert!(
-        [RESET, Some(ErrorKind::BrokenPipe)].contains(&pushed),
-        "{pushed:?}"
-    );
-    when.max(taking.join().unwrap().1)
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tempfile::TempDir;
 
 /// The token of all tests; it must never be seen in a diagnostic.
@@ -19,6 +21,7 @@ pub struct Connector {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     log: Option<JoinHandle<String>>,
+    lines: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
 impl Connector {
@@ -37,16 +40,24 @@ impl Connector {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut stderr = child.stderr.take().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let lines: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
+        let seen = lines.clone();
         let log = std::thread::spawn(move || {
             let mut text = String::new();
-            stderr.read_to_string(&mut text).unwrap();
+            for line in BufReader::new(stderr).lines() {
+                let line = line.unwrap();
+                text.push_str(&line);
+                text.push('\n');
+                seen.lock().unwrap().push((Instant::now(), line));
+            }
             text
         });
         Self {
             input: child.stdin.take(),
             output: BufReader::new(child.stdout.take().unwrap()),
             log: Some(log),
+            lines,
             child,
             directory: tempfile::tempdir().unwrap(),
         }
@@ -114,6 +125,11 @@ impl Connector {
     pub fn ask(&mut self, line: &Value) -> Value {
         self.say(line);
         self.hear()
+    }
+
+    /// The lines that it has logged so far, and when each of them came.
+    pub fn logged(&self) -> Vec<(Instant, String)> {
+        self.lines.lock().unwrap().clone()
     }
 
     /// Resident memory, in KiB, at its highest so far.

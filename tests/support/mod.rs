@@ -14,6 +14,8 @@ pub mod namespace;
 pub mod relay;
 pub mod role;
 pub mod seam;
+pub mod source;
+pub mod stream;
 pub mod target;
 
 use std::io::{Read, Write};
@@ -47,6 +49,18 @@ pub fn peak_memory(pid: u32) -> u64 {
         .find(|line| line.starts_with("VmHWM:"))
         .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The state of a process, as a letter (man 5 proc); none if there is no such process.
+pub fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // It comes after the name, which is in parentheses and may hold any more of them.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Whether a process has ended, reaped or not.
+pub fn is_gone(pid: u32) -> bool {
+    matches!(state(pid), None | Some('Z' | 'X'))
 }
 
 /// Sends a signal to a process.

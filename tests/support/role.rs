@@ -4,9 +4,12 @@ use super::listener::Listener;
 use pve_tunnel::{connector, listener};
 use serde_json::Value;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 /// Where the options are, as JSON; whoever runs every ignored test has none.
 const OPTIONS: &str = "ROLE_OPTIONS";
@@ -37,9 +40,23 @@ pub fn options() -> Option<Value> {
     Some(serde_json::from_str(&text).unwrap())
 }
 
-/// A listener in a process of its own.
-pub fn start_listener(options: Value) -> Listener {
-    Listener::in_process(command("listener_process", &options).stdout(Stdio::null()))
+/// Starts listeners, each a process of its own. They live no longer than what is returned: a
+/// listener ends with its parent, and for the kernel that is the thread which started it.
+pub fn listeners() -> impl Fn(Value) -> Listener + Send + Sync + 'static {
+    let (ask, asked) = mpsc::channel::<(Value, mpsc::Sender<Listener>)>();
+    thread::spawn(move || {
+        for (options, started) in asked {
+            let mut command = command("listener_process", &options);
+            let listener = Listener::in_process(command.stdout(Stdio::null()));
+            // Only fails if nobody waits any more.
+            let _ = started.send(listener);
+        }
+    });
+    move |options| {
+        let (started, starts) = mpsc::channel();
+        ask.send((options, started)).unwrap();
+        starts.recv().unwrap()
+    }
 }
 
 /// What `listener_process` does: serves its standard input, which is the worker's line.
@@ -50,6 +67,42 @@ pub fn listener_process() {
     let log = io::stderr().as_fd().try_clone_to_owned().unwrap();
     // It has said why, if it failed.
     let _ = listener::run(control, Some(log), &options);
+}
+
+/// A listener whose worker is a process, too. What `open` is answered with also has the pids of both,
+/// and of another child of the worker's that holds the worker's end of the line for a while.
+pub fn start_worker(options: Value) -> Listener {
+    Listener::in_process(command("worker_process", &options).stdout(Stdio::null()))
+}
+
+/// What `worker_process` does: passes lines on between its standard input and its listener.
+pub fn worker_process() {
+    let Some(options) = options() else { return };
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut listener = command("listener_process", &options);
+    let listener = listener.stdin(OwnedFd::from(theirs)).spawn().unwrap();
+    let held = OwnedFd::from(ours.try_clone().unwrap());
+    let mut other = Command::new("sleep");
+    other.arg("120").stdin(held).stderr(Stdio::null());
+    let other = other.spawn().unwrap();
+
+    let asked = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let mut asked = BufReader::new(asked);
+    let mut line = BufReader::new(ours);
+    let mut opened = hear(&mut line);
+    opened["listener"] = listener.id().into();
+    opened["other"] = other.id().into();
+    writeln!(asked.get_mut(), "{opened}").unwrap();
+    loop {
+        writeln!(line.get_mut(), "{}", hear(&mut asked)).unwrap();
+        writeln!(asked.get_mut(), "{}", hear(&mut line)).unwrap();
+    }
+}
+
+fn hear(line: &mut impl BufRead) -> Value {
+    let mut text = String::new();
+    line.read_line(&mut text).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 /// The command for a connector with these options. The test harness writes to standard output, so

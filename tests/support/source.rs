@@ -1,0 +1,37 @@
+//! A source that speaks clear TCP by itself, made from docs/protocol.md alone.
+
+use ring::hmac;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+
+/// Where the listener is that has opened with this answer.
+pub fn endpoint(opened: &Value) -> SocketAddr {
+    let address: IpAddr = opened["addresses"][0].as_str().unwrap().parse().unwrap();
+    let port = opened["port"].as_u64().unwrap();
+    SocketAddr::new(address, u16::try_from(port).unwrap())
+}
+
+/// Connects, and asks for that forward; the status, none if the listener hung up instead.
+pub fn enter(opened: &Value, number: u32) -> (TcpStream, Option<u8>) {
+    let mut stream = TcpStream::connect(endpoint(opened)).unwrap();
+    let mut challenge = [0; 40];
+    stream.read_exact(&mut challenge).unwrap();
+    assert_eq!(challenge[..8], *b"pvetun\0\x01");
+    let mut message = challenge[8..].to_vec();
+    message.extend(number.to_be_bytes());
+    let proof = hmac::sign(&key(opened), &message);
+    stream.write_all(&number.to_be_bytes()).unwrap();
+    stream.write_all(proof.as_ref()).unwrap();
+    let mut status = [0];
+    let status = stream.read_exact(&mut status).ok().map(|()| status[0]);
+    (stream, status)
+}
+
+fn key(opened: &Value) -> hmac::Key {
+    let hex = opened["key"].as_str().unwrap();
+    let bytes: Vec<u8> = (0..hex.len() / 2)
+        .map(|index| u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).unwrap())
+        .collect();
+    hmac::Key::new(hmac::HMAC_SHA256, &bytes)
+}
