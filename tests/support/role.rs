@@ -80,29 +80,35 @@ pub fn worker_process() {
     let Some(options) = options() else { return };
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut listener = command("listener_process", &options);
-    let listener = listener.stdin(OwnedFd::from(theirs)).spawn().unwrap();
+    let mut listener = listener.stdin(OwnedFd::from(theirs)).spawn().unwrap();
     let held = OwnedFd::from(ours.try_clone().unwrap());
     let mut other = Command::new("sleep");
     other.arg("120").stdin(held).stderr(Stdio::null());
-    let other = other.spawn().unwrap();
+    let mut other = other.spawn().unwrap();
 
     let asked = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
     let mut asked = BufReader::new(asked);
     let mut line = BufReader::new(ours);
-    let mut opened = hear(&mut line);
+    let mut opened = hear(&mut line).unwrap();
     opened["listener"] = listener.id().into();
     opened["other"] = other.id().into();
     writeln!(asked.get_mut(), "{opened}").unwrap();
-    loop {
-        writeln!(line.get_mut(), "{}", hear(&mut asked)).unwrap();
-        writeln!(asked.get_mut(), "{}", hear(&mut line)).unwrap();
+    while let Some(request) = hear(&mut asked) {
+        writeln!(line.get_mut(), "{request}").unwrap();
+        let answer = hear(&mut line).unwrap();
+        writeln!(asked.get_mut(), "{answer}").unwrap();
+    }
+    for child in [&mut listener, &mut other] {
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
 
-fn hear(line: &mut impl BufRead) -> Value {
+/// The next line, if there is one.
+fn hear(line: &mut impl BufRead) -> Option<Value> {
     let mut text = String::new();
     line.read_line(&mut text).unwrap();
-    serde_json::from_str(&text).unwrap()
+    (!text.is_empty()).then(|| serde_json::from_str(&text).unwrap())
 }
 
 /// The command for a connector with these options. The test harness writes to standard output, so
