@@ -324,7 +324,8 @@ END
     print {$out} $program;
     close($out) or die;
     open($out, '>', "$dir/configuration") or die;
-    print {$out} "policy: cluster\n\trequire-encryption 1\n";
+    print {$out} "network: lo\n\tremote 127.0.0.1\n\ttarget 127.0.0.0/8\n",
+        "policy: cluster\n\trequire-encryption 1\n";
     close($out) or die;
     my $conn = $node->conn;
     open($out, '>', "$dir/told") or die;
@@ -337,7 +338,7 @@ END
         $said, qr/^unchecked: Insecure dependency in unlink /m,
         'a name that nobody checked is refused'
     );
-    like($said, qr/^plane websocket$/m, '... and one that was does for a whole tunnel');
+    like($said, qr/^plane tls$/m, '... and one that was does for a whole tunnel');
     like($said, qr{^warn: cannot remove '\Q$dir\E/left'}m, '... whose end removes only the latter');
     is(scalar(() = $said =~ /\n/g), 3, '... without a word more') or diag($said);
 };
