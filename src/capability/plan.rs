@@ -77,7 +77,7 @@ pub struct Dial {
     #[serde(default)]
     pub address: Option<String>,
     /// The port dialled.
-    #[serde(default, deserialize_with = "scalar::deserialize_optional_u16")]
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub port: Option<u16>,
     /// Why it failed.
     #[serde(default)]

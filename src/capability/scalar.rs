@@ -83,26 +83,35 @@ pub(crate) fn flag(value: &Value) -> Option<bool> {
     }
 }
 
-/// For `deserialize_with`: a 16-bit number, see [`decimal`].
-pub(crate) fn deserialize_u16<'de, D: Deserializer<'de>>(source: D) -> Result<u16, D::Error> {
+/// For `deserialize_with`: a number of any width, see [`decimal`].
+pub(crate) fn deserialize_number<'de, D, T>(source: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
     let value = Value::deserialize(source)?;
     decimal(&value)
-        .and_then(|number| u16::try_from(number).ok())
+        .and_then(|number| T::try_from(number).ok())
         .ok_or_else(|| {
             de::Error::custom(format!(
-                "expected a number up to 65535, got {}",
+                "expected a number up to {}, got {}",
+                u64::MAX >> (64 - 8 * size_of::<T>()),
                 kind(&value)
             ))
         })
 }
 
-/// For `deserialize_with`: as [`deserialize_u16`], or null.
-pub(crate) fn deserialize_optional_u16<'de, D: Deserializer<'de>>(
-    source: D,
-) -> Result<Option<u16>, D::Error> {
+/// For `deserialize_with`: as [`deserialize_number`], or null.
+pub(crate) fn deserialize_optional_number<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
     match Value::deserialize(source)? {
         Value::Null => Ok(None),
-        value => deserialize_u16(value).map(Some).map_err(de::Error::custom),
+        value => deserialize_number(value)
+            .map(Some)
+            .map_err(de::Error::custom),
     }
 }
 

@@ -61,7 +61,7 @@ impl Record {
             way,
             sent: total.sent,
             received: total.received,
-            seconds: (total.time.as_secs_f64() * 1000.0).round() / 1000.0,
+            seconds: (total.time.as_secs_f64() * 1e6).round() / 1e6,
             forwards: total.forwards,
             connections: total.connections,
             failed: total.failed,

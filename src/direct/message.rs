@@ -1,8 +1,9 @@
 //! What the source and the seam on the target say to each other about direct connections, over the
-//! control plane. Unknown fields are ignored, so that a newer peer may say more.
+//! control plane. Unknown fields are ignored, so that a newer peer may say more, and numbers may come
+//! as strings, for Perl does not tell them apart.
 
 use super::SessionKey;
-use crate::capability::Plane;
+use crate::capability::{Plane, scalar};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::net::IpAddr;
 use zeroize::Zeroizing;
@@ -11,9 +12,10 @@ use zeroize::Zeroizing;
 #[derive(Debug, Clone, Deserialize)]
 pub struct Hello {
     /// The newest protocol the target speaks.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub protocol: u16,
     /// The oldest; the newest, if it is not said.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub oldest: Option<u16>,
     /// Capability names, as in the version reply.
     #[serde(default)]
@@ -30,12 +32,14 @@ pub struct Hello {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Open {
     /// The protocol that the listener speaks.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub protocol: u16,
     /// `tls` or `tcp`.
     pub plane: Plane,
     /// Literal addresses, all of them the target's; the first is preferred.
     pub addresses: Vec<IpAddr>,
     /// One port for all of them.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub port: u16,
     /// `tls`: SHA-256 of the listener's one-time certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +53,7 @@ pub struct Open {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Registered {
     /// What a hello asks for to reach this socket; from 1.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub number: u32,
 }
 
@@ -58,8 +63,10 @@ pub struct Stat {
     /// `tls` or `tcp`.
     pub plane: Plane,
     /// TCP connections accepted, whatever became of them.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub connections: u64,
     /// Those of them that are in their hello at this moment.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub half_open: u64,
     /// Every forward that was registered.
     pub forwards: Vec<ForwardStat>,
@@ -71,18 +78,24 @@ pub struct Stat {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ForwardStat {
     /// Its number.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub number: u32,
     /// The target's socket.
     pub path: String,
     /// Connections let in.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub connections: u64,
     /// Those of them that are not over.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub open: u64,
     /// Those of them that ended in an error.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub failed: u64,
     /// Bytes from the source.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub received: u64,
     /// Bytes to the source.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub sent: u64,
 }
 
@@ -91,18 +104,25 @@ pub struct ForwardStat {
 #[serde(default)]
 pub struct Refused {
     /// No TLS, or not the right certificate.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub tls: u64,
     /// No hello within the limit.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub silent: u64,
     /// A hello that broke off.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub malformed: u64,
     /// A proof with another key: a wrong or a replayed hello.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub key: u64,
     /// A forward that is not registered.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub number: u64,
     /// Dropped in its hello for a newcomer, or beyond the connections that a forward may have.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub crowded: u64,
     /// The target's socket took no connection.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
     pub socket: u64,
 }
 
