@@ -27,7 +27,7 @@ pub enum ControlError {
     #[error("the control connection failed: {0}")]
     Io(#[from] io::Error),
     /// It ended, and we had not asked for it.
-    #[error("the target closed the control connection")]
+    #[error("the target closed the control connection: the worker behind it has ended")]
     Closed,
     /// It ended without a word.
     #[error("the control connection was cut off")]

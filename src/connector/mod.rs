@@ -21,17 +21,17 @@ mod wire;
 pub use control::ControlError;
 pub use dial::DialError;
 
-use crate::capability::{Plan, Plane};
+use crate::capability::{Plan, Plane, scalar};
 use crate::direct::DEAD_PEER_TIMEOUT;
 use crate::direct::message::Stat;
-use crate::process::{Input, Line, Log, Output, Signals, seconds};
+use crate::process::{Input, Line, Log, Output, Signals, Tie, seconds};
 use crate::websocket::Masking;
 use control::Control;
 use dial::Target;
 use direct::Direct;
 use forward::{Forward, Route};
 use negotiation::{Negotiated, Wish, negotiate};
-use protocol::{Command, ForwardData, TargetData};
+use protocol::{AskError, Command, ForwardData, TargetData};
 use record::{Record, Way};
 use serde::Deserialize;
 use serde_json::json;
@@ -72,6 +72,10 @@ pub struct Options {
     /// How long a connection through the target's API may make no progress.
     #[serde(deserialize_with = "seconds")]
     pub dead_peer_timeout: Duration,
+    /// The parent's death is an order to end. Its parent is a thread: one that starts us and then
+    /// ends while its process goes on must not ask for this.
+    #[serde(deserialize_with = "scalar::deserialize_flag")]
+    pub end_with_parent: bool,
 }
 
 impl Default for Options {
@@ -83,6 +87,7 @@ impl Default for Options {
             upgrade_timeout: Duration::from_secs(20),
             ticket_timeout: Duration::from_secs(30),
             dead_peer_timeout: DEAD_PEER_TIMEOUT,
+            end_with_parent: false,
         }
     }
 }
@@ -125,6 +130,11 @@ pub fn run(
         .map_err(ConnectorError::Start)?;
     let result = runtime.block_on(async {
         let signals = Signals::block().map_err(ConnectorError::Start)?;
+        let _tie = options
+            .end_with_parent
+            .then(Tie::to_parent)
+            .transpose()
+            .map_err(ConnectorError::Start)?;
         let mut connector = Connector {
             input: Input::new(input).map_err(ConnectorError::Channel)?,
             output: Arc::new(Output::new(output).map_err(ConnectorError::Channel)?),
@@ -327,21 +337,31 @@ impl Connector {
         }
     }
 
-    /// Ends the listener, and tells what went over the forwards.
+    /// Ends the listener, and tells what went over the forwards. The listener has to be there to
+    /// be ended: one that died before has, for all we know, taken something with it.
     async fn finish(&mut self) -> Result<(), ConnectorError> {
-        let mut stat = None;
+        let (mut stat, mut death) = (None, None);
         if let (State::Connected { control, .. }, Some(direct)) = (&self.state, &self.direct) {
             direct.stop_watching();
+            death = direct.fate().reason();
             match protocol::ask::<Stat>(control, &json!({ "op": "close" })).await {
                 Ok(last) => stat = Some(last),
-                Err(error) => self.log.line(format_args!(
-                    "the target's listener cannot be closed: {error}"
-                )),
+                Err(error) => {
+                    let reason = format!("the target's listener cannot be closed: {error}");
+                    self.log.line(&reason);
+                    // A worker that is only slow has lost nothing.
+                    if let AskError::Refused(_) = error {
+                        death = death.or(Some(reason));
+                    }
+                }
             }
         }
         let record = self.record(stat.as_ref());
-        self.answer(protocol::success(json!({ "record": record })))
-            .await
+        let mut answer = json!({ "record": record });
+        if let Some(reason) = death {
+            answer["error"] = reason.into();
+        }
+        self.answer(protocol::success(answer)).await
     }
 
     /// Tells once what went over the forwards, if there was anything to expect.

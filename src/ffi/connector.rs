@@ -24,6 +24,7 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 ///   upgrade_timeout    for the websocket upgrade, by default 20
 ///   ticket_timeout     for the worker to answer a ticket command, by default 30
 ///   dead_peer_timeout  for data to make no progress on a connection to the API, by default 60
+///   end_with_parent    true: SIGTERM comes when the thread that forked this process ends (false)
 ///
 /// Times are in seconds, from 0.001 to 3600.
 ///

@@ -13,12 +13,10 @@ use crate::capability::{Plane, scalar};
 use crate::direct::message::Open;
 use crate::direct::{DEAD_PEER_TIMEOUT, PROTOCOL, SessionKey};
 use crate::network::{self, NetworkError, Scope, SystemLookup};
-use crate::process::{Input, Log, Output, Signals, seconds};
+use crate::process::{Input, Log, Output, Signals, Tie, seconds};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
 use control::Control;
 use door::Door;
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::json;
 use std::io;
@@ -212,24 +210,4 @@ fn prepare(
     };
     let door = Door::new(options, server, key, log.clone());
     Ok((Arc::new(door), listener, open))
-}
-
-/// While this value lives, the kernel sends SIGTERM to this process when its parent dies: another
-/// child of the parent may still hold the other end of `control` then.
-struct Tie {
-    before: Option<Signal>,
-}
-
-impl Tie {
-    fn to_parent() -> io::Result<Self> {
-        let before = prctl::get_pdeathsig()?;
-        prctl::set_pdeathsig(Signal::SIGTERM)?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Tie {
-    fn drop(&mut self) {
-        let _ = prctl::set_pdeathsig(self.before);
-    }
 }

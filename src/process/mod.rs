@@ -1,13 +1,15 @@
 //! What connector and listener, the two long-running processes, are made of: lines in and out,
-//! diagnostics, the signals that end them, and their time limits.
+//! diagnostics, the signals and the parent's death that end them, and their time limits.
 
 mod channel;
 mod log;
 mod signals;
+mod tie;
 
 pub(crate) use channel::{Input, Line, Lines, Output};
 pub(crate) use log::Log;
 pub(crate) use signals::Signals;
+pub(crate) use tie::Tie;
 
 use serde::{Deserialize, Deserializer, de};
 use std::time::Duration;

@@ -149,6 +149,9 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
 
     my $done = eval { _quit($tunnel, $cleanup); 1 };
     my $error = $@;
+    if ($done && defined(my $death = $answer && $answer->{error})) {
+        ($done, $error) = (0, PVE::Tunnel::Client::Lines::one_line($death) . "\n");
+    }
     _end_child($tunnel);
     for my $path (@{ $tunnel->{unix_sockets} // [] }) {
         # A name that nobody has checked is not removed under taint.
@@ -174,7 +177,10 @@ sub _end_child ($tunnel) {
         $ended = PVE::Tunnel::Client::Child::ended($tunnel, TERM_LIMIT);
     }
     kill(KILL => $tunnel->{pid}) if !$ended;
-    PVE::Tunnel::Client::Child::reap($tunnel);
+    my $signal = PVE::Tunnel::Client::Child::reap($tunnel);
+    PVE::Tunnel::Client::Lines::tell($tunnel->{log},
+        'warn', "the process between tunnel and log was ended by $signal")
+        if $ended && defined $signal;
     # The connector removes them; one that had to be killed did not.
     unlink keys %{ $tunnel->{forwarded} };
     return;
@@ -420,11 +426,11 @@ cannot. Under taint, C<$local> must have been checked by a pattern.
 
     finish_tunnel($tunnel, $cleanup);
 
-Asks the connector for its record (20 s), which it logs as well, for people and as JSON; a failure is
-a warning. Then sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM,
-10 s, then SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the
-worker removes what was created for this migration. Dies at the end if the target did not confirm
-C<quit>; the child has ended in any case.
+Asks the connector for its record (20 s), which it logs as well, for people and as JSON. Then sends
+C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then SIGKILL.
+Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker removes what was
+created for this migration. Dies at the end if the target did not confirm C<quit>, or if its listener
+had died before it was told to end; the child has ended in any case.
 
 =head1 SEE ALSO
 

@@ -425,6 +425,7 @@ are optional:
     upgrade_timeout => 20,       # seconds for the websocket upgrade
     ticket_timeout => 30,        # seconds for the worker to answer a ticket command
     dead_peer_timeout => 60,     # seconds without progress on a connection to the API
+    end_with_parent => 0,        # true: SIGTERM comes when the process that forked this one dies
 
 B<It blocks> until the input ends, and is meant for a process forked for it; see L</FORKS> and
 L</SIGNALS>. Returns nothing when the input has ended and everything was sent. Bad lines of input do

@@ -2,6 +2,7 @@ package PVE::Tunnel::Process;
 
 use v5.36;
 
+use Config;
 use Errno qw(EINTR);
 use IO::Select;
 use POSIX ();
@@ -48,8 +49,15 @@ sub ended ($process, $limit) {
 
 sub reap ($process) {
     close(delete $process->{alive});
-    1 while waitpid($process->{pid}, 0) < 0 && $!{EINTR};
-    return;
+    my $reaped;
+    1 while ($reaped = waitpid($process->{pid}, 0)) < 0 && $!{EINTR};
+    return $reaped == $process->{pid} ? signal_of($?) : undef;
+}
+
+sub signal_of ($status) {
+    my $number = $status & 127;
+    return if $status < 0 || !$number;
+    return 'SIG' . ((split(/ /, $Config{sig_name}))[$number] // $number);
 }
 
 sub _every_signal() {
@@ -123,6 +131,11 @@ C<$limit> seconds; with 0, whether they have.
 =head2 reap
 
 C<reap($process)>: waits for the child, without a limit, so C<ended> comes first. It does not matter
-if somebody else has waited for it already.
+if somebody else has waited for it already. Returns the name of the signal that ended it, as
+C<SIGKILL>, or undef.
+
+=head2 signal_of
+
+C<signal_of($status)>: the name of the signal in a status as in C<$?>, undef if there is none.
 
 =cut

@@ -32,8 +32,7 @@ sub ended ($child, $limit) {
 }
 
 sub reap ($child) {
-    PVE::Tunnel::Process::reap($child);
-    return;
+    return PVE::Tunnel::Process::reap($child);
 }
 
 # The child reads diagnostics; the connector, which blocks in native code, is a process of its own
@@ -49,12 +48,17 @@ sub _run ($log, $input, $output) {
     POSIX::close($_) for $input, $output, $log_out;
     _pass_on($log, $log_in);
     1 while waitpid($connector, 0) < 0 && $!{EINTR};
+    my $signal = PVE::Tunnel::Process::signal_of($?);
+    _log_line($log, "the connector was ended by $signal") if defined $signal;
     return $? ? 1 : 0;
 }
 
 sub _connect_and_serve ($input, $output, $log_out) {
     local $0 = 'pve-tunnel connector';
-    return 0 if eval { PVE::Tunnel::Native::connector_run($input, $output, $log_out, {}); 1 };
+    # Its input is the caller's and would not end with the process above it, which alone can tell
+    # what the connector has to say.
+    my $options = { end_with_parent => 1 };
+    return 0 if eval { PVE::Tunnel::Native::connector_run($input, $output, $log_out, $options); 1 };
     POSIX::write($log_out, $@, length $@);
     return 1;
 }
@@ -95,7 +99,8 @@ PVE::Tunnel::Client::Child - the processes behind a tunnel
 
 A part of L<PVE::Tunnel::Client>, which describes what they do. A child, which turns the connector's
 diagnostics into log lines, and under it the connector. Both have closed every inherited descriptor
-but 0, 1, 2 and their pipes; see L<PVE::Tunnel::Process>.
+but 0, 1, 2 and their pipes; see L<PVE::Tunnel::Process>. The connector ends with the child, and if a
+signal ends the connector, the child says so.
 
 =head1 FUNCTIONS
 
@@ -110,6 +115,7 @@ C<ended($child, $limit)>: true as soon as both have ended, false after C<$limit>
 
 =head2 reap
 
-C<reap($child)>: waits for the child.
+C<reap($child)>: waits for the child. Returns the name of the signal that ended it, undef if none
+did.
 
 =cut
