@@ -1,0 +1,296 @@
+package Test::MigrationProcess;
+
+# A whole migration in a process of its own, which stops where a test wants to do something to it.
+
+use v5.36;
+
+use IO::Select;
+use JSON ();
+use POSIX ();
+
+use Demo::Image;
+use Demo::Migration;
+use PVE::Tunnel::Client;
+use Test::Processes qw(children program command_line);
+use TestNode::Guest;
+use TestNode::Node;
+use TestNode::QMP;
+
+=head1 NAME
+
+Test::MigrationProcess - the caller of a migration, as a process that can be stopped and killed
+
+=head1 SYNOPSIS
+
+    my $migration = Test::MigrationProcess->start(
+        plane => 'tls', node => $node, dir => $dir, target_vmid => 200,
+        volume => $file, stop_at => 'volume',
+    );
+    $migration->wait_at;
+    kill(KILL => $migration->pid('connector'));
+    $migration->go;
+    my $end = $migration->end;
+
+=head1 METHODS
+
+=head2 start(%options)
+
+Class method. C<plane>, C<node> and C<target_vmid> as for L<Demo::Migration>; C<dir>, which is made,
+for local sockets and the log; C<network>, by default 127.0.0.0/8; C<stop_at>, a name from the list
+below. Then either C<volume>, a file that goes alone, or C<disk> and C<load>: a running guest of 64
+MiB with that disk and that in its RAM. C<wish> replaces parts of the plane's wish; C<conn> parts of
+the node's C<conn>.
+
+It is the leader of a session of its own, in which are all processes of the source.
+
+    forward      the sockets for what comes next are there, nobody has connected to them
+    volume       half of the volume is in the tunnel
+    volume end   all of it, and its end is not
+    nbd, ram     some of the disk, of the RAM has gone over; it goes on slowly
+    end          all of it has arrived, and nothing is finished
+
+=head2 wait_at
+
+Waits until it has stopped there. Dies with its error if it has ended before.
+
+=head2 go
+
+Lets it go on.
+
+=head2 pid($name)
+
+The process ID of C<caller>, C<child>, C<connector>, C<source QEMU>, C<worker>, C<listener> or
+C<target QEMU>; undef if there is none. Known as it was when C<wait_at> returned.
+
+=head2 port
+
+The listener's port.
+
+=head2 end($seconds = 60)
+
+Waits for its end. Returns a hash: C<done>, true if it claims success; C<error>, its error; C<killed>,
+true if it said neither; C<record>; C<guest>, the status of the source's guest then, if it has one.
+Dies after that time.
+
+=head2 log
+
+What it has logged so far, of all its processes.
+
+=cut
+
+my $JSON = JSON->new->utf8->canonical;
+
+use constant {
+    SOURCE_VMID => 100,
+    MEMORY => 64,
+    # Bytes a second. What is slowed down takes a quarter of a minute.
+    SLOW_RAM => 2 << 20,
+    SLOW_DISK => 1 << 19,
+    # Seconds for anything to be reached.
+    REACH_LIMIT => 60,
+};
+
+sub start ($class, %option) {
+    mkdir $option{dir} or die "mkdir $option{dir}: $!\n";
+    pipe my $reader, my $to_test or die "pipe: $!\n";
+    pipe my $from_test, my $writer or die "pipe: $!\n";
+    my $pid = fork // die "fork: $!\n";
+    if (!$pid) {
+        close $_ for $reader, $writer;
+        alarm 0;
+        POSIX::setsid();
+        $_->autoflush(1) for $to_test;
+        my $self = bless { %option, told => $to_test, orders => $from_test, owner => $$ },
+            'Test::MigrationProcess::Caller';
+        my $told = eval { $self->run } // { error => "$@" };
+        print {$to_test} $JSON->encode($told) . "\n";
+        POSIX::_exit(0);
+    }
+    close $_ for $to_test, $from_test;
+    $writer->autoflush(1);
+    return bless {
+        caller => $pid, owner => $$, reader => $reader, writer => $writer,
+        node => $option{node}, dir => $option{dir}
+    }, $class;
+}
+
+sub told ($self, $seconds) {
+    IO::Select->new($self->{reader})->can_read($seconds) or die "it stands still:\n" . $self->log;
+    my $line = readline $self->{reader};
+    return defined $line ? $JSON->decode($line) : { killed => 1 };
+}
+
+sub wait_at ($self) {
+    my $at = $self->told(REACH_LIMIT);
+    die 'it has ended: ' . ($at->{error} // 'without a word') . "\n" . $self->log if !$at->{at};
+    $self->{at} = $at;
+    my %pid = (caller => $self->{caller}, child => $at->{child});
+    ($pid{connector}) = children($at->{child});
+    ($pid{'source QEMU'}) = $at->{qemu} // ();
+    # Those of earlier migrations have ended, or the test would have said so.
+    ($pid{worker}) = children($self->{node}{pid});
+    for my $child (children($pid{worker})) {
+        my $command = command_line($child) // '';
+        $pid{listener} = $child if $command =~ /\Apve-tunnel listener/;
+        $pid{'target QEMU'} = $child if (program($child) // '') =~ /\Aqemu/;
+    }
+    $self->{pid} = \%pid;
+    return;
+}
+
+sub go ($self) {
+    local $SIG{PIPE} = 'IGNORE';
+    print { $self->{writer} } "go\n";
+    return;
+}
+
+sub pid ($self, $name) { return $self->{pid}{$name} }
+
+sub port ($self) { return $self->{at}{port} }
+
+sub end ($self, $seconds = 60) {
+    my $told = $self->told($seconds);
+    waitpid $self->{caller}, 0;
+    $self->{ended} = 1;
+    return $told;
+}
+
+sub log ($self) { ## no critic (ProhibitBuiltinHomonyms)
+    return TestNode::Node::slurp("$self->{dir}/log");
+}
+
+sub DESTROY ($self) {
+    return if $self->{owner} != $$ || $self->{ended};
+    local ($@, $!, $?);
+    kill KILL => $self->{caller};
+    waitpid $self->{caller}, 0;
+    return;
+}
+
+# What runs in that process. It is the demo's progress, too: what is shown says where things are.
+package Test::MigrationProcess::Caller;
+
+sub run ($self) {
+    $self->stop_after_forward;
+    my $guest = $self->{disk} ? $self->start_guest : { vmid => Test::MigrationProcess::SOURCE_VMID };
+    my $migration = $self->{migration} = Demo::Migration->new(
+        (map { $_ => $self->{$_} } qw(plane node target_vmid dir)),
+        guest => $guest,
+        volumes => { $self->{volume} ? (unused0 => $self->{volume}) : () },
+        network => $self->{network} // '127.0.0.0/8',
+        loopback => 1,
+        progress => $self,
+        log => sub ($level, $text) { $self->log_line($level, $text) },
+    );
+    $migration->{wish} = { %{ $migration->{wish} }, %{ $self->{wish} // {} } };
+    my $result = eval { $self->{disk} ? $migration->run : $self->send_volume };
+    my $told = $result ? { done => 1, record => $result->{record} } : { error => "$@" };
+    if ($self->{disk}) {
+        $told->{guest} = eval { $guest->qmp->command('query-status')->{status} } // 'gone';
+        $guest->stop;
+    }
+    return $told;
+}
+
+sub start_guest ($self) {
+    my $guest = TestNode::Guest->start(
+        vmid => Test::MigrationProcess::SOURCE_VMID,
+        dir => $self->{dir},
+        memory => Test::MigrationProcess::MEMORY,
+        disks => { scsi0 => $self->{disk} },
+        load => $self->{load},
+    );
+    my $qmp = $guest->qmp;
+    $qmp->{slow} = $self->{stop_at};
+    bless $qmp, 'Test::MigrationProcess::SlowQMP';
+    Demo::Image::wait_running($qmp);
+    $self->{qemu} = $guest->pid;
+    return $guest;
+}
+
+# The beginning and the end of a migration, with a volume between.
+sub send_volume ($self) {
+    my $migration = $self->{migration};
+    my $sent = eval {
+        $migration->open_tunnel;
+        $migration->check_plan;
+        $migration->send_volumes;
+        $self->stop('end');
+        1;
+    };
+    my $error = $@;
+    if (!$sent) {
+        eval { PVE::Tunnel::Client::finish_tunnel($migration->{tunnel}, 1) }
+            if $migration->{tunnel};
+        die $error;
+    }
+    PVE::Tunnel::Client::finish_tunnel($migration->{tunnel});
+    return { record => $migration->{tunnel}{record} };
+}
+
+# A guest has two, and the last one is for its disk.
+sub stop_after_forward ($self) {
+    my $forward = \&PVE::Tunnel::Client::forward_unix_socket;
+    no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
+    *PVE::Tunnel::Client::forward_unix_socket = sub ($tunnel, $local, $remote) {
+        $forward->($tunnel, $local, $remote);
+        $self->stop('forward') if !$self->{disk} || $local =~ /_nbd/;
+        return;
+    };
+    return;
+}
+
+sub stop ($self, $point) {
+    return if $point ne ($self->{stop_at} // '') || $self->{stopped}++;
+    my $tunnel = $self->{migration}{tunnel};
+    my %at = (
+        at => $point,
+        child => $tunnel->{pid},
+        qemu => $self->{qemu},
+        port => ($tunnel->{direct} // {})->{port},
+    );
+    print { $self->{told} } $JSON->encode(\%at) . "\n";
+    readline $self->{orders};
+    return;
+}
+
+sub log_line ($self, $level, $text) {
+    open my $out, '>>', "$self->{dir}/log" or die "log: $!\n";
+    print {$out} "$level: $text\n";
+    close $out or die "log: $!\n";
+    $self->stop('end') if $$ == $self->{owner} && $text eq 'comparing checksums';
+    return;
+}
+
+sub show ($self, $what, $done, $total) {
+    if ($what eq 'offline disk') {
+        $self->stop($done < $total ? 'volume' : 'volume end') if $done >= $total / 2;
+    } elsif ($what eq 'RAM') {
+        # Behind the first 16 MiB, almost nothing but zeros, come 32 that are random.
+        $self->stop('ram') if $done > 17 << 20 && $done < 48 << 20;
+    } elsif ($done > 0 && $done < $total) {
+        $self->stop('nbd');
+    }
+    return;
+}
+
+sub interval ($) { return 0.05 }
+sub clear ($) { return }
+sub line ($, $) { return }
+
+# Takes its time with what is to be stopped in.
+package Test::MigrationProcess::SlowQMP;
+
+BEGIN { our @ISA = ('TestNode::QMP') } ## no critic (ProhibitExplicitISA)
+
+sub command ($self, $name, $arguments = undef, @more) {
+    my %slow = (
+        'migrate-set-parameters' => ['ram', 'max-bandwidth', Test::MigrationProcess::SLOW_RAM],
+        'blockdev-mirror' => ['nbd', 'speed', Test::MigrationProcess::SLOW_DISK],
+    );
+    my ($point, $key, $rate) = @{ $slow{$name} // [''] };
+    $arguments = { %$arguments, $key => $rate } if $point eq $self->{slow} && $point ne '';
+    return $self->SUPER::command($name, $arguments, @more);
+}
+
+1;

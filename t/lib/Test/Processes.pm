@@ -1,0 +1,127 @@
+package Test::Processes;
+
+# What a migration leaves behind: processes, listening ports and sockets, wherever they come from.
+
+use v5.36;
+
+use Exporter qw(import);
+use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
+
+our @EXPORT_OK = qw(children in_session program command_line listening established sockets_in
+    wait_until);
+
+=head1 NAME
+
+Test::Processes - looks at processes, ports and sockets from outside
+
+=head1 FUNCTIONS
+
+=head2 children($pid)
+
+The process IDs of its children. Zombies count nowhere.
+
+=head2 in_session($pid)
+
+Those of all processes in the session that this one leads, whoever has become their parent since.
+
+=head2 program($pid), command_line($pid)
+
+Name of the file that it executes, and its command line as C<ps> shows it; undef if it is gone.
+
+=head2 listening($pid)
+
+Ports of the migration range that somebody listens on in this process's network namespace.
+
+=head2 established($port, $pid)
+
+How many connections to that port there are in that namespace, counted at the listener's end.
+
+=head2 sockets_in($dir)
+
+Names of the UNIX sockets in a directory.
+
+=head2 wait_until($condition, $seconds = 30)
+
+Returns the first true value of C<$condition>, undef after that time.
+
+=cut
+
+# Proxmox VE's range for migrations.
+use constant { FIRST_PORT => 60_000, LAST_PORT => 60_049 };
+
+# Of /proc/net/tcp.
+use constant { ESTABLISHED => '01', LISTEN => '0A' };
+
+sub children ($pid) {
+    return map { $_->{pid} } grep { $_->{parent} == $pid } processes();
+}
+
+sub in_session ($pid) {
+    return map { $_->{pid} } grep { $_->{session} == $pid } processes();
+}
+
+sub processes () {
+    my @found;
+    for my $file (glob '/proc/[0-9]*/stat') {
+        # It may have ended since.
+        open my $in, '<', $file or next;
+        my %process;
+        @process{qw(pid state parent session)} =
+            (do { local $/ = undef; readline $in } // '')
+            =~ /\A(\d+) \(.*\) (\S) (\d+) \d+ (\d+) /s
+            or next;
+        push @found, \%process if $process{state} ne 'Z';
+    }
+    return @found;
+}
+
+sub program ($pid) {
+    my $path = readlink("/proc/$pid/exe") // return;
+    return $path =~ s{.*/}{}r;
+}
+
+sub command_line ($pid) {
+    open my $in, '<', "/proc/$pid/cmdline" or return;
+    return (readline($in) // '') =~ tr/\0/ /r;
+}
+
+sub listening ($pid = $$) {
+    my %port = map { $_->{port} => 1 } grep { $_->{state} eq LISTEN } connections($pid);
+    return sort { $a <=> $b } grep { $_ >= FIRST_PORT && $_ <= LAST_PORT } keys %port;
+}
+
+sub established ($port, $pid = $$) {
+    return
+        scalar grep { $_->{state} eq ESTABLISHED && $_->{port} == $port } connections($pid);
+}
+
+sub connections ($pid) {
+    my @found;
+    for my $file ("/proc/$pid/net/tcp", "/proc/$pid/net/tcp6") {
+        open my $in, '<', $file or next;
+        while (my $line = readline $in) {
+            my ($port, $state) = $line =~ /\A\s*\d+: [0-9A-F]+:([0-9A-F]{4}) \S+ ([0-9A-F]{2}) /
+                or next;
+            push @found, { port => hex $port, state => $state };
+        }
+    }
+    return @found;
+}
+
+sub sockets_in ($dir) {
+    return sort map { s{.*/}{}r } grep { -S } glob "$dir/*";
+}
+
+# Nobody tells when a process of somebody else's ends or a kernel's table changes, so they are
+# looked at again and again.
+sub wait_until ($condition, $seconds = 30) {
+    my $deadline = clock_gettime(CLOCK_MONOTONIC) + $seconds;
+    my $value;
+    until ($value = $condition->()) {
+        return if clock_gettime(CLOCK_MONOTONIC) > $deadline;
+        sleep(0.02);
+    }
+    return $value;
+}
+
+1;
