@@ -13,6 +13,7 @@ use crate::tls::{Server, TlsError};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, yield_now};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Connections in their hello at one time. When one more comes, the oldest goes: an honest hello
 /// takes a few round trips, so whoever wants to keep others out must be faster than that, always.
@@ -30,8 +31,12 @@ const MAX_HALF_OPEN: usize = 64;
 /// port does not fill the log.
 const LOGGED_REFUSALS: u64 = 10;
 
-/// For a local program to take the connection that it listens for.
-const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a local program to take the connection that it listens for: half of what the source waits for
+/// its status, so that it hears the reason.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait before trying again when the queue of a program is full.
+const QUEUE_FULL: Duration = Duration::from_millis(20);
 
 /// Why a connection is not let in.
 #[derive(Debug, Error)]
@@ -192,8 +197,7 @@ impl Door {
         let forward = self.forwards.get(number).ok_or(Reject::Number(number))?;
         let place = forward.enter().ok_or(Reject::Crowded)?;
         let path = &place.forward().path;
-        let connected = timeout(SOCKET_TIMEOUT, UnixStream::connect(path)).await;
-        let local = match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let local = match connect(path).await {
             Ok(stream) => Local::new(stream),
             Err(cause) => {
                 let path = path.display().to_string();
@@ -266,3 +270,23 @@ impl Door {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+/// Connects to the program that listens there. One whose queue is full is waited for, as on one node:
+/// the kernel itself lets only those wait who block.
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let connected = async {
+        loop {
+            match UnixStream::connect(path).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(QUEUE_FULL).await,
+                result => return result,
+            }
+        }
+    };
+    let late = |_| {
+        let text = format!("its queue has been full for {SOCKET_TIMEOUT:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
+    };
+    timeout(SOCKET_TIMEOUT, connected)
+        .await
+        .unwrap_or_else(late)
+}
+
