@@ -5,8 +5,8 @@
 mod support;
 
 use ring::hmac;
-use socket2::{Domain, SockAddr, Socket, Type};
-use std::io::{Read, Write};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -72,4 +72,32 @@ fn a_program_with_a_full_queue_is_waited_for_as_on_one_node() {
     let mut heard = [0; 9];
     local.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"after all");
+}
+
+#[test]
+fn a_source_that_goes_before_it_is_let_in_leaves_no_empty_stream_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("program");
+    let (program, _waiting) = busy(&path);
+    let mut listener = Listener::tcp();
+    let number = listener.forward(&path);
+    let source = knock(&listener, number);
+    at_the_program(&mut listener);
+    // As the kernel does for a process that is killed.
+    SockRef::from(&source)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(source);
+    program.accept().unwrap();
+    let (mut local, _) = program.accept().unwrap();
+    listener.stat_until(|stat| stat.refused.malformed == 1);
+    local.set_nonblocking(true).unwrap();
+    let seen = local.read(&mut [0]).unwrap_err();
+    assert_eq!(seen.kind(), ErrorKind::WouldBlock);
+    // When it says something, it hears that there is nobody.
+    local.set_nonblocking(false).unwrap();
+    local.set_read_timeout(Some(LIMIT)).unwrap();
+    local.write_all(b"?").unwrap();
+    let seen = local.read(&mut [0]).unwrap_err();
+    assert_eq!(seen.kind(), ErrorKind::ConnectionReset);
 }

@@ -207,9 +207,15 @@ impl Door {
                 return Err(Reject::Socket { path, cause });
             }
         };
-        link.answer(CONNECTED)
-            .await
-            .map_err(|error| Reject::Hello(error.into()))?;
+        if let Err(error) = link.answer(CONNECTED).await {
+            // The program has its connection by now, and would take the end of that for the end of
+            // an empty stream.
+            tokio::spawn(async move {
+                local.fail().await;
+                drop(place);
+            });
+            return Err(Reject::Hello(error.into()));
+        }
         Ok((link, local, place))
     }
 
@@ -267,9 +273,6 @@ impl Door {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 /// Connects to the program that listens there. One whose queue is full is waited for, as on one node:
 /// the kernel itself lets only those wait who block.
 async fn connect(path: &Path) -> io::Result<UnixStream> {
@@ -290,3 +293,6 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
         .unwrap_or_else(late)
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
