@@ -257,6 +257,38 @@ fn routing_by_port_counts() {
     });
 }
 
+/// Nodes with several interfaces often have a table for each of their addresses, and what is missing
+/// in it goes to its default gateway.
+#[test]
+fn routing_by_source_address_counts() {
+    within(NAME, || {
+        node();
+        run("ip rule add from 10.77.0.7 table 78");
+        run("ip route add default via 10.77.0.254 dev mig0 table 78");
+        run("ip -6 rule add from fd77::7 table 78");
+        run("ip -6 route add default via fd77::fe dev mig0 table 78");
+        for (address, network, router) in [
+            ("10.77.0.9", "10.77.0.0/24", "10.77.0.254"),
+            ("fd77::9", "fd77::/64", "fd77::fe"),
+        ] {
+            let named = json!({"address": address, "network": network, "source_network": network});
+            refused(named.clone(), &["default route", router, "on mig0"]);
+            let mut allowed = named.clone();
+            allowed["gateway"] = json!(true);
+            assert_eq!(taken(allowed).gateway, Some(ip(router)));
+            let table = if address.contains(':') { "-6" } else { "-4" };
+            run(&format!("ip {table} route add {network} dev mig0 table 78"));
+            assert_eq!(taken(named).gateway, None);
+        }
+        // Another interface than the one that the address is on.
+        run("ip route replace 10.77.0.0/24 via 192.168.9.2 dev pub0 table 78");
+        refused(
+            json!({"address": "10.77.0.9", "network": "10.77.0.0/24", "source_network": "mig0"}),
+            &["on pub0", "192.168.9.2"],
+        );
+    });
+}
+
 #[test]
 fn what_leads_nowhere_says_why() {
     within(NAME, || {

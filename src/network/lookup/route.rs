@@ -27,28 +27,31 @@ const RTA_VIA: u16 = 18;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 
-/// Asks twice: for what a connection would get, which is one address, one interface and one router
-/// also where a route has several, and for the route that this comes from.
+/// Asks three times: for the address that a connection would have; then, as the kernel does in
+/// `connect`, with that address, since rules may go by it, for what the connection would get, which is
+/// one interface and one router also where a route has several; and for the route that this comes from.
 pub(super) fn route(address: IpAddr) -> Result<Route, NetworkError> {
-    let answer = |flags| {
-        ask(address, flags).map_err(|error| match error {
+    let answer = |source, flags| {
+        ask(address, source, flags).map_err(|error| match error {
             NetlinkError::Interrupted => NetworkError::Interrupted,
             NetlinkError::Refused(cause) => no_route(address, refusal(&cause)),
             NetlinkError::Failed(cause) => NetworkError::Route { address, cause },
         })
     };
-    let chosen = answer(RouteFlags::empty())?;
+    let missing = |what: &str| NetworkError::Route {
+        address,
+        cause: format!("the kernel names no {what}"),
+    };
+    let source = answer(None, RouteFlags::empty())?.source;
+    let source = source.ok_or_else(|| missing("source address"))?;
+    let chosen = answer(Some(source), RouteFlags::empty())?;
     let local = match chosen.kind {
         RouteType::Unicast => false,
         RouteType::Local => true,
         other => return Err(no_route(address, kind(other))),
     };
-    let matched = answer(RouteFlags::FibMatch)?;
+    let matched = answer(Some(source), RouteFlags::FibMatch)?;
 
-    let missing = |what: &str| NetworkError::Route {
-        address,
-        cause: format!("the kernel names no {what}"),
-    };
     // No destination stands for all addresses of the family.
     let destination = matched.destination.unwrap_or(match address {
         IpAddr::V4(_) => IpAddr::from([0; 4]),
@@ -56,7 +59,7 @@ pub(super) fn route(address: IpAddr) -> Result<Route, NetworkError> {
     });
     let interface = interface(chosen.interface.ok_or_else(|| missing("interface"))?);
     Ok(Route {
-        source: chosen.source.ok_or_else(|| missing("source address"))?,
+        source,
         interface: interface.map_err(|error| match error {
             NetlinkError::Interrupted => NetworkError::Interrupted,
             other => NetworkError::Route {
@@ -108,11 +111,8 @@ struct Answer {
     gateway: Option<IpAddr>,
 }
 
-fn ask(address: IpAddr, flags: RouteFlags) -> Result<Answer, NetlinkError> {
-    let (family, prefix_len, destination) = match address {
-        IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
-        IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
-    };
+fn ask(address: IpAddr, source: Option<IpAddr>, flags: RouteFlags) -> Result<Answer, NetlinkError> {
+    let (family, prefix_len, destination) = literal(address);
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     message.header.destination_prefix_length = prefix_len;
@@ -123,11 +123,24 @@ fn ask(address: IpAddr, flags: RouteFlags) -> Result<Answer, NetlinkError> {
         RouteAttribute::IpProto(TCP),
         RouteAttribute::Dport(*PORTS.start()),
     ];
+    if let Some(source) = source {
+        let (_, prefix_len, source) = literal(source);
+        message.header.source_prefix_length = prefix_len;
+        message.attributes.push(RouteAttribute::Source(source));
+    }
     let answers = netlink::ask(RouteNetlinkMessage::GetRoute(message))?;
     let found = answers.iter().find(|message| message.kind == RTM_NEWROUTE);
     match found {
         Some(message) => Ok(read(message)?),
         None => Err(NetlinkError::Failed("no route in the answer".to_owned())),
+    }
+}
+
+/// An address as a question has it.
+fn literal(address: IpAddr) -> (AddressFamily, u8, RouteAddress) {
+    match address {
+        IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
     }
 }
 
