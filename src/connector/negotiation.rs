@@ -328,7 +328,7 @@ fn acceptable_one(
     wish: &Wish,
 ) -> Result<(Candidate, Vec<String>), String> {
     let endpoint = SocketAddr::new(address, port);
-    // The name of an interface, or an ID of its configuration, means something on the target only.
+    // Any other name means something on the target only, at least there.
     let cidr = wish.network.clone().filter(|network| network.contains('/'));
     let announced = EndpointInput {
         migrate: Some(Migrate {
@@ -347,7 +347,12 @@ fn acceptable_one(
     }
     let input = GuardInput {
         address: address.to_string(),
-        network: cidr,
+        // An interface that the call names is one of this node as well. What is configured for the
+        // other side may be an interface of the target's, or an ID.
+        network: match wish.configured {
+            true => cidr,
+            false => wish.network.clone(),
+        },
         source_network: wish.source_network.clone(),
         public: wish.public,
         gateway: wish.gateway,

@@ -1,0 +1,39 @@
+//! What a target says of its listener in other words than ours, and what it says after its listener
+//! has died.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/namespace.rs"]
+mod namespace;
+mod support;
+
+use namespace::{run, within};
+use serde_json::json;
+use support::seam::{Crossing, Seam, wish_with};
+
+#[test]
+fn an_interface_that_the_call_names_is_this_nodes_too() {
+    within("tests/direct_target.rs", || {
+        run("ip link add mig0 type veth peer name mig1");
+        run("ip link set mig1 up");
+        run("ip link set mig0 up");
+        run("ip addr add 10.77.0.7/24 dev mig0");
+        run("ip route add 10.88.0.0/24 via 10.77.0.1 dev mig0");
+        let seam = Seam::scripted(|direct, ours| match direct["op"].as_str() {
+            Some("open") => json!({ "success": 1, "direct": {
+                "protocol": 1, "plane": "tcp", "addresses": ["10.88.0.9"], "port": 60_000,
+                "key": "5e".repeat(32),
+            } }),
+            _ => ours(),
+        });
+        let named = json!({
+            "migration_network": "mig0", "network": "mig0", "source_network": "mig0",
+            "dial_timeout": 1,
+        });
+        let crossing = Crossing::with(seam, &wish_with("insecure", &named));
+        let told = crossing.answer["msg"].as_str().unwrap();
+        assert!(
+            told.contains("10.88.0.9: it is in no network of this node's interface 'mig0'"),
+            "{told}"
+        );
+    });
+}
