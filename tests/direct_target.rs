@@ -8,7 +8,25 @@ mod support;
 
 use namespace::{run, within};
 use serde_json::json;
-use support::seam::{Crossing, Seam, wish_with};
+use support::seam::{Crossing, Seam, wish, wish_with};
+
+#[test]
+fn what_is_withheld_is_told_of_what_is_known() {
+    let seam = Seam::scripted(|direct, ours| {
+        let mut answer = ours();
+        if direct["op"] == "hello" {
+            let many = (0..1000).map(|number| (format!("flood-{number}"), json!("x".repeat(99))));
+            answer["direct"]["withheld"] = Value::Object(many.collect());
+            answer["direct"]["withheld"]["direct-tcp"] = json!("not on Sundays");
+        }
+        answer
+    });
+    let crossing = Crossing::on("tls", seam, &wish("secure"));
+    let (_, ended) = crossing.finish();
+    let told = "the target does not offer direct-tcp: not on Sundays";
+    assert!(ended.log.contains(told), "{}", ended.log);
+    assert!(!ended.log.contains("flood"), "{}", ended.log);
+}
 
 #[test]
 fn an_interface_that_the_call_names_is_this_nodes_too() {

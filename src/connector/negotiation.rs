@@ -7,8 +7,8 @@ use super::direct::{Admission, Direct, unanswered};
 use super::protocol::{self, AskError};
 use super::race::{self, Candidate, Deadline};
 use crate::capability::{
-    Capabilities, CapabilityError, Dial, MigrationType, Plan, PlanError, PlanInput, Plane, plan,
-    scalar,
+    Capabilities, Capability, CapabilityError, Dial, MigrationType, Plan, PlanError, PlanInput,
+    Plane, plan, scalar,
 };
 use crate::direct::message::{Hello, Open};
 use crate::direct::{DEAD_PEER_TIMEOUT, OLDEST_PROTOCOL, PROTOCOL};
@@ -204,7 +204,9 @@ async fn offered(control: &Control, log: &Log) -> Result<Vec<String>, Negotiatio
         ));
         return Ok(Vec::new());
     }
-    for (name, reason) in &hello.withheld {
+    // What this version does not know, nobody misses; and the log is not the target's to fill.
+    let known = |(name, _): &(&String, &String)| Capability::from_name(name).is_some();
+    for (name, reason) in hello.withheld.iter().filter(known) {
         log.line(format_args!("the target does not offer {name}: {reason}"));
     }
     let caps = Capabilities::from_json(&hello.caps)?;
