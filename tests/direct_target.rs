@@ -7,8 +7,54 @@ mod namespace;
 mod support;
 
 use namespace::{run, within};
-use serde_json::json;
+use serde_json::{Value, json};
 use support::seam::{Crossing, Seam, wish, wish_with};
+
+const KINDS: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
+
+/// Every number of an answer as Perl writes it that was once a part of a text.
+fn as_text(value: &mut Value) {
+    match value {
+        Value::Number(number) => *value = Value::String(number.to_string()),
+        Value::Object(fields) => fields.values_mut().for_each(as_text),
+        Value::Array(items) => items.iter_mut().for_each(as_text),
+        _ => {}
+    }
+}
+
+#[test]
+fn numbers_may_be_text_both_ways() {
+    for (kind, plane) in KINDS {
+        let seam = Seam::scripted(|_, ours| {
+            let mut answer = ours();
+            as_text(&mut answer);
+            answer
+        });
+        let limits = json!({ "dead_peer_timeout": "60", "dial_timeout": "5.5" });
+        let mut crossing = Crossing::on(plane, seam, &wish_with(kind, &limits));
+        crossing.connector.forward(&crossing.target, "/run/any");
+        let (record, _) = crossing.finish();
+        assert_eq!(record["refused"]["key"], 0, "{record}");
+    }
+}
+
+#[test]
+fn a_listener_that_does_not_count_failures_is_closed_like_any_other() {
+    let seam = Seam::scripted(|direct, ours| {
+        let mut answer = ours();
+        if direct["op"] == "close" {
+            for forward in answer["direct"]["forwards"].as_array_mut().unwrap() {
+                forward.as_object_mut().unwrap().remove("failed");
+            }
+        }
+        answer
+    });
+    let mut crossing = Crossing::on("tls", seam, &wish("secure"));
+    crossing.connector.forward(&crossing.target, "/run/any");
+    let (record, ended) = crossing.finish();
+    assert_eq!(record["refused"]["tls"], 0, "{record}");
+    assert!(!ended.log.contains("cannot be closed"), "{}", ended.log);
+}
 
 #[test]
 fn what_is_withheld_is_told_of_what_is_known() {

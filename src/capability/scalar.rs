@@ -64,6 +64,20 @@ pub(crate) fn decimal(value: &Value) -> Option<u64> {
     }
 }
 
+/// A number, or a string that is one: decimal digits, with a fraction or without.
+fn real(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+            let digits = !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
+            decimal_text(whole).filter(|_| digits)?;
+            text.parse().ok()
+        }
+        _ => None,
+    }
+}
+
 /// A boolean as Perl may write it.
 pub(crate) fn flag(value: &Value) -> Option<bool> {
     match value {
@@ -113,6 +127,15 @@ where
             .map(Some)
             .map_err(de::Error::custom),
     }
+}
+
+/// For `deserialize_with`: see [`real`].
+pub(crate) fn deserialize_real<'de, D: Deserializer<'de>>(source: D) -> Result<f64, D::Error> {
+    let value = Value::deserialize(source)?;
+    real(&value).ok_or_else(|| {
+        let kind = kind(&value);
+        de::Error::custom(format!("expected a number, got {kind}"))
+    })
 }
 
 /// For `deserialize_with`: see [`flag`].

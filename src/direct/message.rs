@@ -88,8 +88,8 @@ pub struct ForwardStat {
     /// Those of them that are not over.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub open: u64,
-    /// Those of them that ended in an error.
-    #[serde(deserialize_with = "scalar::deserialize_number")]
+    /// Those of them that ended in an error; zero from a target that does not count them.
+    #[serde(default, deserialize_with = "scalar::deserialize_number")]
     pub failed: u64,
     /// Bytes from the source.
     #[serde(deserialize_with = "scalar::deserialize_number")]

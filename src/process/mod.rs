@@ -11,7 +11,8 @@ pub(crate) use log::Log;
 pub(crate) use signals::Signals;
 pub(crate) use tie::Tie;
 
-use serde::{Deserialize, Deserializer, de};
+use crate::capability::scalar;
+use serde::{Deserializer, de};
 use std::time::Duration;
 
 /// The longest line, in bytes. A guest's configuration with its firewall rules, the longest there
@@ -20,7 +21,7 @@ pub(crate) const MAX_LINE: usize = 1 << 20;
 
 /// Reads a time limit.
 pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let seconds = f64::deserialize(deserializer)?;
+    let seconds = scalar::deserialize_real(deserializer)?;
     if !(0.001..=3600.0).contains(&seconds) {
         return Err(de::Error::custom(
             "a time limit is from 0.001 to 3600 seconds",
