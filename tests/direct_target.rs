@@ -101,3 +101,35 @@ fn an_interface_that_the_call_names_is_this_nodes_too() {
         );
     });
 }
+
+/// A stream that ends with the listener looks complete to a program that only reads, and the source's
+/// caller asks the worker alone.
+#[test]
+fn no_import_is_complete_after_the_listener_has_died() {
+    for (kind, plane) in KINDS {
+        let mut crossing = Crossing::on(plane, Seam::default(), &wish(kind));
+        let question = json!({ "cmd": "query-disk-import" });
+        let asked = |seam: &Seam| {
+            let said = seam.said();
+            said.iter()
+                .filter(|word| *word == "query-disk-import")
+                .count()
+        };
+        let before = crossing.connector.ask(&question);
+        assert_eq!(asked(&crossing.seam), 1, "{before}");
+
+        crossing.seam.take_listener().end().0.unwrap();
+        let mut told = Value::Null;
+        support::until("the death is known", || {
+            told = crossing.connector.ask(&question);
+            told["msg"].as_str().is_some_and(|msg| msg.contains("dead"))
+        });
+        assert_eq!(told["success"], false, "{told}");
+        let before = asked(&crossing.seam);
+        crossing.connector.ask(&question);
+        assert_eq!(asked(&crossing.seam), before, "the worker is not asked");
+        // Everything else goes on: the caller has to clean up.
+        let version = crossing.connector.ask(&json!({ "cmd": "version" }));
+        assert_eq!(version["api"], 2, "{version}");
+    }
+}

@@ -421,6 +421,9 @@ impl Connector {
     async fn pass(&mut self, line: Vec<u8>) -> Result<(), ConnectorError> {
         match &self.state {
             State::Connected { control, .. } => {
+                if let Some(reason) = self.lost(&line) {
+                    return self.refuse(&reason).await;
+                }
                 control.pass(line).await;
                 Ok(())
             }
@@ -433,6 +436,15 @@ impl Connector {
                 self.answer(protocol::failure(message)).await
             }
         }
+    }
+
+    /// Why the answer to this command would mislead: when the other node or its listener is dead, a
+    /// program that reads an import there may have seen an end of stream, or waits for one for ever,
+    /// and the caller, who has written everything, asks for nothing but how the import went.
+    fn lost(&self, line: &[u8]) -> Option<String> {
+        let reason = self.direct.as_ref()?.fate().reason()?;
+        protocol::is_about_an_import(line)
+            .then(|| format!("what was on its way to the target is lost: {reason}"))
     }
 
     /// Says no to a command, in the log and to whoever waits for its answer.

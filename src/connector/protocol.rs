@@ -25,6 +25,10 @@ use zeroize::Zeroizing;
 /// For the worker to answer, which may still be busy with the command before.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The worker's command by which a caller hears how the import of a disk goes, and whose clothes the
+/// seam's requests wear.
+const QUERY_IMPORT: &str = "query-disk-import";
+
 const NO_REASON: &str = "no reason given";
 
 /// A line that was understood.
@@ -186,6 +190,12 @@ pub(super) enum AskError {
     NotUnderstood(String),
 }
 
+/// Whether a line for the worker asks how the import of a disk goes.
+pub(super) fn is_about_an_import(line: &[u8]) -> bool {
+    let envelope = serde_json::from_slice::<Envelope>(line);
+    envelope.is_ok_and(|envelope| envelope.cmd.as_deref() == Some(QUERY_IMPORT))
+}
+
 /// Asks the seam on the target, in the clothes of a command that every worker knows: one without a
 /// seam refuses the parameter and goes on.
 pub(super) async fn ask<T: DeserializeOwned>(
@@ -196,7 +206,7 @@ pub(super) async fn ask<T: DeserializeOwned>(
     struct Answer {
         direct: Value,
     }
-    let request = json!({ "cmd": "query-disk-import", "direct": direct });
+    let request = json!({ "cmd": QUERY_IMPORT, "direct": direct });
     let line = timeout(ASK_TIMEOUT, control.ask(request.to_string().into_bytes()))
         .await
         .map_err(|_| AskError::TimedOut(ASK_TIMEOUT))?
