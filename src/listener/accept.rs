@@ -13,15 +13,22 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 
 /// Brings everybody to the door, for ever.
 pub(super) async fn all(listener: TcpListener, door: &Arc<Door>) -> Infallible {
+    let mut told = false;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => door.knock(stream, peer),
+            Ok((stream, peer)) => {
+                told = false;
+                door.knock(stream, peer);
+            }
             // It went away before it was taken, which costs nothing.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                door.log.line(format_args!(
-                    "listener: cannot accept a connection: {error}"
-                ));
+                // Once for as long as it lasts.
+                if !std::mem::replace(&mut told, true) {
+                    door.log.line(format_args!(
+                        "listener: cannot accept a connection: {error}"
+                    ));
+                }
                 sleep(EXHAUSTED).await;
             }
         }
