@@ -11,6 +11,7 @@ mod dial;
 mod direct;
 mod forward;
 mod negotiation;
+mod options;
 mod protocol;
 mod race;
 mod record;
@@ -20,12 +21,11 @@ mod wire;
 
 pub use control::ControlError;
 pub use dial::DialError;
+pub use options::Options;
 
-use crate::capability::{Plan, Plane, scalar};
-use crate::direct::DEAD_PEER_TIMEOUT;
+use crate::capability::{Plan, Plane};
 use crate::direct::message::Stat;
-use crate::process::{Input, Line, Log, Output, Signals, Tie, seconds};
-use crate::websocket::Masking;
+use crate::process::{Input, Line, Log, Output, Signals, Tie};
 use control::Control;
 use dial::Target;
 use direct::Direct;
@@ -33,14 +33,12 @@ use forward::{Forward, Route};
 use negotiation::{Negotiated, Wish, negotiate};
 use protocol::{AskError, Command, ForwardData, TargetData};
 use record::{Record, Way};
-use serde::Deserialize;
 use serde_json::json;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
@@ -48,49 +46,6 @@ use traffic::Traffic;
 
 /// Forwards at one time: RAM, NBD and one offline disk need three.
 const MAX_FORWARDS: usize = 256;
-
-/// What can be set. All times are limits, in seconds.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Options {
-    /// Masking keys on TLS connections; a connection without TLS always uses random ones.
-    pub mask: Masking,
-    /// For a TCP connection.
-    #[serde(deserialize_with = "seconds")]
-    pub connect_timeout: Duration,
-    /// For the TLS handshake.
-    #[serde(deserialize_with = "seconds")]
-    pub handshake_timeout: Duration,
-    /// For the answer to the websocket upgrade. pveproxy takes 3 s to say 401, and never answers if
-    /// the socket behind it is gone.
-    #[serde(deserialize_with = "seconds")]
-    pub upgrade_timeout: Duration,
-    /// For the worker's answer to the request for a ticket. The worker may be busy with another
-    /// command meanwhile.
-    #[serde(deserialize_with = "seconds")]
-    pub ticket_timeout: Duration,
-    /// How long a connection through the target's API may make no progress.
-    #[serde(deserialize_with = "seconds")]
-    pub dead_peer_timeout: Duration,
-    /// The parent's death is an order to end. Its parent is a thread: one that starts us and then
-    /// ends while its process goes on must not ask for this.
-    #[serde(deserialize_with = "scalar::deserialize_flag")]
-    pub end_with_parent: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            mask: Masking::Zero,
-            connect_timeout: Duration::from_secs(10),
-            handshake_timeout: Duration::from_secs(10),
-            upgrade_timeout: Duration::from_secs(20),
-            ticket_timeout: Duration::from_secs(30),
-            dead_peer_timeout: DEAD_PEER_TIMEOUT,
-            end_with_parent: false,
-        }
-    }
-}
 
 /// Why the connector ended before its input did.
 #[derive(Debug, Error)]
