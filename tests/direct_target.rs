@@ -2,12 +2,10 @@
 //! has died.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/namespace.rs"]
-mod namespace;
 mod support;
 
-use namespace::{run, within};
 use serde_json::{Value, json};
+use support::namespace::{run, within};
 use support::seam::{Crossing, Seam, wish, wish_with};
 
 const KINDS: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
