@@ -178,9 +178,10 @@ sub _end_child ($tunnel) {
     }
     kill(KILL => $tunnel->{pid}) if !$ended;
     my $signal = PVE::Tunnel::Client::Child::reap($tunnel);
-    PVE::Tunnel::Client::Lines::tell($tunnel->{log},
-        'warn', "the process between tunnel and log was ended by $signal")
-        if $ended && defined $signal;
+    PVE::Tunnel::Client::Lines::tell(
+        $tunnel->{log},
+        'warn', "the process between tunnel and log was ended by $signal"
+    ) if $ended && defined $signal;
     # The connector removes them; one that had to be killed did not.
     unlink keys %{ $tunnel->{forwarded} };
     return;
