@@ -133,8 +133,11 @@ where
 pub(crate) fn deserialize_real<'de, D: Deserializer<'de>>(source: D) -> Result<f64, D::Error> {
     let value = Value::deserialize(source)?;
     real(&value).ok_or_else(|| {
-        let kind = kind(&value);
-        de::Error::custom(format!("expected a number, got {kind}"))
+        let found = match &value {
+            Value::String(text) => shown(text),
+            other => kind(other).to_owned(),
+        };
+        de::Error::custom(format!("expected a number, got {found}"))
     })
 }
 
