@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use support::listener::Listener;
-use support::namespace::{run, within};
+use support::namespace::{add_addresses, run, within};
 use support::seam::{Crossing, Seam, program, wish};
 use support::source::{endpoint, enter};
 use support::{read_out, role, until};
@@ -101,8 +101,7 @@ fn it_listens_at_its_address_and_at_no_other() {
         run("ip link add mig0 type veth peer name mig1");
         run("ip link set mig1 up");
         run("ip link set mig0 up");
-        run("ip addr add 10.77.0.7/24 dev mig0");
-        run("ip addr add fd77::7/64 dev mig0 nodad");
+        add_addresses("mig0", &["10.77.0.7/24", "fd77::7/64"]);
         for (network, address, others) in [
             ("10.77.0.0/24", "10.77.0.7", ["127.0.0.1", "::1", "fd77::7"]),
             ("fd77::/64", "fd77::7", ["127.0.0.1", "::1", "10.77.0.7"]),

@@ -1,6 +1,6 @@
 //! Two nodes, each with a network namespace of its own, and a cable between them that can be cut.
 
-use super::namespace::run;
+use super::namespace::{add_addresses, run};
 use super::seam::{Crossing, Seam};
 use super::{listener::Listener, seam};
 use serde_json::{Value, json};
@@ -43,11 +43,13 @@ impl Cable {
             "ip link add mig0 address {MAC_NEAR} type veth peer name mig0 address {MAC_FAR} netns {far}"
         ));
         let cable = Self { jobs };
-        plug(NEAR);
+        run("ip link set mig0 up");
         cable.there(|| {
             run("ip link set lo up");
+            run("ip link set mig0 up");
             plug(FAR);
         });
+        plug(NEAR);
         cable.mend();
         cable
     }
@@ -98,10 +100,8 @@ pub fn filtered(addresses: [&str; 2]) {
     leads(addresses, MAC_NOBODY);
 }
 
-fn plug(addresses: [&str; 2]) {
-    run(&format!("ip addr add {}/24 dev mig0", addresses[0]));
-    run(&format!("ip addr add {}/64 dev mig0 nodad", addresses[1]));
-    run("ip link set mig0 up");
+fn plug([v4, v6]: [&str; 2]) {
+    add_addresses("mig0", &[&format!("{v4}/24"), &format!("{v6}/64")]);
 }
 
 fn leads(addresses: [&str; 2], mac: &str) {

@@ -11,6 +11,7 @@
 use std::io::{self, Write};
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Runs the test in a network namespace that nobody else has, and which ends with it. A thread has
 /// one of its own if it asks for it; the programs it starts inherit it.
@@ -41,6 +42,29 @@ pub fn unshare() -> io::Result<()> {
 
 pub fn skipped(name: &str, what: &str, why: &io::Error) {
     writeln!(io::stderr(), "{name}: skipped {what}: {why}").unwrap();
+}
+
+/// Gives an interface its addresses, and waits until they can be used: the kernel makes their routes
+/// by and by.
+pub fn add_addresses(interface: &str, addresses: &[&str]) {
+    wait_for(&format!("ip -o link show dev {interface}"), "state UP");
+    for address in addresses {
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        run(&format!("ip addr add {address} dev {interface} {nodad}"));
+        let (address, _) = address.split_once('/').unwrap();
+        wait_for(&format!("ip -o route get {address}"), "local ");
+    }
+}
+
+fn wait_for(command: &str, words: &str) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    let mut words_of = command.split_whitespace();
+    let mut program = Command::new(words_of.next().unwrap());
+    program.args(words_of);
+    while !String::from_utf8_lossy(&program.output().unwrap().stdout).contains(words) {
+        assert!(Instant::now() < limit, "{command}: never {words}");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 pub fn run(command: &str) {
