@@ -14,6 +14,7 @@ use Test::FaultCell qw(cell nothing_left);
 use Test::MigrationProcess;
 use TestNode::Guest;
 use TestNode::Node;
+use TestNode::QMP;
 
 # In a network of its own, where nobody else's ports are.
 BEGIN { Demo::Hosts::enter() }
@@ -32,7 +33,7 @@ my $NODE =
     TestNode::Node->start(dir => "$DIR/target", listen => '127.0.0.1', wrap => ['setsid']);
 my @load = Demo::Image::write_ram($DIR,
     TestNode::Guest->ram_ranges(Test::MigrationProcess::MEMORY));
-Demo::Image::write_disk("$DIR/disk", 4);
+Demo::Image::write_disk("$DIR/disk", 16);
 my %COMMON = (node => $NODE, dir => $DIR, disk => "$DIR/disk", load => \@load);
 
 my @QEMU = ('source QEMU', 'target QEMU');
@@ -41,9 +42,23 @@ my @VICTIMS = (@QEMU, 'caller', 'child', 'connector', 'worker', 'listener');
 # test's.
 my %POINTS = (hello => \@QEMU, nbd => \@VICTIMS, ram => \@VICTIMS, end => \@VICTIMS);
 
+# All bytes are at the target then, and both ends of each connection know it: the guest is moved and
+# goes on there, once. That something died is an error all the same, for people to look at.
+sub arrived ($vmid) {
+    my $qmp = TestNode::QMP->new("$NODE->{dir}/$vmid.qmp");
+    is($qmp->command('query-status')->{status}, 'running', 'it has arrived, and runs there');
+    $qmp->command('quit');
+    return;
+}
+
 for my $plane (qw(tls tcp)) {
     for my $point (qw(hello nbd ram end)) {
-        cell(%COMMON, plane => $plane, victim => $_, point => $point) for @{ $POINTS{$point} };
+        for my $victim (@{ $POINTS{$point} }) {
+            # A guest that has moved stands still at the source, until it is known to be needed.
+            my %expected = $point eq 'end' ? (guest => 'postmigrate') : ();
+            %expected = (guest => 'gone', arrived => \&arrived) if "$victim $point" eq 'listener end';
+            cell(%COMMON, plane => $plane, victim => $victim, point => $point, %expected);
+        }
     }
     # The node has seen many die.
     my $migration = Test::MigrationProcess->start(
@@ -54,6 +69,8 @@ for my $plane (qw(tls tcp)) {
     );
     my $end = $migration->end;
     ok($end->{done}, "$plane: the next one goes through") or diag($end->{error}, $migration->log);
+    arrived(100);
+    nothing_left($NODE, "$DIR/last-$plane", 'gone');
 }
 
 $NODE->stop;

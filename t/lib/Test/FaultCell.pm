@@ -24,7 +24,9 @@ Test::FaultCell - a cell of the table of faults
 A subtest. C<victim> and C<point> say who is killed where: a name that
 L<Test::MigrationProcess/pid> knows, and one of C<stop_at> there or C<hello>, which is a listener
 that has been connected to and has not said a word. The other options are those of
-L<Test::MigrationProcess>; C<dir> is made below the one given.
+L<Test::MigrationProcess>; C<dir> is made below the one given. C<guest> is the status that the
+source's guest has to have then, by default C<running>; C<arrived> is called with the target's guest's
+number and tests what is there.
 
 =head2 nothing_left($node, $dir, $what)
 
@@ -44,8 +46,13 @@ my %SAYS = (
     connector => qr/the connector was ended by SIGKILL/,
     worker => qr/the target closed the control connection: the worker behind it has ended/,
     listener => qr/the target's listener (?:at \S+ is dead|cannot be closed: .*the listener has ended)/,
-    'source QEMU' => qr/^error: .*QEMU has ended/m,
-    'target QEMU' => qr/FAILED: .*the target's socket|QEMU has ended/,
+    'source QEMU' => qr/^error: .*(?:QEMU has ended|QEMU's monitor failed)/m,
+    # Its sockets end with it, and those who had to do with them say so.
+    'target QEMU' => join('|',
+        'FAILED: the local program closed its socket',
+        'takes no connection',
+        'QEMU has ended',
+        "QEMU's monitor failed"),
 );
 
 my $number = 0;
@@ -58,7 +65,7 @@ sub cell (%option) {
     my $name = "$option{plane}: $victim, $point";
     subtest $name => sub {
         my $migration = Test::MigrationProcess->start(
-            %option,
+            (map { $_ => $option{$_} } grep { !/\A(?:arrived|guest)\z/ } keys %option),
             dir => "$dir/$number",
             target_vmid => $target_vmid,
             stop_at => $hello ? 'forward' : $point,
@@ -91,9 +98,10 @@ sub cell (%option) {
             ok($end->{killed}, 'it was killed');
         } else {
             like($end->{error}, qr/\A[^\n]+\n\z/, 'an error of one line');
-            is($end->{guest}, $point eq 'end' ? 'postmigrate' : 'running', 'the guest is safe')
+            is($end->{guest}, $option{guest} // 'running', 'the guest at the source')
                 if $option{disk} && $victim ne 'source QEMU';
         }
+        $option{arrived}->($target_vmid) if $option{arrived};
         ok(wait_until(sub { !in_session($migration->pid('caller')) }), 'no process at the source')
             or diag(explain([in_session($migration->pid('caller'))]));
         remove_workers_sockets($node, $target_vmid) if $victim eq 'worker';

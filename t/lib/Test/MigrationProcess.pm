@@ -83,9 +83,11 @@ my $JSON = JSON->new->utf8->canonical;
 use constant {
     SOURCE_VMID => 100,
     MEMORY => 64,
-    # Bytes a second. What is slowed down takes a quarter of a minute.
+    # Bytes a second. What is slowed down takes a quarter of a minute, or of the disk 4 s.
     SLOW_RAM => 2 << 20,
-    SLOW_DISK => 1 << 19,
+    SLOW_DISK => 4 << 20,
+    # Bytes that the mirror of a disk has on its way at one time; it sleeps between.
+    DISK_IN_FLIGHT => 1 << 20,
     # Seconds for anything to be reached.
     REACH_LIMIT => 60,
 };
@@ -140,7 +142,8 @@ sub wait_at ($self) {
 
 sub go ($self) {
     local $SIG{PIPE} = 'IGNORE';
-    print { $self->{writer} } "go\n";
+    # Not by print, which would keep what nobody takes.
+    syswrite $self->{writer}, "go\n";
     return;
 }
 
@@ -201,7 +204,7 @@ sub start_guest ($self) {
         load => $self->{load},
     );
     my $qmp = $guest->qmp;
-    $qmp->{slow} = $self->{stop_at};
+    $qmp->{slow} = $self->{stop_at} // '';
     bless $qmp, 'Test::MigrationProcess::SlowQMP';
     Demo::Image::wait_running($qmp);
     $self->{qemu} = $guest->pid;
@@ -285,11 +288,14 @@ BEGIN { our @ISA = ('TestNode::QMP') } ## no critic (ProhibitExplicitISA)
 
 sub command ($self, $name, $arguments = undef, @more) {
     my %slow = (
-        'migrate-set-parameters' => ['ram', 'max-bandwidth', Test::MigrationProcess::SLOW_RAM],
-        'blockdev-mirror' => ['nbd', 'speed', Test::MigrationProcess::SLOW_DISK],
+        'ram migrate-set-parameters' => { 'max-bandwidth' => Test::MigrationProcess::SLOW_RAM },
+        'nbd blockdev-mirror' => {
+            speed => Test::MigrationProcess::SLOW_DISK,
+            'buf-size' => Test::MigrationProcess::DISK_IN_FLIGHT,
+        },
     );
-    my ($point, $key, $rate) = @{ $slow{$name} // [''] };
-    $arguments = { %$arguments, $key => $rate } if $point eq $self->{slow} && $point ne '';
+    my $slow = $slow{"$self->{slow} $name"};
+    $arguments = { %$arguments, %$slow } if $slow;
     return $self->SUPER::command($name, $arguments, @more);
 }
 
