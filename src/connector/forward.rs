@@ -36,6 +36,11 @@ const MAX_CONNECTIONS: usize = 256;
 /// connection.
 const EXHAUSTED: Duration = Duration::from_millis(500);
 
+/// How long a local program that waits for the first byte, and has written none itself, is kept from
+/// an end of stream when the target is gone. The kernel cannot tell it of a failure, and it must not
+/// wait for ever: QEMU waits so for an NBD server's greeting, and its guest stands still meanwhile.
+const SPEECHLESS: Duration = Duration::from_secs(5);
+
 /// Why a forward could not be set up.
 #[derive(Debug, Error)]
 pub(super) enum ForwardError {
@@ -304,6 +309,8 @@ async fn carry(
     ));
     match result {
         Ok(()) => local.close(),
+        // Nothing of a stream has arrived, so it cannot be taken for a whole one.
+        Err(_) if received == 0 => drop(timeout(SPEECHLESS, local.fail()).await),
         Err(_) => local.fail().await,
     }
 }
