@@ -84,6 +84,11 @@ pub(super) enum NegotiationError {
     Capability(#[from] CapabilityError),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The target could, but will not: an upgrade of either node would change nothing.
+    #[error(
+        "clear text is not possible: the target does not offer it: {0}; mend that, or omit migration_type=insecure"
+    )]
+    Withheld(String),
 }
 
 /// What came of it.
@@ -135,10 +140,18 @@ pub(super) async fn negotiate(
         require_encryption: wish.require_encryption,
         dial: None,
     };
+    let mut withheld = None;
     if wish.planes.iter().any(|plane| is_direct(*plane)) {
-        input.caps.extend(offered(control, log).await?);
+        let offer = offered(control, log).await?;
+        input.caps.extend(offer.caps);
+        withheld = offer.clear_text_withheld;
     }
-    let first = plan(&input)?;
+    let first = plan(&input).map_err(|error| match (error, withheld) {
+        (PlanError::TargetCannot { .. } | PlanError::SourceCannot { .. }, Some(reason)) => {
+            NegotiationError::Withheld(reason)
+        }
+        (error, _) => error.into(),
+    })?;
     let wanted = [first.plane, first.offline]
         .into_iter()
         .find(|plane| is_direct(*plane));
@@ -179,9 +192,18 @@ fn is_direct(plane: Plane) -> bool {
     matches!(plane, Plane::Tls | Plane::Tcp)
 }
 
-/// The names of what the target's seam offers; none if it has no seam, or only one that speaks
-/// another protocol.
-async fn offered(control: &Control, log: &Log) -> Result<Vec<String>, NegotiationError> {
+/// What the target's seam offers.
+#[derive(Default)]
+struct Offer {
+    /// Names of capabilities.
+    caps: Vec<String>,
+    /// Why there is no clear text among them, if the target says so.
+    clear_text_withheld: Option<String>,
+}
+
+/// Asks the seam; nothing is offered if the target has none, or only one that speaks another
+/// protocol.
+async fn offered(control: &Control, log: &Log) -> Result<Offer, NegotiationError> {
     let request = json!({
         "op": "hello",
         "protocol": PROTOCOL,
@@ -192,7 +214,7 @@ async fn offered(control: &Control, log: &Log) -> Result<Vec<String>, Negotiatio
         Err(AskError::NoControl) => return Err(NegotiationError::NoControl),
         Err(error) => {
             log.line(format_args!("the target has no direct planes: {error}"));
-            return Ok(Vec::new());
+            return Ok(Offer::default());
         }
     };
     let oldest = hello.oldest.unwrap_or(hello.protocol);
@@ -202,7 +224,7 @@ async fn offered(control: &Control, log: &Log) -> Result<Vec<String>, Negotiatio
             "the target speaks direct protocols {oldest} to {}, this node {OLDEST_PROTOCOL} to {PROTOCOL}: no direct planes",
             hello.protocol
         ));
-        return Ok(Vec::new());
+        return Ok(Offer::default());
     }
     // What this version does not know, nobody misses; and the log is not the target's to fill.
     let known = |(name, _): &(&String, &String)| Capability::from_name(name).is_some();
@@ -210,7 +232,10 @@ async fn offered(control: &Control, log: &Log) -> Result<Vec<String>, Negotiatio
         log.line(format_args!("the target does not offer {name}: {reason}"));
     }
     let caps = Capabilities::from_json(&hello.caps)?;
-    Ok(caps.names().into_iter().map(str::to_owned).collect())
+    Ok(Offer {
+        caps: caps.names().into_iter().map(str::to_owned).collect(),
+        clear_text_withheld: hello.withheld.get("direct-tcp").cloned(),
+    })
 }
 
 /// Rounded up: the seam takes nothing else.
