@@ -48,11 +48,8 @@ my %SAYS = (
     listener => qr/the target's listener (?:at \S+ is dead|cannot be closed: .*the listener has ended)/,
     'source QEMU' => qr/^error: .*(?:QEMU has ended|QEMU's monitor failed)/m,
     # Its sockets end with it, and those who had to do with them say so.
-    'target QEMU' => join('|',
-        'FAILED: the local program closed its socket',
-        'takes no connection',
-        'QEMU has ended',
-        "QEMU's monitor failed"),
+    'target QEMU' =>
+        qr/FAILED: the local program closed|takes no connection|QEMU has ended|monitor failed/,
 );
 
 my $number = 0;
