@@ -46,8 +46,10 @@ sub cross ($node, $source, %call) {
     local $PVE::Tunnel::Client::Negotiation::CONFIGURATION = configure("$DIR/source.cfg", $source);
     $vmid++;
     my $tunnel = eval {
-        PVE::Tunnel::Client::fork_websocket_tunnel($node->conn, $node->path($vmid), {},
-            { url => $node->url($vmid), %call }, sub { });
+        PVE::Tunnel::Client::fork_websocket_tunnel(
+            $node->conn, $node->path($vmid), {},
+            { url => $node->url($vmid), %call }, sub { }
+        );
     } or return (undef, $@);
     my $plane = $tunnel->{plan}{plane};
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
@@ -93,20 +95,34 @@ subtest 'the source\'s' => sub {
     my %side = (source => $NETWORK, target => $NETWORK);
     my @call = (migration_network => $NETWORK);
     takes('tls', 'nothing configured: encrypted', $node, '', @call);
-    takes('tls', 'a network for this remote: as well', $node,
-        network('site', remote => $HOSTS->target, %side));
-    takes('tcp', '... with clear text as its default: an unchanged call is clear text', $node,
-        network('site', remote => $HOSTS->target, %side, %CLEAR));
-    takes('tls', '... unless the call says secure', $node,
-        network('site', remote => $HOSTS->target, %side, %CLEAR), migration_type => 'secure');
-    takes('tls', 'one for another remote does not count', $node,
-        network('site', remote => '192.0.2.7', %side, %CLEAR), @call);
-    is_refused(qr/insecure/, 'what it does not allow', $node,
-        network('site', remote => $HOSTS->target, %side), migration_type => 'insecure');
-    is_refused(qr/require-encryption|requires encryption/, 'what its policy forbids', $node,
-        network('site', remote => $HOSTS->target, %side, %CLEAR) . policy());
-    is_refused(qr/require-encryption|requires encryption/, '... whoever asks', $node, policy(),
-        migration_type => 'insecure', @call);
+    takes(
+        'tls', 'a network for this remote: as well', $node,
+        network('site', remote => $HOSTS->target, %side)
+    );
+    takes(
+        'tcp', '... with clear text as its default: an unchanged call is clear text', $node,
+        network('site', remote => $HOSTS->target, %side, %CLEAR)
+    );
+    takes(
+        'tls', '... unless the call says secure', $node,
+        network('site', remote => $HOSTS->target, %side, %CLEAR), migration_type => 'secure'
+    );
+    takes(
+        'tls', 'one for another remote does not count', $node,
+        network('site', remote => '192.0.2.7', %side, %CLEAR), @call
+    );
+    is_refused(
+        qr/insecure/, 'what it does not allow', $node,
+        network('site', remote => $HOSTS->target, %side), migration_type => 'insecure'
+    );
+    is_refused(
+        qr/require-encryption|requires encryption/, 'what its policy forbids', $node,
+        network('site', remote => $HOSTS->target, %side, %CLEAR) . policy()
+    );
+    is_refused(
+        qr/require-encryption|requires encryption/, '... whoever asks', $node, policy(),
+        migration_type => 'insecure', @call
+    );
     takes('tls', '... which nothing encrypted is', $node, policy(), @call);
     is_refused(qr/line 2: /, 'a mistake in it', $node, "network: site\n\tallow insecrue\n", @call);
     $node->stop;
@@ -120,8 +136,10 @@ subtest 'the target\'s' => sub {
         source => $NETWORK,
         target => $NETWORK, %CLEAR
     );
-    takes('tcp', 'nothing configured there: clear text, which the source configured',
-        $node, $source);
+    takes(
+        'tcp', 'nothing configured there: clear text, which the source configured',
+        $node, $source
+    );
     configure($here, policy());
     is_refused(qr/requires encryption/, 'its policy forbids clear text', $node, $source);
     takes('tls', '... and nothing else', $node, $source, migration_type => 'secure');
@@ -142,10 +160,14 @@ subtest 'privileges at the target' => sub {
     my $lacks = qr/Sys\.Modify/;
     is_refused($lacks, 'clear text on a network of the call\'s', $node, $by->($NETWORK));
     configure($here, network('inside', source => $NETWORK, allow => 'secure,insecure'));
-    is_refused($lacks, '... needs Sys.Modify there, whatever is configured by another name',
-        $node, $by->($NETWORK));
-    takes('tcp', 'on a network that is configured there, by its ID, it does not',
-        $node, $by->('inside'));
+    is_refused(
+        $lacks, '... needs Sys.Modify there, whatever is configured by another name',
+        $node, $by->($NETWORK)
+    );
+    takes(
+        'tcp', 'on a network that is configured there, by its ID, it does not',
+        $node, $by->('inside')
+    );
     takes('tls', 'nor does encryption', $node, $by->('inside'), migration_type => 'secure');
     configure($here, network('inside', source => $NETWORK));
     is_refused(qr/insecure/, 'but that has to allow clear text', $node, $by->('inside'));
@@ -165,12 +187,18 @@ subtest 'privileges at the source' => sub {
     local *PVE::RPCEnvironment::get = sub (@) { return bless {}, 'PVE::RPCEnvironment' };
     local *PVE::RPCEnvironment::get_user = sub (@) { return 'operator@pve' };
     local *PVE::RPCEnvironment::check = sub (@) { return 0 };
-    is_refused(qr/'operator\@pve' does not have it/, 'a CIDR needs Sys.Modify', $node, $entry,
-        migration_network => $NETWORK);
-    is_refused(qr/'operator\@pve' does not have it/, '... and so does clear text', $node, '',
-        migration_type => 'insecure');
-    takes('tls', 'an ID needs none', $node, $entry,
-        migration_network => 'site', migration_type => 'secure');
+    is_refused(
+        qr/'operator\@pve' does not have it/, 'a CIDR needs Sys.Modify', $node, $entry,
+        migration_network => $NETWORK
+    );
+    is_refused(
+        qr/'operator\@pve' does not have it/, '... and so does clear text', $node, '',
+        migration_type => 'insecure'
+    );
+    takes(
+        'tls', 'an ID needs none', $node, $entry,
+        migration_network => 'site', migration_type => 'secure'
+    );
     takes('tcp', '... nor does its clear text', $node, $entry, migration_network => 'site');
     $node->stop;
 };

@@ -140,8 +140,17 @@ sub ends ($node, $plane, $name, $other) {
     is($end->{done} ? 1 : 0, $name eq 'quit' ? 1 : 0, '... that is success, or not')
         or diag($end->{error});
     if ($other) {
-        is(scalar(wait_until(sub { 1 == grep { kill(0 => $_) } @children })),
-            1, '... while the other child lives');
+        is(
+            scalar(
+                wait_until(
+                    sub {
+                        1 == grep { kill(0 => $_) } @children;
+                    }
+                )
+            ),
+            1,
+            '... while the other child lives'
+        );
         unlink $FIFO;
         close($held) or die;
     }

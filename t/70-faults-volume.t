@@ -26,8 +26,7 @@ local $SIG{PIPE} = 'IGNORE';
 system(qw(ip link set lo up)) if !$>;
 
 my $DIR = tempdir(CLEANUP => 1);
-my $NODE =
-    TestNode::Node->start(dir => "$DIR/target", listen => '127.0.0.1', wrap => ['setsid']);
+my $NODE = TestNode::Node->start(dir => "$DIR/target", listen => '127.0.0.1', wrap => ['setsid']);
 # More than there is room for on the way.
 Demo::Image::write_volume("$DIR/volume", 4);
 my %COMMON = (node => $NODE, dir => $DIR, volume => "$DIR/volume");

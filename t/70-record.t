@@ -52,6 +52,7 @@ for my $case (
         like($record->{cipher}, $cipher, '... with the cipher');
         like($record->{remote}, $remote, '... both endpoints');
         is($record->{local}, '127.0.0.1', '... of which one is here');
+
         if ($plane eq 'tcp') {
             is($record->{$_}, undef, "... no $_") for qw(fingerprint own_fingerprint);
         } else {

@@ -45,7 +45,8 @@ my %SAYS = (
     child => qr/the process between tunnel and log was ended by SIGKILL/,
     connector => qr/the connector was ended by SIGKILL/,
     worker => qr/the target closed the control connection: the worker behind it has ended/,
-    listener => qr/the target's listener (?:at \S+ is dead|cannot be closed: .*the listener has ended)/,
+    listener =>
+        qr/the target's listener (?:at \S+ is dead|cannot be closed: .*the listener has ended)/,
     'source QEMU' => qr/^error: .*(?:QEMU has ended|QEMU's monitor failed)/m,
     # Its sockets end with it, and those who had to do with them say so.
     'target QEMU' =>
@@ -88,8 +89,10 @@ sub cell (%option) {
             fail("an end within ${\BOUND} s: $@");
             return;
         }
-        note(sprintf '%.1f s: %s', clock_gettime(CLOCK_MONOTONIC) - $killed,
-            $end->{error} // 'killed');
+        note(
+            sprintf '%.1f s: %s', clock_gettime(CLOCK_MONOTONIC) - $killed,
+            $end->{error} // 'killed'
+        );
         ok(!$end->{done}, 'no success');
         if ($victim eq 'caller') {
             ok($end->{killed}, 'it was killed');
@@ -103,8 +106,8 @@ sub cell (%option) {
             or diag(explain([in_session($migration->pid('caller'))]));
         remove_workers_sockets($node, $target_vmid) if $victim eq 'worker';
         nothing_left($node, "$dir/$number", 'gone');
-        my $said = 'error: ' . ($end->{error} // "\n") . $migration->log
-            . $node->worker_log($target_vmid);
+        my $said =
+            'error: ' . ($end->{error} // "\n") . $migration->log . $node->worker_log($target_vmid);
         like($said, $SAYS{$victim}, 'it is said who died');
     };
     return;
@@ -128,7 +131,9 @@ sub remove_workers_sockets ($node, $vmid) {
 }
 
 sub nothing_left ($node, $dir, $what) {
-    my $others = sub { grep { $_ != $node->{pid} } in_session($node->{pid}) };
+    my $others = sub {
+        grep { $_ != $node->{pid} } in_session($node->{pid});
+    };
     ok(wait_until(sub { !$others->() }), "$what: no process at the target")
         or diag(explain([map { Test::Processes::command_line($_) } $others->()]));
     is_deeply([listening($node->{pid})], [], '... and no port');

@@ -175,7 +175,8 @@ package Test::MigrationProcess::Caller;
 
 sub run ($self) {
     $self->stop_after_forward;
-    my $guest = $self->{disk} ? $self->start_guest : { vmid => Test::MigrationProcess::SOURCE_VMID };
+    my $guest =
+        $self->{disk} ? $self->start_guest : { vmid => Test::MigrationProcess::SOURCE_VMID };
     my $migration = $self->{migration} = Demo::Migration->new(
         (map { $_ => $self->{$_} } qw(plane node target_vmid dir)),
         guest => $guest,

@@ -66,9 +66,10 @@ sub processes () {
         # It may have ended since.
         open my $in, '<', $file or next;
         my %process;
-        @process{qw(pid state parent session)} =
-            (do { local $/ = undef; readline $in } // '')
-            =~ /\A(\d+) \(.*\) (\S) (\d+) \d+ (\d+) /s
+        @process{qw(pid state parent session)} = (
+            do { local $/ = undef; readline $in }
+                // ''
+            ) =~ /\A(\d+) \(.*\) (\S) (\d+) \d+ (\d+) /s
             or next;
         push @found, \%process if $process{state} ne 'Z';
     }
@@ -87,12 +88,12 @@ sub command_line ($pid) {
 
 sub listening ($pid = $$) {
     my %port = map { $_->{port} => 1 } grep { $_->{state} eq LISTEN } connections($pid);
-    return sort { $a <=> $b } grep { $_ >= FIRST_PORT && $_ <= LAST_PORT } keys %port;
+    my @ports = sort { $a <=> $b } grep { $_ >= FIRST_PORT && $_ <= LAST_PORT } keys %port;
+    return @ports;
 }
 
 sub established ($port, $pid = $$) {
-    return
-        scalar grep { $_->{state} eq ESTABLISHED && $_->{port} == $port } connections($pid);
+    return scalar grep { $_->{state} eq ESTABLISHED && $_->{port} == $port } connections($pid);
 }
 
 sub connections ($pid) {
@@ -109,7 +110,8 @@ sub connections ($pid) {
 }
 
 sub sockets_in ($dir) {
-    return sort map { s{.*/}{}r } grep { -S } glob "$dir/*";
+    my @names = sort map { s{.*/}{}r } grep { -S } glob "$dir/*";
+    return @names;
 }
 
 # Nobody tells when a process of somebody else's ends or a kernel's table changes, so they are
