@@ -108,8 +108,13 @@ sub _wrap ($properties) {
     my $original = \&PVE::StorageTunnel::handle_query_disk_import;
     # Without a signature: what is not ours goes on with the very same @_, context and caller.
     my $wrapper = sub {
-        goto &$original if ref($_[1]) ne 'HASH' || !exists $_[1]{$PROPERTY};
-        return _answer(@_);
+        return _answer(@_) if ref($_[1]) eq 'HASH' && exists $_[1]{$PROPERTY};
+        my $direct = ref($_[0]) eq 'HASH' ? $session{ $_[0] } : undef;
+        goto &$original if !$direct || !$direct->uses_listener;
+        # Only afterwards: the original may wait, and notes what there is to clean up.
+        my $answer = &$original;
+        $direct->demand_listener;
+        return $answer;
     };
     # What is in it, the seam checks itself: a newer source may say more.
     my $property = {
@@ -162,6 +167,11 @@ and handler of one of them, C<query-disk-import>, belong to C<PVE::StorageTunnel
 looked up while the worker runs. The seam adds one optional property to that schema, C<direct>, and
 wraps that handler: a command with C<direct> is answered here, every other one goes to the original
 with the same arguments, context and caller.
+
+One thing is added to the others, and only while there is a listener: if that has died, the original is
+called, but its answer is not given. A program that only reads, as an import does, takes the listener's
+end for the end of its data, and C<PVE::StorageTunnel> on the source believes what it hears here: a
+disk that was cut off would be complete.
 
 A node without the seam refuses the unknown property with C<success: false> and goes on: a source
 may just ask.

@@ -77,6 +77,10 @@ sub is_over ($self) {
     return defined $self->{over} ? 1 : 0;
 }
 
+sub reason ($self) {
+    return $self->{over};
+}
+
 sub pid ($self) {
     return $self->{process}{pid};
 }
@@ -246,6 +250,10 @@ Asks for the last stat, ends the process, and returns the stat.
 =head2 is_over
 
 True after C<close>, after a failure, and if it has ended by itself.
+
+=head2 reason
+
+Why it is over; undef as long as it is not known to be.
 
 =head2 pid
 

@@ -48,6 +48,17 @@ sub has_listener ($self) {
     return $self->{listener} && !$self->{listener}->is_over ? 1 : 0;
 }
 
+sub uses_listener ($self) {
+    return defined $self->{listener} ? 1 : 0;
+}
+
+sub demand_listener ($self) {
+    die 'what was on its way over the direct connections is lost: '
+        . $self->{listener}->reason . "\n"
+        if $self->{listener}->is_over;
+    return;
+}
+
 sub _hello ($self, $request, $state) {
     my $withheld = $self->_withheld;
     my @caps = grep { !exists $withheld->{$_} } map { $CAPABILITY{$_} } qw(tls tcp);
@@ -244,5 +255,13 @@ worker's. Dies with one line.
 =head2 has_listener
 
 Whether a listener is open, as far as is known.
+
+=head2 uses_listener
+
+Whether one was opened that has not been closed, dead or alive.
+
+=head2 demand_listener
+
+Dies with one line if that one is dead.
 
 =cut
