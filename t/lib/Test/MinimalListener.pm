@@ -213,6 +213,8 @@ sub attend ($state, $connection, $say) {
 
     if (defined $state->{step_1}) {
         eval { $stream->write_all($state->{step_1}) };
+        # Not with a reset, which could be there before the bytes are read.
+        $stream->hang_up;
         return $say->(hello => 1, refused => 'malformed');
     }
     my $nonce = random_bytes(32);
