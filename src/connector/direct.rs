@@ -20,7 +20,7 @@ use tokio::time::{timeout, timeout_at};
 
 /// Why there is no connection to the listener.
 #[derive(Debug, Error)]
-pub(super) enum LinkError {
+pub(super) enum EntryError {
     /// No TCP connection.
     #[error("cannot connect to {endpoint}: {cause}")]
     Connect {
@@ -97,11 +97,11 @@ impl Admission {
         number: u32,
         dead_peer_timeout: Duration,
         whole: Option<Deadline>,
-    ) -> Result<(Link, String), LinkError> {
-        let broken = |cause| LinkError::Connect { endpoint, cause };
+    ) -> Result<(Link, String), EntryError> {
+        let broken = |cause| EntryError::Connect { endpoint, cause };
         liveness::probe(&stream, dead_peer_timeout).map_err(broken)?;
         let step = || whole.unwrap_or_else(|| Deadline::within(self.handshake_timeout));
-        let silent = |what, limit| LinkError::TimedOut {
+        let silent = |what, limit| EntryError::TimedOut {
             endpoint,
             what,
             limit,
@@ -112,7 +112,7 @@ impl Admission {
                 let stream = timeout_at(at, client.handshake(&endpoint.ip().to_string(), stream))
                     .await
                     .map_err(|_| silent("answer to the TLS handshake", limit))?
-                    .map_err(|cause| LinkError::Tls { endpoint, cause })?;
+                    .map_err(|cause| EntryError::Tls { endpoint, cause })?;
                 let cipher = describe(&stream);
                 (Link::Tls(Box::new(stream.into())), cipher)
             }
@@ -129,13 +129,13 @@ impl Admission {
 
 /// With TLS 1.3 a target that does not want our certificate says so only where the hello is
 /// expected.
-fn explain(endpoint: SocketAddr, cause: HelloError) -> LinkError {
+fn explain(endpoint: SocketAddr, cause: HelloError) -> EntryError {
     if let HelloError::Io(error) = &cause {
         if let Some(cause) = TlsError::from_alert(Peer::Target, error) {
-            return LinkError::Tls { endpoint, cause };
+            return EntryError::Tls { endpoint, cause };
         }
     }
-    LinkError::Hello { endpoint, cause }
+    EntryError::Hello { endpoint, cause }
 }
 
 /// The listener, with a connection to it that watches over it.
@@ -172,11 +172,11 @@ impl Direct {
         deadline: Deadline,
         dead_peer_timeout: Duration,
         log: Arc<Log>,
-    ) -> Result<Self, LinkError> {
+    ) -> Result<Self, EntryError> {
         let endpoint = candidate.endpoint;
         let local = match stream.local_addr() {
             Ok(local) => local.ip(),
-            Err(cause) => return Err(LinkError::Connect { endpoint, cause }),
+            Err(cause) => return Err(EntryError::Connect { endpoint, cause }),
         };
         let (link, cipher) = admission
             .enter(stream, endpoint, WATCH, dead_peer_timeout, Some(deadline))
@@ -201,20 +201,20 @@ impl Direct {
     }
 
     /// A connection to the forward of that number.
-    pub(super) async fn connect(&self, number: u32) -> Result<Link, LinkError> {
+    pub(super) async fn connect(&self, number: u32) -> Result<Link, EntryError> {
         if let Some(reason) = self.fate.reason() {
-            return Err(LinkError::Dead(reason));
+            return Err(EntryError::Dead(reason));
         }
         let endpoint = self.candidate.endpoint;
         let limit = self.admission.connect_timeout;
         let stream = timeout(limit, self.candidate.connect())
             .await
-            .map_err(|_| LinkError::TimedOut {
+            .map_err(|_| EntryError::TimedOut {
                 endpoint,
                 what: "TCP connection",
                 limit,
             })?
-            .map_err(|cause| LinkError::Connect { endpoint, cause })?;
+            .map_err(|cause| EntryError::Connect { endpoint, cause })?;
         let entered = self
             .admission
             .enter(stream, endpoint, number, self.dead_peer_timeout, None);

@@ -64,7 +64,7 @@ enum OpenError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error(transparent)]
-    Direct(#[from] direct::LinkError),
+    Direct(#[from] direct::EntryError),
 }
 
 /// How the connections of a forward reach the target's socket.
