@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, MutexGuard};
+use zeroize::Zeroizing;
 
 /// What a pipe that polls writable takes without blocking (POSIX `PIPE_BUF` on Linux).
 const PIPE_BUF: usize = 4096;
@@ -147,7 +148,8 @@ pub(crate) struct Writer<'a> {
 impl Writer<'_> {
     /// Writes one line and its end.
     pub(crate) async fn line(&mut self, line: &[u8]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(line.len() + 1);
+        // It may hold a key.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(line.len() + 1));
         bytes.extend_from_slice(line);
         bytes.push(b'\n');
         let mut rest = &bytes[..];
