@@ -502,6 +502,8 @@ int32_t pve_tunnel_guard_check(const char *input, char **out);
 // that went away is an error and no SIGPIPE. Handlers are never touched. Resolving a host name
 // starts a thread, which may live on until the resolver gives up.
 //
+// The process's soft limit on open descriptors is raised, as far as its hard limit allows.
+//
 // Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of
 // options; PROTOCOL if the worker sends a line above 1 MiB; IO if `input` or `output` fail, a
 // connection that was asked for could not be opened, the control connection ended before `input`
@@ -544,6 +546,8 @@ int32_t pve_tunnel_connector_run(int input, int output, int log, const char *opt
 // Meanwhile SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread. One of
 // the first four ends it, with IO; once everything is cleaned up and the signal mask restored, the
 // signal is raised again. Handlers are never touched.
+//
+// The process's soft limit on open descriptors is raised, as far as its hard limit allows.
 //
 // Errors: NULL_POINTER, NOT_UTF8, TOO_LONG above 1 MiB, INVALID_ARGUMENT for bad options or
 // descriptors; REFUSED if there is no address to listen on, or clear text may not be received

@@ -50,6 +50,31 @@ fn is_reset(local: &UnixStream) {
 }
 
 #[test]
+fn a_soft_limit_on_descriptors_holds_nobody_up() {
+    let target = target();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -Sn 24; exec "$0" connect"#]);
+    command.arg(env!("CARGO_BIN_EXE_pve-tunnel"));
+    let mut connector = Connector::spawn(&mut command);
+    connector.connect(&target);
+    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    let path = connector.forward(&target, "/many");
+    let locals: Vec<UnixStream> = (0..30)
+        .map(|_| UnixStream::connect(&path).unwrap())
+        .collect();
+    for local in &locals {
+        hears(local, "/many");
+    }
+    drop(locals);
+    let finished = connector.finish();
+    assert!(
+        !finished.log.contains("Too many open files"),
+        "{}",
+        finished.log
+    );
+}
+
+#[test]
 fn a_forward_outlives_a_time_without_descriptors() {
     let target = target();
     let directory = tempfile::tempdir().unwrap();

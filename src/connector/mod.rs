@@ -25,7 +25,7 @@ pub use options::Options;
 
 use crate::capability::{Plan, Plane};
 use crate::direct::message::Stat;
-use crate::process::{Input, Line, Log, Output, Signals, Tie};
+use crate::process::{Input, Line, Log, Output, Signals, Tie, raise_limit};
 use control::Control;
 use dial::Target;
 use direct::Direct;
@@ -79,6 +79,7 @@ pub fn run(
     log: Option<OwnedFd>,
     options: &Options,
 ) -> Result<(), ConnectorError> {
+    raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

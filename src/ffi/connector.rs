@@ -37,6 +37,8 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 /// that went away is an error and no SIGPIPE. Handlers are never touched. Resolving a host name
 /// starts a thread, which may live on until the resolver gives up.
 ///
+/// The process's soft limit on open descriptors is raised, as far as its hard limit allows.
+///
 /// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of
 /// options; PROTOCOL if the worker sends a line above 1 MiB; IO if `input` or `output` fail, a
 /// connection that was asked for could not be opened, the control connection ended before `input`

@@ -39,6 +39,8 @@ use crate::listener::{self, ListenerError, Options};
 /// the first four ends it, with IO; once everything is cleaned up and the signal mask restored, the
 /// signal is raised again. Handlers are never touched.
 ///
+/// The process's soft limit on open descriptors is raised, as far as its hard limit allows.
+///
 /// Errors: NULL_POINTER, NOT_UTF8, TOO_LONG above 1 MiB, INVALID_ARGUMENT for bad options or
 /// descriptors; REFUSED if there is no address to listen on, or clear text may not be received
 /// there; IO if no port is free, `control` fails, or a signal came.

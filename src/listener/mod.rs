@@ -13,7 +13,7 @@ use crate::capability::{Plane, scalar};
 use crate::direct::message::Open;
 use crate::direct::{DEAD_PEER_TIMEOUT, PROTOCOL, SessionKey};
 use crate::network::{self, NetworkError, Scope, SystemLookup};
-use crate::process::{Input, Log, Output, Signals, Tie, seconds};
+use crate::process::{Input, Log, Output, Signals, Tie, raise_limit, seconds};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
 use control::Control;
 use door::Door;
@@ -95,6 +95,7 @@ pub enum ListenerError {
 /// seam's `open`, or `{"error":"…"}`. Diagnostics go to `log`, a line each. Blocks the calling
 /// thread; meant for a process forked for it.
 pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<(), ListenerError> {
+    raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

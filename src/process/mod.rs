@@ -2,11 +2,13 @@
 //! diagnostics, the signals and the parent's death that end them, and their time limits.
 
 mod channel;
+mod descriptors;
 mod log;
 mod signals;
 mod tie;
 
 pub(crate) use channel::{Input, Line, Lines, Output};
+pub(crate) use descriptors::raise_limit;
 pub(crate) use log::Log;
 pub(crate) use signals::Signals;
 pub(crate) use tie::Tie;

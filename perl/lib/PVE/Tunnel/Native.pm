@@ -640,6 +640,8 @@ for the end of a call. All calls but C<connector_run> and C<listener_run> are sh
 returns: if the handler dies, as those for time limits do, its error comes in place of the call's,
 inside the C<eval> around it.
 
+They raise the process's soft limit on open descriptors, as far as its hard limit allows.
+
 These two end on C<HUP>, C<INT>, C<TERM> and C<ALRM>, which are blocked while they run. Sockets are
 removed, then the signal is raised again: a handler in C<%SIG> runs before the call dies with
 C<STATUS_IO>; without one, the process ends by the signal.
