@@ -259,7 +259,8 @@ fn options_are_checked() {
         json!({ "connect_timeout": 0 }),
         json!({ "connect_timeout": -1 }),
         json!({ "connect_timeout": 1e9 }),
-        json!({ "connect_timeout": "10" }),
+        json!({ "connect_timeout": "ten" }),
+        json!({ "connect_timeout": "" }),
         json!({ "conect_timeout": 10 }),
     ] {
         assert!(

@@ -22,30 +22,17 @@ use tokio::time::{timeout, timeout_at};
 #[derive(Debug, Error)]
 pub(super) enum EntryError {
     /// No TCP connection.
-    #[error("cannot connect to {endpoint}: {cause}")]
-    Connect {
-        endpoint: SocketAddr,
-        cause: io::Error,
-    },
+    #[error("cannot connect: {0}")]
+    Connect(#[from] io::Error),
     /// No TLS.
-    #[error("{endpoint}: {cause}")]
-    Tls {
-        endpoint: SocketAddr,
-        cause: TlsError,
-    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The listener does not let us in.
-    #[error("{endpoint}: {cause}")]
-    Hello {
-        endpoint: SocketAddr,
-        cause: HelloError,
-    },
+    #[error(transparent)]
+    Hello(HelloError),
     /// It says nothing.
-    #[error("{endpoint}: no {what} within {limit:?}")]
-    TimedOut {
-        endpoint: SocketAddr,
-        what: &'static str,
-        limit: Duration,
-    },
+    #[error("no {what} within {limit:?}")]
+    TimedOut { what: &'static str, limit: Duration },
     /// The target has been found dead.
     #[error("{0}")]
     Dead(String),
@@ -98,44 +85,38 @@ impl Admission {
         dead_peer_timeout: Duration,
         whole: Option<Deadline>,
     ) -> Result<(Link, String), EntryError> {
-        let broken = |cause| EntryError::Connect { endpoint, cause };
-        liveness::probe(&stream, dead_peer_timeout).map_err(broken)?;
+        liveness::probe(&stream, dead_peer_timeout)?;
         let step = || whole.unwrap_or_else(|| Deadline::within(self.handshake_timeout));
-        let silent = |what, limit| EntryError::TimedOut {
-            endpoint,
-            what,
-            limit,
-        };
+        let silent = |what, limit| EntryError::TimedOut { what, limit };
         let (mut link, cipher) = match &self.tls {
             Some((client, ..)) => {
                 let Deadline { at, limit } = step();
                 let stream = timeout_at(at, client.handshake(&endpoint.ip().to_string(), stream))
                     .await
-                    .map_err(|_| silent("answer to the TLS handshake", limit))?
-                    .map_err(|cause| EntryError::Tls { endpoint, cause })?;
+                    .map_err(|_| silent("answer to the TLS handshake", limit))??;
                 let cipher = describe(&stream);
                 (Link::Tls(Box::new(stream.into())), cipher)
             }
-            None => (Link::clear(stream).map_err(broken)?, "UNENCRYPTED".into()),
+            None => (Link::clear(stream)?, "UNENCRYPTED".into()),
         };
         let Deadline { at, limit } = step();
         timeout_at(at, link.respond(&self.key, number))
             .await
             .map_err(|_| silent("answer to the hello", limit))?
-            .map_err(|cause| explain(endpoint, cause))?;
+            .map_err(explain)?;
         Ok((link, cipher))
     }
 }
 
 /// With TLS 1.3 a target that does not want our certificate says so only where the hello is
 /// expected.
-fn explain(endpoint: SocketAddr, cause: HelloError) -> EntryError {
+fn explain(cause: HelloError) -> EntryError {
     if let HelloError::Io(error) = &cause {
         if let Some(cause) = TlsError::from_alert(Peer::Target, error) {
-            return EntryError::Tls { endpoint, cause };
+            return EntryError::Tls(cause);
         }
     }
-    EntryError::Hello { endpoint, cause }
+    EntryError::Hello(cause)
 }
 
 /// The listener, with a connection to it that watches over it.
@@ -174,10 +155,7 @@ impl Direct {
         log: Arc<Log>,
     ) -> Result<Self, EntryError> {
         let endpoint = candidate.endpoint;
-        let local = match stream.local_addr() {
-            Ok(local) => local.ip(),
-            Err(cause) => return Err(EntryError::Connect { endpoint, cause }),
-        };
+        let local = stream.local_addr()?.ip();
         let (link, cipher) = admission
             .enter(stream, endpoint, WATCH, dead_peer_timeout, Some(deadline))
             .await?;
@@ -205,20 +183,26 @@ impl Direct {
         if let Some(reason) = self.fate.reason() {
             return Err(EntryError::Dead(reason));
         }
-        let endpoint = self.candidate.endpoint;
         let limit = self.admission.connect_timeout;
         let stream = timeout(limit, self.candidate.connect())
             .await
             .map_err(|_| EntryError::TimedOut {
-                endpoint,
                 what: "TCP connection",
                 limit,
-            })?
-            .map_err(|cause| EntryError::Connect { endpoint, cause })?;
-        let entered = self
-            .admission
-            .enter(stream, endpoint, number, self.dead_peer_timeout, None);
+            })??;
+        let entered = self.admission.enter(
+            stream,
+            self.endpoint(),
+            number,
+            self.dead_peer_timeout,
+            None,
+        );
         Ok(entered.await?.0)
+    }
+
+    /// Where it is.
+    pub(super) fn endpoint(&self) -> SocketAddr {
+        self.candidate.endpoint
     }
 
     /// Whether the target still lives.

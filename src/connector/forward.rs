@@ -7,7 +7,7 @@
 use super::Options;
 use super::control::Control;
 use super::dial::{DialError, Target};
-use super::direct::{self, Direct};
+use super::direct::{Direct, EntryError};
 use super::protocol::{self, AskError, ForwardData};
 use super::socket::LocalSocket;
 use super::traffic::Flow;
@@ -19,6 +19,7 @@ use crate::relay::{Local, relay};
 use crate::secret::Secret;
 use serde_json::{Map, Value, json};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,8 +64,11 @@ enum OpenError {
     Refused { path: String, cause: String },
     #[error(transparent)]
     Dial(#[from] DialError),
-    #[error(transparent)]
-    Direct(#[from] direct::EntryError),
+    #[error("{endpoint}: {cause}")]
+    Direct {
+        endpoint: SocketAddr,
+        cause: EntryError,
+    },
 }
 
 /// How the connections of a forward reach the target's socket.
@@ -135,7 +139,11 @@ impl Route {
                 Ok((Opened::Websocket(sender, receiver), protection.cipher))
             }
             Self::Direct { direct, number } => {
-                let link = direct.connect(*number).await?;
+                let refused = |cause| OpenError::Direct {
+                    endpoint: direct.endpoint(),
+                    cause,
+                };
+                let link = direct.connect(*number).await.map_err(refused)?;
                 let cipher = direct.cipher().to_owned();
                 Ok((Opened::Direct(link, direct.clone()), cipher))
             }

@@ -627,6 +627,9 @@ by C<POSIX::_exit>:
         POSIX::_exit($@ ? 1 : 0);
     }
 
+C<connector_run> and C<listener_run> raise the process's soft limit on open descriptors, as far as its
+hard limit allows.
+
 =head1 THREADS
 
 All functions may be called by any Perl thread; C<last_status> and C<last_error> belong to the
@@ -636,11 +639,9 @@ refuses every method, and its end frees nothing.
 =head1 SIGNALS
 
 The library changes no signal handler. Perl runs handlers between its own steps, so a handler waits
-for the end of a call. All calls but C<connector_run> and C<listener_run> are short, and one that is interrupted
-returns: if the handler dies, as those for time limits do, its error comes in place of the call's,
-inside the C<eval> around it.
-
-They raise the process's soft limit on open descriptors, as far as its hard limit allows.
+for the end of a call. All calls but C<connector_run> and C<listener_run> are short, and one that is
+interrupted returns: if the handler dies, as those for time limits do, its error comes in place of
+the call's, inside the C<eval> around it.
 
 These two end on C<HUP>, C<INT>, C<TERM> and C<ALRM>, which are blocked while they run. Sockets are
 removed, then the signal is raised again: a handler in C<%SIG> runs before the call dies with
