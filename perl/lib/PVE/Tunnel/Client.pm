@@ -59,8 +59,10 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
 
     # Where the connection stands is the same for every forward but for ticket and socket.
     %$tunnel_params = (url => $base, %peer);
+    # For what goes through the target's API; the direct planes hear of it by the wish.
+    my $options = { dead_peer_timeout => $wish->{dead_peer_timeout} };
     my $tunnel = {
-        %{ PVE::Tunnel::Client::Child::start($log) },
+        %{ PVE::Tunnel::Client::Child::start($log, $options) },
         connector => "pve-tunnel $VERSION",
         log => $log,
         params => $tunnel_params,

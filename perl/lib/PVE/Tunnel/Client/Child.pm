@@ -13,13 +13,13 @@ our $VERSION = '0.1.0';
 # Longer than any diagnostic; what is longer is cut, not kept.
 use constant MAX_LOG_LINE => 8192;
 
-sub start ($log) {
+sub start ($log, $options) {
     pipe(my $command_end, my $writer) or die "pipe: $!\n";
     pipe(my $reader, my $answer_end) or die "pipe: $!\n";
     my $child = PVE::Tunnel::Process::start(
         [$command_end, $answer_end],
         sub {
-            return _run($log, map { fileno $_ } $command_end, $answer_end);
+            return _run($log, $options, map { fileno $_ } $command_end, $answer_end);
         },
     );
     close($_) for $command_end, $answer_end;
@@ -37,12 +37,12 @@ sub reap ($child) {
 
 # The child reads diagnostics; the connector, which blocks in native code, is a process of its own
 # under it.
-sub _run ($log, $input, $output) {
+sub _run ($log, $options, $input, $output) {
     my ($log_in, $log_out) = POSIX::pipe() or die "pipe: $!\n";
     my $connector = fork() // die "fork: $!\n";
     if (!$connector) {
         POSIX::close($log_in);
-        POSIX::_exit(_connect_and_serve($input, $output, $log_out));
+        POSIX::_exit(_connect_and_serve($options, $input, $output, $log_out));
     }
     local $SIG{TERM} = sub { kill(TERM => $connector) };
     POSIX::close($_) for $input, $output, $log_out;
@@ -53,12 +53,12 @@ sub _run ($log, $input, $output) {
     return $? ? 1 : 0;
 }
 
-sub _connect_and_serve ($input, $output, $log_out) {
+sub _connect_and_serve ($options, $input, $output, $log_out) {
     local $0 = 'pve-tunnel connector';
     # Its input is the caller's and would not end with the process above it, which alone can tell
     # what the connector has to say.
-    my $options = { end_with_parent => 1 };
-    return 0 if eval { PVE::Tunnel::Native::connector_run($input, $output, $log_out, $options); 1 };
+    my $all = { %$options, end_with_parent => 1 };
+    return 0 if eval { PVE::Tunnel::Native::connector_run($input, $output, $log_out, $all); 1 };
     POSIX::write($log_out, $@, length $@);
     return 1;
 }
@@ -106,7 +106,7 @@ signal ends the connector, the child says so.
 
 =head2 start
 
-C<start($log)>: forks both. Returns a hash with C<pid>, C<writer>, C<reader> and C<alive>, whose end
+C<start($log, \%options)>: forks both; the options are C<connector_run>'s. Returns a hash with C<pid>, C<writer>, C<reader> and C<alive>, whose end
 is the processes' end.
 
 =head2 ended
