@@ -16,6 +16,7 @@ use Test::More;
 
 use lib map { "$FindBin::Bin/../$_" } qw(testnode/lib perl/blib/lib perl/blib/arch);
 use PVE::Tunnel::Client;
+use Test::TunnelLog qw(log_line death);
 use TestNode::Node;
 
 # A test that stands still is a failed test.
@@ -24,14 +25,8 @@ alarm(600);
 
 my $DIR = tempdir(CLEANUP => 1);
 my $LOG = "$DIR/log";
+$Test::TunnelLog::FILE = $LOG;
 my $VMID = 100;
-
-# Called in two processes: what it writes to is opened for each line.
-sub log_line ($level, $text) {
-    open(my $out, '>>', $LOG) or return;
-    print {$out} "$level: $text\n";
-    return;
-}
 
 sub logged () { return TestNode::Node::slurp($LOG) }
 
@@ -45,12 +40,6 @@ sub open_tunnel ($node, %change) {
         $change{log} // \&log_line,
     );
     return ($tunnel, $vmid);
-}
-
-# What a call dies with; a test that expects death and gets none fails on the empty string.
-sub death ($code) {
-    return '' if eval { $code->(); 1 };
-    return $@;
 }
 
 my $node = TestNode::Node->start(dir => "$DIR/new", listen => '127.0.0.1');

@@ -18,6 +18,7 @@ use Test::More;
 
 use PVE::Tunnel::Overlay;
 use Test::TunnelNode;
+use Test::TunnelLog qw(log_line death);
 use TestNode::Node;
 
 # Not at compile time: it may not be here.
@@ -37,18 +38,7 @@ my @KEPT = qw(read_tunnel write_tunnel fork_ssh_tunnel);
 
 my $dir = tempdir(CLEANUP => 1);
 my $log_file = "$dir/log";
-
-# Called in two processes: what it writes to is opened for each line.
-sub log_line ($level, $text) {
-    open(my $out, '>>', $log_file) or return;
-    print {$out} "$level: $text\n";
-    return;
-}
-
-sub death ($code) {
-    return '' if eval { $code->(); 1 };
-    return $@;
-}
+$Test::TunnelLog::FILE = $log_file;
 
 sub functions (@names) {
     return { map { $_ => PVE::Tunnel->can($_) } @names };

@@ -20,6 +20,7 @@ use Test::More;
 
 use PVE::Tunnel::Client;
 use Test::ScriptedConnector;
+use Test::TunnelLog qw(log_line death);
 use TestNode::Node;
 
 # A test that stands still is a failed test.
@@ -33,21 +34,10 @@ my $dir = tempdir(CLEANUP => 1);
 # For those who may not read everything.
 chmod(oct(711), $dir) or die "chmod: $!\n";
 my $log_file = "$dir/log";
+$Test::TunnelLog::FILE = $log_file;
 my $vmid = 100;
 
 $PVE::Tunnel::Client::Negotiation::CONFIGURATION = "$dir/configuration";
-
-# Called in two processes: what it writes to is opened for each line.
-sub log_line ($level, $text) {
-    open(my $out, '>>', $log_file) or return;
-    print {$out} "$level: $text\n";
-    return;
-}
-
-sub death ($code) {
-    return '' if eval { $code->(); 1 };
-    return $@;
-}
 
 sub configure (@lines) {
     my $file = "$dir/configuration";
