@@ -234,7 +234,7 @@ static void bad_arguments_are_refused(void)
 
     const char *const bad[] = {"{\"mask\":\"none\"}",          "{\"connect_timeout\":0}", "{\"connect_timeout\":-1}",
                                "{\"connect_timeout\":1e300}",  "{\"conect_timeout\":1}",  "[]",
-                               "{\"upgrade_timeout\":\"10\"}", ""};
+                               "{\"upgrade_timeout\":\"soon\"}", ""};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         CHECK_STATUS(pve_tunnel_connector_run(pipes[0], pipes[1], -1, bad[i]), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(pve_tunnel_connector_run(pipes[0], pipes[1], -1, "{\"mask\":\"\xff\"}"), PVE_TUNNEL_STATUS_NOT_UTF8);
