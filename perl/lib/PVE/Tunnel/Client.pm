@@ -180,7 +180,7 @@ sub _end_child ($tunnel) {
     }
     kill(KILL => $tunnel->{pid}) if !$ended;
     my $signal = PVE::Tunnel::Client::Child::reap($tunnel);
-    PVE::Tunnel::Client::Lines::tell(
+    PVE::Tunnel::Client::Lines::log_line(
         $tunnel->{log},
         'warn', "the process between tunnel and log was ended by $signal"
     ) if $ended && defined $signal;
