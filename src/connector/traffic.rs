@@ -1,11 +1,11 @@
 //! What goes over the forwards, counted, and told while it goes.
 
 use super::record::{Size, rate};
-use crate::process::Log;
+use crate::process::{Log, lock};
 use crate::relay::Counters;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -162,8 +162,4 @@ impl Flow {
         let running = moved.running.iter().map(|counters| counters.bytes());
         running.fold(moved.over, |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

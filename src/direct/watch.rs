@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, interval, timeout, timeout_at};
+use tokio::time::{interval, timeout};
 
 /// Bytes sent within one limit: one lost packet is repeated by TCP long before the limit is over.
 const BEATS: u32 = 4;
@@ -81,7 +81,7 @@ where
         if let Err(error) = hear(&mut stream, limit).await {
             return error;
         }
-        match timeout_at(Instant::now() + limit, beat(&mut stream)).await {
+        match timeout(limit, beat(&mut stream)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return error.into(),
             Err(_) => return WatchError::Silent(limit),

@@ -7,7 +7,7 @@ use crate::direct::hello::{CONNECTED, NO_SOCKET, Refusal};
 use crate::direct::message::{Refused, Stat};
 use crate::direct::watch;
 use crate::direct::{Fate, Link, SessionKey, WATCH};
-use crate::process::Log;
+use crate::process::{Log, lock};
 use crate::relay::{Local, liveness};
 use crate::tls::{Server, TlsError};
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream};
@@ -291,8 +291,4 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
     timeout(SOCKET_TIMEOUT, connected)
         .await
         .unwrap_or_else(late)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

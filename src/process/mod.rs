@@ -15,11 +15,17 @@ pub(crate) use tie::Tie;
 
 use crate::capability::scalar;
 use serde::{Deserializer, de};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The longest line, in bytes. A guest's configuration with its firewall rules, the longest there
 /// is, stays far below.
 pub(crate) const MAX_LINE: usize = 1 << 20;
+
+/// Locks what only one thread ever touches, so that a panic there is the panic that counts.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Reads a time limit.
 pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
