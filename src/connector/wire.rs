@@ -1,21 +1,18 @@
 //! A websocket as the two halves of a relay.
 
+use crate::direct::Stream;
 use crate::relay::{Incoming, Outgoing, Received};
 use crate::websocket::{
     Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, OpCode, Role, Upgraded,
 };
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
 /// How much of the stream is asked for at once: one full frame, so that a full one is decoded where
 /// it was read.
 const READ: usize = MAX_FRAME + MAX_HEADER;
-
-/// Anything that bytes flow through.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// A connection to the target, TLS or (in tests) not.
 pub(super) type Connection = Box<dyn Stream>;

@@ -15,7 +15,7 @@ use tokio_rustls::TlsStream;
 /// How long saying goodbye may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Anything that the hello and the watch can go over.
+/// Anything that bytes flow through both ways.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 

@@ -17,7 +17,7 @@ mod wire;
 pub(crate) use fate::Fate;
 pub use hello::HelloError;
 pub use key::SessionKey;
-pub(crate) use link::{Link, LinkError};
+pub(crate) use link::{Link, LinkError, Stream};
 
 use crate::configuration;
 use std::time::Duration;
