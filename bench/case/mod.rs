@@ -1,0 +1,39 @@
+//! The cases.
+
+mod mask;
+
+use crate::measure::{Effort, Row};
+use crate::support::role;
+
+/// One case: a name, what it is about, and how it is run. What cannot be run here says why.
+pub struct Case {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub run: fn(&Effort) -> Result<Vec<Row>, String>,
+}
+
+const CASES: &[Case] = &[Case {
+    name: "mask",
+    about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
+    run: mask::run,
+}];
+
+/// The cases of these names, all of them without any; the first name that there is not.
+pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
+    if names.is_empty() {
+        return Ok(CASES.iter().collect());
+    }
+    names
+        .iter()
+        .map(|name| CASES.iter().find(|case| case.name == name).ok_or(name))
+        .collect()
+}
+
+/// Programs that this one starts as processes of their own: itself, in a role.
+const ROLES: &[(&str, fn())] = &[("listener_process", role::listener_process)];
+
+/// Whether this process was started for a role, which it has then played to its end.
+pub fn plays_a_role() -> bool {
+    let role = std::env::args().find_map(|word| ROLES.iter().find(|(name, _)| *name == word));
+    role.map(|(_, play)| play()).is_some()
+}

@@ -1,0 +1,87 @@
+//! The benchmarks: `make bench`, or `make bench CASE=tls` for one of them.
+//!
+//! A figure is a ratio: ours and its peers take turns within one run, and what counts is the median
+//! of the ratios, shown with their spread. Next to speed stands cost, as CPU seconds for a GiB of
+//! every process in the path.
+//!
+//! | room | owns |
+//! |---|---|
+//! | `case` | one file a case: what is compared, with what, and what it has to reach |
+//! | `measure` | contests, spreads, the processes' CPU clocks |
+//! | `load` | the programs at both ends: a source and a sink of bytes |
+//! | `report` | `results.json`, the table, the picture |
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod case;
+mod load;
+mod measure;
+mod report;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use clap::Parser;
+use measure::Effort;
+use std::process::ExitCode;
+
+/// Measures pve-tunnel against its peers, and writes bench/results.json and bench/results.svg.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Cli {
+    /// Cases to run, by name; all without any. The results of the others are kept.
+    cases: Vec<String>,
+    /// One short run of each, to see that it works. Nothing is written.
+    #[arg(long)]
+    quick: bool,
+    /// Only lists the cases.
+    #[arg(long)]
+    list: bool,
+    /// Only compares what is made of bench/results.json with what is committed.
+    #[arg(long)]
+    check: bool,
+    /// How cargo calls every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    if case::plays_a_role() {
+        return ExitCode::SUCCESS;
+    }
+    let cli = Cli::parse();
+    let chosen = match case::chosen(&cli.cases) {
+        Ok(chosen) => chosen,
+        Err(unknown) => {
+            eprintln!("bench: there is no case '{unknown}'; --list names them");
+            return ExitCode::from(2);
+        }
+    };
+    if cli.list {
+        for case in chosen {
+            println!("{:16} {}", case.name, case.about);
+        }
+        return ExitCode::SUCCESS;
+    }
+    if cli.check {
+        return report::check();
+    }
+    let effort = Effort { quick: cli.quick };
+    let mut report = report::Report::new();
+    for case in chosen {
+        println!("{}: {}", case.name, case.about);
+        match (case.run)(&effort) {
+            Ok(rows) => report.add(case.name, rows),
+            Err(reason) => println!("  skipped: {reason}"),
+        }
+    }
+    if !cli.quick {
+        report.write();
+    }
+    ExitCode::SUCCESS
+}
