@@ -29,6 +29,11 @@ pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
         .collect()
 }
 
+/// Every case, in the order in which they run.
+pub fn all() -> &'static [Case] {
+    CASES
+}
+
 /// Programs that this one starts as processes of their own: itself, in a role.
 const ROLES: &[(&str, fn())] = &[("listener_process", role::listener_process)];
 
