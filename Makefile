@@ -14,7 +14,8 @@ BLIB := perl/blib/lib perl/blib/arch
 # The PVE modules that tests run against, if there are any, come from PERL5LIB.
 PROVE := prove $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
-.PHONY: help setup build library perl testnode demo test test-rust test-perl lint header clean
+.PHONY: help setup build library perl testnode demo test test-rust test-perl lint header
+.PHONY: bench-peers clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -50,6 +51,11 @@ test-perl: build
 	$(PROVE) t
 
 include tests/c/Makefile
+
+# Not --locked: what it locks does not compile any more. A compiler as old as ours gets what it can.
+bench-peers: setup ## what the benchmarks compare with and Debian does not have
+	CARGO_RESOLVER_INCOMPATIBLE_RUST_VERSIONS=fallback \
+		$(CARGO) install websocat@1.14.0 --root target/bench
 
 lint: build ## layout and lints of Rust and Perl, freshness of the header, POD
 	$(CARGO) fmt --all --check
