@@ -60,7 +60,8 @@ impl Node {
     pub fn start(front: Front) -> Result<Self, String> {
         let (keeper, told) = Keeper::start(front)?;
         let told: Told = match told.get("reason").and_then(Value::as_str) {
-            Some(reason) => return Err(reason.lines().next().unwrap_or_default().to_owned()),
+            // Where Perl has looked follows in parentheses.
+            Some(reason) => return Err(reason.split(['\n', '(']).next().unwrap().to_owned()),
             None => serde_json::from_value(told).unwrap(),
         };
         let mut connector = Connector::start();
