@@ -9,6 +9,8 @@
 //! | `case` | one file a case: what is compared, with what, and what it has to reach |
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
+//! | `network` | the network in which figures are taken |
+//! | `peer` | the programs that ours are measured against, or with |
 //! | `report` | `results.json`, and the tables and the picture that are made of it |
 #![allow(
     missing_docs,
@@ -22,6 +24,8 @@
 mod case;
 mod load;
 mod measure;
+mod network;
+mod peer;
 mod report;
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -1,6 +1,9 @@
 //! The cases.
 
 mod mask;
+mod planes;
+mod slow_reader;
+mod websocket;
 
 use crate::measure::{Effort, Row};
 use crate::support::role;
@@ -12,11 +15,33 @@ pub struct Case {
     pub run: fn(&Effort) -> Result<Vec<Row>, String>,
 }
 
-const CASES: &[Case] = &[Case {
-    name: "mask",
-    about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
-    run: mask::run,
-}];
+const CASES: &[Case] = &[
+    Case {
+        name: "mask",
+        about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
+        run: mask::run,
+    },
+    Case {
+        name: "websocket-up",
+        about: "a UNIX socket to a UNIX socket at the target, by websocket",
+        run: websocket::up,
+    },
+    Case {
+        name: "websocket-down",
+        about: "the same, the other way",
+        run: websocket::down,
+    },
+    Case {
+        name: "planes",
+        about: "tls against websocket through pveproxy",
+        run: planes::run,
+    },
+    Case {
+        name: "slow-reader",
+        about: "memory while the target reads at 10 MB/s and the source pushes",
+        run: slow_reader::run,
+    },
+];
 
 /// The cases of these names, all of them without any; the first name that there is not.
 pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
