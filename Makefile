@@ -61,7 +61,8 @@ bench-report: setup ## writes anew what is made of bench/results.json: picture, 
 	$(BENCH) --report
 
 # Not --locked: what it locks does not compile any more. A compiler as old as ours gets what it can.
-bench-peers: setup ## what the benchmarks compare with and Debian does not have
+bench-peers: setup ## what the benchmarks compare with
+	@./setup --bench
 	CARGO_RESOLVER_INCOMPATIBLE_RUST_VERSIONS=fallback \
 		$(CARGO) install websocat@1.14.0 --root target/bench
 
