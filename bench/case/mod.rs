@@ -1,5 +1,6 @@
 //! The cases.
 
+mod frame;
 mod mask;
 
 use crate::measure::{Effort, Row};
@@ -12,11 +13,18 @@ pub struct Case {
     pub run: fn(&Effort) -> Result<Vec<Row>, String>,
 }
 
-const CASES: &[Case] = &[Case {
-    name: "mask",
-    about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
-    run: mask::run,
-}];
+const CASES: &[Case] = &[
+    Case {
+        name: "mask",
+        about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
+        run: mask::run,
+    },
+    Case {
+        name: "frame",
+        about: "streams of frames of 4 to 128 KiB, decoded in odd pieces, and encoded",
+        run: frame::run,
+    },
+];
 
 /// The cases of these names, all of them without any; the first name that there is not.
 pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
