@@ -9,6 +9,7 @@
 //! | `case` | one file a case: what is compared, with what, and what it has to reach |
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
+//! | `perl` | a Perl that finds our module |
 //! | `report` | `results.json`, the table, the picture |
 #![allow(
     missing_docs,
@@ -22,6 +23,7 @@
 mod case;
 mod load;
 mod measure;
+mod perl;
 mod report;
 #[path = "../tests/support/mod.rs"]
 mod support;

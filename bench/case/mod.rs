@@ -2,6 +2,7 @@
 
 mod frame;
 mod mask;
+mod mask_perl;
 
 use crate::measure::{Effort, Row};
 use crate::support::role;
@@ -18,6 +19,11 @@ const CASES: &[Case] = &[
         name: "mask",
         about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
         run: mask::run,
+    },
+    Case {
+        name: "mask-perl",
+        about: "the same from Perl on a scalar of 64 and 128 KiB, call included",
+        run: mask_perl::run,
     },
     Case {
         name: "frame",
