@@ -3,6 +3,7 @@
 mod frame;
 mod mask;
 mod mask_perl;
+mod start;
 
 use crate::measure::{Effort, Row};
 use crate::support::role;
@@ -29,6 +30,11 @@ const CASES: &[Case] = &[
         name: "frame",
         about: "streams of frames of 4 to 128 KiB, decoded in odd pieces, and encoded",
         run: frame::run,
+    },
+    Case {
+        name: "start",
+        about: "time and memory that the Perl module starts with; the first byte of a forward",
+        run: start::run,
     },
 ];
 
