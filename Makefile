@@ -14,7 +14,7 @@ BLIB := perl/blib/lib perl/blib/arch
 # The PVE modules that tests run against, if there are any, come from PERL5LIB.
 PROVE := prove $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
-.PHONY: help setup build library perl testnode demo test test-rust test-perl lint header clean
+.PHONY: help setup build library perl testnode demo test test-rust test-perl lint header instructions clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -60,6 +60,9 @@ lint: build ## layout and lints of Rust and Perl, freshness of the header, POD
 
 header: setup ## writes include/pve_tunnel.h anew
 	UPDATE_HEADER=1 $(CARGO) test --release -q -p pve-tunnel --test header
+
+instructions: setup ## writes bench/instructions.json anew
+	UPDATE_INSTRUCTIONS=1 $(CARGO) test --release -q -p pve-tunnel --test instructions
 
 clean: ## removes what was built
 	$(CARGO) clean
