@@ -17,7 +17,7 @@ comma := ,
 PROVE := prove $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
 .PHONY: help setup build library perl testnode demo test test-rust test-perl
-.PHONY: bench bench-peers bench-report lint header clean
+.PHONY: bench bench-peers bench-report lint header instructions clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -76,6 +76,9 @@ lint: build ## layout and lints of Rust and Perl, freshness of header and figure
 
 header: setup ## writes include/pve_tunnel.h anew
 	UPDATE_HEADER=1 $(CARGO) test --release -q -p pve-tunnel --test header
+
+instructions: setup ## writes bench/instructions.json anew
+	UPDATE_INSTRUCTIONS=1 $(CARGO) test --release -q -p pve-tunnel --test instructions
 
 clean: ## removes what was built
 	$(CARGO) clean

@@ -11,6 +11,7 @@
 //! | `load` | the programs at both ends: a source and a sink of bytes |
 //! | `network` | the network in which figures are taken |
 //! | `peer` | the programs that ours are measured against, or with |
+//! | `perl` | a Perl that finds our module |
 //! | `report` | `results.json`, and the tables and the picture that are made of it |
 #![allow(
     missing_docs,
@@ -26,6 +27,7 @@ mod load;
 mod measure;
 mod network;
 mod peer;
+mod perl;
 mod report;
 #[path = "../tests/support/mod.rs"]
 mod support;

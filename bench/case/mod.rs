@@ -1,8 +1,11 @@
 //! The cases.
 
+mod frame;
 mod mask;
+mod mask_perl;
 mod planes;
 mod slow_reader;
+mod start;
 mod websocket;
 
 use crate::measure::{Effort, Row};
@@ -20,6 +23,16 @@ const CASES: &[Case] = &[
         name: "mask",
         about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
         run: mask::run,
+    },
+    Case {
+        name: "mask-perl",
+        about: "the same from Perl on a scalar of 64 and 128 KiB, call included",
+        run: mask_perl::run,
+    },
+    Case {
+        name: "frame",
+        about: "streams of frames of 4 to 128 KiB, decoded in odd pieces, and encoded",
+        run: frame::run,
     },
     Case {
         name: "websocket-up",
@@ -40,6 +53,11 @@ const CASES: &[Case] = &[
         name: "slow-reader",
         about: "memory while the target reads at 10 MB/s and the source pushes",
         run: slow_reader::run,
+    },
+    Case {
+        name: "start",
+        about: "time and memory that the Perl module starts with; the first byte of a forward",
+        run: start::run,
     },
 ];
 

@@ -1,0 +1,110 @@
+//! What it costs to begin: loading the Perl module, opening a forward.
+
+use crate::measure::{Contender, Contest, Effort, Goal, Row, Sample, Title};
+use crate::perl;
+use crate::support::role;
+use crate::support::seam::{Crossing, Seam, program, wish};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+/// Each turn is short, so that there can be many.
+const TURNS: usize = 5;
+
+/// What loading the module may take beside loading JSON, which everything of Proxmox VE does.
+const MOST_TIME: f64 = 1.3;
+const MOST_MEMORY_MIB: f64 = 4.0;
+
+/// When the first byte has to be back.
+const FIRST_BYTE_MS: f64 = 5.0;
+
+/// What Perl is asked for its own peak, when everything has been loaded.
+const PEAK: &str = r#"open(my $status, "<", "/proc/self/status");
+    print(m/^VmHWM:\s+(\d+) kB/m) for join("", <$status>);"#;
+
+pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
+    let turns = TURNS * effort.runs();
+    let mut rows = match perl::command() {
+        Ok(_) => vec![loading_time(turns), loading_memory(turns)],
+        Err(reason) => {
+            println!("  the Perl module is left out: {reason}");
+            Vec::new()
+        }
+    };
+    rows.push(first_byte(turns));
+    Ok(rows)
+}
+
+fn loading_time(turns: usize) -> Row {
+    let load = |module| {
+        Contender::new(module, move || {
+            let started = Instant::now();
+            perl(module, "1");
+            Sample::of(1e3 * started.elapsed().as_secs_f64())
+        })
+    };
+    let contest = Contest::hold(turns, ["PVE::Tunnel::Native", "JSON"].map(load).into());
+    let title = Title {
+        case: "start",
+        name: "perl -M, time",
+        unit: "ms",
+    };
+    contest.row(title, "JSON", Some(Goal::AtMost(MOST_TIME)), |sample| {
+        sample.value
+    })
+}
+
+/// The limit is one of the difference: a Perl alone is most of both.
+fn loading_memory(turns: usize) -> Row {
+    let peak = |module| perl(module, PEAK).parse::<f64>().unwrap() / 1024.0;
+    let more = (0..turns).map(|_| peak("PVE::Tunnel::Native") - peak("JSON"));
+    let title = Title {
+        case: "start",
+        name: "perl -M, peak above JSON's",
+        unit: "MiB",
+    };
+    Row::limited(title, &more.collect::<Vec<_>>(), MOST_MEMORY_MIB)
+}
+
+/// Runs this in a Perl that has loaded the module; what it prints.
+fn perl(module: &str, code: &str) -> String {
+    let mut command = perl::command().unwrap();
+    let output = command
+        .arg(format!("-M{module}"))
+        .args(["-e", code])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// From the request for a forward to the first byte's return: the ticket's way to the listener, a
+/// connection with its handshake, the target's socket.
+fn first_byte(turns: usize) -> Row {
+    let seam = Seam::starting(role::listeners());
+    let mut crossing = Crossing::on("tls", seam.clone(), &wish("secure"));
+    let echo = program(crossing.directory.path(), |mut stream: UnixStream| {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        stream.write_all(&byte).unwrap();
+    });
+    let mut turn = || {
+        let started = Instant::now();
+        let mut source = crossing.open(&echo);
+        let mut byte = [7];
+        source.write_all(&byte).unwrap();
+        source.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [7]);
+        1e3 * started.elapsed().as_secs_f64()
+    };
+    turn();
+    let times: Vec<f64> = (0..turns).map(|_| turn()).collect();
+    crossing.finish();
+    drop(seam.take_listener());
+    let title = Title {
+        case: "start",
+        name: "first byte through tls",
+        unit: "ms",
+    };
+    Row::limited(title, &times, FIRST_BYTE_MS)
+}

@@ -1,0 +1,149 @@
+//! No allocation for a frame, and no copy of its payload: a payload is unmasked where it was read,
+//! and becomes a frame where it lies.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/frames.rs"]
+mod frames;
+
+use frames::{Random, frame};
+use pve_tunnel::websocket::{Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, Role};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+const BINARY: u8 = 0x82;
+const BYTE: u8 = 7;
+const FRAMES: usize = 1000;
+
+thread_local! {
+    /// Of this thread alone: other tests run beside it.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+// A global allocator cannot be had without.
+#[allow(unsafe_code)]
+// SAFETY: the system's allocator, which everything is passed on to as it is. Counting allocates
+// nothing: the counter has no destructor, and its first value is a constant.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are what System asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(place, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+fn count() {
+    ALLOCATIONS.with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+/// How often something allocates.
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+/// Decodes as the connector does, in pieces of `size` bytes of what is left; the number of payload
+/// bytes.
+fn decode(decoder: &mut Decoder, stream: &[u8], mut size: impl FnMut(usize) -> usize) -> usize {
+    let (mut rest, mut seen) = (stream, 0);
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(size(rest.len()));
+        let read = &mut decoder.space(MAX_FRAME + MAX_HEADER)[..piece.len()];
+        read.copy_from_slice(piece);
+        let read = read.as_ptr_range();
+        decoder.filled(piece.len());
+        while let Some(event) = decoder.next_event().unwrap() {
+            let Event::Data { payload, .. } = event else {
+                panic!("{event:?}");
+            };
+            let place = payload.as_ptr_range();
+            assert!(
+                read.start <= place.start && place.end <= read.end,
+                "a payload is not where it was read"
+            );
+            assert!(payload.iter().step_by(509).all(|&byte| byte == BYTE));
+            seen += payload.len();
+        }
+        rest = after;
+    }
+    seen
+}
+
+#[test]
+fn the_counter_counts() {
+    let mut kept = Vec::new();
+    let count = allocations(|| {
+        kept.push(vec![1_u8; 100]);
+        kept[0].reserve(1000);
+    });
+    assert!(count >= 3, "{count}");
+    drop(kept);
+    assert_eq!(allocations(|| ()), 0);
+}
+
+#[test]
+fn decoding_allocates_nothing_and_copies_nothing() {
+    for (role, key) in [
+        (Role::Server, Some([0x37, 0xfa, 0x21, 0x3d])),
+        (Role::Client, None),
+    ] {
+        for length in [0, 100, 4096, MAX_FRAME] {
+            let one = frame(BINARY, key, &vec![BYTE; length]);
+            let mut decoder = Decoder::new(role, MAX_FRAME);
+            let mut random = Random(length as u64);
+            // With every part of a header left over: the buffer is as long as ever after that.
+            decode(&mut decoder, &one, |_| 1);
+            let mut seen = 0;
+            let count = allocations(|| {
+                for _ in 0..FRAMES {
+                    seen += decode(&mut decoder, &one, |left| 1 + random.below(left));
+                }
+            });
+            assert_eq!(seen, FRAMES * length);
+            assert_eq!(count, 0, "{role:?}, frames of {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn encoding_in_place_allocates_nothing() {
+    for (role, masking) in [
+        (Role::Client, Masking::Random),
+        (Role::Client, Masking::Zero),
+        (Role::Server, Masking::Zero),
+    ] {
+        for length in [0, 100, 4096, MAX_FRAME] {
+            let encoder = Encoder::new(role, masking);
+            let mut buffer = vec![BYTE; MAX_HEADER + length];
+            encoder.encode_in_place(&mut buffer).unwrap();
+            let count = allocations(|| {
+                for _ in 0..FRAMES {
+                    encoder.encode_in_place(&mut buffer).unwrap();
+                }
+            });
+            assert_eq!(count, 0, "{role:?}, {masking:?}, frames of {length} bytes");
+        }
+    }
+}
