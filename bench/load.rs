@@ -1,7 +1,6 @@
 //! The programs at both ends of a path: one writes as fast as it is let, the other reads and drops.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,10 @@ const PIECE: usize = 64 << 10;
 
 /// Moves `bytes` from one end to the other; the time from the first byte's leaving to the last
 /// one's arrival. The connection stays open for more.
-pub fn stream(source: &UnixStream, sink: &UnixStream, bytes: u64) -> Duration {
+pub fn stream<S: Sync>(source: &S, sink: &S, bytes: u64) -> Duration
+where
+    for<'a> &'a S: Read + Write,
+{
     let started = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| write(source, bytes));

@@ -9,6 +9,9 @@
 //! | `case` | one file a case: what is compared, with what, and what it has to reach |
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
+//! | `path` | the processes between them: ours |
+//! | `peer` | and those that ours are compared with |
+//! | `network` | the network that all of them use |
 //! | `report` | `results.json`, the table, the picture |
 #![allow(
     missing_docs,
@@ -22,6 +25,9 @@
 mod case;
 mod load;
 mod measure;
+mod network;
+mod path;
+mod peer;
 mod report;
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
     if cli.check {
         return report::check();
     }
+    network::leave_for_own();
     let effort = Effort { quick: cli.quick };
     let mut report = report::Report::new();
     for case in chosen {

@@ -1,8 +1,11 @@
 //! The cases.
 
 mod mask;
+mod tcp;
+mod tls;
 
 use crate::measure::{Effort, Row};
+use crate::peer::bare;
 use crate::support::role;
 
 /// One case: a name, what it is about, and how it is run. What cannot be run here says why.
@@ -12,11 +15,23 @@ pub struct Case {
     pub run: fn(&Effort) -> Result<Vec<Row>, String>,
 }
 
-const CASES: &[Case] = &[Case {
-    name: "mask",
-    about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
-    run: mask::run,
-}];
+const CASES: &[Case] = &[
+    Case {
+        name: "mask",
+        about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
+        run: mask::run,
+    },
+    Case {
+        name: "tls",
+        about: "UNIX socket to UNIX socket by TLS between two processes",
+        run: tls::run,
+    },
+    Case {
+        name: "tcp",
+        about: "UNIX socket to UNIX socket by clear TCP between two processes",
+        run: tcp::run,
+    },
+];
 
 /// The cases of these names, all of them without any; the first name that there is not.
 pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
@@ -30,10 +45,14 @@ pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
 }
 
 /// Programs that this one starts as processes of their own: itself, in a role.
-const ROLES: &[(&str, fn())] = &[("listener_process", role::listener_process)];
+const ROLES: &[&[(&str, fn())]] = &[
+    &[("listener_process", role::listener_process)],
+    &bare::ROLES,
+];
 
 /// Whether this process was started for a role, which it has then played to its end.
 pub fn plays_a_role() -> bool {
-    let role = std::env::args().find_map(|word| ROLES.iter().find(|(name, _)| *name == word));
+    let roles = ROLES.iter().copied().flatten();
+    let role = std::env::args().find_map(|word| roles.clone().find(|(name, _)| *name == word));
     role.map(|(_, play)| play()).is_some()
 }
