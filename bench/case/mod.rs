@@ -1,5 +1,7 @@
 //! The cases.
 
+mod latency;
+mod many;
 mod mask;
 mod tcp;
 mod tls;
@@ -31,6 +33,16 @@ const CASES: &[Case] = &[
         about: "UNIX socket to UNIX socket by clear TCP between two processes",
         run: tcp::run,
     },
+    Case {
+        name: "latency",
+        about: "4 KiB there and back",
+        run: latency::run,
+    },
+    Case {
+        name: "many",
+        about: "1, 4, 16 and 64 forwards at once: sum, fairness, memory",
+        run: many::run,
+    },
 ];
 
 /// The cases of these names, all of them without any; the first name that there is not.
@@ -44,11 +56,11 @@ pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
         .collect()
 }
 
-/// Programs that this one starts as processes of their own: itself, in a role.
-const ROLES: &[&[(&str, fn())]] = &[
-    &[("listener_process", role::listener_process)],
-    &bare::ROLES,
-];
+/// A program that this one starts as a process of its own: itself, with the role's name as a word of
+/// its command line.
+pub type Role = (&'static str, fn());
+
+const ROLES: &[&[Role]] = &[&[("listener_process", role::listener_process)], bare::ROLES];
 
 /// Whether this process was started for a role, which it has then played to its end.
 pub fn plays_a_role() -> bool {

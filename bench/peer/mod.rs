@@ -97,7 +97,7 @@ impl Site {
     fn until_listening(&self) {
         let entry = format!(" 0100007F:{:04X} 00000000:0000 0A ", self.port);
         until("the peer listens", || {
-            fs::read_to_string("/proc/net/tcp")
+            fs::read_to_string("/proc/thread-self/net/tcp")
                 .unwrap()
                 .contains(&entry)
         });
