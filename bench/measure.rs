@@ -137,6 +137,11 @@ pub enum Goal {
 }
 
 impl Goal {
+    pub fn ratio(self) -> f64 {
+        let (Self::AtLeast(ratio) | Self::AtMost(ratio)) = self;
+        ratio
+    }
+
     pub fn is_met(self, ratio: f64) -> bool {
         match self {
             Self::AtLeast(least) => ratio >= least,

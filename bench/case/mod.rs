@@ -56,6 +56,11 @@ pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
         .collect()
 }
 
+/// Every case, in the order in which they run.
+pub fn all() -> &'static [Case] {
+    CASES
+}
+
 /// A program that this one starts as a process of its own: itself, with the role's name as a word of
 /// its command line.
 pub type Role = (&'static str, fn());
