@@ -1,5 +1,6 @@
 //! The programs at both ends of a path: one writes as fast as it is let, the other reads and drops.
 
+use crate::measure::{Clocks, Sample, rate};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Barrier;
@@ -21,6 +22,15 @@ where
         read(sink, bytes);
     });
     started.elapsed()
+}
+
+/// One turn of a contest about that: how fast it was, and what it cost whom.
+pub fn turn(source: &UnixStream, sink: &UnixStream, bytes: u64, clocks: &Clocks) -> Sample {
+    let (time, cpu) = clocks.cost(bytes, || stream(source, sink, bytes));
+    Sample {
+        value: rate(bytes, time),
+        cpu,
+    }
 }
 
 /// Writes that many bytes.

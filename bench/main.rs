@@ -10,7 +10,7 @@
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
 //! | `path` | the processes between them: ours |
-//! | `peer` | and those that ours are compared with |
+//! | `peer` | the programs that ours are measured against, or with |
 //! | `network` | the network that all of them use |
 //! | `report` | `results.json`, and the tables and the picture that are made of it |
 #![allow(

@@ -118,6 +118,20 @@ impl Contest {
         };
         row
     }
+
+    /// The row of ours against a figure that is known beforehand.
+    pub fn constant(
+        &self,
+        title: Title,
+        (peer, theirs): (&str, f64),
+        goal: Option<Goal>,
+        figure: impl Fn(&Sample) -> f64,
+    ) -> Row {
+        let ours: Vec<f64> = self.ours().iter().map(figure).collect();
+        let mut row = Row::new(title, peer, &ours, &vec![theirs; ours.len()], goal);
+        row.cpu.ours = median_cost(self.ours());
+        row
+    }
 }
 
 /// What a row is about.

@@ -3,8 +3,11 @@
 mod latency;
 mod many;
 mod mask;
+mod planes;
+mod slow_reader;
 mod tcp;
 mod tls;
+mod websocket;
 
 use crate::measure::{Effort, Row};
 use crate::peer::bare;
@@ -22,6 +25,26 @@ const CASES: &[Case] = &[
         name: "mask",
         about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
         run: mask::run,
+    },
+    Case {
+        name: "websocket-up",
+        about: "a UNIX socket to a UNIX socket at the target, by websocket",
+        run: websocket::up,
+    },
+    Case {
+        name: "websocket-down",
+        about: "the same, the other way",
+        run: websocket::down,
+    },
+    Case {
+        name: "planes",
+        about: "tls against websocket through pveproxy",
+        run: planes::run,
+    },
+    Case {
+        name: "slow-reader",
+        about: "memory while the target reads at 10 MB/s and the source pushes",
+        run: slow_reader::run,
     },
     Case {
         name: "tls",

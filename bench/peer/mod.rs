@@ -2,8 +2,10 @@
 
 pub mod bare;
 mod bare_tls;
+pub mod node;
 pub mod socat;
 pub mod stunnel;
+pub mod websocat;
 
 use crate::path::Tunnel;
 use crate::support::until;
