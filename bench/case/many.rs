@@ -2,7 +2,7 @@
 
 use crate::load;
 use crate::measure::{Contender, Contest, Effort, Goal, Row, Spread, Title, rate};
-use crate::path::{Direct, Tunnel};
+use crate::path::{CONNECTOR, LISTENER, Tunnel, ours};
 use crate::support::peak_memory;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -19,15 +19,18 @@ const MEMORY_EACH: f64 = 0.5;
 
 pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
-    for plane in ["tls", "tcp"] {
-        contest(effort, plane, &mut rows);
+    for plane in ["tls", "tcp", "websocket"] {
+        let crowds = COUNTS.map(|count| Crowd::of(count, plane));
+        match crowds.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(crowds) => contest(effort, plane, &crowds, &mut rows),
+            Err(reason) => println!("  left out: {plane}: {reason}"),
+        }
     }
     Ok(rows)
 }
 
-fn contest(effort: &Effort, plane: &str, rows: &mut Vec<Row>) {
+fn contest(effort: &Effort, plane: &str, crowds: &[Crowd], rows: &mut Vec<Row>) {
     let time = if effort.quick { TURN / 5 } else { TURN };
-    let crowds = COUNTS.map(|count| Crowd::of(count, plane));
     let contenders = crowds
         .iter()
         .map(|crowd| Contender::new(&crowd.name, || Share::of(&crowd.connections, time)));
@@ -35,8 +38,8 @@ fn contest(effort: &Effort, plane: &str, rows: &mut Vec<Row>) {
     let figures = |crowd: &Crowd, figure: fn(&Share) -> f64| -> Vec<f64> {
         contest.of(&crowd.name).iter().map(figure).collect()
     };
-    let [one, more @ ..] = &crowds;
-    for crowd in more {
+    let one = &crowds[0];
+    for crowd in &crowds[1..] {
         let name = |what: &str| format!("{plane}, {} forwards, {what}", crowd.connections.len());
         let sum = |share: &Share| share.sum;
         rows.push(Row::new(
@@ -54,7 +57,8 @@ fn contest(effort: &Effort, plane: &str, rows: &mut Vec<Row>) {
             Some(Goal::AtLeast(0.7)),
         ));
         let limit = MEMORY + MEMORY_EACH * crowd.connections.len() as f64;
-        for (process, pid) in crowd.tunnel.processes() {
+        let processes = crowd.tunnel.processes().into_iter();
+        for (process, pid) in processes.filter(|(name, _)| [CONNECTOR, LISTENER].contains(name)) {
             let memory = peak_memory(pid) as f64 / 1024.0;
             rows.push(Row::limited(title(&name(process), "MiB"), &[memory], limit));
         }
@@ -69,24 +73,24 @@ fn title<'a>(name: &'a str, unit: &'a str) -> Title<'a> {
     }
 }
 
-/// A connector and a listener with so many forwards between them, one connection on each.
+/// A tunnel of ours with so many forwards between them, one connection on each.
 struct Crowd {
     name: String,
-    tunnel: Direct,
+    tunnel: Box<dyn Tunnel>,
     connections: Vec<(UnixStream, UnixStream)>,
 }
 
 impl Crowd {
-    fn of(count: usize, plane: &str) -> Self {
-        let mut tunnel = Direct::on(plane);
-        Self {
+    fn of(count: usize, plane: &str) -> Result<Self, String> {
+        let mut tunnel = ours(plane)?;
+        Ok(Self {
             name: match count {
                 1 => "one forward".to_owned(),
                 _ => format!("{count} forwards"),
             },
             connections: (0..count).map(|_| tunnel.pair()).collect(),
             tunnel,
-        }
+        })
     }
 }
 
