@@ -1,9 +1,9 @@
 //! The programs at both ends of a path: one writes as fast as it is let, the other reads and drops.
 
 use crate::measure::{Clocks, Sample, rate};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,51 +78,65 @@ pub fn ask(asker: &UnixStream, echo: &UnixStream, size: usize, rounds: usize) ->
 }
 
 /// Moves bytes over all of these connections at once, for so long; how many came out of each in this
-/// time.
+/// time. One thread is all sources and one is all sinks: how the system shares its cores between the
+/// load and what is measured does not depend on how many there are.
 pub fn share(connections: &[(UnixStream, UnixStream)], time: Duration) -> Vec<u64> {
-    let start = Barrier::new(2 * connections.len());
+    let (sources, sinks): (Vec<_>, Vec<_>) = connections.iter().map(|(a, b)| (a, b)).unzip();
     thread::scope(|scope| {
-        let start = &start;
-        let sinks: Vec<_> = connections
-            .iter()
-            .map(|(source, sink)| {
-                scope.spawn(move || {
-                    start.wait();
-                    write_for(source, time);
-                });
-                scope.spawn(move || {
-                    start.wait();
-                    read_for(sink, time)
-                })
-            })
-            .collect();
-        sinks.into_iter().map(|sink| sink.join().unwrap()).collect()
+        scope.spawn(|| write_in_turn(&sources, time));
+        read_in_turn(&sinks, time)
     })
 }
 
 /// What the last byte of all is; every other is a zero.
 const LAST: u8 = 1;
 
-fn write_for(mut to: &UnixStream, time: Duration) {
-    let (data, started) = (vec![0; PIECE], Instant::now());
-    while started.elapsed() < time {
-        to.write_all(&data).unwrap();
-    }
-    to.write_all(&[LAST]).unwrap();
+fn write_in_turn(sources: &[&UnixStream], time: Duration) {
+    let started = Instant::now();
+    in_turn(sources, EpollFlags::EPOLLOUT, |_, mut source| {
+        let over = started.elapsed() >= time;
+        let bytes: &[u8] = if over { &[LAST] } else { &[0; PIECE] };
+        source.write_all(bytes).unwrap();
+        over
+    });
 }
 
 /// Reads everything, and counts what comes in this time.
-fn read_for(mut from: &UnixStream, time: Duration) -> u64 {
-    let (mut buffer, started) = (vec![0; 4 * PIECE], Instant::now());
-    let mut read = 0;
-    loop {
-        let count = from.read(&mut buffer).unwrap();
-        assert!(count > 0, "the stream ended early");
+fn read_in_turn(sinks: &[&UnixStream], time: Duration) -> Vec<u64> {
+    let (mut read, mut piece) = (vec![0; sinks.len()], vec![0; PIECE]);
+    let started = Instant::now();
+    in_turn(sinks, EpollFlags::EPOLLIN, |index, mut sink| {
+        let count = sink.read(&mut piece).unwrap();
+        assert!(count > 0, "a stream ended early");
         if started.elapsed() < time {
-            read += count as u64;
+            read[index] += count as u64;
         }
-        if buffer[count - 1] == LAST {
-            return read;
+        piece[count - 1] == LAST
+    });
+    read
+}
+
+/// Does it with every stream that is ready, again and again until it says that it was the last time.
+fn in_turn(
+    streams: &[&UnixStream],
+    ready: EpollFlags,
+    mut work: impl FnMut(usize, &UnixStream) -> bool,
+) {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    for (index, stream) in streams.iter().enumerate() {
+        let event = EpollEvent::new(ready, index as u64);
+        epoll.add(stream, event).unwrap();
+    }
+    let mut events = vec![EpollEvent::empty(); streams.len()];
+    let mut left = streams.len();
+    while left > 0 {
+        let count = epoll.wait(&mut events, EpollTimeout::NONE).unwrap();
+        for event in &events[..count] {
+            let index = event.data() as usize;
+            if work(index, streams[index]) {
+                epoll.delete(streams[index]).unwrap();
+                left -= 1;
+            }
         }
     }
 }

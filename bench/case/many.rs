@@ -11,7 +11,7 @@ use std::time::Duration;
 const COUNTS: [usize; 4] = [1, 4, 16, 64];
 
 /// How long one turn takes.
-const TURN: Duration = Duration::from_millis(1500);
+const TURN: Duration = Duration::from_secs(2);
 
 /// What a process may have of memory, in MiB: by itself, and for each connection.
 const MEMORY: f64 = 24.0;
@@ -30,7 +30,7 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
 }
 
 fn contest(effort: &Effort, plane: &str, crowds: &[Crowd], rows: &mut Vec<Row>) {
-    let time = if effort.quick { TURN / 5 } else { TURN };
+    let time = if effort.quick { TURN / 4 } else { TURN };
     let contenders = crowds
         .iter()
         .map(|crowd| Contender::new(&crowd.name, || Share::of(&crowd.connections, time)));
