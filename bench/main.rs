@@ -10,6 +10,7 @@
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
 //! | `network` | the network in which figures are taken |
+//! | `path` | the processes between them: ours |
 //! | `peer` | the programs that ours are measured against, or with |
 //! | `perl` | a Perl that finds our module |
 //! | `report` | `results.json`, and the tables and the picture that are made of it |
@@ -26,6 +27,7 @@ mod case;
 mod load;
 mod measure;
 mod network;
+mod path;
 mod peer;
 mod perl;
 mod report;
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
     if cli.check {
         return report::check();
     }
+    network::leave_for_own();
     let effort = Effort { quick: cli.quick };
     let mut report = report::Report::default();
     for case in chosen {

@@ -1,34 +1,22 @@
-//! The network in which figures are taken.
+//! The network that everything is measured in: loopback, in a namespace of this program's own.
 
-use crate::support::namespace;
-use std::thread;
+use crate::support::namespace::{run, unshare};
+use std::fs;
 
-/// Paces nothing. Some machines' default does (BBR), and on loopback that costs more than the bytes.
-/// This is the only one that the kernel lets every namespace choose; where nothing gets lost it is as
-/// good as cubic.
+/// BBR, which some systems have as the default, paces what it sends with timers, which on loopback
+/// costs more than the sending itself. Reno is what every kernel grants to every namespace, and where
+/// nothing is lost there is no difference between it and CUBIC.
 const CONGESTION_CONTROL: &str = "reno";
 
-/// Does it in a network of its own, with everything that it starts: the machine's settings are left
-/// alone. Without the right to make one (root) it is done in the machine's network, as that is.
-pub fn within<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let inside = thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            match namespace::unshare() {
-                Ok(()) => set_up(),
-                Err(error) => println!("  in the machine's own network: {error}"),
-            }
-            work()
-        });
-        inside.join()
-    });
-    inside.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn set_up() {
-    namespace::run("ip link set lo up");
-    std::fs::write(
-        "/proc/sys/net/ipv4/tcp_congestion_control",
-        CONGESTION_CONTROL,
-    )
-    .unwrap();
+/// Leaves the system's network, as root, for one of which the settings are known and nobody else's.
+/// To be called while this program has one thread: those that it starts later, and the programs,
+/// come along.
+pub fn leave_for_own() {
+    if let Err(error) = unshare() {
+        println!("network: the system's, with its own congestion control: {error}");
+        return;
+    }
+    run("ip link set lo up");
+    let setting = "/proc/sys/net/ipv4/tcp_congestion_control";
+    fs::write(setting, CONGESTION_CONTROL).unwrap();
 }

@@ -1,14 +1,19 @@
 //! The cases.
 
 mod frame;
+mod latency;
+mod many;
 mod mask;
 mod mask_perl;
 mod planes;
 mod slow_reader;
 mod start;
+mod tcp;
+mod tls;
 mod websocket;
 
 use crate::measure::{Effort, Row};
+use crate::peer::bare;
 use crate::support::role;
 
 /// One case: a name, what it is about, and how it is run. What cannot be run here says why.
@@ -45,9 +50,29 @@ const CASES: &[Case] = &[
         run: websocket::down,
     },
     Case {
+        name: "tls",
+        about: "UNIX socket to UNIX socket by TLS between two processes",
+        run: tls::run,
+    },
+    Case {
+        name: "tcp",
+        about: "UNIX socket to UNIX socket by clear TCP between two processes",
+        run: tcp::run,
+    },
+    Case {
         name: "planes",
         about: "tls against websocket through pveproxy",
         run: planes::run,
+    },
+    Case {
+        name: "latency",
+        about: "4 KiB there and back",
+        run: latency::run,
+    },
+    Case {
+        name: "many",
+        about: "1, 4, 16 and 64 forwards at once: sum, fairness, memory",
+        run: many::run,
     },
     Case {
         name: "slow-reader",
@@ -77,11 +102,15 @@ pub fn all() -> &'static [Case] {
     CASES
 }
 
-/// Programs that this one starts as processes of their own: itself, in a role.
-const ROLES: &[(&str, fn())] = &[("listener_process", role::listener_process)];
+/// A program that this one starts as a process of its own: itself, with the role's name as a word of
+/// its command line.
+pub type Role = (&'static str, fn());
+
+const ROLES: &[&[Role]] = &[&[("listener_process", role::listener_process)], bare::ROLES];
 
 /// Whether this process was started for a role, which it has then played to its end.
 pub fn plays_a_role() -> bool {
-    let role = std::env::args().find_map(|word| ROLES.iter().find(|(name, _)| *name == word));
+    let roles = ROLES.iter().copied().flatten();
+    let role = std::env::args().find_map(|word| roles.clone().find(|(name, _)| *name == word));
     role.map(|(_, play)| play()).is_some()
 }

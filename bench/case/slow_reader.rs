@@ -1,7 +1,6 @@
 //! A target that reads slowly while its source pushes: whose memory grows?
 
 use crate::measure::{Effort, Row, Title};
-use crate::network;
 use crate::peer::node::{Ends, Front, Node};
 use crate::support::seam::{Crossing, Seam, wish};
 use crate::support::stream::acquaint;
@@ -35,13 +34,10 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
         |time| by_websocket(Front::Pveproxy, time),
     ];
     // All at once: but for pveproxy in its first seconds, nobody has much to do.
-    let grown = network::within(|| {
-        let paths = paths.map(|path| thread::spawn(move || path(time)));
-        paths.map(|path| path.join().unwrap())
-    });
+    let paths = paths.map(|path| thread::spawn(move || path(time)));
     let mut rows = Vec::new();
-    for growth in grown {
-        match growth {
+    for path in paths {
+        match path.join().unwrap() {
             Ok(growth) => rows.extend(growth.rows()),
             Err(reason) => println!("  left out: {reason}"),
         }
