@@ -6,6 +6,11 @@ use super::frame::{
 use super::mask::mask;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Deserialize;
+use std::cell::RefCell;
+
+/// Masking keys that are fetched from the operating system at once: a call for each would cost more
+/// than masking 4 KiB.
+const KEYS: usize = 64;
 
 /// Which masking key a client uses.
 ///
@@ -18,7 +23,7 @@ pub enum Masking {
     /// The key 00000000.
     #[default]
     Zero,
-    /// A fresh key from the operating system for each frame.
+    /// A fresh key for each frame, from the operating system.
     Random,
 }
 
@@ -27,7 +32,8 @@ pub enum Masking {
 pub struct Encoder {
     role: Role,
     masking: Masking,
-    random: SystemRandom,
+    /// Keys that nobody has seen yet.
+    keys: RefCell<Vec<[u8; 4]>>,
 }
 
 impl Encoder {
@@ -36,7 +42,7 @@ impl Encoder {
         Self {
             role,
             masking,
-            random: SystemRandom::new(),
+            keys: RefCell::default(),
         }
     }
 
@@ -118,13 +124,21 @@ impl Encoder {
         match (self.role, self.masking) {
             (Role::Server, _) => Ok(None),
             (Role::Client, Masking::Zero) => Ok(Some([0; 4])),
-            (Role::Client, Masking::Random) => {
-                let mut key = [0; 4];
-                self.random
-                    .fill(&mut key)
-                    .map_err(|_| FrameError::NoRandom)?;
-                Ok(Some(key))
-            }
+            (Role::Client, Masking::Random) => self.fresh_key().map(Some),
         }
+    }
+
+    fn fresh_key(&self) -> Result<[u8; 4], FrameError> {
+        let mut keys = self.keys.borrow_mut();
+        if let Some(key) = keys.pop() {
+            return Ok(key);
+        }
+        let mut fresh = [[0; 4]; KEYS];
+        SystemRandom::new()
+            .fill(fresh.as_flattened_mut())
+            .map_err(|_| FrameError::NoRandom)?;
+        let [key, rest @ ..] = fresh;
+        keys.extend(rest);
+        Ok(key)
     }
 }
