@@ -40,7 +40,7 @@ fn contest(effort: &Effort, plane: &str, crowds: &[Crowd], rows: &mut Vec<Row>) 
     };
     let one = &crowds[0];
     for crowd in &crowds[1..] {
-        let name = |what: &str| format!("{plane}, {} forwards, {what}", crowd.connections.len());
+        let name = |what: &str| format!("{plane} × {}, {what}", crowd.connections.len());
         let sum = |share: &Share| share.sum;
         rows.push(Row::new(
             title(&name("sum"), "MB/s"),
