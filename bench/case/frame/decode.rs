@@ -15,8 +15,9 @@ use tungstenite::{Message, WebSocket};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// What the connector asks its connection for.
-const READ: usize = MAX_FRAME + MAX_HEADER;
+/// How much ours reads at once, in bytes: what is still in the first cache when it is unmasked. The
+/// connector asks for more, and gets it from TLS in records of half that.
+const READ: usize = 32 << 10;
 
 /// Shows some payload, as it comes out.
 type Decode = Box<dyn FnMut(&mut dyn FnMut(&[u8]))>;
@@ -40,7 +41,7 @@ pub fn contenders(role: Role, length: usize, reads: Reads) -> [(&'static str, St
     })
 }
 
-/// As the connector does it.
+/// As the connector does it: what it reads is decoded where it was read.
 fn ours(role: Role, mut wire: Wire) -> Decode {
     let mut decoder = Decoder::new(role, MAX_FRAME);
     Box::new(move |see| {
