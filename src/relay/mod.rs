@@ -32,6 +32,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// How long saying goodbye may take to a peer that has ended the connection first.
@@ -39,6 +40,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long the one direction may still deliver what was written before the other one failed.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// After how many bytes in one go others have their turn. A program that never pauses would keep a
+/// task busy for as many operations as the runtime allows, which is many times as much.
+const TURN: usize = 256 << 10;
 
 /// How many refused pieces make sure that a program still lives, and has only shut down its reading
 /// side: while one goes away, the kernel refuses the first before it shows the hang-up.
@@ -265,6 +270,7 @@ async fn send_all<O: Outgoing>(
         RelayError::Send(error)
     };
     let mut buffer = vec![0; O::ROOM + O::MAX];
+    let mut turn = Turn::default();
     loop {
         let count = tokio::select! {
             biased;
@@ -292,6 +298,7 @@ async fn send_all<O: Outgoing>(
             .map_err(failed)?;
         progress.sending.store(false, Ordering::Relaxed);
         counters.sent.fetch_add(count as u64, Ordering::Relaxed);
+        turn.moved(count).await;
     }
 }
 
@@ -302,6 +309,7 @@ async fn receive_all<I: Incoming>(
     progress: &Progress,
 ) -> Result<(), RelayError> {
     let mut wanted = true;
+    let mut turn = Turn::default();
     loop {
         match incoming.next().await.map_err(RelayError::Receive)? {
             Received::Data(bytes) if wanted => match local.write_all(bytes).await {
@@ -309,6 +317,7 @@ async fn receive_all<I: Incoming>(
                     counters
                         .received
                         .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    turn.moved(bytes.len()).await;
                 }
                 Err(error) if !is_refusal(&error) => return Err(RelayError::Local(error)),
                 Err(_) => {
@@ -335,6 +344,21 @@ async fn receive_all<I: Incoming>(
                 return Ok(());
             }
             Received::Stopped => return Err(RelayError::Truncated),
+        }
+    }
+}
+
+/// How far a direction has come in its turn.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    /// Counts what was moved, and ends the turn when it was enough.
+    async fn moved(&mut self, count: usize) {
+        self.0 += count;
+        if self.0 >= TURN {
+            self.0 = 0;
+            yield_now().await;
         }
     }
 }
