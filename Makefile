@@ -11,10 +11,13 @@ export CARGO_TERM_COLOR ?= auto
 LIBRARY := target/release/libpve_tunnel.so
 SONAME := $(LIBRARY).0
 BLIB := perl/blib/lib perl/blib/arch
+BENCH := $(CARGO) bench -q -p pve-tunnel --bench bench --
+comma := ,
 # The PVE modules that tests run against, if there are any, come from PERL5LIB.
 PROVE := prove $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
-.PHONY: help setup build library perl testnode demo test test-rust test-perl lint header clean
+.PHONY: help setup build library perl testnode demo test test-rust test-perl lint header
+.PHONY: bench bench-peers bench-report clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -51,10 +54,22 @@ test-perl: build
 
 include tests/c/Makefile
 
-lint: build ## layout and lints of Rust and Perl, freshness of the header, POD
+bench: build bench-peers ## ours against its peers (CASE= for some of it, QUICK=1 only tries it)
+	$(BENCH) $(if $(QUICK),--quick) $(subst $(comma), ,$(CASE))
+
+bench-report: setup ## writes anew what is made of bench/results.json: picture, tables
+	$(BENCH) --report
+
+# Not --locked: what it locks does not compile any more. A compiler as old as ours gets what it can.
+bench-peers: setup ## what the benchmarks compare with and Debian does not have
+	CARGO_RESOLVER_INCOMPATIBLE_RUST_VERSIONS=fallback \
+		$(CARGO) install websocat@1.14.0 --root target/bench
+
+lint: build ## layout and lints of Rust and Perl, freshness of header and figures, POD
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release -q -p pve-tunnel --test header
+	$(BENCH) --check
 	$(PROVE) t/00-pod.t t/01-tidy.t
 	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm
 

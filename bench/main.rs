@@ -10,9 +10,9 @@
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
 //! | `path` | the processes between them: ours |
-//! | `peer` | and those that ours are compared with |
+//! | `peer` | the programs that ours are measured against, or with |
 //! | `network` | the network that all of them use |
-//! | `report` | `results.json`, the table, the picture |
+//! | `report` | `results.json`, and the tables and the picture that are made of it |
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -36,7 +36,7 @@ use clap::Parser;
 use measure::Effort;
 use std::process::ExitCode;
 
-/// Measures pve-tunnel against its peers, and writes bench/results.json and bench/results.svg.
+/// Measures pve-tunnel against its peers, and writes bench/results.json and what is made of it.
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Cli {
@@ -48,7 +48,10 @@ struct Cli {
     /// Only lists the cases.
     #[arg(long)]
     list: bool,
-    /// Only compares what is made of bench/results.json with what is committed.
+    /// Only writes what is made of bench/results.json anew.
+    #[arg(long)]
+    report: bool,
+    /// Only compares what is made of bench/results.json with what there is.
     #[arg(long)]
     check: bool,
     /// How cargo calls every benchmark.
@@ -74,12 +77,15 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if cli.report {
+        return report::renew();
+    }
     if cli.check {
         return report::check();
     }
     network::leave_for_own();
     let effort = Effort { quick: cli.quick };
-    let mut report = report::Report::new();
+    let mut report = report::Report::default();
     for case in chosen {
         println!("{}: {}", case.name, case.about);
         match (case.run)(&effort) {
@@ -87,6 +93,7 @@ fn main() -> ExitCode {
             Err(reason) => println!("  skipped: {reason}"),
         }
     }
+    report.print();
     if !cli.quick {
         report.write();
     }

@@ -50,13 +50,13 @@ impl Sample {
 }
 
 /// One of those who take turns. What it is asked for takes one turn.
-pub struct Contender<'a> {
+pub struct Contender<'a, S = Sample> {
     pub name: String,
-    pub turn: Box<dyn FnMut() -> Sample + 'a>,
+    pub turn: Box<dyn FnMut() -> S + 'a>,
 }
 
-impl<'a> Contender<'a> {
-    pub fn new(name: &str, turn: impl FnMut() -> Sample + 'a) -> Self {
+impl<'a, S> Contender<'a, S> {
+    pub fn new(name: &str, turn: impl FnMut() -> S + 'a) -> Self {
         Self {
             name: name.to_owned(),
             turn: Box::new(turn),
@@ -65,18 +65,18 @@ impl<'a> Contender<'a> {
 }
 
 /// What every turn of every contender showed: the first of them is ours.
-pub struct Contest {
+pub struct Contest<S = Sample> {
     names: Vec<String>,
-    samples: Vec<Vec<Sample>>,
+    samples: Vec<Vec<S>>,
 }
 
-impl Contest {
+impl<S> Contest<S> {
     /// Lets them take turns, `runs` times each, after one that does not count.
-    pub fn hold(runs: usize, mut contenders: Vec<Contender>) -> Self {
+    pub fn hold(runs: usize, mut contenders: Vec<Contender<S>>) -> Self {
         for contender in &mut contenders {
             (contender.turn)();
         }
-        let mut samples = vec![Vec::new(); contenders.len()];
+        let mut samples: Vec<_> = contenders.iter().map(|_| Vec::new()).collect();
         for _ in 0..runs {
             for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
                 samples.push((contender.turn)());
@@ -89,10 +89,18 @@ impl Contest {
     }
 
     /// What every turn of ours showed.
-    pub fn ours(&self) -> &[Sample] {
+    pub fn ours(&self) -> &[S] {
         &self.samples[0]
     }
 
+    /// What every turn of that contender showed.
+    pub fn of(&self, name: &str) -> &[S] {
+        let index = self.names.iter().position(|other| other == name);
+        &self.samples[index.unwrap_or_else(|| panic!("there is no contender '{name}'"))]
+    }
+}
+
+impl Contest {
     /// The row of ours against `peer`, judged by `figure` of each sample.
     pub fn row(
         &self,
@@ -101,14 +109,27 @@ impl Contest {
         goal: Option<Goal>,
         figure: impl Fn(&Sample) -> f64,
     ) -> Row {
-        let index = self.names.iter().position(|name| name == peer);
-        let theirs = &self.samples[index.unwrap_or_else(|| panic!("there is no peer '{peer}'"))];
+        let theirs = self.of(peer);
         let figures = |samples: &[Sample]| samples.iter().map(&figure).collect::<Vec<f64>>();
         let mut row = Row::new(title, peer, &figures(self.ours()), &figures(theirs), goal);
         row.cpu = Cost {
             ours: median_cost(self.ours()),
             theirs: median_cost(theirs),
         };
+        row
+    }
+
+    /// The row of ours against a figure that is known beforehand.
+    pub fn constant(
+        &self,
+        title: Title,
+        (peer, theirs): (&str, f64),
+        goal: Option<Goal>,
+        figure: impl Fn(&Sample) -> f64,
+    ) -> Row {
+        let ours: Vec<f64> = self.ours().iter().map(figure).collect();
+        let mut row = Row::new(title, peer, &ours, &vec![theirs; ours.len()], goal);
+        row.cpu.ours = median_cost(self.ours());
         row
     }
 }
@@ -130,6 +151,11 @@ pub enum Goal {
 }
 
 impl Goal {
+    pub fn ratio(self) -> f64 {
+        let (Self::AtLeast(ratio) | Self::AtMost(ratio)) = self;
+        ratio
+    }
+
     pub fn is_met(self, ratio: f64) -> bool {
         match self {
             Self::AtLeast(least) => ratio >= least,

@@ -2,11 +2,16 @@
 
 use crate::load;
 use crate::measure::{Clocks, Sample, rate};
+use crate::peer::node::{Front, Node};
 use crate::support::role;
 use crate::support::seam::{Crossing, Seam, wish};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+/// The processes of ours.
+pub const CONNECTOR: &str = "connector";
+pub const LISTENER: &str = "listener";
 
 /// Processes between UNIX sockets.
 pub trait Tunnel {
@@ -17,15 +22,16 @@ pub trait Tunnel {
 }
 
 /// One connection through a tunnel.
-pub struct Path<T> {
+pub struct Path {
     pub source: UnixStream,
     pub sink: UnixStream,
     clocks: Clocks,
-    _tunnel: T,
+    _tunnel: Box<dyn Tunnel>,
 }
 
-impl<T: Tunnel> Path<T> {
-    pub fn through(mut tunnel: T) -> Self {
+impl Path {
+    pub fn through(tunnel: impl Tunnel + 'static) -> Self {
+        let mut tunnel: Box<dyn Tunnel> = Box::new(tunnel);
         let (source, sink) = tunnel.pair();
         Self {
             source,
@@ -37,52 +43,64 @@ impl<T: Tunnel> Path<T> {
 
     /// Moves so many bytes: megabytes a second.
     pub fn stream(&self, bytes: u64) -> Sample {
-        self.moves(bytes, || load::stream(&self.source, &self.sink, bytes))
+        load::turn(&self.source, &self.sink, bytes, &self.clocks)
     }
 
     /// The same, where they are made and dropped inside the tunnel.
     pub fn demand(&self, bytes: u64) -> Sample {
-        self.moves(bytes, || {
+        let (time, cpu) = self.clocks.cost(bytes, || {
             let started = Instant::now();
             (&self.source).write_all(&bytes.to_le_bytes()).unwrap();
             (&self.sink).read_exact(&mut [0]).unwrap();
             started.elapsed()
-        })
-    }
-
-    fn moves(&self, bytes: u64, work: impl FnOnce() -> Duration) -> Sample {
-        let (time, cpu) = self.clocks.cost(bytes, work);
-        Sample {
-            cpu,
-            ..Sample::of(rate(bytes, time))
-        }
+        });
+        let value = rate(bytes, time);
+        Sample { value, cpu }
     }
 }
 
-/// A connector and a listener on a direct plane.
-pub struct Direct(Crossing);
-
-impl Direct {
-    pub fn on(plane: &str) -> Self {
-        let kind = match plane {
-            "tls" => "secure",
-            _ => "insecure",
-        };
-        let seam = Seam::starting(role::listeners());
-        Self(Crossing::on(plane, seam, &wish(kind)))
-    }
+/// A connector and what it is connected to on that plane: a listener of ours, on `websocket` the test
+/// node.
+pub fn ours(plane: &str) -> Result<Box<dyn Tunnel>, String> {
+    let kind = match plane {
+        "tls" => "secure",
+        "tcp" => "insecure",
+        _ => return Ok(Box::new(Node::start(Front::TestNode)?)),
+    };
+    let seam = Seam::starting(role::listeners());
+    Ok(Box::new(Crossing::on(plane, seam, &wish(kind))))
 }
 
-impl Tunnel for Direct {
+impl Tunnel for Crossing {
     fn pair(&mut self) -> (UnixStream, UnixStream) {
-        self.0.pair()
+        self.pair()
     }
 
     fn processes(&self) -> Vec<(&str, u32)> {
-        let listener = self.0.seam.listener.lock().unwrap();
         vec![
-            ("connector", self.0.connector.child.id()),
-            ("listener", listener.as_ref().unwrap().pid()),
+            (CONNECTOR, self.connector.child.id()),
+            (LISTENER, self.seam.listener_pid()),
         ]
+    }
+}
+
+impl Tunnel for Node {
+    fn pair(&mut self) -> (UnixStream, UnixStream) {
+        let ends = self.connection();
+        (ends.source, ends.target)
+    }
+
+    fn processes(&self) -> Vec<(&str, u32)> {
+        vec![(CONNECTOR, self.connector()), ("test node", self.pid())]
+    }
+}
+
+impl Tunnel for Box<dyn Tunnel> {
+    fn pair(&mut self) -> (UnixStream, UnixStream) {
+        (**self).pair()
+    }
+
+    fn processes(&self) -> Vec<(&str, u32)> {
+        (**self).processes()
     }
 }

@@ -36,15 +36,7 @@ fn a_slow_reader_slows_its_writer_and_no_process_grows() {
             let mut crossing = Crossing::on(plane, seam, &wish(kind));
             let (source, target) = crossing.pair();
             acquaint(&source, &target);
-            let listener = crossing
-                .seam
-                .listener
-                .lock()
-                .unwrap()
-                .as_ref()
-                .unwrap()
-                .pid();
-            let pids = [crossing.connector.child.id(), listener];
+            let pids = [crossing.connector.child.id(), crossing.seam.listener_pid()];
             let before = pids.map(peak_memory);
 
             // Both ways at once.

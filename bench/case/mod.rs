@@ -1,8 +1,13 @@
 //! The cases.
 
+mod latency;
+mod many;
 mod mask;
+mod planes;
+mod slow_reader;
 mod tcp;
 mod tls;
+mod websocket;
 
 use crate::measure::{Effort, Row};
 use crate::peer::bare;
@@ -22,6 +27,26 @@ const CASES: &[Case] = &[
         run: mask::run,
     },
     Case {
+        name: "websocket-up",
+        about: "a UNIX socket to a UNIX socket at the target, by websocket",
+        run: websocket::up,
+    },
+    Case {
+        name: "websocket-down",
+        about: "the same, the other way",
+        run: websocket::down,
+    },
+    Case {
+        name: "planes",
+        about: "tls against websocket through pveproxy",
+        run: planes::run,
+    },
+    Case {
+        name: "slow-reader",
+        about: "memory while the target reads at 10 MB/s and the source pushes",
+        run: slow_reader::run,
+    },
+    Case {
         name: "tls",
         about: "UNIX socket to UNIX socket by TLS between two processes",
         run: tls::run,
@@ -30,6 +55,16 @@ const CASES: &[Case] = &[
         name: "tcp",
         about: "UNIX socket to UNIX socket by clear TCP between two processes",
         run: tcp::run,
+    },
+    Case {
+        name: "latency",
+        about: "4 KiB there and back",
+        run: latency::run,
+    },
+    Case {
+        name: "many",
+        about: "1, 4, 16 and 64 forwards at once: sum, fairness, memory",
+        run: many::run,
     },
 ];
 
@@ -44,11 +79,16 @@ pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
         .collect()
 }
 
-/// Programs that this one starts as processes of their own: itself, in a role.
-const ROLES: &[&[(&str, fn())]] = &[
-    &[("listener_process", role::listener_process)],
-    &bare::ROLES,
-];
+/// Every case, in the order in which they run.
+pub fn all() -> &'static [Case] {
+    CASES
+}
+
+/// A program that this one starts as a process of its own: itself, with the role's name as a word of
+/// its command line.
+pub type Role = (&'static str, fn());
+
+const ROLES: &[&[Role]] = &[&[("listener_process", role::listener_process)], bare::ROLES];
 
 /// Whether this process was started for a role, which it has then played to its end.
 pub fn plays_a_role() -> bool {

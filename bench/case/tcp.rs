@@ -2,7 +2,7 @@
 
 use crate::load;
 use crate::measure::{Contender, Contest, Effort, Goal, Row, Sample, Title, rate};
-use crate::path::{Direct, Path};
+use crate::path::{Path, ours};
 use crate::peer::{bare, socat};
 use std::net::{TcpListener, TcpStream};
 
@@ -15,7 +15,7 @@ const TCP: &str = "bare loopback TCP";
 pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
     let bytes = effort.bytes(BYTES);
     let socat = Path::through(socat::pair()?);
-    let ours = Path::through(Direct::on("tcp"));
+    let ours = Path::through(ours("tcp")?);
     let splice = Path::through(bare::splice_pair());
     let (near, far) = loopback();
     let contest = Contest::hold(

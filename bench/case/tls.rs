@@ -1,7 +1,7 @@
 //! A direct connection by TLS.
 
 use crate::measure::{Contender, Contest, Effort, Goal, Row, Sample, Title};
-use crate::path::{Direct, Path};
+use crate::path::{Path, ours};
 use crate::peer::{bare, stunnel};
 
 const BYTES: u64 = 2 << 30;
@@ -13,7 +13,7 @@ const SUM: &str = "bare rustls + UNIX hop";
 pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
     let bytes = effort.bytes(BYTES);
     let stunnel = Path::through(stunnel::pair()?);
-    let ours = Path::through(Direct::on("tls"));
+    let ours = Path::through(ours("tls")?);
     let rustls = Path::through(bare::tls_pair());
     let (inside, hop) = (
         Path::through(bare::tls_inside()),

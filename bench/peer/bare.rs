@@ -2,6 +2,7 @@
 //! a second direction. Each of them is this program again, in a role.
 
 use super::{Peer, Process, Site, bare_tls};
+use crate::case::Role;
 use crate::support::role;
 use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe;
@@ -17,7 +18,7 @@ pub(super) const CHUNK: usize = 128 << 10;
 /// What a pipe holds: the most that a process may ask for by default.
 const PIPE: usize = 1 << 20;
 
-pub const ROLES: [(&str, fn()); 5] = [
+pub const ROLES: &[Role] = &[
     ("bare_hop", hop_role),
     ("bare_splice_client", splice_client),
     ("bare_splice_server", splice_server),

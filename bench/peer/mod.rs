@@ -2,8 +2,10 @@
 
 pub mod bare;
 mod bare_tls;
+pub mod node;
 pub mod socat;
 pub mod stunnel;
+pub mod websocat;
 
 use crate::path::Tunnel;
 use crate::support::until;
@@ -97,7 +99,7 @@ impl Site {
     fn until_listening(&self) {
         let entry = format!(" 0100007F:{:04X} 00000000:0000 0A ", self.port);
         until("the peer listens", || {
-            fs::read_to_string("/proc/net/tcp")
+            fs::read_to_string("/proc/thread-self/net/tcp")
                 .unwrap()
                 .contains(&entry)
         });

@@ -1,90 +1,121 @@
 //! What is written about a run.
+//!
+//! | room | owns |
+//! |---|---|
+//! | `results` | `bench/results.json`: the one place that figures come from |
+//! | `machine` | what a run ran on, and the versions of everybody in it |
+//! | `group` | many rows as one line: the worst of them stands for all |
+//! | `figure` | how a figure, a spread, a goal reads |
+//! | `table` | a run in a terminal |
+//! | `markdown` | the marked blocks of README.md and docs/performance.md |
+//! | `picture` | `bench/results.svg` |
 
-use crate::measure::{Goal, Row};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+mod figure;
+mod group;
+mod machine;
+mod markdown;
+mod picture;
+mod results;
+mod table;
+
+pub use table::line;
+
+use crate::measure::Row;
+use results::Results;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// `bench/results.json`.
-#[derive(Serialize, Deserialize, Default)]
-pub struct Results {
-    /// What it ran on.
-    pub machine: BTreeMap<String, String>,
-    /// What was measured.
-    pub versions: BTreeMap<String, String>,
-    pub results: Vec<Row>,
-}
-
-/// A run, and what earlier ones have left.
+/// A run.
+#[derive(Default)]
 pub struct Report {
-    results: Results,
+    cases: Vec<(&'static str, Vec<Row>)>,
 }
 
 impl Report {
-    pub fn new() -> Self {
-        Self {
-            results: read().unwrap_or_default(),
+    pub fn add(&mut self, case: &'static str, rows: Vec<Row>) {
+        self.cases.push((case, rows));
+    }
+
+    pub fn print(&self) {
+        let rows: Vec<&Row> = self.cases.iter().flat_map(|(_, rows)| rows).collect();
+        print!("{}", table::render(&rows));
+    }
+
+    /// Writes the results, in which other cases keep what they have, and all that is made of them.
+    pub fn write(self) {
+        let mut results = Results::of_this_machine();
+        for (case, rows) in self.cases {
+            results.replace(case, rows);
         }
-    }
-
-    /// Puts the rows of a case in the place of those that it had.
-    pub fn add(&mut self, case: &str, rows: Vec<Row>) {
-        self.results.results.retain(|row| row.case != case);
-        self.results.results.extend(rows);
-    }
-
-    pub fn write(&self) {
-        let text = serde_json::to_string_pretty(&self.results).unwrap();
-        fs::write(path("results.json"), text + "\n").unwrap();
+        results.write();
+        write(&results);
     }
 }
 
-/// Whether everything that is made of the results is fresh.
-pub fn check() -> ExitCode {
+/// Writes everything that is made of the results anew.
+pub fn renew() -> ExitCode {
+    let Some(results) = Results::read() else {
+        eprintln!("bench: there is no bench/results.json yet; `make bench` writes it");
+        return ExitCode::FAILURE;
+    };
+    write(&results);
     ExitCode::SUCCESS
 }
 
-/// One row for a terminal.
-pub fn line(row: &Row) -> String {
-    let goal = match row.goal {
-        None => String::new(),
-        Some(Goal::AtLeast(least)) => format!(" >= {least}"),
-        Some(Goal::AtMost(most)) => format!(" <= {most}"),
-    };
-    let verdict = match row.goal {
-        Some(goal) if !goal.is_met(row.ratio.median) => "  MISSED",
-        _ => "",
-    };
-    format!(
-        "{:28} {:>10} {:9} {:>22} {:>10}  x {:.2} ({:.2}-{:.2}){goal}{verdict}",
-        row.name,
-        short(row.ours.median),
-        row.unit,
-        row.peer,
-        short(row.theirs.median),
-        row.ratio.median,
-        row.ratio.min,
-        row.ratio.max,
-    )
+/// Says whether everything that is made of the results is fresh, and if not, what is stale.
+pub fn check() -> ExitCode {
+    let made = Results::read().as_ref().map(made).unwrap_or_default();
+    let stale = made.iter().filter(|file| !file.is_fresh());
+    let count = stale
+        .inspect(|file| eprintln!("bench: {} is not made of bench/results.json", file.name))
+        .count();
+    if count == 0 {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("bench: `make bench-report` writes what is stale anew");
+    ExitCode::FAILURE
 }
 
-fn short(value: f64) -> String {
-    match value.abs() {
-        large if large >= 100.0 => format!("{value:.0}"),
-        middle if middle >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.3}"),
+fn write(results: &Results) {
+    for file in made(results).iter().filter(|file| !file.is_fresh()) {
+        fs::write(path(file.name), &file.text).unwrap();
+        println!("wrote {}", file.name);
     }
 }
 
-fn read() -> Option<Results> {
-    let text = fs::read_to_string(path("results.json")).ok()?;
-    Some(serde_json::from_str(&text).expect("bench/results.json is not what this program wrote"))
+/// A file as it should be.
+struct Made {
+    name: &'static str,
+    text: String,
 }
 
+impl Made {
+    fn is_fresh(&self) -> bool {
+        fs::read_to_string(path(self.name)).is_ok_and(|text| text == self.text)
+    }
+}
+
+/// Everything that is made of the results.
+fn made(results: &Results) -> Vec<Made> {
+    let picture = Made {
+        name: "bench/results.svg",
+        text: picture::render(results),
+    };
+    let blocks = [
+        ("README.md", "figures", markdown::figures(results)),
+        ("docs/performance.md", "results", markdown::results(results)),
+    ];
+    // A document that there is not, or that has no such block, is none of ours.
+    let documents = blocks.into_iter().filter_map(|(name, mark, block)| {
+        let text = fs::read_to_string(path(name)).ok()?;
+        let text = markdown::with_block(&text, mark, &block)?;
+        Some(Made { name, text })
+    });
+    documents.chain([picture]).collect()
+}
+
+/// A file of the project.
 fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("bench")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }

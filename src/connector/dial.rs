@@ -189,7 +189,7 @@ impl Target {
         let (stream, protection, masking): (Connection, _, _) = match &self.tls {
             Some(client) => {
                 let limit = options.handshake_timeout;
-                let stream = timeout(limit, client.handshake(&self.host, tcp))
+                let stream = timeout(limit, client.handshake(&self.host, tls::wire(tcp)))
                     .await
                     .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))?
                     .map_err(|cause| DialError::Tls {

@@ -7,7 +7,7 @@ use crate::direct::watch::{self, WatchError};
 use crate::direct::{Fate, HelloError, Link, SessionKey, WATCH};
 use crate::process::Log;
 use crate::relay::liveness;
-use crate::tls::{Client, Fingerprint, Identity, Peer, TlsError, describe};
+use crate::tls::{Client, Fingerprint, Identity, Peer, TlsError, describe, wire};
 use serde::Serialize;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -91,9 +91,12 @@ impl Admission {
         let (mut link, cipher) = match &self.tls {
             Some((client, ..)) => {
                 let Deadline { at, limit } = step();
-                let stream = timeout_at(at, client.handshake(&endpoint.ip().to_string(), stream))
-                    .await
-                    .map_err(|_| silent("answer to the TLS handshake", limit))??;
+                let stream = timeout_at(
+                    at,
+                    client.handshake(&endpoint.ip().to_string(), wire(stream)),
+                )
+                .await
+                .map_err(|_| silent("answer to the TLS handshake", limit))??;
                 let cipher = describe(&stream);
                 (Link::Tls(Box::new(stream.into())), cipher)
             }

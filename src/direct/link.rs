@@ -4,6 +4,7 @@ use super::hello::{self, HelloError, Refusal};
 use super::wire::split;
 use super::{SessionKey, fate::Fate};
 use crate::relay::{self, Counters, Local, RelayError, relay, splice};
+use crate::tls::Wire;
 use std::io;
 use std::time::Duration;
 use thiserror::Error;
@@ -22,7 +23,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// A connection of one of the two planes.
 pub(crate) enum Link {
     /// TLS 1.3.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Wire>>),
     /// Clear TCP, armed: should this process die, the other end gets a reset and no end of stream.
     Tcp(TcpStream),
 }

@@ -9,7 +9,7 @@ use crate::direct::watch;
 use crate::direct::{Fate, Link, SessionKey, WATCH};
 use crate::process::{Log, lock};
 use crate::relay::{Local, liveness};
-use crate::tls::{Server, TlsError};
+use crate::tls::{Server, TlsError, wire};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -185,7 +185,7 @@ impl Door {
     async fn greet(&self, stream: TcpStream) -> Result<(Link, u32), Reject> {
         liveness::probe(&stream, self.dead_peer_timeout).map_err(Reject::Setup)?;
         let mut link = match &self.server {
-            Some(server) => Link::Tls(Box::new(server.handshake(stream).await?.into())),
+            Some(server) => Link::Tls(Box::new(server.handshake(wire(stream)).await?.into())),
             None => Link::clear(stream).map_err(Reject::Setup)?,
         };
         let number = link.challenge(&self.key).await?;

@@ -8,7 +8,8 @@
 
 use super::readiness::{GONE, HUNG_UP, shows, unread};
 use nix::fcntl::{SpliceFFlags, splice};
-use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, setsockopt, shutdown};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,12 @@ use tokio::net::UnixStream;
 /// How splices move data: without waiting, and pages rather than copies where that is possible.
 pub(super) const FLAGS: SpliceFFlags =
     SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
+
+/// How much may wait in the kernel for the local program to read it, in bytes; the kernel doubles it
+/// for its own bookkeeping, to what one of our pipes holds. The default is a fifth of that, and a
+/// writer that is not to block then has to be woken several times for what it has ready. Only root
+/// may go beyond `net.core.wmem_max`, which is the default, too.
+const QUEUE: usize = 512 << 10;
 
 /// One accepted connection. Reading and writing may go on at the same time, each from one place.
 #[derive(Debug)]
@@ -41,6 +48,9 @@ pub(super) enum Next {
 impl Local {
     /// Takes a connection over.
     pub fn new(stream: UnixStream) -> Self {
+        // Without it, everything still works; the kernel only asks for us more often.
+        let _ = setsockopt(&stream, SndBufForce, &QUEUE)
+            .or_else(|_| setsockopt(&stream, SndBuf, &QUEUE));
         Self {
             stream,
             kept: AtomicBool::new(false),

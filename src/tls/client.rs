@@ -3,7 +3,7 @@
 use super::cipher;
 use super::identity::NAME;
 use super::pin::Pin;
-use super::{Fingerprint, Identity, Peer, TlsError};
+use super::{Fingerprint, Identity, Peer, TlsError, WRITE};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
@@ -81,13 +81,15 @@ impl Client {
         let name = if self.direct { NAME } else { host };
         let name =
             ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))?;
-        TlsConnector::from(self.config.clone())
+        let mut stream = TlsConnector::from(self.config.clone())
             .connect(name, stream)
             .await
             .map_err(|error| match self.direct {
                 true => TlsError::direct(Peer::Target, error),
                 false => TlsError::with_host(host, error),
-            })
+            })?;
+        stream.get_mut().1.set_buffer_limit(Some(WRITE));
+        Ok(stream)
     }
 }
 

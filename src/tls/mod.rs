@@ -25,6 +25,25 @@ pub use identity::Identity;
 pub use server::Server;
 
 use rustls::CommonState;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
+
+/// How much of the wire is read at once, in bytes: eight full records. rustls itself never asks for
+/// more than one, and for that in several steps.
+const READ: usize = 128 << 10;
+
+/// How many bytes of records may wait for the wire, so that a relay's whole buffer leaves in one
+/// call: eight full records with their headers and tags, and one to spare. rustls's own limit is
+/// four.
+const WRITE: usize = 9 * (16 << 10);
+
+/// A TCP connection as TLS reads it: a lot at once.
+pub(crate) type Wire = BufReader<TcpStream>;
+
+/// Prepares a connection for the handshake.
+pub(crate) fn wire(stream: TcpStream) -> Wire {
+    BufReader::with_capacity(READ, stream)
+}
 
 /// A connection whose handshake is over.
 pub trait Established {

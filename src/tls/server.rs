@@ -1,7 +1,7 @@
 //! The end that is connected to: the target.
 
 use super::pin::Pin;
-use super::{Fingerprint, Identity, Peer, TlsError, cipher};
+use super::{Fingerprint, Identity, Peer, TlsError, WRITE, cipher};
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
@@ -45,9 +45,11 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        TlsAcceptor::from(self.config.clone())
+        let mut stream = TlsAcceptor::from(self.config.clone())
             .accept(stream)
             .await
-            .map_err(|error| TlsError::direct(Peer::Source, error))
+            .map_err(|error| TlsError::direct(Peer::Source, error))?;
+        stream.get_mut().1.set_buffer_limit(Some(WRITE));
+        Ok(stream)
     }
 }

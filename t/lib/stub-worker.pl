@@ -40,6 +40,10 @@ C<echo> sends back what it gets until that ends; C<sink> reads until the end, th
 sends the first C<bytes> bytes of the stream of L<Test::Pattern>, at C<rate> bytes a second if
 given, then closes (it does not read). With C<stalled> a connection begins as after C<stall>.
 
+=item admit {path}
+
+From now on there are tickets for the socket at C<path>, on which somebody else listens.
+
 =item stall {socket}, go {socket}
 
 Connections to it stop reading and writing, or go on. When the answer comes, they do.
@@ -94,6 +98,10 @@ my %commands = (
     },
     params => sub ($params) { return { params => $request->{params} } },
     open => \&open_socket,
+    admit => sub ($params) {
+        $sockets{ $params->{path} } = { kind => 'foreign', connections => [] };
+        return {};
+    },
     stall => sub ($params) { return switch_all($params, 'stall') },
     go => sub ($params) { return switch_all($params, 'go') },
     result => \&result,

@@ -137,6 +137,11 @@ impl Seam {
         requests.filter(|request| request["op"] == op).collect()
     }
 
+    /// The process that the listener is.
+    pub fn listener_pid(&self) -> u32 {
+        self.listener.lock().unwrap().as_ref().unwrap().pid()
+    }
+
     /// The listener, out of the seam's hands.
     pub fn take_listener(&self) -> Listener {
         self.listener.lock().unwrap().take().unwrap()
