@@ -9,6 +9,7 @@
 //! | `case` | one file a case: what is compared, with what, and what it has to reach |
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
+//! | `link` | two nodes with a rate and a delay between them |
 //! | `path` | the processes between them: ours |
 //! | `peer` | the programs that ours are measured against, or with |
 //! | `network` | the network that all of them use |
@@ -23,6 +24,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod case;
+mod link;
 mod load;
 mod measure;
 mod network;

@@ -7,6 +7,7 @@ mod planes;
 mod slow_reader;
 mod tcp;
 mod tls;
+mod wan;
 mod websocket;
 
 use crate::measure::{Effort, Row};
@@ -65,6 +66,11 @@ const CASES: &[Case] = &[
         name: "many",
         about: "1, 4, 16 and 64 forwards at once: sum, fairness, memory",
         run: many::run,
+    },
+    Case {
+        name: "wan",
+        about: "direct planes over 1 Gbit/s with round trips of 0, 10 and 40 ms",
+        run: wan::run,
     },
 ];
 
