@@ -13,6 +13,7 @@
 //! | `path` | the processes between them: ours |
 //! | `peer` | the programs that ours are measured against, or with |
 //! | `network` | the network that all of them use |
+//! | `qemu` | real guests |
 //! | `report` | `results.json`, and the tables and the picture that are made of it |
 #![allow(
     missing_docs,
@@ -30,6 +31,7 @@ mod measure;
 mod network;
 mod path;
 mod peer;
+mod qemu;
 mod report;
 #[path = "../tests/support/mod.rs"]
 mod support;

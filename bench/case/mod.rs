@@ -1,5 +1,6 @@
 //! The cases.
 
+mod guest;
 mod latency;
 mod many;
 mod mask;
@@ -71,6 +72,11 @@ const CASES: &[Case] = &[
         name: "wan",
         about: "direct planes over 1 Gbit/s with round trips of 0, 10 and 40 ms",
         run: wan::run,
+    },
+    Case {
+        name: "guest",
+        about: "RAM and disk of a real guest, from QEMU to QEMU",
+        run: guest::run,
     },
 ];
 
