@@ -9,10 +9,12 @@
 //! | `case` | one file a case: what is compared, with what, and what it has to reach |
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
+//! | `link` | two nodes with a rate and a delay between them |
 //! | `network` | the network in which figures are taken |
 //! | `path` | the processes between them: ours |
 //! | `peer` | the programs that ours are measured against, or with |
 //! | `perl` | a Perl that finds our module |
+//! | `qemu` | real guests |
 //! | `report` | `results.json`, and the tables and the picture that are made of it |
 #![allow(
     missing_docs,
@@ -24,12 +26,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod case;
+mod link;
 mod load;
 mod measure;
 mod network;
 mod path;
 mod peer;
 mod perl;
+mod qemu;
 mod report;
 #[path = "../tests/support/mod.rs"]
 mod support;

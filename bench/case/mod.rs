@@ -1,6 +1,7 @@
 //! The cases.
 
 mod frame;
+mod guest;
 mod latency;
 mod many;
 mod mask;
@@ -10,6 +11,7 @@ mod slow_reader;
 mod start;
 mod tcp;
 mod tls;
+mod wan;
 mod websocket;
 
 use crate::measure::{Effort, Row};
@@ -73,6 +75,16 @@ const CASES: &[Case] = &[
         name: "many",
         about: "1, 4, 16 and 64 forwards at once: sum, fairness, memory",
         run: many::run,
+    },
+    Case {
+        name: "wan",
+        about: "direct planes over 1 Gbit/s with round trips of 0, 10 and 40 ms",
+        run: wan::run,
+    },
+    Case {
+        name: "guest",
+        about: "RAM and disk of a real guest, from QEMU to QEMU",
+        run: guest::run,
     },
     Case {
         name: "slow-reader",

@@ -92,22 +92,30 @@ impl Node {
 
     /// A connection through the connector.
     pub fn connection(&mut self) -> Ends {
-        let (local, remote) = (self.fresh("local"), self.fresh("remote"));
-        let listener = self.admitted(&remote);
-        let mut data = self.told.data(&[("socket", text(&remote))]);
+        let remote = self.fresh("remote");
+        let listener = UnixListener::bind(&remote).unwrap();
+        Ends {
+            source: UnixStream::connect(self.forward(&remote)).unwrap(),
+            target: accept(&listener),
+        }
+    }
+
+    /// A path at the source that stands for one at the target.
+    pub fn forward(&mut self, remote: &Path) -> PathBuf {
+        self.admit(remote);
+        let local = self.fresh("local");
+        let mut data = self.told.data(&[("socket", text(remote))]);
         data["unix"] = text(&local).into();
         data["ticket"] = json!({ "path": remote });
         self.command(&json!({ "control": true, "cmd": "forward", "data": data }));
-        Ends {
-            source: UnixStream::connect(local).unwrap(),
-            target: accept(&listener),
-        }
+        local
     }
 
     /// The same through websocat in the connector's place.
     pub fn connection_by_websocat(&mut self, program: &Path) -> (Websocat, Ends) {
         let (local, remote) = (self.fresh("local"), self.fresh("remote"));
-        let listener = self.admitted(&remote);
+        let listener = UnixListener::bind(&remote).unwrap();
+        self.admit(&remote);
         let ticket = self.command(&json!({ "cmd": "ticket", "path": remote }));
         let ticket = ticket["ticket"].as_str().unwrap();
         let url = self
@@ -119,11 +127,9 @@ impl Node {
         (websocat, Ends { source, target })
     }
 
-    /// A listener at the target that the worker makes tickets for.
-    fn admitted(&mut self, path: &Path) -> UnixListener {
-        let listener = UnixListener::bind(path).unwrap();
+    /// Lets the worker make tickets for a listener at the target.
+    fn admit(&mut self, path: &Path) {
         self.command(&json!({ "cmd": "admit", "path": path }));
-        listener
     }
 
     fn command(&mut self, line: &Value) -> Value {

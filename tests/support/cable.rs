@@ -1,12 +1,10 @@
 //! Two nodes, each with a network namespace of its own, and a cable between them that can be cut.
 
-use super::namespace::{add_addresses, run};
+use super::namespace::{Elsewhere, add_addresses, run};
 use super::seam::{Crossing, Seam};
 use super::{listener::Listener, seam};
 use serde_json::{Value, json};
 use std::net::IpAddr;
-use std::sync::mpsc;
-use std::thread;
 
 /// The addresses of this node and of the other one.
 pub const NEAR: [&str; 2] = ["10.77.0.1", "fd77::1"];
@@ -19,33 +17,22 @@ const MAC_NEAR: &str = "02:00:00:00:77:01";
 const MAC_FAR: &str = "02:00:00:00:77:02";
 const MAC_NOBODY: &str = "02:00:00:00:77:ff";
 
-type Job = Box<dyn FnOnce() + Send>;
-
 /// The cable, to be made in a namespace of one's own. Both ends are called mig0.
 #[derive(Clone)]
 pub struct Cable {
-    jobs: mpsc::Sender<Job>,
+    other: Elsewhere,
 }
 
 impl Cable {
     pub fn new() -> Self {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let (born, birth) = mpsc::channel();
-        thread::spawn(move || {
-            super::namespace::unshare().unwrap();
-            born.send(nix::unistd::gettid()).unwrap();
-            for job in queue {
-                job();
-            }
-        });
-        let far = birth.recv().unwrap();
+        let other = Elsewhere::new();
+        let far = other.thread();
         run(&format!(
             "ip link add mig0 address {MAC_NEAR} type veth peer name mig0 address {MAC_FAR} netns {far}"
         ));
-        let cable = Self { jobs };
+        let cable = Self { other };
         run("ip link set mig0 up");
         cable.there(|| {
-            run("ip link set lo up");
             run("ip link set mig0 up");
             plug(FAR);
         });
@@ -57,13 +44,7 @@ impl Cable {
     /// Does something on the other node, and waits for it. Threads and programs that it starts stay
     /// there.
     pub fn there<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (done, result) = mpsc::channel();
-        let job = move || {
-            // Only fails if nobody waits any more.
-            let _ = done.send(job());
-        };
-        self.jobs.send(Box::new(job)).unwrap();
-        result.recv().unwrap()
+        self.other.there(job)
     }
 
     /// From now on every packet is lost, either way, and nobody is told: it goes to a card that

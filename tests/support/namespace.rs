@@ -8,8 +8,10 @@
 // For unshare, which has no safe interface.
 #![allow(unsafe_code)]
 
+use nix::unistd::Pid;
 use std::io::{self, Write};
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,49 @@ pub fn unshare() -> io::Result<()> {
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread in a network namespace of its own, which does there what it is asked to.
+#[derive(Clone)]
+pub struct Elsewhere {
+    jobs: mpsc::Sender<Job>,
+    thread: Pid,
+}
+
+impl Elsewhere {
+    pub fn new() -> Self {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (born, birth) = mpsc::channel();
+        thread::spawn(move || {
+            unshare().unwrap();
+            born.send(nix::unistd::gettid()).unwrap();
+            for job in queue {
+                job();
+            }
+        });
+        let thread = birth.recv().unwrap();
+        let elsewhere = Self { jobs, thread };
+        elsewhere.there(|| run("ip link set lo up"));
+        elsewhere
+    }
+
+    /// Does something there, and waits for it. Threads and programs that it starts stay there.
+    pub fn there<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        let job = move || {
+            // Only fails if nobody waits any more.
+            let _ = done.send(job());
+        };
+        self.jobs.send(Box::new(job)).unwrap();
+        result.recv().unwrap()
+    }
+
+    /// What the namespace is called by: `ip link ... netns` takes it.
+    pub fn thread(&self) -> Pid {
+        self.thread
     }
 }
 
