@@ -96,12 +96,19 @@ fn main() -> ExitCode {
         println!("{}: {}", case.name, case.about);
         match (case.run)(&effort) {
             Ok(rows) => report.add(case.name, rows),
-            Err(reason) => println!("  skipped: {reason}"),
+            Err(reason) => {
+                println!("  skipped: {reason}");
+                continue;
+            }
+        }
+        // At once: a later one may be interrupted.
+        if !cli.quick {
+            report.write();
         }
     }
     report.print();
     if !cli.quick {
-        report.write();
+        println!("bench/results.json, bench/results.svg and the tables of the documents are new");
     }
     ExitCode::SUCCESS
 }

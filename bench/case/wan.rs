@@ -17,9 +17,9 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-/// What goes over in one turn: at 1 Gbit/s more than four seconds, of which the slow start takes less
-/// than a tenth.
-const BYTES: u64 = 512 << 20;
+/// What goes over in one turn: at 1 Gbit/s more than two seconds, of which the slow start takes about
+/// a tenth.
+const BYTES: u64 = 256 << 20;
 
 const PEER: &str = "bare TCP";
 

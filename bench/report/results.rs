@@ -32,7 +32,6 @@ impl Results {
     pub fn write(&self) {
         let text = serde_json::to_string_pretty(self).unwrap();
         fs::write(path(FILE), text + "\n").unwrap();
-        println!("wrote {FILE}");
     }
 
     /// What earlier runs on this machine have left. Figures of two machines do not mix.
