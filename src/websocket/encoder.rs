@@ -142,3 +142,21 @@ impl Encoder {
         Ok(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::{Encoder, KEYS, Masking, Role};
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_key_is_used_twice_however_many_are_fetched_at_once() {
+        let encoder = Encoder::new(Role::Client, Masking::Random);
+        let count = 4 * KEYS + 1;
+        let keys: HashSet<[u8; 4]> = (0..count)
+            .map(|_| encoder.key().unwrap().unwrap())
+            .collect();
+        // Of 257 keys of 32 bits two are equal with a chance of 8e-6, and three pairs never.
+        assert!(keys.len() > count - 3, "{} of {count} keys", keys.len());
+    }
+}
