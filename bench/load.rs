@@ -1,5 +1,6 @@
 //! The programs at both ends of a path: one writes as fast as it is let, the other reads and drops.
 
+use crate::cores::Node;
 use crate::measure::{Clocks, Sample, rate};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io::{Read, Write};
@@ -56,24 +57,30 @@ pub fn read(mut from: impl Read, bytes: u64) {
     }
 }
 
-/// Sends a request of `size` bytes and waits for its echo, again and again; how long each took.
+/// Sends a request of `size` bytes and waits for its echo, again and again; how long each took. The
+/// asker is on the source, the echo on the target.
 pub fn ask(asker: &UnixStream, echo: &UnixStream, size: usize, rounds: usize) -> Vec<Duration> {
     thread::scope(|scope| {
         scope.spawn(|| {
+            Node::Target.enter();
             let (mut echo, mut request) = (echo, vec![0; size]);
             for _ in 0..rounds {
                 echo.read_exact(&mut request).unwrap();
                 echo.write_all(&request).unwrap();
             }
         });
-        let (mut asker, mut bytes) = (asker, crate::support::pattern(size));
-        let round = |_| {
-            let asked = Instant::now();
-            asker.write_all(&bytes).unwrap();
-            asker.read_exact(&mut bytes).unwrap();
-            asked.elapsed()
-        };
-        (0..rounds).map(round).collect()
+        let asking = scope.spawn(|| {
+            Node::Source.enter();
+            let (mut asker, mut bytes) = (asker, crate::support::pattern(size));
+            let round = |_| {
+                let asked = Instant::now();
+                asker.write_all(&bytes).unwrap();
+                asker.read_exact(&mut bytes).unwrap();
+                asked.elapsed()
+            };
+            (0..rounds).map(round).collect()
+        });
+        asking.join().unwrap()
     })
 }
 

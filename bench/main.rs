@@ -7,6 +7,7 @@
 //! | room | owns |
 //! |---|---|
 //! | `case` | one file a case: what is compared, with what, and what it has to reach |
+//! | `cores` | who runs where, when a wake-up is what counts |
 //! | `measure` | contests, spreads, the processes' CPU clocks |
 //! | `load` | the programs at both ends: a source and a sink of bytes |
 //! | `link` | two nodes with a rate and a delay between them |
@@ -26,6 +27,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod case;
+mod cores;
 mod link;
 mod load;
 mod measure;

@@ -1,5 +1,6 @@
 //! Paths from a source to a sink, and what moving bytes on them costs.
 
+use crate::cores;
 use crate::load;
 use crate::measure::{Clocks, Sample, rate};
 use crate::peer::node::{Front, Node};
@@ -26,7 +27,7 @@ pub struct Path {
     pub source: UnixStream,
     pub sink: UnixStream,
     clocks: Clocks,
-    _tunnel: Box<dyn Tunnel>,
+    tunnel: Box<dyn Tunnel>,
 }
 
 impl Path {
@@ -37,13 +38,25 @@ impl Path {
             source,
             sink,
             clocks: Clocks::new(tunnel.processes()),
-            _tunnel: tunnel,
+            tunnel,
         }
     }
 
     /// Moves so many bytes: megabytes a second.
     pub fn stream(&self, bytes: u64) -> Sample {
         load::turn(&self.source, &self.sink, bytes, &self.clocks)
+    }
+
+    /// The first process is the source's, the others are the target's.
+    pub fn give_each_node_a_core(&self) {
+        for (index, (_, process)) in self.tunnel.processes().into_iter().enumerate() {
+            let node = if index == 0 {
+                cores::Node::Source
+            } else {
+                cores::Node::Target
+            };
+            node.own(process);
+        }
     }
 
     /// The same, where they are made and dropped inside the tunnel.

@@ -3,10 +3,8 @@
 use crate::load;
 use crate::measure::{Contender, Contest, Effort, Goal, Row, Title};
 use crate::path::{Path, ours};
-use crate::peer::{Process, stunnel};
+use crate::peer::stunnel;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
-use std::thread::available_parallelism;
 
 /// A request and its answer, in bytes each.
 const SIZE: usize = 4096;
@@ -33,7 +31,9 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
             Err(reason) => println!("  left out: {plane}: {reason}"),
         }
     }
-    let _awake = awake();
+    for path in planes.iter().map(|(_, path)| path).chain([&stunnel]) {
+        path.give_each_node_a_core();
+    }
     let mut contenders = vec![
         Contender::new(BARE, || Latency::between(&asker, &echo, rounds)),
         Contender::new(STUNNEL, || Latency::through(&stunnel, rounds)),
@@ -68,15 +68,6 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
         .collect();
     rows.push(Row::limited(title("tcp, p50, added"), &added, ADDED));
     Ok(rows)
-}
-
-/// Keeps every core from going to sleep, with work that gives way to any other. To wake a virtual
-/// core takes some 30 µs, for which no contender is to blame, and which a busy node does not know.
-fn awake() -> Vec<Process> {
-    let mut idle = Command::new("chrt");
-    idle.args(["--idle", "0", "sh", "-c", "while :; do :; done"]);
-    let cores = available_parallelism().map_or(1, usize::from);
-    (0..cores).map(|_| Process::start("awake", &idle)).collect()
 }
 
 fn title(name: &str) -> Title<'_> {

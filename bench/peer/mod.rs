@@ -113,7 +113,7 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn start(name: &'static str, command: &Command) -> Self {
+    fn start(name: &'static str, command: &Command) -> Self {
         let mut tied = Command::new("setpriv");
         tied.args(["--pdeathsig", "KILL", "--"])
             .arg(command.get_program())
