@@ -18,15 +18,13 @@ pub fn figures(results: &Results) -> String {
     let goals = results.rows.iter().filter(|row| row.goal.is_some());
     let lines = lines(&groups(goals, Detail::Cases));
     let heads = "| case | what | against | ratio | goal | CPU ratio | goal |";
-    let runs = results.rows.iter().map(|row| row.runs).max();
     format!(
         "![Ratios to the peers, and CPU seconds for a GiB](bench/results.svg)\n\n{}\n\
-         Ratios are ours to theirs: the median of {} runs in which they took turns, and from the\n\
-         least to the most of them; of a series, the worst. CPU is that of every process in the path.\n\
+         Ratios are ours to theirs: the median of the runs in which they took turns, and from the least to\n\
+         the most of them; of a series, the worst. CPU is that of every process in the path.\n\
          Measured on {}.\n\
-         [bench/results.json](bench/results.json) has every row.\n",
+         [bench/results.json](bench/results.json) has every row, and how often it was run.\n",
         table(heads, lines),
-        runs.unwrap_or(0),
         figure::machine(results),
     )
 }
