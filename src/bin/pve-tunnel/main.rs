@@ -1,6 +1,9 @@
 //! The `pve-tunnel` command.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+mod arguments;
+
+use arguments::{Cli, Command, Connect, Mask};
+use clap::Parser;
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
 use std::ffi::OsString;
@@ -10,39 +13,6 @@ use std::process::ExitCode;
 
 /// The name under which Proxmox VE calls the helper that `pve-tunnel connect` stands in for.
 const HELPER: &str = "proxmox-websocket-tunnel";
-
-/// Native tunnel for moving guests between Proxmox VE clusters.
-#[derive(Parser)]
-#[command(name = "pve-tunnel", version, propagate_version = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve tunnel commands on standard input, like proxmox-websocket-tunnel.
-    ///
-    /// Reads a JSON command a line, writes an answer a line to standard output and diagnostics to
-    /// standard error, until standard input ends. Credentials come in the commands; no option or
-    /// variable takes any.
-    Connect(Connect),
-}
-
-#[derive(Args, Default)]
-struct Connect {
-    /// Masking keys inside TLS [default: zero].
-    #[arg(long, value_enum)]
-    mask: Option<Mask>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Mask {
-    /// The key 00000000, which costs neither end anything; TLS hides what masking would.
-    Zero,
-    /// A random key for each frame.
-    Random,
-}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
