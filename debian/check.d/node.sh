@@ -32,9 +32,12 @@ install_from() {
 }
 
 purge_ours() {
-    local names
-    mapfile -t names < <(our_names)
-    inside "$node" apt-get -q -y purge "${names[@]}"
+    local name known=()
+    # apt has forgotten one that was removed and has left nothing.
+    for name in $(our_names); do
+        ! inside "$node" dpkg-query -W "$name" >/dev/null 2>&1 || known+=("$name")
+    done
+    [ ${#known[@]} -eq 0 ] || inside "$node" apt-get -q -y purge "${known[@]}"
     inside "$node" apt-get -q -y autoremove --purge
 }
 
@@ -136,9 +139,13 @@ overlay_is_in_effect() {
 
 run_autopkgtest() {
     local output=$work/$suite.tests status=0
+    # All that tests and autopkgtest need stays: what is compared is what we leave.
+    install_from /packages
     inside "$node" apt-get -q -y satisfy "$(test_dependencies)"
-    # What autopkgtest takes away again after each test is then only what is tested.
+    inside "$node" apt-get -q -y install apt-utils dpkg-dev
+    # shellcheck disable=SC2016 # the inner shell's, and dpkg-query's variables
     inside "$node" sh -c 'apt-mark manual $(dpkg-query -W -f "\${Package}:\${Architecture} ") >/dev/null'
+    purge_ours
     snapshot tests-before
     rm -rf "$output"
     autopkgtest --output-dir "$output" --no-built-binaries "$packages"/*.deb "$source/" -- chroot "$node" ||
@@ -148,11 +155,18 @@ run_autopkgtest() {
     say "$(wc -l <"$output/summary") tests"
 }
 
-# Of all tests, less our own packages.
+# Of all tests, less our own packages, which apt does not know.
 test_dependencies() {
-    sed -n -e '/^Depends:/,/^[A-Z]/{ /^[A-Z]/{ /^Depends:/!b; }; s/^Depends://; p }' "$source/debian/tests/control" |
-        tr ',\n' '\n\n' | sed -e 's/^ *//' -e 's/ *$//' | grep -v -e '^@' -e '^$' -e '^#' |
-        grep -v -w -e "$(our_names | paste -s -d '|' | sed 's/|/\\|/g')" | sort -u | paste -s -d ,
+    perl -MDpkg::Control -MDpkg::Deps -Mv5.36 -e '
+        my ($file, @ours) = @ARGV;
+        my %ours = map { $_ => 1 } @ours;
+        my @wanted;
+        open my $handle, "<", $file or die "$file: $!\n";
+        while (my $test = eval { my $c = Dpkg::Control->new(type => CTRL_TESTS); $c->parse($handle, $file) && $c }) {
+            push @wanted, grep { !/^@/ && !$ours{ s/ .*//r } } split /\s*,\s*/, $test->{Depends} =~ s/\s+/ /gr;
+        }
+        say join ", ", @wanted;
+    ' "$source/debian/tests/control" $(our_names)
 }
 
 tests_leave_nothing() {

@@ -14,13 +14,17 @@ make_base() {
     fi
     mirror=$(sources | awk -v suite="$suite" '$2 == suite { print $1; exit }')
     [ -n "$mirror" ] || fail "apt knows no mirror of Debian: its sources name no suite of this machine's codename"
+    rm -f "$base"
     debootstrap --variant=minbase --keyring="$KEYRING" "$suite" "$tree" "$mirror"
 
     sources | sed "s|^|deb [signed-by=$KEYRING] |" >"$tree/etc/apt/sources.list"
     apt-config dump | grep -E '^Acquire::https?::Proxy' >"$tree/etc/apt/apt.conf.d/01proxy" || true
-    # No more than what is declared: who leaves out a dependency shall hear of it.
+    # No more than what is declared: who leaves out a dependency shall hear of it. Nor does anything stay because it would be
+    # good to have.
     cat >"$tree/etc/apt/apt.conf.d/02check" <<-'END'
 	APT::Install-Recommends "false";
+	APT::AutoRemove::RecommendsImportant "false";
+	APT::AutoRemove::SuggestsImportant "false";
 	Acquire::Languages "none";
 	Acquire::Retries "3";
 	Dpkg::Use-Pty "false";
