@@ -6,24 +6,27 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 CARGO ?= cargo
+SETUP ?= ./setup
 export CARGO_TERM_COLOR ?= auto
 
 LIBRARY := target/release/libpve_tunnel.so
 SONAME := $(LIBRARY).0
 BLIB := perl/blib/lib perl/blib/arch
+# How the Perl module is built: to be used in place, unless somebody else says it (debian/rules).
+PERL_FLAGS ?= RPATH=$(CURDIR)/target/release AUTHOR=1
 BENCH := $(CARGO) bench -q -p pve-tunnel --bench bench --
 comma := ,
 # The PVE modules that tests run against, if there are any, come from PERL5LIB.
 PROVE := prove $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
 .PHONY: help setup build library perl testnode demo test test-rust test-perl
-.PHONY: bench bench-peers bench-report lint header instructions clean
+.PHONY: install install-command install-perl bench bench-peers bench-report lint header instructions clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: ## what is missing from Debian: installs it as root, or says how
-	@./setup
+	@$(SETUP)
 
 build: library testnode perl ## everything that is built
 
@@ -36,7 +39,7 @@ testnode: setup
 	$(CARGO) build --release -p testnode
 
 perl: library
-	cd perl && perl Makefile.PL RPATH=$(CURDIR)/target/release AUTHOR=1 >/dev/null
+	cd perl && perl Makefile.PL $(PERL_FLAGS) >/dev/null
 	$(MAKE) -C perl --silent
 
 demo: build ## two nodes, a real guest, every plane (RAM= DISK= OFFLINE= in MiB, PLANES=)
@@ -53,6 +56,16 @@ test-perl: build
 	$(PROVE) t
 
 include tests/c/Makefile
+include debian/packages.mk
+
+install: install-c install-command install-perl install-manual ## what was built (DESTDIR=, PREFIX=/usr/local)
+
+install-command:
+	install -D -m 0755 target/release/pve-tunnel $(DESTDIR)$(PREFIX)/bin/pve-tunnel
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/pve-tunnel/perl5/PVE perl/stand-in/PVE/*.pm
+
+install-perl:
+	$(MAKE) -C perl --silent install DESTDIR=$(DESTDIR)
 
 bench: build bench-peers ## ours against its peers (CASE= for some of it, QUICK=1 only tries it)
 	$(BENCH) $(if $(QUICK),--quick) $(subst $(comma), ,$(CASE))
@@ -62,7 +75,7 @@ bench-report: setup ## writes anew what is made of bench/results.json: picture, 
 
 # Not --locked: what it locks does not compile any more. A compiler as old as ours gets what it can.
 bench-peers: setup ## what the benchmarks compare with
-	@./setup --bench
+	@$(SETUP) --bench
 	CARGO_RESOLVER_INCOMPATIBLE_RUST_VERSIONS=fallback \
 		$(CARGO) install websocat@1.14.0 --root target/bench
 
@@ -71,6 +84,8 @@ lint: build ## layout and lints of Rust and Perl, freshness of header and figure
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release -q -p pve-tunnel --test header
 	$(BENCH) --check
+	debian/versions
+	debian/copyright.pl | diff -u debian/copyright -
 	$(PROVE) t/00-pod.t t/01-tidy.t
 	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm
 

@@ -23,6 +23,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Version of the software that this header came with.
+#define PVE_TUNNEL_VERSION "0.1.0"
+
 // Number of the ABI that this header describes, and of the soname: libpve_tunnel.so.0.
 #define PVE_TUNNEL_ABI_VERSION 0
 

@@ -75,7 +75,11 @@ fn the_soname_carries_the_abi_version() {
 }
 
 fn make_header() -> String {
-    let config = cbindgen::Config::from_file(root().join("cbindgen.toml")).unwrap();
+    let mut config = cbindgen::Config::from_file(root().join("cbindgen.toml")).unwrap();
+    config.after_includes = Some(format!(
+        "\n// Version of the software that this header came with.\n#define PVE_TUNNEL_VERSION \"{}\"",
+        env!("CARGO_PKG_VERSION")
+    ));
     let mut builder = cbindgen::Builder::new().with_config(config);
     for source in SOURCES {
         builder = builder.with_src(root().join("src/ffi").join(source).with_extension("rs"));
