@@ -49,10 +49,13 @@ test-rust: setup
 	$(CARGO) test --release -p pve-tunnel
 	$(CARGO) test --release -p testnode
 
-test-perl: build
+test-perl: build manual
 	$(PROVE) t
 
 include tests/c/Makefile
+include docs/man/Makefile
+
+manual-pages manual-command: setup
 
 bench: build bench-peers ## ours against its peers (CASE= for some of it, QUICK=1 only tries it)
 	$(BENCH) $(if $(QUICK),--quick) $(subst $(comma), ,$(CASE))
@@ -72,7 +75,7 @@ lint: build ## layout and lints of Rust and Perl, freshness of header and figure
 	$(CARGO) test --release -q -p pve-tunnel --test header
 	$(BENCH) --check
 	$(PROVE) t/00-pod.t t/01-tidy.t
-	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm
+	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm docs/man/*.pod
 
 header: setup ## writes include/pve_tunnel.h anew
 	UPDATE_HEADER=1 $(CARGO) test --release -q -p pve-tunnel --test header

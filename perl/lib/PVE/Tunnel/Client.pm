@@ -373,7 +373,7 @@ and C<tcp>, which ask nothing of it. C<qemu> is for callers that start QEMU on T
 
 =back
 
-First F</etc/pve/remote-migration.cfg> is read (F<docs/remote-migration.cfg.md>; C<require-encryption>
+First F</etc/pve/remote-migration.cfg> is read (L<remote-migration.cfg(5)>; C<require-encryption>
 comes from there, too), and the caller's privilege is checked: C<insecure>, and a network that is not
 configured, need C<Sys.Modify> on F</>. What is refused then, is refused before the target is asked.
 Then the tunnel opens, and the connector finds out what the target can do and which of its addresses

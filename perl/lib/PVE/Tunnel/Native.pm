@@ -221,7 +221,7 @@ anything else in silence. The message names the ways out.
 
 Says what the configuration of this node, F</etc/pve/remote-migration.cfg>, means for one migration.
 Does no I/O: C<$text> is the content of the file, as bytes, or C<undef> if there is none, which is
-the same as an empty one. F<docs/remote-migration.cfg.md> says what may stand in it. C<$input> is a
+the same as an empty one. L<remote-migration.cfg(5)> says what may stand in it. C<$input> is a
 hash reference; a name that is not listed here is an error:
 
 =over
