@@ -52,13 +52,16 @@ test-rust: setup
 	$(CARGO) test --release -p pve-tunnel
 	$(CARGO) test --release -p testnode
 
-test-perl: build
+test-perl: build manual
 	$(PROVE) t
 
 include tests/c/Makefile
+include docs/man/Makefile
 include debian/packages.mk
 
-install: install-c install-command install-perl install-manual ## what was built (DESTDIR=, PREFIX=/usr/local)
+manual-pages manual-command: setup
+
+install: install-c install-command install-manual install-perl ## what was built (DESTDIR=, PREFIX=/usr/local)
 
 install-command:
 	install -D -m 0755 target/release/pve-tunnel $(DESTDIR)$(PREFIX)/bin/pve-tunnel
@@ -87,7 +90,7 @@ lint: build ## layout and lints of Rust and Perl, freshness of header and figure
 	debian/versions
 	debian/copyright.pl | diff -u debian/copyright -
 	$(PROVE) t/00-pod.t t/01-tidy.t
-	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm
+	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm docs/man/*.pod
 
 header: setup ## writes include/pve_tunnel.h anew
 	UPDATE_HEADER=1 $(CARGO) test --release -q -p pve-tunnel --test header

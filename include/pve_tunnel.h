@@ -324,7 +324,7 @@ int32_t pve_tunnel_version_reply_parse(const char *json, char **out);
 int32_t pve_tunnel_plan(const char *input, char **out);
 
 // Says what the configuration of a node, /etc/pve/remote-migration.cfg, means for one migration.
-// Does no I/O: the caller reads the file. docs/remote-migration.cfg.md says what may stand in it.
+// Does no I/O: the caller reads the file. remote-migration.cfg(5) says what may stand in it.
 //
 // `text` is its content, or NULL if there is no such file, which is the same as an empty one.
 // `input` is a JSON object, on the source node:

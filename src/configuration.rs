@@ -1,7 +1,8 @@
 //! What an administrator has configured, and what follows from it for one migration.
 //!
 //! The file `/etc/pve/remote-migration.cfg` names networks for migrations to other clusters, by ID
-//! and by remote, and a policy for all of them; `docs/remote-migration.cfg.md` is its reference.
+//! and by remote, and a policy for all of them; its reference is
+//! `docs/man/remote-migration.cfg.pod`, the manual page remote-migration.cfg(5).
 //! Reading the file is the caller's part, so that everything here is a pure function over text.
 //!
 //! * [`Configuration::parse`] reads the text strictly: what is not understood is an error with its

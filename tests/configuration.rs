@@ -123,17 +123,13 @@ fn booleans_are_those_of_proxmox() {
 
 #[test]
 fn the_examples_of_the_reference_are_read() {
-    let reference = include_str!("../docs/remote-migration.cfg.md");
-    let examples: Vec<&str> = reference
-        .split("```cfg\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
+    let reference = include_str!("../docs/man/remote-migration.cfg.pod");
+    let examples = verbatim_blocks(reference);
     assert!(examples.len() >= 5, "{} examples", examples.len());
     for example in examples {
-        assert_eq!(parsed(example).networks.len(), 1, "{example}");
+        assert_eq!(parsed(&example).networks.len(), 1, "{example}");
     }
-    // Every key has its row.
+    // Every key has its item.
     for key in [
         "remote",
         "source",
@@ -146,8 +142,26 @@ fn the_examples_of_the_reference_are_read() {
         "comment",
         "require-encryption",
     ] {
-        assert!(reference.contains(&format!("\n| `{key}` |")), "{key}");
+        assert!(reference.contains(&format!("\n=item B<{key}> ")), "{key}");
     }
+}
+
+/// The verbatim blocks of POD, without their indentation: in that page, each is a whole file.
+fn verbatim_blocks(pod: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    for line in pod.lines() {
+        let block = blocks.last_mut().unwrap();
+        if let Some(text) = line.strip_prefix("    ") {
+            *block += text;
+            *block += "\n";
+        } else if line.is_empty() {
+            *block += "\n";
+        } else if !block.trim().is_empty() {
+            blocks.push(String::new());
+        }
+    }
+    blocks.retain(|block| !block.trim().is_empty());
+    blocks
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::configuration::{
 };
 
 /// Says what the configuration of a node, /etc/pve/remote-migration.cfg, means for one migration.
-/// Does no I/O: the caller reads the file. docs/remote-migration.cfg.md says what may stand in it.
+/// Does no I/O: the caller reads the file. remote-migration.cfg(5) says what may stand in it.
 ///
 /// `text` is its content, or NULL if there is no such file, which is the same as an empty one.
 /// `input` is a JSON object, on the source node:

@@ -213,18 +213,23 @@ PVE::Tunnel::Client - the source's end of a tunnel between Proxmox VE clusters
         apitoken => 'PVEAPIToken=root@pam!move=...',
         cached_fingerprints => { 'AB:CD:...' => 1 },
     };
+    my $path = '/nodes/target/qemu/100/mtunnel';
     my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(
-        $conn, '/nodes/target/qemu/100/mtunnel', { storages => 'local' },
+        $conn, $path, { storages => 'local' },
         {
-            url => 'wss://192.0.2.7:8006/api2/json/nodes/target/qemu/100/mtunnelwebsocket',
+            url => "wss://192.0.2.7:8006/api2/json${path}websocket",
             migration_network => 'dc2',
         },
         $log,
     );
     print "RAM and live disks go by $tunnel->{plan}{plane}\n";
 
-    my $disk = PVE::Tunnel::Client::write_tunnel($tunnel, 600, 'disk', { ... });
-    PVE::Tunnel::Client::forward_unix_socket($tunnel, '/run/qemu-server/77.migrate', '/run/qemu-server/100.migrate');
+    my $disk =
+        PVE::Tunnel::Client::write_tunnel($tunnel, 600, 'disk', { ... });
+    PVE::Tunnel::Client::forward_unix_socket(
+        $tunnel, '/run/qemu-server/77.migrate',
+        '/run/qemu-server/100.migrate',
+    );
     ...
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 
@@ -321,7 +326,9 @@ writes to must be standard output or error, or something that it opens itself.
 
 =head2 fork_websocket_tunnel
 
-    my $tunnel = fork_websocket_tunnel($conn, $url, \%req_params, \%tunnel_params, $log);
+    my $tunnel = fork_websocket_tunnel(
+        $conn, $url, \%req_params, \%tunnel_params, $log,
+    );
 
 Asks the target for a worker (C<POST $url> with C<%req_params> as a form; C<$url> is the path below
 C</api2/json>), connects to it, and reads its version.
@@ -373,7 +380,7 @@ and C<tcp>, which ask nothing of it. C<qemu> is for callers that start QEMU on T
 
 =back
 
-First F</etc/pve/remote-migration.cfg> is read (F<docs/remote-migration.cfg.md>; C<require-encryption>
+First F</etc/pve/remote-migration.cfg> is read (L<remote-migration.cfg(5)>; C<require-encryption>
 comes from there, too), and the caller's privilege is checked: C<insecure>, and a network that is not
 configured, need C<Sys.Modify> on F</>. What is refused then, is refused before the target is asked.
 Then the tunnel opens, and the connector finds out what the target can do and which of its addresses
@@ -394,7 +401,9 @@ clean up.
 
 =head2 open_tunnel
 
-    my $tunnel = open_tunnel($read_line, $conn, $url, \%req_params, \%tunnel_params, $log);
+    my $tunnel = open_tunnel(
+        $read_line, $conn, $url, \%req_params, \%tunnel_params, $log,
+    );
 
 The same for a caller with a reader of its own: C<$read_line> is called with the tunnel and a number
 of seconds, and returns the next line without its end, or dies. Every answer to a command of ours is

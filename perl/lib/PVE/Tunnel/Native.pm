@@ -111,7 +111,8 @@ PVE::Tunnel::Native - the native tunnel for moving guests between Proxmox VE clu
     use PVE::Tunnel::Native;
 
     # What did the target say, and what follows from it?
-    my $reply = PVE::Tunnel::Native::version_reply_parse('{"success":1,"api":2,"age":0}');
+    my $reply = PVE::Tunnel::Native::version_reply_parse(
+        '{"success":1,"api":2,"age":0}');
     my $plan = PVE::Tunnel::Native::plan({
         migration_type => 'secure',
         caps => [$reply->{caps}->@*, $reply->{unknown}->@*],
@@ -119,7 +120,7 @@ PVE::Tunnel::Native - the native tunnel for moving guests between Proxmox VE clu
     });
     say "$plan->{plane}: $plan->{reason}";
 
-    # Websocket frames in an event loop: feed what was read, take what is there.
+    # Websocket frames: feed what was read, take what is there.
     my $codec = PVE::Tunnel::Native::Codec->new(role => 'client');
     $codec->feed(pack('H*', '810548656c6c6f'));
     while (my $piece = $codec->next()) {
@@ -148,7 +149,12 @@ JSON is loaded by the first call that takes or returns a structure, not before.
 Reads the answer of a tunnel worker to the C<version> command. C<$reply> is the line as it came
 (JSON text, at most 1 MiB), or a reference to the hash that it was decoded to. Returns
 
-    { api => 2, age => 0, caps => ['insecure-remote'], unknown => ['x-y'] }
+    {
+        api => 2,
+        age => 0,
+        caps => ['insecure-remote'],
+        unknown => ['x-y'],
+    }
 
 C<caps> has the capabilities that this software knows, C<unknown> the others: they change nothing,
 but belong into the C<caps> of C<plan>. A reply without C<caps> means none.
@@ -202,13 +208,26 @@ True and false are 1, C<!!1> or a true of JSON, and 0, C<''>, C<!!0> or a false 
 word is an error. Numbers may be strings. Returns
 
     {
-        plane => 'qemu',             # RAM and live disks: websocket, tls, tcp, qemu
-        offline => 'websocket',      # offline disks and volumes: websocket, tls, tcp
-        network => '10.0.0.0/24',    # the migration network, or undef
-        start => { statefile => 'tcp', type => 'insecure', network => '10.0.0.0/24' },
-        privileges => [{ path => '/', privilege => 'Sys.Modify', on => ['source', 'target'] }],
-        warnings => ['...'],         # sentences for the operator, to be shown before anything is created
-        reason => '...',             # one sentence: why this plane
+        # RAM and live disks: websocket, tls, tcp, qemu
+        plane => 'qemu',
+        # offline disks and volumes: websocket, tls, tcp
+        offline => 'websocket',
+        # the migration network, or undef
+        network => '10.0.0.0/24',
+        start => {
+            statefile => 'tcp',
+            type => 'insecure',
+            network => '10.0.0.0/24',
+        },
+        privileges => [{
+            path => '/',
+            privilege => 'Sys.Modify',
+            on => ['source', 'target'],
+        }],
+        # sentences to be shown before anything is created
+        warnings => ['...'],
+        # one sentence: why this plane
+        reason => '...',
     }
 
 C<start> goes into the worker's C<start> command. Every plane but C<qemu> keeps QEMU on UNIX
@@ -221,7 +240,7 @@ anything else in silence. The message names the ways out.
 
 Says what the configuration of this node, F</etc/pve/remote-migration.cfg>, means for one migration.
 Does no I/O: C<$text> is the content of the file, as bytes, or C<undef> if there is none, which is
-the same as an empty one. F<docs/remote-migration.cfg.md> says what may stand in it. C<$input> is a
+the same as an empty one. L<remote-migration.cfg(5)> says what may stand in it. C<$input> is a
 hash reference; a name that is not listed here is an error:
 
 =over
@@ -250,16 +269,25 @@ not say. An ID wins over an interface of the same name.
 Returns on the source
 
     {
-        migration_type => 'insecure',     # what was asked for, else the default
-        migration_network => 'dc2',       # the ID, or what the call gave, or undef
-        configured => JSON::true,         # a configured network is used: no privilege is needed
-        network => 'dc1',                 # what to ask the target for, or undef
-        source_network => '10.0.0.0/24',  # where this node's end must lie, or undef
+        # what was asked for, else the default
+        migration_type => 'insecure',
+        # the ID, or what the call gave, or undef
+        migration_network => 'dc2',
+        # a configured network is used: no privilege is needed
+        configured => JSON::true,
+        # what to ask the target for, or undef
+        network => 'dc1',
+        # where this node's end must lie, or undef
+        source_network => '10.0.0.0/24',
         require_encryption => JSON::false,
-        public => JSON::false,            # clear text may go to publicly routable addresses
-        gateway => JSON::false,           # clear text may go through the default gateway
-        dead_peer_timeout => 60,          # seconds, 1 to 3600
-        reason => '...',                  # one sentence: where this comes from
+        # clear text may go to publicly routable addresses
+        public => JSON::false,
+        # clear text may go through the default gateway
+        gateway => JSON::false,
+        # seconds, 1 to 3600
+        dead_peer_timeout => 60,
+        # one sentence: where this comes from
+        reason => '...',
     }
 
 and on the target C<network> (a CIDR or an interface name of this node, or C<undef> for its own
@@ -285,7 +313,12 @@ even by default, a network that is for other remotes, an ID that there is not.
 Finds the address of this host that a migration uses. C<$network> is a CIDR, an interface name, or
 C<undef> for the address that the name C<$node> resolves to. Returns
 
-    { address => '192.0.2.7', prefix_len => 24, interface => 'eth1', uri_host => '192.0.2.7' }
+    {
+        address => '192.0.2.7',
+        prefix_len => 24,
+        interface => 'eth1',
+        uri_host => '192.0.2.7',
+    }
 
 C<uri_host> has brackets around IPv6, as URIs want it. Only addresses of interfaces that are up
 count; temporary, deprecated, tentative and duplicate ones do not, nor loopback and link-local ones
@@ -299,7 +332,8 @@ Binds the first free port of 60000 to 60049 on exactly this literal address, and
 list of descriptor and port:
 
     my ($fd, $port) = PVE::Tunnel::Native::port_bind('192.0.2.7');
-    open(my $listener, '+<&=', $fd) or die "cannot open descriptor $fd: $!\n";
+    open(my $listener, '+<&=', $fd)
+        or die "cannot open descriptor $fd: $!\n";
 
 The descriptor is blocking and close-on-exec, and is yours: nobody else closes it. Dies with
 C<STATUS_IO> if all fifty ports are taken or the address is not one of this host. Under taint a
@@ -319,7 +353,11 @@ or
 and may have C<network> (a CIDR that the address must be in) and C<allow_loopback> (true for tests
 only). Returns
 
-    { address => '192.0.2.7', port => 60000, uri => 'tcp:192.0.2.7:60000' }
+    {
+        address => '192.0.2.7',
+        port => 60000,
+        uri => 'tcp:192.0.2.7:60000',
+    }
 
 with C<export> in addition for an C<nbd_uri>. Dies with C<STATUS_REFUSED> unless the address is
 literal, the port is 60000 to 60049, the address lies inside the network and is not loopback,
@@ -365,8 +403,9 @@ Returns
         source => '10.0.0.1',      # this node's address towards it
         interface => 'eth1',       # that data leaves by
         gateway => undef,          # or the router on the way
-        scope => 'private',        # or unique-local, shared, link-local, loopback,
-                                   # documentation, benchmarking, global
+        # or unique-local, shared, link-local, loopback,
+        # documentation, benchmarking, global
+        scope => 'private',
         warnings => ['CLEAR TEXT: ...'],
     }
 
@@ -419,13 +458,20 @@ sockets or terminals. C<$log> is the number of a descriptor for diagnostics, one
 C<undef> for none. They stay yours and stay open. C<$options> is a hash reference or C<undef>; all
 are optional:
 
-    mask => 'zero',              # or 'random': how frames over TLS are masked
-    connect_timeout => 10,       # seconds, 0.001 to 3600, for TCP to connect
-    handshake_timeout => 10,     # seconds for TLS
-    upgrade_timeout => 20,       # seconds for the websocket upgrade
-    ticket_timeout => 30,        # seconds for the worker to answer a ticket command
-    dead_peer_timeout => 60,     # seconds without progress on a connection to the API
-    end_with_parent => 0,        # true: SIGTERM comes when the process that forked this one dies
+    # or 'random': how frames over TLS are masked
+    mask => 'zero',
+    # seconds, 0.001 to 3600, for TCP to connect
+    connect_timeout => 10,
+    # for TLS
+    handshake_timeout => 10,
+    # for the websocket upgrade
+    upgrade_timeout => 20,
+    # for the worker to answer a ticket command
+    ticket_timeout => 30,
+    # without progress on a connection to the API
+    dead_peer_timeout => 60,
+    # true: SIGTERM comes when the process that forked this one dies
+    end_with_parent => 0,
 
 B<It blocks> until the input ends, and is meant for a process forked for it; see L</FORKS> and
 L</SIGNALS>. Returns nothing when the input has ended and everything was sent. Bad lines of input do
@@ -448,13 +494,20 @@ first line on C<$control> is the listener's: where it listens, and what the sour
 in, or C<{"error":"..."}>. Then it answers lines: C<{"op":"forward","path":"/run/..."}>,
 C<{"op":"stat"}>, C<{"op":"close"}>. F<docs/protocol.md> has their shapes. C<$options>:
 
-    plane => 'tls',              # or 'tcp'
-    network => '10.0.0.0/24',    # CIDR or interface name; without, the node's own address
-    node => 'pve1',              # the node's name
-    fingerprint => '0A:1B:...',  # tls: the source's one-time certificate
-    public => 0,                 # tcp: may listen on a publicly routable address
-    hello_timeout => 10,         # seconds for a connection to say who it is
-    dead_peer_timeout => 60,     # seconds for the source to be silent
+    # or 'tcp'
+    plane => 'tls',
+    # CIDR or interface name; without, the node's own address
+    network => '10.0.0.0/24',
+    # the node's name
+    node => 'pve1',
+    # tls: the source's one-time certificate
+    fingerprint => '0A:1B:...',
+    # tcp: may listen on a publicly routable address
+    public => 0,
+    # seconds for a connection to say who it is
+    hello_timeout => 10,
+    # seconds for the source to be silent
+    dead_peer_timeout => 60,
 
 B<It blocks> until C<close>, the end of C<$control>, or the death of the process that forked this
 one, and is meant for a process forked for it that has closed every other descriptor; see L</FORKS>
@@ -498,9 +551,12 @@ makes frames. It does no I/O: an event loop reads and writes.
 Class method: C<< PVE::Tunnel::Native::Codec->new(%options) >>. A codec for one connection after its
 upgrade. Options:
 
-    role => 'client',        # or 'server': which end this is
-    mask => 'random',        # or 'zero': how a client masks; zero only where TLS protects the wire
-    max_frame => 131072,     # longest payload taken in one frame, bytes: 125 to 16777216
+    # or 'server': which end this is
+    role => 'client',
+    # or 'zero', only where TLS protects the wire: how a client masks
+    mask => 'random',
+    # longest payload taken in one frame, bytes: 125 to 16777216
+    max_frame => 131072,
 
 Dies with C<STATUS_INVALID_ARGUMENT> for others.
 
@@ -622,7 +678,8 @@ by C<POSIX::_exit>:
     my $pid = fork() // die "cannot fork: $!\n";
     if ($pid == 0) {
         $SIG{$_} = 'DEFAULT' for qw(TERM INT HUP);
-        eval { PVE::Tunnel::Native::connector_run(fileno($in), fileno($out), fileno(STDERR)) };
+        my @descriptors = map { fileno($_) } $in, $out, \*STDERR;
+        eval { PVE::Tunnel::Native::connector_run(@descriptors) };
         print STDERR $@;
         POSIX::_exit($@ ? 1 : 0);
     }

@@ -135,7 +135,9 @@ PVE::Tunnel::Overlay - the native tunnel under an unchanged PVE::Tunnel
     use PVE::Tunnel::Overlay;
 
     PVE::Tunnel::Overlay::install();
-    my $tunnel = PVE::Tunnel::fork_websocket_tunnel($conn, $url, $req_params, $tunnel_params, $log);
+    my $tunnel = PVE::Tunnel::fork_websocket_tunnel(
+        $conn, $url, $req_params, $tunnel_params, $log,
+    );
     ...
     PVE::Tunnel::Overlay::uninstall();
 

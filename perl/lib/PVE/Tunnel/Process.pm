@@ -97,9 +97,13 @@ PVE::Tunnel::Process - a process of our own beside the caller's
 
 =head1 SYNOPSIS
 
-    my $process = PVE::Tunnel::Process::start([$theirs], sub { serve(fileno $theirs); return 0 });
+    my $process = PVE::Tunnel::Process::start(
+        [$theirs],
+        sub { serve(fileno $theirs); return 0 },
+    );
     ...
-    kill(KILL => $process->{pid}) if !PVE::Tunnel::Process::ended($process, 10);
+    kill(KILL => $process->{pid})
+        if !PVE::Tunnel::Process::ended($process, 10);
     PVE::Tunnel::Process::reap($process);
 
 =head1 DESCRIPTION

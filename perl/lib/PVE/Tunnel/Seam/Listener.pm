@@ -209,8 +209,11 @@ PVE::Tunnel::Seam::Listener - the listener's process, seen from the worker
 =head1 SYNOPSIS
 
     my ($listener, $opened) =
-        PVE::Tunnel::Seam::Listener->start({ plane => 'tcp', node => 'pve1' });
-    my $number = $listener->ask('forward', path => '/run/qemu-server/100.migrate')->{number};
+        PVE::Tunnel::Seam::Listener->start(
+            { plane => 'tcp', node => 'pve1' },
+        );
+    my $path = '/run/qemu-server/100.migrate';
+    my $number = $listener->ask('forward', path => $path)->{number};
     my $stat = $listener->close;
 
 =head1 DESCRIPTION
@@ -232,7 +235,8 @@ died. After that, every call dies with the first reason.
 
 =head2 start
 
-    my ($listener, $opened) = PVE::Tunnel::Seam::Listener->start(\%options);
+    my ($listener, $opened) =
+        PVE::Tunnel::Seam::Listener->start(\%options);
 
 Class method. C<%options> are those of C<listener_run>. Returns the object and the listener's first
 line: C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, which is a

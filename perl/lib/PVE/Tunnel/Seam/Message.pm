@@ -221,7 +221,8 @@ All die with one line that names the field, and not its value.
 C<request($direct)>: the request, a hash with C<op> and what this operation takes:
 
     hello      protocol, version?
-    open       protocol, plane, network?, fingerprint (tls), dead_peer_timeout?
+    open       protocol, plane, network?, fingerprint (tls),
+               dead_peer_timeout?
     forward    path
     stat
     close

@@ -243,7 +243,11 @@ at most one, and lets it connect only to sockets that the worker knows.
 
 =head2 new
 
-    PVE::Tunnel::Seam::Session->new(configuration => $file, check => $check, node => $name);
+    PVE::Tunnel::Seam::Session->new(
+        configuration => $file,
+        check => $check,
+        node => $name,
+    );
 
 Class method. C<check> and C<node> are optional; L<PVE::Tunnel::Seam/install> describes them.
 

@@ -1,0 +1,214 @@
+#!/usr/bin/perl
+
+# The manual: every page, and every module's, is one that man and mandoc have nothing to say about and
+# that fits a terminal; what pages say of the C library and of messages is so.
+
+use v5.36;
+
+use File::Basename qw(basename);
+use File::Find;
+use File::Temp qw(tempdir);
+use FindBin;
+use Test::More;
+
+my $ROOT = "$FindBin::Bin/..";
+my $COLUMNS = 80;
+my $DATE = '1970-01-02';
+
+# Readable to man, which may give up root's privileges.
+my $DIR = tempdir(CLEANUP => 1);
+chmod(0755, $DIR) or die "cannot open '$DIR' to man: $!\n";
+my $SHARE = "$DIR/root/usr/share";
+
+delete local @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS MANPAGER MANOPT)};
+local @ENV{qw(LC_ALL MANWIDTH SOURCE_DATE_EPOCH)} = ('C.UTF-8', $COLUMNS, 86_400);
+
+sub content ($file) {
+    open(my $fh, '<:encoding(UTF-8)', $file) or die "cannot read $file: $!\n";
+    local $/ = undef;
+    my $text = readline($fh);
+    close($fh);
+    return $text;
+}
+
+# All that a command printed, errors included, as text.
+sub output (@command) {
+    my $pid = open(my $from, '-|') // die "cannot fork: $!\n";
+    if ($pid == 0) {
+        open(STDERR, '>&', \*STDOUT) or die "cannot redirect: $!\n";
+        chdir($ROOT) or die "cannot enter $ROOT: $!\n";
+        exec(@command) or die "cannot run $command[0]: $!\n";
+    }
+    binmode($from, ':encoding(UTF-8)');
+    local $/ = undef;
+    my $text = readline($from) // '';
+    close($from);
+    return $text;
+}
+
+sub is_installed ($program) {
+    return scalar(grep { -x "$_/$program" } split(m/:/, $ENV{PATH}));
+}
+
+sub files_below ($dir) {
+    my @files;
+    find({ no_chdir => 1, wanted => sub { push @files, $_ if -f } }, $dir);
+    @files = sort @files;
+    return @files;
+}
+
+my $made = output(
+    qw(make -s -f docs/man/Makefile manual install-manual),
+    "MANUAL=$DIR/manual", "DESTDIR=$DIR/root", 'PREFIX=/usr'
+);
+is($?, 0, 'the manual is made and installed') or BAIL_OUT("there is no manual: $made");
+is($made, '', '... without a word');
+
+# Their pages are MakeMaker's; what counts here is their POD.
+my @modules = grep { m/\.pm\z/ } files_below("$ROOT/perl/lib");
+cmp_ok(scalar(@modules), '>', 5, scalar(@modules) . ' modules');
+mkdir("$DIR/man3pm") or die "cannot make a directory: $!\n";
+for my $file (@modules) {
+    my $name = substr($file, length("$ROOT/perl/lib/")) =~ s/\.pm\z//r =~ s{/}{::}gr;
+    my @options = ('--section=3pm', "--name=$name", "--date=$DATE", '--center=Perl');
+    my $said = output(qw(pod2man --utf8 --errors=die), @options, $file, "$DIR/man3pm/$name.3pm");
+    is($said, '', "pod2man of $name");
+}
+
+my @ours = grep { m/\.[1357]\z/ } files_below("$SHARE/man");
+my @pages = (@ours, files_below("$DIR/man3pm"));
+
+subtest 'what is installed, and where' => sub {
+    my @there = map { substr($_, length("$SHARE/")) } files_below("$DIR/root");
+    my @fixed = qw(
+        bash-completion/completions/pve-tunnel
+        fish/vendor_completions.d/pve-tunnel.fish
+        man/man1/pve-tunnel.1
+        man/man1/pve-tunnel-connect.1
+        man/man3/pve_tunnel.3
+        man/man5/remote-migration.cfg.5
+        man/man7/pve-tunnel-planes.7
+        zsh/vendor-completions/_pve-tunnel
+    );
+
+    for my $file (@fixed) {
+        ok((grep { $_ eq $file } @there), $file);
+    }
+    # The commands' pages come and go with the commands.
+    my %known = map { $_ => 1 } @fixed;
+    my @other = grep { !$known{$_} && !m{\Aman/man1/pve-tunnel-[a-z-]+\.1\z} } @there;
+    is("@other", '', 'and nothing else');
+    my @sources = map { basename($_, '.pod') } glob("$ROOT/docs/man/*.pod");
+    for my $name (@sources) {
+        ok((grep { m{/\Q$name\E\.[357]\z} } @ours), "of $name.pod there is a page");
+    }
+};
+
+subtest 'title, sections, date' => sub {
+    for my $page (@pages) {
+        my ($name, $section) = basename($page) =~ m/\A(.+)\.([^.]+)\z/;
+        my $text = content($page);
+        my ($title) = $text =~ m/^\.TH +(.+)$/m;
+        my @title = map { s/"//gr =~ s/\\-/-/gr } ($title // '') =~ m/"[^"]*"|\S+/g;
+        is("@title[0 .. 2]", "$name $section $DATE", "$name($section) has its title");
+        my @headings = map { s/"//gr } $text =~ m/^\.SH +(.+)$/gm;
+        is($headings[0], 'NAME', '... begins with NAME');
+        ok((grep { m/\A(?:SYNOPSIS|DESCRIPTION)\z/ } @headings), '... goes on to say what it is');
+        my ($named) = $text =~ m/^\.SH +"?NAME"?\n(?:\.[^\n]*\n)*([^\n]+)$/m;
+        like(
+            ($named // '') =~ s/\\-/-/gr,
+            qr/\A\Q$name\E +- +\S/, '... where its name and a line are, for whatis'
+        );
+    }
+};
+
+subtest 'man' => sub {
+    plan(skip_all => 'man is not installed') if !is_installed('man');
+    for my $page (@pages) {
+        my $name = basename($page);
+        my $said = output(
+            qw(sh -c),
+            'man --warnings -E UTF-8 -l -Tutf8 -Z "$1" 2>&1 >/dev/null',
+            'sh', $page
+        );
+        is($said, '', "$name: no warning");
+        my $shown = output(qw(man -E UTF-8 -l), $page) =~ s/.\x08//gr;
+        cmp_ok(scalar(my @lines = split(m/\n/, $shown)), '>', 10, '... it is shown');
+        my @long = grep { length > $COLUMNS } @lines;
+        is(join("\n", @long), '', "... in $COLUMNS columns");
+    }
+};
+
+subtest 'mandoc' => sub {
+    plan(skip_all => 'mandoc is not installed') if !is_installed('mandoc');
+    for my $page (@pages) {
+        is(output(qw(mandoc -Tlint -W warning), $page), '', basename($page) . ': no warning');
+    }
+};
+
+subtest 'pages that pages refer to are there' => sub {
+    my %there = map { basename($_) => 1 } @ours;
+    my $count = 0;
+    for my $file (glob("$ROOT/docs/man/*.pod")) {
+        for my $page (content($file) =~ m/L<(pve[-_]tunnel[\w.-]*\(\d\)|remote-[\w.-]+\(\d\))>/g) {
+            $count++;
+            ok($there{ $page =~ s/\((\d)\)/.$1/r }, basename($file) . ": $page");
+        }
+    }
+    cmp_ok($count, '>=', 6, "$count references");
+};
+
+subtest 'completions' => sub {
+    my @commands = map { m{/pve-tunnel-([a-z-]+)\.1\z} } @ours;
+    my %shell = (
+        bash => 'bash-completion/completions/pve-tunnel',
+        zsh => 'zsh/vendor-completions/_pve-tunnel',
+        fish => 'fish/vendor_completions.d/pve-tunnel.fish',
+    );
+    for my $shell (sort keys %shell) {
+        my $file = "$SHARE/$shell{$shell}";
+        my $text = content($file);
+        like($text, qr/\b\Q$_\E\b/, "$shell knows $_") for @commands;
+        SKIP: {
+            skip("$shell is not installed", 1) if !is_installed($shell);
+            is(output($shell, '-n', $file), '', "$shell can read it");
+        }
+    }
+};
+
+subtest 'pve_tunnel(3) and the header' => sub {
+    my $header = content("$ROOT/include/pve_tunnel.h");
+    $header =~ s{/\*.*?\*/|//[^\n]*}{}gs;
+    my $page = content("$ROOT/docs/man/pve_tunnel.pod");
+
+    my @declared = map { s/\s+/ /gr } $header =~ m/^([a-z][^\n({;]*\bpve_tunnel_\w+\([^;]*\);)/gm;
+    my @described = $page =~ m/^=item B<([^>]*\([^>]*\);)>$/gm;
+    cmp_ok(scalar(@declared), '>=', 20, scalar(@declared) . ' functions');
+    is(join("\n", sort @described), join("\n", sort @declared), 'they have their prototypes');
+
+    my %number = $header =~ m/^\s*(PVE_TUNNEL_STATUS_\w+) = (-?\d+),$/gm;
+    my %given = $page =~ m/^=item B<(PVE_TUNNEL_STATUS_\w+)> \((-?\d+)\)$/gm;
+    cmp_ok(scalar(keys %number), '>=', 10, scalar(keys %number) . ' statuses');
+    is_deeply(\%given, \%number, 'they have their numbers');
+
+    my %known = map { $_ => 1 } $header =~ m/\b(pve_tunnel_\w+|PVE_TUNNEL_\w+)/g;
+    my %named = map { $_ => 1 } $page =~ m/\b(pve_tunnel_\w+|PVE_TUNNEL_\w+)/g;
+    is(join(' ', sort grep { !$known{$_} } keys %named), '', 'it names nothing else');
+};
+
+# What stands between the values of a message, in the manual and where it is made.
+subtest 'the messages of pve-tunnel-planes(7)' => sub {
+    my $sources = join("\n", map { content($_) } files_below("$ROOT/src"), @modules);
+    my ($section) =
+        content("$ROOT/docs/man/pve-tunnel-planes.pod") =~
+        m/^=head1 TROUBLESHOOTING\n(.*?)^=head1 /ms;
+    my @messages = grep { !m/\Athere is no / } $section =~ m/^=item (.+)$/gm;
+    cmp_ok(scalar(@messages), '>=', 20, scalar(@messages) . ' messages');
+    for my $message (@messages) {
+        my @fixed = grep { length > 5 } split(m/I<[^>]*>/, $message);
+        my @unknown = grep { index($sources, $_) < 0 } @fixed;
+        ok(@fixed && !@unknown, $message) or diag("nothing says: @unknown");
+    }
+};
+
+done_testing();
