@@ -87,14 +87,14 @@ upgrade() {
     install_from /stand-ins
     snapshot stock
     install_from /previous
-    [ "$(inside "$node" dpkg-query -W -f '${Version}' pve-tunnel)" = "$PREVIOUS" ]
+    [ "$(installed_version)" = "$PREVIOUS" ]
     inside "$node" pve-tunnel enable
     overlay_is_in_effect
     diversions >"$work/$suite/diversions"
 
     rm -f "$node/var/lib/stand-in/triggered"
     install_from /packages
-    [ "$(inside "$node" dpkg-query -W -f '${Version}' pve-tunnel)" != "$PREVIOUS" ]
+    [ "$(installed_version)" != "$PREVIOUS" ]
     diversions | diff "$work/$suite/diversions" -
     overlay_is_in_effect
     inside "$node" pve-tunnel status
@@ -111,6 +111,11 @@ upgrade() {
     inside "$node" apt-get -q -y autoremove --purge
     snapshot upgrade-after
     same upgrade-before upgrade-after
+}
+
+installed_version() {
+    # shellcheck disable=SC2016 # dpkg-query's variable
+    inside "$node" dpkg-query -W -f '${Version}' pve-tunnel
 }
 
 diversions() {
@@ -157,6 +162,8 @@ run_autopkgtest() {
 
 # Of all tests, less our own packages, which apt does not know.
 test_dependencies() {
+    local ours
+    mapfile -t ours < <(our_names)
     perl -MDpkg::Control -MDpkg::Deps -Mv5.36 -e '
         my ($file, @ours) = @ARGV;
         my %ours = map { $_ => 1 } @ours;
@@ -166,7 +173,7 @@ test_dependencies() {
             push @wanted, grep { !/^@/ && !$ours{ s/ .*//r } } split /\s*,\s*/, $test->{Depends} =~ s/\s+/ /gr;
         }
         say join ", ", @wanted;
-    ' "$source/debian/tests/control" $(our_names)
+    ' "$source/debian/tests/control" "${ours[@]}"
 }
 
 tests_leave_nothing() {
