@@ -1,5 +1,6 @@
 //! The `pve-tunnel` command.
 
+mod activation;
 mod arguments;
 
 use arguments::{Cli, Command, Connect, Mask};
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command {
         Command::Connect(options) => connect(&options),
+        Command::Enable(options) => activation::enable(&options),
+        Command::Disable => activation::disable(),
+        Command::Status(options) => activation::status(&options),
     }
 }
 

@@ -1,0 +1,127 @@
+//! dpkg: what it diverts, what it has installed, and the trigger on which daemons reload.
+
+use super::Node;
+use super::part::{DISTRIB, PACKAGE, Part, RELOAD_TRIGGER};
+use super::plan::Diversion;
+use super::run::{RunError, command, one_line, run, succeed};
+use serde::Serialize;
+use std::process::Command;
+use std::time::Duration;
+
+/// For what only looks into dpkg's database or writes a line there.
+const DATABASE_LIMIT: Duration = Duration::from_secs(60);
+
+/// For all triggers that are pending: packages' scripts, which restart services.
+const TRIGGERS_LIMIT: Duration = Duration::from_secs(600);
+
+/// A package that dpkg has installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Package {
+    /// Its name.
+    pub name: &'static str,
+    /// Its version.
+    pub version: String,
+}
+
+/// How the daemons hear of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reload {
+    /// The trigger has been processed: who is interested has reloaded.
+    Done,
+    /// dpkg is running, for us or for somebody else, and will process it at its end.
+    AtTheEnd,
+}
+
+pub(super) fn diversion(node: &Node, part: Part) -> Result<Diversion, RunError> {
+    let ask = |question: &str, path: &str| {
+        let asked = succeed(divert(node).args([question, path]), DATABASE_LIMIT)?;
+        Ok(asked.stdout.trim_end().to_owned())
+    };
+    let distrib = part.distrib();
+    let mut by = ask("--listpackage", part.path())?;
+    if by.is_empty() {
+        // Something else may be diverted to where we would divert to.
+        by = ask("--listpackage", &distrib)?;
+    }
+    if by.is_empty() {
+        return Ok(Diversion::None);
+    }
+    let to = ask("--truename", part.path())?;
+    if by == PACKAGE && to == distrib {
+        return Ok(Diversion::Ours);
+    }
+    Ok(Diversion::Foreign { by, to })
+}
+
+pub(super) fn add_diversion(node: &Node, part: Part) -> Result<(), RunError> {
+    let distrib = format!("{}{DISTRIB}", part.path());
+    let add = ["--no-rename", "--divert", &distrib, "--add", part.path()];
+    succeed(
+        divert(node).args(["--package", PACKAGE]).args(add),
+        DATABASE_LIMIT,
+    )?;
+    Ok(())
+}
+
+pub(super) fn remove_diversion(node: &Node, part: Part) -> Result<(), RunError> {
+    let remove = ["--no-rename", "--remove", part.path()];
+    succeed(
+        divert(node).args(["--package", PACKAGE]).args(remove),
+        DATABASE_LIMIT,
+    )?;
+    Ok(())
+}
+
+fn divert(node: &Node) -> Command {
+    let mut divert = command("dpkg-divert");
+    if !node.is_this_machine() {
+        divert.arg("--root").arg(node.root());
+    }
+    divert
+}
+
+/// The package of the stock file, if it is installed.
+pub(super) fn package(node: &Node, part: Part) -> Result<Option<Package>, RunError> {
+    let mut query = command("dpkg-query");
+    query.arg("--admindir").arg(node.database());
+    query.args(["--show", "--showformat", "${db:Status-Status} ${Version}"]);
+    let asked = run(query.arg(part.package()), DATABASE_LIMIT)?;
+    // It fails for a package that it has never heard of.
+    let version = asked.stdout.strip_prefix("installed ");
+    Ok(version.map(|version| Package {
+        name: part.package(),
+        version: version.to_owned(),
+    }))
+}
+
+/// Does what every package of Proxmox VE does when it has changed a module that daemons have loaded.
+pub(super) fn reload(node: &Node) -> Result<Reload, RunError> {
+    let mut trigger = command("dpkg-trigger");
+    trigger.arg("--admindir").arg(node.database());
+    trigger.arg("--no-await");
+    if !node.maintainer_script {
+        trigger.arg(format!("--by-package={PACKAGE}"));
+    }
+    succeed(trigger.arg(RELOAD_TRIGGER), DATABASE_LIMIT)?;
+    if node.maintainer_script {
+        return Ok(Reload::AtTheEnd);
+    }
+
+    let mut process = command("dpkg");
+    if !node.is_this_machine() {
+        process.arg("--root").arg(node.root());
+    }
+    process.args(["--triggers-only", "--pending"]);
+    let processed = run(&mut process, TRIGGERS_LIMIT)?;
+    if processed.status.success() {
+        return Ok(Reload::Done);
+    }
+    if processed.stderr.contains("locked by another process") {
+        return Ok(Reload::AtTheEnd);
+    }
+    Err(RunError::Failed {
+        program: "dpkg --triggers-only --pending".to_owned(),
+        status: processed.status,
+        said: one_line(&processed.stderr),
+    })
+}

@@ -1,0 +1,101 @@
+//! Why something was not switched.
+
+use super::part::Part;
+use super::plan::Refusal;
+use super::run::RunError;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a node is not in the state that was asked for.
+#[derive(Debug, Error)]
+pub enum ActivationError {
+    /// Files of packages are changed, and only root may.
+    #[error("only root can switch pve-tunnel on and off: run this as root")]
+    NotRoot,
+    /// Two at once would undo each other.
+    #[error("another pve-tunnel enable or disable is running: wait for its end")]
+    Busy,
+    /// The database's directory, which is locked meanwhile, cannot be.
+    #[error("cannot lock {}: {cause}", .path.display())]
+    Lock {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// What is there is not what can be switched.
+    #[error("the {part} cannot be switched {to}: {refusal}. Nothing was changed")]
+    Refused {
+        /// Of which part.
+        part: Part,
+        /// `on` or `off`.
+        to: &'static str,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Perl cannot load the stock module, with or without us.
+    #[error("Perl cannot load the stock module of the {part}: {reason}. Nothing was changed")]
+    NotLoaded {
+        /// Of which part.
+        part: Part,
+        /// What Perl says.
+        reason: String,
+    },
+    /// Perl finds another file first.
+    #[error(
+        "Perl loads {file} in the place of {}: move it away. Nothing was changed", .part.path()
+    )]
+    Shadowed {
+        /// Of which part.
+        part: Part,
+        /// What it loads.
+        file: String,
+    },
+    /// The module is not one that we were written for, or ours do not load.
+    #[error(
+        "the {part} does not take this version of {}: {reason}. Nothing was changed; migrations go the stock way until there is a pve-tunnel that does", .part.package()
+    )]
+    UnknownShape {
+        /// Of which part.
+        part: Part,
+        /// What is not as it is known.
+        reason: String,
+    },
+    /// A file cannot be looked at.
+    #[error("cannot look at {}: {cause}", .path.display())]
+    Look {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// A step has failed.
+    #[error("cannot {tried}: {cause}")]
+    Step {
+        /// Of which part.
+        part: Part,
+        /// What was tried.
+        tried: String,
+        /// Why it failed.
+        cause: std::io::Error,
+    },
+    /// It failed half-way, and the parts that had been switched are what they were.
+    #[error("{cause}. What had been changed before was undone")]
+    Undone {
+        /// What failed.
+        cause: Box<ActivationError>,
+    },
+    /// It failed half-way, and so did the way back.
+    #[error(
+        "{cause}; and what had been changed could not be undone: {undo}. 'pve-tunnel disable' switches everything off once that is remedied"
+    )]
+    Stuck {
+        /// What failed.
+        cause: Box<ActivationError>,
+        /// What failed then.
+        undo: Box<ActivationError>,
+    },
+    /// A program of the system did not do its part.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}

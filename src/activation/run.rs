@@ -1,0 +1,179 @@
+//! Programs of the system: with a clean environment, a time limit, and no more of their output
+//! than anybody reads.
+
+use crate::process::lock;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Most bytes kept of each of a program's outputs: far more than any of them has to say.
+const MAX_OUTPUT: usize = 1 << 16;
+
+/// How long the outputs may stay open once the program has ended, which a process that it has left
+/// behind can make for ever.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What dpkg's programs tell each other when one of them runs another, in a maintainer script.
+const KEPT_VARIABLES: &str = "DPKG_";
+
+/// A program that has ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) status: ExitStatus,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+}
+
+/// Why a program gave no answer.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// It could not be started.
+    #[error("cannot run {program}: {cause}")]
+    Start {
+        /// Its name.
+        program: String,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// It was killed.
+    #[error("{program} has not ended within {} seconds and was killed", .limit.as_secs())]
+    TimedOut {
+        /// Its name.
+        program: String,
+        /// Its time limit.
+        limit: Duration,
+    },
+    /// It failed.
+    #[error("{program} failed ({status}): {said}")]
+    Failed {
+        /// Its name.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said about it.
+        said: String,
+    },
+    /// It answered something that is no answer.
+    #[error("{program} gave no answer that can be read: {cause}")]
+    Answer {
+        /// Its name.
+        program: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
+
+/// A program with a clean environment: nothing of the caller's decides what it does.
+pub(super) fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| {
+            name.to_str()
+                .is_some_and(|name| name.starts_with(KEPT_VARIABLES))
+        }))
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8")
+        .current_dir("/");
+    command
+}
+
+/// Runs it, and fails if it does.
+pub(super) fn succeed(command: &mut Command, limit: Duration) -> Result<Outcome, RunError> {
+    let outcome = run(command, limit)?;
+    if outcome.status.success() {
+        return Ok(outcome);
+    }
+    Err(RunError::Failed {
+        program: name(command),
+        status: outcome.status,
+        said: one_line(&outcome.stderr),
+    })
+}
+
+/// Runs it to its end, or kills it and all of its process group once the limit is over.
+pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, RunError> {
+    let program = name(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|cause| RunError::Start {
+            program: program.clone(),
+            cause,
+        })?;
+    let group = Pid::from_raw(child.id().cast_signed());
+    let (closed, all_closed) = mpsc::channel();
+    let stdout = child.stdout.take().map(|pipe| keep(pipe, closed.clone()));
+    let stderr = child.stderr.take().map(|pipe| keep(pipe, closed));
+    // Not reaped there: until it is, its number is nobody else's, and can be killed.
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        let _ = ended.send(());
+    });
+    let in_time = end.recv_timeout(limit).is_ok();
+    if !in_time {
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    let status = child.wait().map_err(|cause| RunError::Start {
+        program: program.clone(),
+        cause,
+    })?;
+    if !in_time {
+        return Err(RunError::TimedOut { program, limit });
+    }
+    while all_closed.recv_timeout(GRACE).is_ok() {}
+    let text = |kept: Option<Arc<Mutex<Vec<u8>>>>| {
+        kept.map(|kept| String::from_utf8_lossy(&lock(&kept)).into_owned())
+            .unwrap_or_default()
+    };
+    Ok(Outcome {
+        status,
+        stdout: text(stdout),
+        stderr: text(stderr),
+    })
+}
+
+/// Reads to the end, so that the writer never waits, and keeps the beginning.
+fn keep<R: Read + Send + 'static>(mut pipe: R, closed: Sender<()>) -> Arc<Mutex<Vec<u8>>> {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let filled = Arc::clone(&kept);
+    thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(count @ 1..) = pipe.read(&mut piece) {
+            let mut kept = lock(&filled);
+            let room = MAX_OUTPUT.saturating_sub(kept.len()).min(count);
+            kept.extend_from_slice(&piece[..room]);
+        }
+        let _ = closed.send(());
+    });
+    kept
+}
+
+/// What it said, on one line.
+pub(super) fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    match lines.is_empty() {
+        true => "it did not say why".to_owned(),
+        false => lines.join(" "),
+    }
+}
+
+fn name(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
