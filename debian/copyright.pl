@@ -48,7 +48,8 @@ stanza('*', ['2026 the pve-tunnel developers'], 'AGPL-3.0-or-later');
 my %used;
 for my $package (
     map {
-        sort { $a->{version} cmp $b->{version} } $crate{$_}->@*
+        sort { $a->{version} cmp $b->{version} }
+            $crate{$_}->@*
     } sort keys %crate
     )
 {
@@ -123,9 +124,14 @@ sub license_text ($license) {
         return "On Debian systems, the text of this license is in $path.\n";
     }
     my $package = ($crate{$where} // die "the text of '$license' was in crate '$where'\n")->[0];
-    return
-        join('', grep { !notices($_) } slurp("$package->{folder}/$file") =~ m{^.*\n?}gm) =~
-        s{^//[ ]?}{}gmr;
+    my $text = slurp("$package->{folder}/$file");
+    # Of a license with an exception, Debian has the license.
+    if ($license =~ /\A(.*) WITH /) {
+        my $debian = license_text($1);
+        $text =~ /^(-+ [^\n]* Exceptions? .*)/ms or die "'$file' of '$where' has no exception\n";
+        return "$debian\n$1";
+    }
+    return join('', grep { !notices($_) } $text =~ m{^.*\n?}gm) =~ s{^//[ ]?}{}gmr;
 }
 
 sub stanza ($files, $holders, $license) {

@@ -176,6 +176,9 @@ impl Node {
                 Wanted::Off
             };
             let undone = self.find(part).and_then(|found| {
+                if found == each.before {
+                    return Ok(());
+                }
                 let steps = plan(part, &found, to).map_err(|refusal| ActivationError::Refused {
                     part,
                     to: to.name(),

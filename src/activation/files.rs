@@ -47,7 +47,7 @@ impl Node {
             kept,
             diversion: dpkg::diversion(self, part)?,
             unfinished: look(&files.new_link)?.is_some() || look(&files.new_copy)?.is_some(),
-            stand_in: look(&self.at(part.stand_in()))?.is_some(),
+            stand_in: look(&self.at(part.stand_in()))?.is_some_and(|found| found.is_file()),
         })
     }
 

@@ -197,12 +197,8 @@ fn on(part: Part, found: &Found) -> Result<&'static [Step], Refusal> {
     if found.kept == Kept::Other {
         return Err(Refusal::NoFile { path });
     }
-    if !found.stand_in {
-        let stand_in = part.stand_in();
-        return Err(Refusal::NoStandIn { stand_in });
-    }
     let ours = found.diversion == Diversion::Ours;
-    match (&found.place, found.kept) {
+    let steps: Result<&'static [Step], _> = match (&found.place, found.kept) {
         (Place::File, Kept::Missing) if ours => Ok(&[Step::Keep, Step::Link]),
         (Place::File, Kept::Missing) => Ok(&[Step::Keep, Step::Divert, Step::Link]),
         // Between two steps, dpkg may have unpacked a newer one to `.distrib`.
@@ -219,6 +215,12 @@ fn on(part: Part, found: &Found) -> Result<&'static [Step], Refusal> {
         (Place::StandIn, _) => Ok(&[Step::Divert]),
         (Place::Missing, _) if ours => Ok(&[Step::Link]),
         _ => Err(Refusal::Stray { path }),
+    };
+    let stand_in = part.stand_in();
+    match steps {
+        // Also while it is on: the link leads nowhere.
+        Ok(_) if !found.stand_in => Err(Refusal::NoStandIn { stand_in }),
+        steps => steps,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writes what is made of the command's definitions: manual pages, and completions for shells.
 //!
-//! `cargo run --example manual -- DIRECTORY DATE`: pages go to `DIRECTORY/man/man1`, completions to
+//! `cargo run -p manual -- DIRECTORY DATE`: pages go to `DIRECTORY/man/man1`, completions to
 //! `DIRECTORY/completions`. The date is for the pages' footer. It is an argument because the same
 //! sources have to give the same pages on any day.
 
@@ -15,7 +15,7 @@ use std::{env, fs};
 
 // Only what it says of itself is used here, not what it parses.
 #[allow(dead_code)]
-#[path = "../src/bin/pve-tunnel/arguments.rs"]
+#[path = "../../src/bin/pve-tunnel/arguments.rs"]
 mod arguments;
 
 const SECTION: &str = "1";

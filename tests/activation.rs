@@ -1,0 +1,333 @@
+//! Switching on and off, on a tree of a test's own, with the real dpkg-divert and Perl.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/node_tree.rs"]
+mod node_tree;
+
+use node_tree::{Tree, shaped, stock, with_tree};
+use pve_tunnel::activation::{ActivationError, Part, PartState, Scope, State, Step, Wanted, plan};
+use std::fs;
+use std::path::Path;
+
+/// What `enable` leaves, written out: links, stock files, diversions.
+fn assert_on(tree: &Tree, part: Part, version: &str) {
+    assert_eq!(
+        tree.link_of(part).as_deref(),
+        Some(Path::new(part.link())),
+        "{part}"
+    );
+    assert_eq!(tree.read(&part.distrib()), stock(part, version), "{part}");
+    let diversion = format!(
+        "diversion of {} to {} by pve-tunnel",
+        part.path(),
+        part.distrib()
+    );
+    assert!(tree.diversions().contains(&diversion), "{part}");
+    // The link leads to the stand-in from where it is.
+    let through = fs::canonicalize(tree.at(part.path())).unwrap();
+    assert_eq!(through, fs::canonicalize(tree.at(part.stand_in())).unwrap());
+}
+
+fn assert_off(tree: &Tree, part: Part, version: &str) {
+    assert_eq!(tree.link_of(part), None, "{part}");
+    assert_eq!(tree.read(part.path()), stock(part, version), "{part}");
+    assert!(!tree.exists(&part.distrib()), "{part}");
+    assert!(
+        tree.diversions()
+            .iter()
+            .all(|line| !line.contains(part.path())),
+        "{part}"
+    );
+}
+
+#[test]
+fn each_command_ends_in_its_state_and_disable_leaves_no_trace() {
+    with_tree(|tree| {
+        let before = tree.listing();
+        let on = [Part::Overlay, Part::Seam];
+        let all = |state: &str| match state {
+            "on" => tree.node.enable(Scope::Modules).unwrap(),
+            "helper" => tree.node.enable(Scope::HelperOnly).unwrap(),
+            _ => tree.node.disable().unwrap(),
+        };
+        let states = ["off", "on", "helper"];
+        for from in states {
+            for to in states {
+                all(from);
+                let report = all(to);
+                assert_eq!(report.changes.is_empty(), from == to, "{from} to {to}");
+                let modules = (from == "on") != (to == "on");
+                assert_eq!(report.reload.is_some(), modules, "{from} to {to}");
+                for part in Part::ALL {
+                    let is_on = match to {
+                        "on" => on.contains(&part),
+                        "helper" => part == Part::Helper,
+                        _ => false,
+                    };
+                    match is_on {
+                        true => assert_on(tree, part, "one"),
+                        false => assert_off(tree, part, "one"),
+                    }
+                }
+                let twice = all(to);
+                assert!(twice.changes.is_empty(), "{from} to {to}, twice");
+                assert!(
+                    twice
+                        .to_string()
+                        .starts_with("nothing to change: pve-tunnel is ")
+                );
+                if to == "off" {
+                    tree.assert_listing(&before, &format!("{from} to {to}"));
+                }
+            }
+        }
+    });
+}
+
+/// Cut off between any two steps, upgraded by dpkg there or not, either command brings it in order.
+#[test]
+fn a_run_that_was_cut_off_is_brought_in_order_by_the_next() {
+    for way in [Wanted::On, Wanted::Off] {
+        for (count, upgraded) in (0..4).flat_map(|count| [(count, false), (count, true)]) {
+            for next in [Wanted::On, Wanted::Off] {
+                with_tree(|tree| cut_off(tree, way, count, upgraded, next));
+            }
+        }
+    }
+}
+
+fn cut_off(tree: &Tree, way: Wanted, count: usize, upgraded: bool, next: Wanted) {
+    let part = Part::Overlay;
+    let before = tree.listing();
+    if way == Wanted::Off {
+        tree.node.enable(Scope::Modules).unwrap();
+    }
+    let steps = plan(part, &tree.node.find(part).unwrap(), way).unwrap();
+    for step in steps.iter().take(count) {
+        tree.node.perform(part, *step).unwrap();
+        assert!(tree.at(part.path()).exists(), "after {step:?}");
+    }
+    // What the next step has made so far, but not renamed.
+    std::os::unix::fs::symlink(
+        "nowhere",
+        tree.at(&format!("{}.pve-tunnel-new", part.path())),
+    )
+    .unwrap();
+    tree.write(
+        &format!("{}.distrib.pve-tunnel-new", part.path()),
+        "half a co",
+    );
+    let name = format!("{way:?}, {count} steps, upgraded: {upgraded}, then {next:?}");
+    if upgraded {
+        tree.unpack(part, "two");
+        let undiverted = way == Wanted::On && steps.get(count) == Some(&Step::Divert);
+        if undiverted && next == Wanted::On {
+            // Kept, not diverted, and now another file: nobody but its owner can know.
+            let error = tree.node.enable(Scope::Modules).unwrap_err().to_string();
+            assert!(
+                error.contains("is not diverted: move it away"),
+                "{name}: {error}"
+            );
+            tree.remove(&part.distrib());
+        }
+    }
+    let version = if upgraded { "two" } else { "one" };
+    match next {
+        Wanted::On => {
+            tree.node.enable(Scope::Modules).unwrap();
+            assert_on(tree, part, version);
+            assert_on(tree, Part::Seam, "one");
+        }
+        Wanted::Off => {
+            tree.node.disable().unwrap();
+            assert_eq!(tree.read(part.path()), stock(part, version), "{name}");
+            let mut expected = before.clone();
+            expected.insert(
+                tree.at(part.path()),
+                format!("file: {}", stock(part, version)),
+            );
+            // The name that was kept is of a file that is no longer there: not ours to remove.
+            if upgraded && way == Wanted::On && steps.get(count) == Some(&Step::Divert) {
+                tree.remove(&part.distrib());
+            }
+            tree.assert_listing(&expected, &name);
+        }
+    }
+    assert!(
+        !tree.exists(&format!("{}.pve-tunnel-new", part.path())),
+        "{name}"
+    );
+}
+
+#[test]
+fn upgrades_and_removals_of_the_stock_package_while_on() {
+    with_tree(|tree| {
+        tree.node.enable(Scope::Modules).unwrap();
+        tree.unpack(Part::Seam, "two");
+        assert_on(tree, Part::Seam, "two");
+        assert!(tree.node.status().unwrap().problems.is_empty());
+
+        tree.uninstall(Part::Overlay);
+        tree.uninstall(Part::Seam);
+        let status = tree.node.status().unwrap();
+        assert_eq!(status.parts[0].state, PartState::Broken);
+        assert!(
+            status.problems[0]
+                .contains("libpve-guest-common-perl is not installed: 'pve-tunnel disable'"),
+            "{:?}",
+            status.problems
+        );
+        tree.unpack(Part::Overlay, "three");
+        assert_on(tree, Part::Overlay, "three");
+        tree.uninstall(Part::Overlay);
+
+        tree.node.disable().unwrap();
+        for part in [Part::Overlay, Part::Seam] {
+            assert!(
+                !tree.exists(part.path()) && !tree.exists(&part.distrib()),
+                "{part}"
+            );
+        }
+        assert_eq!(tree.diversions(), Vec::<String>::new());
+        assert_eq!(tree.node.status().unwrap().state, State::Off);
+    });
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    type Damage = fn(&Tree);
+    let overlay = "/usr/share/perl5/PVE/Tunnel.pm";
+    #[rustfmt::skip] // One row a line.
+    let table: [(&str, Damage, &str); 12] = [
+        ("a stray file", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm.distrib", "x"), "StorageTunnel.pm.distrib exists"),
+        ("another's diversion", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--package", "other", "--divert", "/usr/share/perl5/PVE/StorageTunnel.pm.other", "--add", "/usr/share/perl5/PVE/StorageTunnel.pm"]); }, "for the package other"),
+        ("a local diversion", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--local", "--divert", "/usr/share/perl5/PVE/StorageTunnel.pm.mine", "--add", "/usr/share/perl5/PVE/StorageTunnel.pm"]); }, "for the local administrator"),
+        ("a diversion to where ours would go", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--package", "other", "--divert", "/usr/share/perl5/PVE/StorageTunnel.pm.distrib", "--add", "/usr/share/perl5/PVE/Other.pm"]); }, "for the package other"),
+        ("another's link", |tree| { tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"); std::os::unix::fs::symlink("/opt/x.pm", tree.at("/usr/share/perl5/PVE/StorageTunnel.pm")).unwrap(); }, "symbolic link to '/opt/x.pm'"),
+        ("a directory", |tree| { tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"); fs::create_dir(tree.at("/usr/share/perl5/PVE/StorageTunnel.pm")).unwrap(); }, "is not a file"),
+        ("no stock file", |tree| tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"), "is not installed"),
+        ("no stand-in", |tree| tree.remove("/usr/share/pve-tunnel/perl5/PVE/StorageTunnel.pm"), "is missing"),
+        ("an unknown shape", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm", &shaped(Part::Seam, "one", "another")), "its shape is 'another'"),
+        ("an unknown shape of the first", |tree| tree.write("/usr/share/perl5/PVE/Tunnel.pm", &shaped(Part::Overlay, "one", "another")), "its shape is 'another'"),
+        ("a module that does not compile", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm", "package PVE::StorageTunnel;\n1 +;\n"), "syntax error"),
+        ("ours not installed", |tree| tree.remove("/usr/share/perl5/PVE/Tunnel/Seam.pm"), "Can't locate PVE/Tunnel/Seam.pm"),
+    ];
+    for (name, damage, expected) in table {
+        with_tree(|tree| {
+            damage(tree);
+            let before = tree.listing();
+            let error = tree.node.enable(Scope::Modules).unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+            assert!(error.contains("Nothing was changed"), "{name}: {error}");
+            tree.assert_listing(&before, &format!("{name}"));
+            let report = tree.node.disable().unwrap();
+            assert!(report.changes.is_empty(), "{name}");
+            tree.assert_listing(&before, &format!("{name}, disable"));
+        });
+    }
+    with_tree(|tree| {
+        tree.node.enable(Scope::Modules).unwrap();
+        tree.remove(overlay);
+        std::os::unix::fs::symlink("/opt/x.pm", tree.at(overlay)).unwrap();
+        let before = tree.listing();
+        let error = tree.node.disable().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ActivationError::Refused {
+                    part: Part::Overlay,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert_eq!(
+            tree.listing(),
+            before,
+            "another's link in the place of ours"
+        );
+    });
+}
+
+#[test]
+fn a_part_that_fails_takes_the_others_back_to_what_they_were() {
+    with_tree(|tree| {
+        tree.node.enable(Scope::HelperOnly).unwrap();
+        // Nothing can be made under the name that a link has until it is renamed.
+        let blocked = tree.at("/usr/share/perl5/PVE/StorageTunnel.pm.pve-tunnel-new");
+        fs::create_dir(&blocked).unwrap();
+        let before = tree.listing();
+        let error = tree.node.enable(Scope::Modules).unwrap_err();
+        assert!(matches!(error, ActivationError::Undone { .. }), "{error}");
+        assert!(error.to_string().contains("StorageTunnel.pm"), "{error}");
+        tree.assert_listing(&before, "undone");
+
+        fs::remove_dir(&blocked).unwrap();
+        // The last part of three, which is to go off: a directory cannot be replaced by a file.
+        let helper = "/usr/bin/proxmox-websocket-tunnel.distrib.pve-tunnel-new";
+        fs::create_dir(tree.at(helper)).unwrap();
+        let before = tree.listing();
+        let error = tree.node.enable(Scope::Modules).unwrap_err();
+        assert!(matches!(error, ActivationError::Undone { .. }), "{error}");
+        tree.assert_listing(&before, "undone");
+
+        fs::remove_dir(tree.at(helper)).unwrap();
+        tree.node.enable(Scope::Modules).unwrap();
+        assert_on(tree, Part::Seam, "one");
+        assert_off(tree, Part::Helper, "one");
+    });
+}
+
+#[test]
+fn disable_needs_neither_perl_nor_our_files() {
+    with_tree(|tree| {
+        tree.node.enable(Scope::Modules).unwrap();
+        fs::remove_dir_all(tree.at("/usr/share/pve-tunnel")).unwrap();
+        fs::remove_dir_all(tree.at("/usr/share/perl5/PVE/Tunnel")).unwrap();
+        tree.unpack(Part::Overlay, "two");
+        tree.node.disable().unwrap();
+        assert_off(tree, Part::Overlay, "two");
+        assert_off(tree, Part::Seam, "one");
+    });
+}
+
+#[test]
+fn two_at_once_are_one_too_many() {
+    with_tree(|tree| {
+        let directory = fs::File::open(tree.at("/var/lib/dpkg")).unwrap();
+        let lock = nix::fcntl::Flock::lock(directory, nix::fcntl::FlockArg::LockExclusive).unwrap();
+        assert!(matches!(
+            tree.node.enable(Scope::Modules),
+            Err(ActivationError::Busy)
+        ));
+        assert!(matches!(tree.node.disable(), Err(ActivationError::Busy)));
+        drop(lock);
+        tree.node.enable(Scope::Modules).unwrap();
+    });
+}
+
+#[test]
+fn the_path_has_a_whole_file_at_every_moment() {
+    with_tree(|tree| {
+        let path = tree.at(Part::Seam.path());
+        std::thread::scope(|scope| {
+            let (stop, stopped) = std::sync::mpsc::channel::<()>();
+            let reader = scope.spawn(move || {
+                let mut read = 0;
+                while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                    let text = fs::read_to_string(&path).unwrap();
+                    assert!(text.contains("\n1;\n"), "half a file: {text}");
+                    read += 1;
+                }
+                read
+            });
+            for _ in 0..5 {
+                tree.node.enable(Scope::Modules).unwrap();
+                tree.node.disable().unwrap();
+            }
+            drop(stop);
+            assert!(reader.join().unwrap() > 100);
+        });
+    });
+}
