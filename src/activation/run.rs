@@ -112,7 +112,7 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, Run
             program: program.clone(),
             cause,
         })?;
-    let group = Pid::from_raw(child.id().cast_signed());
+    let group = Pid::from_raw(child.id() as i32);
     let (closed, all_closed) = mpsc::channel();
     let stdout = child.stdout.take().map(|pipe| keep(pipe, closed.clone()));
     let stderr = child.stderr.take().map(|pipe| keep(pipe, closed));
