@@ -174,6 +174,18 @@ subtest 'completions' => sub {
             is(output($shell, '-n', $file), '', "$shell can read it");
         }
     }
+
+    # As when Tab is pressed behind the command's name.
+    my $script = <<'END';
+. "$1"
+function=$(complete -p pve-tunnel | sed 's/.* -F \([^ ]*\) .*/\1/')
+COMP_WORDS=(pve-tunnel '') COMP_CWORD=1
+"$function" pve-tunnel '' pve-tunnel
+printf '%s\n' "${COMPREPLY[@]}"
+END
+    my %offered = map { $_ => 1 }
+        split(m/\n/, output('bash', '-c', $script, 'bash', "$SHARE/$shell{bash}"));
+    ok($offered{$_}, "bash offers $_") for @commands;
 };
 
 subtest 'pve_tunnel(3) and the header' => sub {

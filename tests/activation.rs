@@ -220,7 +220,7 @@ fn what_is_refused_changes_nothing() {
             let error = tree.node.enable(Scope::Modules).unwrap_err().to_string();
             assert!(error.contains(expected), "{name}: {error}");
             assert!(error.contains("Nothing was changed"), "{name}: {error}");
-            tree.assert_listing(&before, &format!("{name}"));
+            tree.assert_listing(&before, name);
             let report = tree.node.disable().unwrap();
             assert!(report.changes.is_empty(), "{name}");
             tree.assert_listing(&before, &format!("{name}, disable"));

@@ -70,7 +70,8 @@ fn write_all(directory: &Path, date: &str) -> io::Result<()> {
     let mut command = arguments::Cli::command()
         .disable_help_subcommand(true)
         .subcommand_help_heading("COMMANDS")
-        .subcommand_value_name("COMMAND");
+        .subcommand_value_name("COMMAND")
+        .mut_subcommands(without_full_stop);
     command.build();
 
     let pages = directory.join("man/man1");
@@ -88,6 +89,14 @@ fn write_all(directory: &Path, date: &str) -> io::Result<()> {
         clap_complete::generate_to(shell, &mut command, &name, &completions)?;
     }
     Ok(())
+}
+
+/// A line that says what a command does, as it stands behind the command's name.
+fn without_full_stop(command: Command) -> Command {
+    match command.get_about().map(ToString::to_string) {
+        Some(about) => command.about(about.trim_end_matches('.').to_owned()),
+        None => command,
+    }
 }
 
 /// The command, and all below it that users are shown.
@@ -140,12 +149,24 @@ fn render(page: &Command, root: &Command, date: &str) -> io::Result<String> {
     Ok(tidy(&String::from_utf8_lossy(&out)))
 }
 
-/// Each part comes with the same definition of an apostrophe, which is needed once; and what
-/// clap_mangen makes of a distance between lines is none of mandoc's.
+/// Each part comes with the same definition of an apostrophe, which is needed once; what clap_mangen
+/// makes of a distance between lines is none of mandoc's; and indented lines stay lines.
 fn tidy(roff: &str) -> String {
     let apostrophe = Roff::new().render();
-    let rest = roff.replace(&apostrophe, "");
-    apostrophe + &rest.replace(".br\n\n.br\n", ".sp\n")
+    let rest = roff
+        .replace(&apostrophe, "")
+        .replace(".br\n\n.br\n", ".sp\n");
+    let mut tidy = apostrophe;
+    let mut inside = false;
+    for line in rest.lines() {
+        if line.starts_with("  ") != inside {
+            inside = !inside;
+            tidy += if inside { ".nf\n" } else { ".fi\n" };
+        }
+        tidy += line;
+        tidy += "\n";
+    }
+    tidy
 }
 
 /// What clap does not know of.

@@ -112,7 +112,7 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, Run
             program: program.clone(),
             cause,
         })?;
-    let group = Pid::from_raw(child.id() as libc::pid_t);
+    let group = Pid::from_raw(child.id() as i32);
     let (closed, all_closed) = mpsc::channel();
     let stdout = child.stdout.take().map(|pipe| keep(pipe, closed.clone()));
     let stderr = child.stderr.take().map(|pipe| keep(pipe, closed));
@@ -176,4 +176,73 @@ pub(super) fn one_line(text: &str) -> String {
 
 fn name(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn shell(script: &str) -> Command {
+        let mut shell = command("sh");
+        shell.args(["-c", script]);
+        shell
+    }
+
+    /// Longer than anything here takes, shorter than what is to be cut off.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_hangs_is_killed_with_all_that_it_has_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut hanging = shell("exec 3>\"$0\"; (sleep 1000) & sleep 1000");
+        hanging.arg(&fifo);
+        // Ends once the last of them has.
+        let alive = thread::spawn(move || std::fs::read(fifo).unwrap());
+        let error = run(&mut hanging, Duration::from_millis(200)).unwrap_err();
+        assert!(matches!(error, RunError::TimedOut { .. }), "{error}");
+        assert!(alive.join().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_process_that_is_left_behind_is_not_waited_for() {
+        let began = Instant::now();
+        let outcome = run(&mut shell("sleep 20 & echo done"), LONG).unwrap();
+        assert_eq!(outcome.stdout, "done\n");
+        assert!(began.elapsed() < Duration::from_secs(15));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_anybody_reads() {
+        let script = "head -c 1000000 /dev/zero; echo no >&2; exit 3";
+        let outcome = run(&mut shell(script), LONG).unwrap();
+        assert_eq!(outcome.stdout.len(), MAX_OUTPUT);
+        let error = succeed(&mut shell(script), LONG).unwrap_err().to_string();
+        assert_eq!(error, "sh failed (exit status: 3): no");
+    }
+
+    #[test]
+    fn nothing_of_the_caller_s_environment_decides() {
+        let outcome = run(&mut command("env"), LONG).unwrap();
+        let names: Vec<&str> = outcome
+            .stdout
+            .lines()
+            .filter_map(|line| Some(line.split_once('=')?.0))
+            .filter(|name| !name.starts_with(KEPT_VARIABLES))
+            .collect();
+        assert_eq!(names, ["LC_ALL", "PATH"]);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = run(&mut command("no-such-program"), LONG).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot run no-such-program: ")
+        );
+    }
 }

@@ -228,7 +228,7 @@ impl Daemon {
             State::Mixed => None,
             State::On if self.current == seen => None,
             State::On => Some(format!(
-                "{} of {seen} processes lack it",
+                "{} of {seen} processes lack it or have a version that was replaced",
                 seen - self.current
             )),
             State::Off | State::HelperOnly if self.current + self.outdated == 0 => None,
@@ -238,7 +238,9 @@ impl Daemon {
             )),
         };
         wrong.map(|wrong| {
-            format!("{name}: {wrong}, or a version that was replaced: run 'systemctl reload {name}'; workers end once their tasks have")
+            format!(
+                "{name}: {wrong}: run 'systemctl reload {name}'; a worker that is busy ends later"
+            )
         })
     }
 }

@@ -23,8 +23,8 @@ pub(crate) enum Command {
     /// Installing the packages changes nothing about a node; this does. By dpkg-divert, two modules
     /// of libpve-guest-common-perl are set aside, and links to stand-ins take their place:
     ///
-    ///   /usr/share/perl5/PVE/Tunnel.pm         (overlay: migrations from this node)
-    ///   /usr/share/perl5/PVE/StorageTunnel.pm  (seam: migrations to this node)
+    ///   /usr/share/perl5/PVE/Tunnel.pm         overlay: migrations from here
+    ///   /usr/share/perl5/PVE/StorageTunnel.pm  seam: migrations to here
     ///
     /// A stand-in loads the stock module, which is beside it as .distrib, and then pve-tunnel. If
     /// that does not take the version of the stock module, it says so, and migrations go the stock
