@@ -10,7 +10,7 @@ install_and_purge() {
     offer "$packages" /packages
     snapshot before
     install_from /packages
-    inside "$node" dpkg --verify
+    verify_installed
     inside "$node" pve-tunnel --version
     snapshot installed
     inside "$node" apt-get -q -y remove pve-tunnel
@@ -18,6 +18,14 @@ install_and_purge() {
     snapshot after
     same before after
     say "$(comm -13 "$(snapshot_of before)" "$(snapshot_of installed)" | wc -l) paths came and went"
+}
+
+# No file differs from what its package says.
+verify_installed() {
+    local names differing
+    mapfile -t names < <(our_names)
+    differing=$(inside "$node" dpkg --verify "${names[@]}")
+    [ -z "$differing" ] || fail "files that are not as their packages have them: $differing"
 }
 
 # Copies packages into the tree; what only serves debugging is not installed by anybody here.
@@ -130,8 +138,9 @@ offer_previous() {
         tree=$(mktemp -d)
         dpkg-deb -R "$deb" "$tree/package"
         version=$(dpkg-deb --field "$deb" Version)
-        sed -i -e "s/^Version: .*/Version: $PREVIOUS/" -e "s/(= ${version//./\\.})/(= $PREVIOUS)/g" \
-            "$tree/package/DEBIAN/control"
+        # Exact dependencies, and those that come from the library's symbols.
+        sed -i -e "s/^Version: .*/Version: $PREVIOUS/" \
+            -e "s/\(pve-tunnel[a-z0-9-]* (>\?= \)${version//./\\.})/\1$PREVIOUS)/g" "$tree/package/DEBIAN/control"
         dpkg-deb --build "$tree/package" "$node$1" >/dev/null
         rm -rf "$tree"
     done

@@ -27,7 +27,8 @@ overrides_have_reasons() {
 compiler_flags() {
     inside "$builder" apt-get -q -y install blhc
     cp "$(build_log)" "$builder$FIRST/build.log"
-    as first "$builder" blhc --line-numbers "$FIRST/build.log"
+    # "Compiling NAME vVERSION" is cargo's: no C compiler, and none that is hidden.
+    as first "$builder" blhc --line-numbers --ignore-line '\s*Compiling \S+ v[0-9]\S*( \(\S+\))?' "$FIRST/build.log"
 }
 
 # Rust makes position-independent code with full RELRO, and has neither a stack protector nor fortified functions: those are
@@ -43,9 +44,12 @@ hardening() {
     library=$(only "$tree" "/usr/lib/$arch/libpve_tunnel.so.*.*")
     module=$(only "$tree" "/usr/lib/$arch/perl5/*/auto/PVE/Tunnel/Native/Native.so")
 
-    inside "$builder" hardening-check --nostackprotector --nofortify --nocfprotection "$FIRST/unpacked$command"
+    # Branch protection is ARM's, and newer than bookworm.
+    local without=(--nostackprotector --nofortify --nocfprotection)
+    ! inside "$builder" grep -q nobranchprotection /usr/bin/hardening-check || without+=(--nobranchprotection)
+    inside "$builder" hardening-check "${without[@]}" "$FIRST/unpacked$command"
     for file in "$library" "$module"; do
-        inside "$builder" hardening-check --nopie --nostackprotector --nofortify --nocfprotection "$FIRST/unpacked$file"
+        inside "$builder" hardening-check --nopie "${without[@]}" "$FIRST/unpacked$file"
     done
     for file in "$command" "$library" "$module"; do
         stack_protected "$tree$file"
