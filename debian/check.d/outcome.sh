@@ -59,5 +59,5 @@ skip() {
 
 # Nothing failed, and nothing was skipped because of it.
 all_well() {
-    ! cut -f 1 "$results" | grep -q FAILED
+    ! grep -q '^FAILED' "$results"
 }
