@@ -1,0 +1,79 @@
+# shellcheck shell=bash disable=SC2154 # what is used and not set here, debian/check.d/suite sets
+# The packages are built from the tarball alone, twice. Uses: builder, tarball, packages, source, work, suite, quick.
+
+# Where the first and the second build are, inside the tree: their users' homes.
+readonly FIRST=/build SECOND=/srv/built/elsewhere
+# How far the clock of the second build is ahead.
+readonly LATER='+400 days'
+
+build_dependencies() {
+    make_tree "$builder"
+    tar -C "$source" --strip-components 1 -xf "$tarball"
+    inside "$builder" useradd --create-home --home-dir "$FIRST" first
+    unpack first "$FIRST"
+    inside "$builder" apt-get -q -y build-dep "$(unpacked "$FIRST")"
+}
+
+# unpack USER HOME
+unpack() {
+    xz -dc "$tarball" | as "$1" "$builder" tar -C "$2" -xf -
+}
+
+# The folder that the tarball unpacks to.
+unpacked() {
+    printf '%s/%s\n' "$1" "$(basename "$tarball" .tar.xz)"
+}
+
+build_first() {
+    local options
+    options="parallel=$(nproc)${quick:+ nocheck}"
+    offline "$(uname -n)" as first "$builder" -C "$(unpacked "$FIRST")" \
+        HOME="$FIRST" LC_ALL=C.UTF-8 TZ=UTC "DEB_BUILD_OPTIONS=$options" \
+        dpkg-buildpackage --no-sign 2>&1 | tee "$(build_log)"
+    cp "$builder$FIRST"/*.deb "$builder$FIRST"/*.changes "$builder$FIRST"/*.dsc "$packages"
+    say "$(find "$packages" -name '*.deb' | wc -l) packages${quick:+, without their tests}"
+}
+
+build_log() {
+    printf '%s/%s.build.log\n' "$work" "$suite"
+}
+
+# Another folder, user, umask, locale, time zone, host name, number of jobs, and another year.
+build_second() {
+    inside "$builder" mkdir -p "$(dirname "$SECOND")"
+    inside "$builder" useradd --create-home --home-dir "$SECOND" second
+    unpack second "$SECOND"
+    inside "$builder" apt-get -q -y install faketime
+    offline elsewhere as second "$builder" -C "$(unpacked "$SECOND")" \
+        HOME="$SECOND" LC_ALL=C TZ=XXX-14 'DEB_BUILD_OPTIONS=parallel=1 nocheck' \
+        sh -c 'umask 027 && exec "$@"' sh \
+        faketime -f "$LATER" dpkg-buildpackage --no-sign --build=binary
+}
+
+compare_builds() {
+    local deb different=0
+    for deb in "$packages"/*.deb; do
+        deb=$(basename "$deb")
+        sha256sum "$builder$FIRST/$deb" "$builder$SECOND/$deb"
+        cmp "$builder$FIRST/$deb" "$builder$SECOND/$deb" || { show_difference "$deb"; different=1; }
+    done
+    [ "$different" -eq 0 ] || fail 'the two builds differ'
+    say 'byte for byte'
+}
+
+show_difference() {
+    local first=$builder$FIRST second=$builder$SECOND unpacked
+    if command -v diffoscope >/dev/null; then
+        diffoscope --text-color never "$first/$1" "$second/$1" || true
+        return
+    fi
+    unpacked=$(mktemp -d)
+    dpkg-deb -R "$first/$1" "$unpacked/first"
+    dpkg-deb -R "$second/$1" "$unpacked/second"
+    (cd "$unpacked" && diff -r first second) || true
+    (
+        diff <(cd "$unpacked/first" && find . -printf '%p %M %U:%G %t %l\n' | sort) \
+            <(cd "$unpacked/second" && find . -printf '%p %M %U:%G %t %l\n' | sort)
+    ) || true
+    rm -rf "$unpacked"
+}
