@@ -31,12 +31,12 @@ fn each_state_of_an_undisturbed_or_interrupted_run_has_its_steps() {
     let missing = Place::Missing;
     #[rustfmt::skip] // One row a line.
     let table: [(&str, Found, &[Step], &[Step]); 13] = [
-        ("off", found(File, Missing, None), &[Keep, Divert, Link], &[]),
+        ("off", found(File, Missing, None), &[Divert, Keep, Link], &[]),
         ("kept", found(File, Same, None), &[Divert, Link], &[DropKept]),
         ("kept, diverted", found(File, Same, Ours), &[Link], &[DropKept, Undivert]),
         ("kept, diverted, upgraded", found(File, Different, Ours), &[Link], &[Restore, Undivert]),
         ("on", found(StandIn, Different, Ours), &[], &[Restore, Undivert]),
-        ("restored", found(File, Missing, Ours), &[Keep, Link], &[Undivert]),
+        ("diverted, or restored", found(File, Missing, Ours), &[Keep, Link], &[Undivert]),
         ("the diversion was removed by hand", found(StandIn, Different, None), &[Divert], &[Restore]),
         ("the link was removed by hand", found(missing.clone(), Different, Ours), &[Link], &[Restore, Undivert]),
         // Where on is refused, no steps are listed.

@@ -102,13 +102,13 @@ impl Node {
         }
     }
 
-    /// Held until it is dropped, or this process has ended. Of a directory that is there always, so
-    /// that no file of ours stays; dpkg itself locks other files.
+    /// Held until it is dropped, or this process has ended. Of a directory that is there always and
+    /// that nobody else locks, so that no file of ours stays.
     fn lock(&self) -> Result<Flock<File>, ActivationError> {
         if self.is_this_machine() && !nix::unistd::geteuid().is_root() {
             return Err(ActivationError::NotRoot);
         }
-        let path = self.database();
+        let path = self.at("/usr");
         let directory = File::open(&path).map_err(|cause| ActivationError::Lock {
             path: path.clone(),
             cause,

@@ -73,17 +73,21 @@ pub(super) fn remove_diversion(node: &Node, part: Part) -> Result<(), RunError> 
 }
 
 fn divert(node: &Node) -> Command {
-    let mut divert = command("dpkg-divert");
+    program("dpkg-divert", node)
+}
+
+/// One of dpkg's programs, with the node's database.
+fn program(name: &str, node: &Node) -> Command {
+    let mut program = command(name);
     if !node.is_this_machine() {
-        divert.arg("--root").arg(node.root());
+        program.arg("--root").arg(node.root());
     }
-    divert
+    program
 }
 
 /// The package of the stock file, if it is installed.
 pub(super) fn package(node: &Node, part: Part) -> Result<Option<Package>, RunError> {
-    let mut query = command("dpkg-query");
-    query.arg("--admindir").arg(node.database());
+    let mut query = program("dpkg-query", node);
     query.args(["--show", "--showformat", "${db:Status-Status} ${Version}"]);
     let asked = run(query.arg(part.package()), DATABASE_LIMIT)?;
     // It fails for a package that it has never heard of.
@@ -96,8 +100,7 @@ pub(super) fn package(node: &Node, part: Part) -> Result<Option<Package>, RunErr
 
 /// Does what every package of Proxmox VE does when it has changed a module that daemons have loaded.
 pub(super) fn reload(node: &Node) -> Result<Reload, RunError> {
-    let mut trigger = command("dpkg-trigger");
-    trigger.arg("--admindir").arg(node.database());
+    let mut trigger = program("dpkg-trigger", node);
     trigger.arg("--no-await");
     if !node.maintainer_script {
         trigger.arg(format!("--by-package={PACKAGE}"));
@@ -107,10 +110,7 @@ pub(super) fn reload(node: &Node) -> Result<Reload, RunError> {
         return Ok(Reload::AtTheEnd);
     }
 
-    let mut process = command("dpkg");
-    if !node.is_this_machine() {
-        process.arg("--root").arg(node.root());
-    }
+    let mut process = program("dpkg", node);
     process.args(["--triggers-only", "--pending"]);
     let processed = run(&mut process, TRIGGERS_LIMIT)?;
     if processed.status.success() {

@@ -15,7 +15,7 @@ pub enum ActivationError {
     /// Two at once would undo each other.
     #[error("another pve-tunnel enable or disable is running: wait for its end")]
     Busy,
-    /// The database's directory, which is locked meanwhile, cannot be.
+    /// The directory that is locked meanwhile cannot be.
     #[error("cannot lock {}: {cause}", .path.display())]
     Lock {
         /// The directory.

@@ -101,10 +101,13 @@ impl Files {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
-    /// A second name, or a copy where the file system has none.
+    /// A second name, or a copy where the file system has none; none of it if dpkg has just unpacked
+    /// a newer one there.
     fn keep(&self) -> io::Result<()> {
-        if fs::hard_link(&self.path, &self.distrib).is_ok() {
-            return Ok(());
+        match fs::hard_link(&self.path, &self.distrib) {
+            Ok(()) => return Ok(()),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(_) => {}
         }
         fs::copy(&self.path, &self.new_copy)?;
         File::open(&self.new_copy)?.sync_all()?;

@@ -74,8 +74,4 @@ impl Node {
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
-
-    fn database(&self) -> PathBuf {
-        self.at("/var/lib/dpkg")
-    }
 }

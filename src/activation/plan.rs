@@ -94,10 +94,10 @@ pub enum Wanted {
 pub enum Step {
     /// Removes what an interrupted run had not put in its place.
     Sweep,
-    /// Gives the stock file its second name, `.distrib`.
-    Keep,
     /// Has dpkg put the stock file there from now on.
     Divert,
+    /// Gives the stock file its second name, `.distrib`.
+    Keep,
     /// Renames a link to the stand-in over the path.
     Link,
     /// Renames `.distrib` over the path.
@@ -200,7 +200,8 @@ fn on(part: Part, found: &Found) -> Result<&'static [Step], Refusal> {
     let ours = found.diversion == Diversion::Ours;
     let steps: Result<&'static [Step], _> = match (&found.place, found.kept) {
         (Place::File, Kept::Missing) if ours => Ok(&[Step::Keep, Step::Link]),
-        (Place::File, Kept::Missing) => Ok(&[Step::Keep, Step::Divert, Step::Link]),
+        // Diverted first: a newer one that dpkg unpacks between two steps then goes to `.distrib`.
+        (Place::File, Kept::Missing) => Ok(&[Step::Divert, Step::Keep, Step::Link]),
         // Between two steps, dpkg may have unpacked a newer one to `.distrib`.
         (Place::File, _) if ours => Ok(&[Step::Link]),
         (Place::File, Kept::Same) => Ok(&[Step::Divert, Step::Link]),
