@@ -144,17 +144,21 @@ sub triggered () {
     return scalar @lines;
 }
 
+# What says of itself that it is in effect in a module.
+my %REPLACED_BY = ('PVE::Tunnel' => 'Overlay', 'PVE::StorageTunnel' => 'Seam');
+
 sub loads ($module) {
-    my $asked = run(
-        $^X, '-T', '-e',
-        'eval "require $ARGV[0]; 1" or do { print "answer: not\n"; exit };'
-            . 'for my $each (["Overlay", "overlay"], ["Seam", "seam"]) {'
-            . '  my $status = "PVE::Tunnel::$each->[0]"->can("status") or next;'
-            . '  my $of = $each->[1] eq "seam" ? "PVE::StorageTunnel" : "PVE::Tunnel";'
-            . '  $answer = $each->[1] if $of eq $ARGV[0] && $status->()->{installed};'
-            . '} print "answer: ", $answer // "stock", "\n"',
-        $module,
-    );
+    my $ours = $REPLACED_BY{$module};
+    my $code = <<~"END";
+        if (!eval { require $module; 1 }) {
+            print "answer: not\n";
+        } elsif (!PVE::Tunnel::$ours->can('status') || !PVE::Tunnel::$ours\::status()->{installed}) {
+            print "answer: stock\n";
+        } else {
+            print "answer: \L$ours\E\n";
+        }
+        END
+    my $asked = run($^X, '-T', '-e', $code);
     my ($answer) = $asked->{said} =~ s/^answer: (.*)\n//m ? $1 : 'nothing at all';
     return wantarray ? ($answer, [split /\n/, $asked->{said}]) : $answer;
 }
