@@ -40,13 +40,23 @@ install_from() {
 }
 
 purge_ours() {
+    local names
+    mapfile -t names < <(our_names)
+    purge "${names[@]}"
+}
+
+purge() {
     local name known=()
     # apt has forgotten one that was removed and has left nothing.
-    for name in $(our_names); do
+    for name in "$@"; do
         ! inside "$node" dpkg-query -W "$name" >/dev/null 2>&1 || known+=("$name")
     done
     [ ${#known[@]} -eq 0 ] || inside "$node" apt-get -q -y purge "${known[@]}"
     inside "$node" apt-get -q -y autoremove --purge
+}
+
+purge_stand_ins() {
+    purge libpve-guest-common-perl proxmox-websocket-tunnel pve-manager
 }
 
 our_names() {
@@ -93,6 +103,7 @@ upgrade() {
     snapshot upgrade-before
 
     install_from /stand-ins
+    rm -f "$node/var/lib/stand-in/triggered"
     snapshot stock
     install_from /previous
     [ "$(installed_version)" = "$PREVIOUS" ]
@@ -113,10 +124,8 @@ upgrade() {
     purge_ours
     rm -f "$node/var/lib/stand-in/triggered"
     snapshot stock-again
-    grep -v /var/lib/stand-in/ "$(snapshot_of stock-again)" | diff -U 0 "$(snapshot_of stock)" - ||
-        fail 'removed while it was switched on, it left something'
-    inside "$node" apt-get -q -y purge libpve-guest-common-perl proxmox-websocket-tunnel pve-manager
-    inside "$node" apt-get -q -y autoremove --purge
+    same stock stock-again
+    purge_stand_ins
     snapshot upgrade-after
     same upgrade-before upgrade-after
 }
@@ -153,6 +162,8 @@ overlay_is_in_effect() {
 
 run_autopkgtest() {
     local output=$work/$suite.tests status=0
+    # An upgrade that failed has left them, and tests take them for the real ones.
+    purge_stand_ins
     # All that tests and autopkgtest need stays: what is compared is what we leave.
     install_from /packages
     inside "$node" apt-get -q -y satisfy "$(test_dependencies)"

@@ -31,9 +31,9 @@ compiler_flags() {
     as first "$builder" blhc --line-numbers --ignore-line '\s*Compiling \S+ v[0-9]\S*( \(\S+\))?' "$FIRST/build.log"
 }
 
-# Of all three files: full RELRO, BIND_NOW, no run path, and a stack protector, which is in what is compiled from C: the Perl
-# module, and ring in the library and the command. Rust has none, and neither fortified functions nor -fcf-protection. The
-# command has a position of its own to give up: PIE.
+# Asked of all three files: full RELRO, BIND_NOW, no run path, and the stack protector, which what is compiled from C has:
+# the Perl module, and ring in the library and the command. Of the command also PIE. Not asked: fortified functions and
+# -fcf-protection, which Rust does not have.
 hardening() {
     local tree=$builder$FIRST/unpacked deb file arch
     inside "$builder" apt-get -q -y install devscripts binutils
