@@ -4,7 +4,8 @@ DIST := target/dist
 DEB := target/deb
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 RELEASE := pve-tunnel-$(VERSION)
-# Vendors crates for some platforms only: without it, more than half of the tarball were Windows.
+# Vendors crates for some platforms only: without it, more than half of the tarball were Windows. And without the manifests
+# as their authors wrote them: cargo reads what is beside them, and debhelper takes *.orig for leftovers.
 FILTERER := cargo-vendor-filterer
 FILTERER_VERSION := 0.5.18
 PLATFORMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
@@ -14,7 +15,8 @@ PLATFORMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
 dist: setup $(DIST)/bin/$(FILTERER) ## the source of the last commit with all crates: a tarball that builds offline
 	rm -rf $(DIST)/$(RELEASE)*
 	git archive --prefix=$(RELEASE)/ HEAD | tar -x -C $(DIST)
-	cd $(DIST)/$(RELEASE) && ../bin/$(FILTERER) --versioned-dirs $(addprefix --platform=,$(PLATFORMS)) vendor
+	cd $(DIST)/$(RELEASE) && ../bin/$(FILTERER) --versioned-dirs $(addprefix --platform=,$(PLATFORMS)) \
+	    --exclude-crate-path='*#Cargo.toml.orig' vendor
 	install -D -m 0644 debian/vendor.toml $(DIST)/$(RELEASE)/.cargo/config.toml
 	XZ_OPT=-T0 tar -cJf $(DIST)/$(RELEASE).tar.xz -C $(DIST) --sort=name --owner=0 --group=0 --numeric-owner \
 	    --mode=u=rwX,go=rX --mtime=@$$(git log -1 --format=%ct) $(RELEASE)

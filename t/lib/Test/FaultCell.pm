@@ -9,7 +9,7 @@ use Test::More;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use Test::MigrationProcess;
-use Test::Processes qw(in_session listening established sockets_in wait_until);
+use Test::Processes qw(in_session is_running listening established sockets_in wait_until);
 
 our @EXPORT_OK = qw(cell nothing_left);
 
@@ -81,6 +81,8 @@ sub cell (%option) {
         be_in_hello($migration, $listener) if $listener;
         kill(KILL => $pid) == 1 or die "kill $victim: $!\n";
         my $killed = clock_gettime(CLOCK_MONOTONIC);
+        # It dies when the kernel gets to it: on a busy machine, the others could be done before.
+        wait_until(sub { !is_running($pid) }) or die "the $victim does not die\n";
         kill CONT => $listener if $listener;
         $migration->go if !$listener;
 

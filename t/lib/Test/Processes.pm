@@ -7,7 +7,8 @@ use v5.36;
 use Exporter qw(import);
 use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
-our @EXPORT_OK = qw(children in_session program command_line listening established sockets_in
+our @EXPORT_OK =
+    qw(children in_session is_running program command_line listening established sockets_in
     wait_until);
 
 =head1 NAME
@@ -23,6 +24,10 @@ The process IDs of its children. Zombies count nowhere.
 =head2 in_session($pid)
 
 Those of all processes in the session that this one leads, whoever has become their parent since.
+
+=head2 is_running($pid)
+
+Whether there is such a process. A zombie is none.
 
 =head2 program($pid), command_line($pid)
 
@@ -58,6 +63,10 @@ sub children ($pid) {
 
 sub in_session ($pid) {
     return map { $_->{pid} } grep { $_->{session} == $pid } processes();
+}
+
+sub is_running ($pid) {
+    return scalar grep { $_->{pid} == $pid } processes();
 }
 
 sub processes () {
