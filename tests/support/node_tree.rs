@@ -115,7 +115,9 @@ impl Tree {
         list(self.directory.path(), &mut found);
         found.retain(|path, _| {
             let path = path.to_str().unwrap();
-            !NOT_COMPARED.iter().any(|end| path.ends_with(end))
+            // Triggers are processed by root's dpkg only: another's stay in the queue.
+            (nix::unistd::geteuid().is_root() || !path.ends_with("/Unincorp"))
+                && !NOT_COMPARED.iter().any(|end| path.ends_with(end))
         });
         found
     }
