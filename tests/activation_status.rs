@@ -5,7 +5,7 @@
 #[path = "support/node_tree.rs"]
 mod node_tree;
 
-use node_tree::{Tree, shaped, with_tree};
+use node_tree::{Tree, shaped, with_installing_tree, with_tree};
 use pve_tunnel::activation::{Daemon, Part, PartState, Reload, Scope, State};
 use serde_json::json;
 use std::fs;
@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 
 #[test]
 fn a_node_that_is_off_on_or_helper_only_is_in_order() {
-    with_tree(|tree| {
+    with_installing_tree(|tree| {
         tree.install(
             "libpve-guest-common-perl",
             "6.0.2",
@@ -266,7 +266,7 @@ fn built_library() -> PathBuf {
 
 #[test]
 fn the_trigger_is_processed_or_left_to_the_dpkg_that_is_running() {
-    with_tree(|tree| {
+    with_installing_tree(|tree| {
         tree.install(
             "interested",
             "1",
