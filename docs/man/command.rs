@@ -25,7 +25,7 @@ const OVERVIEW: &str = "Guests move by qm remote-migrate and pct remote-migrate,
      what makes that fast. Which way the guest's data takes then, what is encrypted, which ports it needs and what \
      to choose is described in pve-tunnel-planes(7); which networks it takes is configured in remote-migration.cfg(5).";
 
-/// How a command ends that does not say otherwise in its help.
+/// How every command ends.
 const EXIT_STATUS: [(&str, &str); 3] = [
     ("0", "Success."),
     (
@@ -172,22 +172,7 @@ fn tidy(roff: &str) -> String {
 /// What clap does not know of.
 fn more(page: &Command, root: &Command) -> Roff {
     let mut roff = Roff::new();
-    let own = page.get_after_long_help().or_else(|| page.get_after_help());
-    let own = own.map(ToString::to_string).unwrap_or_default();
-    let sections = sections(&own);
-    for (title, lines) in &sections {
-        roff.control("SH", [title.as_str()]);
-        for line in lines {
-            match line.trim() {
-                "" => roff.control("PP", []),
-                text => roff.text([roman(text)]),
-            };
-        }
-    }
     let mut table = |title: &str, items: &[(&str, &str)]| {
-        if sections.iter().any(|(own, _)| own == title) {
-            return;
-        }
         roff.control("SH", [title]);
         for (term, meaning) in items {
             roff.control("TP", []).text([bold(*term)]);
@@ -202,30 +187,6 @@ fn more(page: &Command, root: &Command) -> Roff {
     roff.control("SH", ["SEE ALSO"]);
     roff.text(references(page, root));
     roff
-}
-
-/// Text after a command's options, taken apart: a line such as `Exit status:` that begins at the
-/// margin is the title of a section. What comes before the first is notes.
-fn sections(text: &str) -> Vec<(String, Vec<&str>)> {
-    let mut sections: Vec<(String, Vec<&str>)> = Vec::new();
-    for line in text.lines() {
-        let title = line
-            .strip_suffix(':')
-            .filter(|title| !title.starts_with(' '));
-        match (title, sections.last_mut()) {
-            (Some(title), _) => sections.push((title.to_uppercase(), Vec::new())),
-            (None, Some((_, lines))) => lines.push(line),
-            (None, None) if line.trim().is_empty() => {}
-            (None, None) => sections.push(("NOTES".to_owned(), vec![line])),
-        }
-    }
-    for (_, lines) in &mut sections {
-        let end = lines.iter().rposition(|line| !line.trim().is_empty());
-        lines.truncate(end.map_or(0, |last| last + 1));
-        let first = lines.iter().position(|line| !line.trim().is_empty());
-        lines.drain(..first.unwrap_or(0));
-    }
-    sections
 }
 
 /// All pages of the command but this one, then those of others.
