@@ -2,8 +2,7 @@
 
 DIST := target/dist
 DEB := target/deb
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-RELEASE := pve-tunnel-$(VERSION)
+RELEASE := pve-tunnel-$(MANUAL_VERSION)
 # Vendors crates for some platforms only: without it, more than half of the tarball were Windows. And without the manifests
 # as their authors wrote them: cargo reads what is beside them, and debhelper takes *.orig for leftovers.
 FILTERER := cargo-vendor-filterer
