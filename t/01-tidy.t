@@ -6,6 +6,7 @@ use v5.36;
 
 use File::Find;
 use FindBin;
+use Path::Tiny qw(path);
 use Test::More;
 
 my $ROOT = "$FindBin::Bin/..";
@@ -36,21 +37,13 @@ sub is_perl ($file) {
     return $first =~ m/\A#!.*\bperl\b/ ? 1 : 0;
 }
 
-sub content ($file) {
-    open(my $fh, '<', "$ROOT/$file") or die "cannot read $file: $!\n";
-    local $/ = undef;
-    my $text = readline($fh);
-    close($fh);
-    return $text;
-}
-
 subtest 'perltidy' => sub {
     plan(skip_all => 'Perl::Tidy is not installed') if !eval { require Perl::Tidy; 1 };
 
     # In place is for people at a terminal; here it would write backups.
-    my $profile = content('.perltidyrc') =~ s/^-b(?:ext=.*)?$//gmr;
+    my $profile = path("$ROOT/.perltidyrc")->slurp =~ s/^-b(?:ext=.*)?$//gmr;
     for my $file (@files) {
-        my $source = content($file);
+        my $source = path("$ROOT/$file")->slurp;
         my ($tidy, $errors) = ('', '');
         my $failed = Perl::Tidy::perltidy(
             source => \$source,

@@ -7,18 +7,11 @@ use v5.36;
 
 use File::Temp qw(tempdir);
 use FindBin;
+use Path::Tiny qw(path);
 use Test::More;
 
 my $ROOT = "$FindBin::Bin/..";
 my @INCLUDE = map { "-I$_" } @INC;
-
-sub content ($file) {
-    open(my $fh, '<', "$ROOT/$file") or die "cannot read $file: $!\n";
-    local $/ = undef;
-    my $text = readline($fh);
-    close($fh);
-    return $text;
-}
 
 # Runs a program in an empty directory; returns what it printed, errors included, and how it ended.
 sub run ($code) {
@@ -39,7 +32,7 @@ sub run ($code) {
 }
 
 subtest 'docs/perl.md' => sub {
-    my $text = content('docs/perl.md');
+    my $text = path("$ROOT/docs/perl.md")->slurp;
     my $count = 0;
     while ($text =~ m/^```perl\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?/gms) {
         my ($code, $expected) = ($1, $2);
@@ -54,7 +47,8 @@ subtest 'docs/perl.md' => sub {
 };
 
 subtest 'SYNOPSIS of PVE::Tunnel::Native' => sub {
-    my ($code) = content('perl/lib/PVE/Tunnel/Native.pm') =~ m/^=head1 SYNOPSIS\n(.*?)^=head1 /ms
+    my ($code) =
+        path("$ROOT/perl/lib/PVE/Tunnel/Native.pm")->slurp =~ m/^=head1 SYNOPSIS\n(.*?)^=head1 /ms
         or die "there is no SYNOPSIS\n";
     my ($printed, $status) = run($code =~ s/^    //gmr);
     is($status, 0, 'ends well') or diag($printed);

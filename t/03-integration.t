@@ -6,6 +6,7 @@ use v5.36;
 
 use File::Temp ();
 use FindBin;
+use Path::Tiny qw(path);
 use Test::More;
 
 my $ROOT = "$FindBin::Bin/..";
@@ -14,15 +15,7 @@ my @INCLUDE = map { "-I$_" } @INC;
 # These belong to Proxmox VE, or to the reader.
 my %FOREIGN = map { $_ => 1 } qw(PVE::Tunnel PVE::Tools PVE::StorageTunnel PVE::RPCEnvironment);
 
-sub content ($file) {
-    open(my $fh, '<', $file) or die "cannot read $file: $!\n";
-    local $/ = undef;
-    my $text = readline($fh);
-    close($fh);
-    return $text;
-}
-
-my $text = content("$ROOT/docs/integration.md");
+my $text = path("$ROOT/docs/integration.md")->slurp;
 my @blocks = $text =~ m/^```perl\n(.*?)^```\n/gms;
 cmp_ok(scalar(@blocks), '>=', 6, scalar(@blocks) . ' examples');
 is(scalar(() = $text =~ m/^```\w+$/gm), scalar(@blocks), 'none was missed');

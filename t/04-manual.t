@@ -9,6 +9,7 @@ use File::Basename qw(basename);
 use File::Find;
 use File::Temp qw(tempdir);
 use FindBin;
+use Path::Tiny qw(path);
 use Test::More;
 
 my $ROOT = "$FindBin::Bin/..";
@@ -22,14 +23,6 @@ my $SHARE = "$DIR/root/usr/share";
 
 delete local @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS MANPAGER MANOPT)};
 local @ENV{qw(LC_ALL MANWIDTH SOURCE_DATE_EPOCH)} = ('C.UTF-8', $COLUMNS, 86_400);
-
-sub content ($file) {
-    open(my $fh, '<:encoding(UTF-8)', $file) or die "cannot read $file: $!\n";
-    local $/ = undef;
-    my $text = readline($fh);
-    close($fh);
-    return $text;
-}
 
 # All that a command printed, errors included, as text.
 sub output (@command) {
@@ -107,7 +100,7 @@ subtest 'what is installed, and where' => sub {
 subtest 'title, sections, date' => sub {
     for my $page (@pages) {
         my ($name, $section) = basename($page) =~ m/\A(.+)\.([^.]+)\z/;
-        my $text = content($page);
+        my $text = path($page)->slurp_utf8;
         my ($title) = $text =~ m/^\.TH +(.+)$/m;
         my @title = map { s/"//gr =~ s/\\-/-/gr } ($title // '') =~ m/"[^"]*"|\S+/g;
         is("@title[0 .. 2]", "$name $section $DATE", "$name($section) has its title");
@@ -150,7 +143,9 @@ subtest 'pages that pages refer to are there' => sub {
     my %there = map { basename($_) => 1 } @ours;
     my $count = 0;
     for my $file (glob("$ROOT/docs/man/*.pod")) {
-        for my $page (content($file) =~ m/L<(pve[-_]tunnel[\w.-]*\(\d\)|remote-[\w.-]+\(\d\))>/g) {
+        for my $page (
+            path($file)->slurp_utf8 =~ m/L<(pve[-_]tunnel[\w.-]*\(\d\)|remote-[\w.-]+\(\d\))>/g)
+        {
             $count++;
             ok($there{ $page =~ s/\((\d)\)/.$1/r }, basename($file) . ": $page");
         }
@@ -167,7 +162,7 @@ subtest 'completions' => sub {
     );
     for my $shell (sort keys %shell) {
         my $file = "$SHARE/$shell{$shell}";
-        my $text = content($file);
+        my $text = path($file)->slurp_utf8;
         like($text, qr/\b\Q$_\E\b/, "$shell knows $_") for @commands;
         SKIP: {
             skip("$shell is not installed", 1) if !is_installed($shell);
@@ -189,9 +184,9 @@ END
 };
 
 subtest 'pve_tunnel(3) and the header' => sub {
-    my $header = content("$ROOT/include/pve_tunnel.h");
+    my $header = path("$ROOT/include/pve_tunnel.h")->slurp_utf8;
     $header =~ s{/\*.*?\*/|//[^\n]*}{}gs;
-    my $page = content("$ROOT/docs/man/pve_tunnel.pod");
+    my $page = path("$ROOT/docs/man/pve_tunnel.pod")->slurp_utf8;
 
     my @declared = map { s/\s+/ /gr } $header =~ m/^([a-z][^\n({;]*\bpve_tunnel_\w+\([^;]*\);)/gm;
     my @described = $page =~ m/^=item B<([^>]*\([^>]*\);)>$/gm;
@@ -210,9 +205,9 @@ subtest 'pve_tunnel(3) and the header' => sub {
 
 # What stands between the values of a message, in the manual and where it is made.
 subtest 'the messages of pve-tunnel-planes(7)' => sub {
-    my $sources = join("\n", map { content($_) } files_below("$ROOT/src"), @modules);
+    my $sources = join("\n", map { path($_)->slurp_utf8 } files_below("$ROOT/src"), @modules);
     my ($section) =
-        content("$ROOT/docs/man/pve-tunnel-planes.pod") =~
+        path("$ROOT/docs/man/pve-tunnel-planes.pod")->slurp_utf8 =~
         m/^=head1 TROUBLESHOOTING\n(.*?)^=head1 /ms;
     my @messages = grep { !m/\Athere is no / } $section =~ m/^=item (.+)$/gm;
     cmp_ok(scalar(@messages), '>=', 20, scalar(@messages) . ' messages');

@@ -11,6 +11,7 @@ use lib "$FindBin::RealBin/lib";
 
 use File::Path qw(make_path);
 use File::Temp qw(tempdir);
+use Path::Tiny qw(path);
 use Test::More;
 
 my $ROOT = "$FindBin::RealBin/..";
@@ -36,31 +37,16 @@ sub tree (%stock) {
     my $dir = tempdir(CLEANUP => 1);
     make_path("$dir/PVE");
     my %content =
-        (Tunnel => content($STOCK_TUNNEL), StorageTunnel => $STOCK_STORAGE_TUNNEL, %stock);
+        (Tunnel => path($STOCK_TUNNEL)->slurp, StorageTunnel => $STOCK_STORAGE_TUNNEL, %stock);
     for my $name (sort keys %content) {
-        my $text = content("$ROOT/perl/stand-in/PVE/$name.pm");
+        my $text = path("$ROOT/perl/stand-in/PVE/$name.pm")->slurp;
         my $path = "/usr/share/perl5/PVE/$name.pm.distrib";
         my $count = $text =~ s/^require '\Q$path\E';/require '$dir\/PVE\/$name.pm.distrib';/gm;
         die "$name.pm does not load its stock file in one place\n" if $count != 1;
-        put("$dir/PVE/$name.pm", $text);
-        put("$dir/PVE/$name.pm.distrib", $content{$name}) if defined $content{$name};
+        path("$dir/PVE/$name.pm")->spew($text);
+        path("$dir/PVE/$name.pm.distrib")->spew($content{$name}) if defined $content{$name};
     }
     return $dir;
-}
-
-sub put ($file, $text) {
-    open(my $fh, '>', $file) or die "cannot create $file: $!\n";
-    print {$fh} $text;
-    close($fh) or die "cannot write $file: $!\n";
-    return;
-}
-
-sub content ($file) {
-    open(my $fh, '<', $file) or die "cannot read $file: $!\n";
-    local $/ = undef;
-    my $text = readline($fh);
-    close($fh);
-    return $text;
 }
 
 # As if nothing of ours were there, wherever it is installed.
@@ -134,7 +120,7 @@ subtest 'what is not there, or not known' => sub {
         'no native modules' => [$tree, 2, 'off', 'off', qr/Can't locate PVE/, without => 1],
         'another shape of PVE::Tunnel' => [
             tree(
-                Tunnel => content($STOCK_TUNNEL) =~
+                Tunnel => path($STOCK_TUNNEL)->slurp =~
                     s/my \(\$tunnel, \$local, \$remote\)/my (\$tunnel, \$remote, \$local)/r
             ),
             1, 'off', 'on', qr/left as it is: its function 'forward_unix_socket'/,
@@ -206,8 +192,8 @@ END
     # anything; so it is what the stock module leaves that counts.
     my $stock = tempdir(CLEANUP => 1);
     make_path("$stock/PVE");
-    put("$stock/PVE/Tunnel.pm", content($STOCK_TUNNEL));
-    put("$stock/PVE/StorageTunnel.pm", $STOCK_STORAGE_TUNNEL);
+    path($STOCK_TUNNEL)->copy("$stock/PVE/Tunnel.pm");
+    path("$stock/PVE/StorageTunnel.pm")->spew($STOCK_STORAGE_TUNNEL);
     my $expected = run($stock, $touched, without => 1) =~ s/^died: .*/died: /mr;
     like($expected, qr/^status 77, errno \d+\nhandlers\n/, 'left by the stock module');
     is(run($tree, $touched), $expected, 'is what it was');
@@ -237,7 +223,7 @@ for my $name (qw(Tunnel StorageTunnel)) {
         skip "the real PVE::$name is not here", 2 if !$real;
         my $said = run($real, "print qq(loads\n) if eval { require PVE::$name }", real => 1);
         skip "the real PVE::$name does not load here", 2 if $said !~ /^loads$/m;
-        my $dir = tree(map { $_ => content("$real/PVE/$_.pm") } qw(Tunnel StorageTunnel));
+        my $dir = tree(map { $_ => path("$real/PVE/$_.pm")->slurp } qw(Tunnel StorageTunnel));
         my $on = $name eq 'Tunnel' ? 'seam off' : 'seam on';
         for my $taint (0, 1) {
             $said = run($dir, "$REPORT require PVE::$name; report()", real => 1, taint => $taint);
