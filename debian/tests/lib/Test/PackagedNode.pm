@@ -5,12 +5,12 @@ package Test::PackagedNode;
 use v5.36;
 
 use Exporter qw(import);
+use File::Basename qw(dirname);
 use File::Temp ();
-use FindBin ();
 use IO::Handle ();
 use Test::More;
 
-our @EXPORT_OK = qw(run said state_of diversions triggered loads daemon stand_ins all_stock);
+our @EXPORT_OK = qw(run run_ok said state_of diversions triggered loads daemon stand_ins all_stock);
 
 =head1 NAME
 
@@ -22,6 +22,10 @@ Test::PackagedNode - the system that packages are tried on
 
 Runs it and returns C<{code, said}>: exit code, and what it wrote to standard output and standard
 error.
+
+=head2 run_ok($what, @command)
+
+Tests that it ends well, and returns the same.
 
 =head2 said($arguments, $code, $pattern)
 
@@ -85,6 +89,12 @@ sub run (@command) {
     my $said = readline($output) // '';
     close $output;
     return { code => $? >> 8, said => $said };
+}
+
+sub run_ok ($what, @command) {
+    my $run = run(@command);
+    is($run->{code}, 0, $what) or diag($run->{said});
+    return $run;
 }
 
 sub said ($arguments, $code, $pattern) {
@@ -198,10 +208,11 @@ sub DESTROY ($self) {
     return;
 }
 
+my $STAND_IN_PACKAGES = dirname(__FILE__) . '/../../stand-in-packages';
 my $made = File::Temp->newdir('stand-ins-XXXXXX', TMPDIR => 1);
 
 sub stand_ins ($version, $shape = '') {
-    my $run = run("$FindBin::RealBin/stand-in-packages", "$made", $version, $shape);
+    my $run = run($STAND_IN_PACKAGES, "$made", $version, $shape);
     die "no stand-in packages: $run->{said}" if $run->{code};
     return split /\n/, $run->{said};
 }
