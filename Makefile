@@ -49,8 +49,8 @@ demo: build ## two nodes, a real guest, every plane (RAM= DISK= OFFLINE= in MiB,
 test: test-rust test-c test-perl ## every suite
 
 test-rust: setup
-	$(CARGO) test --release -p pve-tunnel
-	$(CARGO) test --release -p testnode
+	$(CARGO) test --release --no-fail-fast -p pve-tunnel
+	$(CARGO) test --release --no-fail-fast -p testnode
 
 test-perl: build manual
 	$(PROVE) t
