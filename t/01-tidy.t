@@ -12,7 +12,7 @@ use Test::More;
 my $ROOT = "$FindBin::Bin/..";
 
 # Built things, and what is not ours.
-my %SKIP = map { $_ => 1 } qw(.git target blib node_modules);
+my %SKIP = map { $_ => 1 } qw(.git target blib node_modules vendor);
 
 my @files;
 find(
