@@ -34,9 +34,9 @@ deb: dist ## the Debian packages, into target/deb (DEB_BUILD_OPTIONS=nocheck lea
 	rm -r $(DEB)/$(RELEASE)
 	@ls $(DEB)/*.deb
 
-deb-check: dist ## builds, installs, tries and removes the packages in clean Debian 12 and 13 (as root)
+deb-check: dist ## builds, installs, tries and removes the packages in clean Debian 12 and 13 (as root; SUITE=, QUICK=1)
 	@$(SETUP) --packages
-	debian/check $(addprefix --suite=,$(SUITE)) $(if $(QUICK),--quick)
+	debian/check $(foreach suite,$(SUITE),--suite $(suite)) $(if $(QUICK),--quick)
 
 copyright: setup ## writes debian/copyright anew
 	debian/copyright.pl >debian/copyright.new
