@@ -243,7 +243,7 @@ fn decode_often(role: Role, times: u64) {
 }
 
 fn encode_often(times: u64) {
-    let encoder = Encoder::new(Role::Client, Masking::Random);
+    let mut encoder = Encoder::new(Role::Client, Masking::Random);
     let mut buffer = vec![7; MAX_HEADER + LENGTH];
     for _ in 0..times {
         let start = encoder.encode_in_place(black_box(&mut buffer)).unwrap();

@@ -135,7 +135,7 @@ fn encoding_in_place_allocates_nothing() {
         (Role::Server, Masking::Zero),
     ] {
         for length in [0, 100, 4096, MAX_FRAME] {
-            let encoder = Encoder::new(role, masking);
+            let mut encoder = Encoder::new(role, masking);
             let mut buffer = vec![BYTE; MAX_HEADER + length];
             encoder.encode_in_place(&mut buffer).unwrap();
             let count = allocations(|| {

@@ -100,7 +100,7 @@ fn our_messages((seen, result): Outcome) -> (Vec<Seen>, Option<FrameError>) {
 
 fn encoded(role: Role, masking: Masking, opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    let encoder = Encoder::new(role, masking);
+    let mut encoder = Encoder::new(role, masking);
     encoder.encode(opcode, payload, &mut out).unwrap();
     out
 }
@@ -202,7 +202,7 @@ fn random_keys_differ_from_frame_to_frame_and_from_encoder_to_encoder() {
 
 #[test]
 fn control_frames_up_to_125_bytes_and_no_more() {
-    let encoder = Encoder::new(Role::Client, Masking::Random);
+    let mut encoder = Encoder::new(Role::Client, Masking::Random);
     for (opcode, control) in [
         (OpCode::Ping, Control::Ping),
         (OpCode::Pong, Control::Pong),
@@ -225,7 +225,7 @@ fn control_frames_up_to_125_bytes_and_no_more() {
 #[test]
 fn nothing_is_ever_a_continuation() {
     let mut out = Vec::new();
-    let encoder = Encoder::new(Role::Client, Masking::Zero);
+    let mut encoder = Encoder::new(Role::Client, Masking::Zero);
     let result = encoder.encode(OpCode::Continuation, b"x", &mut out);
     assert_eq!(result, Err(FrameError::UnexpectedContinuation));
     assert!(out.is_empty());
@@ -234,7 +234,7 @@ fn nothing_is_ever_a_continuation() {
 #[test]
 fn in_place_equals_a_copy() {
     for role in [Role::Client, Role::Server] {
-        let encoder = Encoder::new(role, Masking::Zero);
+        let mut encoder = Encoder::new(role, Masking::Zero);
         for size in sizes() {
             let payload = Random(5).bytes(size);
             let mut buffer = [&[0xee; MAX_HEADER][..], &payload].concat();
@@ -245,7 +245,7 @@ fn in_place_equals_a_copy() {
         }
     }
     // A random key is another one each time, so only what it hides can be equal.
-    let encoder = Encoder::new(Role::Client, Masking::Random);
+    let mut encoder = Encoder::new(Role::Client, Masking::Random);
     for size in sizes() {
         let payload = Random(6).bytes(size);
         let mut buffer = [&[0; MAX_HEADER][..], &payload].concat();
@@ -257,7 +257,7 @@ fn in_place_equals_a_copy() {
 
 #[test]
 fn in_place_keeps_the_limits() {
-    let encoder = Encoder::new(Role::Client, Masking::Zero);
+    let mut encoder = Encoder::new(Role::Client, Masking::Zero);
     let mut buffer = vec![0; MAX_HEADER + MAX_FRAME + 1];
     assert_eq!(
         encoder.encode_in_place(&mut buffer),

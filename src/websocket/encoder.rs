@@ -6,7 +6,6 @@ use super::frame::{
 use super::mask::mask;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Deserialize;
-use std::cell::RefCell;
 
 /// Masking keys that are fetched from the operating system at once: a call for each would cost more
 /// than masking 4 KiB.
@@ -33,7 +32,7 @@ pub struct Encoder {
     role: Role,
     masking: Masking,
     /// Keys that nobody has seen yet.
-    keys: RefCell<Vec<[u8; 4]>>,
+    keys: Vec<[u8; 4]>,
 }
 
 impl Encoder {
@@ -42,7 +41,7 @@ impl Encoder {
         Self {
             role,
             masking,
-            keys: RefCell::default(),
+            keys: Vec::new(),
         }
     }
 
@@ -51,7 +50,7 @@ impl Encoder {
     /// Data longer than [`MAX_FRAME`] becomes several whole messages: the receiver is a byte
     /// stream, and takes no fragments. A control frame's payload may have 125 bytes at most.
     pub fn encode(
-        &self,
+        &mut self,
         opcode: OpCode,
         payload: &[u8],
         out: &mut Vec<u8>,
@@ -85,7 +84,7 @@ impl Encoder {
     /// Makes one binary frame in place: `buffer` holds [`MAX_HEADER`] bytes of room and then the
     /// payload, of at most [`MAX_FRAME`] bytes. Returns where in `buffer` the frame begins; it goes
     /// to the buffer's end.
-    pub fn encode_in_place(&self, buffer: &mut [u8]) -> Result<usize, FrameError> {
+    pub fn encode_in_place(&mut self, buffer: &mut [u8]) -> Result<usize, FrameError> {
         let Some((room, payload)) = buffer.split_first_chunk_mut::<MAX_HEADER>() else {
             return Err(FrameError::Oversize {
                 length: 0,
@@ -120,7 +119,7 @@ impl Encoder {
         }
     }
 
-    fn key(&self) -> Result<Option<[u8; 4]>, FrameError> {
+    fn key(&mut self) -> Result<Option<[u8; 4]>, FrameError> {
         match (self.role, self.masking) {
             (Role::Server, _) => Ok(None),
             (Role::Client, Masking::Zero) => Ok(Some([0; 4])),
@@ -128,9 +127,8 @@ impl Encoder {
         }
     }
 
-    fn fresh_key(&self) -> Result<[u8; 4], FrameError> {
-        let mut keys = self.keys.borrow_mut();
-        if let Some(key) = keys.pop() {
+    fn fresh_key(&mut self) -> Result<[u8; 4], FrameError> {
+        if let Some(key) = self.keys.pop() {
             return Ok(key);
         }
         let mut fresh = [[0; 4]; KEYS];
@@ -138,7 +136,7 @@ impl Encoder {
             .fill(fresh.as_flattened_mut())
             .map_err(|_| FrameError::NoRandom)?;
         let [key, rest @ ..] = fresh;
-        keys.extend(rest);
+        self.keys.extend(rest);
         Ok(key)
     }
 }
@@ -151,7 +149,7 @@ mod tests {
 
     #[test]
     fn no_key_is_used_twice_however_many_are_fetched_at_once() {
-        let encoder = Encoder::new(Role::Client, Masking::Random);
+        let mut encoder = Encoder::new(Role::Client, Masking::Random);
         let count = 4 * KEYS + 1;
         let keys: HashSet<[u8; 4]> = (0..count)
             .map(|_| encoder.key().unwrap().unwrap())

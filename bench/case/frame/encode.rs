@@ -30,7 +30,7 @@ pub fn contenders(length: usize) -> [(&'static str, Step); 3] {
 
 /// As the relay does it: what it reads, it reads behind room for a header.
 fn ours(mut local: Local, mut wire: Wire) -> Step {
-    let encoder = Encoder::new(Role::Client, Masking::Random);
+    let mut encoder = Encoder::new(Role::Client, Masking::Random);
     let mut buffer = vec![0; MAX_HEADER + local.length];
     Box::new(move || {
         local.read(&mut buffer[MAX_HEADER..]);
