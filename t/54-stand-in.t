@@ -64,10 +64,11 @@ sub run ($dir, $code, %how) {
     $code = "BEGIN { $HIDE } $code" if $how{without};
     local %ENV = %ENV;
     delete $ENV{PERL5LIB} if !$how{real};
-    my @switches = $how{taint} ? ('-T') : ();
+    # With -w, the real ones warn of each other, with ours and without.
+    my @switches = ($how{taint} ? '-T' : (), $how{real} ? () : '-w');
     my @more = $how{real} ? map { "-I$_" } split(/:/, $ENV{PERL5LIB} // '') : ();
     open(
-        my $out, '-|', 'sh', '-c', 'exec "$@" 2>&1', 'sh', $^X, @switches, @lib, @more, '-we',
+        my $out, '-|', 'sh', '-c', 'exec "$@" 2>&1', 'sh', $^X, @switches, @lib, @more, '-e',
         $code
     ) or die "cannot run perl: $!\n";
     local $/ = undef;
