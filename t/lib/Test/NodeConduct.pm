@@ -12,6 +12,7 @@ use Test::More;
 use Time::HiRes ();
 
 use Test::Pattern qw(pattern_sha256);
+use Test::Processes qw(is_running);
 use Test::TunnelClient;
 use Test::TunnelNode;
 
@@ -269,21 +270,21 @@ sub secrets ($node) {
 sub ending ($node, %start) {
     my $client = Test::TunnelClient->open($node, 'qemu', 500);
     my $worker = worker_of($client);
-    ok(alive($worker), 'a worker runs');
+    ok(is_running($worker), 'a worker runs');
     is($node->stop, 0, 'SIGTERM ends the node');
-    ok(!alive($worker), 'its worker is gone');
+    ok(!is_running($worker), 'its worker is gone');
     ok(!-e "$node->{dir}/$_", "$_ is gone") for 'token', '500.mtunnel';
 
     my $second = Test::TunnelNode->start(%start);
     $worker = worker_of(Test::TunnelClient->open($second, 'qemu', 500));
     is($second->end_input, 0, 'so does the end of stdin');
-    ok(!alive($worker), 'its worker is gone');
+    ok(!is_running($worker), 'its worker is gone');
 
     my $third = Test::TunnelNode->start(%start);
     $worker = worker_of(Test::TunnelClient->open($third, 'qemu', 500));
     kill 'KILL', $third->{pid};
     # Nobody told the worker but the end of its stdin; the subtest hangs if that does not do.
-    Time::HiRes::sleep(0.02) while alive($worker);
+    Time::HiRes::sleep(0.02) while is_running($worker);
     pass('a killed node leaves no worker');
     return;
 }
@@ -341,10 +342,6 @@ sub value_of ($node) {
 sub worker_of ($client) {
     my ($pid) = $client->{upid} =~ m/\AUPID:target:([0-9A-F]{8}):/ or die "no UPID\n";
     return hex $pid;
-}
-
-sub alive ($pid) {
-    return kill(0, $pid) && Test::TunnelNode::slurp("/proc/$pid/stat") !~ m/\) Z /;
 }
 
 1;

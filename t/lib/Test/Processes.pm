@@ -66,23 +66,23 @@ sub in_session ($pid) {
 }
 
 sub is_running ($pid) {
-    return scalar grep { $_->{pid} == $pid } processes();
+    return defined process("/proc/$pid/stat");
 }
 
 sub processes () {
-    my @found;
-    for my $file (glob '/proc/[0-9]*/stat') {
-        # It may have ended since.
-        open my $in, '<', $file or next;
-        my %process;
-        @process{qw(pid state parent session)} = (
-            do { local $/ = undef; readline $in }
-                // ''
-            ) =~ /\A(\d+) \(.*\) (\S) (\d+) \d+ (\d+) /s
-            or next;
-        push @found, \%process if $process{state} ne 'Z';
-    }
-    return @found;
+    return map { process($_) } glob '/proc/[0-9]*/stat';
+}
+
+# What such a file says; nothing if the process has ended since.
+sub process ($file) {
+    open my $in, '<', $file or return;
+    my $text = do { local $/ = undef; readline $in };
+    my %process;
+    @process{qw(pid state parent session)} =
+        ($text // '') =~ /\A(\d+) \(.*\) (\S) (\d+) \d+ (\d+) /s
+        or return;
+    return if $process{state} eq 'Z';
+    return \%process;
 }
 
 sub program ($pid) {
