@@ -18,8 +18,8 @@ use PVE::Tunnel::Client;
 use TestNode::Guest;
 use TestNode::Node;
 
-# Outside of Proxmox VE, that is Sys.Modify, which clear text and an explicit network need.
-plan skip_all => 'not root' if $> != 0;
+# Clear text and an explicit network need it.
+plan skip_all => 'only root has Sys.Modify outside of Proxmox VE' if $> != 0;
 
 # A test that stands still is a failed test.
 local $SIG{ALRM} = sub { die "the test stands still\n" };
