@@ -15,15 +15,15 @@ use Path::Tiny qw(path);
 use Test::More;
 
 use lib "$FindBin::RealBin/../debian/tests/lib";
-use Test::PackagedNode qw(run run_ok said state_of diversions triggered loads stand_ins all_stock);
+use Test::PackagedNode
+    qw(run run_ok said state_of all_stock modules_on diversions triggered loads stood_for stand_ins);
 
 my $ROOT = "$FindBin::RealBin/..";
-my $STAND_INS = join '|', qw(libpve-guest-common-perl proxmox-websocket-tunnel pve-manager);
 
 if (!@ARGV) {
     plan skip_all => 'not root' if $> != 0;
     plan skip_all => 'no dpkg here' if !-x '/usr/bin/dpkg-deb';
-    plan skip_all => 'this is a node' if run('dpkg', '--list')->{said} =~ /^ii +(?:$STAND_INS) /m;
+    plan skip_all => "this is a node: $_ is installed" for stood_for();
     plan skip_all => 'pve-tunnel is not built' if !-x "$ROOT/target/release/pve-tunnel";
     plan skip_all => 'no mount namespaces here' if run('unshare', '--mount', 'true')->{code};
     # Removed out here, where nothing is mounted in it.
@@ -52,7 +52,6 @@ subtest 'switched on and off' => sub {
 
 run_ok('a node', 'dpkg', '-i', stand_ins('1.0'));
 my $triggered = triggered();
-my $on = { %{ all_stock('1.0') }, map { $_ => 'ours over 1.0' } qw(overlay seam) };
 
 subtest 'installing' => sub {
     run_ok('the package', 'dpkg', '-i', $old);
@@ -76,7 +75,7 @@ subtest 'an upgrade of pve-tunnel' => sub {
     said('enable', 0, qr/^daemons: reloaded /m);
     is(triggered(), $triggered + 1, 'by dpkg-trigger');
     run_ok('upgraded', 'dpkg', '-i', $new);
-    is_deeply(state_of(), $on, 'the links stay');
+    is_deeply(state_of(), modules_on('1.0'), 'the links stay');
     is(triggered(), $triggered + 2, 'and the daemons reload');
     in_order('on');
 };

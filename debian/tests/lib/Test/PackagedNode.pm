@@ -10,7 +10,8 @@ use File::Temp ();
 use IO::Handle ();
 use Test::More;
 
-our @EXPORT_OK = qw(run run_ok said state_of diversions triggered loads daemon stand_ins all_stock);
+our @EXPORT_OK = qw(run run_ok said state_of all_stock modules_on diversions triggered loads daemon
+    stood_for stand_ins purge_stand_ins);
 
 =head1 NAME
 
@@ -41,6 +42,10 @@ VERSION>, C<ours over nothing>, C<nothing>, or words for what should never be.
 
 The same where that version is installed (undef: none), and nothing is enabled.
 
+=head2 modules_on($version, $over = $version)
+
+The same after C<pve-tunnel enable>; C<$over> is C<nothing> where the stock modules have been removed.
+
 =head2 diversions
 
 How many diversions pve-tunnel has.
@@ -59,10 +64,18 @@ Proxmox VE. In list context also the warnings.
 Starts a process that looks like C<pvedaemon>, and has loaded PVE::Tunnel when this returns. Its method
 C<end> ends it.
 
+=head2 stood_for
+
+The names of the packages that there are stand-ins for, of those that are installed.
+
 =head2 stand_ins($version, $shape = '')
 
 Makes the stand-in packages of that version and returns their files. The first is that with the
 modules.
+
+=head2 purge_stand_ins
+
+Removes those of them that are installed, without a trace.
 
 =cut
 
@@ -138,6 +151,10 @@ sub all_stock ($version) {
     return { map { $_ => defined $version ? "stock $version" : 'nothing' } keys %PATH };
 }
 
+sub modules_on ($version, $over = $version) {
+    return { %{ all_stock($version) }, map { $_ => "ours over $over" } qw(overlay seam) };
+}
+
 sub _diverted () {
     my $listed = run('dpkg-divert', '--list')->{said};
     return { $listed =~ /^diversion of (\S+) to (\S+) by pve-tunnel$/mg };
@@ -208,6 +225,14 @@ sub DESTROY ($self) {
     return;
 }
 
+my @STOOD_FOR = qw(libpve-guest-common-perl proxmox-websocket-tunnel pve-manager);
+
+sub stood_for () {
+    return
+        grep { run('dpkg-query', '-W', '-f', '${db:Status-Status}', $_)->{said} =~ /\Ainstalled/ }
+        @STOOD_FOR;
+}
+
 my $STAND_IN_PACKAGES = dirname(__FILE__) . '/../../stand-in-packages';
 my $made = File::Temp->newdir('stand-ins-XXXXXX', TMPDIR => 1);
 
@@ -215,6 +240,10 @@ sub stand_ins ($version, $shape = '') {
     my $run = run($STAND_IN_PACKAGES, "$made", $version, $shape);
     die "no stand-in packages: $run->{said}" if $run->{code};
     return split /\n/, $run->{said};
+}
+
+sub purge_stand_ins () {
+    return run('dpkg', '-P', @STOOD_FOR);
 }
 
 1;
