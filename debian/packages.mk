@@ -1,8 +1,10 @@
 # Source tarball and Debian packages. Included by the Makefile at the top; all paths are from there.
 
+include version.mk
+
 DIST := target/dist
 DEB := target/deb
-RELEASE := pve-tunnel-$(MANUAL_VERSION)
+RELEASE := pve-tunnel-$(VERSION)
 # Vendors crates for some platforms only: without it, more than half of the tarball were Windows. And without the manifests
 # as their authors wrote them: cargo reads what is beside them, and debhelper takes *.orig for leftovers.
 FILTERER := cargo-vendor-filterer
