@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use pve_tunnel::capability::MigrationType;
 use pve_tunnel::configuration::{
     Configuration, ConfigurationError, Host, MAX_FILE, MAX_LINE, MAX_SECTIONS, is_id,
 };
+use pve_tunnel::plane::MigrationType;
 
 const GOOD: &str = "\
 # Between our two sites, over the dark fibre.

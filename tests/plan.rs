@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use pve_tunnel::capability::{Plan, PlanError, PlanInput, plan};
+use pve_tunnel::plan::{Plan, PlanError, PlanInput, plan};
 use serde_json::{Value, json};
 
 fn planned(input: Value) -> Result<Plan, PlanError> {
