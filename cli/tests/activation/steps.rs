@@ -1,8 +1,8 @@
 //! What is decided about a diverted file: every combination of what can be found of it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-use pve_tunnel::activation::{Diversion, Found, Kept, Part, Place, Refusal, Step, Wanted, plan};
+use pve_tunnel_cli::activation::{
+    Diversion, Found, Kept, Part, Place, Refusal, Step, Wanted, plan,
+};
 use std::path::PathBuf;
 
 fn found(place: Place, kept: Kept, diversion: Diversion) -> Found {

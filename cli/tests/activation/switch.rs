@@ -1,12 +1,7 @@
 //! Switching on and off, on a tree of a test's own, with the real dpkg-divert and Perl.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[path = "support/node_tree.rs"]
-mod node_tree;
-
-use node_tree::{Tree, shaped, stock, with_tree};
-use pve_tunnel::activation::{ActivationError, Part, PartState, Scope, State, Wanted, plan};
+use crate::node_tree::{Tree, shaped, stock, with_tree};
+use pve_tunnel_cli::activation::{ActivationError, Part, PartState, Scope, State, Wanted, plan};
 use std::fs;
 use std::path::Path;
 

@@ -1,10 +1,12 @@
-//! The `pve-tunnel` command.
+//! The `pve-tunnel` command, except its `main`: tests and the generator of the manual pages use
+//! this library, too.
 
-mod activation;
+pub mod activation;
 mod arguments;
+mod switch;
 
 use arguments::{Cli, Command, Connect, Mask};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
 use std::ffi::OsString;
@@ -15,17 +17,26 @@ use std::process::ExitCode;
 /// The name under which Proxmox VE calls the helper that `pve-tunnel connect` stands in for.
 const HELPER: &str = "proxmox-websocket-tunnel";
 
-fn main() -> ExitCode {
+/// Runs what the arguments of this process request, and returns its exit code. Does not return for
+/// `--help`, `--version` and wrong arguments.
+#[must_use]
+pub fn run() -> ExitCode {
     let mut arguments = std::env::args_os();
     if called_as_helper(arguments.next()) {
         return connect(&Connect::default());
     }
     match Cli::parse().command {
         Command::Connect(options) => connect(&options),
-        Command::Enable(options) => activation::enable(&options),
-        Command::Disable => activation::disable(),
-        Command::Status(options) => activation::status(&options),
+        Command::Enable(options) => switch::enable(&options),
+        Command::Disable => switch::disable(),
+        Command::Status(options) => switch::status(&options),
     }
+}
+
+/// The command's definition, from which its manual pages and completions are generated.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Cli::command()
 }
 
 fn called_as_helper(name: Option<OsString>) -> bool {

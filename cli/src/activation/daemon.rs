@@ -1,6 +1,7 @@
 //! Whether running daemons have our library loaded, which is what they have of us.
 
 use super::Node;
+use nix::errno::Errno;
 use serde::Serialize;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -112,5 +113,5 @@ fn library(pid: u32) -> io::Result<Library> {
 }
 
 fn gone(cause: &io::Error) -> bool {
-    cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(libc::ESRCH)
+    cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(Errno::ESRCH as i32)
 }

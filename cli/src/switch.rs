@@ -1,7 +1,7 @@
 //! `enable`, `disable` and `status`: what the library answers, for people and programs.
 
+use crate::activation::{ActivationError, Node, Report, Scope};
 use crate::arguments::{Enable, Status};
-use pve_tunnel::activation::{ActivationError, Node, Report, Scope};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;

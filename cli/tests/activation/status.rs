@@ -1,12 +1,7 @@
 //! What `status` says, of files, of what Perl makes of them, and of running daemons.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[path = "support/node_tree.rs"]
-mod node_tree;
-
-use node_tree::{Tree, shaped, with_installing_tree, with_tree};
-use pve_tunnel::activation::{Daemon, Part, PartState, Reload, Scope, State};
+use crate::node_tree::{Tree, shaped, with_installing_tree, with_tree};
+use pve_tunnel_cli::activation::{Daemon, Part, PartState, Reload, Scope, State};
 use serde_json::json;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -143,8 +138,8 @@ fn half_of_the_parts_is_a_problem() {
     with_tree(|tree| {
         tree.node.enable(Scope::Modules).unwrap();
         let steps = [
-            pve_tunnel::activation::Step::Restore,
-            pve_tunnel::activation::Step::Undivert,
+            pve_tunnel_cli::activation::Step::Restore,
+            pve_tunnel_cli::activation::Step::Undivert,
         ];
         for step in steps {
             tree.node.perform(Part::Seam, step).unwrap();
