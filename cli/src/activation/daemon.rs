@@ -20,7 +20,7 @@ const MAX_NAME: usize = 15;
 
 /// A daemon's main process and its workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Daemon {
+pub struct DaemonStatus {
     /// Its name.
     pub name: &'static str,
     /// The main process; none if it is not running.
@@ -41,12 +41,12 @@ enum Library {
     Outdated,
 }
 
-pub(super) fn daemons(node: &Node) -> Vec<Daemon> {
+pub(super) fn daemons(node: &Node) -> Vec<DaemonStatus> {
     DAEMONS.iter().map(|name| daemon(node, name)).collect()
 }
 
-fn daemon(node: &Node, name: &'static str) -> Daemon {
-    let mut daemon = Daemon {
+fn daemon(node: &Node, name: &'static str) -> DaemonStatus {
+    let mut daemon = DaemonStatus {
         name,
         pid: main_process(node, name),
         processes: 0,

@@ -2,7 +2,7 @@
 // What is skipped goes straight to stderr: the test harness keeps what the print macros write.
 #![allow(clippy::explicit_write)]
 
-use pve_tunnel_cli::activation::{Node, Part};
+use pve_tunnel_cli::activation::{Component, Node};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -49,7 +49,7 @@ impl Tree {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let tree = Self {
-            node: Node::below(directory.path().to_owned()),
+            node: Node::with_root(directory.path().to_owned()),
             directory,
         };
         for empty in ["info", "updates", "triggers"] {
@@ -61,9 +61,9 @@ impl Tree {
         // As dpkg makes them when it first writes.
         tree.write("/var/lib/dpkg/info/format", "1\n");
         tree.write("/var/lib/dpkg/triggers/Unincorp", "");
-        for part in Part::ALL {
-            tree.write(part.path(), &stock(part, "one"));
-            tree.write(part.stand_in(), &tree.stand_in(part));
+        for component in Component::ALL {
+            tree.write(component.path(), &stock(component, "one"));
+            tree.write(component.replacement(), &tree.replacement(component));
         }
         for (ours, stock) in OURS {
             let module = format!(
@@ -77,15 +77,15 @@ impl Tree {
     }
 
     /// What our package installs, but for the absolute path.
-    fn stand_in(&self, part: Part) -> String {
+    fn replacement(&self, component: Component) -> String {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../perl/stand-in");
-        match part {
-            Part::Helper => "the command".to_owned(),
-            Part::Overlay | Part::Seam => {
-                let name = Path::new(part.path()).file_name().unwrap();
+        match component {
+            Component::Helper => "the command".to_owned(),
+            Component::Overlay | Component::Seam => {
+                let name = Path::new(component.path()).file_name().unwrap();
                 let text = fs::read_to_string(source.join("PVE").join(name)).unwrap();
-                let here = self.at(&part.distrib());
-                text.replace(&part.distrib(), here.to_str().unwrap())
+                let here = self.at(&component.distrib());
+                text.replace(&component.distrib(), here.to_str().unwrap())
             }
         }
     }
@@ -112,8 +112,8 @@ impl Tree {
         fs::remove_file(self.at(path)).unwrap();
     }
 
-    pub(crate) fn link_of(&self, part: Part) -> Option<PathBuf> {
-        fs::read_link(self.at(part.path())).ok()
+    pub(crate) fn link_of(&self, component: Component) -> Option<PathBuf> {
+        fs::read_link(self.at(component.path())).ok()
     }
 
     /// Everything that is there: path, kind and content.
@@ -161,16 +161,16 @@ impl Tree {
 
     /// Unpacks a version of a stock file as dpkg does: under another name, then over the one that
     /// it diverts to.
-    pub(crate) fn unpack(&self, part: Part, version: &str) {
-        let to = self.dpkg("dpkg-divert", &["--truename", part.path()]);
+    pub(crate) fn unpack(&self, component: Component, version: &str) {
+        let to = self.dpkg("dpkg-divert", &["--truename", component.path()]);
         let to = to.trim_end();
-        self.write(&format!("{to}.dpkg-new"), &stock(part, version));
+        self.write(&format!("{to}.dpkg-new"), &stock(component, version));
         fs::rename(self.at(&format!("{to}.dpkg-new")), self.at(to)).unwrap();
     }
 
     /// Removes a stock file as dpkg does.
-    pub(crate) fn uninstall(&self, part: Part) {
-        let from = self.dpkg("dpkg-divert", &["--truename", part.path()]);
+    pub(crate) fn uninstall(&self, component: Component) {
+        let from = self.dpkg("dpkg-divert", &["--truename", component.path()]);
         let _ = fs::remove_file(self.at(from.trim_end()));
     }
 
@@ -202,15 +202,15 @@ impl Tree {
 }
 
 /// A stock file: for Perl, a module of the shape that is known.
-pub(crate) fn stock(part: Part, version: &str) -> String {
-    shaped(part, version, "known")
+pub(crate) fn stock(component: Component, version: &str) -> String {
+    shaped(component, version, "known")
 }
 
-pub(crate) fn shaped(part: Part, version: &str, shape: &str) -> String {
-    let name = match part {
-        Part::Overlay => "PVE::Tunnel",
-        Part::Seam => "PVE::StorageTunnel",
-        Part::Helper => return format!("the helper, {version}"),
+pub(crate) fn shaped(component: Component, version: &str, shape: &str) -> String {
+    let name = match component {
+        Component::Overlay => "PVE::Tunnel",
+        Component::Seam => "PVE::StorageTunnel",
+        Component::Helper => return format!("the helper, {version}"),
     };
     format!("package {name};\nour $VERSION = '{version}';\nour $SHAPE = '{shape}';\n1;\n")
 }

@@ -1,17 +1,17 @@
 //! What is decided about a diverted file: every combination of what can be found of it.
 
 use pve_tunnel_cli::activation::{
-    Diversion, Found, Kept, Part, Place, Refusal, Step, Wanted, plan,
+    AtDistrib, AtPath, Component, DesiredState, Diversion, Inspection, Refusal, Step, steps_for,
 };
 use std::path::PathBuf;
 
-fn found(place: Place, kept: Kept, diversion: Diversion) -> Found {
-    Found {
-        place,
-        kept,
+fn found(at_path: AtPath, at_distrib: AtDistrib, diversion: Diversion) -> Inspection {
+    Inspection {
+        at_path,
+        at_distrib,
         diversion,
         unfinished: false,
-        stand_in: true,
+        replacement: true,
     }
 }
 
@@ -24,36 +24,39 @@ fn foreign(by: &str) -> Diversion {
 
 #[test]
 fn each_state_of_an_undisturbed_or_interrupted_run_has_its_steps() {
+    use AtDistrib::{Different, Missing, Same};
+    use AtPath::{File, Replacement};
     use Diversion::{None, Ours};
-    use Kept::{Different, Missing, Same};
-    use Place::{File, StandIn};
-    use Step::{Divert, DropKept, Keep, Link, Restore, Undivert, Unlink};
-    let missing = Place::Missing;
+    use Step::{
+        AddDiversion, LinkReplacement, PreserveStock, RemoveDistrib, RemoveDiversion, RemoveLink,
+        RestoreStock,
+    };
+    let missing = AtPath::Missing;
     #[rustfmt::skip] // One row a line.
-    let table: [(&str, Found, &[Step], &[Step]); 13] = [
-        ("off", found(File, Missing, None), &[Divert, Keep, Link], &[]),
-        ("kept", found(File, Same, None), &[Divert, Link], &[DropKept]),
-        ("kept, diverted", found(File, Same, Ours), &[Link], &[DropKept, Undivert]),
-        ("kept, diverted, upgraded", found(File, Different, Ours), &[Link], &[Restore, Undivert]),
-        ("on", found(StandIn, Different, Ours), &[], &[Restore, Undivert]),
-        ("diverted, or restored", found(File, Missing, Ours), &[Keep, Link], &[Undivert]),
-        ("the diversion was removed by hand", found(StandIn, Different, None), &[Divert], &[Restore]),
-        ("the link was removed by hand", found(missing.clone(), Different, Ours), &[Link], &[Restore, Undivert]),
+    let table: [(&str, Inspection, &[Step], &[Step]); 13] = [
+        ("off", found(File, Missing, None), &[AddDiversion, PreserveStock, LinkReplacement], &[]),
+        ("kept", found(File, Same, None), &[AddDiversion, LinkReplacement], &[RemoveDistrib]),
+        ("kept, diverted", found(File, Same, Ours), &[LinkReplacement], &[RemoveDistrib, RemoveDiversion]),
+        ("kept, diverted, upgraded", found(File, Different, Ours), &[LinkReplacement], &[RestoreStock, RemoveDiversion]),
+        ("on", found(Replacement, Different, Ours), &[], &[RestoreStock, RemoveDiversion]),
+        ("diverted, or restored", found(File, Missing, Ours), &[PreserveStock, LinkReplacement], &[RemoveDiversion]),
+        ("the diversion was removed by hand", found(Replacement, Different, None), &[AddDiversion], &[RestoreStock]),
+        ("the link was removed by hand", found(missing.clone(), Different, Ours), &[LinkReplacement], &[RestoreStock, RemoveDiversion]),
         // Where on is refused, no steps are listed.
-        ("stock removed", found(StandIn, Missing, Ours), &[], &[Unlink, Undivert]),
-        ("stock removed, diversion too", found(StandIn, Missing, None), &[], &[Unlink]),
-        ("stock removed, link too", found(missing.clone(), Missing, Ours), &[], &[Undivert]),
+        ("stock removed", found(Replacement, Missing, Ours), &[], &[RemoveLink, RemoveDiversion]),
+        ("stock removed, diversion too", found(Replacement, Missing, None), &[], &[RemoveLink]),
+        ("stock removed, link too", found(missing.clone(), Missing, Ours), &[], &[RemoveDiversion]),
         ("never installed", found(missing.clone(), Missing, None), &[], &[]),
         ("stray", found(File, Different, None), &[], &[]),
     ];
     for (name, found, on, off) in table {
         assert_eq!(
-            plan(Part::Overlay, &found, Wanted::On).unwrap_or_default(),
+            steps_for(Component::Overlay, &found, DesiredState::On).unwrap_or_default(),
             on,
             "{name}, on"
         );
         assert_eq!(
-            plan(Part::Overlay, &found, Wanted::Off),
+            steps_for(Component::Overlay, &found, DesiredState::Off),
             Ok(off.to_vec()),
             "{name}, off"
         );
@@ -62,24 +65,24 @@ fn each_state_of_an_undisturbed_or_interrupted_run_has_its_steps() {
 
 #[test]
 fn what_cannot_be_switched_on_is_refused_with_its_reason() {
-    let link = Place::Link(PathBuf::from("/opt/Tunnel.pm"));
+    let link = AtPath::Link(PathBuf::from("/opt/Tunnel.pm"));
     #[rustfmt::skip] // One row a line.
     let table = [
-        ("another's diversion", found(Place::File, Kept::Missing, foreign("other")), "/elsewhere for the package other"),
-        ("a local diversion", found(Place::File, Kept::Missing, foreign("LOCAL")), "for the local administrator"),
-        ("ours by name, to another place", found(Place::File, Kept::Missing, foreign("pve-tunnel")), "/elsewhere"),
-        ("another's link", found(link, Kept::Missing, Diversion::None), "symbolic link to '/opt/Tunnel.pm'"),
-        ("a directory", found(Place::Other, Kept::Missing, Diversion::None), "is not a file"),
-        ("a stray file", found(Place::File, Kept::Different, Diversion::None), "is not diverted"),
-        ("a stray file alone", found(Place::Missing, Kept::Different, Diversion::None), "is not diverted"),
-        ("a directory beside it", found(Place::File, Kept::Other, Diversion::None), ".distrib is not a regular file"),
-        ("not installed", found(Place::Missing, Kept::Missing, Diversion::None), "libpve-guest-common-perl is not installed"),
-        ("removed meanwhile", found(Place::StandIn, Kept::Missing, Diversion::Ours), "'pve-tunnel disable' removes"),
-        ("no stand-in", Found { stand_in: false, ..found(Place::File, Kept::Missing, Diversion::None) }, "perl5/PVE/Tunnel.pm is missing"),
-        ("no stand-in any more", Found { stand_in: false, ..found(Place::StandIn, Kept::Different, Diversion::Ours) }, "perl5/PVE/Tunnel.pm is missing"),
+        ("another's diversion", found(AtPath::File, AtDistrib::Missing, foreign("other")), "/elsewhere for the package other"),
+        ("a local diversion", found(AtPath::File, AtDistrib::Missing, foreign("LOCAL")), "for the local administrator"),
+        ("ours by name, to another place", found(AtPath::File, AtDistrib::Missing, foreign("pve-tunnel")), "/elsewhere"),
+        ("another's link", found(link, AtDistrib::Missing, Diversion::None), "symbolic link to '/opt/Tunnel.pm'"),
+        ("a directory", found(AtPath::Other, AtDistrib::Missing, Diversion::None), "is not a file"),
+        ("a stray file", found(AtPath::File, AtDistrib::Different, Diversion::None), "is not diverted"),
+        ("a stray file alone", found(AtPath::Missing, AtDistrib::Different, Diversion::None), "is not diverted"),
+        ("a directory beside it", found(AtPath::File, AtDistrib::Other, Diversion::None), ".distrib is not a regular file"),
+        ("not installed", found(AtPath::Missing, AtDistrib::Missing, Diversion::None), "libpve-guest-common-perl is not installed"),
+        ("removed meanwhile", found(AtPath::Replacement, AtDistrib::Missing, Diversion::Ours), "'pve-tunnel disable' removes"),
+        ("no stand-in", Inspection { replacement: false, ..found(AtPath::File, AtDistrib::Missing, Diversion::None) }, "perl5/PVE/Tunnel.pm is missing"),
+        ("no stand-in any more", Inspection { replacement: false, ..found(AtPath::Replacement, AtDistrib::Different, Diversion::Ours) }, "perl5/PVE/Tunnel.pm is missing"),
     ];
     for (name, found, expected) in table {
-        let refusal = plan(Part::Overlay, &found, Wanted::On)
+        let refusal = steps_for(Component::Overlay, &found, DesiredState::On)
             .unwrap_err()
             .to_string();
         assert!(refusal.contains(expected), "{name}: {refusal}");
@@ -88,14 +91,14 @@ fn what_cannot_be_switched_on_is_refused_with_its_reason() {
 
 #[test]
 fn what_is_off_is_left_alone_whatever_else_is_there() {
-    for place in places()
+    for at_path in places()
         .into_iter()
-        .filter(|place| *place != Place::StandIn)
+        .filter(|at_path| *at_path != AtPath::Replacement)
     {
         for diversion in [Diversion::None, foreign("other")] {
-            for kept in [Kept::Missing, Kept::Different, Kept::Other] {
-                let found = found(place.clone(), kept, diversion.clone());
-                let steps = plan(Part::Seam, &found, Wanted::Off);
+            for at_distrib in [AtDistrib::Missing, AtDistrib::Different, AtDistrib::Other] {
+                let found = found(at_path.clone(), at_distrib, diversion.clone());
+                let steps = steps_for(Component::Seam, &found, DesiredState::Off);
                 assert_eq!(steps, Ok(Vec::new()), "{found:?}");
             }
         }
@@ -104,42 +107,42 @@ fn what_is_off_is_left_alone_whatever_else_is_there() {
 
 #[test]
 fn an_own_diversion_of_another_s_file_is_not_undone_by_guessing() {
-    let link = Place::Link(PathBuf::from("/opt/Tunnel.pm"));
-    for place in [link, Place::Other] {
-        let found = found(place, Kept::Different, Diversion::Ours);
+    let link = AtPath::Link(PathBuf::from("/opt/Tunnel.pm"));
+    for at_path in [link, AtPath::Other] {
+        let found = found(at_path, AtDistrib::Different, Diversion::Ours);
         assert!(
             matches!(
-                plan(Part::Overlay, &found, Wanted::Off),
-                Err(Refusal::Link { .. } | Refusal::NoPlace { .. })
+                steps_for(Component::Overlay, &found, DesiredState::Off),
+                Err(Refusal::ForeignLink { .. } | Refusal::PathNotAFile { .. })
             ),
             "{found:?}"
         );
     }
-    let found = found(Place::StandIn, Kept::Different, foreign("other"));
+    let found = found(AtPath::Replacement, AtDistrib::Different, foreign("other"));
     assert!(matches!(
-        plan(Part::Overlay, &found, Wanted::Off),
+        steps_for(Component::Overlay, &found, DesiredState::Off),
         Err(Refusal::Diverted { .. })
     ));
 }
 
-/// Whatever steps are planned lead to what is wanted, never over a path without a file, and, cut
+/// Whatever steps are pending lead to what is desired, never over a path without a file, and, cut
 /// off after any of them, to a state from which every way is open that was open before.
 #[test]
 fn every_plan_leads_where_it_should_and_can_be_cut_off_anywhere() {
     let mut plans = 0;
     for start in every_state() {
-        for wanted in [Wanted::On, Wanted::Off] {
-            let Ok(steps) = plan(Part::Helper, &start, wanted) else {
+        for desired in [DesiredState::On, DesiredState::Off] {
+            let Ok(steps) = steps_for(Component::Helper, &start, desired) else {
                 continue;
             };
             plans += 1;
             let mut now = start.clone();
             for step in &steps {
-                let had_file = now.place != Place::Missing;
+                let had_file = now.at_path != AtPath::Missing;
                 let has_stock = stock_is_there(&now);
                 now = after(now, *step);
                 assert!(
-                    !had_file || !has_stock || now.place != Place::Missing,
+                    !had_file || !has_stock || now.at_path != AtPath::Missing,
                     "{step:?} of {steps:?} takes the file away from {start:?}"
                 );
                 assert_eq!(
@@ -147,22 +150,22 @@ fn every_plan_leads_where_it_should_and_can_be_cut_off_anywhere() {
                     has_stock,
                     "{step:?} of {steps:?} loses the stock file of {start:?}"
                 );
-                for way in [Wanted::On, Wanted::Off] {
+                for way in [DesiredState::On, DesiredState::Off] {
                     assert!(
-                        plan(Part::Helper, &start, way).is_err()
-                            || plan(Part::Helper, &now, way).is_ok(),
+                        steps_for(Component::Helper, &start, way).is_err()
+                            || steps_for(Component::Helper, &now, way).is_ok(),
                         "{steps:?} from {start:?}, cut off after {step:?}, cannot go {way:?}"
                     );
                 }
             }
-            let there = match wanted {
-                Wanted::On => now.is_on(),
-                Wanted::Off => now.is_off(),
+            let there = match desired {
+                DesiredState::On => now.is_on(),
+                DesiredState::Off => now.is_off(),
             };
             assert!(there, "{steps:?} lead from {start:?} to {now:?}");
             assert!(!now.unfinished, "{steps:?} leave something behind");
             assert_eq!(
-                plan(Part::Helper, &now, wanted),
+                steps_for(Component::Helper, &now, desired),
                 Ok(Vec::new()),
                 "twice from {start:?}"
             );
@@ -171,30 +174,35 @@ fn every_plan_leads_where_it_should_and_can_be_cut_off_anywhere() {
     assert!(plans > 40, "{plans} plans");
 }
 
-fn places() -> [Place; 5] {
-    let link = Place::Link(PathBuf::from("/opt/x"));
+fn places() -> [AtPath; 5] {
+    let link = AtPath::Link(PathBuf::from("/opt/x"));
     [
-        Place::Missing,
-        Place::File,
-        Place::StandIn,
+        AtPath::Missing,
+        AtPath::File,
+        AtPath::Replacement,
         link,
-        Place::Other,
+        AtPath::Other,
     ]
 }
 
-fn every_state() -> Vec<Found> {
+fn every_state() -> Vec<Inspection> {
     let mut states = Vec::new();
-    for place in places() {
-        for kept in [Kept::Missing, Kept::Same, Kept::Different, Kept::Other] {
+    for at_path in places() {
+        for at_distrib in [
+            AtDistrib::Missing,
+            AtDistrib::Same,
+            AtDistrib::Different,
+            AtDistrib::Other,
+        ] {
             // Only a file can have another name.
-            if kept == Kept::Same && place != Place::File {
+            if at_distrib == AtDistrib::Same && at_path != AtPath::File {
                 continue;
             }
             for diversion in [Diversion::None, Diversion::Ours, foreign("other")] {
                 for unfinished in [false, true] {
-                    states.push(Found {
+                    states.push(Inspection {
                         unfinished,
-                        ..found(place.clone(), kept, diversion.clone())
+                        ..found(at_path.clone(), at_distrib, diversion.clone())
                     });
                 }
             }
@@ -203,29 +211,30 @@ fn every_state() -> Vec<Found> {
     states
 }
 
-fn stock_is_there(found: &Found) -> bool {
-    found.place == Place::File || matches!(found.kept, Kept::Same | Kept::Different)
+fn stock_is_there(found: &Inspection) -> bool {
+    found.at_path == AtPath::File
+        || matches!(found.at_distrib, AtDistrib::Same | AtDistrib::Different)
 }
 
 /// What each step does to the files.
-fn after(mut now: Found, step: Step) -> Found {
+fn after(mut now: Inspection, step: Step) -> Inspection {
     match step {
-        Step::Sweep => now.unfinished = false,
-        Step::Keep => now.kept = Kept::Same,
-        Step::Divert => now.diversion = Diversion::Ours,
-        Step::Undivert => now.diversion = Diversion::None,
-        Step::Link => {
-            now.place = Place::StandIn;
-            now.kept = Kept::Different;
+        Step::CleanUp => now.unfinished = false,
+        Step::PreserveStock => now.at_distrib = AtDistrib::Same,
+        Step::AddDiversion => now.diversion = Diversion::Ours,
+        Step::RemoveDiversion => now.diversion = Diversion::None,
+        Step::LinkReplacement => {
+            now.at_path = AtPath::Replacement;
+            now.at_distrib = AtDistrib::Different;
         }
         // A rename between two names of one file leaves both.
-        Step::Restore if now.kept == Kept::Same => {}
-        Step::Restore => {
-            now.place = Place::File;
-            now.kept = Kept::Missing;
+        Step::RestoreStock if now.at_distrib == AtDistrib::Same => {}
+        Step::RestoreStock => {
+            now.at_path = AtPath::File;
+            now.at_distrib = AtDistrib::Missing;
         }
-        Step::DropKept => now.kept = Kept::Missing,
-        Step::Unlink => now.place = Place::Missing,
+        Step::RemoveDistrib => now.at_distrib = AtDistrib::Missing,
+        Step::RemoveLink => now.at_path = AtPath::Missing,
     }
     now
 }

@@ -24,7 +24,7 @@ const KEPT_VARIABLES: &str = "DPKG_";
 
 /// A program that has ended.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct Finished {
     pub(super) status: ExitStatus,
     pub(super) stdout: String,
     pub(super) stderr: String,
@@ -32,7 +32,7 @@ pub(super) struct Outcome {
 
 /// Why a program gave no answer.
 #[derive(Debug, Error)]
-pub enum RunError {
+pub enum ProgramError {
     /// It could not be started.
     #[error("cannot run {program}: {cause}")]
     Start {
@@ -85,12 +85,15 @@ pub(super) fn command(program: &str) -> Command {
 }
 
 /// Runs it, and fails if it does.
-pub(super) fn succeed(command: &mut Command, limit: Duration) -> Result<Outcome, RunError> {
+pub(super) fn run_checked(
+    command: &mut Command,
+    limit: Duration,
+) -> Result<Finished, ProgramError> {
     let outcome = run(command, limit)?;
     if outcome.status.success() {
         return Ok(outcome);
     }
-    Err(RunError::Failed {
+    Err(ProgramError::Failed {
         program: name(command),
         status: outcome.status,
         said: one_line(&outcome.stderr),
@@ -98,7 +101,7 @@ pub(super) fn succeed(command: &mut Command, limit: Duration) -> Result<Outcome,
 }
 
 /// Runs it to its end, or kills it and all of its process group once the limit is over.
-pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, RunError> {
+pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Finished, ProgramError> {
     let program = name(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -106,7 +109,7 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, Run
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
-        .map_err(|cause| RunError::Start {
+        .map_err(|cause| ProgramError::Start {
             program: program.clone(),
             cause,
         })?;
@@ -123,16 +126,16 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, Run
     if !in_time {
         let _ = killpg(group, Signal::SIGKILL);
     }
-    let status = child.wait().map_err(|cause| RunError::Start {
+    let status = child.wait().map_err(|cause| ProgramError::Start {
         program: program.clone(),
         cause,
     })?;
     if !in_time {
-        return Err(RunError::TimedOut { program, limit });
+        return Err(ProgramError::TimedOut { program, limit });
     }
     let deadline = Instant::now() + GRACE;
     let text = |pieces| text_until(deadline, pieces);
-    Ok(Outcome {
+    Ok(Finished {
         status,
         stdout: stdout.map(text).unwrap_or_default(),
         stderr: stderr.map(text).unwrap_or_default(),
@@ -208,7 +211,7 @@ mod tests {
         // Ends once the last of them has.
         let alive = thread::spawn(move || std::fs::read(fifo).unwrap());
         let error = run(&mut hanging, Duration::from_millis(200)).unwrap_err();
-        assert!(matches!(error, RunError::TimedOut { .. }), "{error}");
+        assert!(matches!(error, ProgramError::TimedOut { .. }), "{error}");
         assert!(alive.join().unwrap().is_empty());
     }
 
@@ -225,7 +228,9 @@ mod tests {
         let script = "head -c 1000000 /dev/zero; echo no >&2; exit 3";
         let outcome = run(&mut shell(script), LONG).unwrap();
         assert_eq!(outcome.stdout.len(), MAX_OUTPUT);
-        let error = succeed(&mut shell(script), LONG).unwrap_err().to_string();
+        let error = run_checked(&mut shell(script), LONG)
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "sh failed (exit status: 3): no");
     }
 
