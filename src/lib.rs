@@ -13,10 +13,8 @@
 //! | [`direct`] | the direct connection: hello, wires, watch, for both of its ends |
 //! | [`connector`] | the process on the source: control protocol, forwards, planes |
 //! | [`listener`] | the process on the target: port, hello, dispatch to UNIX sockets |
-//! | [`activation`] | switching all of it on and off on a node: diverted files, their stand-ins |
 //! | [`ffi`] | the C ABI over all of them |
 
-pub mod activation;
 pub mod capability;
 pub mod configuration;
 pub mod connector;

@@ -19,7 +19,7 @@ pub(super) const UNFINISHED: &str = ".pve-tunnel-new";
 /// One diverted file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Part {
+pub enum Component {
     /// `PVE::Tunnel`, which a source calls.
     Overlay,
     /// `PVE::StorageTunnel`, of which a target's worker calls a handler.
@@ -28,7 +28,7 @@ pub enum Part {
     Helper,
 }
 
-impl Part {
+impl Component {
     /// All of them, in the order in which they are switched.
     pub const ALL: [Self; 3] = [Self::Overlay, Self::Seam, Self::Helper];
 
@@ -42,7 +42,7 @@ impl Part {
         }
     }
 
-    /// Where dpkg keeps the stock file while the part is on.
+    /// Where dpkg keeps the stock file while the component is on.
     #[must_use]
     pub fn distrib(self) -> String {
         format!("{}{DISTRIB}", self.path())
@@ -50,7 +50,7 @@ impl Part {
 
     /// What takes the place of the stock file.
     #[must_use]
-    pub fn stand_in(self) -> &'static str {
+    pub fn replacement(self) -> &'static str {
         match self {
             Self::Overlay => "/usr/share/pve-tunnel/perl5/PVE/Tunnel.pm",
             Self::Seam => "/usr/share/pve-tunnel/perl5/PVE/StorageTunnel.pm",
@@ -84,7 +84,7 @@ impl Part {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Overlay => "overlay",

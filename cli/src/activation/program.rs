@@ -1,17 +1,15 @@
 //! Programs of the system: with a clean environment, a time limit, and no more of their output
 //! than anybody reads.
 
-use crate::system::lock;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Most bytes kept of each of a program's outputs: far more than any of them has to say.
@@ -26,7 +24,7 @@ const KEPT_VARIABLES: &str = "DPKG_";
 
 /// A program that has ended.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct Finished {
     pub(super) status: ExitStatus,
     pub(super) stdout: String,
     pub(super) stderr: String,
@@ -34,7 +32,7 @@ pub(super) struct Outcome {
 
 /// Why a program gave no answer.
 #[derive(Debug, Error)]
-pub enum RunError {
+pub enum ProgramError {
     /// It could not be started.
     #[error("cannot run {program}: {cause}")]
     Start {
@@ -87,12 +85,15 @@ pub(super) fn command(program: &str) -> Command {
 }
 
 /// Runs it, and fails if it does.
-pub(super) fn succeed(command: &mut Command, limit: Duration) -> Result<Outcome, RunError> {
+pub(super) fn run_checked(
+    command: &mut Command,
+    limit: Duration,
+) -> Result<Finished, ProgramError> {
     let outcome = run(command, limit)?;
     if outcome.status.success() {
         return Ok(outcome);
     }
-    Err(RunError::Failed {
+    Err(ProgramError::Failed {
         program: name(command),
         status: outcome.status,
         said: one_line(&outcome.stderr),
@@ -100,7 +101,7 @@ pub(super) fn succeed(command: &mut Command, limit: Duration) -> Result<Outcome,
 }
 
 /// Runs it to its end, or kills it and all of its process group once the limit is over.
-pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, RunError> {
+pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Finished, ProgramError> {
     let program = name(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -108,14 +109,13 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, Run
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
-        .map_err(|cause| RunError::Start {
+        .map_err(|cause| ProgramError::Start {
             program: program.clone(),
             cause,
         })?;
     let group = Pid::from_raw(child.id() as i32);
-    let (closed, all_closed) = mpsc::channel();
-    let stdout = child.stdout.take().map(|pipe| keep(pipe, closed.clone()));
-    let stderr = child.stderr.take().map(|pipe| keep(pipe, closed));
+    let stdout = child.stdout.take().map(read_in_background);
+    let stderr = child.stderr.take().map(read_in_background);
     // Not reaped there: until it is, its number is nobody else's, and can be killed.
     let (ended, end) = mpsc::channel();
     thread::spawn(move || {
@@ -126,39 +126,47 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Outcome, Run
     if !in_time {
         let _ = killpg(group, Signal::SIGKILL);
     }
-    let status = child.wait().map_err(|cause| RunError::Start {
+    let status = child.wait().map_err(|cause| ProgramError::Start {
         program: program.clone(),
         cause,
     })?;
     if !in_time {
-        return Err(RunError::TimedOut { program, limit });
+        return Err(ProgramError::TimedOut { program, limit });
     }
-    while all_closed.recv_timeout(GRACE).is_ok() {}
-    let text = |kept: Option<Arc<Mutex<Vec<u8>>>>| {
-        kept.map(|kept| String::from_utf8_lossy(&lock(&kept)).into_owned())
-            .unwrap_or_default()
-    };
-    Ok(Outcome {
+    let deadline = Instant::now() + GRACE;
+    let text = |pieces| text_until(deadline, pieces);
+    Ok(Finished {
         status,
-        stdout: text(stdout),
-        stderr: text(stderr),
+        stdout: stdout.map(text).unwrap_or_default(),
+        stderr: stderr.map(text).unwrap_or_default(),
     })
 }
 
-/// Reads to the end, so that the writer never waits, and keeps the beginning.
-fn keep<R: Read + Send + 'static>(mut pipe: R, closed: Sender<()>) -> Arc<Mutex<Vec<u8>>> {
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    let filled = Arc::clone(&kept);
+/// Reads the pipe to its end, so that the writer never waits, and sends the first [`MAX_OUTPUT`]
+/// bytes.
+fn read_in_background<R: Read + Send + 'static>(mut pipe: R) -> Receiver<Vec<u8>> {
+    let (pieces, received) = mpsc::channel();
     thread::spawn(move || {
-        let mut piece = [0; 4096];
-        while let Ok(count @ 1..) = pipe.read(&mut piece) {
-            let mut kept = lock(&filled);
-            let room = MAX_OUTPUT.saturating_sub(kept.len()).min(count);
-            kept.extend_from_slice(&piece[..room]);
+        let mut room = MAX_OUTPUT;
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+            let kept = count.min(room);
+            room -= kept;
+            // Ignored if the receiver is gone: the pipe is still read to its end.
+            let _ = pieces.send(buffer[..kept].to_vec());
         }
-        let _ = closed.send(());
     });
-    kept
+    received
+}
+
+/// What is received until the pipe is closed, at the latest until the deadline.
+fn text_until(deadline: Instant, pieces: Receiver<Vec<u8>>) -> String {
+    let mut bytes = Vec::new();
+    let left = || deadline.saturating_duration_since(Instant::now());
+    while let Ok(piece) = pieces.recv_timeout(left()) {
+        bytes.extend(piece);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// What it said, on one line.
@@ -203,7 +211,7 @@ mod tests {
         // Ends once the last of them has.
         let alive = thread::spawn(move || std::fs::read(fifo).unwrap());
         let error = run(&mut hanging, Duration::from_millis(200)).unwrap_err();
-        assert!(matches!(error, RunError::TimedOut { .. }), "{error}");
+        assert!(matches!(error, ProgramError::TimedOut { .. }), "{error}");
         assert!(alive.join().unwrap().is_empty());
     }
 
@@ -220,7 +228,9 @@ mod tests {
         let script = "head -c 1000000 /dev/zero; echo no >&2; exit 3";
         let outcome = run(&mut shell(script), LONG).unwrap();
         assert_eq!(outcome.stdout.len(), MAX_OUTPUT);
-        let error = succeed(&mut shell(script), LONG).unwrap_err().to_string();
+        let error = run_checked(&mut shell(script), LONG)
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "sh failed (exit status: 3): no");
     }
 

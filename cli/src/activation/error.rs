@@ -1,8 +1,8 @@
 //! Why something was not switched.
 
-use super::part::Part;
-use super::plan::Refusal;
-use super::run::RunError;
+use super::component::Component;
+use super::program::ProgramError;
+use super::steps::Refusal;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -24,46 +24,46 @@ pub enum ActivationError {
         cause: std::io::Error,
     },
     /// What is there is not what can be switched.
-    #[error("the {part} cannot be switched {to}: {refusal}. Nothing was changed")]
+    #[error("the {component} cannot be switched {to}: {refusal}. Nothing was changed")]
     Refused {
-        /// Of which part.
-        part: Part,
+        /// Of which component.
+        component: Component,
         /// `on` or `off`.
         to: &'static str,
         /// Why.
         refusal: Refusal,
     },
     /// Perl cannot load the stock module, with or without us.
-    #[error("Perl cannot load the stock module of the {part}: {reason}. Nothing was changed")]
+    #[error("Perl cannot load the stock module of the {component}: {reason}. Nothing was changed")]
     NotLoaded {
-        /// Of which part.
-        part: Part,
+        /// Of which component.
+        component: Component,
         /// What Perl says.
         reason: String,
     },
     /// Perl finds another file first.
     #[error(
-        "Perl loads {file} in the place of {}: move it away. Nothing was changed", .part.path()
+        "Perl loads {file} in the place of {}: move it away. Nothing was changed", .component.path()
     )]
     Shadowed {
-        /// Of which part.
-        part: Part,
+        /// Of which component.
+        component: Component,
         /// What it loads.
         file: String,
     },
     /// The module is not one that we were written for, or ours do not load.
     #[error(
-        "the {part} does not take this version of {}: {reason}. Nothing was changed; migrations go the stock way until there is a pve-tunnel that does", .part.package()
+        "the {component} does not take this version of {}: {reason}. Nothing was changed; migrations go the stock way until there is a pve-tunnel that does", .component.package()
     )]
-    UnknownShape {
-        /// Of which part.
-        part: Part,
+    Unsupported {
+        /// Of which component.
+        component: Component,
         /// What is not as it is known.
         reason: String,
     },
     /// A file cannot be looked at.
     #[error("cannot look at {}: {cause}", .path.display())]
-    Look {
+    Inspect {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -72,16 +72,16 @@ pub enum ActivationError {
     /// A step has failed.
     #[error("cannot {tried}: {cause}")]
     Step {
-        /// Of which part.
-        part: Part,
+        /// Of which component.
+        component: Component,
         /// What was tried.
         tried: String,
         /// Why it failed.
         cause: std::io::Error,
     },
-    /// It failed half-way, and the parts that had been switched are what they were.
+    /// It failed half-way, and the components that had been switched are what they were.
     #[error("{cause}. What had been changed before was undone")]
-    Undone {
+    RolledBack {
         /// What failed.
         cause: Box<ActivationError>,
     },
@@ -89,13 +89,13 @@ pub enum ActivationError {
     #[error(
         "{cause}; and what had been changed could not be undone: {undo}. 'pve-tunnel disable' switches everything off once that is remedied"
     )]
-    Stuck {
+    RollbackFailed {
         /// What failed.
         cause: Box<ActivationError>,
         /// What failed then.
         undo: Box<ActivationError>,
     },
-    /// A program of the system did not do its part.
+    /// A program of the system did not do its component.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Program(#[from] ProgramError),
 }

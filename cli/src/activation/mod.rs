@@ -1,6 +1,6 @@
 //! Switching pve-tunnel on and off on a node of Proxmox VE.
 //!
-//! Three stock files can be diverted, each a [`Part`]: two Perl modules and the helper program. A
+//! Three stock files can be diverted, each a [`Component`]: two Perl modules and the helper program. A
 //! symbolic link to a stand-in takes the place of the file, which dpkg keeps beside it as `.distrib`
 //! from then on, through upgrades of either package.
 //!
@@ -10,29 +10,29 @@
 //! | [`Scope::Modules`] | diverted | diverted | stock |
 //! | [`Scope::HelperOnly`] | stock | stock | diverted |
 //!
-//! [`plan()`] says which steps lead from what is found to what is wanted. Each of them leaves a whole
+//! [`steps_for()`] says which steps lead from what is found to what is desired. Each of them leaves a whole
 //! file at the path, and a state that the next run knows, wherever it is interrupted.
 
-mod change;
+mod component;
 mod daemon;
 mod dpkg;
 mod error;
 mod files;
-mod part;
-mod plan;
 mod probe;
-mod run;
+mod program;
 mod status;
+mod steps;
+mod switch;
 
-pub use change::{Change, Report, Scope};
-pub use daemon::Daemon;
+pub use component::Component;
+pub use daemon::DaemonStatus;
 pub use dpkg::{Package, Reload};
 pub use error::ActivationError;
-pub use part::Part;
-pub use plan::{Diversion, Found, Kept, Place, Refusal, Step, Wanted, plan};
-pub use probe::Module;
-pub use run::RunError;
-pub use status::{PartState, PartStatus, State, Status};
+pub use probe::ModuleStatus;
+pub use program::ProgramError;
+pub use status::{ComponentState, ComponentStatus, NodeState, Status};
+pub use steps::{AtDistrib, AtPath, DesiredState, Diversion, Inspection, Refusal, Step, steps_for};
+pub use switch::{Change, Report, Scope};
 
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,7 @@ impl Node {
 
     /// The tree below a directory, which is an absolute path.
     #[must_use]
-    pub fn below(root: PathBuf) -> Self {
+    pub fn with_root(root: PathBuf) -> Self {
         Self {
             root,
             maintainer_script: false,

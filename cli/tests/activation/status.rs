@@ -1,12 +1,9 @@
 //! What `status` says, of files, of what Perl makes of them, and of running daemons.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[path = "support/node_tree.rs"]
-mod node_tree;
-
-use node_tree::{Tree, shaped, with_installing_tree, with_tree};
-use pve_tunnel::activation::{Daemon, Part, PartState, Reload, Scope, State};
+use crate::node_tree::{Tree, shaped, with_installing_tree, with_tree};
+use pve_tunnel_cli::activation::{
+    Component, ComponentState, DaemonStatus, NodeState, Reload, Scope,
+};
 use serde_json::json;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -23,32 +20,37 @@ fn a_node_that_is_off_on_or_helper_only_is_in_order() {
             "6.0.2",
             &[("/usr/share/doc/x", "x")],
         );
-        for (state, part) in [
-            (State::Off, None),
-            (State::On, Some(Part::Seam)),
-            (State::HelperOnly, Some(Part::Helper)),
+        for (state, component) in [
+            (NodeState::Off, None),
+            (NodeState::On, Some(Component::Seam)),
+            (NodeState::HelperOnly, Some(Component::Helper)),
         ] {
             match state {
-                State::On => drop(tree.node.enable(Scope::Modules).unwrap()),
-                State::HelperOnly => drop(tree.node.enable(Scope::HelperOnly).unwrap()),
+                NodeState::On => drop(tree.node.enable(Scope::Modules).unwrap()),
+                NodeState::HelperOnly => drop(tree.node.enable(Scope::HelperOnly).unwrap()),
                 _ => drop(tree.node.disable().unwrap()),
             }
             let status = tree.node.status().unwrap();
             assert_eq!(status.problems, Vec::<String>::new(), "{state}");
             assert_eq!(status.state, state);
-            for each in &status.parts {
-                let on = state == State::On && each.part != Part::Helper || part == Some(each.part);
-                let expected = if on { PartState::On } else { PartState::Off };
-                assert_eq!(each.state, expected, "{state}, {}", each.part);
+            for each in &status.components {
+                let on = state == NodeState::On && each.component != Component::Helper
+                    || component == Some(each.component);
+                let expected = if on {
+                    ComponentState::On
+                } else {
+                    ComponentState::Off
+                };
+                assert_eq!(each.state, expected, "{state}, {}", each.component);
                 if let Some(module) = &each.module {
-                    assert_eq!(module.in_effect, on, "{state}, {}", each.part);
-                    assert_eq!(module.refusal, None, "{state}, {}", each.part);
+                    assert_eq!(module.in_effect, on, "{state}, {}", each.component);
+                    assert_eq!(module.refusal, None, "{state}, {}", each.component);
                 }
             }
             assert_eq!(status.versions["PVE::Tunnel::Overlay"], "7.8.9");
-            let version = &status.parts[0].package.as_ref().unwrap().version;
+            let version = &status.components[0].package.as_ref().unwrap().version;
             assert_eq!(version, "6.0.2");
-            assert_eq!(status.parts[2].package, None);
+            assert_eq!(status.components[2].package, None);
         }
     });
 }
@@ -57,16 +59,16 @@ fn a_node_that_is_off_on_or_helper_only_is_in_order() {
 fn its_json_has_these_keys() {
     with_tree(|tree| {
         tree.node.enable(Scope::Modules).unwrap();
-        tree.remove(Part::Helper.path());
+        tree.remove(Component::Helper.path());
         let status = serde_json::to_value(tree.node.status().unwrap()).unwrap();
-        let module = |part: Part| {
+        let module = |component: Component| {
             json!({
-                "file": tree.at(part.path()), "error": null, "in_effect": true, "refusal": null,
+                "file": tree.at(component.path()), "error": null, "in_effect": true, "refusal": null,
             })
         };
-        let part = |part: Part, name, state, module| {
+        let component = |component: Component, name, state, module| {
             json!({
-                "part": name, "state": state, "path": part.path(), "package": null, "module": module,
+                "part": name, "state": state, "path": component.path(), "package": null, "module": module,
             })
         };
         assert_eq!(
@@ -74,9 +76,9 @@ fn its_json_has_these_keys() {
             json!({
                 "state": "on",
                 "parts": [
-                    part(Part::Overlay, "overlay", "on", module(Part::Overlay)),
-                    part(Part::Seam, "seam", "on", module(Part::Seam)),
-                    part(Part::Helper, "helper", "off", json!(null)),
+                    component(Component::Overlay, "overlay", "on", module(Component::Overlay)),
+                    component(Component::Seam, "seam", "on", module(Component::Seam)),
+                    component(Component::Helper, "helper", "off", json!(null)),
                 ],
                 "versions": {"PVE::Tunnel::Overlay": "7.8.9", "PVE::Tunnel::Seam": "7.8.9"},
                 "daemons": [{
@@ -94,21 +96,21 @@ fn its_json_has_these_keys() {
 fn what_is_not_in_order_is_a_problem_with_its_remedy() {
     type Damage = fn(&Tree);
     #[rustfmt::skip] // One row a line.
-    let table: [(&str, Damage, PartState, &str); 7] = [
-        ("a shape that is not known any more", |tree| tree.write(&Part::Seam.distrib(), &shaped(Part::Seam, "two", "another")), PartState::On, "seam: its shape is 'another'; migrations go the stock way"),
-        ("a stock module that is damaged", |tree| tree.write(&Part::Seam.distrib(), "1 +;\n"), PartState::On, "install libpve-guest-common-perl again"),
-        ("ours not installed", |tree| tree.remove("/usr/share/perl5/PVE/Tunnel/Seam.pm"), PartState::On, "seam: Can't locate PVE/Tunnel/Seam.pm"),
-        ("no stand-in", |tree| tree.remove(Part::Seam.stand_in()), PartState::On, "is missing: install the package pve-tunnel again"),
-        ("a stand-in that does nothing", |tree| tree.write(Part::Seam.stand_in(), &format!("require '{}';\n1;\n", tree.at(&Part::Seam.distrib()).display())), PartState::On, "does not put it into effect"),
-        ("no stock module", |tree| tree.remove(&Part::Seam.distrib()), PartState::Broken, "is not installed: 'pve-tunnel disable'"),
-        ("no diversion", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--remove", Part::Seam.path()]); }, PartState::Broken, "half-way: run 'pve-tunnel enable'"),
+    let table: [(&str, Damage, ComponentState, &str); 7] = [
+        ("a shape that is not known any more", |tree| tree.write(&Component::Seam.distrib(), &shaped(Component::Seam, "two", "another")), ComponentState::On, "seam: its shape is 'another'; migrations go the stock way"),
+        ("a stock module that is damaged", |tree| tree.write(&Component::Seam.distrib(), "1 +;\n"), ComponentState::On, "install libpve-guest-common-perl again"),
+        ("ours not installed", |tree| tree.remove("/usr/share/perl5/PVE/Tunnel/Seam.pm"), ComponentState::On, "seam: Can't locate PVE/Tunnel/Seam.pm"),
+        ("no stand-in", |tree| tree.remove(Component::Seam.replacement()), ComponentState::On, "is missing: install the package pve-tunnel again"),
+        ("a stand-in that does nothing", |tree| tree.write(Component::Seam.replacement(), &format!("require '{}';\n1;\n", tree.at(&Component::Seam.distrib()).display())), ComponentState::On, "does not put it into effect"),
+        ("no stock module", |tree| tree.remove(&Component::Seam.distrib()), ComponentState::Broken, "is not installed: 'pve-tunnel disable'"),
+        ("no diversion", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--remove", Component::Seam.path()]); }, ComponentState::Broken, "half-way: run 'pve-tunnel enable'"),
     ];
     for (name, damage, state, expected) in table {
         with_tree(|tree| {
             tree.node.enable(Scope::Modules).unwrap();
             damage(tree);
             let status = tree.node.status().unwrap();
-            assert_eq!(status.parts[1].state, state, "{name}");
+            assert_eq!(status.components[1].state, state, "{name}");
             assert!(
                 status.problems.iter().any(|line| line.contains(expected)),
                 "{name}: {:?}",
@@ -124,12 +126,12 @@ fn what_is_not_in_order_is_a_problem_with_its_remedy() {
 fn a_shape_that_is_not_known_is_no_problem_while_off() {
     with_tree(|tree| {
         tree.write(
-            Part::Overlay.path(),
-            &shaped(Part::Overlay, "two", "another"),
+            Component::Overlay.path(),
+            &shaped(Component::Overlay, "two", "another"),
         );
         let status = tree.node.status().unwrap();
         assert_eq!(status.problems, Vec::<String>::new());
-        let module = status.parts[0].module.as_ref().unwrap();
+        let module = status.components[0].module.as_ref().unwrap();
         assert_eq!(
             module.refusal.as_deref(),
             Some("its shape is 'another'"),
@@ -143,14 +145,14 @@ fn half_of_the_parts_is_a_problem() {
     with_tree(|tree| {
         tree.node.enable(Scope::Modules).unwrap();
         let steps = [
-            pve_tunnel::activation::Step::Restore,
-            pve_tunnel::activation::Step::Undivert,
+            pve_tunnel_cli::activation::Step::RestoreStock,
+            pve_tunnel_cli::activation::Step::RemoveDiversion,
         ];
         for step in steps {
-            tree.node.perform(Part::Seam, step).unwrap();
+            tree.node.perform(Component::Seam, step).unwrap();
         }
         let status = tree.node.status().unwrap();
-        assert_eq!(status.state, State::Mixed);
+        assert_eq!(status.state, NodeState::Mixed);
         assert!(status.problems[0].contains("do not go together"));
     });
 }
@@ -166,7 +168,7 @@ fn daemons_are_asked_by_the_library_that_they_have_loaded() {
             assert_eq!(status.state, state);
             (status.daemons[0].clone(), status.problems)
         };
-        let expected = Daemon {
+        let expected = DaemonStatus {
             name: "pvedaemon",
             pid: Some(with.pid()),
             processes: 2,
@@ -174,18 +176,18 @@ fn daemons_are_asked_by_the_library_that_they_have_loaded() {
             outdated: 0,
             unreadable: 0,
         };
-        let (found, problems) = daemon(State::Off);
+        let (found, problems) = daemon(NodeState::Off);
         assert_eq!(found, expected);
         assert!(
             problems[0].contains("2 of 2 processes still have it"),
             "{problems:?}"
         );
         tree.node.enable(Scope::Modules).unwrap();
-        assert_eq!(daemon(State::On), (expected, vec![]));
+        assert_eq!(daemon(NodeState::On), (expected, vec![]));
 
         // As an upgrade does.
         fs::remove_file(&library).unwrap();
-        let (found, problems) = daemon(State::On);
+        let (found, problems) = daemon(NodeState::On);
         assert_eq!((found.current, found.outdated), (0, 2));
         assert!(
             problems[0].contains("2 of 2 processes lack it"),
@@ -196,23 +198,23 @@ fn daemons_are_asked_by_the_library_that_they_have_loaded() {
             "{problems:?}"
         );
         drop(with);
-        let (found, problems) = daemon(State::On);
+        let (found, problems) = daemon(NodeState::On);
         assert_eq!((found.pid, problems), (None, vec![]), "not running");
 
         let without = RunningDaemon::start(tree, "pvedaemon", None);
-        let (found, problems) = daemon(State::On);
+        let (found, problems) = daemon(NodeState::On);
         assert_eq!((found.processes, found.current), (2, 0));
         assert!(
             problems[0].contains("2 of 2 processes lack it"),
             "{problems:?}"
         );
         tree.node.disable().unwrap();
-        assert_eq!(daemon(State::Off).1, Vec::<String>::new());
+        assert_eq!(daemon(NodeState::Off).1, Vec::<String>::new());
         drop(without);
 
         let _other = RunningDaemon::start(tree, "another", None);
         assert_eq!(
-            daemon(State::Off).0.pid,
+            daemon(NodeState::Off).0.pid,
             None,
             "the number is another's by now"
         );
@@ -296,7 +298,7 @@ fn the_trigger_is_processed_or_left_to_the_dpkg_that_is_running() {
         nix::fcntl::fcntl(&held, nix::fcntl::FcntlArg::F_SETLK(&whole)).unwrap();
         let report = tree.node.disable().unwrap();
         assert!(
-            matches!(report.reload, Some(Ok(Reload::AtTheEnd))),
+            matches!(report.reload, Some(Ok(Reload::Deferred))),
             "{report:?}"
         );
         assert!(
@@ -320,7 +322,7 @@ fn a_state_holds_even_if_the_daemons_cannot_be_told() {
         let report = tree.node.enable(Scope::Modules).unwrap();
         let error = report.reload.unwrap().unwrap_err().to_string();
         assert!(error.contains("dpkg-trigger failed"), "{error}");
-        assert_eq!(tree.node.status().unwrap().state, State::On);
+        assert_eq!(tree.node.status().unwrap().state, NodeState::On);
     });
 }
 

@@ -1,10 +1,8 @@
 //! A tree with the files and the dpkg database of a node: the real dpkg works on it.
-#![allow(dead_code, unreachable_pub, missing_docs)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // What is skipped goes straight to stderr: the test harness keeps what the print macros write.
 #![allow(clippy::explicit_write)]
 
-use pve_tunnel::activation::{Node, Part};
+use pve_tunnel_cli::activation::{Component, Node};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -20,13 +18,13 @@ const NOT_COMPARED: [&str; 4] = ["-old", "/lock", "/lock-frontend", "/Lock"];
 /// its $SHAPE is.
 const OURS: [(&str, &str); 2] = [("Overlay", "PVE::Tunnel"), ("Seam", "PVE::StorageTunnel")];
 
-pub struct Tree {
+pub(crate) struct Tree {
     directory: TempDir,
-    pub node: Node,
+    pub(crate) node: Node,
 }
 
 /// The test, unless there is no dpkg here.
-pub fn with_tree(test: impl FnOnce(&Tree)) {
+pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
     if Command::new("dpkg-divert")
         .arg("--version")
         .output()
@@ -39,7 +37,7 @@ pub fn with_tree(test: impl FnOnce(&Tree)) {
 }
 
 /// The test, unless packages cannot be installed here, which dpkg does for root only.
-pub fn with_installing_tree(test: impl FnOnce(&Tree)) {
+pub(crate) fn with_installing_tree(test: impl FnOnce(&Tree)) {
     if !nix::unistd::geteuid().is_root() {
         writeln!(std::io::stderr(), "skipped: only root can install packages").unwrap();
         return;
@@ -48,10 +46,10 @@ pub fn with_installing_tree(test: impl FnOnce(&Tree)) {
 }
 
 impl Tree {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let tree = Self {
-            node: Node::below(directory.path().to_owned()),
+            node: Node::with_root(directory.path().to_owned()),
             directory,
         };
         for empty in ["info", "updates", "triggers"] {
@@ -63,9 +61,9 @@ impl Tree {
         // As dpkg makes them when it first writes.
         tree.write("/var/lib/dpkg/info/format", "1\n");
         tree.write("/var/lib/dpkg/triggers/Unincorp", "");
-        for part in Part::ALL {
-            tree.write(part.path(), &stock(part, "one"));
-            tree.write(part.stand_in(), &tree.stand_in(part));
+        for component in Component::ALL {
+            tree.write(component.path(), &stock(component, "one"));
+            tree.write(component.replacement(), &tree.replacement(component));
         }
         for (ours, stock) in OURS {
             let module = format!(
@@ -79,47 +77,47 @@ impl Tree {
     }
 
     /// What our package installs, but for the absolute path.
-    fn stand_in(&self, part: Part) -> String {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("perl/stand-in");
-        match part {
-            Part::Helper => "the command".to_owned(),
-            Part::Overlay | Part::Seam => {
-                let name = Path::new(part.path()).file_name().unwrap();
+    fn replacement(&self, component: Component) -> String {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../perl/stand-in");
+        match component {
+            Component::Helper => "the command".to_owned(),
+            Component::Overlay | Component::Seam => {
+                let name = Path::new(component.path()).file_name().unwrap();
                 let text = fs::read_to_string(source.join("PVE").join(name)).unwrap();
-                let here = self.at(&part.distrib());
-                text.replace(&part.distrib(), here.to_str().unwrap())
+                let here = self.at(&component.distrib());
+                text.replace(&component.distrib(), here.to_str().unwrap())
             }
         }
     }
 
-    pub fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.directory.path().join(path.trim_start_matches('/'))
     }
 
-    pub fn write(&self, path: &str, content: &str) {
+    pub(crate) fn write(&self, path: &str, content: &str) {
         let path = self.at(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    pub fn read(&self, path: &str) -> String {
+    pub(crate) fn read(&self, path: &str) -> String {
         fs::read_to_string(self.at(path)).unwrap()
     }
 
-    pub fn exists(&self, path: &str) -> bool {
+    pub(crate) fn exists(&self, path: &str) -> bool {
         fs::symlink_metadata(self.at(path)).is_ok()
     }
 
-    pub fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         fs::remove_file(self.at(path)).unwrap();
     }
 
-    pub fn link_of(&self, part: Part) -> Option<PathBuf> {
-        fs::read_link(self.at(part.path())).ok()
+    pub(crate) fn link_of(&self, component: Component) -> Option<PathBuf> {
+        fs::read_link(self.at(component.path())).ok()
     }
 
     /// Everything that is there: path, kind and content.
-    pub fn listing(&self) -> BTreeMap<PathBuf, String> {
+    pub(crate) fn listing(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
         list(self.directory.path(), &mut found);
         found.retain(|path, _| {
@@ -132,7 +130,7 @@ impl Tree {
     }
 
     /// Whether nothing but what is said has changed since.
-    pub fn assert_listing(&self, before: &BTreeMap<PathBuf, String>, name: &str) {
+    pub(crate) fn assert_listing(&self, before: &BTreeMap<PathBuf, String>, name: &str) {
         let now = self.listing();
         let paths = before.keys().chain(now.keys());
         let changed: Vec<_> = paths
@@ -143,7 +141,7 @@ impl Tree {
     }
 
     /// Runs one of dpkg's programs on the tree and returns what it printed.
-    pub fn dpkg(&self, program: &str, arguments: &[&str]) -> String {
+    pub(crate) fn dpkg(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(program)
             .env("LC_ALL", "C")
             .arg("--root")
@@ -156,28 +154,28 @@ impl Tree {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    pub fn diversions(&self) -> Vec<String> {
+    pub(crate) fn diversions(&self) -> Vec<String> {
         let listed = self.dpkg("dpkg-divert", &["--list"]);
         listed.lines().map(str::to_owned).collect()
     }
 
     /// Unpacks a version of a stock file as dpkg does: under another name, then over the one that
     /// it diverts to.
-    pub fn unpack(&self, part: Part, version: &str) {
-        let to = self.dpkg("dpkg-divert", &["--truename", part.path()]);
+    pub(crate) fn unpack(&self, component: Component, version: &str) {
+        let to = self.dpkg("dpkg-divert", &["--truename", component.path()]);
         let to = to.trim_end();
-        self.write(&format!("{to}.dpkg-new"), &stock(part, version));
+        self.write(&format!("{to}.dpkg-new"), &stock(component, version));
         fs::rename(self.at(&format!("{to}.dpkg-new")), self.at(to)).unwrap();
     }
 
     /// Removes a stock file as dpkg does.
-    pub fn uninstall(&self, part: Part) {
-        let from = self.dpkg("dpkg-divert", &["--truename", part.path()]);
+    pub(crate) fn uninstall(&self, component: Component) {
+        let from = self.dpkg("dpkg-divert", &["--truename", component.path()]);
         let _ = fs::remove_file(self.at(from.trim_end()));
     }
 
     /// Installs a package made of these files.
-    pub fn install(&self, name: &str, version: &str, files: &[(&str, &str)]) {
+    pub(crate) fn install(&self, name: &str, version: &str, files: &[(&str, &str)]) {
         let made = tempfile::tempdir().unwrap();
         let control = format!(
             "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@example.org>\nDescription: test\n"
@@ -204,15 +202,15 @@ impl Tree {
 }
 
 /// A stock file: for Perl, a module of the shape that is known.
-pub fn stock(part: Part, version: &str) -> String {
-    shaped(part, version, "known")
+pub(crate) fn stock(component: Component, version: &str) -> String {
+    shaped(component, version, "known")
 }
 
-pub fn shaped(part: Part, version: &str, shape: &str) -> String {
-    let name = match part {
-        Part::Overlay => "PVE::Tunnel",
-        Part::Seam => "PVE::StorageTunnel",
-        Part::Helper => return format!("the helper, {version}"),
+pub(crate) fn shaped(component: Component, version: &str, shape: &str) -> String {
+    let name = match component {
+        Component::Overlay => "PVE::Tunnel",
+        Component::Seam => "PVE::StorageTunnel",
+        Component::Helper => return format!("the helper, {version}"),
     };
     format!("package {name};\nour $VERSION = '{version}';\nour $SHAPE = '{shape}';\n1;\n")
 }

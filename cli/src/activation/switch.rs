@@ -1,11 +1,11 @@
 //! `enable` and `disable`.
 
+use super::component::Component;
 use super::dpkg::{self, Reload};
-use super::part::Part;
-use super::plan::{Found, Step, Wanted, plan};
 use super::probe::probe;
-use super::run::RunError;
-use super::status::State;
+use super::program::ProgramError;
+use super::status::NodeState;
+use super::steps::{DesiredState, Inspection, Step, steps_for};
 use super::{ActivationError, Node};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -25,36 +25,36 @@ pub enum Scope {
 #[derive(Debug)]
 pub struct Report {
     /// What the node is switched to now.
-    pub state: State,
-    /// The parts that were changed.
+    pub state: NodeState,
+    /// The components that were changed.
     pub changes: Vec<Change>,
     /// How the daemons hear of it; none if there is nothing to hear.
-    pub reload: Option<Result<Reload, RunError>>,
+    pub reload: Option<Result<Reload, ProgramError>>,
 }
 
-/// A part that was changed.
+/// A component that was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Which.
-    pub part: Part,
+    pub component: Component,
     /// What it was switched to.
-    pub to: Wanted,
+    pub to: DesiredState,
     /// How.
     pub steps: Vec<Step>,
 }
 
-/// A part with what was found of it and what is to be done.
-struct Planned {
+/// A component with what was found of it and what is to be done.
+struct PendingChange {
     change: Change,
-    before: Found,
+    before: Inspection,
 }
 
 impl Scope {
-    fn wanted(self, part: Part) -> Wanted {
-        match (self, part) {
-            (Self::Modules, Part::Overlay | Part::Seam) => Wanted::On,
-            (Self::HelperOnly, Part::Helper) => Wanted::On,
-            _ => Wanted::Off,
+    fn desired(self, component: Component) -> DesiredState {
+        match (self, component) {
+            (Self::Modules, Component::Overlay | Component::Seam) => DesiredState::On,
+            (Self::HelperOnly, Component::Helper) => DesiredState::On,
+            _ => DesiredState::Off,
         }
     }
 }
@@ -63,39 +63,39 @@ impl Node {
     /// Switches on what the scope says and the rest off.
     ///
     /// # Errors
-    /// The node is as it was, but for [`ActivationError::Stuck`].
+    /// The node is as it was, but for [`ActivationError::RollbackFailed`].
     pub fn enable(&self, scope: Scope) -> Result<Report, ActivationError> {
         let _lock = self.lock()?;
-        let planned = self.plan_all(|part| scope.wanted(part))?;
-        self.check_modules(&planned)?;
-        for (count, each) in planned.iter().enumerate() {
+        let pending = self.pending_changes(|component| scope.desired(component))?;
+        self.check_modules(&pending)?;
+        for (count, each) in pending.iter().enumerate() {
             if let Err(cause) = self.take_steps(&each.change) {
-                return Err(self.undo(&planned[..=count], cause));
+                return Err(self.undo(&pending[..=count], cause));
             }
         }
         let state = match scope {
-            Scope::Modules => State::On,
-            Scope::HelperOnly => State::HelperOnly,
+            Scope::Modules => NodeState::On,
+            Scope::HelperOnly => NodeState::HelperOnly,
         };
-        Ok(self.report(state, planned))
+        Ok(self.report(state, pending))
     }
 
     /// Switches everything off. Asks nothing of Perl, and needs neither the stock packages nor the
     /// stand-ins.
     ///
     /// # Errors
-    /// If it is refused, nothing was changed. If a part fails, the others are switched off
+    /// If it is refused, nothing was changed. If a component fails, the others are switched off
     /// nevertheless: that is nearer to what was asked for.
     pub fn disable(&self) -> Result<Report, ActivationError> {
         let _lock = self.lock()?;
-        let planned = self.plan_all(|_| Wanted::Off)?;
+        let pending = self.pending_changes(|_| DesiredState::Off)?;
         let mut failed = None;
-        for each in &planned {
+        for each in &pending {
             if let Err(cause) = self.take_steps(&each.change) {
                 failed.get_or_insert(cause);
             }
         }
-        let report = self.report(State::Off, planned);
+        let report = self.report(NodeState::Off, pending);
         match failed {
             Some(cause) => Err(cause),
             None => Ok(report),
@@ -122,31 +122,39 @@ impl Node {
         })
     }
 
-    /// All parts are looked at before the first is changed.
-    fn plan_all(&self, wanted: impl Fn(Part) -> Wanted) -> Result<Vec<Planned>, ActivationError> {
-        let mut planned = Vec::new();
-        for part in Part::ALL {
-            let to = wanted(part);
-            let before = self.find(part)?;
-            let steps = plan(part, &before, to).map_err(|refusal| ActivationError::Refused {
-                part,
-                to: to.name(),
-                refusal,
-            })?;
+    /// All components are looked at before the first is changed.
+    fn pending_changes(
+        &self,
+        desired: impl Fn(Component) -> DesiredState,
+    ) -> Result<Vec<PendingChange>, ActivationError> {
+        let mut pending = Vec::new();
+        for component in Component::ALL {
+            let to = desired(component);
+            let before = self.inspect(component)?;
+            let steps =
+                steps_for(component, &before, to).map_err(|refusal| ActivationError::Refused {
+                    component,
+                    to: to.name(),
+                    refusal,
+                })?;
             if !steps.is_empty() {
-                let change = Change { part, to, steps };
-                planned.push(Planned { change, before });
+                let change = Change {
+                    component,
+                    to,
+                    steps,
+                };
+                pending.push(PendingChange { change, before });
             }
         }
-        Ok(planned)
+        Ok(pending)
     }
 
     /// Nothing is diverted that Perl would then not load, or that our modules would refuse.
-    fn check_modules(&self, planned: &[Planned]) -> Result<(), ActivationError> {
-        let modules: Vec<Part> = planned
+    fn check_modules(&self, pending: &[PendingChange]) -> Result<(), ActivationError> {
+        let modules: Vec<Component> = pending
             .iter()
-            .filter(|each| each.change.to == Wanted::On && each.change.part.is_module())
-            .map(|each| each.change.part)
+            .filter(|each| each.change.to == DesiredState::On && each.change.component.is_module())
+            .map(|each| each.change.component)
             .collect();
         if modules.is_empty() {
             return Ok(());
@@ -154,50 +162,56 @@ impl Node {
         let probe = probe(self)?;
         modules
             .into_iter()
-            .filter_map(|part| Some((part, probe.module(part)?)))
-            .try_for_each(|(part, module)| module.check(self, part))
+            .filter_map(|component| Some((component, probe.module(component)?)))
+            .try_for_each(|(component, module)| module.check(self, component))
     }
 
     fn take_steps(&self, change: &Change) -> Result<(), ActivationError> {
         change
             .steps
             .iter()
-            .try_for_each(|step| self.perform(change.part, *step))
+            .try_for_each(|step| self.perform(change.component, *step))
     }
 
-    /// The way back is planned from what is found, like every other.
-    fn undo(&self, changed: &[Planned], cause: ActivationError) -> ActivationError {
+    /// The way back is pending from what is found, like every other.
+    fn undo(&self, changed: &[PendingChange], cause: ActivationError) -> ActivationError {
         let cause = Box::new(cause);
         for each in changed.iter().rev() {
-            let part = each.change.part;
+            let component = each.change.component;
             let to = if each.before.is_on() {
-                Wanted::On
+                DesiredState::On
             } else {
-                Wanted::Off
+                DesiredState::Off
             };
-            let undone = self.find(part).and_then(|found| {
+            let undone = self.inspect(component).and_then(|found| {
                 if found == each.before {
                     return Ok(());
                 }
-                let steps = plan(part, &found, to).map_err(|refusal| ActivationError::Refused {
-                    part,
-                    to: to.name(),
-                    refusal,
+                let steps = steps_for(component, &found, to).map_err(|refusal| {
+                    ActivationError::Refused {
+                        component,
+                        to: to.name(),
+                        refusal,
+                    }
                 })?;
-                self.take_steps(&Change { part, to, steps })
+                self.take_steps(&Change {
+                    component,
+                    to,
+                    steps,
+                })
             });
             if let Err(undo) = undone {
                 let undo = Box::new(undo);
-                return ActivationError::Stuck { cause, undo };
+                return ActivationError::RollbackFailed { cause, undo };
             }
         }
-        ActivationError::Undone { cause }
+        ActivationError::RolledBack { cause }
     }
 
     /// The daemons hear of it whatever happens then: the state holds.
-    fn report(&self, state: State, planned: Vec<Planned>) -> Report {
-        let changes: Vec<Change> = planned.into_iter().map(|each| each.change).collect();
-        let heard = changes.iter().any(|change| change.part.is_module());
+    fn report(&self, state: NodeState, pending: Vec<PendingChange>) -> Report {
+        let changes: Vec<Change> = pending.into_iter().map(|each| each.change).collect();
+        let heard = changes.iter().any(|change| change.component.is_module());
         Report {
             state,
             reload: heard.then(|| dpkg::reload(self)),
@@ -206,7 +220,7 @@ impl Node {
     }
 }
 
-impl Wanted {
+impl DesiredState {
     fn name(self) -> &'static str {
         match self {
             Self::On => "on",
@@ -221,16 +235,16 @@ impl fmt::Display for Report {
         if self.changes.is_empty() {
             return writeln!(f, "nothing to change: pve-tunnel is {}", self.state);
         }
-        for Change { part, to, .. } in &self.changes {
-            let path = part.path();
+        for Change { component, to, .. } in &self.changes {
+            let path = component.path();
             match to {
-                Wanted::On => writeln!(
+                DesiredState::On => writeln!(
                     f,
-                    "{part}: on; {path} is a link to {}, and the stock file is {}",
-                    part.stand_in(),
-                    part.distrib()
+                    "{component}: on; {path} is a link to {}, and the stock file is {}",
+                    component.replacement(),
+                    component.distrib()
                 )?,
-                Wanted::Off => writeln!(f, "{part}: off; {path} is the stock file")?,
+                DesiredState::Off => writeln!(f, "{component}: off; {path} is the stock file")?,
             }
         }
         match &self.reload {
@@ -238,7 +252,7 @@ impl fmt::Display for Report {
             Some(Ok(Reload::Done)) => {
                 writeln!(f, "daemons: reloaded by the trigger pve-api-updates")
             }
-            Some(Ok(Reload::AtTheEnd)) => {
+            Some(Ok(Reload::Deferred)) => {
                 writeln!(f, "daemons: reload when the dpkg that is running ends")
             }
         }

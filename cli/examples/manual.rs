@@ -1,10 +1,10 @@
 //! Writes what is made of the command's definitions: manual pages, and completions for shells.
 //!
-//! `cargo run -p manual -- DIRECTORY DATE`: pages go to `DIRECTORY/man/man1`, completions to
+//! `cargo run -p pve-tunnel-cli --example manual -- DIRECTORY DATE`: pages go to `DIRECTORY/man/man1`, completions to
 //! `DIRECTORY/completions`. The date is for the pages' footer. It is an argument because the same
 //! sources have to give the same pages on any day.
 
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
@@ -12,11 +12,6 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::{env, fs};
-
-// Only what it says of itself is used here, not what it parses.
-#[allow(dead_code)]
-#[path = "../../src/bin/pve-tunnel/arguments.rs"]
-mod arguments;
 
 const SECTION: &str = "1";
 
@@ -67,7 +62,7 @@ fn complain(text: &str) -> ExitCode {
 
 fn write_all(directory: &Path, date: &str) -> io::Result<()> {
     // `help COMMAND` is not worth a page: it shows the command's own.
-    let mut command = arguments::Cli::command()
+    let mut command = pve_tunnel_cli::definition()
         .disable_help_subcommand(true)
         .subcommand_help_heading("COMMANDS")
         .subcommand_value_name("COMMAND")
@@ -83,7 +78,7 @@ fn write_all(directory: &Path, date: &str) -> io::Result<()> {
 
     let completions = directory.join("completions");
     fs::create_dir_all(&completions)?;
-    let mut command = arguments::Cli::command();
+    let mut command = pve_tunnel_cli::definition();
     let name = command.get_name().to_owned();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, &name, &completions)?;

@@ -1,8 +1,8 @@
-//! Looking at a part's files, and the steps that change them.
+//! Looking at a component's files, and the steps that change them.
 
+use super::component::{Component, DISTRIB, UNFINISHED};
 use super::dpkg;
-use super::part::{DISTRIB, Part, UNFINISHED};
-use super::plan::{Found, Kept, Place, Step};
+use super::steps::{AtDistrib, AtPath, Inspection, Step};
 use super::{ActivationError, Node};
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, Read};
@@ -10,69 +10,74 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 impl Node {
-    /// What is found of a part.
+    /// What is found of a component.
     ///
     /// # Errors
     /// A file that cannot be looked at, or dpkg that does not answer.
-    pub fn find(&self, part: Part) -> Result<Found, ActivationError> {
-        let files = Files::of(self, part);
+    pub fn inspect(&self, component: Component) -> Result<Inspection, ActivationError> {
+        let files = Files::of(self, component);
         let look = |path: &Path| {
-            look(path).map_err(|cause| ActivationError::Look {
+            look(path).map_err(|cause| ActivationError::Inspect {
                 path: path.to_owned(),
                 cause,
             })
         };
         let found = look(&files.path)?;
         let kept = look(&files.distrib)?;
-        let place = match &found {
-            None => Place::Missing,
-            Some(found) if found.is_file() => Place::File,
-            Some(found) if found.is_symlink() => link_place(part, &files.path)?,
-            Some(_) => Place::Other,
+        let at_path = match &found {
+            None => AtPath::Missing,
+            Some(found) if found.is_file() => AtPath::File,
+            Some(found) if found.is_symlink() => link_place(component, &files.path)?,
+            Some(_) => AtPath::Other,
         };
-        let kept = match (&found, &kept) {
-            (_, None) => Kept::Missing,
-            (_, Some(kept)) if !kept.is_file() => Kept::Other,
-            (Some(found), Some(kept)) if place == Place::File => {
-                let same = same(&files, found, kept).map_err(|cause| ActivationError::Look {
+        let at_distrib = match (&found, &kept) {
+            (_, None) => AtDistrib::Missing,
+            (_, Some(kept)) if !kept.is_file() => AtDistrib::Other,
+            (Some(found), Some(kept)) if at_path == AtPath::File => {
+                let same = same(&files, found, kept).map_err(|cause| ActivationError::Inspect {
                     path: files.distrib.clone(),
                     cause,
                 })?;
-                if same { Kept::Same } else { Kept::Different }
+                if same {
+                    AtDistrib::Same
+                } else {
+                    AtDistrib::Different
+                }
             }
-            _ => Kept::Different,
+            _ => AtDistrib::Different,
         };
-        Ok(Found {
-            place,
-            kept,
-            diversion: dpkg::diversion(self, part)?,
+        Ok(Inspection {
+            at_path,
+            at_distrib,
+            diversion: dpkg::diversion(self, component)?,
             unfinished: look(&files.new_link)?.is_some() || look(&files.new_copy)?.is_some(),
-            stand_in: look(&self.at(part.stand_in()))?.is_some_and(|found| found.is_file()),
+            replacement: look(&self.at(component.replacement()))?
+                .is_some_and(|found| found.is_file()),
         })
     }
 
-    /// Takes one step of a [plan](super::plan).
+    /// Takes one step of a [plan](super::steps).
     ///
     /// # Errors
     /// What failed of it; the path has the file then that it had before.
-    pub fn perform(&self, part: Part, step: Step) -> Result<(), ActivationError> {
-        let files = Files::of(self, part);
+    pub fn perform(&self, component: Component, step: Step) -> Result<(), ActivationError> {
+        let files = Files::of(self, component);
         let changed = match step {
-            Step::Sweep => remove(&files.new_link).and_then(|()| remove(&files.new_copy)),
-            Step::Keep => files.keep(),
-            Step::Link => symlink(part.link(), &files.new_link)
+            Step::CleanUp => remove(&files.new_link).and_then(|()| remove(&files.new_copy)),
+            Step::PreserveStock => files.keep(),
+            Step::LinkReplacement => symlink(component.link(), &files.new_link)
                 .and_then(|()| fs::rename(&files.new_link, &files.path)),
-            Step::Restore => fs::rename(&files.distrib, &files.path),
-            Step::DropKept => fs::remove_file(&files.distrib),
-            Step::Unlink => fs::remove_file(&files.path),
-            Step::Divert => return Ok(dpkg::add_diversion(self, part)?),
-            Step::Undivert => return Ok(dpkg::remove_diversion(self, part)?),
+            Step::RestoreStock => fs::rename(&files.distrib, &files.path),
+            Step::RemoveDistrib => fs::remove_file(&files.distrib),
+            Step::RemoveLink => fs::remove_file(&files.path),
+            Step::AddDiversion => return Ok(dpkg::add_diversion(self, component)?),
+            Step::RemoveDiversion => return Ok(dpkg::remove_diversion(self, component)?),
         };
         // A name is only there for good once its directory is: the next step may be dpkg's.
         changed
             .and_then(|()| sync(files.directory()))
             .map_err(|cause| ActivationError::Step {
-                part,
+                component,
                 tried: files.say(step),
                 cause,
             })
@@ -87,10 +92,10 @@ struct Files {
 }
 
 impl Files {
-    fn of(node: &Node, part: Part) -> Self {
-        let beside = |end: &str| node.at(&format!("{}{end}", part.path()));
+    fn of(node: &Node, component: Component) -> Self {
+        let beside = |end: &str| node.at(&format!("{}{end}", component.path()));
         Self {
-            path: node.at(part.path()),
+            path: node.at(component.path()),
             distrib: beside(DISTRIB),
             new_link: beside(UNFINISHED),
             new_copy: beside(&format!("{DISTRIB}{UNFINISHED}")),
@@ -117,13 +122,13 @@ impl Files {
     fn say(&self, step: Step) -> String {
         let (path, distrib) = (self.path.display(), self.distrib.display());
         match step {
-            Step::Sweep => format!("remove what an interrupted run left beside {path}"),
-            Step::Keep => format!("make {distrib} of {path}"),
-            Step::Link => format!("put a link in the place of {path}"),
-            Step::Restore => format!("rename {distrib} to {path}"),
-            Step::DropKept => format!("remove {distrib}"),
-            Step::Unlink => format!("remove the link {path}"),
-            Step::Divert | Step::Undivert => format!("divert {path}"),
+            Step::CleanUp => format!("remove what an interrupted run left beside {path}"),
+            Step::PreserveStock => format!("make {distrib} of {path}"),
+            Step::LinkReplacement => format!("put a link in the place of {path}"),
+            Step::RestoreStock => format!("rename {distrib} to {path}"),
+            Step::RemoveDistrib => format!("remove {distrib}"),
+            Step::RemoveLink => format!("remove the link {path}"),
+            Step::AddDiversion | Step::RemoveDiversion => format!("divert {path}"),
         }
     }
 }
@@ -136,16 +141,17 @@ fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-fn link_place(part: Part, path: &Path) -> Result<Place, ActivationError> {
-    let target = fs::read_link(path).map_err(|cause| ActivationError::Look {
+fn link_place(component: Component, path: &Path) -> Result<AtPath, ActivationError> {
+    let target = fs::read_link(path).map_err(|cause| ActivationError::Inspect {
         path: path.to_owned(),
         cause,
     })?;
     // The long form is what an administrator would have made by hand.
-    let ours = target == Path::new(part.link()) || target == Path::new(part.stand_in());
+    let ours =
+        target == Path::new(component.link()) || target == Path::new(component.replacement());
     Ok(match ours {
-        true => Place::StandIn,
-        false => Place::Link(target),
+        true => AtPath::Replacement,
+        false => AtPath::Link(target),
     })
 }
 

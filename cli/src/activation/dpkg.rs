@@ -1,9 +1,9 @@
 //! dpkg: what it diverts, what it has installed, and the trigger on which daemons reload.
 
 use super::Node;
-use super::part::{DISTRIB, PACKAGE, Part, RELOAD_TRIGGER};
-use super::plan::Diversion;
-use super::run::{RunError, command, one_line, run, succeed};
+use super::component::{Component, DISTRIB, PACKAGE, RELOAD_TRIGGER};
+use super::program::{ProgramError, command, one_line, run, run_checked};
+use super::steps::Diversion;
 use serde::Serialize;
 use std::process::Command;
 use std::time::Duration;
@@ -29,16 +29,16 @@ pub enum Reload {
     /// The trigger has been processed: who is interested has reloaded.
     Done,
     /// dpkg is running, for us or for somebody else, and will process it at its end.
-    AtTheEnd,
+    Deferred,
 }
 
-pub(super) fn diversion(node: &Node, part: Part) -> Result<Diversion, RunError> {
+pub(super) fn diversion(node: &Node, component: Component) -> Result<Diversion, ProgramError> {
     let ask = |question: &str, path: &str| {
-        let asked = succeed(divert(node).args([question, path]), DATABASE_LIMIT)?;
+        let asked = run_checked(divert(node).args([question, path]), DATABASE_LIMIT)?;
         Ok(asked.stdout.trim_end().to_owned())
     };
-    let distrib = part.distrib();
-    let mut by = ask("--listpackage", part.path())?;
+    let distrib = component.distrib();
+    let mut by = ask("--listpackage", component.path())?;
     if by.is_empty() {
         // Something else may be diverted to where we would divert to.
         by = ask("--listpackage", &distrib)?;
@@ -46,26 +46,32 @@ pub(super) fn diversion(node: &Node, part: Part) -> Result<Diversion, RunError> 
     if by.is_empty() {
         return Ok(Diversion::None);
     }
-    let to = ask("--truename", part.path())?;
+    let to = ask("--truename", component.path())?;
     if by == PACKAGE && to == distrib {
         return Ok(Diversion::Ours);
     }
     Ok(Diversion::Foreign { by, to })
 }
 
-pub(super) fn add_diversion(node: &Node, part: Part) -> Result<(), RunError> {
-    let distrib = format!("{}{DISTRIB}", part.path());
-    let add = ["--no-rename", "--divert", &distrib, "--add", part.path()];
-    succeed(
+pub(super) fn add_diversion(node: &Node, component: Component) -> Result<(), ProgramError> {
+    let distrib = format!("{}{DISTRIB}", component.path());
+    let add = [
+        "--no-rename",
+        "--divert",
+        &distrib,
+        "--add",
+        component.path(),
+    ];
+    run_checked(
         divert(node).args(["--package", PACKAGE]).args(add),
         DATABASE_LIMIT,
     )?;
     Ok(())
 }
 
-pub(super) fn remove_diversion(node: &Node, part: Part) -> Result<(), RunError> {
-    let remove = ["--no-rename", "--remove", part.path()];
-    succeed(
+pub(super) fn remove_diversion(node: &Node, component: Component) -> Result<(), ProgramError> {
+    let remove = ["--no-rename", "--remove", component.path()];
+    run_checked(
         divert(node).args(["--package", PACKAGE]).args(remove),
         DATABASE_LIMIT,
     )?;
@@ -86,28 +92,28 @@ fn program(name: &str, node: &Node) -> Command {
 }
 
 /// The package of the stock file, if it is installed.
-pub(super) fn package(node: &Node, part: Part) -> Result<Option<Package>, RunError> {
+pub(super) fn package(node: &Node, component: Component) -> Result<Option<Package>, ProgramError> {
     let mut query = program("dpkg-query", node);
     query.args(["--show", "--showformat", "${db:Status-Status} ${Version}"]);
-    let asked = run(query.arg(part.package()), DATABASE_LIMIT)?;
+    let asked = run(query.arg(component.package()), DATABASE_LIMIT)?;
     // It fails for a package that it has never heard of.
     let version = asked.stdout.strip_prefix("installed ");
     Ok(version.map(|version| Package {
-        name: part.package(),
+        name: component.package(),
         version: version.to_owned(),
     }))
 }
 
 /// Does what every package of Proxmox VE does when it has changed a module that daemons have loaded.
-pub(super) fn reload(node: &Node) -> Result<Reload, RunError> {
+pub(super) fn reload(node: &Node) -> Result<Reload, ProgramError> {
     let mut trigger = program("dpkg-trigger", node);
     trigger.arg("--no-await");
     if !node.maintainer_script {
         trigger.arg(format!("--by-package={PACKAGE}"));
     }
-    succeed(trigger.arg(RELOAD_TRIGGER), DATABASE_LIMIT)?;
+    run_checked(trigger.arg(RELOAD_TRIGGER), DATABASE_LIMIT)?;
     if node.maintainer_script {
-        return Ok(Reload::AtTheEnd);
+        return Ok(Reload::Deferred);
     }
 
     let mut process = program("dpkg", node);
@@ -117,9 +123,9 @@ pub(super) fn reload(node: &Node) -> Result<Reload, RunError> {
         return Ok(Reload::Done);
     }
     if processed.stderr.contains("locked by another process") {
-        return Ok(Reload::AtTheEnd);
+        return Ok(Reload::Deferred);
     }
-    Err(RunError::Failed {
+    Err(ProgramError::Failed {
         program: "dpkg --triggers-only --pending".to_owned(),
         status: processed.status,
         said: one_line(&processed.stderr),

@@ -1,10 +1,10 @@
 //! `status`: what is on, whether it works, and whether the running daemons have it.
 
-use super::daemon::{Daemon, daemons};
+use super::component::Component;
+use super::daemon::{DaemonStatus, daemons};
 use super::dpkg::{self, Package};
-use super::part::Part;
-use super::plan::{Found, Wanted, plan};
-use super::probe::{Module, Probe, probe};
+use super::probe::{ModuleStatus, ProbeResult, probe};
+use super::steps::{DesiredState, Inspection, steps_for};
 use super::{ActivationError, Node};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -14,13 +14,14 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// The node as a whole.
-    pub state: State,
-    /// Each part, in the order of [`Part::ALL`].
-    pub parts: Vec<PartStatus>,
+    pub state: NodeState,
+    /// Each component, in the order of [`Component::ALL`].
+    #[serde(rename = "parts")]
+    pub components: Vec<ComponentStatus>,
     /// Versions of our Perl modules that were loaded, by name, and of the library as `library`.
     pub versions: BTreeMap<String, String>,
     /// Those in whose processes migrations run.
-    pub daemons: Vec<Daemon>,
+    pub daemons: Vec<DaemonStatus>,
     /// dpkg is running, and the daemons reload at its end: what they have now is not judged.
     pub reload_pending: bool,
     /// What is not in order, and what to do about it; empty if everything is.
@@ -30,7 +31,7 @@ pub struct Status {
 /// What a node is switched to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum NodeState {
     /// Everything is stock.
     Off,
     /// Overlay and seam are on.
@@ -41,25 +42,26 @@ pub enum State {
     Mixed,
 }
 
-/// One part.
+/// One component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PartStatus {
+pub struct ComponentStatus {
     /// Which.
-    pub part: Part,
+    #[serde(rename = "part")]
+    pub component: Component,
     /// What it is switched to.
-    pub state: PartState,
+    pub state: ComponentState,
     /// The stock file's path.
     pub path: &'static str,
     /// Its package; none if that is not installed.
     pub package: Option<Package>,
     /// What Perl makes of it; none for the helper, and for a module that is not installed.
-    pub module: Option<Module>,
+    pub module: Option<ModuleStatus>,
 }
 
-/// What a part is switched to.
+/// What a component is switched to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum PartState {
+pub enum ComponentState {
     /// The stock file.
     Off,
     /// The stand-in.
@@ -75,26 +77,26 @@ impl Node {
     /// Files and dpkg cannot be asked. That Perl cannot be is one of the problems.
     pub fn status(&self) -> Result<Status, ActivationError> {
         let mut problems = Vec::new();
-        let mut parts = Vec::new();
-        for part in Part::ALL {
-            let found = self.find(part)?;
-            let (state, problem) = judge(part, &found);
+        let mut components = Vec::new();
+        for component in Component::ALL {
+            let found = self.inspect(component)?;
+            let (state, problem) = judge(component, &found);
             problems.extend(problem);
-            parts.push(PartStatus {
-                part,
+            components.push(ComponentStatus {
+                component,
                 state,
-                path: part.path(),
-                package: dpkg::package(self, part)?,
+                path: component.path(),
+                package: dpkg::package(self, component)?,
                 module: None,
             });
         }
-        let asked = self.ask_perl(&mut parts, &mut problems);
+        let asked = self.ask_perl(&mut components, &mut problems);
         let mut versions = BTreeMap::new();
         if let Some(asked) = asked {
             versions.extend(asked.modules);
             versions.extend(asked.library.map(|version| ("library".to_owned(), version)));
         }
-        let state = State::of(&parts);
+        let state = NodeState::of(&components);
         problems.extend(state.problem());
         let daemons = daemons(self);
         if !self.maintainer_script {
@@ -102,7 +104,7 @@ impl Node {
         }
         Ok(Status {
             state,
-            parts,
+            components,
             versions,
             daemons,
             reload_pending: self.maintainer_script,
@@ -111,9 +113,17 @@ impl Node {
     }
 
     /// Only if there is something to ask about.
-    fn ask_perl(&self, parts: &mut [PartStatus], problems: &mut Vec<String>) -> Option<Probe> {
-        let modules = || Part::ALL.into_iter().filter(|part| part.is_module());
-        if !modules().any(|part| self.at(part.path()).exists()) {
+    fn ask_perl(
+        &self,
+        components: &mut [ComponentStatus],
+        problems: &mut Vec<String>,
+    ) -> Option<ProbeResult> {
+        let modules = || {
+            Component::ALL
+                .into_iter()
+                .filter(|component| component.is_module())
+        };
+        if !modules().any(|component| self.at(component.path()).exists()) {
             return None;
         }
         let asked = match probe(self) {
@@ -123,9 +133,9 @@ impl Node {
                 return None;
             }
         };
-        for each in parts {
-            each.module = asked.module(each.part).cloned();
-            if each.state == PartState::On {
+        for each in components {
+            each.module = asked.module(each.component).cloned();
+            if each.state == ComponentState::On {
                 problems.extend(each.module_problem(self));
             }
         }
@@ -133,83 +143,88 @@ impl Node {
     }
 }
 
-fn judge(part: Part, found: &Found) -> (PartState, Option<String>) {
-    let wanted = match (found.is_on(), found.is_off()) {
-        (true, _) => Wanted::On,
-        (_, true) => Wanted::Off,
+fn judge(component: Component, found: &Inspection) -> (ComponentState, Option<String>) {
+    let desired = match (found.is_on(), found.is_off()) {
+        (true, _) => DesiredState::On,
+        (_, true) => DesiredState::Off,
         _ => {
-            let advice = match plan(part, found, Wanted::On) {
+            let advice = match steps_for(component, found, DesiredState::On) {
                 Ok(_) => "an interrupted run has left it half-way: run 'pve-tunnel enable' or 'pve-tunnel disable'".to_owned(),
                 Err(refusal) => refusal.to_string(),
             };
-            return (PartState::Broken, Some(format!("{part}: {advice}")));
+            return (
+                ComponentState::Broken,
+                Some(format!("{component}: {advice}")),
+            );
         }
     };
-    let state = match wanted {
-        Wanted::On => PartState::On,
-        Wanted::Off => PartState::Off,
+    let state = match desired {
+        DesiredState::On => ComponentState::On,
+        DesiredState::Off => ComponentState::Off,
     };
-    let left = match plan(part, found, wanted) {
+    let left = match steps_for(component, found, desired) {
         Ok(steps) if steps.is_empty() => None,
         Ok(_) => Some("an interrupted run has left files beside it: run 'pve-tunnel enable' or 'pve-tunnel disable'".to_owned()),
         Err(refusal) => Some(refusal.to_string()),
     };
-    (state, left.map(|left| format!("{part}: {left}")))
+    (state, left.map(|left| format!("{component}: {left}")))
 }
 
-impl PartStatus {
+impl ComponentStatus {
     fn module_problem(&self, node: &Node) -> Option<String> {
-        let (part, module) = (self.part, self.module.as_ref()?);
-        match module.check(node, part) {
+        let (component, module) = (self.component, self.module.as_ref()?);
+        match module.check(node, component) {
             Err(ActivationError::NotLoaded { reason, .. }) => Some(format!(
-                "{part}: Perl cannot load {}: {reason}; install {} again",
+                "{component}: Perl cannot load {}: {reason}; install {} again",
                 self.path,
-                part.package()
+                component.package()
             )),
             Err(ActivationError::Shadowed { file, .. }) => Some(format!(
-                "{part}: Perl loads {file} in the place of {}: move it away",
+                "{component}: Perl loads {file} in the place of {}: move it away",
                 self.path
             )),
-            Err(ActivationError::UnknownShape { reason, .. }) => Some(format!(
-                "{part}: {reason}; migrations go the stock way until there is a pve-tunnel for it, \
+            Err(ActivationError::Unsupported { reason, .. }) => Some(format!(
+                "{component}: {reason}; migrations go the stock way until there is a pve-tunnel for it, \
                  and 'pve-tunnel disable' silences this"
             )),
             Err(other) => Some(other.to_string()),
             Ok(()) if module.in_effect => None,
             Ok(()) => Some(format!(
-                "{part}: loading {} does not put it into effect: install the package pve-tunnel again",
+                "{component}: loading {} does not put it into effect: install the package pve-tunnel again",
                 self.path
             )),
         }
     }
 }
 
-impl State {
-    fn of(parts: &[PartStatus]) -> Self {
-        let on: Vec<Part> = parts
+impl NodeState {
+    fn of(components: &[ComponentStatus]) -> Self {
+        let on: Vec<Component> = components
             .iter()
-            .filter(|each| each.state == PartState::On)
-            .map(|each| each.part)
+            .filter(|each| each.state == ComponentState::On)
+            .map(|each| each.component)
             .collect();
-        let broken = parts.iter().any(|each| each.state == PartState::Broken);
+        let broken = components
+            .iter()
+            .any(|each| each.state == ComponentState::Broken);
         match on.as_slice() {
             _ if broken => Self::Mixed,
             [] => Self::Off,
-            [Part::Overlay, Part::Seam] => Self::On,
-            [Part::Helper] => Self::HelperOnly,
+            [Component::Overlay, Component::Seam] => Self::On,
+            [Component::Helper] => Self::HelperOnly,
             _ => Self::Mixed,
         }
     }
 
     fn problem(self) -> Option<String> {
         (self == Self::Mixed).then(|| {
-            "the parts do not go together: run 'pve-tunnel enable' or 'pve-tunnel disable'"
+            "the components do not go together: run 'pve-tunnel enable' or 'pve-tunnel disable'"
                 .to_owned()
         })
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for NodeState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Off => "off",
@@ -220,19 +235,19 @@ impl fmt::Display for State {
     }
 }
 
-impl Daemon {
-    fn problem(&self, state: State) -> Option<String> {
+impl DaemonStatus {
+    fn problem(&self, state: NodeState) -> Option<String> {
         let Self { name, .. } = self;
         let seen = self.processes - self.unreadable;
         let wrong = match state {
-            State::Mixed => None,
-            State::On if self.current == seen => None,
-            State::On => Some(format!(
+            NodeState::Mixed => None,
+            NodeState::On if self.current == seen => None,
+            NodeState::On => Some(format!(
                 "{} of {seen} processes lack it or have a version that was replaced",
                 seen - self.current
             )),
-            State::Off | State::HelperOnly if self.current + self.outdated == 0 => None,
-            State::Off | State::HelperOnly => Some(format!(
+            NodeState::Off | NodeState::HelperOnly if self.current + self.outdated == 0 => None,
+            NodeState::Off | NodeState::HelperOnly => Some(format!(
                 "{} of {seen} processes still have it",
                 self.current + self.outdated
             )),
@@ -249,8 +264,8 @@ impl Daemon {
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "pve-tunnel is {}", self.state)?;
-        for part in &self.parts {
-            writeln!(f, "{part}")?;
+        for component in &self.components {
+            writeln!(f, "{component}")?;
         }
         for daemon in &self.daemons {
             writeln!(f, "{daemon}")?;
@@ -265,25 +280,29 @@ impl fmt::Display for Status {
     }
 }
 
-impl fmt::Display for PartStatus {
+impl fmt::Display for ComponentStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            PartState::Off => "off",
-            PartState::On => "on",
-            PartState::Broken => "broken",
+            ComponentState::Off => "off",
+            ComponentState::On => "on",
+            ComponentState::Broken => "broken",
         };
-        write!(f, "{:9}  {state:6}  {}", self.part, self.path)?;
+        write!(f, "{:9}  {state:6}  {}", self.component, self.path)?;
         match &self.package {
             Some(package) => write!(f, " of {} {}", package.name, package.version)?,
-            None => write!(f, " of {}, which is not installed", self.part.package())?,
+            None => write!(
+                f,
+                " of {}, which is not installed",
+                self.component.package()
+            )?,
         }
         match &self.module {
             None => Ok(()),
             Some(module) if module.in_effect => f.write_str(", in effect"),
-            Some(Module {
+            Some(ModuleStatus {
                 error: Some(error), ..
             }) => write!(f, ", does not load: {error}"),
-            Some(Module {
+            Some(ModuleStatus {
                 refusal: Some(refusal),
                 ..
             }) => write!(f, ", not to be used: {refusal}"),
@@ -292,7 +311,7 @@ impl fmt::Display for PartStatus {
     }
 }
 
-impl fmt::Display for Daemon {
+impl fmt::Display for DaemonStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:9}  ", self.name)?;
         if self.pid.is_none() {

@@ -1,43 +1,51 @@
 //! Switching on and off, on a tree of a test's own, with the real dpkg-divert and Perl.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-#[path = "support/node_tree.rs"]
-mod node_tree;
-
-use node_tree::{Tree, shaped, stock, with_tree};
-use pve_tunnel::activation::{ActivationError, Part, PartState, Scope, State, Wanted, plan};
+use crate::node_tree::{Tree, shaped, stock, with_tree};
+use pve_tunnel_cli::activation::{
+    ActivationError, Component, ComponentState, DesiredState, NodeState, Scope, steps_for,
+};
 use std::fs;
 use std::path::Path;
 
 /// What `enable` leaves, written out: links, stock files, diversions.
-fn assert_on(tree: &Tree, part: Part, version: &str) {
+fn assert_on(tree: &Tree, component: Component, version: &str) {
     assert_eq!(
-        tree.link_of(part).as_deref(),
-        Some(Path::new(part.link())),
-        "{part}"
+        tree.link_of(component).as_deref(),
+        Some(Path::new(component.link())),
+        "{component}"
     );
-    assert_eq!(tree.read(&part.distrib()), stock(part, version), "{part}");
+    assert_eq!(
+        tree.read(&component.distrib()),
+        stock(component, version),
+        "{component}"
+    );
     let diversion = format!(
         "diversion of {} to {} by pve-tunnel",
-        part.path(),
-        part.distrib()
+        component.path(),
+        component.distrib()
     );
-    assert!(tree.diversions().contains(&diversion), "{part}");
+    assert!(tree.diversions().contains(&diversion), "{component}");
     // The link leads to the stand-in from where it is.
-    let through = fs::canonicalize(tree.at(part.path())).unwrap();
-    assert_eq!(through, fs::canonicalize(tree.at(part.stand_in())).unwrap());
+    let through = fs::canonicalize(tree.at(component.path())).unwrap();
+    assert_eq!(
+        through,
+        fs::canonicalize(tree.at(component.replacement())).unwrap()
+    );
 }
 
-fn assert_off(tree: &Tree, part: Part, version: &str) {
-    assert_eq!(tree.link_of(part), None, "{part}");
-    assert_eq!(tree.read(part.path()), stock(part, version), "{part}");
-    assert!(!tree.exists(&part.distrib()), "{part}");
+fn assert_off(tree: &Tree, component: Component, version: &str) {
+    assert_eq!(tree.link_of(component), None, "{component}");
+    assert_eq!(
+        tree.read(component.path()),
+        stock(component, version),
+        "{component}"
+    );
+    assert!(!tree.exists(&component.distrib()), "{component}");
     assert!(
         tree.diversions()
             .iter()
-            .all(|line| !line.contains(part.path())),
-        "{part}"
+            .all(|line| !line.contains(component.path())),
+        "{component}"
     );
 }
 
@@ -45,7 +53,7 @@ fn assert_off(tree: &Tree, part: Part, version: &str) {
 fn each_command_ends_in_its_state_and_disable_leaves_no_trace() {
     with_tree(|tree| {
         let before = tree.listing();
-        let on = [Part::Overlay, Part::Seam];
+        let on = [Component::Overlay, Component::Seam];
         let all = |state: &str| match state {
             "on" => tree.node.enable(Scope::Modules).unwrap(),
             "helper" => tree.node.enable(Scope::HelperOnly).unwrap(),
@@ -59,15 +67,15 @@ fn each_command_ends_in_its_state_and_disable_leaves_no_trace() {
                 assert_eq!(report.changes.is_empty(), from == to, "{from} to {to}");
                 let modules = (from == "on") != (to == "on");
                 assert_eq!(report.reload.is_some(), modules, "{from} to {to}");
-                for part in Part::ALL {
+                for component in Component::ALL {
                     let is_on = match to {
-                        "on" => on.contains(&part),
-                        "helper" => part == Part::Helper,
+                        "on" => on.contains(&component),
+                        "helper" => component == Component::Helper,
                         _ => false,
                     };
                     match is_on {
-                        true => assert_on(tree, part, "one"),
-                        false => assert_off(tree, part, "one"),
+                        true => assert_on(tree, component, "one"),
+                        false => assert_off(tree, component, "one"),
                     }
                 }
                 let twice = all(to);
@@ -88,60 +96,64 @@ fn each_command_ends_in_its_state_and_disable_leaves_no_trace() {
 /// Cut off between any two steps, upgraded by dpkg there or not, either command brings it in order.
 #[test]
 fn a_run_that_was_cut_off_is_brought_in_order_by_the_next() {
-    for way in [Wanted::On, Wanted::Off] {
+    for way in [DesiredState::On, DesiredState::Off] {
         for (count, upgraded) in (0..4).flat_map(|count| [(count, false), (count, true)]) {
-            for next in [Wanted::On, Wanted::Off] {
+            for next in [DesiredState::On, DesiredState::Off] {
                 with_tree(|tree| cut_off(tree, way, count, upgraded, next));
             }
         }
     }
 }
 
-fn cut_off(tree: &Tree, way: Wanted, count: usize, upgraded: bool, next: Wanted) {
-    let part = Part::Overlay;
+fn cut_off(tree: &Tree, way: DesiredState, count: usize, upgraded: bool, next: DesiredState) {
+    let component = Component::Overlay;
     let before = tree.listing();
-    if way == Wanted::Off {
+    if way == DesiredState::Off {
         tree.node.enable(Scope::Modules).unwrap();
     }
-    let steps = plan(part, &tree.node.find(part).unwrap(), way).unwrap();
+    let steps = steps_for(component, &tree.node.inspect(component).unwrap(), way).unwrap();
     for step in steps.iter().take(count) {
-        tree.node.perform(part, *step).unwrap();
-        assert!(tree.at(part.path()).exists(), "after {step:?}");
+        tree.node.perform(component, *step).unwrap();
+        assert!(tree.at(component.path()).exists(), "after {step:?}");
     }
     // What the next step has made so far, but not renamed.
     std::os::unix::fs::symlink(
         "nowhere",
-        tree.at(&format!("{}.pve-tunnel-new", part.path())),
+        tree.at(&format!("{}.pve-tunnel-new", component.path())),
     )
     .unwrap();
     tree.write(
-        &format!("{}.distrib.pve-tunnel-new", part.path()),
+        &format!("{}.distrib.pve-tunnel-new", component.path()),
         "half a co",
     );
     let name = format!("{way:?}, {count} steps, upgraded: {upgraded}, then {next:?}");
     if upgraded {
-        tree.unpack(part, "two");
+        tree.unpack(component, "two");
     }
     let version = if upgraded { "two" } else { "one" };
     match next {
-        Wanted::On => {
+        DesiredState::On => {
             tree.node.enable(Scope::Modules).unwrap();
-            assert_on(tree, part, version);
-            assert_on(tree, Part::Seam, "one");
+            assert_on(tree, component, version);
+            assert_on(tree, Component::Seam, "one");
         }
-        Wanted::Off => {
+        DesiredState::Off => {
             tree.node.disable().unwrap();
-            assert_eq!(tree.read(part.path()), stock(part, version), "{name}");
+            assert_eq!(
+                tree.read(component.path()),
+                stock(component, version),
+                "{name}"
+            );
             let mut expected = before.clone();
             expected.insert(
-                tree.at(part.path()),
-                format!("file: {}", stock(part, version)),
+                tree.at(component.path()),
+                format!("file: {}", stock(component, version)),
             );
             tree.assert_listing(&expected, &name);
         }
     }
     assert!(
-        !tree.exists(&format!("{}.pve-tunnel-new", part.path())),
+        !tree.exists(&format!("{}.pve-tunnel-new", component.path())),
         "{name}"
     );
 }
@@ -150,33 +162,33 @@ fn cut_off(tree: &Tree, way: Wanted, count: usize, upgraded: bool, next: Wanted)
 fn upgrades_and_removals_of_the_stock_package_while_on() {
     with_tree(|tree| {
         tree.node.enable(Scope::Modules).unwrap();
-        tree.unpack(Part::Seam, "two");
-        assert_on(tree, Part::Seam, "two");
+        tree.unpack(Component::Seam, "two");
+        assert_on(tree, Component::Seam, "two");
         assert!(tree.node.status().unwrap().problems.is_empty());
 
-        tree.uninstall(Part::Overlay);
-        tree.uninstall(Part::Seam);
+        tree.uninstall(Component::Overlay);
+        tree.uninstall(Component::Seam);
         let status = tree.node.status().unwrap();
-        assert_eq!(status.parts[0].state, PartState::Broken);
+        assert_eq!(status.components[0].state, ComponentState::Broken);
         assert!(
             status.problems[0]
                 .contains("libpve-guest-common-perl is not installed: 'pve-tunnel disable'"),
             "{:?}",
             status.problems
         );
-        tree.unpack(Part::Overlay, "three");
-        assert_on(tree, Part::Overlay, "three");
-        tree.uninstall(Part::Overlay);
+        tree.unpack(Component::Overlay, "three");
+        assert_on(tree, Component::Overlay, "three");
+        tree.uninstall(Component::Overlay);
 
         tree.node.disable().unwrap();
-        for part in [Part::Overlay, Part::Seam] {
+        for component in [Component::Overlay, Component::Seam] {
             assert!(
-                !tree.exists(part.path()) && !tree.exists(&part.distrib()),
-                "{part}"
+                !tree.exists(component.path()) && !tree.exists(&component.distrib()),
+                "{component}"
             );
         }
         assert_eq!(tree.diversions(), Vec::<String>::new());
-        assert_eq!(tree.node.status().unwrap().state, State::Off);
+        assert_eq!(tree.node.status().unwrap().state, NodeState::Off);
     });
 }
 
@@ -194,8 +206,8 @@ fn what_is_refused_changes_nothing() {
         ("a directory", |tree| { tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"); fs::create_dir(tree.at("/usr/share/perl5/PVE/StorageTunnel.pm")).unwrap(); }, "is not a file"),
         ("no stock file", |tree| tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"), "is not installed"),
         ("no stand-in", |tree| tree.remove("/usr/share/pve-tunnel/perl5/PVE/StorageTunnel.pm"), "is missing"),
-        ("an unknown shape", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm", &shaped(Part::Seam, "one", "another")), "its shape is 'another'"),
-        ("an unknown shape of the first", |tree| tree.write("/usr/share/perl5/PVE/Tunnel.pm", &shaped(Part::Overlay, "one", "another")), "its shape is 'another'"),
+        ("an unknown shape", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm", &shaped(Component::Seam, "one", "another")), "its shape is 'another'"),
+        ("an unknown shape of the first", |tree| tree.write("/usr/share/perl5/PVE/Tunnel.pm", &shaped(Component::Overlay, "one", "another")), "its shape is 'another'"),
         ("a module that does not compile", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm", "package PVE::StorageTunnel;\n1 +;\n"), "syntax error"),
         ("ours not installed", |tree| tree.remove("/usr/share/perl5/PVE/Tunnel/Seam.pm"), "Can't locate PVE/Tunnel/Seam.pm"),
     ];
@@ -222,7 +234,7 @@ fn what_is_refused_changes_nothing() {
             matches!(
                 error,
                 ActivationError::Refused {
-                    part: Part::Overlay,
+                    component: Component::Overlay,
                     ..
                 }
             ),
@@ -245,23 +257,29 @@ fn a_part_that_fails_takes_the_others_back_to_what_they_were() {
         fs::create_dir(&blocked).unwrap();
         let before = tree.listing();
         let error = tree.node.enable(Scope::Modules).unwrap_err();
-        assert!(matches!(error, ActivationError::Undone { .. }), "{error}");
+        assert!(
+            matches!(error, ActivationError::RolledBack { .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains("StorageTunnel.pm"), "{error}");
         tree.assert_listing(&before, "undone");
 
         fs::remove_dir(&blocked).unwrap();
-        // The last part of three, which is to go off: a directory cannot be replaced by a file.
+        // The last component of three, which is to go off: a directory cannot be replaced by a file.
         let helper = "/usr/bin/proxmox-websocket-tunnel.distrib.pve-tunnel-new";
         fs::create_dir(tree.at(helper)).unwrap();
         let before = tree.listing();
         let error = tree.node.enable(Scope::Modules).unwrap_err();
-        assert!(matches!(error, ActivationError::Undone { .. }), "{error}");
+        assert!(
+            matches!(error, ActivationError::RolledBack { .. }),
+            "{error}"
+        );
         tree.assert_listing(&before, "undone");
 
         fs::remove_dir(tree.at(helper)).unwrap();
         tree.node.enable(Scope::Modules).unwrap();
-        assert_on(tree, Part::Seam, "one");
-        assert_off(tree, Part::Helper, "one");
+        assert_on(tree, Component::Seam, "one");
+        assert_off(tree, Component::Helper, "one");
     });
 }
 
@@ -271,10 +289,10 @@ fn disable_needs_neither_perl_nor_our_files() {
         tree.node.enable(Scope::Modules).unwrap();
         fs::remove_dir_all(tree.at("/usr/share/pve-tunnel")).unwrap();
         fs::remove_dir_all(tree.at("/usr/share/perl5/PVE/Tunnel")).unwrap();
-        tree.unpack(Part::Overlay, "two");
+        tree.unpack(Component::Overlay, "two");
         tree.node.disable().unwrap();
-        assert_off(tree, Part::Overlay, "two");
-        assert_off(tree, Part::Seam, "one");
+        assert_off(tree, Component::Overlay, "two");
+        assert_off(tree, Component::Seam, "one");
     });
 }
 
@@ -296,7 +314,7 @@ fn two_at_once_are_one_too_many() {
 #[test]
 fn the_path_has_a_whole_file_at_every_moment() {
     with_tree(|tree| {
-        let path = tree.at(Part::Seam.path());
+        let path = tree.at(Component::Seam.path());
         std::thread::scope(|scope| {
             let (stop, stopped) = std::sync::mpsc::channel::<()>();
             let reader = scope.spawn(move || {

@@ -1,6 +1,7 @@
 //! Whether running daemons have our library loaded, which is what they have of us.
 
 use super::Node;
+use nix::errno::Errno;
 use serde::Serialize;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -19,7 +20,7 @@ const MAX_NAME: usize = 15;
 
 /// A daemon's main process and its workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Daemon {
+pub struct DaemonStatus {
     /// Its name.
     pub name: &'static str,
     /// The main process; none if it is not running.
@@ -40,12 +41,12 @@ enum Library {
     Outdated,
 }
 
-pub(super) fn daemons(node: &Node) -> Vec<Daemon> {
+pub(super) fn daemons(node: &Node) -> Vec<DaemonStatus> {
     DAEMONS.iter().map(|name| daemon(node, name)).collect()
 }
 
-fn daemon(node: &Node, name: &'static str) -> Daemon {
-    let mut daemon = Daemon {
+fn daemon(node: &Node, name: &'static str) -> DaemonStatus {
+    let mut daemon = DaemonStatus {
         name,
         pid: main_process(node, name),
         processes: 0,
@@ -112,5 +113,5 @@ fn library(pid: u32) -> io::Result<Library> {
 }
 
 fn gone(cause: &io::Error) -> bool {
-    cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(libc::ESRCH)
+    cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(Errno::ESRCH as i32)
 }

@@ -1,19 +1,19 @@
-//! What is found at a part's path, and the steps from there to what is wanted. Every state that an
+//! What is found at a component's path, and the steps from there to what is desired. Every state that an
 //! interrupted run can leave is one of those found here.
 
-use super::part::{DISTRIB, PACKAGE, Part};
+use super::component::{Component, DISTRIB, PACKAGE};
 use std::path::PathBuf;
 use thiserror::Error;
 
 /// What is at the path of the stock file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum AtPath {
     /// Nothing.
     Missing,
     /// A regular file.
     File,
     /// Our symbolic link.
-    StandIn,
+    Replacement,
     /// Somebody else's symbolic link.
     Link(PathBuf),
     /// A directory or the like.
@@ -22,7 +22,7 @@ pub enum Place {
 
 /// What is at the path with `.distrib`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum AtDistrib {
     /// Nothing.
     Missing,
     /// The very file that is at the path, or a copy of it.
@@ -51,38 +51,38 @@ pub enum Diversion {
 
 /// All of that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct Inspection {
     /// At the path.
-    pub place: Place,
+    pub at_path: AtPath,
     /// Beside it.
-    pub kept: Kept,
+    pub at_distrib: AtDistrib,
     /// In dpkg's database.
     pub diversion: Diversion,
     /// An interrupted run has left something that it had not put in its place yet.
     pub unfinished: bool,
     /// The stand-in is installed.
-    pub stand_in: bool,
+    pub replacement: bool,
 }
 
-impl Found {
+impl Inspection {
     /// Stand-in, stock file and diversion are all there.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.place == Place::StandIn
-            && matches!(self.kept, Kept::Same | Kept::Different)
+        self.at_path == AtPath::Replacement
+            && matches!(self.at_distrib, AtDistrib::Same | AtDistrib::Different)
             && self.diversion == Diversion::Ours
     }
 
     /// Neither a stand-in nor a diversion of ours is there.
     #[must_use]
     pub fn is_off(&self) -> bool {
-        self.place != Place::StandIn && self.diversion != Diversion::Ours
+        self.at_path != AtPath::Replacement && self.diversion != Diversion::Ours
     }
 }
 
-/// What is wanted of a part.
+/// What is desired of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum DesiredState {
     /// The stand-in in the stock file's place.
     On,
     /// The stock file alone.
@@ -93,24 +93,24 @@ pub enum Wanted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Removes what an interrupted run had not put in its place.
-    Sweep,
+    CleanUp,
     /// Has dpkg put the stock file there from now on.
-    Divert,
+    AddDiversion,
     /// Gives the stock file its second name, `.distrib`.
-    Keep,
+    PreserveStock,
     /// Renames a link to the stand-in over the path.
-    Link,
+    LinkReplacement,
     /// Renames `.distrib` over the path.
-    Restore,
+    RestoreStock,
     /// Removes `.distrib`, a second name or a copy.
-    DropKept,
+    RemoveDistrib,
     /// Removes the link; the stock file has been removed meanwhile.
-    Unlink,
+    RemoveLink,
     /// Has dpkg put the stock file in its own place again.
-    Undivert,
+    RemoveDiversion,
 }
 
-/// Why a part is left as it is.
+/// Why a component is left as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// Somebody else's diversion.
@@ -129,13 +129,13 @@ pub enum Refusal {
     #[error(
         "{path}{DISTRIB} exists, is not {path}, and is not diverted: move it away if nobody needs it"
     )]
-    Stray {
+    StrayDistrib {
         /// The path.
         path: &'static str,
     },
     /// `.distrib` is no regular file.
     #[error("{path}{DISTRIB} is not a regular file: move it away")]
-    NoFile {
+    DistribNotAFile {
         /// The path.
         path: &'static str,
     },
@@ -151,7 +151,7 @@ pub enum Refusal {
     },
     /// A link of somebody else.
     #[error("{path} is a symbolic link to '{}', which is not ours: put the file of {package} back first", .target.display())]
-    Link {
+    ForeignLink {
         /// The path.
         path: &'static str,
         /// Where the link goes.
@@ -161,101 +161,113 @@ pub enum Refusal {
     },
     /// A directory or the like.
     #[error("{path} is not a file: put the file of {package} back first")]
-    NoPlace {
+    PathNotAFile {
         /// The path.
         path: &'static str,
         /// Whose file should be there.
         package: &'static str,
     },
     /// Ours is not there.
-    #[error("{stand_in} is missing: install the package {PACKAGE} again")]
-    NoStandIn {
+    #[error("{replacement} is missing: install the package {PACKAGE} again")]
+    NoReplacement {
         /// Where it should be.
-        stand_in: &'static str,
+        replacement: &'static str,
     },
 }
 
-/// The steps from what is found to what is wanted; none if it is that already.
+/// The steps from what is found to what is desired; none if it is that already.
 ///
 /// # Errors
 /// What is in the way of it, or would have to be guessed.
-pub fn plan(part: Part, found: &Found, wanted: Wanted) -> Result<Vec<Step>, Refusal> {
-    let steps = match wanted {
-        Wanted::On => on(part, found)?,
-        Wanted::Off => off(part, found)?,
+pub fn steps_for(
+    component: Component,
+    found: &Inspection,
+    desired: DesiredState,
+) -> Result<Vec<Step>, Refusal> {
+    let steps = match desired {
+        DesiredState::On => on(component, found)?,
+        DesiredState::Off => off(component, found)?,
     };
     Ok(match found.unfinished {
-        true => [&[Step::Sweep], steps].concat(),
+        true => [&[Step::CleanUp], steps].concat(),
         false => steps.to_vec(),
     })
 }
 
-fn on(part: Part, found: &Found) -> Result<&'static [Step], Refusal> {
-    let path = part.path();
-    refuse_foreign(part, &found.diversion)?;
-    refuse_place(part, &found.place)?;
-    if found.kept == Kept::Other {
-        return Err(Refusal::NoFile { path });
+fn on(component: Component, found: &Inspection) -> Result<&'static [Step], Refusal> {
+    let path = component.path();
+    refuse_foreign(component, &found.diversion)?;
+    refuse_place(component, &found.at_path)?;
+    if found.at_distrib == AtDistrib::Other {
+        return Err(Refusal::DistribNotAFile { path });
     }
     let ours = found.diversion == Diversion::Ours;
-    let steps: Result<&'static [Step], _> = match (&found.place, found.kept) {
-        (Place::File, Kept::Missing) if ours => Ok(&[Step::Keep, Step::Link]),
+    let steps: Result<&'static [Step], _> = match (&found.at_path, found.at_distrib) {
+        (AtPath::File, AtDistrib::Missing) if ours => {
+            Ok(&[Step::PreserveStock, Step::LinkReplacement])
+        }
         // Diverted first: a newer one that dpkg unpacks between two steps then goes to `.distrib`.
-        (Place::File, Kept::Missing) => Ok(&[Step::Divert, Step::Keep, Step::Link]),
+        (AtPath::File, AtDistrib::Missing) => Ok(&[
+            Step::AddDiversion,
+            Step::PreserveStock,
+            Step::LinkReplacement,
+        ]),
         // Between two steps, dpkg may have unpacked a newer one to `.distrib`.
-        (Place::File, _) if ours => Ok(&[Step::Link]),
-        (Place::File, Kept::Same) => Ok(&[Step::Divert, Step::Link]),
-        (Place::StandIn, Kept::Missing) | (Place::Missing, Kept::Missing) => {
+        (AtPath::File, _) if ours => Ok(&[Step::LinkReplacement]),
+        (AtPath::File, AtDistrib::Same) => Ok(&[Step::AddDiversion, Step::LinkReplacement]),
+        (AtPath::Replacement, AtDistrib::Missing) | (AtPath::Missing, AtDistrib::Missing) => {
             Err(Refusal::NotInstalled {
                 path,
-                package: part.package(),
-                left: found.place == Place::StandIn,
+                package: component.package(),
+                left: found.at_path == AtPath::Replacement,
             })
         }
-        (Place::StandIn, _) if ours => Ok(&[]),
-        (Place::StandIn, _) => Ok(&[Step::Divert]),
-        (Place::Missing, _) if ours => Ok(&[Step::Link]),
-        _ => Err(Refusal::Stray { path }),
+        (AtPath::Replacement, _) if ours => Ok(&[]),
+        (AtPath::Replacement, _) => Ok(&[Step::AddDiversion]),
+        (AtPath::Missing, _) if ours => Ok(&[Step::LinkReplacement]),
+        _ => Err(Refusal::StrayDistrib { path }),
     };
-    let stand_in = part.stand_in();
+    let replacement = component.replacement();
     match steps {
         // Also while it is on: the link leads nowhere.
-        Ok(_) if !found.stand_in => Err(Refusal::NoStandIn { stand_in }),
+        Ok(_) if !found.replacement => Err(Refusal::NoReplacement { replacement }),
         steps => steps,
     }
 }
 
-fn off(part: Part, found: &Found) -> Result<&'static [Step], Refusal> {
-    let path = part.path();
+fn off(component: Component, found: &Inspection) -> Result<&'static [Step], Refusal> {
+    let path = component.path();
     let ours = found.diversion == Diversion::Ours;
     if found.is_off() {
         // What else is there is not ours to judge, but for the second name of an interrupted run.
         let second = found.diversion == Diversion::None
-            && found.place == Place::File
-            && found.kept == Kept::Same;
-        return Ok(if second { &[Step::DropKept] } else { &[] });
+            && found.at_path == AtPath::File
+            && found.at_distrib == AtDistrib::Same;
+        return Ok(if second { &[Step::RemoveDistrib] } else { &[] });
     }
-    refuse_foreign(part, &found.diversion)?;
-    refuse_place(part, &found.place)?;
-    if found.kept == Kept::Other {
-        return Err(Refusal::NoFile { path });
+    refuse_foreign(component, &found.diversion)?;
+    refuse_place(component, &found.at_path)?;
+    if found.at_distrib == AtDistrib::Other {
+        return Err(Refusal::DistribNotAFile { path });
     }
-    Ok(match (&found.place, found.kept, ours) {
+    Ok(match (&found.at_path, found.at_distrib, ours) {
         // A rename from one name of a file to another would leave both.
-        (Place::File, Kept::Same, _) => &[Step::DropKept, Step::Undivert],
-        (Place::StandIn, Kept::Missing, true) => &[Step::Unlink, Step::Undivert],
-        (Place::StandIn, Kept::Missing, false) => &[Step::Unlink],
-        (_, Kept::Missing, _) => &[Step::Undivert],
+        (AtPath::File, AtDistrib::Same, _) => &[Step::RemoveDistrib, Step::RemoveDiversion],
+        (AtPath::Replacement, AtDistrib::Missing, true) => {
+            &[Step::RemoveLink, Step::RemoveDiversion]
+        }
+        (AtPath::Replacement, AtDistrib::Missing, false) => &[Step::RemoveLink],
+        (_, AtDistrib::Missing, _) => &[Step::RemoveDiversion],
         // dpkg unpacks to `.distrib`: what is there is never older than what is at the path.
-        (_, _, true) => &[Step::Restore, Step::Undivert],
-        (_, _, false) => &[Step::Restore],
+        (_, _, true) => &[Step::RestoreStock, Step::RemoveDiversion],
+        (_, _, false) => &[Step::RestoreStock],
     })
 }
 
-fn refuse_foreign(part: Part, diversion: &Diversion) -> Result<(), Refusal> {
+fn refuse_foreign(component: Component, diversion: &Diversion) -> Result<(), Refusal> {
     match diversion {
         Diversion::Foreign { by, to } => Err(Refusal::Diverted {
-            path: part.path(),
+            path: component.path(),
             by: match by.as_str() {
                 "LOCAL" => "the local administrator".to_owned(),
                 package => format!("the package {package}"),
@@ -266,15 +278,15 @@ fn refuse_foreign(part: Part, diversion: &Diversion) -> Result<(), Refusal> {
     }
 }
 
-fn refuse_place(part: Part, place: &Place) -> Result<(), Refusal> {
-    let (path, package) = (part.path(), part.package());
-    match place {
-        Place::Link(target) => Err(Refusal::Link {
+fn refuse_place(component: Component, at_path: &AtPath) -> Result<(), Refusal> {
+    let (path, package) = (component.path(), component.package());
+    match at_path {
+        AtPath::Link(target) => Err(Refusal::ForeignLink {
             path,
             target: target.clone(),
             package,
         }),
-        Place::Other => Err(Refusal::NoPlace { path, package }),
-        Place::Missing | Place::File | Place::StandIn => Ok(()),
+        AtPath::Other => Err(Refusal::PathNotAFile { path, package }),
+        AtPath::Missing | AtPath::File | AtPath::Replacement => Ok(()),
     }
 }
