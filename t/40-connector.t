@@ -61,7 +61,7 @@ subtest 'forwards' => sub {
     $connector->forward($foreign, '/etc/passwd');
     pump($stream = stream($connector, $foreign, half_close => 'never'));
     is($stream->{error}, 'ECONNRESET', 'no ticket, no stream: never an empty one');
-    ok($connector->wait_log(qr{gives no ticket for '/etc/passwd'}), 'with a reason in the log');
+    ok($connector->wait_log(qr{refuses a ticket for '/etc/passwd'}), 'with a reason in the log');
     is($connector->finish->{code}, 0, 'that is no failure of the tunnel');
 };
 

@@ -145,9 +145,9 @@ subtest 'an older target that says only what it must' => sub {
 subtest 'listeners that break the protocol' => sub {
     my $nonce = 'n' x 32;
     my %listeners = (
-        'another magic' => [{ step_1 => "SSH-2.0-$nonce" }, qr/no pve-tunnel listener/],
+        'another magic' => [{ step_1 => "SSH-2.0-$nonce" }, qr/not a pve-tunnel listener/],
         'another protocol' => [{ step_1 => "pvetun\0\2$nonce" }, qr/protocol 2/],
-        'a first step that breaks off' => [{ step_1 => 'pvetun' }, qr/hello/],
+        'a first step that breaks off' => [{ step_1 => 'pvetun' }, qr/handshake/],
     );
     for my $name (sort keys %listeners) {
         my ($options, $reason) = $listeners{$name}->@*;

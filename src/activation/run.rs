@@ -1,7 +1,7 @@
 //! Programs of the system: with a clean environment, a time limit, and no more of their output
 //! than anybody reads.
 
-use crate::process::lock;
+use crate::system::lock;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;

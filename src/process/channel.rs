@@ -4,7 +4,7 @@
 //! each read and write whether it would block, and write no more than a pipe takes at once.
 
 use super::MAX_LINE;
-use crate::relay::readiness::{shows, watch};
+use crate::system::readiness::{is_ready, register};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::{read, write};
@@ -27,7 +27,7 @@ enum Descriptor {
 
 impl Descriptor {
     fn new(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
-        match watch(fd, interest) {
+        match register(fd, interest) {
             Ok(fd) => Ok(Self::Waited(fd)),
             Err(error) => {
                 let (fd, cause) = error.into_parts();
@@ -57,7 +57,7 @@ impl Descriptor {
         loop {
             let mut guard = fd.ready(interest).await?;
             let result = guard.try_io(|fd| {
-                if !shows(fd, event)? {
+                if !is_ready(fd, event)? {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Ok(operation(fd.as_fd())?)

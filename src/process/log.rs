@@ -1,6 +1,6 @@
 //! Diagnostics: one line each, to a descriptor that somebody may or may not be reading.
 
-use crate::relay::readiness::shows;
+use crate::system::readiness::is_ready;
 use nix::poll::PollFlags;
 use nix::unistd::write;
 use std::fmt::Display;
@@ -31,7 +31,7 @@ impl Log {
     /// be written at once is counted and the count is told with the next one that can.
     pub(crate) fn line(&self, text: impl Display) {
         let Some(fd) = &self.fd else { return };
-        if !shows(fd, PollFlags::POLLOUT).unwrap_or(false) {
+        if !is_ready(fd, PollFlags::POLLOUT).unwrap_or(false) {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }

@@ -6,7 +6,7 @@
 //! queue, takes it out only together with what follows, or when the stream has ended well. Whatever
 //! else happens, even SIGKILL, the kernel then reports an error to a peer that has ever written.
 
-use super::readiness::{GONE, HUNG_UP, shows, unread};
+use crate::system::readiness::{GONE, HUNG_UP, is_ready, unread};
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, setsockopt, shutdown};
@@ -121,7 +121,7 @@ impl Local {
     /// Whether the peer neither writes nor reads any more: it has closed its socket, or shut down
     /// both of its directions, which looks the same from here.
     pub(super) fn is_gone(&self) -> bool {
-        shows(&self.stream, GONE).unwrap_or(true)
+        is_ready(&self.stream, GONE).unwrap_or(true)
     }
 
     /// Whether the peer closed its socket over data that it had not read. To be asked after
@@ -229,7 +229,7 @@ impl Local {
 
     /// Whether the peer will write nothing more.
     fn hung_up(&self) -> bool {
-        shows(&self.stream, HUNG_UP).unwrap_or(true)
+        is_ready(&self.stream, HUNG_UP).unwrap_or(true)
     }
 }
 

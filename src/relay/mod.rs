@@ -19,27 +19,26 @@
 //! somebody may still be reading, and a program that has shut down both of its directions and waits
 //! for an answer on another way looks the same from here.
 
-pub(crate) mod liveness;
 mod local;
-pub(crate) mod readiness;
 mod splice;
 
 pub use local::Local;
-pub use splice::{arm, disarm, splice};
+pub use splice::{finish_on_close, reset_on_close, splice};
 
 use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// How long saying goodbye may take to a peer that has ended the connection first.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the one direction may still deliver what was written before the other one failed.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After how many bytes in one go others have their turn. A program that never pauses would keep a
 /// task busy for as many operations as the runtime allows, which is many times as much.
@@ -47,7 +46,11 @@ const TURN: usize = 256 << 10;
 
 /// How many refused pieces make sure that a program still lives, and has only shut down its reading
 /// side: while one goes away, the kernel refuses the first before it shows the hang-up.
-const LOOKS: u8 = 2;
+const CHECKED_REFUSALS: u8 = 2;
+
+/// A connection that bytes can be read from and written to.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
 /// The half of a wire that takes data.
 pub trait Outgoing {
@@ -57,11 +60,11 @@ pub trait Outgoing {
     const MAX: usize;
     /// Sends a buffer: [`ROOM`](Self::ROOM) bytes to be used at will, then the payload.
     fn send(&mut self, buffer: &mut [u8]) -> impl Future<Output = io::Result<()>> + Send;
-    /// Waits until the wire itself has something to say, such as a pong. It may be dropped at any
-    /// time.
-    fn wants_to_speak(&mut self) -> impl Future<Output = ()> + Send;
-    /// Says it.
-    fn speak(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+    /// Waits until the connection has a control message of its own to send, such as a pong. The
+    /// future may be dropped at any time.
+    fn control_pending(&mut self) -> impl Future<Output = ()> + Send;
+    /// Sends that control message.
+    fn send_control(&mut self) -> impl Future<Output = io::Result<()>> + Send;
     /// Says that nothing more will come, after everything has been sent.
     fn finish(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }
@@ -145,7 +148,7 @@ struct Progress {
     failed: AtomicBool,
     /// The local program is gone, and did not take all that came for it.
     undelivered: AtomicBool,
-    /// Pieces that the local program has refused, up to [`LOOKS`].
+    /// Pieces that the local program has refused, up to [`CHECKED_REFUSALS`].
     refused: AtomicU8,
 }
 
@@ -154,7 +157,7 @@ impl Progress {
     /// gone was sent in vain, and that is an error; one that only reads no more does not want it.
     fn refused(&self, local: &Local) -> Result<(), RelayError> {
         let refused = self.refused.load(Ordering::Relaxed);
-        if refused < LOOKS {
+        if refused < CHECKED_REFUSALS {
             self.refused.store(refused + 1, Ordering::Relaxed);
             if local.is_gone() {
                 self.undelivered.store(true, Ordering::Relaxed);
@@ -200,7 +203,7 @@ pub async fn relay<O: Outgoing, I: Incoming>(
     };
     if result.is_ok() && !progress.finished.load(Ordering::Relaxed) {
         // A courtesy to a peer that is already done: whether it hears it changes nothing.
-        let _ = timeout(FAREWELL, outgoing.finish()).await;
+        let _ = timeout(CLOSE_TIMEOUT, outgoing.finish()).await;
     }
     result
 }
@@ -218,7 +221,7 @@ async fn until_closed(
             Ok(()) => down.await,
             Err(error) => {
                 // Its last words, if any, are already on their way.
-                let _ = timeout(LAST_WORDS, down).await;
+                let _ = timeout(DRAIN_TIMEOUT, down).await;
                 Err(error)
             }
         },
@@ -242,7 +245,7 @@ async fn until_both_ended(
             },
             Err(RelayError::Undelivered) => {
                 // What the local program wrote before it went is still to be sent.
-                let _ = timeout(LAST_WORDS, up).await;
+                let _ = timeout(DRAIN_TIMEOUT, up).await;
                 Err(RelayError::Undelivered)
             }
             Err(error) => Err(error),
@@ -250,7 +253,7 @@ async fn until_both_ended(
         result = &mut up => match result {
             Ok(()) => down.await,
             Err(RelayError::Send(error)) => {
-                let _ = timeout(LAST_WORDS, down).await;
+                let _ = timeout(DRAIN_TIMEOUT, down).await;
                 Err(RelayError::Send(error))
             }
             Err(error) => Err(error),
@@ -276,8 +279,8 @@ async fn send_all<O: Outgoing>(
             biased;
             // First, for data that never pauses would never let it speak. It cannot hold the data
             // up in turn: it has nothing more to say until the other direction was polled again.
-            () = outgoing.wants_to_speak() => {
-                outgoing.speak().await.map_err(failed)?;
+            () = outgoing.control_pending() => {
+                outgoing.send_control().await.map_err(failed)?;
                 continue;
             }
             result = local.read(&mut buffer[O::ROOM..]) => result.map_err(RelayError::Local)?,

@@ -6,12 +6,12 @@
 //! source, emptying a full one only for the destination.
 //!
 //! On clear TCP a process that dies would end its connections like one that has finished. Hence
-//! [`arm`]: for as long as a stream has not ended both ways, closing its socket, by whatever cause,
-//! sends RST in place of FIN.
+//! [`reset_on_close`]: until a stream has ended both ways, every close of its socket sends RST
+//! instead of FIN.
 
 use super::local::{FLAGS, Next};
-use super::readiness::unacknowledged;
-use super::{Counters, LAST_WORDS, Local, Progress, RelayError, is_refusal, until_both_ended};
+use super::{Counters, DRAIN_TIMEOUT, Local, Progress, RelayError, is_refusal, until_both_ended};
+use crate::system::readiness::unacknowledged;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice as move_pages};
 use nix::unistd::pipe2;
 use socket2::SockRef;
@@ -39,21 +39,21 @@ const LOOK: Duration = Duration::from_millis(1);
 /// The longest time from one look to the next.
 const MAX_LOOK: Duration = Duration::from_millis(100);
 
-/// Makes closing the socket, by whatever cause, an error at the other end: RST in place of FIN.
-/// To be called as soon as it is connected.
-pub fn arm(wire: &TcpStream) -> io::Result<()> {
+/// Makes every close of the socket an error at the peer: RST instead of FIN, also when this process
+/// is killed. To be called as soon as the socket is connected.
+pub fn reset_on_close(wire: &TcpStream) -> io::Result<()> {
     SockRef::from(wire).set_linger(Some(Duration::ZERO))
 }
 
-/// Makes closing the socket harmless again: what has been sent is delivered first, then FIN.
-pub fn disarm(wire: &TcpStream) -> io::Result<()> {
+/// Makes a close of the socket orderly again: sent data is delivered first, then FIN.
+pub fn finish_on_close(wire: &TcpStream) -> io::Result<()> {
     SockRef::from(wire).set_linger(None)
 }
 
 /// Moves data both ways until both directions have ended, as [`relay`](super::relay()) does on a
 /// wire with half-close, which here is FIN.
 ///
-/// The socket is to be [armed](arm) by the caller. It is disarmed when both directions have ended
+/// The caller has set [`reset_on_close`]. It is undone when both directions have ended
 /// well and the other node's kernel has confirmed all of it; after an error it is to be dropped as
 /// it is. An end by RST is [`RelayError::Truncated`].
 ///
@@ -76,11 +76,11 @@ pub async fn splice(
     match until_both_ended(up, down, broken(wire)).await {
         Ok(()) => {
             arrived(wire).await?;
-            disarm(wire).map_err(RelayError::Send)
+            finish_on_close(wire).map_err(RelayError::Send)
         }
         Err(RelayError::Undelivered) => {
             // Closing throws away what is not yet there. The local program's last words should be.
-            let _ = timeout(LAST_WORDS, arrived(wire)).await;
+            let _ = timeout(DRAIN_TIMEOUT, arrived(wire)).await;
             Err(RelayError::Undelivered)
         }
         Err(error) => Err(error),

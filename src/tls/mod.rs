@@ -37,11 +37,11 @@ const READ: usize = 128 << 10;
 /// four.
 const WRITE: usize = 9 * (16 << 10);
 
-/// A TCP connection as TLS reads it: a lot at once.
-pub(crate) type Wire = BufReader<TcpStream>;
+/// A TCP connection with a read buffer for TLS.
+pub(crate) type BufferedTcp = BufReader<TcpStream>;
 
-/// Prepares a connection for the handshake.
-pub(crate) fn wire(stream: TcpStream) -> Wire {
+/// Adds the read buffer to a connection, before the TLS handshake.
+pub(crate) fn buffered(stream: TcpStream) -> BufferedTcp {
     BufReader::with_capacity(READ, stream)
 }
 

@@ -1,6 +1,6 @@
 //! A relay between a UNIX socket and a TCP socket, of which a test holds the other ends.
 
-use pve_tunnel::relay::{Counters, Local, RelayError, arm, splice};
+use pve_tunnel::relay::{Counters, Local, RelayError, reset_on_close, splice};
 use std::future::poll_fn;
 use std::net::{TcpListener, TcpStream as Far};
 use std::os::fd::{AsFd, OwnedFd};
@@ -59,7 +59,7 @@ fn carry(local: Near, wire: Far, counters: &Counters, polls: &AtomicU64) -> Resu
     runtime.block_on(async {
         let local = Local::new(UnixStream::from_std(local).unwrap());
         let wire = TcpStream::from_std(wire).unwrap();
-        arm(&wire).unwrap();
+        reset_on_close(&wire).unwrap();
         let result = {
             let mut splicing = pin!(splice(&local, &wire, counters));
             poll_fn(|context| {

@@ -174,7 +174,7 @@ fn a_worker_that_gives_no_ticket_is_quoted() {
     assert!(testing::read_out(&local).1.is_err());
     let log = connector.finish().log;
     assert!(
-        log.contains("gives no ticket for '/run/unknown': no such socket"),
+        log.contains("refuses a ticket for '/run/unknown': no such socket"),
         "{log}"
     );
 }

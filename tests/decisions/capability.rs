@@ -1,9 +1,9 @@
 //! Version replies and capabilities, each kind of bad input by name.
 
 use pve_tunnel::capability::{
-    Capabilities, Capability, CapabilityError, MAX_CAPS, PlanInput, VersionReply, parse_version,
-    plan,
+    Capabilities, Capability, CapabilityError, MAX_CAPS, VersionReply, parse_version,
 };
+use pve_tunnel::plan::{PlanInput, plan};
 use serde_json::{Value, json};
 
 fn version(reply: Value) -> Result<Value, String> {

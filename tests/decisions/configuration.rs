@@ -1,9 +1,9 @@
 //! `/etc/pve/remote-migration.cfg`: what it may say, and every mistake by its line.
 
-use pve_tunnel::capability::MigrationType;
 use pve_tunnel::configuration::{
     Configuration, ConfigurationError, Host, MAX_FILE, MAX_LINE, MAX_SECTIONS, is_id,
 };
+use pve_tunnel::plane::MigrationType;
 
 const GOOD: &str = "\
 # Between our two sites, over the dark fibre.

@@ -1,6 +1,6 @@
 //! The decision table, row by row.
 
-use pve_tunnel::capability::{Plan, PlanError, PlanInput, plan};
+use pve_tunnel::plan::{Plan, PlanError, PlanInput, plan};
 use serde_json::{Value, json};
 
 fn planned(input: Value) -> Result<Plan, PlanError> {

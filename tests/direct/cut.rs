@@ -99,8 +99,8 @@ fn every_connection_fails_within_the_limit_whatever_it_is_doing() {
         assert!(read_out(&late).1.is_err());
         let told = log_of_both(crossing, 5);
         for (log, words) in told.iter().zip([
-            "the target's listener at 10.77.0.2:60000 is dead: nothing has been heard from it for 3s",
-            "the source is dead: nothing has been heard from it for 3s",
+            "the target's listener at 10.77.0.2:60000 is dead: no heartbeat received for 3s",
+            "the source is dead: no heartbeat received for 3s",
         ]) {
             assert!(log.contains(words), "{log}");
             assert_eq!(log.matches("FAILED: ").count(), 4, "{log}");

@@ -156,7 +156,7 @@ fn every_address_that_was_tried_is_told() {
 fn one_that_accepts_and_says_nothing_is_waited_for_no_longer_than_the_limit() {
     for (kind, words) in [
         ("secure", "no answer to the TLS handshake within 2s"),
-        ("insecure", "no answer to the hello within 2s"),
+        ("insecure", "no answer to the handshake within 2s"),
     ] {
         let kept = Mutex::new(Vec::new());
         let address = stranger(move |stream| kept.lock().unwrap().push(stream));
@@ -175,15 +175,15 @@ fn one_that_says_something_else_is_no_listener() {
         (
             "insecure",
             b"SSH-2.0-OpenSSH_9.2p1\r\n",
-            "no pve-tunnel listener",
+            "not a pve-tunnel listener",
         ),
         (
             "insecure",
             b"pvetun\0\x09................................",
             "protocol 9",
         ),
-        ("insecure", b"pvetun\0\x01", "the hello failed"),
-        ("insecure", b"", "the hello failed"),
+        ("insecure", b"pvetun\0\x01", "the handshake failed"),
+        ("insecure", b"", "the handshake failed"),
     ] {
         let address = stranger(move |mut stream| {
             let _ = stream.write_all(said);
@@ -215,7 +215,7 @@ fn pass_on(stream: TcpStream, address: SocketAddr) {
 fn one_in_the_middle_that_leads_to_another_listener_gets_nothing() {
     for (kind, plane, words) in [
         ("secure", "tls", "fingerprint"),
-        ("insecure", "tcp", "the listener refused the hello"),
+        ("insecure", "tcp", "the listener refused the handshake"),
     ] {
         let mut options = json!({ "plane": plane, "network": "127.0.0.0/8", "node": "node" });
         if plane == "tls" {
@@ -341,9 +341,9 @@ fn announcements_that_are_not_acceptable_are_dialled_nowhere() {
         ),
         ("addresses", json!(["fe80::1"]), "fe80::1"),
         ("addresses", json!([]), "no address"),
-        ("plane", json!("qemu"), "which was not asked for"),
-        ("protocol", json!(2), "which was not asked for"),
-        ("protocol", json!(0), "which was not asked for"),
+        ("plane", json!("qemu"), "which was not requested"),
+        ("protocol", json!(2), "which was not requested"),
+        ("protocol", json!(0), "which was not requested"),
     ];
     for kind in ["secure", "insecure"] {
         for (field, value, words) in cases {
@@ -366,7 +366,7 @@ fn the_other_direct_plane_is_not_what_was_asked_for() {
     for (kind, other) in [("secure", "tcp"), ("insecure", "tls")] {
         let seam = distorting(move |open| open["plane"] = json!(other));
         let (told, _) = failing(kind, &seam, FAR);
-        assert!(told.contains("which was not asked for"), "{told}");
+        assert!(told.contains("which was not requested"), "{told}");
     }
 }
 

@@ -215,7 +215,7 @@ fn forwards_are_bounded_and_a_path_is_one_forward() {
         assert_eq!(listener.forward(path), number);
     }
     let full = listener.ask(&json!({ "op": "forward", "path": paths[FORWARDS] }));
-    assert_eq!(full, json!({ "error": "there are 256 forwards already" }));
+    assert_eq!(full, json!({ "error": "there are already 256 forwards" }));
     // The 200th still is the 200th, and works.
     assert_eq!(listener.forward(&paths[199]), 200);
     let program = UnixListener::bind(&paths[199]).unwrap();
@@ -261,7 +261,7 @@ fn a_path_that_is_none_is_refused_and_nothing_else() {
             answer["error"]
                 .as_str()
                 .unwrap()
-                .contains("does not understand"),
+                .contains("does not support the request"),
             "{answer}"
         );
     }

@@ -201,7 +201,7 @@ fn what_was_refused_is_in_the_record() {
     assert!(
         finished
             .log
-            .contains("the target's socket takes no connection"),
+            .contains("the target's socket does not accept a connection"),
         "{}",
         finished.log
     );

@@ -95,12 +95,12 @@ fn a_target_of_another_protocol_alone() {
     has_none(
         "newer",
         newer,
-        "speaks direct protocols 2 to 7, this node 1 to 1",
+        "supports direct protocols 2 to 7, this node 1 to 1",
     );
     let newest = || saying(json!({ "protocol": 2, "caps": CAPS }));
-    has_none("newest", newest, "speaks direct protocols 2 to 2");
+    has_none("newest", newest, "supports direct protocols 2 to 2");
     let older = || saying(json!({ "protocol": 0, "oldest": 0, "caps": CAPS }));
-    has_none("older", older, "speaks direct protocols 0 to 0");
+    has_none("older", older, "supports direct protocols 0 to 0");
 }
 
 #[test]

@@ -37,11 +37,11 @@ impl Outgoing for Sending {
         Ok(())
     }
 
-    async fn wants_to_speak(&mut self) {
+    async fn control_pending(&mut self) {
         self.owed.notified().await;
     }
 
-    async fn speak(&mut self) -> io::Result<()> {
+    async fn send_control(&mut self) -> io::Result<()> {
         self.said.lock().unwrap().push(Said::Pong);
         Ok(())
     }

@@ -67,11 +67,11 @@ impl Outgoing for Sending {
         Ok(())
     }
 
-    async fn wants_to_speak(&mut self) {
+    async fn control_pending(&mut self) {
         pending().await
     }
 
-    async fn speak(&mut self) -> io::Result<()> {
+    async fn send_control(&mut self) -> io::Result<()> {
         Ok(())
     }
 

@@ -50,7 +50,7 @@ my %SAYS = (
     'source QEMU' => qr/^error: .*(?:QEMU has ended|QEMU's monitor failed)/m,
     # Its sockets end with it, and those who had to do with them say so.
     'target QEMU' =>
-        qr/FAILED: the local program closed|takes no connection|QEMU has ended|monitor failed/,
+        qr/FAILED: the local program closed|does not accept a connection|QEMU has ended|monitor failed/,
 );
 
 my $number = 0;

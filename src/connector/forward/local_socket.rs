@@ -1,6 +1,7 @@
-//! The local socket of a forward: the owner's alone, and gone when its value is.
+//! The local socket of a forward. Only its owner can connect to it, and it is removed when its value
+//! is dropped.
 
-use crate::relay::readiness::{shows, watch};
+use crate::system::readiness::{is_ready, register};
 use nix::poll::PollFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, Permissions};
@@ -12,16 +13,17 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-/// Connections that may wait in the kernel's queue: QEMU opens up to 255 for multifd at once.
+/// Connections that may wait in the kernel's queue. QEMU opens up to 255 at once for multifd.
 const BACKLOG: i32 = 256;
 
-/// Names to try for a fresh socket; others may have left files of the same name behind.
+/// Names that are tried for a new socket. Other processes may have left files of the same name.
 const NAMES: u32 = 100;
 
-/// A listening socket that is removed with the value that stands for it.
+/// A listening socket whose path is removed when the value is dropped.
 pub(super) struct LocalSocket {
     listener: AsyncFd<UnixListener>,
     path: PathBuf,
+    /// Device and inode of the path.
     identity: (u64, u64),
 }
 
@@ -41,18 +43,18 @@ impl LocalSocket {
         &self.path
     }
 
-    /// Waits until somebody connects.
-    pub(super) async fn wait(&self) -> io::Result<()> {
+    /// Waits until a connection can be accepted.
+    pub(super) async fn connection_pending(&self) -> io::Result<()> {
         loop {
             let mut guard = self.listener.readable().await?;
-            if shows(self.listener.get_ref(), PollFlags::POLLIN)? {
+            if is_ready(self.listener.get_ref(), PollFlags::POLLIN)? {
                 return Ok(());
             }
             guard.clear_ready();
         }
     }
 
-    /// Takes a waiting connection over; none if it has gone.
+    /// Accepts a waiting connection; none if it is gone.
     pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
         match self.listener.get_ref().accept() {
             Ok((stream, _)) => {
@@ -64,9 +66,9 @@ impl LocalSocket {
         }
     }
 
-    /// Resets everybody who waits: a new socket takes the path over in one step, and the old one's
-    /// queue ends with it. A path that is no longer ours stays as it is.
-    pub(super) fn reset(&mut self) -> io::Result<()> {
+    /// Resets all waiting connections: a new socket replaces the path atomically, and the old socket is
+    /// closed with its queue. A path that is not this socket's any more is left as it is.
+    pub(super) fn reset_pending(&mut self) -> io::Result<()> {
         let (name, listener, identity) = self.listen_beside()?;
         let renamed = if is_at(&self.path, self.identity) {
             fs::rename(&name, &self.path)
@@ -82,7 +84,7 @@ impl LocalSocket {
         Ok(())
     }
 
-    /// A socket in the same directory, under a name that nobody has.
+    /// A socket in the same directory, under a name that is not used yet.
     fn listen_beside(&self) -> io::Result<(PathBuf, AsyncFd<UnixListener>, (u64, u64))> {
         let pid = std::process::id();
         let mut number = 0;
@@ -109,8 +111,8 @@ impl Drop for LocalSocket {
     }
 }
 
-/// A socket that only its owner can connect to, from the first moment on: permissions are set
-/// before it listens. Also gives device and inode of its path.
+/// Makes a socket that only its owner can connect to: permissions are set before it listens. Also
+/// returns device and inode of its path.
 fn listen(path: &Path) -> io::Result<(AsyncFd<UnixListener>, (u64, u64))> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
@@ -120,22 +122,22 @@ fn listen(path: &Path) -> io::Result<(AsyncFd<UnixListener>, (u64, u64))> {
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok(watch(UnixListener::from(socket), Interest::READABLE)?)
+        Ok(register(UnixListener::from(socket), Interest::READABLE)?)
     };
     ready()
         .map(|listener| (listener, identity))
         .inspect_err(|_| remove(path, identity))
 }
 
-/// Removes a socket's path, unless somebody else's socket is there by now.
+/// Removes a socket's path, unless another socket has it.
 fn remove(path: &Path, identity: (u64, u64)) {
     if is_at(path, identity) {
         let _ = fs::remove_file(path);
     }
 }
 
-/// Whether a path names the socket of that device and inode. Both stay its own for as long as it is
-/// open, path or no path.
+/// Whether a path names the socket of that device and inode. An open socket keeps both, even if its
+/// path is removed.
 fn is_at(path: &Path, identity: (u64, u64)) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == identity)
 }

@@ -1,14 +1,14 @@
-//! TLS as the two halves of a relay.
+//! A TLS stream as the two halves of a relay.
 
 use crate::relay::{Incoming, Outgoing, Received};
 use std::future::pending;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 
-/// How much is read or written at once: some full TLS records.
+/// Bytes that are read or written at once: eight full TLS records.
 const CHUNK: usize = 128 * 1024;
 
-/// Takes a TLS stream apart after its hello.
+/// Splits a TLS stream after its handshake.
 pub(crate) fn split<S: AsyncRead + AsyncWrite>(stream: S) -> (TlsOutgoing<S>, TlsIncoming<S>) {
     let (read, write) = tokio::io::split(stream);
     let buffer = vec![0; CHUNK];
@@ -29,15 +29,15 @@ impl<S: AsyncRead + AsyncWrite + Send> Outgoing for TlsOutgoing<S> {
         self.write.flush().await
     }
 
-    async fn wants_to_speak(&mut self) {
+    async fn control_pending(&mut self) {
         pending().await
     }
 
-    async fn speak(&mut self) -> io::Result<()> {
+    async fn send_control(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// close_notify, then FIN; the other direction stays open.
+    /// Sends close_notify, then FIN; the other direction stays open.
     async fn finish(&mut self) -> io::Result<()> {
         self.write.shutdown().await
     }
@@ -56,7 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Send> Incoming for TlsIncoming<S> {
         match self.read.read(&mut self.buffer).await {
             Ok(0) => Ok(Received::End),
             Ok(count) => Ok(Received::Data(&self.buffer[..count])),
-            // How rustls reports an end without close_notify.
+            // rustls reports an end without close_notify in this way.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Received::Stopped),
             Err(error) => Err(error),
         }

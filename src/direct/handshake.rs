@@ -1,5 +1,5 @@
-//! The hello of a direct connection: the listener asks, the source proves that it knows the session
-//! key and says which forward it wants, the listener says how that went.
+//! The handshake of a direct connection: the listener sends a challenge, the source proves that it
+//! has the session key and names the forward, the listener answers with a status.
 //!
 //! | from | bytes |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | source | forward number (u32, big endian), HMAC-SHA-256(session key, nonce ‖ forward number) |
 //! | listener | status: [`CONNECTED`] or [`NO_SOCKET`] |
 //!
-//! Whoever gives a wrong answer gets none.
+//! A source that sends a wrong proof gets no status: the listener closes the connection.
 
 use super::key::{self, LEN, SessionKey};
 use super::{OLDEST_PROTOCOL, PROTOCOL};
@@ -26,45 +26,45 @@ const RESPONSE: usize = 4 + LEN;
 /// Status: from here on the bytes are the forward's.
 pub(crate) const CONNECTED: u8 = 0;
 
-/// Status: the socket that the forward stands for takes no connection.
+/// Status: the socket that the forward stands for does not accept a connection.
 pub(crate) const NO_SOCKET: u8 = 1;
 
-/// Why the listener refuses.
+/// Why the listener refuses a connection.
 #[derive(Debug, Error)]
-pub(crate) enum Refusal {
-    /// The connection ended within the hello.
-    #[error("the hello broke off: {0}")]
+pub(crate) enum HandshakeRefusal {
+    /// The connection ended before the handshake did.
+    #[error("the handshake was cut off: {0}")]
     Malformed(#[from] io::Error),
     /// The proof is wrong.
-    #[error("the hello proves nothing: another session key")]
+    #[error("the handshake has a proof of another session key")]
     Key,
 }
 
-/// Why the source gives up.
+/// Why the handshake failed at the source.
 #[derive(Debug, Error)]
-pub enum HelloError {
+pub enum HandshakeError {
     /// The connection ended or broke.
-    #[error("the hello failed: {0}")]
+    #[error("the handshake failed: {0}")]
     Io(#[from] io::Error),
-    /// Something else listens there.
-    #[error("what listens there is no pve-tunnel listener")]
+    /// Another program listens there.
+    #[error("the program that listens there is not a pve-tunnel listener")]
     Magic,
-    /// Another protocol than the one agreed on.
-    #[error("the listener speaks protocol {0}, which this node does not")]
+    /// Not the protocol that was agreed on.
+    #[error("the listener uses protocol {0}, which this node does not support")]
     Protocol(u16),
-    /// The listener closed the connection instead of a status.
-    #[error("the listener refused the hello")]
+    /// The listener closed the connection instead of sending a status.
+    #[error("the listener refused the handshake")]
     Refused,
     /// The target's own socket cannot be reached.
-    #[error("the target's socket takes no connection")]
+    #[error("the target's socket does not accept a connection")]
     NoSocket,
     /// A status of another version.
     #[error("the listener answered with the unknown status {0}")]
     Status(u8),
 }
 
-/// The listener's first half: asks, and returns the number of the forward that is wanted.
-pub(crate) async fn challenge<S>(stream: &mut S, key: &SessionKey) -> Result<u32, Refusal>
+/// The listener's first half: sends the challenge and returns the number of the requested forward.
+pub(crate) async fn challenge<S>(stream: &mut S, key: &SessionKey) -> Result<u32, HandshakeRefusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -72,10 +72,10 @@ where
     key::random(&mut nonce)?;
     let mut challenge = [0; CHALLENGE];
     let (magic, rest) = challenge.split_at_mut(MAGIC.len());
-    let (protocol, place) = rest.split_at_mut(2);
+    let (protocol, nonce_part) = rest.split_at_mut(2);
     magic.copy_from_slice(MAGIC);
     protocol.copy_from_slice(&PROTOCOL.to_be_bytes());
-    place.copy_from_slice(&nonce);
+    nonce_part.copy_from_slice(&nonce);
     stream.write_all(&challenge).await?;
     stream.flush().await?;
 
@@ -85,13 +85,13 @@ where
     stream.read_exact(&mut proof).await?;
     let number = u32::from_be_bytes(number);
     if !key.verify(&nonce, number, &proof) {
-        return Err(Refusal::Key);
+        return Err(HandshakeRefusal::Key);
     }
     Ok(number)
 }
 
-/// The listener's second half.
-pub(crate) async fn answer<S>(stream: &mut S, status: u8) -> io::Result<()>
+/// The listener's second half: [`CONNECTED`] or [`NO_SOCKET`].
+pub(crate) async fn send_status<S>(stream: &mut S, status: u8) -> io::Result<()>
 where
     S: AsyncWrite + Unpin,
 {
@@ -99,12 +99,12 @@ where
     stream.flush().await
 }
 
-/// The source's side, to the moment from which on the stream is the forward's.
+/// The source's end. After it, the bytes of the stream belong to the forward.
 pub(crate) async fn respond<S>(
     stream: &mut S,
     key: &SessionKey,
     number: u32,
-) -> Result<(), HelloError>
+) -> Result<(), HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -113,12 +113,12 @@ where
     let mut nonce = [0; LEN];
     stream.read_exact(&mut magic).await?;
     if magic != *MAGIC {
-        return Err(HelloError::Magic);
+        return Err(HandshakeError::Magic);
     }
     stream.read_exact(&mut protocol).await?;
     let protocol = u16::from_be_bytes(protocol);
     if !(OLDEST_PROTOCOL..=PROTOCOL).contains(&protocol) {
-        return Err(HelloError::Protocol(protocol));
+        return Err(HandshakeError::Protocol(protocol));
     }
     stream.read_exact(&mut nonce).await?;
 
@@ -131,21 +131,21 @@ where
     let mut status = [0];
     match stream.read_exact(&mut status).await {
         Ok(_) => {}
-        // A listener on clear TCP resets what it does not let in.
+        // On clear TCP a listener resets a connection that it refuses.
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
             ) =>
         {
-            return Err(HelloError::Refused);
+            return Err(HandshakeError::Refused);
         }
         Err(error) => return Err(error.into()),
     }
     match status[0] {
         CONNECTED => Ok(()),
-        NO_SOCKET => Err(HelloError::NoSocket),
-        other => Err(HelloError::Status(other)),
+        NO_SOCKET => Err(HandshakeError::NoSocket),
+        other => Err(HandshakeError::Status(other)),
     }
 }
 
@@ -156,13 +156,13 @@ mod tests {
     use tokio::io::duplex;
 
     #[tokio::test]
-    async fn both_sides_agree() {
+    async fn both_ends_agree() {
         let key = SessionKey::generate().unwrap();
         let (mut listener, mut source) = duplex(64);
         let (wanted, answered) = tokio::join!(
             async {
                 let number = challenge(&mut listener, &key).await.unwrap();
-                answer(&mut listener, CONNECTED).await.unwrap();
+                send_status(&mut listener, CONNECTED).await.unwrap();
                 number
             },
             respond(&mut source, &key, 0xdead_beef)
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_key_is_refused_without_a_word() {
+    async fn another_key_is_refused_without_a_status() {
         let (key, other) = (
             SessionKey::generate().unwrap(),
             SessionKey::generate().unwrap(),
@@ -186,17 +186,17 @@ mod tests {
             },
             respond(&mut source, &other, 1)
         );
-        assert!(matches!(refusal, Refusal::Key));
-        assert!(matches!(answered, Err(HelloError::Refused)));
+        assert!(matches!(refusal, HandshakeRefusal::Key));
+        assert!(matches!(answered, Err(HandshakeError::Refused)));
     }
 
     #[tokio::test]
-    async fn what_is_no_listener_is_said() {
+    async fn a_peer_that_is_not_a_listener_is_reported() {
         let key = SessionKey::generate().unwrap();
         for (bytes, expected) in [
-            (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], "no pve-tunnel listener"),
+            (&b"SSH-2.0-OpenSSH_9.2\r\n"[..], "not a pve-tunnel listener"),
             (b"pvetun\x01\x00", "protocol 256"),
-            (b"pvet", "hello failed"),
+            (b"pvet", "handshake failed"),
         ] {
             let (mut listener, mut source) = duplex(64);
             listener.write_all(bytes).await.unwrap();

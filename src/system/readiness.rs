@@ -16,20 +16,20 @@ pub(crate) const HUNG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHU
 /// for them asks for nothing else.
 pub(crate) const GONE: PollFlags = PollFlags::POLLHUP.union(PollFlags::POLLERR);
 
-/// Whether a descriptor shows one of `events`, or a hang-up, at this moment.
-pub(crate) fn shows(fd: impl AsFd, events: PollFlags) -> io::Result<bool> {
+/// Whether a descriptor reports one of `events`, or a hang-up, at this moment.
+pub(crate) fn is_ready(fd: impl AsFd, events: PollFlags) -> io::Result<bool> {
     let mut fds = [PollFd::new(fd.as_fd(), events)];
     Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
 /// Bytes that a socket's peer has written and nobody has read.
-pub(super) fn unread(fd: impl AsFd) -> io::Result<usize> {
+pub(crate) fn unread(fd: impl AsFd) -> io::Result<usize> {
     count(fd, libc::FIONREAD)
 }
 
 /// Bytes that were written to a TCP socket and whose arrival its peer has not confirmed, an end of
 /// stream counted as one (`man 7 tcp`, SIOCOUTQ).
-pub(super) fn unacknowledged(fd: impl AsFd) -> io::Result<usize> {
+pub(crate) fn unacknowledged(fd: impl AsFd) -> io::Result<usize> {
     count(fd, libc::TIOCOUTQ)
 }
 
@@ -44,7 +44,7 @@ fn count(fd: impl AsFd, request: libc::Ioctl) -> io::Result<usize> {
 
 /// Registers a descriptor with the runtime. Regular files, which are always ready, are refused with
 /// `EPERM`.
-pub(crate) fn watch<T: AsFd + AsRawFd>(
+pub(crate) fn register<T: AsFd + AsRawFd>(
     fd: T,
     interest: Interest,
 ) -> Result<AsyncFd<T>, AsyncFdRegisterError<T>> {

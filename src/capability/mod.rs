@@ -7,15 +7,11 @@
 //! * [`Capabilities`] is what a target promises, [`Capabilities::merge`] joins what it says in two places;
 //! * [`plan`] is the decision table: which plane, with which privileges and warnings, and why.
 
-mod plan;
-pub(crate) mod scalar;
 mod version;
 
-pub use plan::{
-    Dial, MigrationType, Node, Plan, PlanError, PlanInput, Plane, Privilege, Start, plan,
-};
 pub use version::{OWN_API, VersionReply, parse_version};
 
+use crate::scalar;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;

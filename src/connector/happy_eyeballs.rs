@@ -1,6 +1,7 @@
-//! Connecting to whichever of several addresses answers first (RFC 8305, "Happy Eyeballs").
+//! Connecting to the first of several addresses that answers (RFC 8305, "Happy Eyeballs").
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -8,27 +9,27 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// How long an address is waited for before the next one is tried beside it (RFC 8305, section 5).
+/// Delay before the next address is tried while the one before has not answered (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// A place to connect to, and from where.
+/// An address to connect to, with the source address and interface if they matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) endpoint: SocketAddr,
-    /// Our own address and interface, where they matter; otherwise the kernel chooses.
+    /// This node's address and interface; if absent, the kernel chooses.
     from: Option<(IpAddr, String)>,
 }
 
 impl Candidate {
-    /// Whichever way the kernel takes.
-    pub(super) fn anywhere(endpoint: SocketAddr) -> Self {
+    /// Reached by the path that the kernel chooses.
+    pub(super) fn any_path(endpoint: SocketAddr) -> Self {
         Self {
             endpoint,
             from: None,
         }
     }
 
-    /// From this address over this interface, or not at all.
+    /// Reached only from this address over this interface.
     pub(super) fn from(endpoint: SocketAddr, address: IpAddr, interface: String) -> Self {
         Self {
             endpoint,
@@ -36,7 +37,7 @@ impl Candidate {
         }
     }
 
-    /// Connects.
+    /// Connects, without a time limit of its own.
     pub(super) async fn connect(&self) -> io::Result<TcpStream> {
         let socket = match self.endpoint {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -50,7 +51,7 @@ impl Candidate {
     }
 }
 
-/// When something has to have happened; and how long it may take, for words.
+/// A point in time, and the limit that it results from, for messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     pub(super) at: Instant,
@@ -58,7 +59,7 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// From now.
+    /// The point in time `limit` from now.
     pub(super) fn within(limit: Duration) -> Self {
         Self {
             at: Instant::now() + limit,
@@ -67,16 +68,42 @@ impl Deadline {
     }
 }
 
-/// An address that could not be connected to.
-pub(super) type Failure = (SocketAddr, io::Error);
+/// Addresses that could not be connected to, each with the reason.
+#[derive(Debug)]
+pub(super) struct Failures(Vec<(SocketAddr, io::Error)>);
 
-/// Connects to the first of `candidates` that answers in time, the families in turn, beginning with
-/// the first; all that went wrong if none does.
+impl Failures {
+    /// The addresses, separated by commas.
+    pub(super) fn addresses(&self) -> String {
+        let addresses = self.0.iter().map(|(endpoint, _)| endpoint.ip().to_string());
+        addresses.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The reason, or each address with its reason if there are several.
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [] => f.write_str("there is no address"),
+            [(_, cause)] => cause.fmt(f),
+            several => {
+                for (index, (endpoint, cause)) in several.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "; " };
+                    write!(f, "{separator}{}: {cause}", endpoint.ip())?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Connects to the first of `candidates` that answers before the deadline. Address families alternate,
+/// beginning with that of the first candidate.
 pub(super) async fn connect(
     candidates: Vec<Candidate>,
     deadline: Deadline,
-) -> Result<(TcpStream, Candidate), Vec<Failure>> {
-    let mut waiting = in_turn(candidates);
+) -> Result<(TcpStream, Candidate), Failures> {
+    let mut waiting = alternate_families(candidates);
     let mut attempts = JoinSet::new();
     let mut failures = Vec::new();
     let mut next = Instant::now();
@@ -94,18 +121,18 @@ pub(super) async fn connect(
                     failures.push((candidate.endpoint, error));
                     next = Instant::now();
                 }
-                // It panicked, which is as good as no answer; there is nothing to tell.
+                // A panicked attempt counts as no answer.
                 Err(_) => next = Instant::now(),
             },
         }
     }
-    Err(failures)
+    Err(Failures(failures))
 }
 
 async fn attempt(candidate: Candidate, deadline: Deadline) -> (Candidate, io::Result<TcpStream>) {
     let connected = timeout_at(deadline.at, candidate.connect()).await;
     let silent = |_| {
-        // What the kernel would say, if it were asked for longer.
+        // The error that the kernel would report after a longer time.
         let errno = io::Error::from_raw_os_error(libc::ETIMEDOUT);
         let text = format!("{errno}: no answer within {:?}", deadline.limit);
         Err(io::Error::new(io::ErrorKind::TimedOut, text))
@@ -113,16 +140,16 @@ async fn attempt(candidate: Candidate, deadline: Deadline) -> (Candidate, io::Re
     (candidate, connected.unwrap_or_else(silent))
 }
 
-/// The same candidates, but the two families alternate (RFC 8305, section 4).
-fn in_turn(candidates: Vec<Candidate>) -> VecDeque<Candidate> {
+/// Orders the candidates so that the two address families alternate (RFC 8305, section 4).
+fn alternate_families(candidates: Vec<Candidate>) -> VecDeque<Candidate> {
     let is_v4 = |candidate: &Candidate| candidate.endpoint.is_ipv4();
     let first_is_v4 = candidates.first().is_some_and(is_v4);
-    let (mut ours, mut others): (VecDeque<Candidate>, VecDeque<Candidate>) = candidates
+    let (mut first, mut others): (VecDeque<Candidate>, VecDeque<Candidate>) = candidates
         .into_iter()
         .partition(|candidate| is_v4(candidate) == first_is_v4);
-    let mut ordered = VecDeque::with_capacity(ours.len() + others.len());
-    while !ours.is_empty() || !others.is_empty() {
-        ordered.extend(ours.pop_front());
+    let mut ordered = VecDeque::with_capacity(first.len() + others.len());
+    while !first.is_empty() || !others.is_empty() {
+        ordered.extend(first.pop_front());
         ordered.extend(others.pop_front());
     }
     ordered
@@ -137,7 +164,7 @@ mod tests {
     fn candidates(addresses: &[&str], port: u16) -> Vec<Candidate> {
         let endpoints = addresses.iter().map(|text| (text.parse().unwrap(), port));
         let endpoints = endpoints.map(|(address, port)| SocketAddr::new(address, port));
-        endpoints.map(Candidate::anywhere).collect()
+        endpoints.map(Candidate::any_path).collect()
     }
 
     #[test]
@@ -153,7 +180,10 @@ mod tests {
             ),
             (&[], &[]),
         ] {
-            assert_eq!(in_turn(candidates(given, 1)), candidates(expected, 1));
+            assert_eq!(
+                alternate_families(candidates(given, 1)),
+                candidates(expected, 1)
+            );
         }
     }
 
@@ -171,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_failure_is_told() {
+    async fn every_failure_is_returned() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
@@ -179,7 +209,7 @@ mod tests {
         let failures = connect(candidates, Deadline::within(Duration::from_secs(20)))
             .await
             .unwrap_err();
-        assert_eq!(failures.len(), 2);
-        assert!(failures[0].1.to_string().contains("refused"));
+        assert_eq!(failures.0.len(), 2);
+        assert!(failures.0[0].1.to_string().contains("refused"));
     }
 }

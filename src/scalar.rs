@@ -6,9 +6,14 @@
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// Longest piece of foreign text that is repeated in a message, in characters.
 const MAX_SHOWN: usize = 600;
+
+/// Time limits that options may set, in seconds.
+const TIME_LIMITS: RangeInclusive<f64> = 0.001..=3600.0;
 
 /// The JSON type of a value, for messages.
 pub(crate) fn kind(value: &Value) -> &'static str {
@@ -155,4 +160,19 @@ where
     T: Deserialize<'de> + Default,
 {
     Option::<T>::deserialize(source).map(Option::unwrap_or_default)
+}
+
+/// For `deserialize_with`: a time limit in seconds, from 0.001 to 3600.
+pub(crate) fn deserialize_time_limit<'de, D: Deserializer<'de>>(
+    source: D,
+) -> Result<Duration, D::Error> {
+    let seconds = deserialize_real(source)?;
+    if !TIME_LIMITS.contains(&seconds) {
+        return Err(de::Error::custom(format!(
+            "a time limit is from {} to {} seconds",
+            TIME_LIMITS.start(),
+            TIME_LIMITS.end()
+        )));
+    }
+    Ok(Duration::from_secs_f64(seconds))
 }

@@ -13,7 +13,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkMessage};
 
 use super::{InterfaceAddress, Lookup, NetworkError, Route};
-use crate::capability::scalar;
+use crate::scalar;
 use netlink::{NetlinkError, Unread};
 
 /// `struct ifinfomsg`, and the attribute for the name (`linux/if_link.h`).

@@ -18,11 +18,12 @@ pub use host::Host;
 pub use select::{Selection, SelectionInput, SourceSelection, TargetSelection, select};
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::capability::MigrationType;
 use crate::network::NetworkError;
+use crate::plane::MigrationType;
 
 /// Largest file, in bytes: pmxcfs, where it lives, keeps no larger one.
 pub const MAX_FILE: usize = 1 << 20;
@@ -39,6 +40,11 @@ pub const ID_LEN: RangeInclusive<usize> = 2..=40;
 /// After how long without a sign of life the other node counts as dead, in seconds, unless an entry
 /// says otherwise: longer than a switch takes to bring its ports up again.
 pub const DEAD_PEER_TIMEOUT: u16 = 60;
+
+/// [`DEAD_PEER_TIMEOUT`] as a duration, for options that do not set it.
+pub fn default_dead_peer_timeout() -> Duration {
+    Duration::from_secs(DEAD_PEER_TIMEOUT.into())
+}
 
 /// What an entry may say instead, in seconds: TCP itself gives up before the hour is over.
 pub const DEAD_PEER_TIMEOUTS: RangeInclusive<u16> = 1..=3600;

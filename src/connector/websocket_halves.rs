@@ -1,24 +1,23 @@
 //! A websocket as the two halves of a relay.
 
-use crate::direct::Stream;
-use crate::relay::{Incoming, Outgoing, Received};
+use crate::relay::{ByteStream, Incoming, Outgoing, Received};
+use crate::system::lock;
 use crate::websocket::{
     Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, OpCode, Role, Upgraded,
 };
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
-/// How much of the stream is asked for at once: one full frame, so that a full one is decoded where
-/// it was read.
+/// Bytes that are read at once: one full frame, so that a full frame is decoded where it was read.
 const READ: usize = MAX_FRAME + MAX_HEADER;
 
-/// A connection to the target, TLS or (in tests) not.
-pub(super) type Connection = Box<dyn Stream>;
+/// A connection to the target: TLS, or clear TCP on loopback in tests.
+pub(super) type Connection = Box<dyn ByteStream>;
 
-/// Takes an upgraded connection apart. `tls` says whether an end of stream is authenticated: on
-/// clear TCP only a close frame ends well.
+/// Splits an upgraded connection. `tls`: whether an end of stream is authenticated. On clear TCP only
+/// a close frame is an orderly end.
 pub(super) fn split(
     upgraded: Upgraded<Connection>,
     masking: Masking,
@@ -45,8 +44,7 @@ pub(super) fn split(
     )
 }
 
-/// The pong that is owed. Only the latest ping needs an answer (RFC 6455 §5.5.3), so one place is
-/// enough.
+/// The pending pong. Only the latest ping needs an answer (RFC 6455 §5.5.3), so one slot is enough.
 #[derive(Default)]
 struct PongSlot {
     payload: Mutex<Option<Vec<u8>>>,
@@ -55,15 +53,12 @@ struct PongSlot {
 
 impl PongSlot {
     fn put(&self, payload: &[u8]) {
-        *self.payload.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload.to_vec());
+        *lock(&self.payload) = Some(payload.to_vec());
         self.filled.notify_one();
     }
 
     fn take(&self) -> Option<Vec<u8>> {
-        self.payload
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        lock(&self.payload).take()
     }
 }
 
@@ -86,7 +81,7 @@ impl Sender {
         self.write.flush().await
     }
 
-    async fn send_control(&mut self, opcode: OpCode, payload: &[u8]) -> io::Result<()> {
+    async fn send_control_frame(&mut self, opcode: OpCode, payload: &[u8]) -> io::Result<()> {
         self.control.clear();
         self.encoder
             .encode(opcode, payload, &mut self.control)
@@ -98,8 +93,8 @@ impl Sender {
 
 impl Outgoing for Sender {
     const ROOM: usize = MAX_HEADER;
-    // With its header, a frame fills eight TLS records to the last byte; the longest frame would put
-    // its last 14 bytes into a ninth.
+    // With its header, such a frame fills exactly eight TLS records. The longest frame would put its
+    // last 14 bytes into a ninth.
     const MAX: usize = MAX_FRAME - MAX_HEADER;
 
     async fn send(&mut self, buffer: &mut [u8]) -> io::Result<()> {
@@ -111,22 +106,23 @@ impl Outgoing for Sender {
         self.write.flush().await
     }
 
-    async fn wants_to_speak(&mut self) {
+    async fn control_pending(&mut self) {
         self.pong.filled.notified().await;
     }
 
-    async fn speak(&mut self) -> io::Result<()> {
+    async fn send_control(&mut self) -> io::Result<()> {
         match self.pong.take() {
-            Some(payload) => self.send_control(OpCode::Pong, &payload).await,
+            Some(payload) => self.send_control_frame(OpCode::Pong, &payload).await,
             None => Ok(()),
         }
     }
 
-    /// A close frame, and no more: pveproxy flushes what it has on receiving one, and throws it
-    /// away if the connection ends first.
+    /// Sends a close frame and leaves the connection open. pveproxy flushes its buffer when it receives
+    /// one, and discards the buffer if the connection ends first.
     async fn finish(&mut self) -> io::Result<()> {
         const NORMAL_CLOSURE: [u8; 2] = 1000_u16.to_be_bytes();
-        self.send_control(OpCode::Close, &NORMAL_CLOSURE).await
+        self.send_control_frame(OpCode::Close, &NORMAL_CLOSURE)
+            .await
     }
 }
 
@@ -173,7 +169,7 @@ impl Incoming for Receiver {
                 Step::Read => match self.read.read(self.decoder.space(READ)).await {
                     Ok(0) => return Ok(self.at_end()),
                     Ok(count) => self.decoder.filled(count),
-                    // How rustls reports an end without close_notify.
+                    // rustls reports an end without close_notify in this way.
                     Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                         return Ok(Received::Stopped);
                     }
@@ -185,7 +181,7 @@ impl Incoming for Receiver {
 }
 
 impl Receiver {
-    /// An end that the peer announced by close_notify; inside a frame it is none.
+    /// An end of stream. It is orderly if close_notify announced it and no frame is incomplete.
     fn at_end(&self) -> Received<'_> {
         if self.tls && self.decoder.is_between_messages() {
             Received::End

@@ -1,6 +1,6 @@
 //! Signals that end a process of ours, without touching a handler.
 
-use crate::relay::readiness::watch;
+use crate::system::readiness::register;
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::cell::Cell;
@@ -36,7 +36,7 @@ impl Signals {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let fd = SignalFd::with_flags(&ending, flags)
             .map_err(io::Error::from)
-            .and_then(|fd| Ok(watch(fd, Interest::READABLE)?))
+            .and_then(|fd| Ok(register(fd, Interest::READABLE)?))
             .inspect_err(|_| {
                 let _ = before.thread_set_mask();
             })?;
