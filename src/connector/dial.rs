@@ -82,7 +82,7 @@ pub(super) struct Protection {
 }
 
 fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
-    let certificates = stream.agreed().peer_certificates()?;
+    let certificates = stream.negotiated().peer_certificates()?;
     certificates.first().map(Fingerprint::of)
 }
 

@@ -1,4 +1,4 @@
-//! Signals that end a process of ours, without touching a handler.
+//! Waiting for the signals that end a process, without changing a signal handler.
 
 use crate::system::readiness::register;
 use nix::sys::signal::{SigSet, Signal, raise};
@@ -8,7 +8,7 @@ use std::io;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// What asks a program to end, and the alarm by which a caller limits the time of a call.
+/// The signals that request the end of a program, and the alarm by which a caller limits a call.
 const ENDING: [Signal; 4] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -16,19 +16,19 @@ const ENDING: [Signal; 4] = [
     Signal::SIGALRM,
 ];
 
-/// While this value lives, the calling thread has the ending signals blocked, and they can be
-/// waited for instead. When it is dropped, the mask is restored and the signal that was taken is
-/// raised again: it does then what the caller's handler, or the lack of one, makes of it, after the
-/// process has cleaned up.
+/// While this value lives, the ending signals are blocked in the calling thread and can be waited for.
+///
+/// When it is dropped, the mask is restored and the received signal is raised again. So the caller's
+/// handler or the default action runs after the clean-up.
 #[derive(Debug)]
 pub(crate) struct Signals {
     fd: AsyncFd<SignalFd>,
     before: SigSet,
-    taken: Cell<Option<Signal>>,
+    received: Cell<Option<Signal>>,
 }
 
 impl Signals {
-    /// Blocks the ending signals. To be called in a runtime that runs on this thread.
+    /// Blocks the ending signals. To be called in a runtime that runs on the calling thread.
     pub(crate) fn block() -> io::Result<Self> {
         let ending: SigSet = ENDING.into_iter().collect();
         let before = SigSet::thread_get_mask()?;
@@ -43,18 +43,18 @@ impl Signals {
         Ok(Self {
             fd,
             before,
-            taken: Cell::new(None),
+            received: Cell::new(None),
         })
     }
 
-    /// Waits for one of the signals; its name.
+    /// Waits for one of the signals, and returns its name.
     pub(crate) async fn wait(&self) -> io::Result<&'static str> {
         loop {
             let mut guard = self.fd.readable().await?;
             if let Some(info) = self.fd.get_ref().read_signal()? {
                 let number = i32::try_from(info.ssi_signo).unwrap_or_default();
                 let signal = Signal::try_from(number)?;
-                self.taken.set(Some(signal));
+                self.received.set(Some(signal));
                 return Ok(signal.as_str());
             }
             guard.clear_ready();
@@ -65,7 +65,7 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         let _ = self.before.thread_set_mask();
-        if let Some(signal) = self.taken.get() {
+        if let Some(signal) = self.received.get() {
             let _ = raise(signal);
         }
     }

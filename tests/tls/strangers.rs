@@ -60,7 +60,7 @@ async fn a_source_without_a_certificate_is_refused() {
     assert_error!(
         last_words(stranger.unwrap()).await,
         TlsError::Refused { .. },
-        "it wants a certificate"
+        "it requires a certificate"
     );
 }
 
@@ -75,7 +75,7 @@ async fn a_source_with_an_older_tls_is_refused() {
     assert_error!(
         refused.unwrap_err(),
         TlsError::OldVersion(Peer::Source),
-        "the source does not speak TLS 1.3"
+        "the source does not support TLS 1.3"
     );
     assert_eq!(
         alert(&stranger.unwrap_err()),
@@ -94,7 +94,7 @@ async fn a_target_with_an_older_tls_is_refused() {
     assert_error!(
         refused.unwrap_err(),
         TlsError::OldVersion(Peer::Target),
-        "the target does not speak TLS 1.3"
+        "the target does not support TLS 1.3"
     );
     stranger.unwrap_err();
 }
@@ -119,7 +119,7 @@ async fn what_is_not_tls_is_called_so() {
         assert_error!(
             refused.unwrap_err(),
             TlsError::NotTls(Peer::Source),
-            "what the source sent is not TLS"
+            "the data from the source is not TLS"
         );
 
         let (near, mut stranger) = UnixStream::pair().unwrap();
@@ -130,7 +130,7 @@ async fn what_is_not_tls_is_called_so() {
         assert_error!(
             refused.unwrap_err(),
             TlsError::NotTls(Peer::Target),
-            "what the target sent is not TLS"
+            "the data from the target is not TLS"
         );
     }
 }
@@ -218,7 +218,7 @@ async fn a_copied_certificate_without_its_key_is_refused() {
     assert_error!(
         refused.unwrap_err(),
         TlsError::NoKey(Peer::Target),
-        "the target shows the expected certificate but cannot sign with its key"
+        "the target presents the expected certificate but cannot sign with its key"
     );
     mallory.unwrap_err();
 
@@ -228,7 +228,7 @@ async fn a_copied_certificate_without_its_key_is_refused() {
     assert_error!(
         refused.unwrap_err(),
         TlsError::NoKey(Peer::Source),
-        "the source shows the expected certificate but cannot sign with its key"
+        "the source presents the expected certificate but cannot sign with its key"
     );
     mallory.unwrap().read_u8().await.unwrap_err();
 }
