@@ -142,7 +142,7 @@ async fn another_target_is_refused_with_both_fingerprints() {
             ..
         },
         "the source refused",
-        "does not accept our certificate"
+        "does not accept this node's certificate"
     );
 }
 
@@ -171,7 +171,7 @@ async fn another_source_is_refused_with_both_fingerprints() {
             ..
         },
         "the target refused",
-        "does not accept our certificate"
+        "does not accept this node's certificate"
     );
 }
 

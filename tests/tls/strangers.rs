@@ -177,7 +177,7 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
     assert_error!(
         mallory.unwrap_err(),
         TlsError::Refused { .. },
-        "does not accept our certificate"
+        "does not accept this node's certificate"
     );
 
     let (mallory, far) = meet(&to_target, &server).await;
@@ -190,7 +190,7 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
     assert_error!(
         last_words(mallory.unwrap()).await,
         TlsError::Refused { .. },
-        "does not accept our certificate"
+        "does not accept this node's certificate"
     );
 }
 
