@@ -1,4 +1,4 @@
-//! One TCP connection, with or without TLS, and the ways to end it.
+//! One TCP connection, with or without TLS, and the ways to close it.
 
 use std::io;
 use std::net::Shutdown;
@@ -9,37 +9,38 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// The client's connection. Shutting it down properly sends close_notify (with TLS), then FIN.
-pub(crate) enum Wire {
+/// The connection of a client. An orderly shutdown sends close_notify (with TLS), then FIN.
+pub(crate) enum Connection {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Wire {
-    /// A second handle on the TCP connection, to end it beneath TLS.
-    pub(crate) fn scissors(&self) -> io::Result<Scissors> {
+impl Connection {
+    /// A second handle of the TCP connection, which can close it without TLS.
+    pub(crate) fn tcp_handle(&self) -> io::Result<TcpHandle> {
         use std::os::fd::AsFd;
         let tcp = match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
         };
-        Ok(Scissors(std::net::TcpStream::from(
+        Ok(TcpHandle(std::net::TcpStream::from(
             tcp.as_fd().try_clone_to_owned()?,
         )))
     }
 }
 
-/// Cuts a connection: FIN without close_notify.
-pub(crate) struct Scissors(std::net::TcpStream);
+/// The TCP connection below TLS.
+pub(crate) struct TcpHandle(std::net::TcpStream);
 
-impl Scissors {
-    pub(crate) fn cut(&self) {
-        // A peer that is gone already needs no FIN.
+impl TcpHandle {
+    /// Sends FIN without close_notify.
+    pub(crate) fn send_fin(&self) {
+        // Ignored if the client has disconnected.
         let _ = self.0.shutdown(Shutdown::Write);
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for Connection {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -52,7 +53,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for Connection {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
