@@ -244,7 +244,7 @@ fn every_step_has_its_limit() {
         "{answer}"
     );
     assert!(
-        answer.contains("does the socket it should reach still exist"),
+        answer.contains("check that the socket behind it still exists"),
         "{answer}"
     );
 }
