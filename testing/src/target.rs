@@ -29,7 +29,7 @@ impl Identity {
         let CertifiedKey { cert, key_pair } = generate_simple_self_signed(names).unwrap();
         Self {
             certificate: cert.der().clone(),
-            pem: cert.pem(),
+            pem: pem::encode(&pem::Pem::new("CERTIFICATE", cert.der().to_vec())),
             key: key_pair.serialize_der().into(),
         }
     }

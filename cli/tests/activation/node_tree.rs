@@ -1,11 +1,8 @@
 //! A tree with the files and the dpkg database of a node: the real dpkg works on it.
-// What is skipped goes straight to stderr: the test harness keeps what the print macros write.
-#![allow(clippy::explicit_write)]
 
 use pve_tunnel_cli::activation::{Component, Node};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,22 +21,24 @@ pub(crate) struct Tree {
 }
 
 /// The test, unless there is no dpkg here.
+#[track_caller]
 pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
     if Command::new("dpkg-divert")
         .arg("--version")
         .output()
         .is_err()
     {
-        writeln!(std::io::stderr(), "skipped: no dpkg-divert here").unwrap();
+        testing::skipped("all of it", &"there is no dpkg-divert");
         return;
     }
     test(&Tree::new());
 }
 
 /// The test, unless packages cannot be installed here, which dpkg does for root only.
+#[track_caller]
 pub(crate) fn with_installing_tree(test: impl FnOnce(&Tree)) {
     if !nix::unistd::geteuid().is_root() {
-        writeln!(std::io::stderr(), "skipped: only root can install packages").unwrap();
+        testing::skipped("all of it", &"only root can install packages");
         return;
     }
     with_tree(test);

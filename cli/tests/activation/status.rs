@@ -261,9 +261,9 @@ impl Drop for RunningDaemon {
 
 /// Beside this test, which cargo has linked it for.
 fn built_library() -> PathBuf {
-    let deps = std::env::current_exe().unwrap();
-    let built = deps.parent().unwrap().parent().unwrap();
-    built.join("libpve_tunnel.so")
+    std::env::current_exe()
+        .unwrap()
+        .with_file_name("libpve_tunnel.so")
 }
 
 #[test]

@@ -425,7 +425,7 @@ fn an_open_that_is_refused_or_says_nothing_of_itself() {
             false,
         ),
         (json!({ "success": 0 }), "no reason given", false),
-        (json!({ "success": 1 }), "not understood", true),
+        (json!({ "success": 1 }), "the answer is malformed", true),
         (
             json!({ "success": 1, "direct": [] }),
             "invalid answer",

@@ -117,13 +117,13 @@ fn a_worker_without_a_seam() {
     has_none(
         "no 'direct'",
         || greeting(json!({ "success": 1 })),
-        "not understood",
+        "the answer is malformed",
     );
     let polls = json!({ "success": 1, "status": "pending" });
     has_none(
         "an answer to something else",
         || greeting(polls.clone()),
-        "not understood",
+        "the answer is malformed",
     );
 }
 
