@@ -55,35 +55,15 @@ subtest 'taken' => sub {
 
 subtest 'refused' => sub {
     refused('loopback without its network', 'loopback', address => '127.0.0.1');
-    refused('loopback by its interface', 'loopback', address => '127.0.0.1', network => 'lo');
-    my $cidr = '10.0.0.0/24';
-    refused('what is outside', "10.0.1.7.*outside.*$cidr", address => '10.0.1.7', network => $cidr);
     my $gone = 'in no network of this node.*nosuch0.*none of that name';
     refused('an interface that is not there', $gone, address => '10.0.0.7', network => 'nosuch0');
-    my %elsewhere = (network => '127.0.0.0/8', source_network => $cidr);
-    refused(
-        'another source', 'from 127\.0\.0\.1 .*outside', address => '127.0.0.1',
-        %elsewhere
-    );
-    my $public = q{publicly routable.*'public 1'.*/etc/pve/remote-migration\.cfg.*insecure};
-    refused('a public address', $public, address => '192.88.99.7');
-    refused('a public IPv6 address', $public, address => '2002::7', gateway => 1);
     is(PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_REFUSED, 'as a refusal');
-
-    my %all = (public => 1, gateway => 1);
-    refused('multicast', 'multicast', address => '224.0.0.1', %all);
-    refused('broadcast', 'broadcast', address => '255.255.255.255', %all);
-    refused('unspecified', 'unspecified', address => '::', %all);
-    refused('a name', 'literal', address => 'localhost', %all);
-    refused('a short form', 'IPv4', address => '127.1', %all);
-    refused('a newline', 'literal', address => "127.0.0.1\n", %all);
 };
 
 subtest 'bad input' => sub {
     refused('no address', 'address');
     refused('an undefined address', 'null', address => undef);
     refused('an unknown name', 'netwrok', address => '127.0.0.1', netwrok => '127.0.0.0/8');
-    refused('a network without a prefix', 'prefix', address => '10.0.0.7', network => '10.0.0.0');
     is(
         PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT,
         'as a bad argument',
