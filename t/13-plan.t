@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# version_reply_parse and plan: what a target said becomes what to do, in Perl's own terms. The
-# whole decision table is tested where it is made; here, that nothing of it is lost on the way.
+# version_reply_parse and plan, called with Perl values. The Rust tests check the decisions; this
+# test checks that values cross the boundary intact.
 
 use v5.36;
 
@@ -15,29 +15,32 @@ sub plan_of (%input) { return PVE::Tunnel::Native::plan({ migration_type => 'sec
 
 sub refused ($function, $what, $pattern, $call, $status = undef) {
     ok(!eval { $call->(); 1 }, "$what is refused");
-    like($@, qr/\Apve_tunnel_$function: .*$pattern.*\n\z/, 'with words that help');
-    is(PVE::Tunnel::Native::last_status(), $status, 'and its status') if defined($status);
+    like($@, qr/\Apve_tunnel_$function: .*$pattern.*\n\z/, '... with a reason');
+    is(PVE::Tunnel::Native::last_status(), $status, '... and its status') if defined($status);
     return;
 }
 
 my %OLD = (api => 2, age => 0, caps => [], unknown => []);
 
 subtest 'version replies' => sub {
-    is_deeply(parse('{"success":1,"api":2,"age":0}'), \%OLD, 'of an old node: no capabilities');
+    is_deeply(
+        parse('{"success":1,"api":2,"age":0}'), \%OLD,
+        'the reply of an old node has no capabilities'
+    );
     is_deeply(
         parse('{"success":true,"api":"2","age":"0","caps":["x-y","insecure-remote","direct-tls"]}'),
         { %OLD, caps => ['insecure-remote', 'direct-tls'], unknown => ['x-y'] },
-        'known names and unknown ones are told apart',
+        'known names are separated from unknown ones',
     );
     is_deeply(
         parse({ success => JSON::true, api => 2, age => 0, caps => ['direct-tcp'] }),
         { %OLD, caps => ['direct-tcp'] },
-        'a reply that was decoded already',
+        'a reply may already be decoded',
     );
-    is(parse({ api => 3, age => 1 })->{api} + 1, 4, 'numbers are numbers');
+    is(parse({ api => 3, age => 1 })->{api} + 1, 4, 'versions are numbers in Perl');
 
     my %bad = (
-        'no JSON' => ['success', PVE::Tunnel::Native::STATUS_PROTOCOL],
+        'a reply that is not JSON' => ['success', PVE::Tunnel::Native::STATUS_PROTOCOL],
         'an undefined capability' =>
             [{ api => 2, age => 0, caps => [undef] }, PVE::Tunnel::Native::STATUS_PROTOCOL],
         'a version that is too new' =>
@@ -60,20 +63,23 @@ subtest 'secure' => sub {
     my $plan = plan_of();
     is_deeply(
         [@$plan{qw(plane offline network)}], ['websocket', 'websocket', undef],
-        'to an old node: websocket',
+        'an old node gets the websocket plane',
     );
-    is_deeply($plan->{start}, { statefile => 'unix', type => 'websocket' }, 'QEMU on UNIX sockets');
-    is_deeply($plan->{privileges}, [], 'no privilege beyond those of a migration');
-    is_deeply($plan->{warnings}, [], 'nothing to warn of');
-    ok(length($plan->{reason}), 'a reason');
+    is_deeply(
+        $plan->{start}, { statefile => 'unix', type => 'websocket' },
+        '... with QEMU on UNIX sockets'
+    );
+    is_deeply($plan->{privileges}, [], '... without further privileges');
+    is_deeply($plan->{warnings}, [], '... without warnings');
+    ok(length($plan->{reason}), '... and with a reason');
 
     my %tls = (caps => ['direct-tls'], planes => ['tls', 'websocket']);
     my $failed = { ok => 0, address => '192.0.2.7', port => '60001', error => 'no route to host' };
     $plan = plan_of(%tls, dial => $failed);
-    is($plan->{plane}, 'websocket', 'websocket where it did not');
-    like("@{$plan->{warnings}}", qr/192\.0\.2\.7/, 'with the address in a warning');
-    like("@{$plan->{warnings}}", qr/60001/, 'the port');
-    like("@{$plan->{warnings}}", qr/no route to host/, 'and why');
+    is($plan->{plane}, 'websocket', 'a failed connection attempt leads to the websocket plane');
+    like("@{$plan->{warnings}}", qr/192\.0\.2\.7/, '... with the address in a warning');
+    like("@{$plan->{warnings}}", qr/60001/, '... and the port');
+    like("@{$plan->{warnings}}", qr/no route to host/, '... and the cause');
 };
 
 subtest 'insecure' => sub {
@@ -81,19 +87,19 @@ subtest 'insecure' => sub {
     my $plan = plan_of(%insecure, caps => ['insecure-remote'], migration_network => '10.0.0.0/24');
     is_deeply(
         [@$plan{qw(plane offline network)}], ['qemu', 'websocket', '10.0.0.0/24'],
-        'QEMU to QEMU on the migration network',
+        'the qemu plane on the migration network',
     );
     is_deeply(
         $plan->{start},
         { statefile => 'tcp', type => 'insecure', network => '10.0.0.0/24' },
-        'what the start command says',
+        'parameters of the start command',
     );
     is_deeply(
         $plan->{privileges},
         [{ path => '/', privilege => 'Sys.Modify', on => ['source', 'target'] }],
-        'needs Sys.Modify on both nodes',
+        '... which needs Sys.Modify on both nodes',
     );
-    ok(scalar($plan->{warnings}->@*), 'and is warned of');
+    ok(scalar($plan->{warnings}->@*), '... and has a warning');
 
     refused(
         'plan', 'an old target', 'upgrade the target node.*omit migration_type=insecure',
@@ -102,7 +108,7 @@ subtest 'insecure' => sub {
     );
 };
 
-subtest 'true and false, however Perl says them' => sub {
+subtest 'true and false in every form of Perl' => sub {
     my %clear = (migration_type => 'insecure', planes => ['qemu'], caps => ['insecure-remote']);
     for my $true (1, '1', !!1, JSON::true, \1) {
         refused(
@@ -111,12 +117,12 @@ subtest 'true and false, however Perl says them' => sub {
         );
     }
     for my $false (0, '0', '', !!0, JSON::false, \0) {
-        is(plan_of(%clear, require_encryption => $false)->{plane}, 'qemu', 'false');
+        is(plan_of(%clear, require_encryption => $false)->{plane}, 'qemu', 'a false value');
     }
     refused('plan', 'a word', '', sub { plan_of(%clear, require_encryption => 'maybe') });
 };
 
-subtest 'bad input' => sub {
+subtest 'refused arguments' => sub {
     refused(
         'plan', 'a misspelt key', 'require_encrypton', sub { plan_of(require_encrypton => 1) },
         PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT,
@@ -124,24 +130,24 @@ subtest 'bad input' => sub {
     my $circle = [];
     push @$circle, $circle;
     for my $value (sub { }, $circle, \*STDIN) {
-        ok(!eval { plan_of(caps => $value); 1 }, 'what JSON cannot say is refused');
-        like($@, qr/(?:JSON|nesting|encode).*\n\z/, 'by JSON');
+        ok(!eval { plan_of(caps => $value); 1 }, 'a value that JSON cannot express is refused');
+        like($@, qr/(?:JSON|nesting|encode).*\n\z/, '... by the JSON encoder');
     }
-    refused('plan', 'no hash', 'hash reference', sub { PVE::Tunnel::Native::plan([]) });
+    refused('plan', 'an array reference', 'hash reference', sub { PVE::Tunnel::Native::plan([]) });
     refused('plan', 'undef', 'hash reference', sub { PVE::Tunnel::Native::plan(undef) });
     refused(
-        'plan', 'an endless name', '', sub { plan_of(migration_network => 'x' x 2_000_000) },
+        'plan', 'a name of 2 MB', '', sub { plan_of(migration_network => 'x' x 2_000_000) },
         PVE::Tunnel::Native::STATUS_TOO_LONG,
     );
 };
 
-subtest 'the caller is not disturbed' => sub {
+subtest 'side effects on the caller' => sub {
     my $input = { migration_type => 'secure', dial => { ok => '0', port => '60000' } };
     my $before = JSON->new->canonical->encode($input);
-    local $@ = "still being looked at\n";
+    local $@ = "an earlier error\n";
     PVE::Tunnel::Native::plan($input);
-    is($@, "still being looked at\n", 'its $@ stays');
-    is(JSON->new->canonical->encode($input), $before, 'its input too');
+    is($@, "an earlier error\n", '$@ is unchanged');
+    is(JSON->new->canonical->encode($input), $before, '... and so is the input');
 };
 
 done_testing();

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# guard_check, on this machine's loopback. Every rule is tested with tables, and against real
-# routes, where it is decided.
+# guard_check on the loopback interface of this machine. The Rust tests check every rule, also with
+# real routes.
 
 use v5.36;
 
@@ -15,14 +15,14 @@ sub check (%input) { return PVE::Tunnel::Native::guard_check(\%input) }
 
 sub refused ($what, $pattern, %input) {
     ok(!eval { check(%input); 1 }, "$what is refused");
-    like($@, qr/\Apve_tunnel_guard_check: .*$pattern.*\n\z/, 'with words that help');
+    like($@, qr/\Apve_tunnel_guard_check: .*$pattern.*\n\z/, '... with a reason');
     return;
 }
 
 my %NEAR = (network => '127.0.0.0/8', source_network => '127.0.0.0/8');
 my $has_ipv6 = eval { IO::Socket::IP->new(LocalHost => '::1', Listen => 1) } ? 1 : 0;
 
-subtest 'taken' => sub {
+subtest 'accepted addresses' => sub {
     my $verdict = check(address => '127.0.0.1', %NEAR);
     my $warnings = delete($verdict->{warnings});
     is_deeply(
@@ -34,43 +34,49 @@ subtest 'taken' => sub {
             gateway => undef,
             scope => 'loopback',
         },
-        'a loopback address whose network is named',
+        'a loopback address in the given network',
     );
-    is(scalar(@$warnings), 1, 'with one warning');
+    is(scalar(@$warnings), 1, '... with one warning');
     my $text = qr/\ACLEAR TEXT: .* RAM and disks .* UNENCRYPTED .*127\.0\.0\.1 .*\blo\b/;
-    like($warnings->[0], $text, 'that cannot be missed');
+    like($warnings->[0], $text, '... that names clear text, address and interface');
 
     my %all = (%NEAR, public => JSON::false, gateway => '');
-    ok(check(address => '127.0.0.1', %all), 'every spelling of false');
-    ok(check(address => '127.0.0.1', %NEAR, public => 1, gateway => JSON::true), 'and of true');
+    ok(check(address => '127.0.0.1', %all), 'false in every form of Perl');
+    ok(
+        check(address => '127.0.0.1', %NEAR, public => 1, gateway => JSON::true),
+        'true in every form of Perl'
+    );
     is(
         check(address => '127.0.0.1', network => '127.0.0.0/8', source_network => 'lo')->{source},
-        '127.0.0.1', 'an interface to send from',
+        '127.0.0.1', 'the source network may be an interface',
     );
     SKIP: {
-        skip('no IPv6 here', 1) if !$has_ipv6;
-        is(check(address => '::1', network => '::1/128')->{source}, '::1', 'IPv6');
+        skip('no IPv6 loopback', 1) if !$has_ipv6;
+        is(check(address => '::1', network => '::1/128')->{source}, '::1', 'an IPv6 address');
     }
 };
 
-subtest 'refused' => sub {
-    refused('loopback without its network', 'loopback', address => '127.0.0.1');
+subtest 'refused addresses' => sub {
+    refused('loopback outside every given network', 'loopback', address => '127.0.0.1');
     my $gone = 'in no network of this node.*nosuch0.*none of that name';
-    refused('an interface that is not there', $gone, address => '10.0.0.7', network => 'nosuch0');
-    is(PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_REFUSED, 'as a refusal');
+    refused('an interface that does not exist', $gone, address => '10.0.0.7', network => 'nosuch0');
+    is(PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_REFUSED, '... as a refusal');
 };
 
-subtest 'bad input' => sub {
-    refused('no address', 'address');
+subtest 'refused arguments' => sub {
+    refused('input without an address', 'address');
     refused('an undefined address', 'null', address => undef);
     refused('an unknown name', 'netwrok', address => '127.0.0.1', netwrok => '127.0.0.0/8');
     is(
         PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT,
-        'as a bad argument',
+        '... as an invalid argument',
     );
     for my $input (undef, [], 'x') {
-        ok(!eval { PVE::Tunnel::Native::guard_check($input); 1 }, 'what is no hash is refused');
-        like($@, qr/\Apve_tunnel_guard_check: input is not a hash reference\n\z/, 'as such');
+        ok(
+            !eval { PVE::Tunnel::Native::guard_check($input); 1 },
+            'input that is not a hash reference is refused'
+        );
+        like($@, qr/\Apve_tunnel_guard_check: input is not a hash reference\n\z/, '... as such');
     }
 };
 
