@@ -103,8 +103,10 @@ fn malformed_version_replies_are_refused_with_a_reason() {
         assert!(error.contains(expected), "{name}: {error}");
         assert!(!error.contains('\n'), "{name}: {error}");
     }
-    let error = parse_version("{\"api\":2,").unwrap_err().to_string();
-    assert!(error.contains("is not JSON"), "{error}");
+    for text in ["", "success", "{\"api\":2,"] {
+        let error = parse_version(text).unwrap_err().to_string();
+        assert!(error.contains("is not JSON"), "{error}");
+    }
 }
 
 #[test]

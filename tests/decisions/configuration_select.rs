@@ -231,6 +231,7 @@ fn a_call_has_exactly_the_keys_of_its_side() {
         ("no remote", json!({"side": "source"}), "missing field `remote`"),
         ("an undefined remote", json!({"side": "source", "remote": null}), "invalid type: null"),
         ("no type on the target", json!({"side": "target"}), "missing field `migration_type`"),
+        ("an undefined type on the target", json!({"side": "target", "migration_type": null}), "expected string or map"),
         ("a remote on the target", json!({"side": "target", "migration_type": "secure", "remote": "pve"}), "unknown field `remote`"),
         ("a misspelt key", json!({"side": "source", "remote": "pve", "migration-type": "secure"}), "unknown field `migration-type`"),
         ("another type", json!({"side": "source", "remote": "pve", "migration_type": "Insecure"}), "unknown variant `Insecure`"),

@@ -1,13 +1,13 @@
 #!/usr/bin/perl
 
-# Lives and copies of codec objects: whatever Perl does to them, nothing is freed twice, and what is
-# no longer a codec says so.
+# Lifetime and copies of codec objects: nothing is freed twice, and an object that is not a valid
+# codec is refused.
 
 use v5.36;
 
 use Config;
 
-# Before Test::More, which only then counts tests of threads.
+# Before Test::More, which otherwise does not count the tests of threads.
 BEGIN {
     if ($Config{useithreads}) {
         require threads;
@@ -25,9 +25,9 @@ my $HELLO = pack('H*', '810548656c6c6f'); # RFC 6455 section 5.7: an unmasked te
 
 sub codec() { return PVE::Tunnel::Native::Codec->new() }
 
-sub works ($codec, $what) {
+sub decodes ($codec, $what) {
     $codec->feed($HELLO);
-    is($codec->next()->{payload}, 'Hello', "$what works");
+    is($codec->next()->{payload}, 'Hello', "$what decodes");
     return;
 }
 
@@ -39,12 +39,12 @@ sub unusable ($codec, $pattern, $what) {
     );
     for my $name (sort keys %call) {
         ok(!eval { $call{$name}->(); 1 }, "$what refuses $name");
-        like($@, qr/\Apve_tunnel_codec_$name: .*$pattern.*\n\z/, 'and says why');
+        like($@, qr/\Apve_tunnel_codec_$name: .*$pattern.*\n\z/, '... with a reason');
     }
     return;
 }
 
-# Runs in a child; returns what it wrote and how it ended.
+# Runs code in a child. Returns its result and the wait status of the child.
 sub in_child ($code) {
     pipe(my $reader, my $writer) or die "cannot make a pipe: $!\n";
     my $pid = fork() // die "cannot fork: $!\n";
@@ -53,7 +53,7 @@ sub in_child ($code) {
         my $answer = eval { $code->() } // "died: $@";
         syswrite($writer, $answer);
         close($writer);
-        exit(0); # with global destruction, which frees what was inherited
+        exit(0); # with global destruction, which frees inherited objects
     }
     close($writer);
     my $answer = do { local $/ = undef; readline($reader) };
@@ -65,31 +65,31 @@ subtest 'copies' => sub {
     my $codec = codec();
     unusable(dclone($codec), 'copy', 'a deep copy');
     unusable(thaw(freeze($codec)), 'copy', 'a stored copy');
-    unusable(bless(\my $scalar, ref($codec)), 'no codec', 'a scalar blessed by hand');
-    works($codec, 'the original');
+    unusable(bless(\my $scalar, ref($codec)), 'no codec', 'a scalar that the test has blessed');
+    decodes($codec, 'the original');
 
     my $second = $codec;
     undef($codec);
-    works($second, 'a second reference, when the first is gone,');
+    decodes($second, 'a second reference, after the first is gone,');
 };
 
 subtest 'destruction' => sub {
     my $codec = codec();
-    ok(!$codec->can('DESTROY'), 'there is no DESTROY that could be called twice');
+    ok(!$codec->can('DESTROY'), 'the class has no DESTROY method');
 
     my $inner = \do { my $x = 1 };
     bless($inner, 'PVE::Tunnel::Native::Codec');
     undef($inner);
-    pass('an object of ours that is none goes quietly');
+    pass('a blessed scalar without a codec is destroyed');
 
     bless($codec, 'Something::Else');
     PVE::Tunnel::Native::Codec::feed($codec, $HELLO);
-    pass('a codec stays one under another name');
+    pass('a codec that is blessed into another class works');
     undef($codec);
-    pass('and goes with it');
+    pass('... and is destroyed');
 
     codec()->feed($HELLO) for 1 .. 100;
-    pass('with frames inside');
+    pass('codecs with unread frames are destroyed');
 };
 
 subtest 'global destruction' => sub {
@@ -105,7 +105,7 @@ subtest 'global destruction' => sub {
         our $closure = sub { return $inside };
 
         package Last {
-            # Perl has taken the codec away already, or it still works; there is nothing in between.
+            # The codec is destroyed already (undef), or it still works.
             sub DESTROY ($self) {
                 my $codec = $self->{codec};
                 $codec->feed("\x00") if defined($codec);
@@ -118,8 +118,8 @@ subtest 'global destruction' => sub {
         print "end ";
     };
     open(my $fh, '-|', $^X, @INCLUDE, '-e', $code) or die "cannot run perl: $!\n";
-    is(readline($fh), 'end destroyed', 'of a program full of codecs');
-    ok(close($fh), 'ends well');
+    is(readline($fh), 'end destroyed', 'a program with global, cyclic and captured codecs ends');
+    ok(close($fh), '... with exit code 0');
 };
 
 subtest 'forks' => sub {
@@ -127,7 +127,7 @@ subtest 'forks' => sub {
     $codec->feed(substr($HELLO, 0, 3));
     my ($answer, $status) = in_child(
         sub {
-            my $refused = !eval { $codec->feed(substr($HELLO, 3)); 1 } ? $@ : "taken\n";
+            my $refused = !eval { $codec->feed(substr($HELLO, 3)); 1 } ? $@ : "accepted\n";
             my $number = PVE::Tunnel::Native::last_status();
             undef($codec);
             my $own = codec();
@@ -138,15 +138,15 @@ subtest 'forks' => sub {
     my $wrong_process = PVE::Tunnel::Native::STATUS_WRONG_PROCESS;
     like(
         $answer, qr/\Apve_tunnel_codec_feed: .*process.*\n/,
-        'a child is refused its parent\'s codec'
+        'a child cannot use the codec of its parent'
     );
-    like($answer, qr/^$wrong_process Hello\z/m, 'and makes one of its own');
-    is($status, 0, 'it ends well');
+    like($answer, qr/^$wrong_process Hello\z/m, '... and can make a codec of its own');
+    is($status, 0, '... and exits with 0');
 
-    is((in_child(sub { 'did not touch it' }))[1], 0, 'so does one that only inherited the codec');
+    is((in_child(sub { 'no call' }))[1], 0, 'a child that only inherits the codec exits with 0');
 
     $codec->feed(substr($HELLO, 3));
-    is($codec->next()->{payload}, 'Hello', 'and the parent goes on where it was');
+    is($codec->next()->{payload}, 'Hello', 'the parent continues in the same frame');
 };
 
 subtest 'threads' => sub {
@@ -156,7 +156,7 @@ subtest 'threads' => sub {
     $codec->feed(substr($HELLO, 0, 3));
     my $refused = threads->create(
         sub {
-            my $message = !eval { $codec->next(); 1 } ? $@ : "taken\n";
+            my $message = !eval { $codec->next(); 1 } ? $@ : "accepted\n";
             undef($codec);
             my $own = codec();
             $own->feed($HELLO);
@@ -165,16 +165,19 @@ subtest 'threads' => sub {
     )->join();
     like(
         $refused, qr/\Apve_tunnel_codec_next: .*another thread.*\nHello\z/,
-        'a new thread is refused the codec of the old one, and makes its own',
+        'a new thread cannot use the codec of the old one, and can make its own',
     );
 
     my @threads = map {
         threads->create(sub { codec()->encode('binary', 'x' x 1000) for 1 .. 200; return 'done' })
     } 1 .. 4;
-    is(join(' ', map { $_->join() } @threads), 'done done done done', 'several at once');
+    is(
+        join(' ', map { $_->join() } @threads), 'done done done done',
+        'several threads encode at the same time'
+    );
 
     $codec->feed(substr($HELLO, 3));
-    is($codec->next()->{payload}, 'Hello', 'the first goes on where it was');
+    is($codec->next()->{payload}, 'Hello', 'the first thread continues in the same frame');
 
     ok(
         threads->create(
@@ -182,7 +185,7 @@ subtest 'threads' => sub {
                 !eval { PVE::Tunnel::Native::fingerprint_parse('x'); 1 }
             },
         )->join(),
-        'a failure in a thread',
+        'a call in a thread fails',
     );
     PVE::Tunnel::Native::fingerprint_parse('ab' x 32);
     threads->create(
@@ -191,7 +194,10 @@ subtest 'threads' => sub {
             return;
         }
     )->join();
-    is(PVE::Tunnel::Native::last_status(), 0, 'is not the last status of another');
+    is(
+        PVE::Tunnel::Native::last_status(), 0,
+        '... and does not change the last status of another thread'
+    );
 };
 
 done_testing();

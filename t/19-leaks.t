@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# Nothing is lost over 100 000 calls, those that die included.
+# 100 000 calls of each function leak nothing, including calls that die.
 
 use v5.36;
 
@@ -9,9 +9,9 @@ use Test::More;
 use PVE::Tunnel::Native;
 
 my $CALLS = 100_000;
-my $WARM_UP = 2_000; # caches of Perl and of the allocator fill up here
-# What the allocator may add over all calls. A leak of the smallest block malloc has, 32 bytes, at
-# each call would be 3125 KiB.
+my $WARM_UP = 2_000; # calls that fill the caches of Perl and of the allocator
+# Growth that the allocator may cause over all calls. A leak of 32 bytes per call, the smallest
+# block of malloc, would add 3125 KiB.
 my $LIMIT_KIB = 1024;
 
 my $WIRE = pack('H*', '810548656c6c6f');
@@ -106,18 +106,18 @@ my %CALLS = (
     },
 );
 
-subtest 'no scalar stays behind' => sub {
+subtest 'no scalar is leaked' => sub {
     plan(skip_all => 'Test::LeakTrace is not installed') if !eval { require Test::LeakTrace; 1 };
     for my $name (sort keys %CALLS) {
         my $call = $CALLS{$name};
-        $call->(); # what is made once, such as the loading of JSON, is no leak
+        $call->(); # what is allocated once, such as by loading JSON, is not a leak
         Test::LeakTrace::no_leaks_ok($call, $name);
     }
 };
 
-# The same outside Perl's own books: the library's memory, and the magic of the codecs.
-subtest "$CALLS calls of every kind do not grow the process" => sub {
-    plan(skip_all => 'no /proc here') if !-r '/proc/self/statm';
+# Memory that Test::LeakTrace does not count: that of the library, and the magic of the codecs.
+subtest "$CALLS calls of each kind do not grow the process" => sub {
+    plan(skip_all => 'there is no /proc') if !-r '/proc/self/statm';
     for my $name (sort keys %CALLS) {
         my $call = $CALLS{$name};
         $call->() for 1 .. $WARM_UP;
@@ -129,11 +129,11 @@ subtest "$CALLS calls of every kind do not grow the process" => sub {
 };
 
 subtest 'descriptors' => sub {
-    plan(skip_all => 'no /proc here') if !-d '/proc/self/fd';
+    plan(skip_all => 'there is no /proc') if !-d '/proc/self/fd';
     my $before = () = glob('/proc/self/fd/*');
     $_->() for values(%CALLS);
     my $after = () = glob('/proc/self/fd/*');
-    is($after, $before, 'none is left open');
+    is($after, $before, 'no descriptor is left open');
 };
 
 sub resident_kib() {

@@ -1,4 +1,4 @@
-package Test::NodeConduct;
+package Test::NodeChecks;
 
 # What every target node does, whatever its front is, and what was measured on pveproxy. The client
 # is Test::TunnelClient, which shares no code with pve-tunnel or the node.
@@ -16,25 +16,25 @@ use Test::Processes qw(is_running);
 use Test::TunnelClient;
 use Test::TunnelNode;
 
-our @EXPORT_OK = qw(node_conduct pveproxy_conduct quiet);
+our @EXPORT_OK = qw(check_node check_pveproxy is_silent);
 
 =head1 NAME
 
-Test::NodeConduct - subtests for a test node
+Test::NodeChecks - subtests for a test node
 
 =head1 FUNCTIONS
 
-=head2 node_conduct(%start)
+=head2 check_node(%start)
 
 What holds for every node: identity, admission, tickets, the tunnel, data both ways, ending.
 C<%start> goes to L<Test::TunnelNode/start>; C<delay> tells that 401 is slow, and fewer of them are
 tried.
 
-=head2 quiet($client)
+=head2 is_silent($client)
 
 Whether nothing has come on a connection, not even an end.
 
-=head2 pveproxy_conduct(%start)
+=head2 check_pveproxy(%start)
 
 What was measured on pveproxy and is not good conduct.
 
@@ -42,7 +42,7 @@ What was measured on pveproxy and is not good conduct.
 
 my $MIB = 1024 * 1024;
 
-sub node_conduct (%start) {
+sub check_node (%start) {
     my $delay = delete $start{delay};
     my $node = Test::TunnelNode->start(%start);
     subtest 'identity' => sub { identity($node) };
@@ -71,7 +71,7 @@ sub node_conduct (%start) {
     return;
 }
 
-sub pveproxy_conduct (%start) {
+sub check_pveproxy (%start) {
     # With TLS 1.3 session tickets come unasked, and silence would not be silence.
     my $node = Test::TunnelNode->start(%start, tls => '1.2');
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
@@ -141,7 +141,7 @@ sub pveproxy_conduct (%start) {
         $data->send('binary', 'y');
         $data->send('ping', 'there?');
         $client->command('version');
-        ok(quiet($data), 'no error, no close frame, no pong');
+        ok(is_silent($data), 'no error, no close frame, no pong');
         is($client->command('result', socket => $socket, wait => 0)->{bytes}, 0, 'nothing goes on');
         $data->disconnect;
     };
@@ -152,7 +152,7 @@ sub pveproxy_conduct (%start) {
         my $asked = Test::TunnelClient->ask_upgrade($node, 'qemu', 100, $ticket, $socket);
         ok($node->wait_log(qr/silent/), 'it was tried') if ($start{front} // '') ne 'pveproxy';
         Test::TunnelClient->request($node, 'POST', '/', headers => []) for 1 .. 2;
-        ok(quiet($asked), 'no answer');
+        ok(is_silent($asked), 'no answer');
     };
     return;
 }
@@ -318,7 +318,7 @@ sub data_both_ways ($node) {
     return;
 }
 
-sub quiet ($client) {
+sub is_silent ($client) {
     my $handle = $client->{handle};
     return 0 if $handle->can('pending') && $handle->pending;
     return IO::Select->new($handle)->can_read(0) ? 0 : 1;

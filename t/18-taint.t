@@ -1,6 +1,6 @@
 #!/usr/bin/perl -T
 
-# Under taint: what was made of something tainted is tainted, until a pattern has checked it.
+# Under taint: a result made from tainted input is tainted until a pattern has checked it.
 
 use v5.36;
 
@@ -10,7 +10,7 @@ use Test::More;
 use PVE::Tunnel::Native;
 
 my $TAINT = substr($ENV{PATH}, 0, 0); # empty, and tainted
-ok(tainted($TAINT), 'this Perl taints') or BAIL_OUT('run with -T');
+ok(tainted($TAINT), 'taint mode is on') or BAIL_OUT('run with -T');
 
 sub leaves ($value) {
     return map { leaves($_) } @$value if ref($value) eq 'ARRAY';
@@ -18,7 +18,7 @@ sub leaves ($value) {
     return $value;
 }
 
-# Those of JSON are constants that all share.
+# The booleans of JSON are shared constants and never tainted.
 sub without_booleans ($hash) {
     return { map { $_ => $hash->{$_} } grep { !ref($hash->{$_}) } keys(%$hash) };
 }
@@ -37,54 +37,63 @@ sub is_clean ($value, $what) {
 subtest 'strings' => sub {
     my $print = 'ab' x 32;
     is_clean(PVE::Tunnel::Native::fingerprint_parse($print), 'a fingerprint');
-    is_tainted(PVE::Tunnel::Native::fingerprint_parse($print . $TAINT), 'one from outside');
+    is_tainted(
+        PVE::Tunnel::Native::fingerprint_parse($print . $TAINT),
+        'a fingerprint from tainted text'
+    );
     is_clean(PVE::Tunnel::Native::version(), 'the version');
 
     my $checked = PVE::Tunnel::Native::fingerprint_parse($print . $TAINT);
     my ($pattern) = $checked =~ m/\A((?:[0-9A-F]{2}:){31}[0-9A-F]{2})\z/ or die "no fingerprint\n";
-    is_clean($pattern, 'what a pattern has taken out of it');
+    is_clean($pattern, 'a fingerprint that a pattern has checked');
 };
 
 subtest 'mask' => sub {
     my $key = 'abcd';
     my $data = 'data';
     PVE::Tunnel::Native::mask($data, $key);
-    is_clean($data, 'bytes');
+    is_clean($data, 'masked bytes');
     PVE::Tunnel::Native::mask($data, $key . $TAINT);
-    is_tainted($data, 'bytes masked with a key from outside');
-    my $outside = "data$TAINT";
-    PVE::Tunnel::Native::mask($outside, $key);
-    is_tainted($outside, 'bytes from outside');
+    is_tainted($data, 'bytes masked with a tainted key');
+    my $tainted = "data$TAINT";
+    PVE::Tunnel::Native::mask($tainted, $key);
+    is_tainted($tainted, 'tainted bytes after masking');
 };
 
 subtest 'codec' => sub {
     my $wire = pack('H*', '810548656c6c6f');
     my $codec = PVE::Tunnel::Native::Codec->new();
     $codec->feed($wire);
-    is_clean($codec->next(), 'a frame of our own');
+    is_clean($codec->next(), 'a frame from clean input');
     $codec->feed($wire . $TAINT);
     my $frame = $codec->next();
-    is_tainted($frame->{payload}, 'a payload from the wire');
-    is_clean([@$frame{qw(opcode end)}], 'what the codec says of it');
+    is_tainted($frame->{payload}, 'a payload from tainted input');
+    is_clean([@$frame{qw(opcode end)}], 'opcode and end of this frame');
     $codec->feed($wire);
-    is_tainted($codec->next()->{payload}, 'and all that come after on that connection');
+    is_tainted($codec->next()->{payload}, 'a later payload of the same codec');
 
-    is_clean($codec->encode('text', 'x'), 'bytes to send');
-    is_tainted($codec->encode('text', "x$TAINT"), 'bytes to send, made of something from outside');
+    is_clean($codec->encode('text', 'x'), 'an encoded frame');
+    is_tainted($codec->encode('text', "x$TAINT"), 'an encoded frame with a tainted payload');
 };
 
 subtest 'structures' => sub {
     my $reply = '{"api":2,"age":0,"caps":["direct-tls","x"]}';
     is_clean(PVE::Tunnel::Native::version_reply_parse($reply), 'a version reply');
-    is_tainted(PVE::Tunnel::Native::version_reply_parse($reply . $TAINT), 'one from the wire');
+    is_tainted(
+        PVE::Tunnel::Native::version_reply_parse($reply . $TAINT),
+        'a version reply from tainted text'
+    );
     my $decoded = { api => 2, age => 0, caps => ["direct-tls$TAINT"] };
-    is_tainted(PVE::Tunnel::Native::version_reply_parse($decoded), 'one that was decoded already');
+    is_tainted(
+        PVE::Tunnel::Native::version_reply_parse($decoded),
+        'a version reply from a decoded hash'
+    );
 
     my %input = (migration_type => 'secure', planes => ['tls']);
     is_clean(PVE::Tunnel::Native::plan({ %input, caps => ['direct-tls'] }), 'a plan');
     is_tainted(
         PVE::Tunnel::Native::plan({ %input, caps => ["direct-tls$TAINT"] }),
-        'one for capabilities from the wire',
+        'a plan for tainted capabilities',
     );
 
     my %call = (side => 'source', remote => '10.0.0.7', migration_network => '10.0.0.0/24');
@@ -92,47 +101,53 @@ subtest 'structures' => sub {
     is_clean($select->('# ours', {%call}), 'a selection');
     is_tainted(
         without_booleans($select->('# ours', { %call, remote => "10.0.0.7$TAINT" })),
-        'one for a remote from outside',
+        'a selection for a tainted remote',
     );
     %call = (side => 'source', remote => '10.0.0.7', migration_network => 'dc2');
     my $file = "network: dc2\n\tsource 10.0.0.0/24\n\ttarget dc1\n";
-    is_tainted(without_booleans($select->($file . $TAINT, {%call})), 'one from a file');
+    is_tainted(
+        without_booleans($select->($file . $TAINT, {%call})),
+        'a selection from a tainted file'
+    );
 
     my %migrate = (proto => 'tcp', addr => '10.0.0.7', port => 60000);
     is_clean(PVE::Tunnel::Native::endpoint_check({ migrate => {%migrate} }), 'an endpoint');
     $migrate{port} = "60000$TAINT";
     my $endpoint = PVE::Tunnel::Native::endpoint_check({ migrate => {%migrate} });
-    is_tainted($endpoint, 'one whose port came from the wire');
-    is($endpoint->{port}, 60000, 'with its value');
+    is_tainted($endpoint, 'an endpoint with a tainted port');
+    is($endpoint->{port}, 60000, '... has the right port');
 
     my %near = (address => '127.0.0.1', network => '127.0.0.0/8');
-    is_clean(PVE::Tunnel::Native::guard_check({%near}), 'a verdict on clear text');
+    is_clean(PVE::Tunnel::Native::guard_check({%near}), 'a verdict of the guard');
     $near{address} .= $TAINT;
-    is_tainted(PVE::Tunnel::Native::guard_check({%near}), 'one on an address from the wire');
+    is_tainted(PVE::Tunnel::Native::guard_check({%near}), 'a verdict on a tainted address');
 };
 
 subtest 'addresses and ports' => sub {
     is_clean(PVE::Tunnel::Native::network_address('127.0.0.0/8', 'n'), 'an address');
     my $address = PVE::Tunnel::Native::network_address("127.0.0.0/8$TAINT", 'n');
-    is_tainted($address, 'one for a network from outside');
+    is_tainted($address, 'an address for a tainted network');
 
-    ok(!eval { PVE::Tunnel::Native::port_bind($address->{address}); 1 }, 'which cannot be bound');
-    like($@, qr/\AInsecure dependency in port_bind/, 'as with Perl\'s own bind');
+    ok(
+        !eval { PVE::Tunnel::Native::port_bind($address->{address}); 1 },
+        'port_bind refuses a tainted address'
+    );
+    like($@, qr/\AInsecure dependency in port_bind/, '... in the same way as the built-in bind');
 
     my ($clean) = $address->{address} =~ m/\A([0-9.]+)\z/ or die "no address\n";
     my ($fd, $port) = PVE::Tunnel::Native::port_bind($clean);
-    is_clean([$fd, $port], 'descriptor and port of a checked one');
+    is_clean([$fd, $port], 'descriptor and port for a checked address');
     open(my $fh, '+<&=', $fd) or die "cannot open descriptor $fd: $!\n";
-    ok(close($fh), 'which can be opened');
+    ok(close($fh), '... and the descriptor can be opened');
 };
 
 subtest 'errors' => sub {
     for my $length (1 .. 3) {
         ok(
             !eval { PVE::Tunnel::Native::fingerprint_parse(('x' x $length) . $TAINT); 1 },
-            'refused'
+            'tainted text is refused'
         );
-        like($@, qr/\Apve_tunnel_fingerprint_parse: .+\n\z/, 'with the message as ever');
+        like($@, qr/\Apve_tunnel_fingerprint_parse: .+\n\z/, '... with the usual message');
     }
 };
 

@@ -11,7 +11,8 @@ use File::Temp qw(tempdir);
 use JSON;
 use Test::More;
 
-use Test::SeamWorker qw(direct refused in_perl stand_in answers open_request $PRINT);
+use Test::SeamWorker
+    qw(direct refused in_perl fake_listener answer_control open_request $FINGERPRINT);
 
 # A test that stands still is a failed test.
 local $SIG{ALRM} = sub { die "the test stands still\n" };
@@ -31,7 +32,7 @@ sub configure ($text) {
 
 # The listener tells what it was started with.
 my $told = "$DIR/options";
-stand_in(
+fake_listener(
     sub ($control, $log, $options) {
         open(my $out, '>', $told) or die "options: $!\n";
         print {$out} JSON->new->canonical->encode($options);
@@ -41,7 +42,7 @@ stand_in(
                 return Test::SeamWorker::open_line() =~ s/"tls"/"$options->{plane}"/r;
             }
         );
-        return answers($control, %plane);
+        return answer_control($control, %plane);
     }
 );
 
@@ -120,9 +121,9 @@ subtest 'privileges' => sub {
 subtest 'PVE::RPCEnvironment' => sub {
     configure('');
     my $program = <<'END';
-use Test::SeamWorker qw(direct stand_in answers);
+use Test::SeamWorker qw(direct fake_listener answer_control);
 $PVE::Tunnel::Seam::CONFIGURATION = '/nonexistent';
-stand_in(sub ($control, @) { answers($control) });
+fake_listener(sub ($control, @) { answer_control($control) });
 PVE::Tunnel::Seam::install();
 my $hello = direct({}, op => 'hello', protocol => 1);
 print "@{ $hello->{caps} }; " . ($hello->{withheld}{'direct-tcp'} // '') . ';';
@@ -269,7 +270,7 @@ subtest 'malformed requests' => sub {
         [fingerprint => undef, qr/'fingerprint' is missing/],
         (
             map { [fingerprint => $_, qr/'fingerprint' is malformed/] } '', 'AB', 'AB' x 31,
-            'AB' x 33, "$PRINT\n", 'XY' x 32, [$PRINT], {}
+            'AB' x 33, "$FINGERPRINT\n", 'XY' x 32, [$FINGERPRINT], {}
         ),
         (
             map { [network => $_, qr/'network' is malformed/] } '', 'a b', "a\n", 'x' x 129,
@@ -293,7 +294,7 @@ subtest 'malformed requests' => sub {
     is(options()->{dead_peer_timeout}, 60, '... with the limits that there are');
     is_deeply(
         [@{ options() }{qw(plane node fingerprint hello_timeout)}],
-        ['tls', 'pve7', $PRINT, 10],
+        ['tls', 'pve7', $FINGERPRINT, 10],
         '... and what the listener needs'
     );
     for my $path (undef, '', 'run/a', "/run/\0a", '/' . 'x' x 107, ['/run/a'], {}) {
@@ -303,7 +304,8 @@ subtest 'malformed requests' => sub {
     my $lower = 'ab' x 32;
     direct($state, op => 'close');
     direct($state, %{ open_request(fingerprint => $lower, dead_peer_timeout => '2.5') });
-    is_deeply([@{ options() }{qw(fingerprint dead_peer_timeout)}], [$PRINT, 2.5], 'other forms');
+    is_deeply([@{ options() }{qw(fingerprint dead_peer_timeout)}], [$FINGERPRINT, 2.5],
+        'other forms');
 };
 
 done_testing;

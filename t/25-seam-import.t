@@ -11,7 +11,7 @@ use lib "$FindBin::RealBin/lib";
 use POSIX ();
 use Test::More;
 
-use Test::SeamWorker qw(direct stand_in answers open_request);
+use Test::SeamWorker qw(direct fake_listener answer_control open_request);
 
 # A test that stands still is a failed test.
 local $SIG{ALRM} = sub { die "the test stands still\n" };
@@ -33,9 +33,9 @@ package Import { ## no critic (ProhibitMultiplePackages)
 $PVE::Tunnel::Seam::CONFIGURATION = '/nonexistent';
 PVE::Tunnel::Seam::install(check => sub (@) { return 1 }, node => 'pve7');
 my $pid;
-stand_in(
+fake_listener(
     sub ($control, @) {
-        return answers(
+        return answer_control(
             $control,
             forward => sub (@) { return qq({"number":$$}) },
         );

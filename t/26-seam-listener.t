@@ -15,7 +15,7 @@ use JSON;
 use POSIX ();
 use Test::More;
 
-use Test::SeamWorker qw(direct refused in_perl stand_in answers open_request);
+use Test::SeamWorker qw(direct refused in_perl fake_listener answer_control open_request);
 
 # A test that stands still is a failed test.
 local $SIG{ALRM} = sub { die "the test stands still\n" };
@@ -32,12 +32,12 @@ my $GONE = qr/\Athe listener has ended; the log of this task may say why$/;
 my $told = "$DIR/told";
 
 sub stand_in_with ($look, %more) {
-    stand_in(
+    fake_listener(
         sub ($control, $log, $) {
             open(my $out, '>', $told) or die "$told: $!\n";
             print {$out} "$$\n", $look->($control, $log, fileno $out);
             close($out) or die "$told: $!\n";
-            return answers($control, %more);
+            return answer_control($control, %more);
         }
     );
     return;
@@ -66,7 +66,7 @@ subtest 'a session' => sub {
             plane => 'tls',
             addresses => ['192.0.2.7', 'fd00::7'],
             port => 60_007,
-            fingerprint => $Test::SeamWorker::PRINT,
+            fingerprint => $Test::SeamWorker::FINGERPRINT,
             key => 'c0' x 32,
         },
         'open'
@@ -371,9 +371,9 @@ subtest 'forked children' => sub {
     is($in_child->(sub { undef $state; 1 }), 0, 'do not end it');
     is(direct($state, op => 'stat')->{plane}, 'tls', 'it goes on');
     my $said = in_perl(<<'END');
-use Test::SeamWorker qw(direct stand_in answers open_request);
+use Test::SeamWorker qw(direct fake_listener answer_control open_request);
 $PVE::Tunnel::Seam::CONFIGURATION = '/nonexistent';
-stand_in(sub ($control, @) { answers($control) });
+fake_listener(sub ($control, @) { answer_control($control) });
 PVE::Tunnel::Seam::install();
 our $state = {};
 direct($state, %{ open_request() });

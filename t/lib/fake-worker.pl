@@ -23,7 +23,7 @@ use TestNode::Ticket qw(make_ticket);
 
 =head1 NAME
 
-stub-worker.pl - a tunnel worker for tests of the ways to it
+fake-worker.pl - a tunnel worker for tests of the ways to it
 
 =head1 COMMANDS
 
