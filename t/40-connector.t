@@ -11,7 +11,7 @@ use JSON ();
 use Test::More;
 
 use Test::Connector;
-use Test::ConnectorConduct qw(no_secrets prompt_end start stream $MIB);
+use Test::ConnectorChecks qw(no_secrets prompt_end start stream $MIB);
 use Test::Stream qw(blocked_after pump);
 use Test::TunnelNode;
 

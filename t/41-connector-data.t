@@ -10,7 +10,7 @@ use lib "$FindBin::RealBin/lib";
 
 use Test::More;
 
-use Test::ConnectorConduct
+use Test::ConnectorChecks
     qw(download echo no_secrets several_at_once stalled_reader stalled_sink start stays_small stream
     upload $MIB);
 use Test::Pattern qw(pattern_sha256);

@@ -12,7 +12,7 @@ use Test::More;
 use Time::HiRes ();
 
 use Test::Connector;
-use Test::ConnectorConduct qw(broken_off no_secrets prompt_end start stream upload $MIB);
+use Test::ConnectorChecks qw(broken_off no_secrets prompt_end start stream upload $MIB);
 use Test::Pattern qw(pattern_sha256);
 use Test::Stream qw(blocked_after pump);
 use Test::TunnelNode;

@@ -11,7 +11,7 @@ use lib "$FindBin::RealBin/lib";
 use Test::More;
 use Time::HiRes ();
 
-use Test::ConnectorConduct
+use Test::ConnectorChecks
     qw(broken_off download echo finished no_secrets prompt_end several_at_once start stays_small
     stream upload $MIB);
 use Test::Pattern qw(pattern_sha256);

@@ -14,7 +14,7 @@ use IO::Socket::UNIX ();
 use Socket qw(SHUT_RD);
 use Test::More;
 
-use Test::ConnectorConduct qw($MIB);
+use Test::ConnectorChecks qw($MIB);
 use Test::Pattern qw(pattern_sha256);
 use Test::Stream qw(pump);
 use Test::TunnelNode;

@@ -15,7 +15,7 @@ use Socket qw(SHUT_WR);
 use Test::More;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-use Test::DirectTarget;
+use Test::TargetPrograms;
 use Test::MinimalClient;
 use Test::MinimalListener;
 use Test::MinimalStream;
@@ -29,7 +29,7 @@ my @REASONS = qw(tls silent malformed key number crowded socket);
 $SIG{PIPE} = 'IGNORE';
 my $dir = tempdir(CLEANUP => 1);
 my $identity = Test::MinimalStream::one_time_identity();
-my $echo = Test::DirectTarget::echo("$dir/echo");
+my $echo = Test::TargetPrograms::echo("$dir/echo");
 
 sub start ($class, $plane, %options) {
     $options{fingerprint} = $identity->{fingerprint} if $plane eq 'tls';
@@ -156,7 +156,7 @@ sub streams ($listener, $plane) {
     ok($stream->exchange($block) eq $block, 'the source ends first: all comes back, then an end');
     $stream->hang_up;
 
-    my $speaker = Test::DirectTarget::speaker("$dir/speaker.$plane.$$", 'hello');
+    my $speaker = Test::TargetPrograms::greeter("$dir/speaker.$plane.$$", 'hello');
     my $path = "$dir/speaker.$plane.$$";
     $stream = Test::MinimalClient::connect_forward(
         $open,
@@ -165,7 +165,7 @@ sub streams ($listener, $plane) {
     );
     is($stream->exchange('still here', first => 1), 'hello', 'the target ends first');
     $stream->hang_up;
-    is($speaker->heard(10), 'still here', 'and still takes what comes');
+    is($speaker->received(10), 'still here', 'and still takes what comes');
     undef $speaker;
     unlink $path;
 
@@ -196,7 +196,7 @@ for my $plane (qw(tcp tls)) {
         my $open = $listener->announced;
         my $number = forward($listener, "$dir/echo");
         my $missing = forward($listener, "$dir/missing");
-        my $transfer = Test::DirectTarget::endless($open, $number, $identity);
+        my $transfer = Test::TargetPrograms::continuous_transfer($open, $number, $identity);
         hellos($listener, $open, $number, $missing);
         strangers($listener, $open, $plane);
         certificates($listener, $open, $number) if $plane eq 'tls';
@@ -379,7 +379,7 @@ for my $plane (qw(tcp tls)) {
         my $listener = start('Test::NativeListener', $plane, hello_timeout => 600);
         my $open = $listener->announced;
         my $number = forward($listener, "$dir/echo");
-        my $transfer = Test::DirectTarget::endless($open, $number, $identity);
+        my $transfer = Test::TargetPrograms::continuous_transfer($open, $number, $identity);
         my @idle = map { Test::MinimalClient::dial($open) } 1 .. 64;
         my $stat = $listener->stat_when(sub ($stat) { $stat->{half_open} == 64 });
         is($stat->{refused}{crowded}, 0, '64 stay');
@@ -414,7 +414,7 @@ for my $plane (qw(tcp tls)) {
         my $listener = start('Test::NativeListener', $plane, dead_peer_timeout => 2);
         my $open = $listener->announced;
         my $path = "$dir/reader.$plane";
-        my $reader = Test::DirectTarget::reader($path);
+        my $reader = Test::TargetPrograms::reader($path);
         my $number = forward($listener, $path);
         my $connect = sub {
             my $stream =
@@ -426,13 +426,13 @@ for my $plane (qw(tcp tls)) {
 
         my $stream = $connect->();
         $stream->exchange('');
-        is($reader->heard(8), '4 end   ', 'a stream that ends');
+        is($reader->received(8), '4 end   ', 'a stream that ends');
 
         $stream = $connect->();
         $listener->stat_when(sub ($stat) { $stat->{forwards}[0]{received} == 8 });
         $stream->abort;
         is(
-            $reader->heard(8), '4 RESET ',
+            $reader->received(8), '4 RESET ',
             'the source gives up: the program at the socket hears it'
         );
 
@@ -440,7 +440,7 @@ for my $plane (qw(tcp tls)) {
             $stream = $connect->();
             $listener->stat_when(sub ($stat) { $stat->{forwards}[0]{received} == 12 });
             shutdown $stream->{socket}, SHUT_WR;
-            is($reader->heard(8), '4 RESET ', 'FIN without close_notify is a cut, too');
+            is($reader->received(8), '4 RESET ', 'FIN without close_notify is a cut, too');
             eval { $stream->read_exactly(1) };
             like($@, qr/^(?:truncated|ECONNRESET)$/, 'and for the source likewise');
         }
@@ -453,7 +453,7 @@ for my $plane (qw(tcp tls)) {
         eval { $stream->read_exactly(1) };
         like($@, qr/^(?:truncated|ECONNRESET)$/, 'a watch that is silent: every connection is cut');
         cmp_ok(clock_gettime(CLOCK_MONOTONIC) - $start, '>', 1.9, 'but not before the limit');
-        is($reader->heard(8), '4 RESET ', 'at both ends');
+        is($reader->received(8), '4 RESET ', 'at both ends');
         my $cuts = $plane eq 'tls' ? 3 : 2;
         my $stat = $listener->stat_when(sub ($stat) { !$stat->{forwards}[0]{open} });
         is($stat->{forwards}[0]{failed}, $cuts, 'and counted');

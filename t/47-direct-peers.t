@@ -15,7 +15,7 @@ use Time::HiRes ();
 use URI::Escape qw(uri_escape);
 
 use Test::Connector;
-use Test::ConnectorConduct qw(no_secrets);
+use Test::ConnectorChecks qw(no_secrets);
 use Test::MinimalStream;
 use Test::Stream qw(pump);
 use Test::TunnelNode;
@@ -29,7 +29,7 @@ my %KIND = (tls => 'secure', tcp => 'insecure');
 
 # A connector that has asked for a plane, and what it was answered.
 sub ask ($type, $conduct = {}, %wish) {
-    my $node = Test::TunnelNode->start(worker => "$FindBin::RealBin/lib/direct-worker.pl");
+    my $node = Test::TunnelNode->start(worker => "$FindBin::RealBin/lib/fake-direct-worker.pl");
     my $form = 'conduct=' . uri_escape(JSON::encode_json($conduct));
     my $connector = Test::Connector->start($node, form => $form);
     my $data = {

@@ -5,7 +5,7 @@
 use v5.36;
 
 use FindBin ();
-use lib map { "$FindBin::RealBin/$_" } qw(lib lib/stand-in ../testnode/lib);
+use lib map { "$FindBin::RealBin/$_" } qw(lib lib/fake ../testnode/lib);
 
 use Digest::SHA qw(sha256_hex);
 use Fcntl qw(:flock);
@@ -62,7 +62,7 @@ subtest 'loading' => sub {
         },
         'what would be replaced is known by asking'
     );
-    like($INC{'PVE/Tunnel.pm'}, qr{/stand-in/PVE/Tunnel\.pm\z}, '... which loads PVE::Tunnel');
+    like($INC{'PVE/Tunnel.pm'}, qr{/fake/PVE/Tunnel\.pm\z}, '... which loads PVE::Tunnel');
 };
 
 my $stock = functions(@REPLACED, @KEPT);
@@ -271,7 +271,7 @@ subtest 'a node that cannot be reached' => sub {
 };
 
 subtest 'a connector that ends by itself' => sub {
-    my $script = Test::ScriptedConnector->put("$dir/heard", finish => undef);
+    my $script = Test::ScriptedConnector->install("$dir/received", finish => undef);
     my $tunnel = open_tunnel(103);
     like(
         death(sub { PVE::Tunnel::finish_tunnel($tunnel) }),
@@ -322,7 +322,7 @@ END
     print {$out} map { "$_\n" } @$conn{qw(host port apitoken)}, $node->{fingerprint},
         $node->path(104), $node->url(104), "$dir/taint.storage", "$dir/left", "$dir/configuration";
     close($out) or die;
-    my @lib = map { "-I$FindBin::RealBin/$_" } qw(lib/stand-in ../perl/blib/lib ../perl/blib/arch);
+    my @lib = map { "-I$FindBin::RealBin/$_" } qw(lib/fake ../perl/blib/lib ../perl/blib/arch);
     my $said = qx($^X -T @lib $file <$dir/told 2>&1);
     like(
         $said, qr/^unchecked: Insecure dependency in unlink /m,

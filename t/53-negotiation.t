@@ -371,11 +371,11 @@ subtest 'the connector' => sub {
     );
     my %direct = (plane => 'tls', address => '2001:db8::7', port => 60007, cipher => 'ROT13');
     my %answer = (success => 1, plan => \%plan, direct => \%direct);
-    my $script = Test::ScriptedConnector->put("$dir/heard", direct => \%answer);
+    my $script = Test::ScriptedConnector->install("$dir/received", direct => \%answer);
     my %asked = (migration_type => 'secure', planes => ['tls']);
     my $tunnel = open_tunnel($node, %asked);
     is_deeply(
-        $script->heard('direct'),
+        $script->received('direct'),
         {
             migration_type => 'secure', migration_network => undef, configured => JSON::false,
             network => undef, source_network => undef, caps => ['insecure-remote'],
@@ -404,14 +404,14 @@ subtest 'the connector' => sub {
     {
         my ($what, $refusal, $reason) = @$case;
         undef $script;
-        $script = Test::ScriptedConnector->put("$dir/heard", direct => $refusal);
+        $script = Test::ScriptedConnector->install("$dir/received", direct => $refusal);
         my $message = death(sub { open_tunnel($node) });
         like($message, $reason, "one $what is an error");
         is_deeply(commands($node), [qw(version quit)], '... and the target is told to clean up');
     }
 
     undef $script;
-    $script = Test::ScriptedConnector->put("$dir/heard", direct => undef);
+    $script = Test::ScriptedConnector->install("$dir/received", direct => undef);
     like(
         death(sub { open_tunnel($node) }),
         qr/\Acannot open the tunnel: .*the tunnel has ended\n\z/,
@@ -421,7 +421,7 @@ subtest 'the connector' => sub {
     is(waitpid(-1, POSIX::WNOHANG()), 0, '... and no child is left but the nodes');
 
     undef $script;
-    $script = Test::ScriptedConnector->put("$dir/heard", finish => { success => 0, msg => 'no' });
+    $script = Test::ScriptedConnector->install("$dir/received", finish => { success => 0, msg => 'no' });
     $tunnel = open_tunnel($node, planes => []);
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
     is($tunnel->{record}, undef, 'one without a record');

@@ -11,7 +11,7 @@ use Test::More;
 use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Hosts;
 use Demo::Image;
-use Test::FaultCell qw(nothing_left);
+use Test::FaultInjection qw(nothing_left);
 use Test::MigrationProcess;
 use Test::Processes qw(children listening wait_until);
 use TestNode::Node;

@@ -11,7 +11,7 @@ use Test::More;
 use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Hosts;
 use Demo::Image;
-use Test::FaultCell qw(cell nothing_left);
+use Test::FaultInjection qw(kill_at nothing_left);
 use Test::MigrationProcess;
 use TestNode::Node;
 
@@ -40,7 +40,7 @@ my @POINTS = ('hello', 'volume', 'volume end', 'end');
 for my $plane (qw(tls tcp websocket)) {
     for my $victim (@VICTIMS) {
         next if $plane eq 'websocket' && $victim eq 'listener';
-        cell(%COMMON, plane => $plane, victim => $victim, point => $_) for @POINTS;
+        kill_at(%COMMON, plane => $plane, victim => $victim, point => $_) for @POINTS;
     }
     # The node has seen many die.
     my $migration = Test::MigrationProcess->start(

@@ -10,7 +10,7 @@ use Test::More;
 use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Hosts;
 use Demo::Image;
-use Test::FaultCell qw(cell nothing_left);
+use Test::FaultInjection qw(kill_at nothing_left);
 use Test::MigrationProcess;
 use TestNode::Guest;
 use TestNode::Node;
@@ -65,7 +65,7 @@ for my $plane (qw(tls tcp)) {
             my %expected = $point eq 'end' ? (guest => 'postmigrate') : ();
             %expected = (guest => 'gone', arrived => \&arrived)
                 if "$victim $point" eq 'listener end';
-            cell(%COMMON, plane => $plane, victim => $victim, point => $point, %expected);
+            kill_at(%COMMON, plane => $plane, victim => $victim, point => $point, %expected);
         }
     }
     # The node has seen many die.

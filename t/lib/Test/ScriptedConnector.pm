@@ -15,9 +15,9 @@ Test::ScriptedConnector - the connector, but for answers that a test writes itse
 
 =head1 SYNOPSIS
 
-    my $script = Test::ScriptedConnector->put("$dir/heard", direct => { success => 1, plan => ... });
+    my $script = Test::ScriptedConnector->install("$dir/received", direct => { success => 1, plan => ... });
     my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(...);
-    is($script->heard('direct')->{migration_type}, 'secure');
+    is($script->received('direct')->{migration_type}, 'secure');
     undef $script;
 
 =head1 DESCRIPTION
@@ -27,13 +27,13 @@ names are answered as it says; all else goes to the connector and comes from the
 
 =head1 METHODS
 
-=head2 put($file, %answers)
+=head2 install($file, %answers)
 
 Class method. From now on, until the object is gone, the connectors of this process are like that.
 C<%answers> has a control command's name and the hash to answer it with, or undef: then the
 connector ends instead of answering.
 
-=head2 heard($name)
+=head2 received($name)
 
 The C<data> of the last command of that name that was answered here; undef if there was none.
 
@@ -41,7 +41,7 @@ The C<data> of the last command of that name that was answered here; undef if th
 
 my $json = JSON->new->utf8->canonical;
 
-sub put ($class, $file, %answers) {
+sub install ($class, $file, %answers) {
     my $connector_run = \&PVE::Tunnel::Native::connector_run;
     _replace(
         sub ($input, $output, $log, $options) {
@@ -54,7 +54,7 @@ sub put ($class, $file, %answers) {
     return bless { file => $file, connector_run => $connector_run, owner => $$ }, $class;
 }
 
-sub heard ($self, $name) {
+sub received ($self, $name) {
     open my $in, '<', $self->{file} or return;
     my ($last) = reverse grep { $_->{cmd} eq $name } map { $json->decode($_) } readline $in;
     return $last && $last->{data};

@@ -1,4 +1,4 @@
-package Test::DirectTarget;
+package Test::TargetPrograms;
 
 # Programs at the target's UNIX sockets, and a transfer that runs while a test does other things.
 
@@ -14,7 +14,7 @@ use Test::Pattern qw(pattern_block);
 
 =head1 NAME
 
-Test::DirectTarget - who is behind a forward
+Test::TargetPrograms - who is behind a forward
 
 =head1 FUNCTIONS
 
@@ -23,7 +23,7 @@ Test::DirectTarget - who is behind a forward
 Listens there, sends back what comes, and ends when the other side has. Returns an object; the
 program ends with it.
 
-=head2 speaker($path, $greeting)
+=head2 greeter($path, $greeting)
 
 Listens there, sends the greeting and ends, and only then takes what comes, to its end. C<heard>
 waits for that many bytes and returns them.
@@ -33,7 +33,7 @@ waits for that many bytes and returns them.
 Listens there, says C<hello> to everybody, and reads. Reports how that ended, 8 bytes for C<heard>:
 how many bytes came, then C<end> or C<RESET>.
 
-=head2 endless($open, $number, $identity)
+=head2 continuous_transfer($open, $number, $identity)
 
 A transfer through that forward, both ways, in a process of its own: blocks of L<Test::Pattern>,
 each of which has to come back. C<finish> lets it come to its end and returns how many went well;
@@ -54,7 +54,7 @@ sub echo ($path) {
     );
 }
 
-sub speaker ($path, $greeting) {
+sub greeter ($path, $greeting) {
     return serve(
         $path,
         sub ($socket, $report) {
@@ -103,7 +103,7 @@ sub serve ($path, $code) {
     return bless { pid => $pid, owner => $$, reader => $reader }, __PACKAGE__;
 }
 
-sub heard ($self, $length) {
+sub received ($self, $length) {
     my $bytes = '';
     while (length $bytes < $length) {
         IO::Select->new($self->{reader})->can_read(30) or die "nothing was heard\n";
@@ -121,14 +121,14 @@ sub DESTROY ($self) {
     return;
 }
 
-sub endless ($open, $number, $identity) {
+sub continuous_transfer ($open, $number, $identity) {
     pipe(my $from_child, my $to_parent) or die "pipe: $!\n";
     pipe(my $from_parent, my $to_child) or die "pipe: $!\n";
     my $pid = fork() // die "fork: $!\n";
     if ($pid == 0) {
         close $_ for $from_child, $to_child;
         $to_parent->autoflush(1);
-        my $count = eval { run_endless($open, $number, $identity, $from_parent, $to_parent) };
+        my $count = eval { transfer_blocks($open, $number, $identity, $from_parent, $to_parent) };
         print {$to_parent} $count // "failed: $@";
         POSIX::_exit(0);
     }
@@ -141,7 +141,7 @@ sub endless ($open, $number, $identity) {
         __PACKAGE__;
 }
 
-sub run_endless ($open, $number, $identity, $stop, $say) {
+sub transfer_blocks ($open, $number, $identity, $stop, $say) {
     my $stream = Test::MinimalClient::connect_forward($open, $number, identity => $identity);
     my $told = IO::Select->new($stop);
     my $count = 0;

@@ -12,13 +12,13 @@ use IO::Select ();
 use IO::Socket::UNIX ();
 use JSON ();
 
-use Test::DirectTarget;
+use Test::TargetPrograms;
 use Test::MinimalListener;
 use TestNode::Ticket qw(make_ticket);
 
 =head1 NAME
 
-direct-worker.pl - a worker for tests of the direct planes
+fake-direct-worker.pl - a worker for tests of the direct planes
 
 =head1 DESCRIPTION
 
@@ -83,7 +83,7 @@ my %commands = (
     },
     open => sub ($params) {
         my $path = "$request->{dir}/$request->{vmid}.echo" . keys %echo;
-        $echo{$path} = Test::DirectTarget::echo($path);
+        $echo{$path} = Test::TargetPrograms::echo($path);
         return { socket => $path };
     },
     requests => sub ($params) { return { requests => \@asked } },

@@ -15,7 +15,7 @@ use Path::Tiny qw(path);
 use Test::More;
 
 my $ROOT = "$FindBin::RealBin/..";
-my $STOCK_TUNNEL = "$ROOT/t/lib/stand-in/PVE/Tunnel.pm";
+my $STOCK_TUNNEL = "$ROOT/t/lib/fake/PVE/Tunnel.pm";
 
 # With what the seam looks at; and, as the real one, on PVE::Tunnel.
 my $STOCK_STORAGE_TUNNEL = <<'END';

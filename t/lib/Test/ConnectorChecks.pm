@@ -1,4 +1,4 @@
-package Test::ConnectorConduct;
+package Test::ConnectorChecks;
 
 # What the connector does with every node that loses nothing, whatever its manners. The far end of
 # the wire is a websocket implementation that shares no code with the connector.
@@ -23,7 +23,7 @@ our @EXPORT_OK = qw(
 
 =head1 NAME
 
-Test::ConnectorConduct - subtests for a connector with a node
+Test::ConnectorChecks - subtests for a connector with a node
 
 =head1 FUNCTIONS
 

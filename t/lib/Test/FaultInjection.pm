@@ -1,4 +1,4 @@
-package Test::FaultCell;
+package Test::FaultInjection;
 
 # One process of a migration is killed at one point: what has to come of that, whichever it is.
 
@@ -11,15 +11,15 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use Test::MigrationProcess;
 use Test::Processes qw(in_session is_running listening established sockets_in wait_until);
 
-our @EXPORT_OK = qw(cell nothing_left);
+our @EXPORT_OK = qw(kill_at nothing_left);
 
 =head1 NAME
 
-Test::FaultCell - a cell of the table of faults
+Test::FaultInjection - a cell of the table of faults
 
 =head1 FUNCTIONS
 
-=head2 cell(%options)
+=head2 kill_at(%options)
 
 A subtest. C<victim> and C<point> say who is killed where: a name that
 L<Test::MigrationProcess/pid> knows, and one of C<stop_at> there or C<hello>, which is a listener
@@ -55,7 +55,7 @@ my %SAYS = (
 
 my $number = 0;
 
-sub cell (%option) {
+sub kill_at (%option) {
     my ($victim, $point, $dir) = delete @option{qw(victim point dir)};
     my $hello = $point eq 'hello';
     my $node = $option{node};
