@@ -1,7 +1,6 @@
 #!/usr/bin/perl
 
-# What is on record when a migration is over, and in nothing that was printed, logged or shown by ps:
-# the session key.
+# The record of a finished migration: plane, cipher, endpoints, fingerprints, bytes and counters.
 use v5.36;
 
 use File::Temp qw(tempdir);
@@ -14,11 +13,11 @@ use Demo::Image;
 use Test::MigrationProcess;
 use TestNode::Node;
 
-# Clear text and an explicit network need it.
+# Clear text and an explicit migration network require the privilege Sys.Modify.
 plan skip_all => 'only root has Sys.Modify outside of Proxmox VE' if $> != 0;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(120);
 local $SIG{PIPE} = 'IGNORE';
 
@@ -46,38 +45,46 @@ for my $case (
             volume => "$DIR/volume",
         );
         my $end = $migration->end;
-        ok($end->{done}, 'the migration went through') or diag($end->{error});
+        ok($end->{done}, 'the migration succeeds') or diag($end->{error});
         my @json = $migration->log =~ /^info: tunnel: record: (.*)$/mg;
-        is(scalar(@json), 1, 'one line for programs');
+        is(scalar(@json), 1, 'the log has one record in JSON');
         my $record = JSON::decode_json($json[0]);
-        is_deeply($record, $end->{record}, '... which the caller has, too');
-        is($record->{$_}, $plane, "... with $_") for qw(plane forwards_plane);
-        like($record->{cipher}, $cipher, '... with the cipher');
-        like($record->{remote}, $remote, '... both endpoints');
-        is($record->{local}, '127.0.0.1', '... of which one is here');
+        is_deeply($record, $end->{record}, 'the caller has the same record');
+        is($record->{$_}, $plane, "the record has the plane as $_") for qw(plane forwards_plane);
+        like($record->{cipher}, $cipher, 'the record has the cipher');
+        like($record->{remote}, $remote, 'the record has the endpoint of the target');
+        is($record->{local}, '127.0.0.1', 'the record has the address of the source');
 
         if ($plane eq 'tcp') {
-            is($record->{$_}, undef, "... no $_") for qw(fingerprint own_fingerprint);
+            is($record->{$_}, undef, "the record has no $_") for qw(fingerprint own_fingerprint);
         } else {
-            like($record->{fingerprint}, $PRINT, '... the fingerprint');
+            like($record->{fingerprint}, $PRINT, 'the record has the fingerprint of the target');
         }
-        like($record->{own_fingerprint}, $PRINT, '... and ours') if $plane eq 'tls';
-        is($record->{sent}, $SIZE + 8, '... bytes');
-        is($record->{received}, 0, '... both ways');
-        cmp_ok($record->{seconds}, '>', 0, '... seconds');
-        is($record->{forwards}, 1, '... forwards');
-        is($record->{failed}, 0, '... failures');
+        like($record->{own_fingerprint}, $PRINT, 'the record has the fingerprint of the source')
+            if $plane eq 'tls';
+        is($record->{sent}, $SIZE + 8, 'the record has the bytes sent');
+        is($record->{received}, 0, 'the record has the bytes received');
+        cmp_ok($record->{seconds}, '>', 0, 'the record has the seconds');
+        is($record->{forwards}, 1, 'the record has the number of forwards');
+        is($record->{failed}, 0, 'the record has the number of failures');
         my %none = map { $_ => 0 } qw(tls silent malformed key number crowded socket);
-        is_deeply($record->{refused}, $plane eq 'websocket' ? undef : \%none, '... and refusals');
-
-        my @people = $migration->log =~ /^info: tunnel: migration data: (.*)$/mg;
-        is(scalar(@people), 1, 'one line for people');
-        like(
-            $people[0],
-            qr{\Aplane $plane \($record->{cipher}\) from 127\.0\.0\.1 to \Q$record->{remote}\E},
-            '... says the same'
+        is_deeply(
+            $record->{refused},
+            $plane eq 'websocket' ? undef : \%none,
+            'the record has the refusals'
         );
-        like($people[0], qr/: 4\.0 MiB sent, 0 B received in [\d.]+ s, /, '... and how much');
+
+        my @summary = $migration->log =~ /^info: tunnel: migration data: (.*)$/mg;
+        is(scalar(@summary), 1, 'the log has one summary in plain text');
+        like(
+            $summary[0],
+            qr{\Aplane $plane \($record->{cipher}\) from 127\.0\.0\.1 to \Q$record->{remote}\E},
+            'the summary has plane, cipher and endpoints'
+        );
+        like(
+            $summary[0], qr/: 4\.0 MiB sent, 0 B received in [\d.]+ s, /,
+            'the summary has the bytes and the seconds'
+        );
     };
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# A volume is on its way, and one process after the other is killed, at the beginning, in the middle
-# and at the end: an error in time, that says who died, and nothing left behind.
+# Kills each process of a volume's migration at the beginning, in the middle and at the end. The
+# result must be an error in time that names the killed process, and nothing may be left.
 use v5.36;
 
 use File::Temp qw(tempdir);
@@ -15,14 +15,14 @@ use Test::FaultInjection qw(kill_at nothing_left);
 use Test::MigrationProcess;
 use TestNode::Node;
 
-# In a network of its own, where nobody else's ports are.
+# Runs in a network namespace of its own, where no other process uses the migration ports.
 BEGIN { Demo::Hosts::enter() }
 
-# Clear text and an explicit network need it.
+# Clear text and an explicit migration network require the privilege Sys.Modify.
 plan skip_all => 'only root has Sys.Modify outside of Proxmox VE' if $> != 0;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';
 
@@ -30,7 +30,7 @@ system(qw(ip link set lo up)) if !$>;
 
 my $DIR = tempdir(CLEANUP => 1);
 my $NODE = TestNode::Node->start(dir => "$DIR/target", listen => '127.0.0.1', wrap => ['setsid']);
-# More than there is room for on the way.
+# More than the buffers between source and target hold.
 Demo::Image::write_volume("$DIR/volume", 4);
 my %COMMON = (node => $NODE, dir => $DIR, volume => "$DIR/volume");
 
@@ -42,7 +42,7 @@ for my $plane (qw(tls tcp websocket)) {
         next if $plane eq 'websocket' && $victim eq 'listener';
         kill_at(%COMMON, plane => $plane, victim => $victim, point => $_) for @POINTS;
     }
-    # The node has seen many die.
+    # The node still works after the kills.
     my $migration = Test::MigrationProcess->start(
         %COMMON,
         plane => $plane,
@@ -50,8 +50,8 @@ for my $plane (qw(tls tcp websocket)) {
         target_vmid => 100
     );
     my $end = $migration->end;
-    ok($end->{done}, "$plane: the next one goes through") or diag($end->{error}, $migration->log);
-    nothing_left($NODE, "$DIR/last-$plane", 'gone');
+    ok($end->{done}, "$plane: the next migration succeeds") or diag($end->{error}, $migration->log);
+    nothing_left($NODE, "$DIR/last-$plane", "$plane, the next migration");
 }
 
 $NODE->stop;

@@ -1,6 +1,6 @@
 package Test::FaultInjection;
 
-# One process of a migration is killed at one point: what has to come of that, whichever it is.
+# Kills one process of a migration at one point and tests the result, which is the same for all.
 
 use v5.36;
 
@@ -15,32 +15,32 @@ our @EXPORT_OK = qw(kill_at nothing_left);
 
 =head1 NAME
 
-Test::FaultInjection - a cell of the table of faults
+Test::FaultInjection - kills a process of a migration and tests the result
 
 =head1 FUNCTIONS
 
 =head2 kill_at(%options)
 
-A subtest. C<victim> and C<point> say who is killed where: a name that
-L<Test::MigrationProcess/pid> knows, and one of C<stop_at> there or C<hello>, which is a listener
-that has been connected to and has not said a word. The other options are those of
-L<Test::MigrationProcess>; C<dir> is made below the one given. C<guest> is the status that the
-source's guest has to have then, by default C<running>; C<arrived> is called with the target's guest's
-number and tests what is there.
+A subtest. C<victim> is the process to kill, a name as in L<Test::MigrationProcess/pid>. C<point> is
+where to kill it: a value of C<stop_at> there, or C<hello>, where the source has connected to the
+listener and the listener has sent nothing. The other options are those of
+L<Test::MigrationProcess/start>; C<dir> is created below the given directory. C<guest> is the expected
+status of the guest at the source afterwards, by default C<running>. C<arrived> is called with the
+guest ID at the target and tests the guest there.
 
-=head2 nothing_left($node, $dir, $what)
+=head2 nothing_left($node, $dir, $name)
 
-Tests that nothing of a migration is left: no process at the target but the node (the leader of its
-session), no listening port, no socket.
+Tests that nothing of a migration is left: at the target no process except the node (the leader of its
+session) and no listening port, and no socket at either end. C<$name> is the prefix of the test names.
 
 =cut
 
-# Seconds from the kill to the error. The longest way is that of an import at the target that
-# nobody has connected to: the sender gives it 10 s to say why.
+# Seconds from the kill to the error. The longest case is an import at the target without a
+# connection: the sender waits 10 s for its reason.
 use constant BOUND => 25;
 
-# What says who died: the caller's error, its log, or the log of the target's worker.
-my %SAYS = (
+# The texts that name each victim, in the caller's error, its log, or the log of the target's worker.
+my %REPORT = (
     caller => qr/the tunnel ended without 'quit'/,
     child => qr/the process between tunnel and log was ended by SIGKILL/,
     connector => qr/the connector was ended by SIGKILL/,
@@ -48,7 +48,7 @@ my %SAYS = (
     listener =>
         qr/the target's listener (?:at \S+ is dead|cannot be closed: .*the listener has ended)/,
     'source QEMU' => qr/^error: .*(?:QEMU has ended|QEMU's monitor failed)/m,
-    # Its sockets end with it, and those who had to do with them say so.
+    # Its sockets end with it, and the programs that use them report errors.
     'target QEMU' =>
         qr/FAILED: the local program closed|takes no connection|QEMU has ended|monitor failed/,
 );
@@ -57,7 +57,7 @@ my $number = 0;
 
 sub kill_at (%option) {
     my ($victim, $point, $dir) = delete @option{qw(victim point dir)};
-    my $hello = $point eq 'hello';
+    my $in_handshake = $point eq 'hello';
     my $node = $option{node};
     my $target_vmid = 200 + ++$number;
     my $name = "$option{plane}: $victim, $point";
@@ -66,82 +66,82 @@ sub kill_at (%option) {
             (map { $_ => $option{$_} } grep { !/\A(?:arrived|guest)\z/ } keys %option),
             dir => "$dir/$number",
             target_vmid => $target_vmid,
-            stop_at => $hello ? 'forward' : $point,
+            stop_at => $in_handshake ? 'forward' : $point,
         );
         if (!eval { $migration->wait_at; 1 }) {
-            fail("the migration comes to this point: $@");
+            fail("the migration reaches this point: $@");
             return;
         }
         my $pid = $migration->pid($victim);
         if (!$pid) {
-            fail('there is somebody to kill');
+            fail("there is a process '$victim' to kill");
             return;
         }
-        my $listener = $hello ? $migration->pid('listener') : undef;
-        be_in_hello($migration, $listener) if $listener;
+        my $listener = $in_handshake ? $migration->pid('listener') : undef;
+        stop_in_handshake($migration, $listener) if $listener;
         kill(KILL => $pid) == 1 or die "kill $victim: $!\n";
         my $killed = clock_gettime(CLOCK_MONOTONIC);
-        # It dies when the kernel gets to it: on a busy machine, the others could be done before.
-        wait_until(sub { !is_running($pid) }) or die "the $victim does not die\n";
+        # The kernel may end the process later. On a busy machine, the migration could end before.
+        wait_until(sub { !is_running($pid) }) or die "the $victim does not end\n";
         kill CONT => $listener if $listener;
         $migration->go if !$listener;
 
         my $end = eval { $migration->end(BOUND) };
         if (!$end) {
-            fail("an end within ${\BOUND} s: $@");
+            fail("the migration ends within ${\BOUND} s: $@");
             return;
         }
         note(
             sprintf '%.1f s: %s', clock_gettime(CLOCK_MONOTONIC) - $killed,
             $end->{error} // 'killed'
         );
-        ok(!$end->{done}, 'no success');
+        ok(!$end->{done}, 'the migration does not succeed');
         if ($victim eq 'caller') {
-            ok($end->{killed}, 'it was killed');
+            ok($end->{killed}, 'the caller was killed');
         } else {
-            like($end->{error}, qr/\A[^\n]+\n\z/, 'an error of one line');
-            is($end->{guest}, $option{guest} // 'running', 'the guest at the source')
+            like($end->{error}, qr/\A[^\n]+\n\z/, 'the error is one line');
+            is($end->{guest}, $option{guest} // 'running', 'the status of the guest at the source')
                 if $option{disk} && $victim ne 'source QEMU';
         }
         $option{arrived}->($target_vmid) if $option{arrived};
         ok(wait_until(sub { !in_session($migration->pid('caller')) }), 'no process at the source')
             or diag(explain([in_session($migration->pid('caller'))]));
         remove_workers_sockets($node, $target_vmid) if $victim eq 'worker';
-        nothing_left($node, "$dir/$number", 'gone');
-        my $said =
+        nothing_left($node, "$dir/$number", 'afterwards');
+        my $report =
             'error: ' . ($end->{error} // "\n") . $migration->log . $node->worker_log($target_vmid);
-        like($said, $SAYS{$victim}, 'it is said who died');
+        like($report, $REPORT{$victim}, 'the error or a log names the victim');
     };
     return;
 }
 
-# Stopped, it takes connections (its kernel does) and says nothing.
-sub be_in_hello ($migration, $listener) {
+# Stops the listener, so that the kernel accepts connections and the listener sends nothing.
+sub stop_in_handshake ($migration, $listener) {
     kill(STOP => $listener) == 1 or die "stop the listener: $!\n";
     my $before = established($migration->port, $listener);
     $migration->go;
     wait_until(sub { established($migration->port, $listener) > $before })
-        or die "nobody has connected to the listener\n";
+        or die "the source has not connected to the listener\n";
     return;
 }
 
-# QEMU's and the import's, which a killed worker cannot remove; none of them is ours. The next
-# migration of this guest removes them.
+# Removes the sockets of QEMU and the import, which a killed worker cannot remove. pve-tunnel has not
+# created them, and the next migration of this guest removes them.
 sub remove_workers_sockets ($node, $vmid) {
     unlink map { "$node->{dir}/$vmid$_" } '.migrate', '_nbd.migrate', '.storage', '.qmp';
     return;
 }
 
-sub nothing_left ($node, $dir, $what) {
+sub nothing_left ($node, $dir, $name) {
     my $others = sub {
         grep { $_ != $node->{pid} } in_session($node->{pid});
     };
-    ok(wait_until(sub { !$others->() }), "$what: no process at the target")
+    ok(wait_until(sub { !$others->() }), "$name: no process at the target")
         or diag(explain([map { Test::Processes::command_line($_) } $others->()]));
-    is_deeply([listening($node->{pid})], [], '... and no port');
-    # The monitor of a guest that was killed is the test's own.
-    is_deeply([grep { !/\.qmp\z/ } sockets_in($dir)], [], '... no socket at the source');
-    is_deeply([sockets_in($node->{dir})], [], '... nor at the target');
+    is_deeply([listening($node->{pid})], [], "$name: no listening port at the target");
+    # The monitor socket of a killed guest is that of the test.
+    is_deeply([grep { !/\.qmp\z/ } sockets_in($dir)], [], "$name: no socket at the source");
+    is_deeply([sockets_in($node->{dir})], [], "$name: no socket at the target");
     return;
 }
 
