@@ -15,6 +15,8 @@ use Test::More;
 
 use lib map { "$FindBin::Bin/../$_" } qw(testnode/lib perl/blib/lib perl/blib/arch);
 use PVE::Tunnel::Client;
+use Test::Processes qw(children);
+use Test::TaintedProgram qw(run_tainted);
 use Test::TunnelLog qw(log_line death);
 use Test::VolumeImport qw(send_volume volume_arrived);
 use TestNode::Node;
@@ -276,7 +278,6 @@ subtest 'IPv6' => sub {
 };
 
 subtest 'under taint' => sub {
-    # pvedaemon runs with -T. The program reads its input from a file, so all of it is tainted.
     my $program = <<'END';
 use v5.36;
 use JSON;
@@ -291,33 +292,14 @@ PVE::Tunnel::Client::forward_unix_socket($tunnel, $input->{local}, $import->{soc
 PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
 print "plane $tunnel->{plan}{plane}\n";
 END
-    my $file = "$DIR/taint.pl";
-    open(my $out, '>', $file) or die "cannot create: $!";
-    print {$out} $program;
-    close($out) or die;
-    open($out, '>', "$DIR/input") or die;
     my $vmid = ++$VMID;
-    print {$out} encode_json(
-        {
-            conn => $node->conn, path => $node->path($vmid), url => $node->url($vmid),
-            local => "$DIR/taint.storage",
-        }
-        ),
-        "\n";
-    close($out) or die;
-    my @lib = map { "-I$FindBin::Bin/../perl/blib/$_" } qw(lib arch);
-    my $printed = qx($^X -T @lib $file <$DIR/input 2>&1);
+    my %input = (
+        conn => $node->conn, path => $node->path($vmid), url => $node->url($vmid),
+        local => "$DIR/taint.storage",
+    );
+    my $printed = run_tainted($DIR, $program, encode_json(\%input) . "\n");
     is($printed, "plane websocket\n", 'a tunnel opens, forwards and ends');
 };
-
-sub children ($parent) {
-    my @pids;
-    for my $stat (glob '/proc/[0-9]*/stat') {
-        my ($pid, $ppid) = TestNode::Node::slurp($stat) =~ /\A(\d+) \(.*\) \S (\d+)/s or next;
-        push @pids, $pid if $ppid == $parent;
-    }
-    return @pids;
-}
 
 $node->stop;
 done_testing;

@@ -16,6 +16,7 @@ use Test::More;
 
 use PVE::Tunnel::Overlay;
 use Test::ScriptedConnector;
+use Test::TaintedProgram qw(run_tainted);
 use Test::TunnelLog qw(log_line death);
 use Test::VolumeImport qw(send_volume volume_arrived);
 use TestNode::Node;
@@ -288,7 +289,6 @@ subtest 'a connector that ends by itself' => sub {
 };
 
 subtest 'under taint' => sub {
-    # pvedaemon runs with -T. The program reads its input from a file, so all of it is tainted.
     my $program = <<'END';
 use v5.36;
 use PVE::Tunnel::Overlay;
@@ -315,21 +315,20 @@ $tunnel->{unix_sockets} = [$left, $local];
 PVE::Tunnel::finish_tunnel($tunnel, 1);
 print "plane $tunnel->{plan}{plane}\n", map { "$_\n" } grep { /cannot remove/ } @logged;
 END
-    my $file = "$dir/taint.pl";
-    open(my $out, '>', $file) or die "cannot create: $!";
-    print {$out} $program;
-    close($out) or die;
-    open($out, '>', "$dir/configuration") or die;
+    open(my $out, '>', "$dir/configuration") or die;
     print {$out} "network: lo\n\tremote 127.0.0.1\n\ttarget 127.0.0.0/8\n",
         "policy: cluster\n\trequire-encryption 1\n";
     close($out) or die;
     my $conn = $node->conn;
-    open($out, '>', "$dir/input") or die;
-    print {$out} map { "$_\n" } @$conn{qw(host port apitoken)}, $node->{fingerprint},
-        $node->path(104), $node->url(104), "$dir/taint.storage", "$dir/left", "$dir/configuration";
-    close($out) or die;
-    my @lib = map { "-I$FindBin::RealBin/$_" } qw(lib/fake ../perl/blib/lib ../perl/blib/arch);
-    my $printed = qx($^X -T @lib $file <$dir/input 2>&1);
+    my @input = (
+        @$conn{qw(host port apitoken)}, $node->{fingerprint}, $node->path(104), $node->url(104),
+        "$dir/taint.storage", "$dir/left", "$dir/configuration",
+    );
+    my $printed = run_tainted(
+        $dir, $program,
+        join('', map { "$_\n" } @input),
+        "$FindBin::RealBin/lib/fake"
+    );
     like(
         $printed, qr/^unchecked: Insecure dependency in unlink /m,
         'an unchecked file name is refused'

@@ -17,8 +17,8 @@ use Test::Stream qw(blocked_after pump);
 use Test::TunnelNode;
 
 our @EXPORT_OK = qw(
-    broken_off download echo finished no_secrets prompt_end several_at_once stalled_reader
-    stalled_sink start stays_small stream upload $MIB
+    broken_off buffered_sink download echo finished no_secrets prompt_end several_at_once
+    stalled_reader stalled_sink start stays_small stream upload $MIB
 );
 
 =head1 NAME
@@ -66,6 +66,11 @@ order.
 The target, or the program at the local socket, does not read for a while. The writer must have to
 wait, the memory of the connector must not grow, and no byte may be lost. For nodes that apply
 backpressure.
+
+=head2 buffered_sink($connector, $bytes)
+
+The target does not read for a while, and the node, as pveproxy does, buffers everything. All bytes
+must arrive afterwards, and the memory of the connector must not grow. Returns the stream.
 
 =head2 stream($connector, $local, %options)
 
@@ -215,6 +220,22 @@ sub stalled_sink ($node, $connector, $bytes) {
     );
     stays_small($connector, $before);
     return;
+}
+
+sub buffered_sink ($connector, $bytes) {
+    my ($remote, $local) = $connector->open(kind => 'sink', stalled => 1);
+    my $before = $connector->memory;
+    pump(my $stream = stream($connector, $local, send => $bytes));
+    is(
+        $connector->command('result', socket => $remote, wait => 0)->{bytes},
+        0, 'the node reads everything and passes nothing on'
+    );
+    $connector->command('go', socket => $remote);
+    my $result = $connector->command('result', socket => $remote);
+    is($result->{sha256}, pattern_sha256($bytes), 'all bytes arrive in the end');
+    ok($result->{eof}, 'the end of the stream follows');
+    stays_small($connector, $before);
+    return $stream;
 }
 
 sub stalled_reader ($node, $connector, $bytes) {

@@ -11,7 +11,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use Test::MigrationProcess;
 use Test::Processes qw(in_session is_running listening established sockets_in wait_until);
 
-our @EXPORT_OK = qw(kill_at nothing_left);
+our @EXPORT_OK = qw(kill_at next_succeeds nothing_left);
 
 =head1 NAME
 
@@ -27,6 +27,11 @@ listener and the listener has sent nothing. The other options are those of
 L<Test::MigrationProcess/start>; C<dir> is created below the given directory. C<guest> is the expected
 status of the guest at the source afterwards, by default C<running>. C<arrived> is called with the
 guest ID at the target and tests the guest there.
+
+=head2 next_succeeds(%options)
+
+Tests that the node still works after the kills: one more migration succeeds and leaves nothing. The
+options are those of L<Test::MigrationProcess/start>, with C<dir> and C<arrived> as in C<kill_at>.
 
 =head2 nothing_left($node, $dir, $name)
 
@@ -112,6 +117,18 @@ sub kill_at (%option) {
             'error: ' . ($end->{error} // "\n") . $migration->log . $node->worker_log($target_vmid);
         like($report, $REPORT{$victim}, 'the error or a log names the victim');
     };
+    return;
+}
+
+sub next_succeeds (%option) {
+    my ($arrived, $plane) = (delete $option{arrived}, $option{plane});
+    my ($dir, $target_vmid) = ("$option{dir}/last-$plane", 100);
+    my $migration =
+        Test::MigrationProcess->start(%option, dir => $dir, target_vmid => $target_vmid);
+    my $end = $migration->end;
+    ok($end->{done}, "$plane: the next migration succeeds") or diag($end->{error}, $migration->log);
+    $arrived->($target_vmid) if $arrived;
+    nothing_left($option{node}, $dir, "$plane, the next migration");
     return;
 }
 
