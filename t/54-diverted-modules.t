@@ -1,8 +1,8 @@
 #!/usr/bin/perl
 
-# The replacement modules of PVE::Tunnel and PVE::StorageTunnel. A Perl process of its own loads each
-# of them as the programs of Proxmox VE do. Only the absolute path of the stock file differs from an
-# installation; 55-activation.t loads the modules from their installed paths.
+# The replacement modules of PVE::Tunnel and PVE::StorageTunnel. A Perl process of its own loads
+# each of them as the programs of Proxmox VE do. Only the absolute path of the stock file differs
+# from an installation; 55-activation.t loads the modules from their installed paths.
 
 use v5.36;
 
@@ -32,8 +32,8 @@ END
 my $WARNING =
     qr/\Apve-tunnel: migrations (?:go|come) the stock way: [^\n]+; pve-tunnel status says more\n\z/;
 
-# Makes a directory with the replacement modules and the stock modules. %stock has other contents for
-# stock modules; `undef` leaves one out.
+# Makes a directory with the replacement modules and the stock modules. %stock has other contents
+# for stock modules; `undef` leaves one out.
 sub tree (%stock) {
     my $dir = tempdir(CLEANUP => 1);
     make_path("$dir/PVE");

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# A tunnel worker whose seam and listener are written from docs/protocol.md alone. The form that opens
-# it controls its behaviour.
+# A tunnel worker whose seam and listener are written from docs/protocol.md alone. The form that
+# opens it controls its behaviour.
 
 use v5.36;
 

@@ -88,8 +88,8 @@ Returns the peak resident memory of the process in bytes (C<VmHWM>).
 
 =head2 log, wait_log($pattern, $seconds = 30)
 
-C<log> returns what the connector has written to stderr. C<wait_log> waits until a line of it matches
-and returns this line, undef after that time.
+C<log> returns what the connector has written to stderr. C<wait_log> waits until a line of it
+matches and returns this line, undef after that time.
 
 =head2 printed
 
@@ -108,8 +108,8 @@ die after a minute.
 =head2 leaks, printed_length
 
 Class methods about all connectors of this process whose objects are destroyed. C<leaks> returns the
-tokens and tickets that they have printed, an empty list if there are none. C<printed_length> returns
-the number of characters that they have printed.
+tokens and tickets that they have printed, an empty list if there are none. C<printed_length>
+returns the number of characters that they have printed.
 
 =cut
 

@@ -53,8 +53,8 @@ It repeats a short request: a connection that is not open yet needs the worker f
 =head2 broken_off($connector, $stream, $number)
 
 Tests a stream that has never written and whose connection, number C<$number>, is cut off. The log
-must have the failure. The kernel cannot report a reset to this program yet, but the program must not
-get an end of stream.
+must have the failure. The kernel cannot report a reset to this program yet, but the program must
+not get an end of stream.
 
 =head2 several_at_once($connector, $count, $bytes)
 

@@ -24,9 +24,9 @@ Test::FaultInjection - kills a process of a migration and tests the result
 A subtest. C<victim> is the process to kill, a name as in L<Test::MigrationProcess/pid>. C<point> is
 where to kill it: a value of C<stop_at> there, or C<hello>, where the source has connected to the
 listener and the listener has sent nothing. The other options are those of
-L<Test::MigrationProcess/start>; C<dir> is created below the given directory. C<guest> is the expected
-status of the guest at the source afterwards, by default C<running>. C<arrived> is called with the
-guest ID at the target and tests the guest there.
+L<Test::MigrationProcess/start>; C<dir> is created below the given directory. C<guest> is the
+expected status of the guest at the source afterwards, by default C<running>. C<arrived> is called
+with the guest ID at the target and tests the guest there.
 
 =head2 next_succeeds(%options)
 
@@ -35,8 +35,9 @@ options are those of L<Test::MigrationProcess/start>, with C<dir> and C<arrived>
 
 =head2 nothing_left($node, $dir, $name)
 
-Tests that nothing of a migration is left: at the target no process except the node (the leader of its
-session) and no listening port, and no socket at either end. C<$name> is the prefix of the test names.
+Tests that nothing of a migration is left: at the target no process except the node (the leader of
+its session) and no listening port, and no socket at either end. C<$name> is the prefix of the test
+names.
 
 =cut
 
@@ -44,7 +45,8 @@ session) and no listening port, and no socket at either end. C<$name> is the pre
 # connection: the sender waits 10 s for its reason.
 use constant BOUND => 25;
 
-# The texts that name each victim, in the caller's error, its log, or the log of the target's worker.
+# The texts that name each victim, in the caller's error, its log, or the log of the target's
+# worker.
 my %REPORT = (
     caller => qr/the tunnel ended without 'quit'/,
     child => qr/the process between tunnel and log was ended by SIGKILL/,
@@ -142,8 +144,8 @@ sub stop_in_handshake ($migration, $listener) {
     return;
 }
 
-# Removes the sockets of QEMU and the import, which a killed worker cannot remove. pve-tunnel has not
-# created them, and the next migration of this guest removes them.
+# Removes the sockets of QEMU and the import, which a killed worker cannot remove. pve-tunnel has
+# not created them, and the next migration of this guest removes them.
 sub remove_workers_sockets ($node, $vmid) {
     unlink map { "$node->{dir}/$vmid$_" } '.migrate', '_nbd.migrate', '.storage', '.qmp';
     return;

@@ -15,8 +15,8 @@ Test::ListenerControl - runs a listener and exchanges control lines with it
 
 =head1 DESCRIPTION
 
-The base class of L<Test::MinimalListener> and L<Test::NativeListener>. The control lines are those of
-docs/protocol.md.
+The base class of L<Test::MinimalListener> and L<Test::NativeListener>. The control lines are those
+of docs/protocol.md.
 
 =head1 FUNCTIONS
 
@@ -43,13 +43,13 @@ Sends a line and returns the answer, a hash.
 
 =head2 stat_when($condition)
 
-Requests the counters until C<$condition>, called with them, is true, and returns them. Dies with the
-last counters after 20 s.
+Requests the counters until C<$condition>, called with them, is true, and returns them. Dies with
+the last counters after 20 s.
 
 =head2 stop
 
-Sends C<close>, waits for the end of the listener and returns the last counters. The exit status is in
-C<$?>. An object that goes out of scope ends its listener, too.
+Sends C<close>, waits for the end of the listener and returns the last counters. The exit status is
+in C<$?>. An object that goes out of scope ends its listener, too.
 
 =cut
 

@@ -35,10 +35,10 @@ Test::MigrationProcess - the caller of a migration, as a process that can be sto
 
 =head2 start(%options)
 
-Class method. C<plane>, C<node> and C<target_vmid> as for L<Demo::Migration>; C<dir>, which is created,
-for local sockets and the log; C<network>, by default 127.0.0.0/8; C<stop_at>, a name from the list
-below. Then either C<volume>, a file that is sent alone, or C<disk> and C<load>: a running guest of 64
-MiB with that disk and that load in its RAM.
+Class method. C<plane>, C<node> and C<target_vmid> as for L<Demo::Migration>; C<dir>, which is
+created, for local sockets and the log; C<network>, by default 127.0.0.0/8; C<stop_at>, a name from
+the list below. Then either C<volume>, a file that is sent alone, or C<disk> and C<load>: a running
+guest of 64 MiB with that disk and that load in its RAM.
 
 The process leads a session of its own, which has all processes of the source.
 
@@ -67,9 +67,9 @@ The port of the listener.
 
 =head2 end($seconds = 60)
 
-Waits for the end of the migration. Returns a hash: C<done>, true if it reports success; C<error>, its
-error; C<killed>, true if it reported neither; C<record>; C<guest>, the final status of the guest at
-the source, if there is one. Dies after that time.
+Waits for the end of the migration. Returns a hash: C<done>, true if it reports success; C<error>,
+its error; C<killed>, true if it reported neither; C<record>; C<guest>, the final status of the
+guest at the source, if there is one. Dies after that time.
 
 =head2 log
 

@@ -22,8 +22,8 @@ Test::ScriptedConnector - the connector with some answers written by the test
 
 =head1 DESCRIPTION
 
-Relays lines between a tunnel of this process and its real connector. It answers the control commands
-that the test names, and passes on all other lines.
+Relays lines between a tunnel of this process and its real connector. It answers the control
+commands that the test names, and passes on all other lines.
 
 =head1 METHODS
 

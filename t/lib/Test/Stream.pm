@@ -24,8 +24,9 @@ Test::Stream - sends and receives data through local sockets
 =head2 new($socket, %options)
 
 Class method. C<send>: how many bytes of the pattern to write (0), beginning with the block C<first>
-(0). C<half_close>: when to shut down the writing side: C<sent>, when all bytes are written (default);
-C<received>, when as many bytes have come back; or C<never>. C<read>: false to read nothing.
+(0). C<half_close>: when to shut down the writing side: C<sent>, when all bytes are written
+(default); C<received>, when as many bytes have come back; or C<never>. C<read>: false to read
+nothing.
 
 The object has C<sent> and C<received>, in bytes; C<eof>, true after a clean end; C<error> and
 C<write_error>, names such as C<ECONNRESET>. The kernel reports a reset once, to a reader or to a
@@ -37,9 +38,9 @@ Digests of the bytes received and sent, as hex. To be called when the transfer h
 
 =head2 pump(@streams)
 
-Runs all streams until each has written all its bytes and has received an end (a stream that does not
-read: until it has written all). Dies if no byte moves for a minute. For a pair C<[$handle, $code]> in
-the list, it calls C<$code> when C<$handle> is readable, until C<$code> returns false.
+Runs all streams until each has written all its bytes and has received an end (a stream that does
+not read: until it has written all). Dies if no byte moves for a minute. For a pair C<[$handle,
+$code]> in the list, it calls C<$code> when C<$handle> is readable, until C<$code> returns false.
 
 =head2 blocked_after($stream, $seconds = 0.5)
 

@@ -15,9 +15,9 @@ Test::TaintedProgram - runs a program with taint checks, as pvedaemon runs with 
 
 =head2 run_tainted($dir, $program, $input, @lib)
 
-Writes a Perl program to a file in C<$dir> and runs it under C<perl -T> with C<$input> as its standard
-input, so that everything it reads is tainted. It loads modules from C<@lib> and from the build. Returns
-its output, errors included.
+Writes a Perl program to a file in C<$dir> and runs it under C<perl -T> with C<$input> as its
+standard input, so that everything it reads is tainted. It loads modules from C<@lib> and from the
+build. Returns its output, errors included.
 
 =cut
 

@@ -25,8 +25,8 @@ an object; the program ends when the object is destroyed.
 
 =head2 greeter($path, $greeting)
 
-Listens there, sends the greeting, shuts down its writing side, and only then reads to the end of the
-stream. C<received($length)> waits for so many of the bytes read and returns them.
+Listens there, sends the greeting, shuts down its writing side, and only then reads to the end of
+the stream. C<received($length)> waits for so many of the bytes read and returns them.
 
 =head2 reader($path)
 
@@ -36,8 +36,8 @@ C<received(8)> returns a report of 8 bytes: the number of bytes read, then C<end
 =head2 continuous_transfer($open, $number, $identity)
 
 Starts a transfer through that forward to an echo, in a process of its own: it sends blocks of
-L<Test::Pattern>, and each must come back. Returns an object. C<finish> ends the transfer and returns
-the number of blocks; dies if a block was wrong or the stream had no clean end.
+L<Test::Pattern>, and each must come back. Returns an object. C<finish> ends the transfer and
+returns the number of blocks; dies if a block was wrong or the stream had no clean end.
 
 =cut
 

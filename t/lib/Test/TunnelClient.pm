@@ -1,7 +1,7 @@
 package Test::TunnelClient;
 
-# A client of the test node that shares no code with pve-tunnel: it uses IO::Socket::SSL for TLS, and
-# Protocol::WebSocket for upgrade and frames. It is slow, and meant for a few MiB.
+# A client of the test node that shares no code with pve-tunnel: it uses IO::Socket::SSL for TLS,
+# and Protocol::WebSocket for upgrade and frames. It is slow, and meant for a few MiB.
 
 use v5.36;
 

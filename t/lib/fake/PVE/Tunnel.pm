@@ -15,8 +15,8 @@ For tests on systems without the real module. It has only what callers rely on: 
 parameters of the functions, and how lines are read and written. It opens no tunnels over ssh or the
 stock helper: it records the calls in C<@CALLS>, each as an array of name and arguments.
 
-Two properties of the real module matter to tests. It reads lines with C<readline>, which reads ahead
-into the buffer of the handle, and its time limits are an C<alarm> whose handler dies.
+Two properties of the real module matter to tests. It reads lines with C<readline>, which reads
+ahead into the buffer of the handle, and its time limits are an C<alarm> whose handler dies.
 
 =cut
 
