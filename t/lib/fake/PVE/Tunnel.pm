@@ -7,16 +7,16 @@ use JSON ();
 
 =head1 NAME
 
-PVE::Tunnel - the calls and the data of the module of that name, for tests where it is not
+PVE::Tunnel - a fake with the calls and the data of the real module
 
 =head1 DESCRIPTION
 
-What its callers rely on, and no more: names, parameters, how lines are read and written. Tunnels
-over ssh and over the stock helper are only noted in C<@CALLS>, each call as an array of its name and
-what it was given.
+For tests on systems without the real module. It has only what callers rely on: the names and
+parameters of the functions, and how lines are read and written. It opens no tunnels over ssh or the
+stock helper: it records the calls in C<@CALLS>, each as an array of name and arguments.
 
-Two of its ways matter here. Lines are read with C<readline>, which reads ahead into the handle's
-buffer. And time limits are C<alarm>, whose handler dies.
+Two properties of the real module matter to tests. It reads lines with C<readline>, which reads
+ahead into the buffer of the handle, and its time limits are an C<alarm> whose handler dies.
 
 =cut
 

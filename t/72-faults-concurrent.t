@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# Two migrations at once, and how a listener ends: with its worker, in every case.
+# Two migrations at once, and the end of a listener: it ends with its worker in every case.
 use v5.36;
 
 use File::Temp qw(tempdir);
@@ -11,20 +11,20 @@ use Test::More;
 use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Hosts;
 use Demo::Image;
-use Test::FaultCell qw(nothing_left);
+use Test::FaultInjection qw(nothing_left);
 use Test::MigrationProcess;
 use Test::Processes qw(children listening wait_until);
 use TestNode::Node;
 
-# In a network of its own, where nobody else's ports are.
+# Runs in a network namespace of its own, where no other process uses the migration ports.
 BEGIN { Demo::Hosts::enter() }
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';
 
-plan skip_all => 'only root has a network of its own, where nobody else takes ports' if $>;
+plan skip_all => 'only root can create a network namespace for the ports of this test' if $>;
 system(qw(ip link set lo up)) == 0 or die "no loopback\n";
 
 my $DIR = tempdir(CLEANUP => 1);
@@ -41,7 +41,7 @@ sub node (%option) {
     );
 }
 
-# One that has come half its way.
+# A migration that has sent half of its volume.
 sub migration ($node, $plane) {
     my $migration = Test::MigrationProcess->start(
         node => $node,
@@ -55,37 +55,41 @@ sub migration ($node, $plane) {
     return $migration;
 }
 
-sub ends_well ($migration, $what) {
+sub succeeds ($migration, $name) {
     $migration->go;
     my $end = $migration->end;
-    ok($end->{done}, $what) or diag($end->{error}, $migration->log);
-    is($end->{record}{failed}, 0, '... nothing failed');
+    ok($end->{done}, "$name succeeds") or diag($end->{error}, $migration->log);
+    is($end->{record}{failed}, 0, "$name: no connection failed");
     return;
 }
 
-subtest 'two at once' => sub {
+subtest 'two migrations at once' => sub {
     my ($one, $two) = map { node() } 1 .. 2;
     for my $plane (qw(tls tcp)) {
         my $first = migration($one, $plane);
         my $second = migration($two, $plane);
-        is_deeply([map { $_->port } $first, $second], [$FIRST, $SECOND], "$plane: a port each");
-        is_deeply([listening()], [$FIRST, $SECOND], '... that is listened on');
+        is_deeply(
+            [map { $_->port } $first, $second],
+            [$FIRST, $SECOND],
+            "$plane: each migration has its own port"
+        );
+        is_deeply([listening()], [$FIRST, $SECOND], "$plane: listeners use these ports");
 
-        ends_well($first, 'the first one ends');
-        is_deeply([listening()], [$SECOND], '... and the other is still there');
+        succeeds($first, "$plane: the first migration");
+        is_deeply([listening()], [$SECOND], "$plane: the other listener is still there");
         my $third = migration($one, $plane);
-        is($third->port, $FIRST, 'the next one takes the first free port');
+        is($third->port, $FIRST, "$plane: the next migration takes the first free port");
 
         kill(KILL => $third->pid('listener'));
         $third->go;
-        ok($third->end->{error}, 'its listener dies');
-        ends_well($second, '... which is nothing to the other');
-        is_deeply([listening()], [], 'no port is left');
+        ok($third->end->{error}, "$plane: the migration of a killed listener fails");
+        succeeds($second, "$plane: the migration of the other listener");
+        is_deeply([listening()], [], "$plane: no listening port is left");
     }
 };
 
-# A worker that dies where a test says so; and, while there is a FIFO, starts a program, as it would
-# start QEMU, that lives until the FIFO ends.
+# A worker that dies on SIGUSR1. While the FIFO exists, it also starts a program, as it would start
+# QEMU, which lives until the FIFO has no writer.
 my $FIFO = "$DIR/alive";
 my $WORKER = "$DIR/worker.pl";
 open(my $out, '>', $WORKER) or die;
@@ -111,34 +115,38 @@ close($out) or die;
 
 my %ENDS = (
     'quit' => sub ($migration) { $migration->go },
-    'a connection that is lost without quit' =>
+    'a connection lost without quit' =>
         sub ($migration) { kill(KILL => $migration->pid('connector')) },
     'a worker that dies' => sub ($migration) { kill(USR1 => $migration->pid('worker')) },
     'SIGTERM' => sub ($migration) { kill(TERM => $migration->pid('worker')) },
     'SIGKILL' => sub ($migration) { kill(KILL => $migration->pid('worker')) },
 );
 
-# With another child of the worker, or without.
-sub ends ($node, $plane, $name, $other) {
+# Ends a worker in this way and tests that its listener ends. $other: 1 if the worker has another
+# child, else 0.
+sub listener_ends ($node, $plane, $name, $other) {
     my $held;
     if ($other) {
         POSIX::mkfifo($FIFO, oct(600)) or die "mkfifo: $!\n";
-        # For reading, too: that does not wait for a reader.
+        # Opened for reading, too: opening it only for writing waits for a reader.
         open($held, '+<', $FIFO) or die "$FIFO: $!\n";
     }
     my $migration = migration($node, $plane);
     my @children = children($migration->pid('worker'));
-    is(scalar(@children), 2 + $other, "$name: the worker's children, the listener among them");
+    is(scalar(@children), 2 + $other, "$name: the number of children of the worker");
     my ($listener) = grep { $_ == $migration->pid('listener') } @children;
-    is_deeply([listening()], [$FIRST], '... which listens');
+    is_deeply([listening()], [$FIRST], "$name: the listener has its port");
 
     $ENDS{$name}->($migration);
-    ok($listener && wait_until(sub { !kill(0 => $listener) }), '... and ends');
-    is_deeply([listening()], [], '... listening');
+    ok($listener && wait_until(sub { !kill(0 => $listener) }), "$name: the listener ends");
+    is_deeply([listening()], [], "$name: no listening port is left");
     $migration->go;
     my $end = $migration->end;
-    is($end->{done} ? 1 : 0, $name eq 'quit' ? 1 : 0, '... that is success, or not')
-        or diag($end->{error});
+    is(
+        $end->{done} ? 1 : 0,
+        $name eq 'quit' ? 1 : 0,
+        "$name: the migration succeeds only with quit"
+    ) or diag($end->{error});
     if ($other) {
         is(
             scalar(
@@ -149,14 +157,14 @@ sub ends ($node, $plane, $name, $other) {
                 )
             ),
             1,
-            '... while the other child lives'
+            "$name: the other child lives"
         );
         unlink $FIFO;
         close($held) or die;
     }
-    # The import's, where the worker could not remove it.
+    # The socket of the import, if the worker could not remove it.
     unlink "$node->{dir}/" . (200 + $number) . '.storage';
-    nothing_left($node, $migration->{dir}, 'then');
+    nothing_left($node, $migration->{dir}, $name);
     return;
 }
 
@@ -164,9 +172,9 @@ for my $other (0, 1) {
     my $node = node(worker => $WORKER);
     for my $plane (qw(tls tcp)) {
         my $name = "$plane: a listener ends with its worker"
-            . ($other ? ', whatever else that has started' : '');
+            . ($other ? ' that has started another program' : '');
         subtest $name => sub {
-            ends($node, $plane, $_, $other) for sort keys %ENDS;
+            listener_ends($node, $plane, $_, $other) for sort keys %ENDS;
         };
     }
 }

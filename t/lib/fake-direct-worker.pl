@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# A tunnel worker whose seam and listener are written from docs/protocol.md alone. How it behaves
-# says the form that it was opened with.
+# A tunnel worker whose seam and listener are written from docs/protocol.md alone. The form that
+# opens it controls its behaviour.
 
 use v5.36;
 
@@ -12,22 +12,37 @@ use IO::Select ();
 use IO::Socket::UNIX ();
 use JSON ();
 
-use Test::DirectTarget;
+use Test::TargetPrograms;
 use Test::MinimalListener;
 use TestNode::Ticket qw(make_ticket);
 
 =head1 NAME
 
-direct-worker.pl - a worker for tests of the direct planes
+fake-direct-worker.pl - a fake worker for tests of the direct planes
 
 =head1 DESCRIPTION
 
-Knows C<version>, C<ticket>, C<quit>, C<query-disk-import> with C<direct>, C<open> (makes an echo
-and answers its C<socket>), and C<requests> (answers all that the seam was asked, as C<requests>).
+Supports the commands C<version>, C<ticket>, C<quit>, C<query-disk-import> with C<direct>, C<open>
+(starts an echo and answers with its C<socket>), and C<requests> (answers with all requests that the
+seam has received, as C<requests>).
 
-The form's field C<conduct> is JSON: C<hello>, fields of its answer instead of the usual ones, null
-leaves one out; C<stock>, there is no seam; C<listener>, options of L<Test::MinimalListener>;
-C<open>, fields of its answer likewise.
+The form's field C<conduct> is JSON with these members:
+
+=over
+
+=item hello, open
+
+Fields that replace those of the answer to this operation; null removes a field.
+
+=item stock
+
+True for a worker without a seam.
+
+=item listener
+
+Options of L<Test::MinimalListener>.
+
+=back
 
 =cut
 
@@ -36,7 +51,7 @@ my $json = JSON->new->utf8->canonical;
 my $conduct = $json->decode($request->{params}{conduct} // '{}');
 my $server = IO::Socket::UNIX->new(Local => $request->{socket}, Listen => 1)
     or die "listen on $request->{socket}: $!\n";
-my (%echo, $listener, @asked);
+my (%echo, $listener, @requests);
 my $quitting = 0;
 
 STDOUT->autoflush(1);
@@ -83,16 +98,16 @@ my %commands = (
     },
     open => sub ($params) {
         my $path = "$request->{dir}/$request->{vmid}.echo" . keys %echo;
-        $echo{$path} = Test::DirectTarget::echo($path);
+        $echo{$path} = Test::TargetPrograms::echo($path);
         return { socket => $path };
     },
-    requests => sub ($params) { return { requests => \@asked } },
+    requests => sub ($params) { return { requests => \@requests } },
     'query-disk-import' => sub ($params) {
         die
             "property is not defined in schema and the schema does not allow additional properties\n"
             if $conduct->{stock};
         my $direct = $params->{direct};
-        push @asked, $direct;
+        push @requests, $direct;
         my $op = $seam{ $direct->{op} } // die "unknown op\n";
         return { direct => $op->($direct) };
     },
@@ -117,7 +132,7 @@ while (defined(my $line = readline $control)) {
 }
 exit($quitting ? 0 : 1);
 
-# The end of standard input ends a worker that nobody came to.
+# Returns the control connection, or undef if standard input ends before there is one.
 sub accepted () {
     my ($ready) = IO::Select->new(\*STDIN, $server)->can_read;
     return $ready == $server ? $server->accept : undef;

@@ -1,6 +1,6 @@
-package Test::DirectTarget;
+package Test::TargetPrograms;
 
-# Programs at the target's UNIX sockets, and a transfer that runs while a test does other things.
+# Programs at the UNIX sockets of a target, and a transfer that runs while a test does other things.
 
 use v5.36;
 
@@ -14,30 +14,30 @@ use Test::Pattern qw(pattern_block);
 
 =head1 NAME
 
-Test::DirectTarget - who is behind a forward
+Test::TargetPrograms - programs at the target's end of a forward
 
 =head1 FUNCTIONS
 
 =head2 echo($path)
 
-Listens there, sends back what comes, and ends when the other side has. Returns an object; the
-program ends with it.
+Listens there and sends back what it receives. Ends a connection when the peer has ended it. Returns
+an object; the program ends when the object is destroyed.
 
-=head2 speaker($path, $greeting)
+=head2 greeter($path, $greeting)
 
-Listens there, sends the greeting and ends, and only then takes what comes, to its end. C<heard>
-waits for that many bytes and returns them.
+Listens there, sends the greeting, shuts down its writing side, and only then reads to the end of
+the stream. C<received($length)> waits for so many of the bytes read and returns them.
 
 =head2 reader($path)
 
-Listens there, says C<hello> to everybody, and reads. Reports how that ended, 8 bytes for C<heard>:
-how many bytes came, then C<end> or C<RESET>.
+Listens there, sends C<hello> on each connection, and reads. At the end of the connection,
+C<received(8)> returns a report of 8 bytes: the number of bytes read, then C<end> or C<RESET>.
 
-=head2 endless($open, $number, $identity)
+=head2 continuous_transfer($open, $number, $identity)
 
-A transfer through that forward, both ways, in a process of its own: blocks of L<Test::Pattern>,
-each of which has to come back. C<finish> lets it come to its end and returns how many went well;
-dies if one did not, or an end was none.
+Starts a transfer through that forward to an echo, in a process of its own: it sends blocks of
+L<Test::Pattern>, and each must come back. Returns an object. C<finish> ends the transfer and
+returns the number of blocks; dies if a block was wrong or the stream had no clean end.
 
 =cut
 
@@ -54,7 +54,7 @@ sub echo ($path) {
     );
 }
 
-sub speaker ($path, $greeting) {
+sub greeter ($path, $greeting) {
     return serve(
         $path,
         sub ($socket, $report) {
@@ -103,10 +103,10 @@ sub serve ($path, $code) {
     return bless { pid => $pid, owner => $$, reader => $reader }, __PACKAGE__;
 }
 
-sub heard ($self, $length) {
+sub received ($self, $length) {
     my $bytes = '';
     while (length $bytes < $length) {
-        IO::Select->new($self->{reader})->can_read(30) or die "nothing was heard\n";
+        IO::Select->new($self->{reader})->can_read(30) or die "nothing received within 30 s\n";
         sysread($self->{reader}, $bytes, $length - length $bytes, length $bytes)
             or die "the program has ended\n";
     }
@@ -121,43 +121,43 @@ sub DESTROY ($self) {
     return;
 }
 
-sub endless ($open, $number, $identity) {
+sub continuous_transfer ($open, $number, $identity) {
     pipe(my $from_child, my $to_parent) or die "pipe: $!\n";
     pipe(my $from_parent, my $to_child) or die "pipe: $!\n";
     my $pid = fork() // die "fork: $!\n";
     if ($pid == 0) {
         close $_ for $from_child, $to_child;
         $to_parent->autoflush(1);
-        my $count = eval { run_endless($open, $number, $identity, $from_parent, $to_parent) };
+        my $count = eval { transfer_blocks($open, $number, $identity, $from_parent, $to_parent) };
         print {$to_parent} $count // "failed: $@";
         POSIX::_exit(0);
     }
     close $_ for $to_parent, $from_parent;
     my $first = readline $from_child;
     return bless {
-        pid => $pid, owner => $$, said => $first, reader => $from_child,
+        pid => $pid, owner => $$, state => $first, reader => $from_child,
         stop => $to_child
         },
         __PACKAGE__;
 }
 
-sub run_endless ($open, $number, $identity, $stop, $say) {
+sub transfer_blocks ($open, $number, $identity, $stop, $report) {
     my $stream = Test::MinimalClient::connect_forward($open, $number, identity => $identity);
-    my $told = IO::Select->new($stop);
+    my $stopped = IO::Select->new($stop);
     my $count = 0;
-    while (!$told->can_read(0)) {
+    while (!$stopped->can_read(0)) {
         my $block = substr pattern_block($count), 0, 65536;
         $stream->write_all($block);
         die "block $count came back changed\n" if $stream->read_exactly(65536) ne $block;
-        print {$say} "started\n" if !$count++;
+        print {$report} "started\n" if !$count++;
     }
-    die "there is more than was sent\n" if $stream->exchange('') ne '';
+    die "more bytes came back than were sent\n" if $stream->exchange('') ne '';
     $stream->hang_up;
     return $count;
 }
 
 sub finish ($self) {
-    die "the transfer $self->{said}" if $self->{said} ne "started\n";
+    die "the transfer $self->{state}" if $self->{state} ne "started\n";
     close delete $self->{stop};
     my $count = readline $self->{reader};
     die "the transfer $count" if $count !~ /\A\d+\z/;
