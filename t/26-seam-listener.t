@@ -74,7 +74,7 @@ subtest 'a session' => sub {
     my ($pid) = told();
     is_deeply([sort keys %$state], ['sockets'], 'the worker\'s state has nothing new');
     is(PVE::Tunnel::Seam::status()->{listeners}, 1, 'status counts it');
-    refused($state, open_request(), qr/a listener is open already/, 'a second open');
+    refused($state, open_request(), qr/a listener is already open/, 'a second open');
     is(direct($state, op => 'forward', path => $_->[0])->{number}, $_->[1], "forward $_->[0]")
         for ['/run/a', 1], ['/run/b', 2], ['/run/a', 1];
     refused($state, { op => 'forward', path => $_ }, qr/\Asocket '$_' is not known here$/, "not $_")
@@ -362,7 +362,7 @@ subtest 'forked children' => sub {
         $in_child->(
             sub {
                 eval { direct($state, %{ open_request() }) };
-                $@ =~ /open already/;
+                $@ =~ /already open/;
             }
         ),
         0,
