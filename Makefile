@@ -16,8 +16,10 @@ BLIB := perl/blib/lib perl/blib/arch
 PERL_FLAGS ?= RPATH=$(CURDIR)/target/release AUTHOR=1
 BENCH := $(CARGO) bench -q -p pve-tunnel --bench bench --
 comma := ,
+# Tests that expect certain ports need a network namespace; without one, all tests run one at a time.
+PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc) + 1)); else echo 1; fi)
 # The PVE modules that tests run against, if there are any, come from PERL5LIB.
-PROVE := prove $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
+PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
 .PHONY: help setup build library perl testnode demo test test-rust test-perl
 .PHONY: install install-command install-perl bench bench-peers bench-report lint header instructions clean
@@ -30,9 +32,11 @@ setup: ## what is missing from Debian: installs it as root, or says how
 
 build: library testnode perl ## everything that is built
 
-# Each package by itself: cargo would otherwise build the library with the test node's features.
+# Each package by itself: cargo would otherwise build the library with the test node's features. The command has none of
+# its own, so that the second of these builds takes the library of the first.
 library: setup
 	$(CARGO) build --release -p pve-tunnel
+	$(CARGO) build --release -p pve-tunnel-cli
 	ln -sf $(notdir $(LIBRARY)) $(SONAME)
 
 testnode: setup
@@ -49,6 +53,7 @@ demo: build ## two nodes, a real guest, every plane (RAM= DISK= OFFLINE= in MiB,
 test: test-rust test-c test-perl ## every suite
 
 test-rust: setup
+	$(CARGO) test --release --no-fail-fast -p pve-tunnel-cli
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel
 	$(CARGO) test --release --no-fail-fast -p testnode
 
