@@ -6,10 +6,12 @@ use Carp qw(croak);
 use Cwd ();
 use File::Basename ();
 use File::Temp ();
-use IO::Handle ();
-use JSON ();
 use POSIX ();
 use Time::HiRes ();
+
+use lib File::Basename::dirname(__FILE__) . '/../../../testnode/lib';
+
+use TestNode::Node;
 
 =head1 NAME
 
@@ -79,72 +81,47 @@ our $reason;
 
 my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
+# These options are arguments of the node with the same name: flags, and arguments with a value.
+my @FLAGS = qw(old no_direct no_privilege plain);
+my @VALUES = qw(configuration tls);
+
 sub start ($class, %options) {
-    my %known = map { $_ => 1 } qw(
-        front worker misbehave old no_direct no_privilege configuration tls plain node listen
-    );
+    my %known = map { $_ => 1 } qw(front worker misbehave node listen), @FLAGS, @VALUES;
     my @unknown = grep { !$known{$_} } sort keys %options;
     croak "unknown options: @unknown" if @unknown;
 
-    my $front = $options{front} // 'testnode';
-    if ($front eq 'pveproxy') {
+    my @program;
+    if (($options{front} // 'testnode') eq 'pveproxy') {
         $reason = missing('PVE::APIServer::AnyEvent', 'AnyEvent::TLS');
         return if defined $reason;
+        @program = (wrap => [$^X], program => "$root/testnode/pveproxy.pl");
     }
     my $temporary = File::Temp->newdir('tunnel-node-XXXXXX', TMPDIR => 1);
     my $self = bless {
         temporary => $temporary,
         dir => Cwd::realpath("$temporary") . '/node',
-        log_path => "$temporary/log",
         owner => $$,
         name => $options{node} // 'target',
         scheme => $options{plain} ? 'http' : 'https',
     }, $class;
     mkdir($self->{dir}, oct 700) or die "mkdir $self->{dir}: $!\n";
-    my @command =
-        $front eq 'pveproxy'
-        ? ($^X, "$root/testnode/pveproxy.pl")
-        : ("$root/target/release/testnode");
-    push @command, '--listen', $options{listen} // '127.0.0.1', '--dir', $self->{dir},
-        '--worker', $options{worker} // "$root/t/lib/fake-worker.pl",
-        '--node', $self->{name};
-    push @command, '--old' if $options{old};
-    push @command, '--no-direct' if $options{no_direct};
-    push @command, '--no-privilege' if $options{no_privilege};
-    push @command, '--configuration', $options{configuration} if $options{configuration};
-    push @command, '--plain' if $options{plain};
-    push @command, '--tls', $options{tls} if $options{tls};
-    push @command, '--misbehave', join ',', $options{misbehave}->@* if $options{misbehave};
-    $self->launch(@command);
+    my @arguments = (
+        '--node' => $self->{name},
+        (map { '--' . tr/_/-/r } grep { $options{$_} } @FLAGS),
+        (map { ("--$_" => $options{$_}) } grep { $options{$_} } @VALUES),
+    );
+    push @arguments, '--misbehave' => join ',', $options{misbehave}->@* if $options{misbehave};
+    $self->{node} = TestNode::Node->start(
+        dir => $self->{dir},
+        listen => $options{listen} // '127.0.0.1',
+        worker => $options{worker} // "$root/t/lib/fake-worker.pl",
+        options => \@arguments,
+        @program,
+    );
+    $self->@{qw(address port fingerprint pid)} =
+        $self->{node}->@{qw(address port fingerprint pid)};
+    $self->{token} = $self->{node}->token;
     return $self;
-}
-
-sub launch ($self, @command) {
-    pipe my $input, $self->{stdin} or die "pipe: $!\n";
-    pipe my $ready, my $output or die "pipe: $!\n";
-    my $pid = fork // die "fork: $!\n";
-    if (!$pid) {
-        close $self->{stdin};
-        open STDIN, '<&', $input or POSIX::_exit(127);
-        open STDOUT, '>&', $output or POSIX::_exit(127);
-        open STDERR, '>', $self->{log_path} or POSIX::_exit(127);
-        exec { $command[0] } @command or do {
-            print STDERR "exec $command[0]: $!\n";
-            POSIX::_exit(127);
-        };
-    }
-    $self->{pid} = $pid;
-    close $input;
-    close $output;
-    my $line = readline $ready;
-    if (!defined $line) {
-        $self->stop;
-        die "$command[0] did not start (built?):\n" . $self->log;
-    }
-    my $told = JSON::decode_json($line);
-    $self->@{qw(address port fingerprint)} = $told->@{qw(address port fingerprint)};
-    $self->{token} = slurp($told->{token_file});
-    return;
 }
 
 sub url ($self, $kind, $vmid, $action) {
@@ -154,7 +131,7 @@ sub url ($self, $kind, $vmid, $action) {
 }
 
 sub log ($self) { ## no critic (ProhibitBuiltinHomonyms)
-    return slurp($self->{log_path});
+    return slurp("$self->{dir}.log");
 }
 
 sub wait_log ($self, $pattern, $seconds = 10) { ## no critic (RequireFinalReturn)
@@ -169,7 +146,7 @@ sub wait_log ($self, $pattern, $seconds = 10) { ## no critic (RequireFinalReturn
 }
 
 sub worker_log ($self, $vmid) {
-    return slurp("$self->{dir}/$vmid.log");
+    return $self->{node}->worker_log($vmid);
 }
 
 sub release ($self) {
@@ -178,20 +155,18 @@ sub release ($self) {
 }
 
 sub stop ($self) {
-    return $self->{ended} if defined $self->{ended};
-    kill 'TERM', $self->{pid};
+    my $pid = $self->{node}{pid};
+    kill 'TERM', $pid if $pid;
     return $self->end_input;
 }
 
 sub end_input ($self) {
-    close $self->{stdin};
-    waitpid $self->{pid}, 0;
-    return $self->{ended} = $? & 127 ? 128 + ($? & 127) : $? >> 8;
+    return $self->{node}->stop;
 }
 
 sub DESTROY ($self) {
     # A forked child has a copy of this object, and must not end the node of its parent.
-    return if $self->{owner} != $$ || !$self->{pid};
+    return if $self->{owner} != $$ || !$self->{node};
     local ($@, $!, $?);
     $self->stop;
     return;
@@ -212,11 +187,7 @@ sub missing (@modules) {
 }
 
 sub slurp ($path) {
-    open my $handle, '<:raw', $path or return '';
-    local $/ = undef;
-    my $text = readline $handle;
-    close $handle or die "$path: $!\n";
-    return $text;
+    return TestNode::Node::slurp($path);
 }
 
 1;
