@@ -123,8 +123,8 @@ sub sockets_in ($dir) {
     return @names;
 }
 
-# Nobody tells when a process of somebody else's ends or a kernel's table changes, so they are
-# looked at again and again.
+# No event reports the end of a process that is not a child, a change of a kernel table, or a new
+# line in a file: the condition is polled.
 sub wait_until ($condition, $seconds = 30) {
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + $seconds;
     my $value;

@@ -23,13 +23,20 @@ file is opened for each line.
 
 C<death($code)>: what it dies with; the empty string if it lives.
 
+=head2 wait_line
+
+C<wait_line($read, $pattern, $seconds)>: calls C<$read>, which returns a log, until a line of the
+log matches. Returns the line, or undef after that time.
+
 =cut
 
 use v5.36;
 
 use Exporter qw(import);
 
-our @EXPORT_OK = qw(log_line death);
+use Test::Processes qw(wait_until);
+
+our @EXPORT_OK = qw(log_line death wait_line);
 
 our $FILE;
 
@@ -42,6 +49,14 @@ sub log_line ($level, $text) {
 sub death ($code) {
     return '' if eval { $code->(); 1 };
     return $@;
+}
+
+sub wait_line ($read, $pattern, $seconds) {
+    my $line = sub {
+        my ($first) = grep { m/$pattern/ } split m/\n/, $read->();
+        return $first;
+    };
+    return wait_until($line, $seconds);
 }
 
 1;

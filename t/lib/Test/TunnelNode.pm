@@ -7,10 +7,10 @@ use Cwd ();
 use File::Basename ();
 use File::Temp ();
 use POSIX ();
-use Time::HiRes ();
 
 use lib File::Basename::dirname(__FILE__) . '/../../../testnode/lib';
 
+use Test::TunnelLog qw(wait_line);
 use TestNode::Node;
 
 =head1 NAME
@@ -134,15 +134,8 @@ sub log ($self) { ## no critic (ProhibitBuiltinHomonyms)
     return slurp("$self->{dir}.log");
 }
 
-sub wait_log ($self, $pattern, $seconds = 10) { ## no critic (RequireFinalReturn)
-    my $limit = Time::HiRes::time() + $seconds;
-    while (1) {
-        my ($line) = grep { m/$pattern/ } split m/\n/, $self->log;
-        return $line if defined $line;
-        return if Time::HiRes::time() > $limit;
-        # A file cannot be waited for with select; the log is looked at until the line is there.
-        Time::HiRes::sleep(0.02);
-    }
+sub wait_log ($self, $pattern, $seconds = 10) {
+    return wait_line(sub () { $self->log }, $pattern, $seconds);
 }
 
 sub worker_log ($self, $vmid) {
