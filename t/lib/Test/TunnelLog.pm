@@ -2,7 +2,7 @@ package Test::TunnelLog;
 
 =head1 NAME
 
-Test::TunnelLog - what a tunnel logs, and how a call dies
+Test::TunnelLog - the log of a tunnel, and the error of a call
 
 =head1 SYNOPSIS
 
@@ -16,12 +16,12 @@ Test::TunnelLog - what a tunnel logs, and how a call dies
 
 =head2 log_line
 
-C<log_line($level, $text)>: adds C<level: text> to C<$FILE>. A tunnel logs in two processes, so the
-file is opened for each line.
+C<log_line($level, $text)>: appends C<level: text> to C<$FILE>. Two processes of a tunnel log, so
+the file is opened for each line.
 
 =head2 death
 
-C<death($code)>: what it dies with; the empty string if it lives.
+C<death($code)>: calls the code. Returns the error that it dies with, or the empty string.
 
 =head2 wait_line
 

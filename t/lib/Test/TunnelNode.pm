@@ -15,7 +15,7 @@ use TestNode::Node;
 
 =head1 NAME
 
-Test::TunnelNode - a target node for one test, with a temporary directory of its own
+Test::TunnelNode - a target node for one test, with its own temporary directory
 
 =head1 SYNOPSIS
 
@@ -29,51 +29,80 @@ Test::TunnelNode - a target node for one test, with a temporary directory of its
 
 =head2 start(%options)
 
-Class method. Starts a node and waits until it listens. Options:
+Class method. Starts a node and waits until it listens. Dies if the node does not start. Options:
 
-C<front>: C<testnode> (default) or C<pveproxy>, the real PVE::APIServer::AnyEvent; where that does
-not load, undef is returned and C<$Test::TunnelNode::reason> says why. C<worker>: path of the
-worker, default t/lib/fake-worker.pl. C<misbehave>: list of words as in C<testnode --help> (not with
-C<pveproxy>). C<old>: no capabilities. C<no_direct>: without pve-tunnel. C<no_privilege>: its user
-lacks Sys.Modify. C<configuration>: the file with its networks. C<tls>: C<1.2> or C<1.3>. C<plain>: no TLS. C<node>: name of
-the node, default C<target>. C<listen>: address, default 127.0.0.1.
+=over
+
+=item front
+
+C<testnode> (default), or C<pveproxy>: the real PVE::APIServer::AnyEvent. If that module does not
+load, C<start> returns undef, and C<$Test::TunnelNode::reason> has the cause.
+
+=item worker
+
+Path of the worker, default F<t/lib/fake-worker.pl>.
+
+=item misbehave
+
+List of faults as in C<testnode --help> (not with C<pveproxy>).
+
+=item old, no_direct, no_privilege
+
+No capabilities; no pve-tunnel on the node; a user without Sys.Modify.
+
+=item configuration
+
+Path of the file with the networks of the node.
+
+=item tls, plain
+
+TLS C<1.2> or C<1.3> only; no TLS.
+
+=item node, listen
+
+Name of the node, default C<target>; its address, default 127.0.0.1.
+
+=back
 
 The object has C<address>, C<port>, C<fingerprint>, C<token> (the whole C<PVEAPIToken=...>), C<dir>
-and C<pid>. Dies if the node does not start. The node ends, and its directory goes, when the object
-does.
+and C<pid>. The end of the object stops the node and removes its directory.
 
 =head2 url($kind, $vmid, $action)
 
-URL of C<.../nodes/NODE/KIND/VMID/ACTION>.
+The URL of C<.../nodes/NODE/KIND/VMID/ACTION>.
 
 =head2 log
 
-What the node has logged so far.
+The log of the node so far.
 
 =head2 wait_log($pattern, $seconds = 10)
 
-Waits until a line of the log matches and returns it; undef after that time.
+Waits until a line of the log matches. Returns the line, or undef after that time.
 
 =head2 worker_log($vmid)
 
-What the worker for that guest has logged so far.
+The log of the worker for that guest so far.
 
 =head2 release
 
-Lets stalled connections go on (SIGUSR1).
+Ends the stall of connections (SIGUSR1).
 
 =head2 stop
 
-Ends the node now and returns its exit code (128 plus the signal, if one ended it). Its directory
-stays until the object goes.
+Stops the node now and returns its exit code, or 128 plus the number of the signal that ended it.
+Its directory stays until the end of the object.
 
 =head2 end_input
 
-Ends the node by the end of its stdin, and returns its exit code.
+Stops the node by the end of its standard input. Returns the same as C<stop>.
 
 =head2 missing(@modules)
 
-A function: why these modules do not load here, undef if they do.
+Function. The reason why these modules do not load, or undef if they load.
+
+=head2 slurp($path)
+
+Function. The content of a file, or the empty string if it cannot be opened.
 
 =cut
 
@@ -165,7 +194,7 @@ sub DESTROY ($self) {
     return;
 }
 
-# Why modules cannot be loaded here; undef if they can. Another process tries.
+# Another process tries to load the modules.
 sub missing (@modules) {
     my @command = ($^X, '-e', join ';', map { "require $_" } @modules);
     my $pid = open my $output, '-|' // die "fork: $!\n";
@@ -175,7 +204,7 @@ sub missing (@modules) {
     }
     my ($first) = readline $output;
     return if close $output;
-    chomp($first //= 'perl ended without a word');
+    chomp($first //= 'perl ended without a message');
     return "$modules[0] does not load: $first";
 }
 
