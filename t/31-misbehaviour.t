@@ -145,7 +145,7 @@ subtest 'ping' => sub {
     $data->next for 1 .. 2;
     $data->send('pong', 'another payload');
     is_deeply($data->drain->{types}, ['close'], 'a wrong pong is refused');
-    ok($node->wait_log(qr/refused: a pong with another payload/), '... and logged');
+    ok($node->wait_log(qr/refused: a pong has the wrong payload/), '... and logged');
 };
 
 subtest 'stall-read' => sub {

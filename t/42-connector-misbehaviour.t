@@ -135,7 +135,7 @@ subtest 'time limits' => sub {
     close $stuck->{writer};
 
     upload($connector, $MIB);
-    ok($missing->wait_log(qr/silent/), 'the node does not answer an upgrade');
+    ok($missing->wait_log(qr/sending no response/), 'the node does not answer an upgrade');
     ok(!blocked_after($stream, 0) && !$stream->is_over, 'other forwards work meanwhile');
 
     my $answer = JSON::decode_json($waiting->read_line);
