@@ -126,7 +126,7 @@ sub serve ($control, $options) {
         return end_children($state) if !$count;
         while ($buffer =~ s/\A(.*)\n//) {
             my $line = $JSON->decode($1);
-            print {$control} $JSON->encode(answer($state, $line)) . "\n";
+            print {$control} $JSON->encode(execute($state, $line)) . "\n";
             return end_children($state) if $line->{op} eq 'close';
         }
     }
@@ -156,7 +156,7 @@ sub end_children ($state) {
     return;
 }
 
-sub answer ($state, $line) {
+sub execute ($state, $line) {
     if ($line->{op} eq 'forward') {
         my $path = $line->{path};
         return { number => $state->{paths}{$path} } if $state->{paths}{$path};
