@@ -40,11 +40,13 @@ C<old> (true: a node without capabilities), C<worker> (another worker program), 
 further arguments of the program), C<wrap> (array, a command that runs the program, such as
 C<nsenter>). Returns when the node listens. Dies with what it said if it does not.
 
+C<program>: a program with the same options in place of C<testnode>.
+
 =cut
 
 sub start ($class, %option) {
-    my $program = "$ROOT/target/release/testnode";
-    die "'$program' is missing: build it with cargo build --release --workspace\n" if !-x $program;
+    my $program = $option{program} // "$ROOT/target/release/testnode";
+    die "'$program' is missing: build it with cargo build --release --workspace\n" if !-e $program;
     my @command = (
         @{ $option{wrap} // [] }, $program,
         '--listen', $option{listen},
@@ -131,14 +133,16 @@ sub token ($self) {
 
 Ends the node and waits for it.
 
+Returns the exit code, or 128 plus the number of the signal that ended the node.
+
 =cut
 
 sub stop ($self) {
-    return if !$self->{pid} || $self->{owner} != $$;
+    return $self->{code} if !$self->{pid} || $self->{owner} != $$;
     close($self->{writer});
     waitpid($self->{pid}, 0);
     delete $self->{pid};
-    return;
+    return $self->{code} = $? & 127 ? 128 + ($? & 127) : $? >> 8;
 }
 
 sub DESTROY ($self) {

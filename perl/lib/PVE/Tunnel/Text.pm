@@ -32,6 +32,10 @@ __END__
 
 PVE::Tunnel::Text - foreign text in messages
 
+=head1 DESCRIPTION
+
+How text of other programs, nodes and users becomes part of a message.
+
 =head1 FUNCTIONS
 
 =head2 one_line

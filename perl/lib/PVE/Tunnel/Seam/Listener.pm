@@ -106,8 +106,7 @@ sub _hear ($self, $op) {
     $self->_fail('the listener was ended: its answer is not JSON') if ref($answer) ne 'HASH';
     if (defined(my $error = $answer->{error})) {
         $self->{asking} = 0;
-        my $words =
-            ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::ascii_line($error);
+        my $words = ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::ascii_line($error);
         # Without an address or a port there is nothing to go on with.
         $self->_end($words) if $op eq 'open';
         die "listener: $words\n";

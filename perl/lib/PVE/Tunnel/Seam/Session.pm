@@ -54,7 +54,8 @@ sub _decide ($self, $state, $direct) {
         sockets => [grep { defined $sockets->{$_} } sort keys %$sockets],
     );
     my $decide = sub () {
-        return eval { PVE::Tunnel::Native::seam_decide($text, \%known) }
+        return
+            eval { PVE::Tunnel::Native::seam_decide($text, \%known) }
             // die PVE::Tunnel::Text::ascii_line(PVE::Tunnel::Text::reason($@)) . "\n";
     };
     my $action = $decide->();
