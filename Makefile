@@ -30,9 +30,11 @@ setup: ## what is missing from Debian: installs it as root, or says how
 
 build: library testnode perl ## everything that is built
 
-# Each package by itself: cargo would otherwise build the library with the test node's features.
+# Each package by itself: cargo would otherwise build the library with the test node's features. The command has none of
+# its own, so that the second of these builds takes the library of the first.
 library: setup
 	$(CARGO) build --release -p pve-tunnel
+	$(CARGO) build --release -p pve-tunnel-cli
 	ln -sf $(notdir $(LIBRARY)) $(SONAME)
 
 testnode: setup
@@ -49,6 +51,7 @@ demo: build ## two nodes, a real guest, every plane (RAM= DISK= OFFLINE= in MiB,
 test: test-rust test-c test-perl ## every suite
 
 test-rust: setup
+	$(CARGO) test --release --no-fail-fast -p pve-tunnel-cli
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel
 	$(CARGO) test --release --no-fail-fast -p testnode
 

@@ -13,10 +13,8 @@
 //! | [`direct`] | the direct connection: hello, wires, watch, for both of its ends |
 //! | [`connector`] | the process on the source: control protocol, forwards, planes |
 //! | [`listener`] | the process on the target: port, hello, dispatch to UNIX sockets |
-//! | [`activation`] | switching all of it on and off on a node: diverted files, their stand-ins |
 //! | [`ffi`] | the C ABI over all of them |
 
-pub mod activation;
 pub mod capability;
 pub mod configuration;
 pub mod connector;
@@ -24,8 +22,12 @@ pub mod direct;
 pub mod ffi;
 pub mod listener;
 pub mod network;
+pub mod plan;
+pub mod plane;
 mod process;
 pub mod relay;
+mod scalar;
 mod secret;
+mod system;
 pub mod tls;
 pub mod websocket;

@@ -1,0 +1,45 @@
+//! The `pve-tunnel` command, except its `main`: tests and the generator of the manual pages use
+//! this library, too.
+
+pub mod activation;
+mod arguments;
+mod subcommands;
+
+use arguments::{Cli, Command, Connect};
+use clap::{CommandFactory, Parser};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The program that a stock Proxmox VE runs for each tunnel. A link with this name runs
+/// `pve-tunnel connect`.
+const HELPER: &str = "proxmox-websocket-tunnel";
+
+/// Runs what the arguments of this process request, and returns its exit code. Does not return for
+/// `--help`, `--version` and wrong arguments.
+#[must_use]
+pub fn run() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    if called_as_helper(arguments.next()) {
+        return subcommands::connect(&Connect::default());
+    }
+    match Cli::parse().command {
+        Command::Connect(options) => subcommands::connect(&options),
+        Command::Enable(options) => subcommands::enable(&options),
+        Command::Disable => subcommands::disable(),
+        Command::Status(options) => subcommands::status(&options),
+    }
+}
+
+/// The command's definition, from which its manual pages and completions are generated.
+#[must_use]
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+fn called_as_helper(name: Option<OsString>) -> bool {
+    name.as_deref()
+        .map(Path::new)
+        .and_then(Path::file_name)
+        .is_some_and(|name| name == HELPER)
+}

@@ -1,0 +1,99 @@
+//! The subcommands: each runs its function of a library and prints the result.
+
+use crate::activation::{ActivationError, Node, Report, Scope};
+use crate::arguments::{Connect, Enable, Mask, Status};
+use pve_tunnel::connector::{self, Options};
+use pve_tunnel::websocket::Masking;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+pub(crate) fn connect(arguments: &Connect) -> ExitCode {
+    let mask = match arguments.mask {
+        Some(Mask::Random) => Masking::Random,
+        Some(Mask::Zero) | None => Masking::Zero,
+    };
+    let options = Options {
+        mask,
+        ..Options::default()
+    };
+    let descriptors = (
+        io::stdin().as_fd().try_clone_to_owned(),
+        io::stdout().as_fd().try_clone_to_owned(),
+        io::stderr().as_fd().try_clone_to_owned(),
+    );
+    let (Ok(input), Ok(output), log) = descriptors else {
+        // Without them there is nobody to tell.
+        return ExitCode::FAILURE;
+    };
+    match connector::run(input, output, log.ok(), &options) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The connector has logged why.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+pub(crate) fn enable(arguments: &Enable) -> ExitCode {
+    let scope = match arguments.helper_only {
+        true => Scope::HelperOnly,
+        false => Scope::Modules,
+    };
+    print_report(Node::this_machine().enable(scope))
+}
+
+pub(crate) fn disable() -> ExitCode {
+    print_report(Node::this_machine().disable())
+}
+
+pub(crate) fn status(arguments: &Status) -> ExitCode {
+    let status = match Node::this_machine().status() {
+        Ok(status) => status,
+        Err(error) => return fail(error),
+    };
+    let printed = match arguments.json {
+        true => serde_json::to_string_pretty(&status)
+            .map_err(io::Error::from)
+            .and_then(|json| print(format_args!("{json}\n"))),
+        false => print(&status),
+    };
+    match printed {
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+        Ok(()) if status.problems.is_empty() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+    }
+}
+
+fn print_report(result: Result<Report, ActivationError>) -> ExitCode {
+    let report = match result {
+        Ok(report) => report,
+        Err(error) => return fail(error),
+    };
+    if let Some(Err(error)) = &report.reload {
+        warn(format_args!(
+            "{error}. Everything else is done; run 'systemctl reload pvedaemon'"
+        ));
+    }
+    if let Err(error) = print(&report) {
+        warn(format_args!(
+            "it is done, but cannot be told on standard output: {error}"
+        ));
+    }
+    ExitCode::SUCCESS
+}
+
+fn fail(error: impl Display) -> ExitCode {
+    warn(error);
+    ExitCode::FAILURE
+}
+
+fn print(text: impl Display) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    write!(output, "{text}")?;
+    output.flush()
+}
+
+fn warn(text: impl Display) {
+    // Without standard error there is nobody to tell.
+    let _ = writeln!(io::stderr().lock(), "pve-tunnel: {text}");
+}

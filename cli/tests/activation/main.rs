@@ -1,0 +1,7 @@
+//! Switching pve-tunnel on and off on a node: the steps, the files, and what `status` reports.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod node_tree;
+mod status;
+mod steps;
+mod switch;

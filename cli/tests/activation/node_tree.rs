@@ -1,0 +1,231 @@
+//! A tree with the files and the dpkg database of a node: the real dpkg works on it.
+
+use pve_tunnel_cli::activation::{Component, Node};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// dpkg's own files that differ from run to run: locks, the previous version of each file.
+const NOT_COMPARED: [&str; 4] = ["-old", "/lock", "/lock-frontend", "/Lock"];
+
+/// The modules of ours that the probe asks, as simple as they can be: a stock module is known if
+/// its $SHAPE is.
+const OURS: [(&str, &str); 2] = [("Overlay", "PVE::Tunnel"), ("Seam", "PVE::StorageTunnel")];
+
+pub(crate) struct Tree {
+    directory: TempDir,
+    pub(crate) node: Node,
+}
+
+/// The test, unless there is no dpkg here.
+#[track_caller]
+pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
+    if Command::new("dpkg-divert")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        testing::skipped("all of it", &"there is no dpkg-divert");
+        return;
+    }
+    test(&Tree::new());
+}
+
+/// The test, unless packages cannot be installed here, which dpkg does for root only.
+#[track_caller]
+pub(crate) fn with_installing_tree(test: impl FnOnce(&Tree)) {
+    if !nix::unistd::geteuid().is_root() {
+        testing::skipped("all of it", &"only root can install packages");
+        return;
+    }
+    with_tree(test);
+}
+
+impl Tree {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = Self {
+            node: Node::with_root(directory.path().to_owned()),
+            directory,
+        };
+        for empty in ["info", "updates", "triggers"] {
+            fs::create_dir_all(tree.at(&format!("/var/lib/dpkg/{empty}"))).unwrap();
+        }
+        for file in ["status", "available", "diversions"] {
+            tree.write(&format!("/var/lib/dpkg/{file}"), "");
+        }
+        // As dpkg makes them when it first writes.
+        tree.write("/var/lib/dpkg/info/format", "1\n");
+        tree.write("/var/lib/dpkg/triggers/Unincorp", "");
+        for component in Component::ALL {
+            tree.write(component.path(), &stock(component, "one"));
+            tree.write(component.replacement(), &tree.replacement(component));
+        }
+        for (ours, stock) in OURS {
+            let module = format!(
+                "package PVE::Tunnel::{ours};\nour $VERSION = '7.8.9';\nmy $installed = 0;\n\
+                 sub install {{ die \"its shape is '${stock}::SHAPE'\\n\" if ${stock}::SHAPE ne 'known'; $installed = 1 }}\n\
+                 sub status {{ {{ installed => $installed }} }}\n1;\n"
+            );
+            tree.write(&format!("/usr/share/perl5/PVE/Tunnel/{ours}.pm"), &module);
+        }
+        tree
+    }
+
+    /// What our package installs, but for the absolute path.
+    fn replacement(&self, component: Component) -> String {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../perl/stand-in");
+        match component {
+            Component::Helper => "the command".to_owned(),
+            Component::Overlay | Component::Seam => {
+                let name = Path::new(component.path()).file_name().unwrap();
+                let text = fs::read_to_string(source.join("PVE").join(name)).unwrap();
+                let here = self.at(&component.distrib());
+                text.replace(&component.distrib(), here.to_str().unwrap())
+            }
+        }
+    }
+
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path.trim_start_matches('/'))
+    }
+
+    pub(crate) fn write(&self, path: &str, content: &str) {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub(crate) fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.at(path)).unwrap()
+    }
+
+    pub(crate) fn exists(&self, path: &str) -> bool {
+        fs::symlink_metadata(self.at(path)).is_ok()
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        fs::remove_file(self.at(path)).unwrap();
+    }
+
+    pub(crate) fn link_of(&self, component: Component) -> Option<PathBuf> {
+        fs::read_link(self.at(component.path())).ok()
+    }
+
+    /// Everything that is there: path, kind and content.
+    pub(crate) fn listing(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = BTreeMap::new();
+        list(self.directory.path(), &mut found);
+        found.retain(|path, _| {
+            let path = path.to_str().unwrap();
+            // Triggers are processed by root's dpkg only: another's stay in the queue.
+            (nix::unistd::geteuid().is_root() || !path.ends_with("/Unincorp"))
+                && !NOT_COMPARED.iter().any(|end| path.ends_with(end))
+        });
+        found
+    }
+
+    /// Whether nothing but what is said has changed since.
+    pub(crate) fn assert_listing(&self, before: &BTreeMap<PathBuf, String>, name: &str) {
+        let now = self.listing();
+        let paths = before.keys().chain(now.keys());
+        let changed: Vec<_> = paths
+            .filter(|path| before.get(*path) != now.get(*path))
+            .map(|path| (path, before.get(path), now.get(path)))
+            .collect();
+        assert!(changed.is_empty(), "{name}: {changed:#?}");
+    }
+
+    /// Runs one of dpkg's programs on the tree and returns what it printed.
+    pub(crate) fn dpkg(&self, program: &str, arguments: &[&str]) -> String {
+        let output = Command::new(program)
+            .env("LC_ALL", "C")
+            .arg("--root")
+            .arg(self.directory.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn diversions(&self) -> Vec<String> {
+        let listed = self.dpkg("dpkg-divert", &["--list"]);
+        listed.lines().map(str::to_owned).collect()
+    }
+
+    /// Unpacks a version of a stock file as dpkg does: under another name, then over the one that
+    /// it diverts to.
+    pub(crate) fn unpack(&self, component: Component, version: &str) {
+        let to = self.dpkg("dpkg-divert", &["--truename", component.path()]);
+        let to = to.trim_end();
+        self.write(&format!("{to}.dpkg-new"), &stock(component, version));
+        fs::rename(self.at(&format!("{to}.dpkg-new")), self.at(to)).unwrap();
+    }
+
+    /// Removes a stock file as dpkg does.
+    pub(crate) fn uninstall(&self, component: Component) {
+        let from = self.dpkg("dpkg-divert", &["--truename", component.path()]);
+        let _ = fs::remove_file(self.at(from.trim_end()));
+    }
+
+    /// Installs a package made of these files.
+    pub(crate) fn install(&self, name: &str, version: &str, files: &[(&str, &str)]) {
+        let made = tempfile::tempdir().unwrap();
+        let control = format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <test@example.org>\nDescription: test\n"
+        );
+        for (path, content) in [("DEBIAN/control", control.as_str())].iter().chain(files) {
+            let path = made.path().join(path.trim_start_matches('/'));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            if path.ends_with("DEBIAN/postinst") {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+        }
+        fs::set_permissions(made.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let package = self.at(&format!("/{name}.deb"));
+        let built = Command::new("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .args([made.path(), &package])
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{built:?}");
+        self.dpkg("dpkg", &["--install", package.to_str().unwrap()]);
+        fs::remove_file(package).unwrap();
+    }
+}
+
+/// A stock file: for Perl, a module of the shape that is known.
+pub(crate) fn stock(component: Component, version: &str) -> String {
+    shaped(component, version, "known")
+}
+
+pub(crate) fn shaped(component: Component, version: &str, shape: &str) -> String {
+    let name = match component {
+        Component::Overlay => "PVE::Tunnel",
+        Component::Seam => "PVE::StorageTunnel",
+        Component::Helper => return format!("the helper, {version}"),
+    };
+    format!("package {name};\nour $VERSION = '{version}';\nour $SHAPE = '{shape}';\n1;\n")
+}
+
+fn list(directory: &Path, found: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let kind = if metadata.is_dir() {
+            list(&path, found);
+            "directory".to_owned()
+        } else if metadata.is_symlink() {
+            format!("link to {}", fs::read_link(&path).unwrap().display())
+        } else {
+            format!("file: {}", fs::read_to_string(&path).unwrap())
+        };
+        found.insert(path, kind);
+    }
+}
