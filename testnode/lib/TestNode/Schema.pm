@@ -6,7 +6,9 @@ TestNode::Schema - checks the parameters of a command against its schema
 
 =head1 SYNOPSIS
 
-    check({ path => { type => 'string' }, cleanup => { type => 'boolean', optional => 1 } }, $parameters);
+    my $path = { type => 'string' };
+    my $cleanup = { type => 'boolean', optional => 1 };
+    check({ path => $path, cleanup => $cleanup }, $parameters);
 
 =head1 DESCRIPTION
 
