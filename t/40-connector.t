@@ -171,8 +171,10 @@ sub tunnel ($node, $connector) {
     prompt_end($end, 'the connector ends at once');
     is($connector->{buffer}, '', 'it has printed nothing but answers');
     ok(!-e $local, 'the forward\'s socket is gone');
-    ok($node->wait_log(qr/relay 100\.mtunnel: close frame from the client/),
-        'it sent a close frame');
+    ok(
+        $node->wait_log(qr/relay 100\.mtunnel: close frame from the client/),
+        'it sent a close frame'
+    );
     unlike($node->worker_log(100), qr/without quit/, 'the worker has received quit');
     return;
 }

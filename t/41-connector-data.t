@@ -17,7 +17,7 @@ use Test::Pattern qw(pattern_sha256);
 use Test::Stream qw(blocked_after pump);
 
 local $SIG{ALRM} = sub { die "the test timed out\n" };
-alarm 300;
+alarm 600;
 local $SIG{PIPE} = 'IGNORE';
 
 my $SIZE = 64 * $MIB;

@@ -484,8 +484,10 @@ for my $plane (qw(tcp tls)) {
         $stream = $connect->();
         kill KILL => $listener->pid;
         eval { $stream->read_exactly(1) };
-        like($@, qr/^(?:truncated|ECONNRESET)$/,
-            'if the listener is killed, the source gets no end');
+        like(
+            $@, qr/^(?:truncated|ECONNRESET)$/,
+            'if the listener is killed, the source gets no end'
+        );
     };
 }
 

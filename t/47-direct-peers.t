@@ -170,16 +170,20 @@ subtest 'listeners that break the protocol' => sub {
         is($answer->{plan}{plane}, 'websocket', "$name: secure takes the websocket");
         my ($warning) = grep { /unreachable/ } $answer->{plan}{warnings}->@*;
         like($warning, $reason, 'the warning has the reason');
-        is((requested_operations($connector))[-1], 'close',
-            'the connector has closed the listener');
+        is(
+            (requested_operations($connector))[-1], 'close',
+            'the connector has closed the listener'
+        );
         transfer_both_ways($connector, $MIB);
         finish($connector);
 
         ($connector, $answer) = request_plane('insecure', { listener => $options });
         ok(!$answer->{success}, "$name: insecure is refused");
         like($answer->{msg}, $reason, 'the answer has the reason');
-        is((requested_operations($connector))[-1], 'close',
-            'the connector has closed the listener');
+        is(
+            (requested_operations($connector))[-1], 'close',
+            'the connector has closed the listener'
+        );
         is($connector->finish->{code}, 0, 'the connector ends with success');
     }
     my ($connector, $answer) = request_plane('secure', { listener => { announce => '00' x 32 } });

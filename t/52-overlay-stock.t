@@ -172,8 +172,10 @@ subtest 'time limits' => sub {
             return;
         }
     );
-    like($message, qr/got timeout/,
-        'a time limit of the caller interrupts the opening of a tunnel');
+    like(
+        $message, qr/got timeout/,
+        'a time limit of the caller interrupts the opening of a tunnel'
+    );
     alarm(300);
 };
 

@@ -9,23 +9,19 @@ use POSIX ();
 use Test::More;
 
 use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
-use Demo::Hosts;
 use Demo::Image;
 use Test::FaultInjection qw(nothing_left);
 use Test::MigrationProcess;
+use Test::PrivateNetwork;
 use Test::Processes qw(children listening wait_until);
 use TestNode::Node;
 
-# Runs in a network namespace of its own, where no other process uses the migration ports.
-BEGIN { Demo::Hosts::enter() }
-
 # A test that hangs must fail.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
-alarm(300);
+alarm(600);
 local $SIG{PIPE} = 'IGNORE';
 
 plan skip_all => 'only root can create a network namespace for the ports of this test' if $>;
-system(qw(ip link set lo up)) == 0 or die "no loopback\n";
 
 my $DIR = tempdir(CLEANUP => 1);
 my ($FIRST, $SECOND) = (60_000, 60_001);

@@ -8,28 +8,24 @@ use FindBin;
 use Test::More;
 
 use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
-use Demo::Hosts;
 use Demo::Image;
 use Test::FaultInjection qw(kill_at next_succeeds);
 use Test::MigrationProcess;
+use Test::PrivateNetwork;
 use TestNode::Guest;
 use TestNode::Node;
 use TestNode::QMP;
-
-# Runs in a network namespace of its own, where no other process uses the migration ports.
-BEGIN { Demo::Hosts::enter() }
 
 # Clear text and an explicit migration network require the privilege Sys.Modify.
 plan skip_all => 'only root has Sys.Modify outside of Proxmox VE' if $> != 0;
 
 # A test that hangs must fail.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
-alarm(600);
+alarm(1200);
 local $SIG{PIPE} = 'IGNORE';
 
 plan skip_all => 'no qemu-system-x86_64'
     if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
-system(qw(ip link set lo up)) if !$>;
 
 my $DIR = tempdir(CLEANUP => 1);
 my $NODE = TestNode::Node->start(dir => "$DIR/target", listen => '127.0.0.1', wrap => ['setsid']);
