@@ -37,7 +37,7 @@ binmode(STDOUT, ':encoding(UTF-8)') or die "cannot set the encoding of standard 
 my %crate;
 for my $package (metadata()->{packages}->@*) {
     next if !defined $package->{source};
-    $package->{folder} = $package->{manifest_path} =~ s{/[^/]*\z}{}r;
+    $package->{directory} = $package->{manifest_path} =~ s{/[^/]*\z}{}r;
     push $crate{ $package->{name} }->@*, $package;
 }
 
@@ -94,7 +94,7 @@ sub debian_expression ($expression) {
 sub holders ($package) {
     my %seen;
     my @holders;
-    for my $file (sort glob("$package->{folder}/*")) {
+    for my $file (sort glob("$package->{directory}/*")) {
         next if $file !~ m{/([^/]*)\z} || $1 !~ $NOTICE || !-f $file;
         push @holders, grep { !$seen{ lc($_) =~ s/\W//gr }++ } notices(slurp($file));
     }
@@ -126,7 +126,7 @@ sub license_text ($license) {
         return "On Debian systems, the text of this license is in $path.\n";
     }
     my $package = ($crate{$where} // die "the text of '$license' was in crate '$where'\n")->[0];
-    my $text = slurp("$package->{folder}/$file");
+    my $text = slurp("$package->{directory}/$file");
     # Debian has the text of the license without the exception.
     if ($license =~ /\A(.*) WITH /) {
         my $debian = license_text($1);
