@@ -107,7 +107,7 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
         misbehaviours: settings.misbehaviours,
         release,
     });
-    let stdin_ended = watch_stdin();
+    let stdin_ended = wait_for_stdin_end();
     tokio::pin!(stdin_ended);
     let bound = listener.local_addr().map_err(|source| NodeError::Listen {
         address: (settings.listen, 0).into(),
@@ -174,7 +174,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
 
 /// Resolves at the end of stdin. A thread reads it, because stdin may be a file, and an event loop
 /// cannot poll files.
-fn watch_stdin() -> oneshot::Receiver<()> {
+fn wait_for_stdin_end() -> oneshot::Receiver<()> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
         let mut sink = [0; 512];

@@ -194,7 +194,7 @@ sub new ($class, $request) {
 }
 
 sub handle ($self, $name, $parameters) {
-    die "the tunnel is closing, '$name' is not accepted\n" if $self->{exit};
+    die "the tunnel is closing, and it is too late for '$name'\n" if $self->{exit};
     my $entry = $TABLE{$name};
     die "unknown command '$name'\n"
         if !$entry || ($entry->{kind} // $self->{kind}) ne $self->{kind};

@@ -162,7 +162,7 @@ sub stop ($self) {
 
 sub random ($count) {
     open my $source, '<:raw', '/dev/urandom' or die "/dev/urandom: $!\n";
-    my $got = sysread $source, my $bytes, $count;
+    my $got = sysread $source, (my $bytes = ''), $count;
     close $source;
     die "/dev/urandom: too little\n" if ($got // 0) != $count;
     return $bytes;
