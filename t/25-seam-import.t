@@ -42,7 +42,7 @@ fake_listener(
     }
 );
 
-my $LOST = qr/\Awhat was on its way over the direct connections is lost: the listener has ended;/;
+my $LOST = qr/\Athe data on its way over the direct connections is lost: the listener has ended;/;
 
 # The state of a worker with an open listener. $pid becomes the PID of the listener.
 sub worker () {

@@ -74,7 +74,7 @@ subtest 'a session' => sub {
     my ($pid) = report();
     is_deeply([sort keys %$state], ['sockets'], 'the state of the worker has no new key');
     is(PVE::Tunnel::Seam::status()->{listeners}, 1, 'status counts the listener');
-    refused($state, open_request(), qr/a listener is open already/, 'a second open');
+    refused($state, open_request(), qr/a listener is already open/, 'a second open');
     is(direct($state, op => 'forward', path => $_->[0])->{number}, $_->[1], "forward $_->[0]")
         for ['/run/a', 1], ['/run/b', 2], ['/run/a', 1];
     refused(
@@ -379,7 +379,7 @@ subtest 'forked children of the worker' => sub {
         $in_child->(
             sub {
                 eval { direct($state, %{ open_request() }) };
-                $@ =~ /open already/;
+                $@ =~ /already open/;
             }
         ),
         0,

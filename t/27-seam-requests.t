@@ -271,7 +271,7 @@ subtest 'malformed requests' => sub {
         [{ op => ['hello'] }, qr/has no 'op'/],
         [
             { op => 'Hello' },
-            qr/unknown operation 'Hello' \(there are: hello, open, forward, stat, close\)/
+            qr/unknown operation 'Hello' \(expected one of: hello, open, forward, stat, close\)/
         ],
         [{ op => $evil }, qr/unknown operation 'stat fake: line \[2Jx{45}\.\.\.'/],
         [{ op => 'hello' }, qr/hello: 'protocol' is missing/],
@@ -302,7 +302,7 @@ subtest 'malformed requests' => sub {
             map { [dead_peer_timeout => $_, qr/'dead_peer_timeout' is malformed/] } 0, '0.000', -1,
             3601, '1e3', 'soon', [], JSON::true
         ),
-        [protocol => 2, qr/protocol 2 is not spoken here, only 1/],
+        [protocol => 2, qr/protocol 2 is not supported, only 1/],
         )
     {
         my ($name, $value, $pattern) = @$row;
