@@ -17,7 +17,7 @@ use Test::More;
 
 use Test::SeamWorker qw(direct refused in_perl fake_listener answer_control open_request);
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';

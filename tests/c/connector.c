@@ -206,8 +206,8 @@ static void handle(int number)
 static void a_signal_ends_it(void)
 {
     struct run run;
-    struct sigaction ours = {.sa_handler = handle}, before;
-    CHECK(sigaction(SIGTERM, &ours, &before) == 0);
+    struct sigaction action = {.sa_handler = handle}, before;
+    CHECK(sigaction(SIGTERM, &action, &before) == 0);
     received = 0;
     start(&run, NULL);
     command(&run, "{broken");

@@ -44,7 +44,7 @@ static void not_planned(const char *input, int32_t status, const char *reason)
 
 int main(void)
 {
-    /* An old target names no capabilities. A new one may name capabilities that this library does not know. */
+    /* An old target names no capabilities. A new one may name capabilities that are new to this library. */
     char *text = reply("{\"success\":1,\"api\":2,\"age\":0}");
     CHECK(strcmp(text, "{\"api\":2,\"age\":0,\"caps\":[],\"unknown\":[]}") == 0);
     pve_tunnel_string_free(text);

@@ -53,11 +53,11 @@ static void call_everything(void)
 int main(void)
 {
     struct sigaction before[SIGNALS + 1], after;
-    struct sigaction ours;
-    memset(&ours, 0, sizeof ours);
-    ours.sa_handler = handler;
-    CHECK(sigaction(SIGUSR1, &ours, NULL) == 0);
-    CHECK(sigaction(SIGTERM, &ours, NULL) == 0);
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = handler;
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    CHECK(sigaction(SIGTERM, &action, NULL) == 0);
     for (int number = 1; number <= SIGNALS; number++)
         CHECK(sigaction(number, NULL, &before[number]) == 0);
 
