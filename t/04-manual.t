@@ -68,8 +68,8 @@ for my $file (@modules) {
     is($output, '', "pod2man of $name reports nothing");
 }
 
-my @ours = grep { m/\.[1357]\z/ } files_below("$SHARE/man");
-my @pages = (@ours, files_below("$DIR/man3pm"));
+my @manual = grep { m/\.[1357]\z/ } files_below("$SHARE/man");
+my @pages = (@manual, files_below("$DIR/man3pm"));
 
 subtest 'the installed files' => sub {
     my @installed = map { substr($_, length("$SHARE/")) } files_below("$DIR/root");
@@ -93,7 +93,7 @@ subtest 'the installed files' => sub {
     is("@other", '', 'no other file is installed');
     my @sources = map { basename($_, '.pod') } glob("$ROOT/docs/man/*.pod");
     for my $name (@sources) {
-        ok((grep { m{/\Q$name\E\.[357]\z} } @ours), "$name.pod has a page");
+        ok((grep { m{/\Q$name\E\.[357]\z} } @manual), "$name.pod has a page");
     }
 };
 
@@ -143,7 +143,7 @@ subtest 'mandoc' => sub {
 };
 
 subtest 'the pages that pages refer to exist' => sub {
-    my %exists = map { basename($_) => 1 } @ours;
+    my %exists = map { basename($_) => 1 } @manual;
     my $count = 0;
     for my $file (glob("$ROOT/docs/man/*.pod")) {
         for my $page (
@@ -157,7 +157,7 @@ subtest 'the pages that pages refer to exist' => sub {
 };
 
 subtest 'completions' => sub {
-    my @commands = map { m{/pve-tunnel-([a-z-]+)\.1\z} } @ours;
+    my @commands = map { m{/pve-tunnel-([a-z-]+)\.1\z} } @manual;
     my %shell = (
         bash => 'bash-completion/completions/pve-tunnel',
         zsh => 'zsh/vendor-completions/_pve-tunnel',

@@ -11,11 +11,11 @@ use Test::More;
 
 use Test::SeamWorker qw(refused in_perl);
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 
-# --- install and uninstall ----------------------------------------------------------------------
+# --- install and uninstall --------------------------------------------------------------------
 
 my $REPORT = <<'END';
 {
@@ -208,8 +208,7 @@ END
     );
 };
 
-# --- commands that are not for the seam
-# ----------------------------------------------------------------------
+# --- commands that are not for the seam -------------------------------------------------------
 
 subtest 'a command without the property direct' => sub {
     my @seen;

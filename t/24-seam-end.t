@@ -15,7 +15,7 @@ use Test::More;
 
 use Test::SeamWorker qw(in_perl);
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
 # The status of an import after the listener was killed: an import over a direct connection is not
-# reported as complete, even if the importing program took the cut for the end of the stream.
+# reported as complete, even if the importing program treats the cut as the end of the stream.
 
 use v5.36;
 
@@ -13,7 +13,7 @@ use Test::More;
 
 use Test::SeamWorker qw(direct fake_listener answer_control open_request);
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 

@@ -17,7 +17,7 @@ use Test::More;
 
 use Test::SeamWorker qw(direct refused in_perl fake_listener answer_control open_request);
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';
@@ -355,36 +355,19 @@ subtest 'forked children of the worker' => sub {
         waitpid($child, 0);
         return $? >> 8;
     };
-    is(
-        $in_child->(
-            sub {
-                eval { direct($state, op => 'stat') };
-                $@ =~ /belongs to process/;
-            }
-        ),
-        0,
-        'a child cannot ask the listener'
-    );
-    is(
-        $in_child->(
-            sub {
-                eval { direct($state, op => 'close') };
-                $@ =~ /belongs to process/;
-            }
-        ),
-        0,
-        'a child cannot close it'
-    );
-    is(
-        $in_child->(
-            sub {
-                eval { direct($state, %{ open_request() }) };
-                $@ =~ /already open/;
-            }
-        ),
-        0,
-        'a child cannot open another in its place'
-    );
+    for my $row (
+        [{ op => 'stat' }, qr/belongs to process/, 'ask the listener'],
+        [{ op => 'close' }, qr/belongs to process/, 'close it'],
+        [open_request(), qr/already open/, 'open another in its place'],
+        )
+    {
+        my ($request, $pattern, $what) = @$row;
+        my $refused = sub {
+            eval { direct($state, %$request) };
+            return $@ =~ $pattern;
+        };
+        is($in_child->($refused), 0, "a child cannot $what");
+    }
     is($in_child->(sub { undef $state; 1 }), 0, 'the end of a child does not end it');
     is(direct($state, op => 'stat')->{plane}, 'tls', 'the worker can still use it');
     my $output = in_perl(<<'END');

@@ -14,7 +14,7 @@ use Test::More;
 use Test::SeamWorker
     qw(direct refused in_perl fake_listener answer_control open_request $FINGERPRINT);
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 
@@ -28,7 +28,7 @@ sub configure ($text) {
     return;
 }
 
-# --- privileges -----------------------------------------------------------------------------
+# --- privileges -------------------------------------------------------------------------------
 
 # The fake listener writes the options that it was started with to this file.
 my $options_file = "$DIR/options";
@@ -249,7 +249,7 @@ subtest 'hello' => sub {
     );
 };
 
-# --- malformed requests --------------------------------------------------------------
+# --- malformed requests -----------------------------------------------------------------------
 
 subtest 'malformed requests' => sub {
     $allowed = 1;

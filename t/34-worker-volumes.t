@@ -15,7 +15,7 @@ use Test::More;
 
 use Test::TunnelWorker qw(worker refused start_parameters disk_parameters $KEY);
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 

@@ -16,7 +16,7 @@ use Test::PrivateNetwork;
 use Test::TunnelWorker qw(worker refused start_parameters disk_parameters);
 use TestNode::QMP;
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 
@@ -97,7 +97,7 @@ plan skip_all => 'no qemu-system-x86_64'
         qr{2001:db8:ffff::/64}, 'a network without an address of this node',
     );
 
-    # Taken by us, or by somebody else already: either way it cannot be had.
+    # If another program already listens on this port, it is occupied as well.
     my $taken = IO::Socket::IP->new(
         LocalHost => '127.0.0.1',
         LocalPort => 60000,

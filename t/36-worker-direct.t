@@ -19,7 +19,7 @@ use Test::MinimalStream;
 use Test::Pattern qw(pattern_block);
 use TestNode::Node;
 
-# A test that waits in vain fails.
+# Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';

@@ -1,4 +1,4 @@
-/* What every client here says when a promise is broken. Each client is one program, and exits 0 only if all of it held. */
+/* Checks for the C clients. Each client is one program. It exits with 0 only if every check passes. */
 
 #ifndef CHECK_H
 #define CHECK_H
@@ -9,12 +9,12 @@
 #define CHECK(condition)                                                                \
     do {                                                                                \
         if (!(condition)) {                                                             \
-            fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__, #condition); \
+            fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
             exit(1);                                                                    \
         }                                                                               \
     } while (0)
 
-/* A call with the status it must return; clients that load the library themselves define NO_LIBRARY first. */
+/* Checks the status of a call. Clients that load the library at run time define NO_LIBRARY first. */
 #ifndef NO_LIBRARY
 #include "pve_tunnel.h"
 

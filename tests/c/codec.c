@@ -1,4 +1,4 @@
-/* The codec takes any division of the wire into pieces, hands out what RFC 6455 says, and refuses what it forbids. */
+/* The codec accepts its input in any pieces, returns the messages that RFC 6455 defines, and refuses what it forbids. */
 
 #include <string.h>
 
@@ -43,7 +43,7 @@ static void feed(pve_tunnel_codec *codec, const char *wire, size_t length)
     CHECK_OK(pve_tunnel_codec_feed(codec, (const uint8_t *)wire, length));
 }
 
-/* RFC 6455 section 5.7, as a client sees it. */
+/* The examples in RFC 6455 section 5.7, received by a client. */
 static void examples_of_the_rfc(void)
 {
     pve_tunnel_codec *codec = make("{\"role\":\"client\"}");
@@ -86,7 +86,7 @@ static void refused(const char *options, const char *wire, size_t length)
     pve_tunnel_codec_free(codec);
 }
 
-static void what_the_rfc_forbids(void)
+static void input_that_the_rfc_forbids(void)
 {
     const char *const client = "{\"role\":\"client\"}";
     const char *const server = "{\"role\":\"server\"}";
@@ -95,16 +95,16 @@ static void what_the_rfc_forbids(void)
     refused(client, "\x8b\x00", 2);                                         /* reserved control opcode */
     refused(client, "\x82\x80\x00\x00\x00\x00", 6);                         /* masked by a server */
     refused(server, "\x82\x01x", 3);                                        /* not masked by a client */
-    refused(client, "\x80\x01x", 3);                                        /* continues nothing */
+    refused(client, "\x80\x01x", 3);                                        /* continuation without a first frame */
     refused(client, "\x09\x00", 2);                                         /* fragmented ping */
     refused(client, "\x89\x7e\x00\x7e", 4);                                 /* ping of 126 bytes */
-    refused(client, "\x88\x01\x03", 3);                                     /* half a close code */
+    refused(client, "\x88\x01\x03", 3);                                     /* one byte of a close code */
     refused(client, "\x82\x7f\x00\x00\x00\x00\x00\x02\x00\x01", 10);        /* 131073 bytes */
     refused(client, "\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff", 10);        /* top bit of the length */
-    refused("{\"max_frame\":125}", "\x82\x7e\x00\x7e", 4);                  /* over a limit of our own */
+    refused("{\"max_frame\":125}", "\x82\x7e\x00\x7e", 4);                  /* above the limit in the options */
 }
 
-/* Client to server, the wire cut into pieces of every size in turn; a payload that takes two frames. */
+/* From client to server, in pieces of increasing size. The payload needs two frames. */
 static void round_trip(const char *client_options)
 {
     const size_t total = 131072 + 4321;
@@ -146,7 +146,7 @@ static void round_trip(const char *client_options)
     CHECK(ends == 2);
     CHECK(memcmp(sent, received, total) == 0);
 
-    /* The answers of the server, unmasked. */
+    /* The frames of the server, not masked. */
     pve_tunnel_bytes_free(wire, wire_length);
     CHECK_OK(pve_tunnel_codec_encode(server, 10, (const uint8_t *)"Hello", 5, &wire, &wire_length));
     CHECK(wire_length == 7 && memcmp(wire, "\x8a\x05Hello", 7) == 0);
@@ -159,7 +159,7 @@ static void round_trip(const char *client_options)
     free(received);
 }
 
-static void masks_are_what_was_asked_for(void)
+static void masks_follow_the_options(void)
 {
     uint8_t *wire = NULL;
     size_t length = 0;
@@ -169,7 +169,7 @@ static void masks_are_what_was_asked_for(void)
     pve_tunnel_bytes_free(wire, length);
     pve_tunnel_codec_free(codec);
 
-    /* Random by default: sixteen keys are not all alike, except once in 2^480 runs. */
+    /* Random by default. The chance of sixteen equal keys is 1 in 2^480. */
     codec = make(NULL);
     uint8_t first[4] = {0, 0, 0, 0};
     bool differs = false;
@@ -186,7 +186,7 @@ static void masks_are_what_was_asked_for(void)
     pve_tunnel_codec_free(codec);
 }
 
-static void bad_requests_are_refused(void)
+static void bad_arguments_are_refused(void)
 {
     pve_tunnel_codec *codec = NULL;
     CHECK_STATUS(pve_tunnel_codec_new("{\"role\":\"proxy\"}", &codec), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
@@ -215,10 +215,10 @@ static void bad_requests_are_refused(void)
 int main(void)
 {
     examples_of_the_rfc();
-    what_the_rfc_forbids();
+    input_that_the_rfc_forbids();
     round_trip("{\"mask\":\"random\"}");
     round_trip("{\"mask\":\"zero\",\"max_frame\":131072}");
-    masks_are_what_was_asked_for();
-    bad_requests_are_refused();
+    masks_follow_the_options();
+    bad_arguments_are_refused();
     return 0;
 }

@@ -1,4 +1,5 @@
-/* What an administrator has configured: text and call in, what the call gets out, and mistakes by their line. */
+/* Selection of the configured settings: the text of the file and the input of a call go in, the settings come out. The Rust
+ * tests check the decisions and every error in a file. */
 
 #include <string.h>
 
@@ -32,25 +33,25 @@ static void refused(const char *text, const char *input, int32_t status, const c
     CHECK(strstr(pve_tunnel_last_error(), reason) != NULL);
 }
 
-static void what_a_call_gets(void)
+static void accepted_input(void)
 {
-    /* On the source: by the remote, whatever its spelling. */
+    /* On the source: the network of the remote, in another spelling. */
     selected(FILE_TEXT, "{\"side\":\"source\",\"remote\":\"PVE.example.com.\"}",
              "{\"migration_type\":\"insecure\",\"migration_network\":\"dc2\",\"configured\":true,\"network\":\"dc1\","
              "\"source_network\":\"10.0.0.0/24\",\"require_encryption\":false,\"public\":false,\"gateway\":false,"
              "\"dead_peer_timeout\":30,\"reason\":\"network 'dc2' is configured for remote 'pve.example.com'\"}");
-    /* On the target: an ID stands for this side. */
+    /* On the target: an ID selects the network of this node. */
     selected(FILE_TEXT, "{\"side\":\"target\",\"migration_type\":\"secure\",\"migration_network\":\"dc2\"}",
              "{\"network\":\"10.0.0.0/24\",\"configured\":true,\"require_encryption\":false,\"public\":false,"
              "\"reason\":\"network 'dc2' was asked for by its ID\"}");
-    /* No file is an empty file. */
+    /* NULL in place of the text is an empty file. */
     const char *none = "{\"network\":null,\"configured\":false,\"require_encryption\":false,\"public\":false,"
                        "\"reason\":\"no network was asked for\"}";
     selected(NULL, "{\"side\":\"target\",\"migration_type\":\"insecure\"}", none);
     selected("", "{\"side\":\"target\",\"migration_type\":\"insecure\",\"migration_network\":null}", none);
 }
 
-static void what_it_does_not_get(void)
+static void refused_input(void)
 {
     const char *secure = "{\"side\":\"target\",\"migration_type\":\"secure\"}";
     refused("network: dc2\n\tfoo 1\n", secure, PVE_TUNNEL_STATUS_INVALID_ARGUMENT,
@@ -63,7 +64,7 @@ static void what_it_does_not_get(void)
     refused(NULL, "{\"side\":\"target\",\"migration_type\":\"\xff\"}", PVE_TUNNEL_STATUS_NOT_UTF8, "input");
 }
 
-static void how_long_it_may_be(void)
+static void the_length_of_the_file_is_limited(void)
 {
     enum { LIMIT = 1 << 20, LINE = 64 };
     const char *secure = "{\"side\":\"target\",\"migration_type\":\"secure\"}";
@@ -84,8 +85,8 @@ static void how_long_it_may_be(void)
 
 int main(void)
 {
-    what_a_call_gets();
-    what_it_does_not_get();
-    how_long_it_may_be();
+    accepted_input();
+    refused_input();
+    the_length_of_the_file_is_limited();
     return 0;
 }

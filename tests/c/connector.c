@@ -1,5 +1,5 @@
-/* The connector on plain descriptors: answers bad lines, reports connections that fail, ends with its input or a signal,
- * and leaves no thread, no descriptor and no changed flag or mask behind. */
+/* The connector on plain descriptors: it answers bad lines, reports failed connections, and ends with its input or a signal.
+ * After its end there is no further thread or descriptor, and no changed flag or signal mask. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -15,7 +15,7 @@
 
 #include "check.h"
 
-/* A connector in a thread of its own, with the other ends of its pipes. */
+/* A connector in its own thread, with the test's ends of its pipes. */
 struct run {
     pthread_t thread;
     int input, output, log;
@@ -78,7 +78,7 @@ static void end_input(struct run *run)
     run->commands = -1;
 }
 
-/* Waits for the end; afterwards nothing more may come out, and the caller's descriptors are as they were. */
+/* Waits for the end. The connector must have written nothing more, and must not have changed the caller's descriptors. */
 static void ended(struct run *run, int32_t status)
 {
     CHECK(pthread_join(run->thread, NULL) == 0);
@@ -101,7 +101,7 @@ static void ended(struct run *run, int32_t status)
         CHECK(close(run->commands) == 0);
 }
 
-/* Entries of a directory: descriptors or threads of this process. */
+/* The number of entries in a directory: descriptors or threads of this process. */
 static size_t count(const char *directory)
 {
     DIR *open = opendir(directory);
@@ -121,7 +121,7 @@ static void the_end_of_input_ends_it(void)
     ended(&run, PVE_TUNNEL_STATUS_OK);
     CHECK(strcmp(run.message, "") == 0);
 
-    /* Without a log, and with half a line at the end. */
+    /* Without a log, and with an incomplete line at the end. */
     start(&run, "{\"mask\":\"random\",\"connect_timeout\":0.5}");
     CHECK(write(run.commands, "{\"cmd\"", 6) == 6);
     end_input(&run);
@@ -144,18 +144,18 @@ static void bad_lines_are_answered(void)
     ended(&run, PVE_TUNNEL_STATUS_OK);
 }
 
-static void a_refused_connection_is_told(void)
+static void a_refused_connection_is_reported(void)
 {
-    /* A port that is taken and has nobody listening: connections to it are refused, whatever else runs here. */
-    int taken = socket(AF_INET, SOCK_STREAM, 0);
+    /* A bound port without a listening socket: connections to it are refused, and no other program can use it. */
+    int bound = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address;
     socklen_t length = sizeof address;
     memset(&address, 0, sizeof address);
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    CHECK(taken >= 0);
-    CHECK(bind(taken, (struct sockaddr *)&address, sizeof address) == 0);
-    CHECK(getsockname(taken, (struct sockaddr *)&address, &length) == 0);
+    CHECK(bound >= 0);
+    CHECK(bind(bound, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK(getsockname(bound, (struct sockaddr *)&address, &length) == 0);
     char connect[512], peer[64];
     snprintf(peer, sizeof peer, "127.0.0.1:%d", (int)ntohs(address.sin_port));
     snprintf(connect, sizeof connect,
@@ -169,20 +169,20 @@ static void a_refused_connection_is_told(void)
     command(&run, connect);
     command(&run, "{\"cmd\":\"version\"}");
     answered(&run, peer);
-    char told[1024];
-    CHECK(fgets(told, sizeof told, run.diagnostics) != NULL);
-    CHECK(strstr(told, peer) != NULL);
-    CHECK(strstr(told, "SECRET") == NULL);
+    char logged[1024];
+    CHECK(fgets(logged, sizeof logged, run.diagnostics) != NULL);
+    CHECK(strstr(logged, peer) != NULL);
+    CHECK(strstr(logged, "SECRET") == NULL);
     end_input(&run);
     ended(&run, PVE_TUNNEL_STATUS_IO);
     CHECK(strstr(run.message, "pve_tunnel_connector_run: ") == run.message);
     CHECK(strstr(run.message, peer) != NULL);
     CHECK(strstr(run.message, "SECRET") == NULL);
-    CHECK(close(taken) == 0);
+    CHECK(close(bound) == 0);
 }
 
-/* SIGPIPE is at its default here, which would end this process. */
-static void a_reader_that_went_away_is_an_error(void)
+/* SIGPIPE has its default action here, which would end this process. */
+static void a_closed_output_is_an_error(void)
 {
     struct run run;
     start(&run, NULL);
@@ -195,28 +195,28 @@ static void a_reader_that_went_away_is_an_error(void)
     CHECK(sigismember(&pending, SIGPIPE) == 0);
 }
 
-static volatile sig_atomic_t heard;
+static volatile sig_atomic_t received;
 
-static void hear(int number)
+static void handle(int number)
 {
-    heard = number;
+    received = number;
 }
 
-/* The caller's handler runs, after the connector has ended in order. */
+/* The caller's handler runs after the connector has ended cleanly. */
 static void a_signal_ends_it(void)
 {
     struct run run;
-    struct sigaction ours = {.sa_handler = hear}, before;
-    CHECK(sigaction(SIGTERM, &ours, &before) == 0);
-    heard = 0;
+    struct sigaction action = {.sa_handler = handle}, before;
+    CHECK(sigaction(SIGTERM, &action, &before) == 0);
+    received = 0;
     start(&run, NULL);
     command(&run, "{broken");
-    /* The answer shows that it runs, and so that it has the signal blocked. */
+    /* After the answer the connector is running, so it has blocked the signal. */
     answered(&run, "msg");
     CHECK(pthread_kill(run.thread, SIGTERM) == 0);
     ended(&run, PVE_TUNNEL_STATUS_IO);
     CHECK(strstr(run.message, "SIGTERM") != NULL);
-    CHECK(heard == SIGTERM);
+    CHECK(received == SIGTERM);
     CHECK(sigaction(SIGTERM, &before, NULL) == 0);
 }
 
@@ -239,7 +239,7 @@ static void bad_arguments_are_refused(void)
         CHECK_STATUS(pve_tunnel_connector_run(pipes[0], pipes[1], -1, bad[i]), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(pve_tunnel_connector_run(pipes[0], pipes[1], -1, "{\"mask\":\"\xff\"}"), PVE_TUNNEL_STATUS_NOT_UTF8);
 
-    /* They were not touched: what goes in comes out. */
+    /* The descriptors are not changed: a byte goes through the pipe. */
     char byte = 0;
     CHECK(write(pipes[1], "x", 1) == 1);
     CHECK(read(pipes[0], &byte, 1) == 1 && byte == 'x');
@@ -253,8 +253,8 @@ int main(void)
     for (int round = 0; round < 3; round++) {
         the_end_of_input_ends_it();
         bad_lines_are_answered();
-        a_refused_connection_is_told();
-        a_reader_that_went_away_is_an_error();
+        a_refused_connection_is_reported();
+        a_closed_output_is_an_error();
         a_signal_ends_it();
         bad_arguments_are_refused();
     }

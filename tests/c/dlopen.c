@@ -1,4 +1,4 @@
-/* The library can be loaded and unloaded at run time, again and again, with calls that fail in between. */
+/* The library can be loaded and unloaded at run time repeatedly, with failing calls in between. */
 
 #include <dlfcn.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "check.h"
 #include "pve_tunnel.h"
 
-/* ISO C has no cast from void * to a function; POSIX lets us copy the pointer. */
+/* ISO C has no cast from void * to a function pointer. POSIX allows a copy of the pointer. */
 static void find(void *library, const char *name, void *function)
 {
     void *symbol = dlsym(library, name);

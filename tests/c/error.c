@@ -1,4 +1,4 @@
-/* An error is a negative status and a message; both stay until the thread's next call, and outputs stay as they were. */
+/* An error is a negative status and a message. Both stay until the next call of the thread, and outputs are not changed. */
 
 #include <pthread.h>
 #include <string.h>
@@ -26,7 +26,7 @@ static void bad_text_is_refused(void)
     CHECK_STATUS(pve_tunnel_plan("{", &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(pve_tunnel_plan("", &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
 
-    /* One byte over the limit of 1 MiB, and at the limit (spaces are JSON, so it is only incomplete). */
+    /* One byte above the limit of 1 MiB, and at the limit. Spaces are incomplete JSON, which is another error. */
     size_t limit = 1 << 20;
     char *big = malloc(limit + 2);
     CHECK(big != NULL);
@@ -41,7 +41,7 @@ static void bad_text_is_refused(void)
     big[limit] = '\0';
     CHECK_STATUS(pve_tunnel_plan(big, &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
 
-    /* Deeper than any parser should follow. */
+    /* Nested deeper than a parser may recurse. */
     memset(big, '[', limit);
     CHECK_STATUS(pve_tunnel_plan(big, &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     free(big);
@@ -56,7 +56,7 @@ static void lengths_are_bounded(void)
     size_t length = 0;
     const uint8_t key[4] = {0, 0, 0, 0};
 
-    /* Lengths that no object can have, as a negative number turned size_t makes them. */
+    /* Lengths that no object can have, for example a negative number converted to size_t. */
     CHECK_STATUS(pve_tunnel_mask(&byte, (size_t)-1, key, 0), PVE_TUNNEL_STATUS_TOO_LONG);
     CHECK_OK(pve_tunnel_codec_new(NULL, &codec));
     CHECK_STATUS(pve_tunnel_codec_feed(codec, &byte, (size_t)-1), PVE_TUNNEL_STATUS_TOO_LONG);
@@ -70,11 +70,11 @@ int main(void)
     CHECK(pve_tunnel_last_status() == PVE_TUNNEL_STATUS_OK);
     CHECK(strcmp(pve_tunnel_last_error(), "") == 0);
 
-    char *text = (char *)"as it was";
+    char *text = (char *)"unchanged";
     CHECK_STATUS(pve_tunnel_fingerprint_parse("zz", &text), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
-    CHECK(strcmp(text, "as it was") == 0);
+    CHECK(strcmp(text, "unchanged") == 0);
 
-    /* The message begins with the function's name; frees, versions and other threads leave it. */
+    /* The message begins with the name of the function. Frees, versions and other threads do not change it. */
     const char *message = pve_tunnel_last_error();
     char *kept = malloc(strlen(message) + 1);
     CHECK(kept != NULL);
@@ -94,7 +94,7 @@ int main(void)
     CHECK(pve_tunnel_last_status() == PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     free(kept);
 
-    /* A success ends it. */
+    /* A success clears it. */
     CHECK_OK(pve_tunnel_fingerprint_parse(GOOD_FINGERPRINT, &text));
     CHECK(strcmp(pve_tunnel_last_error(), "") == 0);
     pve_tunnel_string_free(text);

@@ -1,4 +1,4 @@
-/* Fingerprints come in any case, with colons or none, and leave as Proxmox VE writes them. */
+/* Fingerprints are accepted in both cases, with or without colons, and returned in the form of Proxmox VE. */
 
 #include <string.h>
 

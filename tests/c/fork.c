@@ -1,4 +1,4 @@
-/* After a fork the child may use the library afresh; the parent's handle is refused there, and freeing it does nothing. */
+/* After a fork the child can use the library with new handles. A handle of the parent is refused, and freeing it does nothing. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -17,7 +17,7 @@ static void use(pve_tunnel_codec *codec)
     pve_tunnel_bytes_free(wire, length);
 }
 
-/* A connector whose input ends after one line that it must answer. */
+/* Runs a connector whose input ends after one line. The connector must answer this line. */
 static void run_connector(void)
 {
     int input[2], output[2];
@@ -33,7 +33,7 @@ static void run_connector(void)
 
 static void in_the_child(pve_tunnel_codec *parents, char *parents_text)
 {
-    /* The message of the thread that forked is still there, and its memory is ours now. */
+    /* The child has a copy of the last message of the thread that forked. */
     CHECK(pve_tunnel_last_status() == PVE_TUNNEL_STATUS_NULL_POINTER);
 
     uint8_t byte = 0;
@@ -50,7 +50,7 @@ static void in_the_child(pve_tunnel_codec *parents, char *parents_text)
     CHECK_OK(pve_tunnel_codec_new(NULL, &own));
     use(own);
 
-    /* Freeing the parent's releases nothing: freed twice, and still there to be refused. */
+    /* Freeing the handle of the parent releases nothing: it can be freed twice, and a later call is still refused. */
     pve_tunnel_codec_free(parents);
     CHECK(pve_tunnel_last_status() == PVE_TUNNEL_STATUS_WRONG_PROCESS);
     CHECK(strncmp(pve_tunnel_last_error(), "pve_tunnel_codec_free: ", strlen("pve_tunnel_codec_free: ")) == 0);
@@ -77,7 +77,7 @@ int main(void)
     CHECK(child >= 0);
     if (child == 0) {
         in_the_child(codec, text);
-        /* As a daemon's child ends: with everything that exit does. */
+        /* exit also runs the handlers of atexit, as in a child of a daemon. */
         exit(0);
     }
     int status = -1;

@@ -1,8 +1,8 @@
-/* The header stands alone: it includes what it needs, and is C99 and C++. tests/c/run compiles this file as both. */
+/* The header includes all headers that it needs, and is valid C99 and C++. tests/c/run compiles this file as both. */
 
 #include "pve_tunnel.h"
 
-/* The types that callers write into their own declarations. */
+/* The types that callers use in their declarations. */
 struct user {
     pve_tunnel_codec *codec;
     pve_tunnel_status status;

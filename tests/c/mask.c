@@ -1,4 +1,4 @@
-/* Masking is RFC 6455's XOR for every length, alignment and phase, and touches no byte beyond. */
+/* Masking is the XOR of RFC 6455 for every length, alignment and phase, and changes no byte outside the buffer. */
 
 #include <string.h>
 
@@ -6,9 +6,9 @@
 
 enum { LONGEST = 200, ROOM = LONGEST + 80 };
 
-static uint8_t byte_at(size_t place)
+static uint8_t byte_at(size_t index)
 {
-    return (uint8_t)(place * 131 + 17);
+    return (uint8_t)(index * 131 + 17);
 }
 
 static void check_one(size_t start, size_t length, size_t phase)

@@ -1,5 +1,5 @@
-/* Ports are bound when they are given out; addresses are found or their absence explained; announced endpoints are judged,
- * and so is clear text. */
+/* Ports are bound when they are returned, an address is found or its absence explained, announced endpoints and clear text are
+ * checked. The Rust tests check the decisions. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -31,7 +31,7 @@ static void a_bound_port_accepts(void)
     CHECK((fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
     CHECK((fcntl(fd, F_GETFL) & O_NONBLOCK) == 0);
 
-    /* Bound, not reserved: the next one gets another port. */
+    /* The port is bound, so the next call returns another port. */
     CHECK_OK(pve_tunnel_port_bind("127.0.0.1", &other, &other_port));
     CHECK(other != fd && other_port != port);
     CHECK(close(other) == 0);
@@ -47,7 +47,7 @@ static void a_bound_port_accepts(void)
     CHECK(read(server, &byte, 1) == 1 && byte == 'x');
     CHECK(close(client) == 0 && close(server) == 0);
 
-    /* The descriptor is the caller's: once closed, the port is free for others. */
+    /* The caller owns the descriptor and can close it. */
     CHECK(close(fd) == 0);
     CHECK(fcntl(fd, F_GETFD) == -1);
 
@@ -56,22 +56,22 @@ static void a_bound_port_accepts(void)
     CHECK_STATUS(pve_tunnel_port_bind("localhost", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(pve_tunnel_port_bind("127.0.0.1/8", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(pve_tunnel_port_bind("", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
-    /* 240.0.0.0/4 is reserved: nobody's address. */
+    /* 240.0.0.0/4 is reserved: no host has such an address. */
     CHECK_STATUS(pve_tunnel_port_bind("240.0.0.1", &fd, &port), PVE_TUNNEL_STATUS_IO);
     CHECK(strstr(pve_tunnel_last_error(), "240.0.0.1") != NULL);
     CHECK(fd == -7 && port == 7);
 }
 
-static void an_address_or_the_reason(void)
+static void an_address_or_a_reason(void)
 {
-    /* No interface of any machine has a reserved address: the kernel is really asked, and the answer is no. */
+    /* No interface of any machine has a reserved address. The addresses are those of the kernel. */
     char *out = NULL;
     CHECK_STATUS(pve_tunnel_network_address("240.0.0.0/24", "node", &out), PVE_TUNNEL_STATUS_REFUSED);
     CHECK(strstr(pve_tunnel_last_error(), "240.0.0.0/24") != NULL);
     CHECK_STATUS(pve_tunnel_network_address("10.0.0.0/33", "node", &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK(out == NULL);
 
-    /* The loopback network is written out, so it is meant: the one address that every machine has. */
+    /* Loopback is accepted because the network names it. Every machine has this address. */
     CHECK_OK(pve_tunnel_network_address("127.0.0.1/32", "node", &out));
     CHECK(strcmp(out, "{\"address\":\"127.0.0.1\",\"prefix_len\":8,\"interface\":\"lo\",\"uri_host\":\"127.0.0.1\"}") == 0);
     pve_tunnel_string_free(out);
@@ -124,7 +124,7 @@ static void announced_endpoints(void)
 
 static void clear_text(void)
 {
-    /* The kernel is really asked; loopback is written out, so it is meant. */
+    /* The route is that of the kernel. Loopback is accepted because the network names it. */
     passes(pve_tunnel_guard_check, "{\"address\":\"127.0.0.1\",\"network\":\"127.0.0.0/8\",\"source_network\":\"lo\"}",
            "{\"address\":\"127.0.0.1\",\"source\":\"127.0.0.1\",\"interface\":\"lo\",\"gateway\":null,\"scope\":\"loopback\","
            "\"warnings\":[\"CLEAR TEXT: guest RAM and disks travel UNENCRYPTED from 127.0.0.1 (interface lo) to 127.0.0.1: "
@@ -138,7 +138,7 @@ static void clear_text(void)
 int main(void)
 {
     a_bound_port_accepts();
-    an_address_or_the_reason();
+    an_address_or_a_reason();
     announced_endpoints();
     clear_text();
     return 0;

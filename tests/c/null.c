@@ -1,4 +1,4 @@
-/* NULL where a pointer is needed is an error that names the argument; NULL where it means "none" is fine. */
+/* NULL in place of a required pointer is an error that names the argument. NULL is accepted where it means "none". */
 
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* A panic inside the library comes back as an error, prints nothing, and leaves the library usable. */
+/* A panic inside the library is returned as an error and prints nothing. The library is still usable. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -32,7 +32,7 @@ static void *panics(void *unused)
     CHECK(strncmp(last_error(), "pve_tunnel_panic_probe: ", strlen("pve_tunnel_panic_probe: ")) == 0);
     CHECK(strstr(last_error(), "deliberate, code 7") != NULL);
     CHECK(strstr(last_error(), "panic_probe.rs:") != NULL);
-    /* Not every panic carries a text. */
+    /* A panic may have a payload that is not text. */
     CHECK(panic_probe(0) == PVE_TUNNEL_STATUS_PANIC);
     CHECK(strstr(last_error(), "panic without a message") != NULL);
     return NULL;
@@ -51,7 +51,7 @@ int main(int argc, char **argv)
     find(library, "pve_tunnel_fingerprint_parse", &fingerprint_parse);
     find(library, "pve_tunnel_string_free", &string_free);
 
-    /* Rust prints panics on standard error; what the library would print there goes into a pipe. */
+    /* Rust prints panics on standard error by default. During the calls, standard error is a pipe. */
     int outputs[2];
     int kept = dup(STDERR_FILENO);
     CHECK(kept >= 0 && pipe(outputs) == 0);

@@ -1,4 +1,4 @@
-/* Version replies and plans: what design's table says, as JSON in and JSON out. */
+/* Version replies and plans, with JSON as input and output. The Rust tests check the decisions. */
 
 #include <string.h>
 
@@ -44,7 +44,7 @@ static void not_planned(const char *input, int32_t status, const char *reason)
 
 int main(void)
 {
-    /* An old target names no capabilities; a new one may name some that this library has not heard of. */
+    /* An old target names no capabilities. A new one may name capabilities that are new to this library. */
     char *text = reply("{\"success\":1,\"api\":2,\"age\":0}");
     CHECK(strcmp(text, "{\"api\":2,\"age\":0,\"caps\":[],\"unknown\":[]}") == 0);
     pve_tunnel_string_free(text);
@@ -61,7 +61,7 @@ int main(void)
                              "\"statefile\":\"tcp\",\"type\":\"insecure\"",
                              "{\"path\":\"/\",\"privilege\":\"Sys.Modify\",\"on\":[\"source\",\"target\"]}", NULL});
 
-    /* Clear text to an old target: refused, with both ways out. */
+    /* Clear text to an old target is refused, and the message names both solutions. */
     not_planned("{\"migration_type\":\"insecure\",\"caps\":[],\"planes\":[\"qemu\"]}", PVE_TUNNEL_STATUS_REFUSED,
                 "upgrade the target node, or omit migration_type=insecure");
     not_planned("{\"caps\":[\"No Name\"]}", PVE_TUNNEL_STATUS_PROTOCOL, "No Name");

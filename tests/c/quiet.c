@@ -1,4 +1,4 @@
-/* Whatever is called, and however it fails: nothing is printed, and no signal handler is other than before. */
+/* No call prints anything or changes a signal handler, whether it succeeds or fails. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -15,7 +15,7 @@ static void handler(int number)
     (void)number;
 }
 
-/* A call of every kind: successes, failures of each room, a connector that has something to say. */
+/* Calls of every kind: successes, failures of each part, and a connector with an error to report. */
 static void call_everything(void)
 {
     char *text = NULL;
@@ -53,15 +53,15 @@ static void call_everything(void)
 int main(void)
 {
     struct sigaction before[SIGNALS + 1], after;
-    struct sigaction ours;
-    memset(&ours, 0, sizeof ours);
-    ours.sa_handler = handler;
-    CHECK(sigaction(SIGUSR1, &ours, NULL) == 0);
-    CHECK(sigaction(SIGTERM, &ours, NULL) == 0);
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = handler;
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    CHECK(sigaction(SIGTERM, &action, NULL) == 0);
     for (int number = 1; number <= SIGNALS; number++)
         CHECK(sigaction(number, NULL, &before[number]) == 0);
 
-    /* Both standard outputs go into one pipe meanwhile. */
+    /* During the calls, standard output and standard error go into one pipe. */
     int printed[2];
     int output = dup(STDOUT_FILENO), error = dup(STDERR_FILENO);
     CHECK(pipe(printed) == 0 && output >= 0 && error >= 0);

@@ -1,4 +1,4 @@
-/* Threads have their own messages, and may share a codec: calls take turns, and no frame is torn. */
+/* Each thread has its own message. Threads may share a codec: its calls are serialized, and no frame is mixed up. */
 
 #define _POSIX_C_SOURCE 200809L
 
@@ -12,7 +12,7 @@ enum { THREADS = 4, CALLS = 300 };
 static pve_tunnel_codec *shared;
 static pthread_barrier_t start;
 
-/* Odd threads fail, even ones succeed, at the same time: each sees its own outcome only. */
+/* Odd threads fail while even threads succeed: each thread sees only its own result. */
 static void *work(void *argument)
 {
     int number = *(const int *)argument;
@@ -29,7 +29,7 @@ static void *work(void *argument)
         } else {
             CHECK(pve_tunnel_last_status() == PVE_TUNNEL_STATUS_OK);
         }
-        /* A whole server frame: masked with zero, three bytes that name the thread. */
+        /* A whole frame for a server: masked with zeros, with three bytes that identify the thread. */
         uint8_t frame[9] = {0x82, 0x83, 0, 0, 0, 0, 0, 0, 0};
         memset(frame + 6, 'a' + number, 3);
         CHECK_OK(pve_tunnel_codec_feed(shared, frame, sizeof frame));

@@ -76,7 +76,7 @@ Sends a C<forward> command, returns the decoded answer.
 
 =head2 open(%socket)
 
-Makes the node's worker open a socket (see F<t/lib/stub-worker.pl>) and forwards it. Returns the
+Makes the node's worker open a socket (see F<t/lib/fake-worker.pl>) and forwards it. Returns the
 remote and the local path.
 
 =head2 dial($local)
