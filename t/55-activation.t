@@ -66,7 +66,7 @@ subtest 'a copy that Perl finds first' => sub {
     my $copy = "$Config{sitelib}/PVE/StorageTunnel.pm";
     path($copy)->parent->mkdir;
     path($stock)->copy($copy);
-    said('enable', 1, qr/Perl loads \Q$copy\E in the place of $stock: move it away/);
+    said('enable', 1, qr/Perl loads \Q$copy\E instead of $stock: move \Q$copy\E away/);
     is_deeply(state_of(), all_stock('1.0'), 'nothing is changed');
     path($copy)->remove;
 };
@@ -83,7 +83,7 @@ subtest 'an upgrade of pve-tunnel' => sub {
 subtest 'removal' => sub {
     my $removed = run_ok('of the package', 'dpkg', '-r', 'pve-tunnel');
     like(
-        $removed->{said}, qr/^overlay: off; .*^daemons: reload when the dpkg /ms,
+        $removed->{said}, qr/^overlay: off; .*^daemons: reload when the running dpkg /ms,
         'switches it off'
     );
     is_deeply(state_of(), all_stock('1.0'), 'the stock files are in their places');
