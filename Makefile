@@ -16,8 +16,10 @@ BLIB := perl/blib/lib perl/blib/arch
 PERL_FLAGS ?= RPATH=$(CURDIR)/target/release AUTHOR=1
 BENCH := $(CARGO) bench -q -p pve-tunnel --bench bench --
 comma := ,
+# Tests that expect certain ports need a network namespace; without one, all tests run one at a time.
+PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc) + 1)); else echo 1; fi)
 # The PVE modules that tests run against, if there are any, come from PERL5LIB.
-PROVE := prove $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
+PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
 .PHONY: help setup build library perl testnode demo test test-rust test-perl
 .PHONY: install install-command install-perl bench bench-peers bench-report lint header instructions clean

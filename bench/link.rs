@@ -3,8 +3,6 @@
 //! Each node is a network namespace with a TUN device. The relay moves packets, not connections:
 //! what is between the two nodes' kernels is only time, and their windows grow as on a real link.
 
-use crate::support::cable::{FAR, NEAR};
-use crate::support::namespace::{Elsewhere, run};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -13,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
+use testing::cable::{FAR, NEAR};
+use testing::namespace::{Elsewhere, run};
 
 /// What a node sends at most. The burst is two of the largest packets that a node gives away, which
 /// it cuts into frames only at a card; the queue is a switch's.

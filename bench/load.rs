@@ -36,7 +36,7 @@ pub fn turn(source: &UnixStream, sink: &UnixStream, bytes: u64, clocks: &Clocks)
 
 /// Writes that many bytes.
 pub fn write(mut to: impl Write, bytes: u64) {
-    let data = crate::support::pattern(PIECE);
+    let data = testing::pattern(PIECE);
     let mut left = bytes;
     while left > 0 {
         let count = left.min(PIECE as u64);
@@ -71,7 +71,7 @@ pub fn ask(asker: &UnixStream, echo: &UnixStream, size: usize, rounds: usize) ->
         });
         let asking = scope.spawn(|| {
             Node::Source.enter();
-            let (mut asker, mut bytes) = (asker, crate::support::pattern(size));
+            let (mut asker, mut bytes) = (asker, testing::pattern(size));
             let round = |_| {
                 let asked = Instant::now();
                 asker.write_all(&bytes).unwrap();

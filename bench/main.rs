@@ -37,8 +37,6 @@ mod peer;
 mod perl;
 mod qemu;
 mod report;
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use clap::Parser;
 use measure::Effort;

@@ -1,7 +1,7 @@
 //! The network that everything is measured in: loopback, in a namespace of this program's own.
 
-use crate::support::namespace::{run, unshare};
 use std::fs;
+use testing::namespace::{run, unshare};
 
 /// BBR, which some systems have as the default, paces what it sends with timers, which on loopback
 /// costs more than the sending itself. Reno is what every kernel grants to every namespace, and where

@@ -4,11 +4,11 @@ use crate::cores;
 use crate::load;
 use crate::measure::{Clocks, Sample, rate};
 use crate::peer::node::{Front, Node};
-use crate::support::role;
-use crate::support::seam::{Crossing, Seam, wish};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
+use testing::role;
+use testing::seam::{Crossing, Seam, wish};
 
 /// The processes of ours.
 pub const CONNECTOR: &str = "connector";

@@ -1,16 +1,16 @@
-//! Text that must not be seen: tokens, tickets, URLs with tickets in them.
+//! Confidential text: tokens, tickets, URLs with tickets.
 
 use serde::Deserialize;
 use std::fmt;
 use zeroize::Zeroizing;
 
-/// A secret, wiped when dropped, and shown by nothing.
+/// Confidential text. It is wiped when dropped, and its `Debug` output does not contain it.
 #[derive(Clone, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// The text, for the one place that needs it.
+    /// The text itself.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,7 +1,6 @@
 #!/usr/bin/perl
 
-# Every module says what it is for, in POD that is right, and says it of every function. The manual's
-# pages are right as well.
+# The POD of every module and of the manual is valid, and covers every function of the modules.
 
 use v5.36;
 
@@ -13,7 +12,7 @@ use Test::More;
 my $ROOT = "$FindBin::Bin/..";
 my $LIB = "$ROOT/perl/lib";
 
-# Modules that hold a second package, documented in the same place.
+# Modules that contain a second package, which is documented in the same file.
 my %INSIDE = ('PVE::Tunnel::Native' => ['PVE::Tunnel::Native::Codec']);
 
 my (@files, @modules);
@@ -29,7 +28,7 @@ find(
     grep { -d } $LIB,
     "$ROOT/perl/stand-in", "$ROOT/testnode", "$ROOT/demo", "$ROOT/docs/man",
 );
-cmp_ok(scalar(@modules), '>', 0, 'there are modules');
+cmp_ok(scalar(@modules), '>', 0, 'modules are found');
 
 subtest 'syntax' => sub {
     for my $file (sort @files) {

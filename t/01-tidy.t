@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# All Perl of the tree is laid out by .perltidyrc and passes .perlcriticrc.
+# All Perl code of the tree is formatted as .perltidyrc requires and passes .perlcriticrc.
 
 use v5.36;
 
@@ -11,7 +11,7 @@ use Test::More;
 
 my $ROOT = "$FindBin::Bin/..";
 
-# Built things, and what is not ours.
+# Build results, and code of other projects.
 my %SKIP = map { $_ => 1 } qw(.git target blib node_modules vendor);
 
 my @files;
@@ -26,7 +26,7 @@ find(
     $ROOT,
 );
 @files = sort map { substr($_, length($ROOT) + 1) } @files;
-cmp_ok(scalar(@files), '>', 10, scalar(@files) . ' files of Perl');
+cmp_ok(scalar(@files), '>', 10, scalar(@files) . ' Perl files');
 
 sub is_perl ($file) {
     return 1 if $file =~ m/\.(?:pl|pm|t|PL)\z/;
@@ -40,7 +40,7 @@ sub is_perl ($file) {
 subtest 'perltidy' => sub {
     plan(skip_all => 'Perl::Tidy is not installed') if !eval { require Perl::Tidy; 1 };
 
-    # In place is for people at a terminal; here it would write backups.
+    # Without -b: it rewrites the file in place and keeps a backup.
     my $profile = path("$ROOT/.perltidyrc")->slurp =~ s/^-b(?:ext=.*)?$//gmr;
     for my $file (@files) {
         my $source = path("$ROOT/$file")->slurp;

@@ -1,7 +1,8 @@
 #!/usr/bin/perl
 
-# The programs in docs/perl.md and in the SYNOPSIS of the modules are run, and print what the text
-# says they print: each ```perl block is a program, a ```text block right after it its output.
+# The programs in docs/perl.md and in the SYNOPSIS of PVE::Tunnel::Native run and print the
+# documented output. Each ```perl block is a program, and a ```text block right after it is its
+# output.
 
 use v5.36;
 
@@ -13,7 +14,8 @@ use Test::More;
 my $ROOT = "$FindBin::Bin/..";
 my @INCLUDE = map { "-I$_" } @INC;
 
-# Runs a program in an empty directory; returns what it printed, errors included, and how it ended.
+# Runs a program in an empty directory. Returns its output, standard error included, and its wait
+# status.
 sub run ($code) {
     my $dir = tempdir(CLEANUP => 1);
     pipe(my $reader, my $writer) or die "cannot make a pipe: $!\n";
@@ -38,12 +40,12 @@ subtest 'docs/perl.md' => sub {
         my ($code, $expected) = ($1, $2);
         my ($printed, $status) = run($code);
         $count++;
-        is($status, 0, "program $count ends well") or diag($printed);
-        is($printed, $expected // '', 'and prints what the text says');
+        is($status, 0, "program $count exits with 0") or diag($printed);
+        is($printed, $expected // '', '... and prints the documented output');
     }
     cmp_ok($count, '>=', 5, "$count programs");
     my @fences = $text =~ m/^```(\w+)$/gm;
-    is(scalar(grep { $_ eq 'perl' } @fences), $count, 'none was missed');
+    is(scalar(grep { $_ eq 'perl' } @fences), $count, 'every Perl block has been run');
 };
 
 subtest 'SYNOPSIS of PVE::Tunnel::Native' => sub {
@@ -51,8 +53,9 @@ subtest 'SYNOPSIS of PVE::Tunnel::Native' => sub {
         path("$ROOT/perl/lib/PVE/Tunnel/Native.pm")->slurp =~ m/^=head1 SYNOPSIS\n(.*?)^=head1 /ms
         or die "there is no SYNOPSIS\n";
     my ($printed, $status) = run($code =~ s/^    //gmr);
-    is($status, 0, 'ends well') or diag($printed);
-    like($printed, qr/^websocket: .+\ntext: Hello\n\z/, 'and prints what it should');
+    is($status, 0, 'exits with 0') or diag($printed);
+    like($printed, qr/^websocket: .+\ntext: Hello\n\z/,
+        '... and prints the plane and the text of the frame');
 };
 
 done_testing();

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# The manual: every page, and every module's, is one that man and mandoc have nothing to say about and
-# that fits a terminal; what pages say of the C library and of messages is so.
+# The manual: man and mandoc accept the pages of the manual and of the modules without a warning,
+# and every line fits a terminal. The functions and messages that the pages name exist.
 
 use v5.36;
 
@@ -16,7 +16,7 @@ my $ROOT = "$FindBin::Bin/..";
 my $COLUMNS = 80;
 my $DATE = '1970-01-02';
 
-# Readable to man, which may give up root's privileges.
+# Readable for man, which may drop root's privileges.
 my $DIR = tempdir(CLEANUP => 1);
 chmod(0755, $DIR) or die "cannot open '$DIR' to man: $!\n";
 my $SHARE = "$DIR/root/usr/share";
@@ -24,7 +24,7 @@ my $SHARE = "$DIR/root/usr/share";
 delete local @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS MANPAGER MANOPT)};
 local @ENV{qw(LC_ALL MANWIDTH)} = ('C.UTF-8', $COLUMNS);
 
-# All that a command printed, errors included, as text.
+# The output of a command as text, standard error included.
 sub output (@command) {
     my $pid = open(my $from, '-|') // die "cannot fork: $!\n";
     if ($pid == 0) {
@@ -58,25 +58,25 @@ $made .= output(
     @make, qw(manual-command install-manual MANUAL_EPOCH=86400 PREFIX=/usr),
     "DESTDIR=$DIR/root"
 );
-is($?, 0, 'the manual is made and installed') or BAIL_OUT("there is no manual: $made");
-is($made, '', '... without a word');
+is($?, 0, 'the manual is built and installed') or BAIL_OUT("there is no manual: $made");
+is($made, '', '... without output');
 
-# Their pages are MakeMaker's; what counts here is their POD.
+# MakeMaker builds the installed pages of the modules; this test checks their POD.
 my @modules = grep { m/\.pm\z/ } files_below("$ROOT/perl/lib");
 cmp_ok(scalar(@modules), '>', 5, scalar(@modules) . ' modules');
 mkdir("$DIR/man3pm") or die "cannot make a directory: $!\n";
 for my $file (@modules) {
     my $name = substr($file, length("$ROOT/perl/lib/")) =~ s/\.pm\z//r =~ s{/}{::}gr;
     my @options = ('--section=3pm', "--name=$name", "--date=$DATE", '--center=Perl');
-    my $said = output(qw(pod2man --utf8 --errors=die), @options, $file, "$DIR/man3pm/$name.3pm");
-    is($said, '', "pod2man of $name");
+    my $output = output(qw(pod2man --utf8 --errors=die), @options, $file, "$DIR/man3pm/$name.3pm");
+    is($output, '', "pod2man of $name reports nothing");
 }
 
 my @ours = grep { m/\.[1357]\z/ } files_below("$SHARE/man");
 my @pages = (@ours, files_below("$DIR/man3pm"));
 
-subtest 'what is installed, and where' => sub {
-    my @there = map { substr($_, length("$SHARE/")) } files_below("$DIR/root");
+subtest 'the installed files' => sub {
+    my @installed = map { substr($_, length("$SHARE/")) } files_below("$DIR/root");
     my @fixed = qw(
         bash-completion/completions/pve-tunnel
         fish/vendor_completions.d/pve-tunnel.fish
@@ -89,15 +89,15 @@ subtest 'what is installed, and where' => sub {
     );
 
     for my $file (@fixed) {
-        ok((grep { $_ eq $file } @there), $file);
+        ok((grep { $_ eq $file } @installed), $file);
     }
-    # The commands' pages come and go with the commands.
+    # One page for each subcommand, whichever subcommands there are.
     my %known = map { $_ => 1 } @fixed;
-    my @other = grep { !$known{$_} && !m{\Aman/man1/pve-tunnel-[a-z-]+\.1\z} } @there;
-    is("@other", '', 'and nothing else');
+    my @other = grep { !$known{$_} && !m{\Aman/man1/pve-tunnel-[a-z-]+\.1\z} } @installed;
+    is("@other", '', 'no other file is installed');
     my @sources = map { basename($_, '.pod') } glob("$ROOT/docs/man/*.pod");
     for my $name (@sources) {
-        ok((grep { m{/\Q$name\E\.[357]\z} } @ours), "of $name.pod there is a page");
+        ok((grep { m{/\Q$name\E\.[357]\z} } @ours), "$name.pod has a page");
     }
 };
 
@@ -107,14 +107,15 @@ subtest 'title, sections, date' => sub {
         my $text = path($page)->slurp_utf8;
         my ($title) = $text =~ m/^\.TH +(.+)$/m;
         my @title = map { s/"//gr =~ s/\\-/-/gr } ($title // '') =~ m/"[^"]*"|\S+/g;
-        is("@title[0 .. 2]", "$name $section $DATE", "$name($section) has its title");
+        is("@title[0 .. 2]", "$name $section $DATE", "$name($section): title, section and date");
         my @headings = map { s/"//gr } $text =~ m/^\.SH +(.+)$/gm;
-        is($headings[0], 'NAME', '... begins with NAME');
-        ok((grep { m/\A(?:SYNOPSIS|DESCRIPTION)\z/ } @headings), '... goes on to say what it is');
+        is($headings[0], 'NAME', '... NAME comes first');
+        ok((grep { m/\A(?:SYNOPSIS|DESCRIPTION)\z/ } @headings),
+            '... SYNOPSIS or DESCRIPTION follows');
         my ($named) = $text =~ m/^\.SH +"?NAME"?\n(?:\.[^\n]*\n)*([^\n]+)$/m;
         like(
             ($named // '') =~ s/\\-/-/gr,
-            qr/\A\Q$name\E +- +\S/, '... where its name and a line are, for whatis'
+            qr/\A\Q$name\E +- +\S/, '... NAME has the name and a description for whatis'
         );
     }
 };
@@ -123,14 +124,14 @@ subtest 'man' => sub {
     plan(skip_all => 'man is not installed') if !is_installed('man');
     for my $page (@pages) {
         my $name = basename($page);
-        my $said = output(
+        my $warnings = output(
             qw(sh -c),
             'man --warnings -E UTF-8 -l -Tutf8 -Z "$1" 2>&1 >/dev/null',
             'sh', $page
         );
-        is($said, '', "$name: no warning");
+        is($warnings, '', "$name: no warning");
         my $shown = output(qw(man -E UTF-8 -l), $page) =~ s/.\x08//gr;
-        cmp_ok(scalar(my @lines = split(m/\n/, $shown)), '>', 10, '... it is shown');
+        cmp_ok(scalar(my @lines = split(m/\n/, $shown)), '>', 10, '... man shows it');
         my @long = grep { length > $COLUMNS } @lines;
         is(join("\n", @long), '', "... in $COLUMNS columns");
     }
@@ -143,15 +144,15 @@ subtest 'mandoc' => sub {
     }
 };
 
-subtest 'pages that pages refer to are there' => sub {
-    my %there = map { basename($_) => 1 } @ours;
+subtest 'the pages that pages refer to exist' => sub {
+    my %exists = map { basename($_) => 1 } @ours;
     my $count = 0;
     for my $file (glob("$ROOT/docs/man/*.pod")) {
         for my $page (
             path($file)->slurp_utf8 =~ m/L<(pve[-_]tunnel[\w.-]*\(\d\)|remote-[\w.-]+\(\d\))>/g)
         {
             $count++;
-            ok($there{ $page =~ s/\((\d)\)/.$1/r }, basename($file) . ": $page");
+            ok($exists{ $page =~ s/\((\d)\)/.$1/r }, basename($file) . ": $page");
         }
     }
     cmp_ok($count, '>=', 6, "$count references");
@@ -167,14 +168,14 @@ subtest 'completions' => sub {
     for my $shell (sort keys %shell) {
         my $file = "$SHARE/$shell{$shell}";
         my $text = path($file)->slurp_utf8;
-        like($text, qr/\b\Q$_\E\b/, "$shell knows $_") for @commands;
+        like($text, qr/\b\Q$_\E\b/, "$shell completes $_") for @commands;
         SKIP: {
             skip("$shell is not installed", 1) if !is_installed($shell);
-            is(output($shell, '-n', $file), '', "$shell can read it");
+            is(output($shell, '-n', $file), '', "$shell parses the file");
         }
     }
 
-    # As when Tab is pressed behind the command's name.
+    # The same as pressing Tab after the name of the command.
     my $script = <<'END';
 . "$1"
 function=$(complete -p pve-tunnel | sed 's/.* -F \([^ ]*\) .*/\1/')
@@ -195,19 +196,20 @@ subtest 'pve_tunnel(3) and the header' => sub {
     my @declared = map { s/\s+/ /gr } $header =~ m/^([a-z][^\n({;]*\bpve_tunnel_\w+\([^;]*\);)/gm;
     my @described = $page =~ m/^=item B<([^>]*\([^>]*\);)>$/gm;
     cmp_ok(scalar(@declared), '>=', 20, scalar(@declared) . ' functions');
-    is(join("\n", sort @described), join("\n", sort @declared), 'they have their prototypes');
+    is(join("\n", sort @described), join("\n", sort @declared), 'the manual has their prototypes');
 
     my %number = $header =~ m/^\s*(PVE_TUNNEL_STATUS_\w+) = (-?\d+),$/gm;
     my %given = $page =~ m/^=item B<(PVE_TUNNEL_STATUS_\w+)> \((-?\d+)\)$/gm;
     cmp_ok(scalar(keys %number), '>=', 10, scalar(keys %number) . ' statuses');
-    is_deeply(\%given, \%number, 'they have their numbers');
+    is_deeply(\%given, \%number, 'the manual has their numbers');
 
     my %known = map { $_ => 1 } $header =~ m/\b(pve_tunnel_\w+|PVE_TUNNEL_\w+)/g;
     my %named = map { $_ => 1 } $page =~ m/\b(pve_tunnel_\w+|PVE_TUNNEL_\w+)/g;
-    is(join(' ', sort grep { !$known{$_} } keys %named), '', 'it names nothing else');
+    is(join(' ', sort grep { !$known{$_} } keys %named), '',
+        'the manual names only what the header declares');
 };
 
-# What stands between the values of a message, in the manual and where it is made.
+# The fixed parts of each message in the manual also stand in the source code.
 subtest 'the messages of pve-tunnel-planes(7)' => sub {
     my $sources = join("\n", map { path($_)->slurp_utf8 } files_below("$ROOT/src"), @modules);
     my ($section) =
@@ -218,7 +220,7 @@ subtest 'the messages of pve-tunnel-planes(7)' => sub {
     for my $message (@messages) {
         my @fixed = grep { length > 5 } split(m/I<[^>]*>/, $message);
         my @unknown = grep { index($sources, $_) < 0 } @fixed;
-        ok(@fixed && !@unknown, $message) or diag("nothing says: @unknown");
+        ok(@fixed && !@unknown, $message) or diag("not in the source code: @unknown");
     }
 };
 

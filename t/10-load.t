@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The module loads, fits the library and the crate, and costs no more than it must.
+# The module loads fast, and its version matches the library and the crate.
 
 use v5.36;
 
@@ -12,7 +12,7 @@ use Time::HiRes qw(time);
 use PVE::Tunnel::Native;
 
 my $ROUNDS = 15;
-my $LIMIT = 1.3; # times the start of a Perl that loads JSON
+my $LIMIT = 1.3; # factor over the start time of a Perl that loads JSON
 
 subtest 'versions' => sub {
     open(my $fh, '<', "$FindBin::Bin/../Cargo.toml") or die "cannot read Cargo.toml: $!\n";
@@ -20,38 +20,42 @@ subtest 'versions' => sub {
     close($fh);
 
     is($PVE::Tunnel::Native::VERSION, $version, 'the module has the version of the crate');
-    is(PVE::Tunnel::Native::version(), $version, 'so does the library that was loaded');
-    like(PVE::Tunnel::Native::abi_version(), qr/\A[0-9]+\z/, 'the ABI has a number');
+    is(PVE::Tunnel::Native::version(), $version, 'the loaded library has the same version');
+    like(PVE::Tunnel::Native::abi_version(), qr/\A[0-9]+\z/, 'the ABI version is a number');
 };
 
 subtest 'the last status and message' => sub {
-    is(PVE::Tunnel::Native::STATUS_OK, 0, 'success is 0');
+    is(PVE::Tunnel::Native::STATUS_OK, 0, 'STATUS_OK is 0');
 
     ok(!eval { PVE::Tunnel::Native::fingerprint_parse('no fingerprint'); 1 }, 'a call that fails');
     my $error = $@;
     is(
         PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT,
-        'its status is kept',
+        'last_status is its status',
     );
-    is(PVE::Tunnel::Native::last_error() . "\n", $error, 'its message is what the call died with');
+    is(PVE::Tunnel::Native::last_error() . "\n", $error,
+        'last_error is the message that the call died with');
 
     PVE::Tunnel::Native::fingerprint_parse('ab' x 32);
     is(PVE::Tunnel::Native::last_status(), 0, 'the next success clears the status');
-    is(PVE::Tunnel::Native::last_error(), '', 'and the message');
+    is(PVE::Tunnel::Native::last_error(), '', '... and the message');
 
     my @numbers = map { PVE::Tunnel::Native->can("STATUS_$_")->() } qw(
         NULL_POINTER INVALID_ARGUMENT NOT_UTF8 TOO_LONG PROTOCOL IO REFUSED WRONG_PROCESS PANIC
     );
     my %distinct = map { $_ => 1 } @numbers;
-    is(scalar(keys(%distinct)), 9, 'each failure has a number of its own');
-    is(scalar(grep { $_ >= 0 } @numbers), 0, 'below 0');
+    is(scalar(keys(%distinct)), 9, 'each status of a failure is distinct');
+    is(scalar(grep { $_ >= 0 } @numbers), 0, '... and negative');
 };
 
 subtest 'fingerprints' => sub {
     my $canonical = join(':', ('0A', 'FF') x 16);
-    is(PVE::Tunnel::Native::fingerprint_parse('0aff' x 16), $canonical, 'no colons, lower case');
-    is(PVE::Tunnel::Native::fingerprint_parse($canonical), $canonical, 'as Proxmox VE writes it');
-    is(PVE::Tunnel::Native::fingerprint_parse(lc($canonical)), $canonical, 'lower case');
+    is(PVE::Tunnel::Native::fingerprint_parse('0aff' x 16), $canonical,
+        'lower case without colons is accepted');
+    is(PVE::Tunnel::Native::fingerprint_parse($canonical), $canonical,
+        'the form that Proxmox VE writes is accepted');
+    is(PVE::Tunnel::Native::fingerprint_parse(lc($canonical)), $canonical,
+        'lower case is accepted');
 
     my %bad = (
         'too short' => '0A:FF',
@@ -65,19 +69,21 @@ subtest 'fingerprints' => sub {
     );
     for my $what (sort keys %bad) {
         ok(!eval { PVE::Tunnel::Native::fingerprint_parse($bad{$what}); 1 }, "$what is refused");
-        like($@, qr/\Apve_tunnel_fingerprint_parse: .+\n\z/, 'in one line that names the call');
+        like($@, qr/\Apve_tunnel_fingerprint_parse: .+\n\z/,
+            '... with one line that names the function');
     }
 };
 
-subtest 'loading is cheap' => sub {
-    is(loaded('JSON'), 'no', 'JSON waits for a call that needs it');
+subtest 'time to load' => sub {
+    is(loaded('JSON'), 'no', 'JSON is loaded only by a call that needs it');
 
     my @include = map { "-I$_" } @INC;
     my %best = (json => [qw(-MJSON -e 1)], native => [qw(-MPVE::Tunnel::Native -e 1)]);
     for my $arguments (values(%best)) {
         $arguments = min(map { seconds($^X, @include, @$arguments) } 1 .. $ROUNDS);
     }
-    cmp_ok($best{native}, '<=', $LIMIT * $best{json}, "at most $LIMIT times what JSON costs")
+    cmp_ok($best{native}, '<=', $LIMIT * $best{json},
+        "at most $LIMIT times the time that JSON needs")
         or diag("native $best{native} s, JSON $best{json} s");
 };
 

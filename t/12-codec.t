@@ -1,6 +1,7 @@
 #!/usr/bin/perl
 
-# The frame codec: what a Perl event loop reads from a socket goes in, messages come out, and back.
+# The frame codec as a Perl event loop uses it: bytes from a socket go in and messages come out, and
+# the other way round.
 
 use v5.36;
 
@@ -10,7 +11,7 @@ use PVE::Tunnel::Native;
 
 my %CODE = (continuation => 0, text => 1, binary => 2, close => 8, ping => 9, pong => 10);
 
-# A frame as RFC 6455 section 5.2 lays it out, not made by the codec that is tested.
+# A frame as RFC 6455 section 5.2 defines it, made without the codec under test.
 sub frame ($opcode, $payload, %how) {
     my $length = length($payload);
     my $wire = pack('C', (($how{fin} // 1) ? 0x80 : 0) | ($how{rsv} // 0) | $CODE{$opcode});
@@ -29,7 +30,7 @@ sub frame ($opcode, $payload, %how) {
     return $wire . $payload;
 }
 
-# Takes one unfragmented frame apart: opcode, payload, what follows it.
+# Parses one unfragmented frame: its header, its payload and the bytes after it.
 sub unframe ($wire) {
     my ($first, $second) = unpack('CC', $wire);
     my ($length, $at) = ($second & 0x7f, 2);
@@ -50,7 +51,7 @@ sub unframe ($wire) {
 
 sub codec (%options) { return PVE::Tunnel::Native::Codec->new(%options) }
 
-# Everything a codec has, pieces of one message joined.
+# All messages that a codec can return now. The pieces of a message are joined.
 sub messages ($codec) {
     my (@messages, $open);
     while (my $piece = $codec->next()) {
@@ -69,7 +70,7 @@ sub messages ($codec) {
 
 sub refused ($what, $pattern, $call) {
     ok(!eval { $call->(); 1 }, "$what is refused");
-    like($@, qr/\Apve_tunnel_codec_\w+: .*$pattern.*\n\z/i, 'and told');
+    like($@, qr/\Apve_tunnel_codec_\w+: .*$pattern.*\n\z/i, '... with a reason');
     return;
 }
 
@@ -79,7 +80,7 @@ subtest 'the examples of RFC 6455 section 5.7' => sub {
     is_deeply([messages($client)], [['text', 'Hello']], 'an unmasked text');
 
     $client->feed(pack('H*', '010348656c80026c6f'));
-    is_deeply([messages($client)], [['text', 'Hello']], 'in two fragments');
+    is_deeply([messages($client)], [['text', 'Hello']], 'a text in two fragments');
 
     $client->feed(pack('H*', '890548656c6c6f'));
     is_deeply(
@@ -101,7 +102,7 @@ subtest 'the examples of RFC 6455 section 5.7' => sub {
     }
 };
 
-subtest 'bytes come as the wire gives them' => sub {
+subtest 'input in any pieces' => sub {
     my $wire = frame('binary', 'first') . frame('ping', 'p') . frame('binary', 'second' x 100);
     my $client = codec();
     my (@names, $data);
@@ -112,12 +113,12 @@ subtest 'bytes come as the wire gives them' => sub {
             $data .= $piece->{payload} if $piece->{opcode} eq 'binary';
         }
     }
-    is_deeply(\@names, [qw(binary ping binary)], 'one byte at a time: three frames');
-    is($data, 'first' . 'second' x 100, 'with all their bytes');
+    is_deeply(\@names, [qw(binary ping binary)], 'one byte at a time gives the three frames');
+    is($data, 'first' . 'second' x 100, '... with all their bytes');
 
     $client->feed('');
-    is($client->next(), undef, 'nothing fed, nothing there');
-    is_deeply([scalar($client->next())], [undef], 'an answer for scalar context, too');
+    is($client->next(), undef, 'without input there is no message');
+    is_deeply([scalar($client->next())], [undef], '... in scalar context as well');
 
     $client->feed(frame('text', 'frag', fin => 0));
     $client->feed(frame('ping', 'between'));
@@ -128,11 +129,12 @@ subtest 'bytes come as the wire gives them' => sub {
     }
     is_deeply(
         [map { $_->{opcode} } grep { length($_->{payload}) } @got], [qw(text ping text)],
-        'a ping between fragments comes between them',
+        'a ping between two fragments is returned between them',
     );
-    is(join('', map { $_->{payload} } grep { $_->{opcode} eq 'text' } @got), 'fragment', 'intact');
+    is(join('', map { $_->{payload} } grep { $_->{opcode} eq 'text' } @got), 'fragment',
+        '... and the message is intact');
     is($got[-1]{end}, 1, 'the last fragment ends the message');
-    is($got[0]{end}, 0, 'the first does not');
+    is($got[0]{end}, 0, 'the first fragment does not');
 };
 
 subtest 'close' => sub {
@@ -141,30 +143,33 @@ subtest 'close' => sub {
     is_deeply(
         $client->next(),
         { opcode => 'close', end => 1, payload => pack('n', 1000) . 'bye' },
-        'with code and reason',
+        'a close frame with code and reason',
     );
     my $other = codec();
     $other->feed(frame('close', ''));
-    is_deeply($other->next(), { opcode => 'close', end => 1, payload => '' }, 'without');
+    is_deeply($other->next(), { opcode => 'close', end => 1, payload => '' },
+        'a close frame without a payload');
 };
 
-subtest 'what is sent' => sub {
+subtest 'encoded frames' => sub {
     my $client = codec();
     my $server = codec(role => 'server');
 
     my $frame = unframe($client->encode('binary', 'data'));
-    is_deeply([@$frame{qw(fin opcode payload rest)}], [1, 2, 'data', ''], 'one whole frame');
+    is_deeply([@$frame{qw(fin opcode payload rest)}], [1, 2, 'data', ''],
+        'encode returns one whole frame');
     ok(defined($frame->{key}), 'a client masks');
 
     my %keys = map { unframe($client->encode('ping', ''))->{key} => 1 } 1 .. 50;
-    cmp_ok(scalar(keys(%keys)), '>', 45, 'with a new key each time');
+    cmp_ok(scalar(keys(%keys)), '>', 45, '... with a new key for each frame');
     my $zero = codec(mask => 'zero');
-    is(unframe($zero->encode('text', 'x'))->{key}, "\0\0\0\0", 'or with zero, where TLS protects');
+    is(unframe($zero->encode('text', 'x'))->{key}, "\0\0\0\0",
+        'mask zero uses the zero key, for connections over TLS');
     is(unframe($server->encode('text', 'x'))->{key}, undef, 'a server does not mask');
 
     for my $name (qw(text binary close ping pong)) {
         my $payload = $name eq 'close' ? pack('n', 1001) : "a $name";
-        is(unframe($client->encode($name, $payload))->{opcode}, $CODE{$name}, $name);
+        is(unframe($client->encode($name, $payload))->{opcode}, $CODE{$name}, "opcode of $name");
     }
 
     my $long = join('', map { pack('N', $_) } 1 .. 100_000); # 400000 bytes
@@ -174,16 +179,18 @@ subtest 'what is sent' => sub {
         push @frames, unframe($rest);
         $rest = $frames[-1]{rest};
     }
-    is(scalar(@frames), 4, 'more than 131072 bytes become several frames');
-    is(scalar(grep { $_->{fin} && $_->{opcode} == 2 } @frames), 4, 'each whole, as pveproxy wants');
-    is(scalar(grep { length($_->{payload}) > 131_072 } @frames), 0, 'none too long');
-    ok(join('', map { $_->{payload} } @frames) eq $long, 'with all bytes');
+    is(scalar(@frames), 4, 'more than 131072 bytes are split into several frames');
+    is(scalar(grep { $_->{fin} && $_->{opcode} == 2 } @frames), 4,
+        '... each a final binary frame, as pveproxy requires');
+    is(scalar(grep { length($_->{payload}) > 131_072 } @frames), 0,
+        '... with at most 131072 bytes');
+    ok(join('', map { $_->{payload} } @frames) eq $long, '... and together they have all bytes');
 
     $server->feed($wire);
-    ok(join('', map { $_->[1] } messages($server)) eq $long, 'and our other end reads them');
+    ok(join('', map { $_->[1] } messages($server)) eq $long, 'a server codec decodes them');
 };
 
-subtest 'a peer that breaks the rules' => sub {
+subtest 'input that breaks RFC 6455' => sub {
     my %bad = (
         'a reserved bit' => [{}, frame('binary', 'x', rsv => 0x40)],
         'an unknown opcode' => [{}, pack('H*', '8300')],
@@ -192,7 +199,7 @@ subtest 'a peer that breaks the rules' => sub {
         'a frame above the limit' => [{ max_frame => 1000 }, frame('binary', 'x' x 1001)],
         'a fragmented ping' => [{}, frame('ping', 'x', fin => 0)],
         'a ping of 126 bytes' => [{}, frame('ping', 'x' x 126)],
-        'a fragment without a beginning' => [{}, frame('continuation', 'x')],
+        'a continuation without a first fragment' => [{}, frame('continuation', 'x')],
         'a message inside a message' => [{}, frame('text', 'x', fin => 0) . frame('text', 'y')],
         'a close of one byte' => [{}, frame('close', 'x')],
     );
@@ -203,18 +210,19 @@ subtest 'a peer that breaks the rules' => sub {
         refused($what, '', $call);
         is(
             PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_PROTOCOL,
-            'as a breach of the protocol',
+            '... with the status for a protocol error',
         );
         $codec->feed(frame('text', 'later'));
-        ok(!eval { $codec->next() }, 'and nothing more comes out of that stream');
+        ok(!eval { $codec->next() }, '... and the codec returns no further message');
     }
 
     my $codec = codec(max_frame => '1000');
     $codec->feed(frame('binary', 'x' x 1000));
-    is_deeply([messages($codec)], [['binary', 'x' x 1000]], 'the limit itself is allowed');
+    is_deeply([messages($codec)], [['binary', 'x' x 1000]],
+        'a frame of exactly the limit is accepted');
 };
 
-subtest 'a caller that breaks the rules' => sub {
+subtest 'refused arguments' => sub {
     my $codec = codec();
     refused('an unknown opcode', q{opcode 'bytes' is none of}, sub { $codec->encode('bytes', '') });
     refused('an opcode number', 'opcode', sub { $codec->encode(2, '') });
@@ -229,18 +237,20 @@ subtest 'a caller that breaks the rules' => sub {
     refused('an unknown role', 'role|variant', sub { codec(role => 'proxy') });
     refused('an unknown option', 'colour', sub { codec(colour => 'red') });
     refused('a limit of 0', 'max_frame', sub { codec(max_frame => 0) });
-    refused('a limit in words', 'max_frame|invalid type', sub { codec(max_frame => 'many') });
+    refused('a limit that is a word', 'max_frame|invalid type', sub { codec(max_frame => 'many') });
 
-    refused('a class for an object', 'no codec', sub { PVE::Tunnel::Native::Codec->next() });
+    refused('a class in place of an object', 'no codec',
+        sub { PVE::Tunnel::Native::Codec->next() });
     refused('another object', 'no codec', sub { PVE::Tunnel::Native::Codec::next(bless({}, 'X')) });
-    refused('undef for an object', 'no codec', sub { PVE::Tunnel::Native::Codec::next(undef) });
-    refused('an object for a class', 'class method', sub { $codec->new() });
+    refused('undef in place of an object', 'no codec',
+        sub { PVE::Tunnel::Native::Codec::next(undef) });
+    refused('an object in place of a class', 'class method', sub { $codec->new() });
 
     utf8::upgrade(my $upgraded = "\xe9\xff");
     $codec->feed(frame('text', ''));
     is(
         unframe($codec->encode('binary', $upgraded))->{payload}, "\xe9\xff",
-        'bytes stored as UTF-8'
+        'a payload that Perl stores as UTF-8 is encoded as bytes'
     );
 };
 
@@ -248,7 +258,7 @@ subtest 'subclasses' => sub {
     my $codec = Counting::Codec->new(role => 'client');
     isa_ok($codec, 'Counting::Codec');
     $codec->feed(frame('text', 'x'));
-    is_deeply([messages($codec)], [['text', 'x']], 'work');
+    is_deeply([messages($codec)], [['text', 'x']], 'a subclass decodes');
 };
 
 package Counting::Codec;

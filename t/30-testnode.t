@@ -9,7 +9,7 @@ use lib "$FindBin::RealBin/lib";
 
 use Test::More;
 
-use Test::NodeConduct qw(node_conduct);
+use Test::NodeChecks qw(check_node);
 use Test::TunnelClient;
 use Test::TunnelNode;
 
@@ -17,7 +17,7 @@ local $SIG{ALRM} = sub { die "the test stands still\n" };
 alarm 300;
 local $SIG{PIPE} = 'IGNORE';
 
-node_conduct();
+check_node();
 
 my $node = Test::TunnelNode->start;
 my $client = Test::TunnelClient->open($node, 'qemu', 100);

@@ -13,7 +13,7 @@ use IO::Socket::IP ();
 use Test::More;
 use Time::HiRes ();
 
-use Test::NodeConduct qw(pveproxy_conduct quiet);
+use Test::NodeChecks qw(check_pveproxy is_silent);
 use Test::Pattern qw(pattern_block pattern_sha256);
 use Test::TunnelClient;
 use Test::TunnelNode;
@@ -24,7 +24,7 @@ local $SIG{ALRM} = sub { die "the test stands still\n" };
 alarm 300;
 local $SIG{PIPE} = 'IGNORE';
 
-subtest 'pveproxy' => sub { pveproxy_conduct(misbehave => ['pveproxy']) };
+subtest 'pveproxy' => sub { check_pveproxy(misbehave => ['pveproxy']) };
 
 subtest 'no-close-frame' => sub {
     my ($node, $client) = node('no-close-frame');
@@ -179,7 +179,7 @@ subtest 'stall-write' => sub {
     my ($node, $client) = node('stall-write');
     my ($socket, $data) = data($client, kind => 'source', bytes => 16 * $MIB);
     ok($client->command('version')->{success}, 'the command connection is not stalled');
-    ok(quiet($data), 'nothing comes');
+    ok(is_silent($data), 'nothing comes');
     my $got = $client->command('result', socket => $socket, wait => 0);
     ok(!$got->{finished}, 'the source has to wait');
     ok($node->release, 'SIGUSR1 releases');
@@ -229,7 +229,7 @@ subtest 'hang-handshake' => sub {
     print {$tcp} 'anything';
     $tcp->flush;
     ok($node->wait_log(qr/^handshake: silent/), 'the node has the connection');
-    ok(quiet({ handle => $tcp }), 'and says nothing');
+    ok(is_silent({ handle => $tcp }), 'and says nothing');
 };
 
 subtest 'control: instead of data' => sub {

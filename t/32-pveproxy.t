@@ -11,7 +11,7 @@ use lib "$FindBin::RealBin/lib";
 use Digest::SHA qw(sha256_hex);
 use Test::More;
 
-use Test::NodeConduct qw(node_conduct pveproxy_conduct);
+use Test::NodeChecks qw(check_node check_pveproxy);
 use Test::Pattern qw(pattern_sha256);
 use Test::TunnelClient;
 use Test::TunnelNode;
@@ -26,8 +26,8 @@ my $node = Test::TunnelNode->start(front => 'pveproxy');
 plan skip_all => $Test::TunnelNode::reason if !$node;
 diag 'runs against the real PVE::APIServer::AnyEvent';
 
-node_conduct(front => 'pveproxy', delay => 1);
-pveproxy_conduct(front => 'pveproxy');
+check_node(front => 'pveproxy', delay => 1);
+check_pveproxy(front => 'pveproxy');
 
 subtest 'a client that is behind at the end of the UNIX side' => sub {
     my $client = Test::TunnelClient->open($node, 'qemu', 100);

@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# What must be an error is one on the forward and in the log, and of that connection only.
+# A broken connection is an error on the forward and in the log, and affects no other connection.
 
 use v5.36;
 
@@ -12,56 +12,59 @@ use Test::More;
 use Time::HiRes ();
 
 use Test::Connector;
-use Test::ConnectorConduct qw(broken_off no_secrets prompt_end start stream upload $MIB);
+use Test::ConnectorChecks qw(broken_off no_secrets prompt_end start stream upload $MIB);
 use Test::Pattern qw(pattern_sha256);
 use Test::Stream qw(blocked_after pump);
 use Test::TunnelNode;
 
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm 300;
 local $SIG{PIPE} = 'IGNORE';
 
 my $SIZE = 64 * $MIB;
 
-# The last two lack a single byte.
+# The last two rows lack a single byte.
 for my $cut ([truncate => 1], [truncate => $SIZE - 1], ['truncate-frame' => $SIZE - 1]) {
     my ($how, $after) = @$cut;
     subtest "$how=$after" => sub {
         my ($node, $connector) = start({ misbehave => ["$how=$after"] });
         my ($remote, $local) = $connector->open(kind => 'source', bytes => $SIZE);
 
-        my $asker = stream($connector, $local, send => 1, half_close => 'never');
-        pump($asker);
-        is($asker->{error}, 'ECONNRESET', 'who has written gets an error');
-        ok(!$asker->{eof}, 'and no end of stream');
+        my $writer = stream($connector, $local, send => 1, half_close => 'never');
+        pump($writer);
+        is($writer->{error}, 'ECONNRESET', 'a program that has written gets an error');
+        ok(!$writer->{eof}, 'it gets no end of stream');
         if ($how eq 'truncate') {
-            is($asker->{received}, $after, 'after all that came');
-            is($asker->sha256, pattern_sha256($after), 'which is right');
+            is($writer->{received}, $after, 'it has received all bytes before the cut');
+            is($writer->sha256, pattern_sha256($after), 'these bytes are correct');
         }
-        ok($connector->wait_log(qr/connection 1: FAILED: .*without an end of stream/), 'logged');
+        ok(
+            $connector->wait_log(qr/connection 1: FAILED: .*without an end of stream/),
+            'the log has the failure'
+        );
 
         broken_off($connector, stream($connector, $local, half_close => 'never'), 2);
-        ok($connector->command('version')->{success}, 'the tunnel goes on');
-        is($connector->finish->{code}, 0, 'to its end');
+        ok($connector->command('version')->{success}, 'the tunnel still works');
+        is($connector->finish->{code}, 0, 'the connector ends with success');
     };
 }
 
-subtest 'cut while both directions flow' => sub {
+subtest 'a cut while data moves in both directions' => sub {
     my ($node, $connector) = start({ misbehave => ['truncate=' . 32 * $MIB] });
     my ($remote, $local) = $connector->open(kind => 'echo');
     pump(my $stream = stream($connector, $local, send => $SIZE, half_close => 'received'));
-    is($stream->{error}, 'ECONNRESET', 'an error');
-    ok(!$stream->{eof}, 'and no end of stream');
+    is($stream->{error}, 'ECONNRESET', 'the program gets an error');
+    ok(!$stream->{eof}, 'it gets no end of stream');
 };
 
-subtest 'a target that ends before all is there' => sub {
-    for my $manners ([], ['close-frame'], ['pveproxy']) {
-        my ($node, $connector) = start({ @$manners ? (misbehave => $manners) : () });
+subtest 'a target that ends before it has received everything' => sub {
+    for my $misbehave ([], ['close-frame'], ['pveproxy']) {
+        my ($node, $connector) = start({ @$misbehave ? (misbehave => $misbehave) : () });
         my ($remote, $local) = $connector->open(kind => 'source', bytes => 10);
         pump(my $stream = stream($connector, $local, send => $SIZE));
         my $error = $stream->{write_error} // $stream->{error} // 'none';
-        like($error, qr/\A(?:ECONNRESET|EPIPE)\z/, "the program hears it: @$manners");
-        cmp_ok($stream->{sent}, '<', $SIZE, "after $stream->{sent} bytes");
+        like($error, qr/\A(?:ECONNRESET|EPIPE)\z/, "the program gets an error: @$misbehave");
+        cmp_ok($stream->{sent}, '<', $SIZE, "the error comes after $stream->{sent} bytes");
     }
 };
 
@@ -69,15 +72,15 @@ subtest 'the control connection is cut' => sub {
     my ($node, $connector) = start({ misbehave => ['control:truncate=3000'] });
     my ($remote, $local) = $connector->open(kind => 'echo', stalled => 1);
     my $stream = stream($connector, $local, send => $SIZE, half_close => 'never');
-    ok(blocked_after($stream), 'in the middle of data');
+    ok(blocked_after($stream), 'a connection is in mid-transfer');
     $connector->send_line({ cmd => 'list' }) for 1 .. 30;
     my $end = $connector->wait_end;
-    is($end->{code}, 1, 'a failure');
-    prompt_end($end, 'ends the connector');
-    like($connector->log, qr/^the control connection was cut off$/m, 'the log says why');
-    ok(!-e $local, 'the socket is gone');
+    is($end->{code}, 1, 'the connector fails');
+    prompt_end($end, 'it ends at once');
+    like($connector->log, qr/^the control connection was cut off$/m, 'the log has the reason');
+    ok(!-e $local, 'the forward\'s socket is gone');
     pump($stream);
-    is($stream->{error}, 'ECONNRESET', 'and what flowed has failed');
+    is($stream->{error}, 'ECONNRESET', 'the connection gets an error');
 };
 
 subtest 'refusals' => sub {
@@ -85,21 +88,24 @@ subtest 'refusals' => sub {
     my ($remote, $local) = $connector->open(kind => 'sink');
     for my $number (1 .. 2) {
         pump(my $stream = stream($connector, $local, half_close => 'never'));
-        is($stream->{error}, 'ECONNRESET', "connection $number: an error, though it never wrote");
+        is($stream->{error}, 'ECONNRESET', "connection $number: an error without a write");
         like(
             $connector->wait_log(qr/connection $number:/),
             qr/503 the guest is busy/,
-            'status and reason in the log'
+            "connection $number: the log has status and reason"
         );
     }
-    ok($connector->command('version')->{success}, 'the tunnel goes on');
+    ok($connector->command('version')->{success}, 'the tunnel still works');
 
     $node = Test::TunnelNode->start(misbehave => ['refuse=403:Permission check failed']);
     $connector = eval { Test::Connector->start($node) };
-    like($@, qr/\Aversion: not connected: .*403 Permission check failed/, 'of the whole tunnel');
+    like(
+        $@, qr/\Aversion: not connected: .*403 Permission check failed/,
+        'a refused control connection is an error with status and reason'
+    );
 };
 
-subtest 'a worker that has gone silent' => sub {
+subtest 'a worker that does not answer' => sub {
     my ($node, $connector) = start({});
     my ($remote, $local) = $connector->open(kind => 'echo');
     my ($worker) = $connector->{upid} =~ m/\AUPID:target:([0-9A-F]{8}):/;
@@ -110,8 +116,8 @@ subtest 'a worker that has gone silent' => sub {
     kill 'CONT', hex $worker;
 };
 
-# Limits of 10 and 20 seconds, all waited for at once.
-subtest 'silence' => sub {
+# The limits are 10 and 20 seconds; the test waits for all of them at once.
+subtest 'time limits' => sub {
     my ($missing, $connector) = start({ misbehave => ['pveproxy'] });
     my ($remote, $local) = $connector->open(kind => 'echo');
     unlink $remote;
@@ -123,33 +129,36 @@ subtest 'silence' => sub {
     $waiting->connect($silent, $silent->url('qemu', 100, 'mtunnelwebsocket') =~ s/\Ahttp/ws/r);
     $waiting->send_line({ cmd => 'version' });
 
-    my $deaf = Test::TunnelNode->start(misbehave => ['control:stall-read']);
-    my $stuck = Test::Connector->begin($deaf);
+    my $stalled = Test::TunnelNode->start(misbehave => ['control:stall-read']);
+    my $stuck = Test::Connector->begin($stalled);
     $stuck->send_line({ cmd => 'version' });
     close $stuck->{writer};
 
     upload($connector, $MIB);
-    ok($missing->wait_log(qr/silent/), 'an upgrade stays without an answer');
-    ok(!blocked_after($stream, 0) && !$stream->is_over, 'other forwards go on meanwhile');
+    ok($missing->wait_log(qr/silent/), 'the node does not answer an upgrade');
+    ok(!blocked_after($stream, 0) && !$stream->is_over, 'other forwards work meanwhile');
 
     my $answer = JSON::decode_json($waiting->read_line);
-    ok(!$answer->{success}, 'a handshake without an answer');
-    like($answer->{msg}, qr/not connected: .* no answer to the TLS handshake within 10s/, 'told');
-    is($waiting->end_input->{code}, 1, 'and a failure');
+    ok(!$answer->{success}, 'a TLS handshake without an answer is an error');
+    like(
+        $answer->{msg}, qr/not connected: .* no answer to the TLS handshake within 10s/,
+        'the error names the limit'
+    );
+    is($waiting->end_input->{code}, 1, 'the connector fails');
 
-    is($stuck->wait_end->{code}, 0, 'a target that takes nothing and has said nothing');
-    cmp_ok(Time::HiRes::time() - $start, '<', 25, 'does not hold up the end of input for long');
+    is($stuck->wait_end->{code}, 0, 'with a target that reads nothing, the end of input ends it');
+    cmp_ok(Time::HiRes::time() - $start, '<', 25, 'it ends within the limit');
 
     pump($stream);
     is($stream->{error}, 'ECONNRESET', 'an upgrade without an answer is an error');
     my $seconds = Time::HiRes::time() - $start;
-    cmp_ok($seconds, '<', 30, sprintf 'within the limit (%.1f s)', $seconds);
+    cmp_ok($seconds, '<', 30, sprintf 'it comes within the limit (%.1f s)', $seconds);
     like(
         $connector->wait_log(qr/connection 1:.*upgrade/),
         qr/no answer to the websocket upgrade within 20s: does the socket .* still exist/,
-        'with a clear word'
+        'the log has the reason'
     );
-    ok($connector->command('version')->{success}, 'the tunnel goes on');
+    ok($connector->command('version')->{success}, 'the tunnel still works');
 };
 
 subtest 'no secrets' => \&no_secrets;

@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# PVE::Tunnel itself, unchanged, finds the connector under the name proxmox-websocket-tunnel. Needs
+# The unchanged PVE::Tunnel runs the connector under the name proxmox-websocket-tunnel. Needs
 # PVE::Tunnel with PVE::APIClient::LWP, installed or in PERL5LIB.
 
 use v5.36;
@@ -14,20 +14,20 @@ use IO::Socket::UNIX ();
 use Socket qw(SHUT_RD);
 use Test::More;
 
-use Test::ConnectorConduct qw($MIB);
+use Test::ConnectorChecks qw($MIB);
 use Test::Pattern qw(pattern_sha256);
 use Test::Stream qw(pump);
 use Test::TunnelNode;
 
-# Not at compile time: it may not be here.
+# Loaded at run time: the module may be missing.
 BEGIN {
     my $missing = Test::TunnelNode::missing('PVE::Tunnel');
     plan skip_all => $missing if defined $missing;
     require PVE::Tunnel;
 }
-diag "runs the real PVE::Tunnel ($INC{'PVE/Tunnel.pm'})";
+diag "this test runs the real PVE::Tunnel ($INC{'PVE/Tunnel.pm'})";
 
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm 300;
 local $SIG{PIPE} = 'IGNORE';
 
@@ -37,12 +37,12 @@ my $dir = File::Temp->newdir('stock-tunnel-XXXXXX', TMPDIR => 1);
 symlink "$FindBin::RealBin/../target/release/pve-tunnel", "$dir/proxmox-websocket-tunnel"
     or die "symlink: $!\n";
 local $ENV{PATH} = "$dir:$ENV{PATH}";
-# What the helper says goes to the task log, that is to standard output.
+# The output of the helper goes to the task log, which is standard output.
 my $task_log = "$dir/task.log";
 
 for my $row (
-    ['a node with good manners', {}],
-    ['pveproxy\'s manners', { misbehave => ['pveproxy'] }],
+    ['a well-behaved node', {}],
+    ['a node that behaves like pveproxy', { misbehave => ['pveproxy'] }],
     ['an old node', { old => 1 }],
     ['PVE::APIServer::AnyEvent', { front => 'pveproxy' }],
     )
@@ -51,20 +51,20 @@ for my $row (
     subtest $name => sub { migrate($options) };
 }
 
-subtest 'a failure' => sub {
+subtest 'a refused tunnel' => sub {
     my $node = Test::TunnelNode->start(misbehave => ['refuse=403:Permission check failed']);
-    # It wonders aloud about an answer without a version.
+    # PVE::Tunnel warns of an answer without a version.
     local $SIG{__WARN__} = sub { };
     eval {
         open_tunnel($node, sub { });
     };
-    like($@, qr/\Acan't open tunnel/, 'PVE::Tunnel hears of it');
+    like($@, qr/\Acan't open tunnel/, 'PVE::Tunnel reports an error');
 };
 
 subtest 'no secrets' => sub {
     my $log = Test::TunnelNode::slurp($task_log);
-    cmp_ok(length $log, '>', 100, 'the task log');
-    unlike($log, qr/PVETUNNEL|PVEAPIToken|ticket=/, 'has none');
+    cmp_ok(length $log, '>', 100, 'the task log is not empty');
+    unlike($log, qr/PVETUNNEL|PVEAPIToken|ticket=/, 'the task log has no token and no ticket');
 };
 
 done_testing;
@@ -72,32 +72,32 @@ done_testing;
 sub migrate ($options) {
     my $node = Test::TunnelNode->start($options->%*);
     plan skip_all => $Test::TunnelNode::reason if !$node;
-    my @told;
-    my $tunnel = open_tunnel($node, sub ($level, $text) { push @told, "$level: $text" });
-    is_deeply([$tunnel->@{qw(version age)}], [2, 0], 'the tunnel is open, with its version');
+    my @logged;
+    my $tunnel = open_tunnel($node, sub ($level, $text) { push @logged, "$level: $text" });
+    is_deeply([$tunnel->@{qw(version age)}], [2, 0], 'the tunnel is open and has a version');
 
     my ($socket, $local) = forward($tunnel, kind => 'sink');
     my $client = IO::Socket::UNIX->new(Peer => $local) or die "connect to $local: $!\n";
     shutdown $client, SHUT_RD;
     pump(Test::Stream->new($client, send => $SIZE, read => 0));
     my $result = PVE::Tunnel::write_tunnel($tunnel, 30, 'result', { socket => $socket });
-    is($result->{sha256}, pattern_sha256($SIZE), "$SIZE bytes are up while the socket is open");
-    ok($result->{eof}, 'to their end');
+    is($result->{sha256}, pattern_sha256($SIZE), "$SIZE bytes arrive while the socket is open");
+    ok($result->{eof}, 'their end follows');
     close $client;
 
     ($socket, $local) = forward($tunnel, kind => 'echo');
     $client = IO::Socket::UNIX->new(Peer => $local) or die "connect to $local: $!\n";
     pump(my $stream = Test::Stream->new($client, send => $SIZE, half_close => 'received'));
-    is($stream->sha256, pattern_sha256($SIZE), "$SIZE bytes are there and back");
-    ok($stream->{eof}, 'to a clean end');
+    is($stream->sha256, pattern_sha256($SIZE), "$SIZE bytes come back");
+    ok($stream->{eof}, 'the stream has a clean end');
 
     eval { PVE::Tunnel::write_tunnel($tunnel, 10, 'reboot') };
-    like($@, qr/unknown command 'reboot'/, 'what the worker refuses is an error with its reason');
+    like($@, qr/unknown command 'reboot'/, 'a refusal of the worker is an error with its reason');
 
     PVE::Tunnel::finish_tunnel($tunnel);
     is(kill(0, $tunnel->{pid}), 0, 'at the end the process is gone');
-    ok(!-e $local, 'and the forward');
-    is(scalar(grep { m/still running|SIGKILL/ } @told), 0, 'without a signal');
+    ok(!-e $local, 'the forward\'s socket is gone');
+    is(scalar(grep { m/still running|SIGKILL/ } @logged), 0, 'the process ended without a signal');
     return;
 }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/perl
 
-# Our listener, held against docs/protocol.md: its peer here has been written from that page and
-# shares no code with it. Whatever a stranger does costs one connection and one counter, while a
-# transfer runs on, undisturbed.
+# Checks the listener against docs/protocol.md: its peer in this test is written from that page and
+# shares no code with it. A connection of an unknown peer costs one connection and one counter, and
+# does not disturb a running transfer.
 
 use v5.36;
 
@@ -15,21 +15,21 @@ use Socket qw(SHUT_WR);
 use Test::More;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-use Test::DirectTarget;
+use Test::TargetPrograms;
 use Test::MinimalClient;
 use Test::MinimalListener;
 use Test::MinimalStream;
 use Test::NativeListener;
 use Test::Pattern qw(pattern_block);
 
-# Enough for a handshake on a busy machine, and soon over for who is silent.
-my $HELLO_LIMIT = 4;
+# Seconds. Enough for a handshake on a busy machine, and short for the tests of silent peers.
+my $HANDSHAKE_LIMIT = 4;
 my @REASONS = qw(tls silent malformed key number crowded socket);
 
 $SIG{PIPE} = 'IGNORE';
 my $dir = tempdir(CLEANUP => 1);
 my $identity = Test::MinimalStream::one_time_identity();
-my $echo = Test::DirectTarget::echo("$dir/echo");
+my $echo = Test::TargetPrograms::echo("$dir/echo");
 
 sub start ($class, $plane, %options) {
     $options{fingerprint} = $identity->{fingerprint} if $plane eq 'tls';
@@ -40,44 +40,44 @@ sub forward ($listener, $path) {
     return $listener->ask(op => 'forward', path => $path)->{number};
 }
 
-# Each of these reasons must have been counted so often, and nothing else may have changed: as many
-# connections have come as were refused or let in.
-sub costs ($listener, $name, $before, %expected) {
+# Tests that the listener has counted exactly these refusals since `$before`: %expected has the
+# count of each reason. The number of connections must be that of the refused and accepted ones.
+sub refusals_counted ($listener, $name, $before, %expected) {
     my $refused = 0;
     $refused += $_ for values %expected;
     my $after = eval {
         $listener->stat_when(
             sub ($stat) {
-                my $come = $stat->{connections} - $before->{connections};
-                return !$stat->{half_open} && $come >= $refused + let_in($before, $stat);
+                my $new = $stat->{connections} - $before->{connections};
+                return !$stat->{half_open} && $new >= $refused + accepted($before, $stat);
             }
         );
     } or return fail($name) || diag($@);
     my %rise = map { $_ => $after->{refused}{$_} - $before->{refused}{$_} } @REASONS;
     delete @rise{ grep { !$rise{$_} } keys %rise };
-    my $rest = $after->{connections} - $before->{connections} - let_in($before, $after);
+    my $rest = $after->{connections} - $before->{connections} - accepted($before, $after);
     is_deeply({ %rise, all => $rest }, { %expected, all => $refused }, $name)
         or diag($listener->log_lines);
     return;
 }
 
-sub let_in ($before, $after) {
+# How many connections forwards have accepted in between.
+sub accepted ($before, $after) {
     my $count = 0;
     $count += $_->{connections} for $after->{forwards}->@*;
     $count -= $_->{connections} for $before->{forwards}->@*;
     return $count;
 }
 
-# What a stranger hears after what it sent, to the end.
-sub answer_to ($socket, $bytes) {
-    syswrite $socket, $bytes if length $bytes;
-    my $heard = '';
+# All bytes that the listener sends before it closes the connection.
+sub bytes_until_close ($socket) {
+    my $received = '';
     my $count = 1;
     while ($count) {
         IO::Select->new($socket)->can_read(30) or die "still open after 30 s\n";
-        $count = sysread $socket, $heard, 65536, length $heard;
+        $count = sysread $socket, $received, 65536, length $received;
     }
-    return $heard;
+    return $received;
 }
 
 sub random_bytes ($count) {
@@ -90,33 +90,33 @@ subtest 'the example in the document' => sub {
     close $file;
     my ($example) = $text =~ m/^```hello\n(.*?)^```$/ms;
     my %is = map { m/^(.+?) {2,}([0-9a-f]+)$/ } split /\n/, $example;
-    is(join(' ', sort keys %is), 'HMAC nonce session key step 1 step 2 step 3', 'is all there');
+    is(join(' ', sort keys %is), 'HMAC nonce session key step 1 step 2 step 3', 'it is complete');
     is($is{'step 1'}, unpack('H*', 'pvetun') . '0001' . $is{nonce}, 'step 1');
     my $proof = hmac_sha256_hex(pack('H*', "$is{nonce}00000001"), pack 'H*', $is{'session key'});
-    is($is{HMAC}, $proof, 'the HMAC, by Digest::SHA');
+    is($is{HMAC}, $proof, 'Digest::SHA computes the same HMAC');
     is($is{'step 2'}, "00000001$proof", 'step 2');
     my $made = Test::MinimalClient::step_2(pack('H*', $is{'step 1'}), $is{'session key'}, 1);
-    is($is{'step 2'}, unpack('H*', $made), 'as the minimal client makes it');
+    is($is{'step 2'}, unpack('H*', $made), 'the minimal client makes the same step 2');
     my $pid = open2(
-        my $said, my $asked,
+        my $output, my $input,
         qw(openssl dgst -sha256 -mac HMAC -macopt), "hexkey:$is{'session key'}"
     );
-    print {$asked} pack 'H*', "$is{nonce}00000001";
-    close $asked;
-    like(scalar(readline $said), qr/= $is{HMAC}$/, 'the HMAC, by openssl');
+    print {$input} pack 'H*', "$is{nonce}00000001";
+    close $input;
+    like(scalar(readline $output), qr/= $is{HMAC}$/, 'openssl computes the same HMAC');
     waitpid $pid, 0;
 };
 
 for my $class (qw(Test::MinimalListener Test::NativeListener)) {
     for my $plane (qw(tcp tls)) {
-        subtest "$class, $plane: what it announces, and streams" => sub {
+        subtest "$class, $plane: the announcement and streams" => sub {
             my $listener = start($class, $plane);
             my $open = $listener->announced;
             is($open->{protocol}, 1, 'protocol 1');
             is($open->{plane}, $plane, 'the plane');
             is_deeply($open->{addresses}, ['127.0.0.1'], 'the address');
-            cmp_ok($open->{port}, '>=', 60000, 'a port');
-            cmp_ok($open->{port}, '<', 60050, 'of the range');
+            cmp_ok($open->{port}, '>=', 60000, 'the port is not below the migration range');
+            cmp_ok($open->{port}, '<', 60050, 'the port is not above the migration range');
             like($open->{key}, qr/\A[0-9a-f]{64}\z/, 'a session key');
 
             if ($plane eq 'tls') {
@@ -135,10 +135,10 @@ for my $class (qw(Test::MinimalListener Test::NativeListener)) {
             );
             my @forwards = $stat->{forwards}->@*;
             is(scalar(grep { $_->{failed} } @forwards), 0, 'no connection failed');
-            is("@{$forwards[0]}{qw(received sent)}", '3145728 3145728', 'bytes are counted');
-            is("@{$forwards[2]}{qw(received sent)}", '10 5', 'each way');
+            is("@{$forwards[0]}{qw(received sent)}", '3145728 3145728', 'bytes of an echo');
+            is("@{$forwards[2]}{qw(received sent)}", '10 5', 'bytes in each direction');
             $listener->stop;
-            is($?, 0, 'and the listener ends');
+            is($?, 0, 'the listener ends with success');
         };
     }
 }
@@ -148,36 +148,39 @@ sub streams ($listener, $plane) {
     my $number = forward($listener, "$dir/echo");
     is($number, 1, 'the first forward');
     is(forward($listener, "$dir/other"), 2, 'the second');
-    is(forward($listener, "$dir/echo"), 1, 'the first path again');
+    is(forward($listener, "$dir/echo"), 1, 'the first path keeps its number');
 
     my $block = pattern_block(7) x 3;
     my $stream = Test::MinimalClient::connect_forward($open, $number, identity => $identity);
     like($stream->cipher, qr/\ATLS_/, 'TLS 1.3: ' . $stream->cipher) if $plane eq 'tls';
-    ok($stream->exchange($block) eq $block, 'the source ends first: all comes back, then an end');
+    ok(
+        $stream->exchange($block) eq $block,
+        'if the source ends first, all bytes come back before the end'
+    );
     $stream->hang_up;
 
-    my $speaker = Test::DirectTarget::speaker("$dir/speaker.$plane.$$", 'hello');
-    my $path = "$dir/speaker.$plane.$$";
+    my $greeter = Test::TargetPrograms::greeter("$dir/greeter.$plane.$$", 'hello');
+    my $path = "$dir/greeter.$plane.$$";
     $stream = Test::MinimalClient::connect_forward(
         $open,
         forward($listener, $path),
         identity => $identity
     );
-    is($stream->exchange('still here', first => 1), 'hello', 'the target ends first');
+    is($stream->exchange('still here', first => 1), 'hello', 'the target can end first');
     $stream->hang_up;
-    is($speaker->heard(10), 'still here', 'and still takes what comes');
-    undef $speaker;
+    is($greeter->received(10), 'still here', 'a target that has ended still receives');
+    undef $greeter;
     unlink $path;
 
-    my $watch = Test::MinimalClient::connect_forward($open, 0, identity => $identity);
+    my $heartbeat = Test::MinimalClient::connect_forward($open, 0, identity => $identity);
     for my $byte (map { chr } 0, 1, 255) {
-        $watch->write_all($byte);
-        is(length $watch->read_exactly(1), 1, 'the watch is answered');
+        $heartbeat->write_all($byte);
+        is(length $heartbeat->read_exactly(1), 1, 'the listener answers a heartbeat');
     }
-    $watch->finish;
+    $heartbeat->finish;
 
     eval { Test::MinimalClient::connect_forward($open, 2, identity => $identity) };
-    is($@, "status 1\n", 'a socket that is not there');
+    is($@, "status 1\n", 'a missing socket is status 1');
     eval {
         Test::MinimalClient::connect_forward(
             $open, 1,
@@ -186,32 +189,32 @@ sub streams ($listener, $plane) {
             random_bytes(32)
         );
     };
-    is($@, "refused\n", 'another key');
+    is($@, "refused\n", 'another key is refused');
     return;
 }
 
 for my $plane (qw(tcp tls)) {
-    subtest "$plane: what is refused" => sub {
-        my $listener = start('Test::NativeListener', $plane, hello_timeout => $HELLO_LIMIT);
+    subtest "$plane: refused connections" => sub {
+        my $listener = start('Test::NativeListener', $plane, hello_timeout => $HANDSHAKE_LIMIT);
         my $open = $listener->announced;
         my $number = forward($listener, "$dir/echo");
         my $missing = forward($listener, "$dir/missing");
-        my $transfer = Test::DirectTarget::endless($open, $number, $identity);
-        hellos($listener, $open, $number, $missing);
-        strangers($listener, $open, $plane);
+        my $transfer = Test::TargetPrograms::continuous_transfer($open, $number, $identity);
+        wrong_handshakes($listener, $open, $number, $missing);
+        unknown_peers($listener, $open, $plane);
         certificates($listener, $open, $number) if $plane eq 'tls';
         my $blocks = eval { $transfer->finish };
-        cmp_ok($blocks // 0, '>', 0, 'the transfer went on: ' . ($blocks // $@) . ' blocks');
+        cmp_ok($blocks // 0, '>', 0, 'the transfer continued: ' . ($blocks // $@) . ' blocks');
         my $stream = Test::MinimalClient::connect_forward($open, $number, identity => $identity);
-        is($stream->exchange('and on'), 'and on', 'and so does the listener');
+        is($stream->exchange('and on'), 'and on', 'the listener still accepts connections');
         $stream->hang_up;
         my $stat = $listener->stop;
-        is($stat->{forwards}[0]{failed}, 0, 'no connection that was let in failed');
+        is($stat->{forwards}[0]{failed}, 0, 'no accepted connection failed');
     };
 }
 
-# Peers that know the plane, and have the certificate.
-sub hellos ($listener, $open, $number, $missing) {
+# Peers that use the right plane and the right certificate, with a wrong handshake.
+sub wrong_handshakes ($listener, $open, $number, $missing) {
     my $try = sub ($wanted, %options) {
         eval {
             Test::MinimalClient::connect_forward(
@@ -223,8 +226,8 @@ sub hellos ($listener, $open, $number, $missing) {
         return $@;
     };
     my $stat = $listener->ask(op => 'stat');
-    is($try->($number, key => '00' x 32), "refused\n", 'another key: refused');
-    costs($listener, 'and counted', $stat, key => 1);
+    is($try->($number, key => '00' x 32), "refused\n", 'another key is refused');
+    refusals_counted($listener, 'another key is counted', $stat, key => 1);
 
     $stat = $listener->ask(op => 'stat');
     my $earlier;
@@ -233,10 +236,13 @@ sub hellos ($listener, $open, $number, $missing) {
         $open, $number, identity => $identity,
         step_2 => $keep
     );
-    is($stream->exchange('once'), 'once', 'a hello is taken');
+    is($stream->exchange('once'), 'once', 'a response is accepted once');
     $stream->hang_up;
-    is($try->($number, step_2 => sub ($answer) { $earlier }), "refused\n", 'and not a second time');
-    costs($listener, 'and counted', $stat, key => 1);
+    is(
+        $try->($number, step_2 => sub ($answer) { $earlier }), "refused\n",
+        'a repeated response is refused'
+    );
+    refusals_counted($listener, 'a repeated response is counted', $stat, key => 1);
 
     $stat = $listener->ask(op => 'stat');
     for my $bit (0, 31, 32, 32 + 255) {
@@ -244,17 +250,17 @@ sub hellos ($listener, $open, $number, $missing) {
             vec($answer, $bit, 1) ^= 1;
             return $answer;
         };
-        is($try->($number, step_2 => $flipped), "refused\n", "bit $bit is another: refused");
+        is($try->($number, step_2 => $flipped), "refused\n", "a flipped bit $bit is refused");
     }
-    costs($listener, 'and counted', $stat, key => 4);
+    refusals_counted($listener, 'flipped bits are counted', $stat, key => 4);
 
     $stat = $listener->ask(op => 'stat');
-    is($try->($_), "refused\n", "forward $_: refused") for 3, 255, 0xffffffff;
-    costs($listener, 'and counted', $stat, number => 3);
+    is($try->($_), "refused\n", "forward $_ is refused") for 3, 255, 0xffffffff;
+    refusals_counted($listener, 'unknown forwards are counted', $stat, number => 3);
 
     $stat = $listener->ask(op => 'stat');
-    is($try->($missing), "status 1\n", 'a socket that is not there: status 1');
-    costs($listener, 'and counted', $stat, socket => 1);
+    is($try->($missing), "status 1\n", 'a missing socket is status 1');
+    refusals_counted($listener, 'a missing socket is counted', $stat, socket => 1);
 
     $stat = $listener->ask(op => 'stat');
     for my $length (0 .. 35) {
@@ -263,11 +269,14 @@ sub hellos ($listener, $open, $number, $missing) {
         my $answer = Test::MinimalClient::step_2($challenge, $open->{key}, $number);
         $stream->write_all(substr $answer, 0, $length);
         $stream->finish;
-        # FIN or RST.
-        my $heard = eval { $stream->read_exactly(1) };
-        fail("$length bytes were answered") if defined $heard;
+        # The listener closes with FIN or RST.
+        my $received = eval { $stream->read_exactly(1) };
+        fail("$length bytes were answered") if defined $received;
     }
-    costs($listener, 'truncated at every length: counted', $stat, malformed => 36);
+    refusals_counted(
+        $listener, 'responses truncated at every length are counted',
+        $stat, malformed => 36
+    );
 
     $stat = $listener->ask(op => 'stat');
     my $start = clock_gettime(CLOCK_MONOTONIC);
@@ -276,33 +285,33 @@ sub hellos ($listener, $open, $number, $missing) {
     for my $stream (@silent) {
         $stream->read_exactly(40);
         eval { $stream->read_exactly(1) };
-        like($@, qr/^(?:truncated|ECONNRESET)$/, 'silence: closed');
+        like($@, qr/^(?:truncated|ECONNRESET)$/, 'the connection of a silent peer is closed');
     }
     my $passed = clock_gettime(CLOCK_MONOTONIC) - $start;
-    cmp_ok($passed, '>', $HELLO_LIMIT * 0.9, sprintf 'not before the limit (%.1f s)', $passed);
-    costs($listener, 'and counted', $stat, silent => 2);
+    cmp_ok($passed, '>', $HANDSHAKE_LIMIT * 0.9, sprintf 'not before the limit (%.1f s)', $passed);
+    refusals_counted($listener, 'silent peers are counted', $stat, silent => 2);
     return;
 }
 
-# Peers that know nothing. Random bytes are no hello, and no TLS.
-sub strangers ($listener, $open, $plane) {
+# Peers that do not use the protocol. Random bytes are neither a handshake nor TLS.
+sub unknown_peers ($listener, $open, $plane) {
     my $stat = $listener->ask(op => 'stat');
     my @lengths = map { $_ % 10 ? 36 + int rand 1000 : int rand 36 } 1 .. 200;
     my $short = grep { $_ < 36 } @lengths;
-    my $words = 0;
+    my $answered = 0;
     my @batch;
     for my $length (@lengths) {
         my $socket = Test::MinimalClient::dial($open);
         syswrite $socket, random_bytes($length) if $length;
         shutdown $socket, SHUT_WR;
         push @batch, $socket;
-        # Fewer than 64 at once, as those beyond are another matter.
+        # Fewer than 64 at once: the listener drops more than that, which another subtest covers.
         next if @batch < 20;
-        $words += length(answer_to($_, '')) > 40 for splice @batch;
+        $answered += length(bytes_until_close($_)) > 40 for splice @batch;
     }
-    is($words, 0, '200 that send random bytes hear no more than step 1');
-    my %cost = $plane eq 'tcp' ? (key => 200 - $short, malformed => $short) : (tls => 200);
-    costs($listener, 'and are counted', $stat, %cost);
+    is($answered, 0, '200 peers that send random bytes receive step 1 at most');
+    my %refusals = $plane eq 'tcp' ? (key => 200 - $short, malformed => $short) : (tls => 200);
+    refusals_counted($listener, 'random bytes are counted', $stat, %refusals);
 
     $stat = $listener->ask(op => 'stat');
     my %how;
@@ -318,9 +327,12 @@ sub strangers ($listener, $open, $plane) {
         undef $stream;
     }
     note("$_: $how{$_}") for sort keys %how;
-    is($how{''} // 0, 0, '50 real TLS clients without certificate get nowhere');
-    # A client's first record is longer than a hello.
-    costs($listener, 'and are counted', $stat, $plane eq 'tcp' ? (key => 50) : (tls => 50));
+    is($how{''} // 0, 0, '50 TLS clients without a certificate are refused');
+    # The first record of a TLS client is longer than a response.
+    refusals_counted(
+        $listener, 'TLS clients without a certificate are counted',
+        $stat, $plane eq 'tcp' ? (key => 50) : (tls => 50)
+    );
     return;
 }
 
@@ -333,8 +345,8 @@ sub certificates ($listener, $open, $number) {
     for my $name (sort keys %wrong) {
         my $stat = $listener->ask(op => 'stat');
         eval { Test::MinimalClient::connect_forward($open, $number, identity => $wrong{$name}); };
-        like($@, qr/alert|truncated|ECONNRESET/, "a client $name: refused");
-        costs($listener, 'and counted', $stat, tls => 1);
+        like($@, qr/alert|truncated|ECONNRESET/, "a client $name is refused");
+        refusals_counted($listener, "a client $name is counted", $stat, tls => 1);
     }
     for my $validity ([-2 * $day, -$day], [$day, 2 * $day]) {
         my ($from, $until) = map { time + $_ } $validity->@*;
@@ -348,16 +360,19 @@ sub certificates ($listener, $open, $number) {
             Test::MinimalClient::connect_plane($other->announced, identity => $stale)
                 ->read_exactly(40);
         };
-        like($@, qr/alert|truncated|ECONNRESET/, 'the right one outside its validity: refused');
-        costs($other, 'and counted', $stat, tls => 1);
+        like(
+            $@, qr/alert|truncated|ECONNRESET/,
+            'the right certificate outside its validity is refused'
+        );
+        refusals_counted($other, 'a certificate outside its validity is counted', $stat, tls => 1);
     }
 
-    # What the source sees of a listener that is not the one announced.
+    # The source connects to a listener that is not the announced one.
     my $stat = $listener->ask(op => 'stat');
     my %announced = (%$open, fingerprint => '00' x 32);
     eval { Test::MinimalClient::connect_plane(\%announced, identity => $identity) };
-    like($@, qr/certificate verify failed/, 'the listener has its own certificate, too');
-    costs($listener, 'and counts who does not like it', $stat, tls => 1);
+    like($@, qr/certificate verify failed/, 'the source rejects another certificate');
+    refusals_counted($listener, 'a source that rejects the listener is counted', $stat, tls => 1);
 
     $stat = $listener->ask(op => 'stat');
     my $socket = Test::MinimalClient::dial($open);
@@ -365,43 +380,42 @@ sub certificates ($listener, $open, $number) {
     Net::SSLeay::CTX_set_max_proto_version($context, Net::SSLeay::TLS1_2_VERSION());
     my $ssl = Net::SSLeay::new($context);
     Net::SSLeay::set_fd($ssl, fileno $socket);
-    cmp_ok(Net::SSLeay::connect($ssl), '<=', 0, 'TLS 1.2: refused');
+    cmp_ok(Net::SSLeay::connect($ssl), '<=', 0, 'TLS 1.2 is refused');
     Net::SSLeay::free($ssl);
     Net::SSLeay::CTX_free($context);
     close $socket;
-    costs($listener, 'and counted', $stat, tls => 1);
+    refusals_counted($listener, 'TLS 1.2 is counted', $stat, tls => 1);
     return;
 }
 
 for my $plane (qw(tcp tls)) {
-    subtest "$plane: more than 64 that do not finish their hello" => sub {
-        # They stay until they are dropped for a newcomer, and not because their time is over.
+    subtest "$plane: more than 64 peers that do not finish their handshake" => sub {
+        # With this limit, the listener drops a connection only for a new one, not for its time.
         my $listener = start('Test::NativeListener', $plane, hello_timeout => 600);
         my $open = $listener->announced;
         my $number = forward($listener, "$dir/echo");
-        my $transfer = Test::DirectTarget::endless($open, $number, $identity);
+        my $transfer = Test::TargetPrograms::continuous_transfer($open, $number, $identity);
         my @idle = map { Test::MinimalClient::dial($open) } 1 .. 64;
         my $stat = $listener->stat_when(sub ($stat) { $stat->{half_open} == 64 });
-        is($stat->{refused}{crowded}, 0, '64 stay');
+        is($stat->{refused}{crowded}, 0, '64 unfinished handshakes stay');
 
         my $stream = Test::MinimalClient::connect_forward($open, $number, identity => $identity);
-        is($stream->exchange('me too'), 'me too', 'and one more gets in');
+        is($stream->exchange('me too'), 'me too', 'one more peer is accepted');
         $stream->hang_up;
-        # Nobody knows in which order the kernel hands over what came at once: one is over.
-        my $open_ones = grep { !is_over($_) } @idle[1 .. 63];
+        my $open_ones = grep { !has_ended($_) } @idle[1 .. 63];
         is($open_ones, 63, 'the others stay');
-        cmp_ok(length answer_to($idle[0], ''), '<=', 40, 'the oldest had to go');
+        cmp_ok(length bytes_until_close($idle[0]), '<=', 40, 'the oldest is dropped');
         my @more = map { Test::MinimalClient::dial($open) } 1 .. 100;
         $stat = $listener->stat_when(sub ($stat) { $stat->{connections} == 64 + 1 + 1 + 100 });
-        is($stat->{half_open}, 64, 'a hundred more, and there are 64');
-        is($stat->{refused}{crowded}, 1 + 99, 'all others went');
-        ok(defined eval { $transfer->finish }, 'the transfer went on') or diag($@);
+        is($stat->{half_open}, 64, 'with a hundred more, 64 stay');
+        is($stat->{refused}{crowded}, 1 + 99, 'all others are dropped and counted');
+        ok(defined eval { $transfer->finish }, 'the transfer continued') or diag($@);
         $listener->stop;
     };
 }
 
-# Whether the other side has ended it. What step 1 may have left is taken.
-sub is_over ($socket) {
+# Whether the listener has ended the connection. Reads what is left of step 1.
+sub has_ended ($socket) {
     my $select = IO::Select->new($socket);
     while ($select->can_read(0)) {
         sysread $socket, my $bytes, 65536 or return 1;
@@ -410,11 +424,11 @@ sub is_over ($socket) {
 }
 
 for my $plane (qw(tcp tls)) {
-    subtest "$plane: a cut is no end" => sub {
+    subtest "$plane: a cut is not an end" => sub {
         my $listener = start('Test::NativeListener', $plane, dead_peer_timeout => 2);
         my $open = $listener->announced;
         my $path = "$dir/reader.$plane";
-        my $reader = Test::DirectTarget::reader($path);
+        my $reader = Test::TargetPrograms::reader($path);
         my $number = forward($listener, $path);
         my $connect = sub {
             my $stream =
@@ -426,37 +440,43 @@ for my $plane (qw(tcp tls)) {
 
         my $stream = $connect->();
         $stream->exchange('');
-        is($reader->heard(8), '4 end   ', 'a stream that ends');
+        is($reader->received(8), '4 end   ', 'the program gets the end of a stream');
 
         $stream = $connect->();
         $listener->stat_when(sub ($stat) { $stat->{forwards}[0]{received} == 8 });
         $stream->abort;
         is(
-            $reader->heard(8), '4 RESET ',
-            'the source gives up: the program at the socket hears it'
+            $reader->received(8), '4 RESET ',
+            'if the source aborts, the program gets a reset'
         );
 
         if ($plane eq 'tls') {
             $stream = $connect->();
             $listener->stat_when(sub ($stat) { $stat->{forwards}[0]{received} == 12 });
             shutdown $stream->{socket}, SHUT_WR;
-            is($reader->heard(8), '4 RESET ', 'FIN without close_notify is a cut, too');
+            is(
+                $reader->received(8), '4 RESET ',
+                'after FIN without close_notify, the program gets a reset'
+            );
             eval { $stream->read_exactly(1) };
-            like($@, qr/^(?:truncated|ECONNRESET)$/, 'and for the source likewise');
+            like($@, qr/^(?:truncated|ECONNRESET)$/, 'the source gets no end');
         }
 
         $stream = $connect->();
-        my $watch = Test::MinimalClient::connect_forward($open, 0, identity => $identity);
+        my $heartbeat = Test::MinimalClient::connect_forward($open, 0, identity => $identity);
         my $start = clock_gettime(CLOCK_MONOTONIC);
-        $watch->write_all('.');
-        $watch->read_exactly(1);
+        $heartbeat->write_all('.');
+        $heartbeat->read_exactly(1);
         eval { $stream->read_exactly(1) };
-        like($@, qr/^(?:truncated|ECONNRESET)$/, 'a watch that is silent: every connection is cut');
-        cmp_ok(clock_gettime(CLOCK_MONOTONIC) - $start, '>', 1.9, 'but not before the limit');
-        is($reader->heard(8), '4 RESET ', 'at both ends');
+        like(
+            $@, qr/^(?:truncated|ECONNRESET)$/,
+            'without heartbeats, the listener cuts every connection'
+        );
+        cmp_ok(clock_gettime(CLOCK_MONOTONIC) - $start, '>', 1.9, 'it does not before the limit');
+        is($reader->received(8), '4 RESET ', 'the program gets a reset');
         my $cuts = $plane eq 'tls' ? 3 : 2;
         my $stat = $listener->stat_when(sub ($stat) { !$stat->{forwards}[0]{open} });
-        is($stat->{forwards}[0]{failed}, $cuts, 'and counted');
+        is($stat->{forwards}[0]{failed}, $cuts, 'the listener counts each cut');
 
         $listener = start('Test::NativeListener', $plane);
         $open = $listener->announced;
@@ -464,24 +484,27 @@ for my $plane (qw(tcp tls)) {
         $stream = $connect->();
         kill KILL => $listener->pid;
         eval { $stream->read_exactly(1) };
-        like($@, qr/^(?:truncated|ECONNRESET)$/, 'the listener is killed: no end for the source');
+        like(
+            $@, qr/^(?:truncated|ECONNRESET)$/,
+            'if the listener is killed, the source gets no end'
+        );
     };
 }
 
 subtest 'control lines' => sub {
     my $listener = start('Test::NativeListener', 'tcp');
     like($listener->ask(op => 'dance')->{error}, qr/./, 'an unknown op is refused');
-    like($listener->ask(op => 'forward')->{error}, qr/./, 'and a forward without path');
+    like($listener->ask(op => 'forward')->{error}, qr/./, 'a forward without path is refused');
     is(
         $listener->ask(op => 'forward', path => "$dir/echo", later => 1)->{number},
-        1, 'fields that are not known are ignored'
+        1, 'unknown fields are ignored'
     );
     my @numbers = map { forward($listener, "$dir/$_") } 2 .. 256;
-    is("@numbers", join(' ', 2 .. 256), '256 forwards');
-    like($listener->ask(op => 'forward', path => "$dir/257")->{error}, qr/256/, 'but not 257');
+    is("@numbers", join(' ', 2 .. 256), '256 forwards are accepted');
+    like($listener->ask(op => 'forward', path => "$dir/257")->{error}, qr/256/, '257 are not');
     my $stat = $listener->stop;
-    is(scalar $stat->{forwards}->@*, 256, 'all in the last counters');
-    is_deeply([sort keys $stat->{refused}->%*], [sort @REASONS], 'every reason');
+    is(scalar $stat->{forwards}->@*, 256, 'the last counters have all forwards');
+    is_deeply([sort keys $stat->{refused}->%*], [sort @REASONS], 'they have every reason');
 };
 
 done_testing();

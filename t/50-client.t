@@ -1,9 +1,8 @@
 #!/usr/bin/perl
 
-# PVE::Tunnel::Client against a node, new and old.
+# PVE::Tunnel::Client with new and old nodes.
 use v5.36;
 
-use Digest::SHA qw(sha256_hex);
 use Fcntl qw(:flock S_IMODE);
 use File::Temp qw(tempdir);
 use FindBin;
@@ -16,11 +15,14 @@ use Test::More;
 
 use lib map { "$FindBin::Bin/../$_" } qw(testnode/lib perl/blib/lib perl/blib/arch);
 use PVE::Tunnel::Client;
+use Test::Processes qw(children);
+use Test::TaintedProgram qw(run_tainted);
 use Test::TunnelLog qw(log_line death);
+use Test::VolumeImport qw(send_volume volume_arrived);
 use TestNode::Node;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 
 my $DIR = tempdir(CLEANUP => 1);
@@ -49,7 +51,7 @@ subtest 'the tunnel' => sub {
     my ($tunnel, $vmid) = open_tunnel($node);
     is_deeply([@$tunnel{qw(version age)}], [2, 0], 'version and age');
     is_deeply($tunnel->{caps}, ['insecure-remote'], 'capabilities');
-    is_deeply($tunnel->{unknown_caps}, [], 'none that is unknown');
+    is_deeply($tunnel->{unknown_caps}, [], 'no unknown capabilities');
     like(
         $tunnel->{params}{url},
         qr{\Awss://127\.0\.0\.1:\d+/.*mtunnelwebsocket\?\z},
@@ -58,19 +60,16 @@ subtest 'the tunnel' => sub {
     is_deeply(
         $tunnel->{params}{headers},
         [['Authorization', $node->token]],
-        '... the headers authorise'
+        'the headers have the token'
     );
-    is(
-        $tunnel->{params}{fingerprint}, $node->{fingerprint},
-        '... and the certificate stays pinned'
-    );
+    is($tunnel->{params}{fingerprint}, $node->{fingerprint}, 'the certificate stays pinned');
     ok(kill(0 => $tunnel->{pid}), 'the child runs');
 
     is(
         PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'bwlimit', { storages => [], bwlimit => 5 })
             ->{bwlimit},
         5,
-        'a command'
+        'a command is answered'
     );
     like(
         death(sub { PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'no-such') }),
@@ -80,14 +79,14 @@ subtest 'the tunnel' => sub {
     like(
         death(sub { PVE::Tunnel::Client::read_tunnel($tunnel, 0.1) }),
         qr/\Atimeout after 0\.1 s\n\z/,
-        'silence is limited'
+        'waiting for an answer has a limit'
     );
     like(
         death(sub { PVE::Tunnel::Client::read_tunnel($tunnel, 0) }),
-        qr/time limit/, 'a limit of 0 is a mistake'
+        qr/time limit/, 'a limit of 0 is refused'
     );
 
-    my $rang = death(
+    my $error = death(
         sub {
             local $SIG{ALRM} = sub { die "rang\n" };
             alarm(1);
@@ -95,17 +94,17 @@ subtest 'the tunnel' => sub {
         }
     );
     alarm(600);
-    is($rang, "rang\n", 'the caller\'s alarm is heard');
+    is($error, "rang\n", 'the alarm of the caller interrupts a read');
     ok(
         PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock')->{success},
-        '... and the tunnel goes on'
+        'the tunnel still works after the alarm'
     );
 
     $tunnel->{unix_sockets} = ["$DIR/leftover"];
     open(my $leftover, '>', "$DIR/leftover") or die "cannot create: $!";
     PVE::Tunnel::Client::finish_tunnel($tunnel);
     ok(!kill(0 => $tunnel->{pid}), 'the child has ended');
-    ok(!-e "$DIR/leftover", 'unix_sockets are removed');
+    ok(!-e "$DIR/leftover", 'the files in unix_sockets are removed');
     like(logged(), qr/^info: tunnel: control connection/m, 'diagnostics reach the log');
     is_deeply(
         [grep { $_ ne 'query-disk-import' } $node->worker_log($vmid) =~ /^command: (.*)$/mg],
@@ -128,22 +127,16 @@ subtest 'a volume over a forward' => sub {
     );
     my $local = "$DIR/local.storage";
     PVE::Tunnel::Client::forward_unix_socket($tunnel, $local, $import->{socket});
-    is($tunnel->{forwarded}{$local}, $import->{socket}, 'the forward is remembered');
-    is(S_IMODE((stat $local)[2]), oct(600), '... and private');
+    is($tunnel->{forwarded}{$local}, $import->{socket}, 'the tunnel has the forward');
+    is(S_IMODE((stat $local)[2]), oct(600), 'only its owner has access to the socket');
 
     my $data = join('', map { pack('N', $_) } 1 .. 2_000_000);
     my $socket = IO::Socket::UNIX->new(Peer => $local) or die "connect: $!";
-    print {$socket} pack('Q<', length $data), $data;
-    $socket->flush;
-    shutdown($socket, 1);
-    my $status;
-    do { $status = PVE::Tunnel::Client::write_tunnel($tunnel, 30, 'query-disk-import') }
-        while $status->{status} eq 'pending';
-    is($status->{status}, 'complete', 'the volume arrived') or diag(explain($status));
-    is(
-        sha256_hex(TestNode::Node::slurp("$DIR/new/vm-1-disk-9.raw")),
-        sha256_hex($data), '... as it was'
+    send_volume(
+        $socket, $data,
+        sub { PVE::Tunnel::Client::write_tunnel($tunnel, 30, 'query-disk-import') }
     );
+    volume_arrived("$DIR/new/vm-1-disk-9.raw", $data);
 
     like(
         death(
@@ -153,45 +146,45 @@ subtest 'a volume over a forward' => sub {
         'a forward that cannot be made dies',
     );
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
-    ok(!-e $local, 'the end removes forwards');
-    ok(!-e "$DIR/new/vm-1-disk-9.raw", '... and with cleanup the volume');
+    ok(!-e $local, 'the end removes the socket of the forward');
+    ok(!-e "$DIR/new/vm-1-disk-9.raw", 'with cleanup, the end removes the volume');
 };
 
-subtest 'the guest\'s lock' => sub {
+subtest 'the lock of the guest' => sub {
     open(my $lock, '>', "$DIR/lock") or die;
     flock($lock, LOCK_EX) or die;
     my ($tunnel) = open_tunnel($node);
     close($lock);
     open(my $again, '>', "$DIR/lock") or die;
-    ok(flock($again, LOCK_EX | LOCK_NB), 'does not live on in the child');
+    ok(flock($again, LOCK_EX | LOCK_NB), 'the child does not hold the lock');
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 };
 
-subtest 'a log that dies' => sub {
+subtest 'a log function that dies' => sub {
     my ($tunnel) = open_tunnel($node, log => sub { die 'no log' });
     ok(
         PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock')->{success},
-        'does not end the tunnel'
+        'it does not end the tunnel'
     );
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 };
 
-subtest 'a connector that is gone' => sub {
+subtest 'a killed connector' => sub {
     my ($tunnel) = open_tunnel($node);
     kill(KILL => children($tunnel->{pid}));
-    # Its end is the end of its output.
+    # The connector has ended when its output ends.
     IO::Select->new($tunnel->{reader})->can_read(30) or die;
     like(
         death(sub { PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'unlock') }),
         qr/the tunnel has ended/,
-        'is an error and no SIGPIPE'
+        'a command is an error, not SIGPIPE'
     );
     like(
         death(sub { PVE::Tunnel::Client::finish_tunnel($tunnel) }),
         qr/not ended in order: .*ended/,
-        '... at the end too'
+        'finish_tunnel is an error'
     );
-    ok(!kill(0 => $tunnel->{pid}), '... and leaves no child');
+    ok(!kill(0 => $tunnel->{pid}), 'no child is left');
 };
 
 subtest 'refusals' => sub {
@@ -204,19 +197,19 @@ subtest 'refusals' => sub {
     for my $case (
         ['no token', { apitoken => undef }, qr/no API token/],
         ['a wrong token', { apitoken => $wrong_token }, qr/failed: 401 /],
-        ['nobody there', { port => $closed }, qr/failed: .*[Cc]onnection refused/],
+        ['a closed port', { port => $closed }, qr/failed: .*[Cc]onnection refused/],
         [
             'another certificate',
             { cached_fingerprints => { $other => 1 } },
             qr/is \Q$node->{fingerprint}\E, expected was \Q$other\E/
         ],
         [
-            'a certificate nobody vouches for',
+            'a certificate without a trusted issuer',
             { cached_fingerprints => undef },
             qr/failed: .*certificate verify failed/i
         ],
         [
-            'a fingerprint that is none',
+            'an invalid fingerprint',
             { cached_fingerprints => { 'AB:CD' => 1 } },
             qr/fingerprint/
         ],
@@ -229,13 +222,13 @@ subtest 'refusals' => sub {
     {
         my ($name, $conn, $expected) = @$case;
         my $message = death(sub { open_tunnel($node, conn => $conn) });
-        like($message, $expected, $name);
-        unlike($message, qr/\Q$secret\E|\Q$wrong_token\E/, '... without the token');
-        like($message, qr/\A[^\n]+\n\z/, '... in one line');
+        like($message, $expected, "$name is refused");
+        unlike($message, qr/\Q$secret\E|\Q$wrong_token\E/, "$name: the error has no token");
+        like($message, qr/\A[^\n]+\n\z/, "$name: the error is one line");
     }
     my $lower = lc($node->{fingerprint}) =~ tr/://dr;
     my ($tunnel) = open_tunnel($node, conn => { cached_fingerprints => { $lower => 1 } });
-    ok($tunnel, 'a fingerprint in lower case without colons does');
+    ok($tunnel, 'a fingerprint in lower case without colons is accepted');
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 
     my $message =
@@ -243,9 +236,9 @@ subtest 'refusals' => sub {
     like(
         $message,
         qr/\Acannot open the tunnel: .*\b[45]\d\d\b/,
-        'a websocket that is refused is told with its status'
+        'the error of a refused websocket has the status'
     );
-    unlike($message, qr/\Q$secret\E|PVETUNNEL/, '... without token and ticket');
+    unlike($message, qr/\Q$secret\E|PVETUNNEL/, 'it has no token and no ticket');
 };
 
 subtest 'version replies' => sub {
@@ -254,18 +247,18 @@ subtest 'version replies' => sub {
     };
     is(
         $take->('{"success":true,"api":2,"age":0,"caps":["x-y"]}'),
-        '', 'an unknown capability does no harm'
+        '', 'an unknown capability is accepted'
     );
     like(
         $take->('{"success":true,"api":2,"age":0,"caps":"insecure-remote"}'),
-        qr/caps/, 'caps that are no list are refused'
+        qr/caps/, 'caps that are not a list are refused'
     );
-    like($take->('{"success":true,"age":0}'), qr/api/, 'so is a missing version');
-    like($take->('nonsense'), qr/JSON/, '... and a reply that is none');
+    like($take->('{"success":true,"age":0}'), qr/api/, 'a missing version is refused');
+    like($take->('nonsense'), qr/JSON/, 'a reply that is not JSON is refused');
     is(
         $take->('{"success":false,"msg":"connect failed\n here"}'),
         "connect failed here\n",
-        'a connector\'s reason is passed on in one line'
+        'the reason of the connector is passed on in one line'
     );
 };
 
@@ -280,53 +273,33 @@ subtest 'IPv6' => sub {
     );
     PVE::Tunnel::Client::finish_tunnel($tunnel);
     ($tunnel) = open_tunnel($six, conn => { host => '[::1]' });
-    ok($tunnel, '... that may be in brackets');
+    ok($tunnel, 'the address may be in brackets');
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 };
 
 subtest 'under taint' => sub {
-    # pvedaemon runs with -T. What this program is told comes over a pipe, as tainted as it gets.
     my $program = <<'END';
 use v5.36;
 use JSON;
 use PVE::Tunnel::Client;
 my ($line) = <STDIN> =~ /\A(.*)\n\z/;
-my $told = decode_json($line);
-my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(@$told{qw(conn path)}, {}, { url => $told->{url} }, sub { });
+my $input = decode_json($line);
+my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(@$input{qw(conn path)}, {}, { url => $input->{url} }, sub { });
 my $import = PVE::Tunnel::Client::write_tunnel($tunnel, 10, 'disk-import', {
     volname => 'vm-1-disk-3.raw', format => 'raw', storage => 'local', export_formats => 'raw+size',
 });
-PVE::Tunnel::Client::forward_unix_socket($tunnel, $told->{local}, $import->{socket});
+PVE::Tunnel::Client::forward_unix_socket($tunnel, $input->{local}, $import->{socket});
 PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
 print "plane $tunnel->{plan}{plane}\n";
 END
-    my $file = "$DIR/taint.pl";
-    open(my $out, '>', $file) or die "cannot create: $!";
-    print {$out} $program;
-    close($out) or die;
-    open($out, '>', "$DIR/told") or die;
     my $vmid = ++$VMID;
-    print {$out} encode_json(
-        {
-            conn => $node->conn, path => $node->path($vmid), url => $node->url($vmid),
-            local => "$DIR/taint.storage",
-        }
-        ),
-        "\n";
-    close($out) or die;
-    my @lib = map { "-I$FindBin::Bin/../perl/blib/$_" } qw(lib arch);
-    my $said = qx($^X -T @lib $file <$DIR/told 2>&1);
-    is($said, "plane websocket\n", 'a whole tunnel');
+    my %input = (
+        conn => $node->conn, path => $node->path($vmid), url => $node->url($vmid),
+        local => "$DIR/taint.storage",
+    );
+    my $printed = run_tainted($DIR, $program, encode_json(\%input) . "\n");
+    is($printed, "plane websocket\n", 'a tunnel opens, forwards and ends');
 };
-
-sub children ($parent) {
-    my @pids;
-    for my $stat (glob '/proc/[0-9]*/stat') {
-        my ($pid, $ppid) = TestNode::Node::slurp($stat) =~ /\A(\d+) \(.*\) \S (\d+)/s or next;
-        push @pids, $pid if $ppid == $parent;
-    }
-    return @pids;
-}
 
 $node->stop;
 done_testing;

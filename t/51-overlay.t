@@ -1,28 +1,28 @@
 #!/usr/bin/perl
 
-# PVE::Tunnel::Overlay on a module with the calls and the data of PVE::Tunnel, against a node.
+# PVE::Tunnel::Overlay with a test node, on a fake with the calls and the data of PVE::Tunnel.
 
 use v5.36;
 
 use FindBin ();
-use lib map { "$FindBin::RealBin/$_" } qw(lib lib/stand-in ../testnode/lib);
+use lib map { "$FindBin::RealBin/$_" } qw(lib lib/fake ../testnode/lib);
 
-use Digest::SHA qw(sha256_hex);
 use Fcntl qw(:flock);
 use File::Temp qw(tempdir);
-use IO::Handle ();
 use IO::Socket::UNIX ();
 use JSON ();
-use Socket qw(SHUT_RD SHUT_WR);
+use Socket qw(SHUT_RD);
 use Test::More;
 
 use PVE::Tunnel::Overlay;
 use Test::ScriptedConnector;
+use Test::TaintedProgram qw(run_tainted);
 use Test::TunnelLog qw(log_line death);
+use Test::VolumeImport qw(send_volume volume_arrived);
 use TestNode::Node;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 
 my @REPLACED = qw(fork_websocket_tunnel forward_unix_socket finish_tunnel);
@@ -43,7 +43,8 @@ sub put ($name, $code) {
     return;
 }
 
-# The names of what went to stock functions, reading and writing aside.
+# The names of the stock functions that were called since the last time, without read_tunnel and
+# write_tunnel.
 sub stock_calls () {
     my @names = grep { !/\A(?:read|write)_tunnel\z/ } map { $_->[0] } @PVE::Tunnel::CALLS;
     @PVE::Tunnel::CALLS = ();
@@ -51,7 +52,7 @@ sub stock_calls () {
 }
 
 subtest 'loading' => sub {
-    is_deeply([grep { m{\APVE/(?!Tunnel/)} } keys %INC], [], 'loads nothing of Proxmox VE');
+    is_deeply([grep { m{\APVE/(?!Tunnel/)} } keys %INC], [], 'no module of Proxmox VE is loaded');
     is_deeply(
         PVE::Tunnel::Overlay::status(),
         {
@@ -60,14 +61,14 @@ subtest 'loading' => sub {
             functions => { map { $_ => 'stock' } @REPLACED },
             refusal => undef,
         },
-        'what would be replaced is known by asking'
+        'status reports the functions to replace'
     );
-    like($INC{'PVE/Tunnel.pm'}, qr{/stand-in/PVE/Tunnel\.pm\z}, '... which loads PVE::Tunnel');
+    like($INC{'PVE/Tunnel.pm'}, qr{/fake/PVE/Tunnel\.pm\z}, 'status loads PVE::Tunnel');
 };
 
 my $stock = functions(@REPLACED, @KEPT);
 
-# What other versions of the module might have.
+# Functions as other versions of the module might have them.
 package PVE::Tunnel {
     sub longer { my ($tunnel, $cleanup, $reason) = @_; return }
     sub swapped { my ($tunnel, $remote, $local) = @_; return }
@@ -79,7 +80,7 @@ package PVE::Tunnel {
 
 sub foreign { my ($tunnel, $cleanup) = @_; return }
 
-subtest 'shapes' => sub {
+subtest 'unknown functions' => sub {
     for my $case (
         ['finish_tunnel', 'longer', qr/'finish_tunnel' takes \(\$tunnel, \$cleanup, \$reason\)/],
         ['forward_unix_socket', 'swapped', qr/takes \(\$tunnel, \$remote, \$local\)/],
@@ -96,18 +97,18 @@ subtest 'shapes' => sub {
         my $message = death(\&PVE::Tunnel::Overlay::install);
         like(
             $message, qr/\APVE::Tunnel is left as it is: [^\n]*its function '[^\n]*\n\z/,
-            "$other $name"
+            "'$other' as $name is refused"
         );
-        like($message, $reason, '... is refused with the reason');
-        like(PVE::Tunnel::Overlay::status()->{refusal}, $reason, '... which status tells, too');
-        is_deeply(functions(@REPLACED), $before, '... and nothing is replaced');
+        like($message, $reason, 'the error has the reason');
+        like(PVE::Tunnel::Overlay::status()->{refusal}, $reason, 'status reports the reason');
+        is_deeply(functions(@REPLACED), $before, 'no function is replaced');
         put($name, $stock->{$name});
     }
     put('finish_tunnel', \&foreign);
     like(
         death(\&PVE::Tunnel::Overlay::install),
         qr/'finish_tunnel' comes from main/,
-        'somebody else\'s function is refused'
+        'a function of another package is refused'
     );
     put('finish_tunnel', $stock->{finish_tunnel});
     like(
@@ -116,7 +117,10 @@ subtest 'shapes' => sub {
         'a missing function is refused'
     );
     put('finish_tunnel', PVE::Tunnel->can('signed'));
-    is(PVE::Tunnel::Overlay::status()->{refusal}, undef, 'the same by a signature is the same');
+    is(
+        PVE::Tunnel::Overlay::status()->{refusal},
+        undef, 'the same parameters as a signature are accepted'
+    );
     put('finish_tunnel', $stock->{finish_tunnel});
 
     my @command = ($^X, (map { "-I$_" } grep { m{/blib/} } @INC), '-e');
@@ -126,7 +130,7 @@ subtest 'shapes' => sub {
     like(
         join('', <$out>),
         qr/\APVE::Tunnel is left as it is: it cannot be loaded: [^\n]*\n\z/,
-        'no PVE::Tunnel is refused'
+        'a missing PVE::Tunnel is refused'
     );
     close($out);
 };
@@ -141,10 +145,14 @@ subtest 'install' => sub {
     isnt($now->{$_}, $stock->{$_}, "$_ is replaced") for @REPLACED;
     is($now->{$_}, $stock->{$_}, "$_ is kept") for @KEPT;
     my $status = PVE::Tunnel::Overlay::status();
-    is($status->{installed}, 1, 'status says so');
-    is_deeply($status->{functions}, { map { $_ => 'overlay' } @REPLACED }, '... of each');
+    is($status->{installed}, 1, 'status reports that the overlay is installed');
+    is_deeply(
+        $status->{functions},
+        { map { $_ => 'overlay' } @REPLACED },
+        'status reports each function'
+    );
     PVE::Tunnel::Overlay::install();
-    is_deeply(functions(@REPLACED, @KEPT), $now, 'once more changes nothing');
+    is_deeply(functions(@REPLACED, @KEPT), $now, 'another install changes nothing');
 };
 
 my $node = TestNode::Node->start(dir => "$dir/node", listen => '127.0.0.1');
@@ -152,7 +160,7 @@ my $node = TestNode::Node->start(dir => "$dir/node", listen => '127.0.0.1');
 subtest 'a volume, as PVE::StorageTunnel sends it' => sub {
     unlink $log_file;
     my $vmid = 100;
-    # As qemu-server writes it, which means a websocket all the same.
+    # qemu-server passes an https URL, which also means a websocket.
     my %params = (url => $node->url($vmid) =~ s/\Awss/https/r);
     my $tunnel = PVE::Tunnel::fork_websocket_tunnel(
         $node->conn, $node->path($vmid),
@@ -160,16 +168,19 @@ subtest 'a volume, as PVE::StorageTunnel sends it' => sub {
         \%params, \&log_line
     );
     is_deeply([@$tunnel{qw(version age)}], [2, 0], 'version and age');
-    is($tunnel->{log}, \&log_line, 'the log');
-    ok(kill(0 => $tunnel->{pid}), 'the process');
-    ok(defined fileno $tunnel->{$_}, "the $_") for qw(reader writer);
+    is($tunnel->{log}, \&log_line, 'the tunnel has the log function');
+    ok(kill(0 => $tunnel->{pid}), 'the process runs');
+    ok(defined fileno $tunnel->{$_}, "the $_ is open") for qw(reader writer);
     is($tunnel->{params}, \%params, 'the parameters are completed in place');
-    like($params{url}, qr{\Ahttps://.*/mtunnelwebsocket\?\z}, '... without a ticket');
-    is_deeply($params{headers}, [['Authorization', $node->token]], '... with the token');
-    is($params{fingerprint}, $node->{fingerprint}, '... and the fingerprint');
-    is($tunnel->{pending}, '', 'nothing was read past read_tunnel');
-    is((grep { $_->[0] eq 'read_tunnel' } @PVE::Tunnel::CALLS) + 0, 2, '... but all through it');
-    is_deeply(stock_calls(), [], '... and no other function of the stock module was called');
+    like($params{url}, qr{\Ahttps://.*/mtunnelwebsocket\?\z}, 'the URL has no ticket');
+    is_deeply($params{headers}, [['Authorization', $node->token]], 'the headers have the token');
+    is($params{fingerprint}, $node->{fingerprint}, 'the fingerprint is that of the node');
+    is($tunnel->{pending}, '', 'no line was read past read_tunnel');
+    is(
+        (grep { $_->[0] eq 'read_tunnel' } @PVE::Tunnel::CALLS) + 0,
+        2, 'both answers were read by read_tunnel'
+    );
+    is_deeply(stock_calls(), [], 'no other function of the stock module was called');
     like(
         TestNode::Node::slurp($log_file),
         qr/^info: remote: .*worker 'UPID:/m,
@@ -187,58 +198,51 @@ subtest 'a volume, as PVE::StorageTunnel sends it' => sub {
     );
     my $local = "$dir/1.storage";
     PVE::Tunnel::forward_unix_socket($tunnel, $local, $import->{socket});
-    is($tunnel->{forwarded}{$local}, $import->{socket}, 'the forward is remembered');
+    is($tunnel->{forwarded}{$local}, $import->{socket}, 'the tunnel has the forward');
     my $socket = IO::Socket::UNIX->new(Peer => $local) or die "connect to $local: $!\n";
     shutdown($socket, SHUT_RD);
     my $data = join('', map { pack('N', $_) } 1 .. 1_000_000);
-    print {$socket} pack('Q<', length $data), $data;
-    $socket->flush;
-    shutdown($socket, SHUT_WR);
-    my $status;
-    do { $status = PVE::Tunnel::write_tunnel($tunnel, 10, 'query-disk-import') }
-        while $status->{status} eq 'pending';
-    is($status->{status}, 'complete', 'the volume arrived while the socket is open')
-        or diag(explain($status));
-    close($socket);
-    is(
-        sha256_hex(TestNode::Node::slurp("$dir/node/vm-1-disk-9.raw")),
-        sha256_hex($data), '... as it was'
+    send_volume(
+        $socket, $data,
+        sub { PVE::Tunnel::write_tunnel($tunnel, 10, 'query-disk-import') }
     );
+    close($socket);
+    volume_arrived("$dir/node/vm-1-disk-9.raw", $data);
     like(
         death(sub { PVE::Tunnel::write_tunnel($tunnel, 10, 'no-such') }),
-        qr/no-such/, 'a refusal is the stock function\'s error'
+        qr/no-such/, 'a refusal is an error of the stock function'
     );
     like(
         death(sub { PVE::Tunnel::forward_unix_socket($tunnel, "$dir/missing/x", '/nowhere') }),
         qr{\Acannot forward '\Q$dir\E/missing/x': [^\n]+\n\z},
         'a forward that cannot be made dies'
     );
-    is_deeply([keys %{ $tunnel->{forwarded} }], [$local], '... and is none');
+    is_deeply([keys %{ $tunnel->{forwarded} }], [$local], 'the tunnel does not have it');
 
     $tunnel->{unix_sockets} = ["$dir/leftover"];
     open(my $leftover, '>', "$dir/leftover") or die "cannot create: $!";
     close($leftover);
     PVE::Tunnel::finish_tunnel($tunnel, 1);
     ok(!kill(0 => $tunnel->{pid}), 'at the end the process is gone');
-    ok(!-e $_, "$_ too") for $local, "$dir/leftover", "$dir/node/vm-1-disk-9.raw";
-    is(ref $tunnel->{record}, 'HASH', 'and there is a record of what happened');
+    ok(!-e $_, "$_ is gone") for $local, "$dir/leftover", "$dir/node/vm-1-disk-9.raw";
+    is(ref $tunnel->{record}, 'HASH', 'the tunnel has a record');
     is_deeply(stock_calls(), [], 'no other function of the stock module was called');
     my @commands = $node->worker_log($vmid) =~ /^command: (.*)$/mg;
-    is($commands[0], 'version', 'the worker was asked for its version first');
-    is($commands[-1], 'quit', '... and told to quit last');
+    is($commands[0], 'version', 'the first command for the worker is version');
+    is($commands[-1], 'quit', 'the last command for the worker is quit');
 };
 
-subtest 'the guest\'s lock' => sub {
+subtest 'the lock of the guest' => sub {
     open(my $lock, '>', "$dir/lock") or die;
     flock($lock, LOCK_EX) or die;
     my $tunnel = open_tunnel(101);
     close($lock);
     open(my $again, '>', "$dir/lock") or die;
-    ok(flock($again, LOCK_EX | LOCK_NB), 'does not live on in the child');
+    ok(flock($again, LOCK_EX | LOCK_NB), 'the child does not hold the lock');
     PVE::Tunnel::finish_tunnel($tunnel);
 };
 
-subtest 'what is not ours' => sub {
+subtest 'tunnels that the overlay has not opened' => sub {
     stock_calls();
     my $ssh = PVE::Tunnel::fork_ssh_tunnel(['ssh'], ['mtunnel'], [], \&log_line);
     for my $tunnel ($ssh, $early) {
@@ -254,35 +258,37 @@ subtest 'what is not ours' => sub {
             ['forward_unix_socket', $early, "$dir/a", '/b'],
             ['finish_tunnel', $early, 1],
         ],
-        'tunnels over ssh and from before go to the stock functions, as they came'
+        'the stock functions get tunnels over ssh and earlier tunnels, with unchanged arguments'
     );
     stock_calls();
     $reference->($ssh);
-    is_deeply(stock_calls(), ['finish_tunnel'], 'a reference from before is stock');
+    is_deeply(stock_calls(), ['finish_tunnel'], 'an earlier reference is the stock function');
 };
 
 subtest 'a node that cannot be reached' => sub {
     my $message = death(sub { open_tunnel(102, url => $node->url(102) =~ s/socket\z/nothing/r) });
-    like($message, qr/\Acannot open the tunnel: [^\n]*\b[45]\d\d\b[^\n]*\n\z/, 'says why');
+    like(
+        $message, qr/\Acannot open the tunnel: [^\n]*\b[45]\d\d\b[^\n]*\n\z/,
+        'the error has the status'
+    );
     like(
         death(sub { open_tunnel(102, conn => { apitoken => undef }) }),
-        qr/no API token/, 'so does one without a token'
+        qr/no API token/, 'a missing token is an error'
     );
 };
 
 subtest 'a connector that ends by itself' => sub {
-    my $script = Test::ScriptedConnector->put("$dir/heard", finish => undef);
+    my $script = Test::ScriptedConnector->install("$dir/received", finish => undef);
     my $tunnel = open_tunnel(103);
     like(
         death(sub { PVE::Tunnel::finish_tunnel($tunnel) }),
         qr/\Athe tunnel was not ended in order: [^\n]*\bthe tunnel has ended\n\z/,
-        'is told at the end'
+        'finish_tunnel is an error'
     );
-    ok(!kill(0 => $tunnel->{pid}), '... and leaves no process');
+    ok(!kill(0 => $tunnel->{pid}), 'no process is left');
 };
 
 subtest 'under taint' => sub {
-    # pvedaemon runs with -T. What this program is told comes over a pipe, as tainted as it gets.
     my $program = <<'END';
 use v5.36;
 use PVE::Tunnel::Overlay;
@@ -290,15 +296,15 @@ PVE::Tunnel::Overlay::install();
 my ($host, $port, $token, $print, $path, $url, $local, $left, $file) =
     map { chomp; $_ } readline(STDIN);
 die "not tainted\n" if !Scalar::Util::tainted($token);
-# The cluster's files are tainted as well.
+# The files of the cluster are tainted, too.
 ($PVE::Tunnel::Client::Negotiation::CONFIGURATION) = $file =~ /\A(.*)\z/;
 my $conn = {
     protocol => 'https', host => $host, port => $port, apitoken => $token,
     cached_fingerprints => { $print => 1 },
 };
-my @said;
+my @logged;
 my $tunnel = PVE::Tunnel::fork_websocket_tunnel(
-    $conn, $path, {}, { url => $url }, sub ($level, $text) { push @said, "$level: $text" });
+    $conn, $path, {}, { url => $url }, sub ($level, $text) { push @logged, "$level: $text" });
 my $import = PVE::Tunnel::write_tunnel($tunnel, 10, 'disk-import', {
     volname => 'vm-1-disk-3.raw', format => 'raw', storage => 'local', export_formats => 'raw+size',
 });
@@ -307,30 +313,32 @@ print "unchecked: $@" if !eval { PVE::Tunnel::forward_unix_socket($tunnel, $loca
 PVE::Tunnel::forward_unix_socket($tunnel, $local, $import->{socket});
 $tunnel->{unix_sockets} = [$left, $local];
 PVE::Tunnel::finish_tunnel($tunnel, 1);
-print "plane $tunnel->{plan}{plane}\n", map { "$_\n" } grep { /cannot remove/ } @said;
+print "plane $tunnel->{plan}{plane}\n", map { "$_\n" } grep { /cannot remove/ } @logged;
 END
-    my $file = "$dir/taint.pl";
-    open(my $out, '>', $file) or die "cannot create: $!";
-    print {$out} $program;
-    close($out) or die;
-    open($out, '>', "$dir/configuration") or die;
+    open(my $out, '>', "$dir/configuration") or die;
     print {$out} "network: lo\n\tremote 127.0.0.1\n\ttarget 127.0.0.0/8\n",
         "policy: cluster\n\trequire-encryption 1\n";
     close($out) or die;
     my $conn = $node->conn;
-    open($out, '>', "$dir/told") or die;
-    print {$out} map { "$_\n" } @$conn{qw(host port apitoken)}, $node->{fingerprint},
-        $node->path(104), $node->url(104), "$dir/taint.storage", "$dir/left", "$dir/configuration";
-    close($out) or die;
-    my @lib = map { "-I$FindBin::RealBin/$_" } qw(lib/stand-in ../perl/blib/lib ../perl/blib/arch);
-    my $said = qx($^X -T @lib $file <$dir/told 2>&1);
-    like(
-        $said, qr/^unchecked: Insecure dependency in unlink /m,
-        'a name that nobody checked is refused'
+    my @input = (
+        @$conn{qw(host port apitoken)}, $node->{fingerprint}, $node->path(104), $node->url(104),
+        "$dir/taint.storage", "$dir/left", "$dir/configuration",
     );
-    like($said, qr/^plane tls$/m, '... and one that was does for a whole tunnel');
-    like($said, qr{^warn: cannot remove '\Q$dir\E/left'}m, '... whose end removes only the latter');
-    is(scalar(() = $said =~ /\n/g), 3, '... without a word more') or diag($said);
+    my $printed = run_tainted(
+        $dir, $program,
+        join('', map { "$_\n" } @input),
+        "$FindBin::RealBin/lib/fake"
+    );
+    like(
+        $printed, qr/^unchecked: Insecure dependency in unlink /m,
+        'an unchecked file name is refused'
+    );
+    like($printed, qr/^plane tls$/m, 'with a checked name, a tunnel opens, forwards and ends');
+    like(
+        $printed, qr{^warn: cannot remove '\Q$dir\E/left'}m,
+        'the end removes only the file with the checked name'
+    );
+    is(scalar(() = $printed =~ /\n/g), 3, 'nothing else is printed') or diag($printed);
 };
 
 subtest 'uninstall' => sub {
@@ -342,29 +350,31 @@ subtest 'uninstall' => sub {
         my $message = qr/\Asomebody has replaced PVE::Tunnel::$wrapped since/;
         like(
             death(\&PVE::Tunnel::Overlay::uninstall), $message,
-            "refuses once $wrapped is wrapped"
+            "uninstall refuses if $wrapped is wrapped"
         );
-        like(death(\&PVE::Tunnel::Overlay::install), $message, '... as does another install');
-        is(PVE::Tunnel->can($wrapped), $wrapper, '... which stays');
+        like(death(\&PVE::Tunnel::Overlay::install), $message, 'another install refuses, too');
+        is(PVE::Tunnel->can($wrapped), $wrapper, 'the wrapper stays');
         my $status = PVE::Tunnel::Overlay::status();
-        is($status->{installed}, 0, '... and status knows');
-        is($status->{functions}{$wrapped}, 'other', '... which it is');
+        is($status->{installed}, 0, 'status does not report the overlay as installed');
+        is($status->{functions}{$wrapped}, 'other', 'status reports the wrapped function');
         put($wrapped, $ours);
     }
     PVE::Tunnel::Overlay::uninstall();
-    is_deeply(functions(@REPLACED, @KEPT), $stock, 'puts back what was there');
-    is(PVE::Tunnel::Overlay::status()->{installed}, 0, 'status says so');
+    is_deeply(functions(@REPLACED, @KEPT), $stock, 'uninstall restores the stock functions');
+    is(PVE::Tunnel::Overlay::status()->{installed}, 0, 'status reports that it is uninstalled');
     PVE::Tunnel::Overlay::uninstall();
-    is_deeply(functions(@REPLACED, @KEPT), $stock, 'once more changes nothing');
+    is_deeply(functions(@REPLACED, @KEPT), $stock, 'another uninstall changes nothing');
     PVE::Tunnel::Overlay::install();
     PVE::Tunnel::finish_tunnel($tunnel);
-    ok(!kill(0 => $tunnel->{pid}), 'a tunnel outlives an uninstall and an install');
+    ok(!kill(0 => $tunnel->{pid}), 'a tunnel ends in order after an uninstall and an install');
 
     put($_, $stock->{$_}) for @REPLACED;
-    is(PVE::Tunnel::Overlay::status()->{functions}{$_}, 'stock', "a module loaded anew: $_")
-        for @REPLACED;
+    is(
+        PVE::Tunnel::Overlay::status()->{functions}{$_},
+        'stock', "$_ is stock after the module was loaded again"
+    ) for @REPLACED;
     PVE::Tunnel::Overlay::install();
-    is(PVE::Tunnel::Overlay::status()->{installed}, 1, '... is one to install on');
+    is(PVE::Tunnel::Overlay::status()->{installed}, 1, 'the overlay installs on it');
     PVE::Tunnel::Overlay::uninstall();
 };
 

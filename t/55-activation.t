@@ -1,9 +1,9 @@
 #!/usr/bin/perl
 
-# A node's whole life with pve-tunnel, with the real dpkg: a package of what was built here goes through
-# debian/tests/activation, which tries the packages in clean systems, too; and through what those
-# cannot show: being installed, upgraded and removed. All in a mount namespace, where /usr, /etc, /var
-# and /run can be written to without anything of this machine being changed.
+# Installs, upgrades, enables and removes pve-tunnel on a node with the real dpkg. The packages are
+# made of the build in this tree. They first pass debian/tests/activation, which also runs in clean
+# systems, and then the cases that it does not cover: installation, upgrade and removal. All of it
+# runs in a mount namespace, so that writes to /usr, /etc, /var and /run do not change this machine.
 
 use v5.36;
 
@@ -26,7 +26,7 @@ if (!@ARGV) {
     plan skip_all => "this is a node: $_ is installed" for stood_for();
     plan skip_all => 'pve-tunnel is not built' if !-x "$ROOT/target/release/pve-tunnel";
     plan skip_all => 'no mount namespaces here' if run('unshare', '--mount', 'true')->{code};
-    # Removed out here, where nothing is mounted in it.
+    # Created and removed outside of the namespace, where nothing is mounted in it.
     my $outside = tempdir(CLEANUP => 1);
     exit(system('unshare', '--mount', $^X, $0, $outside) == 0 ? 0 : 1);
 }
@@ -34,31 +34,31 @@ if (!@ARGV) {
 my $dir = $ARGV[0];
 mount_layers();
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(1200);
 
-# Modules come from where packages put them, for the processes of this test as well.
+# All processes of this test load the installed modules.
 delete $ENV{PERL5LIB};
 
 my $old = package_of_build('0.1');
 my $new = package_of_build('0.2');
 
-subtest 'switched on and off' => sub {
+subtest 'debian/tests/activation' => sub {
     run_ok('installed', 'dpkg', '-i', $old);
-    my $life = run_ok('debian/tests/activation', $^X, "$ROOT/debian/tests/activation");
-    note($life->{said});
+    my $run = run_ok('debian/tests/activation', $^X, "$ROOT/debian/tests/activation");
+    note($run->{said});
 };
 
 run_ok('a node', 'dpkg', '-i', stand_ins('1.0'));
 my $triggered = triggered();
 
 subtest 'installing' => sub {
-    run_ok('the package', 'dpkg', '-i', $old);
-    is_deeply(state_of(), all_stock('1.0'), 'changes no file');
-    is(triggered(), $triggered, 'and reloads no daemon');
-    is(scalar(loads('PVE::Tunnel')), 'stock', 'nor does Perl see it');
-    in_order('off');
+    run_ok('the package is installed', 'dpkg', '-i', $old);
+    is_deeply(state_of(), all_stock('1.0'), 'it changes no stock file');
+    is(triggered(), $triggered, 'it reloads no daemon');
+    is(scalar(loads('PVE::Tunnel')), 'stock', 'Perl loads the stock module');
+    status_without_problems('off');
 };
 
 subtest 'a copy that Perl finds first' => sub {
@@ -67,44 +67,44 @@ subtest 'a copy that Perl finds first' => sub {
     path($copy)->parent->mkdir;
     path($stock)->copy($copy);
     said('enable', 1, qr/Perl loads \Q$copy\E instead of $stock: move \Q$copy\E away/);
-    is_deeply(state_of(), all_stock('1.0'), 'nothing is changed');
+    is_deeply(state_of(), all_stock('1.0'), 'no stock file is changed');
     path($copy)->remove;
 };
 
 subtest 'an upgrade of pve-tunnel' => sub {
     said('enable', 0, qr/^daemons: reloaded /m);
-    is(triggered(), $triggered + 1, 'by dpkg-trigger');
-    run_ok('upgraded', 'dpkg', '-i', $new);
+    is(triggered(), $triggered + 1, 'enable reloads the daemons by dpkg-trigger');
+    run_ok('the package is upgraded', 'dpkg', '-i', $new);
     is_deeply(state_of(), modules_on('1.0'), 'the links stay');
-    is(triggered(), $triggered + 2, 'and the daemons reload');
-    in_order('on');
+    is(triggered(), $triggered + 2, 'the upgrade reloads the daemons');
+    status_without_problems('on');
 };
 
 subtest 'removal' => sub {
-    my $removed = run_ok('of the package', 'dpkg', '-r', 'pve-tunnel');
+    my $removed = run_ok('the package is removed', 'dpkg', '-r', 'pve-tunnel');
     like(
         $removed->{said}, qr/^overlay: off; .*^daemons: reload when the running dpkg /ms,
-        'switches it off'
+        'removal disables it'
     );
     is_deeply(state_of(), all_stock('1.0'), 'the stock files are in their places');
-    is(triggered(), $triggered + 3, 'and the daemons reload, once');
+    is(triggered(), $triggered + 3, 'removal reloads the daemons once');
 };
 
 subtest 'removal after the stock package' => sub {
-    run_ok('installed again', 'dpkg', '-i', $old);
+    run_ok('the package is installed again', 'dpkg', '-i', $old);
     said('enable', 0, qr/^overlay: on/m);
     run_ok('the stock package is removed', 'dpkg', '-r', 'libpve-guest-common-perl');
-    run_ok('and then ours', 'dpkg', '-r', 'pve-tunnel');
+    run_ok('then pve-tunnel is removed', 'dpkg', '-r', 'pve-tunnel');
     is_deeply(
         state_of(), { %{ all_stock(undef) }, helper => 'stock 1.0' },
-        'nothing of either is left'
+        'no file of either package is left'
     );
-    is(diversions(), 0, 'and nothing diverted');
+    is(diversions(), 0, 'no diversion is left');
 };
 
 done_testing();
 
-# What is written goes to memory, and with the namespace.
+# Mounts layers over system directories. Writes go to memory, which is freed with the namespace.
 sub mount_layers () {
     my $memory = path($dir, 'memory')->mkdir;
     system('mount', '-t', 'tmpfs', 'none', $memory) == 0 or plan skip_all => 'no tmpfs here';
@@ -117,7 +117,7 @@ sub mount_layers () {
     return;
 }
 
-# What was built, with what dpkg gets of ours, as one package: its file.
+# Makes one package of the build in this tree, with our maintainer scripts. Returns its file.
 sub package_of_build ($version) {
     my $tree = "$dir/pve-tunnel-$version";
     my $make =
@@ -142,12 +142,12 @@ sub package_of_build ($version) {
     return "$tree.deb";
 }
 
-sub in_order ($state) {
+sub status_without_problems ($state) {
     my $status = run('pve-tunnel', 'status', '--json');
-    my $said = JSON::decode_json($status->{said});
+    my $report = JSON::decode_json($status->{said});
     is_deeply(
-        [@$said{qw(state problems)}, $status->{code}],
-        [$state, [], 0], "status is in order, and $state"
+        [@$report{qw(state problems)}, $status->{code}],
+        [$state, [], 0], "status reports '$state' and no problem"
     ) or diag($status->{said});
     return;
 }

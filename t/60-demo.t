@@ -1,6 +1,7 @@
 #!/usr/bin/perl
 
-# The demo itself, small: every plane, its report, its exit code, and what it leaves behind.
+# Runs the demo with small sizes on every plane, and tests its report, its exit code, and that it
+# leaves no files.
 use v5.36;
 
 use File::Temp qw(tempdir);
@@ -15,8 +16,8 @@ use Demo::Progress;
 use Demo::Report;
 use TestNode::Node;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 
 my $DEMO = "$FindBin::Bin/../demo/demo";
@@ -28,7 +29,8 @@ open(my $nowhere, '>', '/dev/null') or die;
 plan skip_all => 'no qemu-system-x86_64'
     if !grep { -x "$_/qemu-system-x86_64" } split(/:/, $ENV{PATH});
 
-# What the demo prints, errors included, line by line to $each with its process ID.
+# Runs the demo. Returns its exit code and its output, errors included. Calls $each with the process
+# ID of the demo and each line of the output.
 sub demo ($arguments, $each = undef) {
     local $ENV{TMPDIR} = "$DIR/tmp";
     local @ENV{qw(RAM DISK OFFLINE PLANES PLANE)};
@@ -37,13 +39,13 @@ sub demo ($arguments, $each = undef) {
         open(STDERR, '>&', \*STDOUT) or die;
         exec($^X, $DEMO, "REPORT=$REPORT", @$arguments) or die "exec: $!";
     }
-    my $said = '';
+    my $printed = '';
     while (my $line = <$output>) {
-        $said .= $line;
+        $printed .= $line;
         $each->($pid, $line) if $each;
     }
     close($output);
-    return ($? >> 8, $said);
+    return ($? >> 8, $printed);
 }
 
 sub cpu ($crossing, $process) {
@@ -53,14 +55,14 @@ sub cpu ($crossing, $process) {
 sub leftovers () { return [glob("$DIR/tmp/*")] }
 
 {
-    my ($code, $said) = demo([qw(RAM=64 DISK=32 OFFLINE=24)]);
-    is($code, 0, 'every crossing is right') or diag($said);
+    my ($code, $printed) = demo([qw(RAM=64 DISK=32 OFFLINE=24)]);
+    is($code, 0, 'every migration succeeds') or diag($printed);
     open(my $in, '<', $REPORT) or die "no report: $!";
     my $crossings = decode_json(do { local $/ = undef; <$in> })->{crossings};
     is_deeply(
         [map { $_->{plane} } @$crossings],
         [Demo::Plane::names()],
-        'one crossing each plane'
+        'one migration on each plane'
     );
     for my $crossing (@$crossings) {
         my $plane = $crossing->{plane};
@@ -73,77 +75,78 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
                 qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib),
                 qw(ram_sha256 disk_sha256 offline_sha256 ok),
             ],
-            "$plane: the report has what it should",
+            "$plane: the report has all fields",
         );
         ok($crossing->{ok}, "$plane: ok");
-        cmp_ok($crossing->{disk_bytes}, '>=', 32 << 20, "$plane: the whole disk went over");
-        # What is random cannot be squeezed: 32 of the 64 MiB.
-        cmp_ok($crossing->{ram_bytes}, '>=', 32 << 20, "$plane: so did the random RAM");
-        is($crossing->{offline_bytes}, 24 << 20, "$plane: so did the offline disk");
+        cmp_ok($crossing->{disk_bytes}, '>=', 32 << 20, "$plane: the whole disk was sent");
+        # 32 of the 64 MiB are random, and cannot be compressed.
+        cmp_ok($crossing->{ram_bytes}, '>=', 32 << 20, "$plane: the random RAM was sent");
+        is($crossing->{offline_bytes}, 24 << 20, "$plane: the offline disk was sent");
         for my $what (qw(ram_sha256 disk_sha256 offline_sha256)) {
             like($crossing->{$what}{source}, qr/\A[0-9a-f]{64}\z/, "$plane: $what of the source");
             is(
                 $crossing->{$what}{target},
                 $crossing->{$what}{source},
-                "$plane: ... and of the target"
+                "$plane: $what of the target is the same"
             );
         }
-        cmp_ok($crossing->{$_}, '>', 0, "$plane: $_") for qw(seconds offline_seconds mb_per_s);
+        cmp_ok($crossing->{$_}, '>', 0, "$plane: $_ is positive")
+            for qw(seconds offline_seconds mb_per_s);
     }
     my %crossing = map { $_->{plane} => $_ } @$crossings;
     for my $case (
-        # plane, how it ends in port and cipher, who works for it
+        # Plane, port of the endpoint, cipher, and the processes that must use CPU.
         ['websocket', qr/:(?!600[0-4]\d\z)\d+\z/, qr/\ATLS/, 'connector', 'pveproxy'],
         ['tls', qr/:600[0-4]\d\z/, qr/\ATLSv1_3/, 'connector', 'listener'],
         ['tcp', qr/:600[0-4]\d\z/, qr/\AUNENCRYPTED\z/, 'connector', 'listener'],
-        # The offline disk does not go from QEMU to QEMU.
+        # The offline disk is not sent by QEMU.
         ['qemu', qr/:600[0-4]\d\z/, qr/\AUNENCRYPTED\z/, 'connector', 'listener'],
         )
     {
         my ($plane, $endpoint, $cipher, @busy) = @$case;
         like($crossing{$plane}{endpoint}, $endpoint, "$plane: the endpoint");
         like($crossing{$plane}{cipher}, $cipher, "$plane: the cipher");
-        is($crossing{$plane}{record}{plane}, $plane, "$plane: so says the record");
-        cmp_ok(cpu($crossing{$plane}, $_), '>', 0, "$plane: CPU of $_") for @busy;
+        is($crossing{$plane}{record}{plane}, $plane, "$plane: the record has the plane");
+        cmp_ok(cpu($crossing{$plane}, $_), '>', 0, "$plane: $_ uses CPU") for @busy;
     }
     is(cpu($crossing{websocket}, 'listener'), 0, 'the websocket plane has no listener');
     cmp_ok(
         cpu($crossing{$_}, 'pveproxy'),
         '<',
         cpu($crossing{websocket}, 'pveproxy') / 2,
-        "$_: pveproxy is not in the way"
+        "$_: the data does not pass pveproxy"
     ) for qw(tls tcp qemu);
     cmp_ok(
         cpu($crossing{qemu}, 'connector'),
         '<',
         cpu($crossing{websocket}, 'connector'),
-        'qemu: nor is a connector, but for the offline disk'
+        'qemu: only the offline disk passes a connector'
     );
     like(
-        $said, qr/^the guest's last write is on the target's disk: \d+$/m,
-        'the disk was written to until the end'
+        $printed, qr/^the guest's last write is on the target's disk: \d+$/m,
+        'the guest wrote to its disk until the end'
     );
-    like($said, qr/^warn: WARNING: CLEAR TEXT!/m, 'clear text is warned of');
-    like($said, qr/^plane +wire +MiB +seconds/m, 'a table ends it');
+    like($printed, qr/^warn: WARNING: CLEAR TEXT!/m, 'a warning reports clear text');
+    like($printed, qr/^plane +wire +MiB +seconds/m, 'a table follows');
     like(
-        $said,
+        $printed,
         qr/^$_->{name} +$_->{wire} .* equal +equal +equal +goes on$/m,
-        "... with the $_->{wire} plane '$_->{name}'"
+        "the table has the plane '$_->{name}', $_->{wire}"
     ) for map { Demo::Plane::get($_) } Demo::Plane::names();
-    unlike($said, qr/[\r\e]/, 'no bar where there is no terminal');
-    is_deeply(leftovers(), [], 'nothing is left behind');
+    unlike($printed, qr/[\r\e]/, 'without a terminal there is no progress bar');
+    is_deeply(leftovers(), [], 'no file is left');
 }
 
 {
-    my ($code, $said) = demo([qw(PLANES=pigeon)]);
-    is($code, 2, 'a plane that does not exist');
-    like($said, qr/\Ademo: bad plane 'pigeon'\nusage: /, '... is refused with the usage');
-    ($code, $said) = demo([qw(RAM=1)]);
-    is($code, 2, 'too little RAM');
-    like($said, qr/RAM must be a number of MiB from 64 to 65536/, '... is refused with the limits');
+    my ($code, $printed) = demo([qw(PLANES=pigeon)]);
+    is($code, 2, 'an unknown plane is refused');
+    like($printed, qr/\Ademo: bad plane 'pigeon'\nusage: /, 'the error has the usage');
+    ($code, $printed) = demo([qw(RAM=1)]);
+    is($code, 2, 'too little RAM is refused');
+    like($printed, qr/RAM must be a number of MiB from 64 to 65536/, 'the error has the limits');
 }
 
-# What a target cannot do is not shown as if it could.
+# The demo fails if the target does not support the plane to show.
 SKIP: {
     skip('only root may ask for a network and for clear text, outside of Proxmox VE', 9) if $> != 0;
     my $node = TestNode::Node->start(dir => "$DIR/old", listen => '127.0.0.1', old => 1);
@@ -169,21 +172,25 @@ SKIP: {
             progress => Demo::Progress->new($nowhere),
             log => sub { },
         );
-        ok(!eval { $migration->run }, "$plane, which an old target does not have");
-        like($@, $pattern, '... is an error');
-        unlike($node->worker_log($vmid), qr/^command: (?:disk|config|start)/m, '... in time');
+        ok(!eval { $migration->run }, "$plane fails with an old target");
+        like($@, $pattern, "$plane: the error has the reason");
+        unlike(
+            $node->worker_log($vmid),
+            qr/^command: (?:disk|config|start)/m,
+            "$plane: it fails before the target has created anything"
+        );
     }
 }
 
 for my $plane (qw(websocket tls)) {
-    my $in_the_middle = sub ($pid, $line) {
+    my $interrupt = sub ($pid, $line) {
         kill(TERM => $pid) if $line =~ /stands for/;
     };
-    my ($code, $said) = demo(['RAM=64', 'DISK=64', "PLANES=$plane"], $in_the_middle);
-    is($code, 1, "$plane: a demo that is interrupted fails");
-    like($said, qr/^demo: plane '$plane': .*SIGTERM$/m, '... says why');
-    is_deeply(leftovers(), [], '... and leaves nothing behind');
-    ok(!-e $REPORT, '... not even an old report');
+    my ($code, $printed) = demo(['RAM=64', 'DISK=64', "PLANES=$plane"], $interrupt);
+    is($code, 1, "$plane: an interrupted demo fails");
+    like($printed, qr/^demo: plane '$plane': .*SIGTERM$/m, "$plane: the error has the reason");
+    is_deeply(leftovers(), [], "$plane: no file is left");
+    ok(!-e $REPORT, "$plane: an old report is removed");
 }
 
 {
@@ -196,7 +203,7 @@ for my $plane (qw(websocket tls)) {
         disk_sha256 => { source => $sum, target => $sum },
         offline_sha256 => { source => $sum, target => $sum },
     );
-    is_deeply([Demo::Report::faults(\%right)], [], 'a crossing that is right');
+    is_deeply([Demo::Report::faults(\%right)], [], 'a correct migration has no fault');
     my %wrong = (
         (map { ("${_}_sha256" => { source => $sum, target => 'b' x 64 }) } qw(ram disk offline)),
         record => { plane => 'websocket', forwards_plane => 'websocket' },
@@ -204,12 +211,12 @@ for my $plane (qw(websocket tls)) {
     );
     for my $what (sort keys %wrong) {
         my @faults = Demo::Report::faults({ %right, $what => $wrong{$what} });
-        is(scalar(@faults), 1, "... is wrong by $what");
-        like($faults[0], qr/\Aplane 'tls': /, '... which is said');
+        is(scalar(@faults), 1, "a wrong $what is one fault");
+        like($faults[0], qr/\Aplane 'tls': /, "a wrong $what: the fault names the plane");
     }
     my $offline = { plane => 'qemu', forwards_plane => 'websocket' };
     my @faults = Demo::Report::faults({ %right, plane => 'qemu', record => $offline });
-    is(scalar(@faults), 1, '... is wrong if only the offline disk took another plane');
+    is(scalar(@faults), 1, 'another plane for the offline disk alone is one fault');
 }
 
 done_testing;

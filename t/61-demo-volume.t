@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The demo's offline disk on its way: what arrives, one after another, and how it fails.
+# The offline disk of the demo: several volumes over one forward, and their errors.
 use v5.36;
 
 use Digest::SHA;
@@ -14,14 +14,15 @@ use Demo::Volume;
 use PVE::Tunnel::Client;
 use TestNode::Node;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 
 my $dir = tempdir(CLEANUP => 1);
 open(my $nowhere, '>', '/dev/null') or die;
 
-# A target whose disk is full after a MiB: the worker as it is, but for what takes the stream.
+# The worker of a target whose disk is full after 1 MiB. It replaces the function that receives the
+# stream.
 my $full_disk = "$dir/worker.pl";
 open(my $out, '>', $full_disk) or die;
 print {$out} <<"END";
@@ -32,8 +33,8 @@ use TestNode::Import;
 no warnings 'redefine';
 *TestNode::Import::receive = sub (\$listener, \@) {
     my \$stream = \$listener->accept or die;
-    my \$got = 0;
-    \$got += sysread(\$stream, my \$bytes, 65536) // die while \$got < 1 << 20;
+    my \$received = 0;
+    \$received += sysread(\$stream, my \$bytes, 65536) // die while \$received < 1 << 20;
     die "No space left on device\\n";
 };
 do \$0 or die \$@;
@@ -75,41 +76,44 @@ sub volume ($tunnel, $file) {
 {
     my $node = TestNode::Node->start(dir => "$dir/target", listen => '127.0.0.1');
     my $tunnel = tunnel_to($node);
-    # More than any buffer on the way, and an odd end.
+    # The large one is larger than all buffers, and its size is not a multiple of a block.
     my %size = (large => (24 << 20) + 4711, small => 1, empty => 0);
     my $number = 0;
     for my $name (qw(large small empty)) {
         my $file = file($name, $size{$name});
         my $sent = volume($tunnel, $file)->send_to('local');
-        is($sent->{volid}, "local:200/vm-200-disk-$number.raw", "$name: a name of its own");
-        is($sent->{bytes}, $size{$name}, '... all bytes');
-        cmp_ok($sent->{seconds}, '>', 0, '... in a time');
-        is(sha256("$dir/target/vm-200-disk-$number.raw"), sha256($file), '... and they arrived');
+        is($sent->{volid}, "local:200/vm-200-disk-$number.raw", "$name: the next free name");
+        is($sent->{bytes}, $size{$name}, "$name: all bytes are counted");
+        cmp_ok($sent->{seconds}, '>', 0, "$name: the time is positive");
+        is(
+            sha256("$dir/target/vm-200-disk-$number.raw"), sha256($file),
+            "$name: the volume is unchanged"
+        );
         $number++;
     }
     is_deeply(
         $tunnel->{forwarded},
         { "$dir/100.storage" => "$dir/target/200.storage" },
-        'all over one forward'
+        'all volumes take one forward'
     );
 
-    ok(!eval { volume($tunnel, "$dir/missing")->send_to('local') }, 'a file that is not there');
-    like($@, qr/\Acannot read '\Q$dir\E\/missing': No such file/, '... is named');
+    ok(!eval { volume($tunnel, "$dir/missing")->send_to('local') }, 'a missing file is an error');
+    like($@, qr/\Acannot read '\Q$dir\E\/missing': No such file/, 'the error names the file');
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
-    is_deeply([glob "$dir/target/*.raw"], [], '... and the target can clean up');
+    is_deeply([glob "$dir/target/*.raw"], [], 'the target removes all volumes');
 }
 
 {
     my $node =
         TestNode::Node->start(dir => "$dir/full", listen => '127.0.0.1', worker => $full_disk);
     my $tunnel = tunnel_to($node);
-    # So large that the sender must notice, and so small that only the import can tell.
+    # With the large size, the sender gets an error; with the small one, only the import does.
     for my $size (64 << 20, (1 << 20) - 8) {
         my $volume = volume($tunnel, file('volume', $size));
-        ok(!eval { $volume->send_to('local') }, "a full disk at the target, $size bytes");
+        ok(!eval { $volume->send_to('local') }, "$size bytes: a full disk is an error");
         like(
             $@, qr/\Athe import failed at the target: No space left on device\n\z/,
-            '... is told in its words'
+            "$size bytes: the error is that of the target"
         );
     }
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);

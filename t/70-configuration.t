@@ -1,7 +1,8 @@
 #!/usr/bin/perl
 
-# What administrators configured, from end to end: the call is that of a qm remote-migrate without new
-# options, but for what a case adds.
+# The configuration of the administrators, from end to end: which plane a migration takes or why it
+# is refused. Each call is that of `qm remote-migrate` without new options, with the options of the
+# case added.
 use v5.36;
 
 use File::Temp qw(tempdir);
@@ -14,11 +15,12 @@ use PVE::Tunnel::Client;
 use PVE::Tunnel::Client::Negotiation;
 use TestNode::Node;
 
-# A target with an address of its own: its own loopback is what nobody believes a target.
+# The target has an address of its own: a source refuses loopback addresses unless its migration
+# network lies in the loopback range.
 BEGIN { Demo::Hosts::enter() }
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(120);
 
 my $HOSTS = Demo::Hosts->new;
@@ -36,13 +38,13 @@ sub configure ($file, $text) {
 
 sub policy () { return "policy: cluster\n\trequire-encryption 1\n" }
 
-# An entry for this remote, or for none: then it is there by its ID only.
+# A network entry. Without a `remote` property, a call can only request it by its ID.
 sub network ($id, %property) {
     return "network: $id\n" . join('', map { "\t$_ $property{$_}\n" } sort keys %property) . "\n";
 }
 
-# A crossing from its beginning to its end; returns plane and error, of which one is undef.
-sub cross ($node, $source, %call) {
+# Opens and ends a tunnel. Returns plane and error, of which one is undef.
+sub run_tunnel ($node, $source, %call) {
     local $PVE::Tunnel::Client::Negotiation::CONFIGURATION = configure("$DIR/source.cfg", $source);
     $vmid++;
     my $tunnel = eval {
@@ -57,20 +59,20 @@ sub cross ($node, $source, %call) {
 }
 
 sub takes ($expected, $name, @arguments) {
-    my ($plane, $error) = cross(@arguments);
-    is($plane, $expected, $name) or diag($error);
+    my ($plane, $error) = run_tunnel(@arguments);
+    is($plane, $expected, "$name: $expected") or diag($error);
     return;
 }
 
 sub is_refused ($pattern, $name, @arguments) {
-    my ($plane, $error) = cross(@arguments);
-    is($plane, undef, $name);
-    like($error, qr/\A[^\n]+\n\z/, '... with an error of one line');
-    like($error, $pattern, '... that says why');
+    my ($plane, $error) = run_tunnel(@arguments);
+    is($plane, undef, "$name: refused");
+    like($error, qr/\A[^\n]+\n\z/, "$name: the error is one line");
+    like($error, $pattern, "$name: the error has the reason");
     unlike(
         $arguments[0]->worker_log($vmid),
         qr/^command: (?:config|disk|start)/m,
-        '... and the target is as it was'
+        "$name: the target has created nothing"
     );
     return;
 }
@@ -90,45 +92,50 @@ sub target ($name, @options) {
 
 my %CLEAR = (allow => 'secure,insecure', default => 'insecure');
 
-subtest 'the source\'s' => sub {
+subtest 'the configuration of the source' => sub {
     my $node = target('plain');
     my %side = (source => $NETWORK, target => $NETWORK);
     my @call = (migration_network => $NETWORK);
-    takes('tls', 'nothing configured: encrypted', $node, '', @call);
+    takes('tls', 'an empty configuration', $node, '', @call);
     takes(
-        'tls', 'a network for this remote: as well', $node,
+        'tls', 'a network for this remote', $node,
         network('site', remote => $HOSTS->target, %side)
     );
     takes(
-        'tcp', '... with clear text as its default: an unchanged call is clear text', $node,
+        'tcp', 'a network with clear text as its default', $node,
         network('site', remote => $HOSTS->target, %side, %CLEAR)
     );
     takes(
-        'tls', '... unless the call says secure', $node,
+        'tls', 'a network with clear text as its default, and a secure call', $node,
         network('site', remote => $HOSTS->target, %side, %CLEAR), migration_type => 'secure'
     );
     takes(
-        'tls', 'one for another remote does not count', $node,
+        'tls', 'a network for another remote', $node,
         network('site', remote => '192.0.2.7', %side, %CLEAR), @call
     );
     is_refused(
-        qr/insecure/, 'what it does not allow', $node,
+        qr/insecure/, 'clear text that the network does not allow', $node,
         network('site', remote => $HOSTS->target, %side), migration_type => 'insecure'
     );
     is_refused(
-        qr/require-encryption|requires encryption/, 'what its policy forbids', $node,
+        qr/require-encryption|requires encryption/,
+        'configured clear text against the policy', $node,
         network('site', remote => $HOSTS->target, %side, %CLEAR) . policy()
     );
     is_refused(
-        qr/require-encryption|requires encryption/, '... whoever asks', $node, policy(),
+        qr/require-encryption|requires encryption/,
+        'an insecure call against the policy', $node, policy(),
         migration_type => 'insecure', @call
     );
-    takes('tls', '... which nothing encrypted is', $node, policy(), @call);
-    is_refused(qr/line 2: /, 'a mistake in it', $node, "network: site\n\tallow insecrue\n", @call);
+    takes('tls', 'a secure call with the policy', $node, policy(), @call);
+    is_refused(
+        qr/line 2: /, 'a mistake in the file', $node, "network: site\n\tallow insecrue\n",
+        @call
+    );
     $node->stop;
 };
 
-subtest 'the target\'s' => sub {
+subtest 'the configuration of the target' => sub {
     my $node = target('policy');
     my $source = network(
         'site',
@@ -137,19 +144,19 @@ subtest 'the target\'s' => sub {
         target => $NETWORK, %CLEAR
     );
     takes(
-        'tcp', 'nothing configured there: clear text, which the source configured',
+        'tcp', 'an empty configuration of the target, and clear text by that of the source',
         $node, $source
     );
     configure($here, policy());
-    is_refused(qr/requires encryption/, 'its policy forbids clear text', $node, $source);
-    takes('tls', '... and nothing else', $node, $source, migration_type => 'secure');
+    is_refused(qr/requires encryption/, 'clear text against the policy', $node, $source);
+    takes('tls', 'a secure call with the policy', $node, $source, migration_type => 'secure');
     configure($here, '');
     $node->stop;
 };
 
 subtest 'privileges at the target' => sub {
     my $node = target('no-privilege', '--no-privilege');
-    my $by = sub ($target) {
+    my $source_for = sub ($target) {
         return network(
             'site',
             remote => $HOSTS->target,
@@ -158,24 +165,31 @@ subtest 'privileges at the target' => sub {
         );
     };
     my $lacks = qr/Sys\.Modify/;
-    is_refused($lacks, 'clear text on a network of the call\'s', $node, $by->($NETWORK));
+    is_refused($lacks, 'clear text on a network by its CIDR', $node, $source_for->($NETWORK));
     configure($here, network('inside', source => $NETWORK, allow => 'secure,insecure'));
     is_refused(
-        $lacks, '... needs Sys.Modify there, whatever is configured by another name',
-        $node, $by->($NETWORK)
+        $lacks, 'clear text by the CIDR of a network that the target has configured',
+        $node, $source_for->($NETWORK)
     );
     takes(
-        'tcp', 'on a network that is configured there, by its ID, it does not',
-        $node, $by->('inside')
+        'tcp', 'clear text by the ID of a network that the target has configured',
+        $node, $source_for->('inside')
     );
-    takes('tls', 'nor does encryption', $node, $by->('inside'), migration_type => 'secure');
+    takes(
+        'tls', 'encryption by this ID', $node, $source_for->('inside'),
+        migration_type => 'secure'
+    );
     configure($here, network('inside', source => $NETWORK));
-    is_refused(qr/insecure/, 'but that has to allow clear text', $node, $by->('inside'));
+    is_refused(
+        qr/insecure/, 'clear text by the ID of a network that does not allow it',
+        $node, $source_for->('inside')
+    );
     configure($here, '');
     $node->stop;
 };
 
-# Who may do what at the source is the source's to ask; without Proxmox VE, root may and others not.
+# The source checks the privileges of its user. Without Proxmox VE, only root has them, so this test
+# has a fake PVE::RPCEnvironment.
 subtest 'privileges at the source' => sub {
     my $node = target('source');
     my $entry = network(
@@ -188,18 +202,22 @@ subtest 'privileges at the source' => sub {
     local *PVE::RPCEnvironment::get_user = sub (@) { return 'operator@pve' };
     local *PVE::RPCEnvironment::check = sub (@) { return 0 };
     is_refused(
-        qr/'operator\@pve' does not have it/, 'a CIDR needs Sys.Modify', $node, $entry,
+        qr/'operator\@pve' does not have it/,
+        'a CIDR without Sys.Modify', $node, $entry,
         migration_network => $NETWORK
     );
     is_refused(
-        qr/'operator\@pve' does not have it/, '... and so does clear text', $node, '',
-        migration_type => 'insecure'
+        qr/'operator\@pve' does not have it/,
+        'clear text without Sys.Modify', $node, '', migration_type => 'insecure'
     );
     takes(
-        'tls', 'an ID needs none', $node, $entry,
+        'tls', 'an ID without Sys.Modify', $node, $entry,
         migration_network => 'site', migration_type => 'secure'
     );
-    takes('tcp', '... nor does its clear text', $node, $entry, migration_network => 'site');
+    takes(
+        'tcp', 'clear text by an ID without Sys.Modify', $node, $entry,
+        migration_network => 'site'
+    );
     $node->stop;
 };
 

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# Whole migrations, and then a search for token, tickets and ticket key in all that was printed,
-# logged or shown by ps.
+# Runs migrations on every plane, and then searches everything that was printed, logged or shown by
+# ps for token, tickets, ticket keys and session keys.
 use v5.36;
 
 use Fcntl qw(S_IMODE);
@@ -18,11 +18,11 @@ use PVE::Tunnel::Client;
 use TestNode::Guest;
 use TestNode::Node;
 
-# Clear text and an explicit network need it.
+# Clear text and an explicit migration network require the privilege Sys.Modify.
 plan skip_all => 'only root has Sys.Modify outside of Proxmox VE' if $> != 0;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that hangs must fail.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 
 plan skip_all => 'no qemu-system-x86_64'
@@ -32,9 +32,9 @@ my $MEMORY = 64;
 my $dir = tempdir(CLEANUP => 1);
 my $printed = "$dir/printed";
 
-# --- learning the secrets -----------------------------------------------------------------------------------------------
+# --- collecting the secrets ---
 
-# The first ticket comes with the API's answer.
+# The first ticket of each tunnel is in the answer of the API.
 my @tickets;
 {
     no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
@@ -46,10 +46,10 @@ my @tickets;
     };
 }
 
-# The keys and the forwards' tickets are known to the worker: this one, which otherwise is as it is,
-# tells us.
+# The worker has the keys and the tickets of the forwards. This one is the usual worker, which also
+# writes them to a file of the test.
 my $worker = "$dir/worker.pl";
-my $told = "$dir/told";
+my $collected = "$dir/collected";
 open(my $out, '>', $worker) or die;
 print {$out} <<"END";
 use v5.36;
@@ -58,38 +58,38 @@ use FindBin;
 use lib "\$FindBin::Bin/lib", "\$FindBin::Bin/pve", "\$FindBin::Bin/../perl/blib/lib", "\$FindBin::Bin/../perl/blib/arch";
 use TestNode::Worker;
 no warnings 'redefine';
-my sub tell_test (\$text) { open(my \$out, '>>', '$told') or die; print {\$out} "\$text\\n" }
+my sub collect (\$text) { open(my \$out, '>>', '$collected') or die; print {\$out} "\$text\\n" }
 my \$read = \\&TestNode::Worker::read_request;
-*TestNode::Worker::read_request = sub { my \$r = \$read->(\@_); tell_test("key \$r->{ticket_key}"); return \$r };
+*TestNode::Worker::read_request = sub { my \$r = \$read->(\@_); collect("key \$r->{ticket_key}"); return \$r };
 my \$handle = \\&TestNode::Commands::handle;
 *TestNode::Commands::handle = sub (\$self, \$name, \@rest) {
     my \$answer = \$handle->(\$self, \$name, \@rest);
-    tell_test("ticket \$answer->{ticket}") if \$name eq 'ticket';
+    collect("ticket \$answer->{ticket}") if \$name eq 'ticket';
     my \$direct = \$answer->{direct} // {};
-    tell_test("session \$direct->{key}") if \$direct->{key};
+    collect("session \$direct->{key}") if \$direct->{key};
     return \$answer;
 };
 do \$0 or die \$@;
 END
 close($out) or die;
 
-# --- migrating --------------------------------------------------------------------------------------------------------------
+# --- migrating ---
 
 my $shown = '';
-my $looks = 0;
+my $samples = 0;
 
-# Command lines and environments of everything that this test started, as ps would show them.
-sub look () {
-    $looks++;
+# Adds the command lines and environments of all processes of this test, as ps shows them.
+sub sample_processes () {
+    $samples++;
     for my $pid (map { m{/(\d+)/} } glob '/proc/[0-9]*/cmdline') {
-        next if !is_ours($pid);
+        next if !is_descendant($pid);
         $shown .= TestNode::Node::slurp("/proc/$pid/cmdline") . "\0"
             . TestNode::Node::slurp("/proc/$pid/environ") . "\n";
     }
     return;
 }
 
-sub is_ours ($pid) {
+sub is_descendant ($pid) {
     while ($pid > 1) {
         return 1 if $pid == $$;
         ($pid) = TestNode::Node::slurp("/proc/$pid/stat") =~ /\A\d+ \(.*\) \S (\d+)/s or return 0;
@@ -101,7 +101,7 @@ my $node = TestNode::Node->start(dir => "$dir/target", listen => '127.0.0.1', wo
 my @load = Demo::Image::write_ram($dir, TestNode::Guest->ram_ranges($MEMORY));
 Demo::Image::write_disk("$dir/source.raw", 8);
 
-# Everything from here on goes to a file, whatever process of ours prints it.
+# From here on, the output of all processes of this test goes to a file.
 open(my $stdout, '>&', \*STDOUT) or die;
 open(my $stderr, '>&', \*STDERR) or die;
 open(STDOUT, '>', $printed) or die;
@@ -130,15 +130,15 @@ for my $plane (Demo::Plane::names()) {
             network => '127.0.0.0/8',
             loopback => 1,
             progress => $progress,
-            log => sub ($level, $text) { look(); $progress->line("$level: $text") },
+            log => sub ($level, $text) { sample_processes(); $progress->line("$level: $text") },
         );
         $result{$plane} = $migration->run;
-        look();
+        sample_processes();
         $migration->end_target;
         1;
     } or $error .= $@;
 }
-# Errors are printed too: a token that is refused, and a tunnel to nowhere.
+# Errors are printed, too: a refused token, and a tunnel to a path that does not exist.
 for my $change (
     [{ apitoken => $node->token =~ s/.\z/x/r }, {}],
     [{}, { url => $node->url($vmid) =~ s/socket\z//r }]
@@ -163,22 +163,22 @@ my $token = $node->token;
 my $token_file_mode = S_IMODE((stat $node->{token_file})[2]);
 $node->stop;
 
-# --- searching -----------------------------------------------------------------------------------------------------------------
+# --- searching ---
 
-is($error, '', 'the migrations went through');
-is($result{$_}{ram_sha256}{source}, $result{$_}{ram_sha256}{target}, "... $_: RAM arrived")
+is($error, '', 'the migrations succeed');
+is($result{$_}{ram_sha256}{source}, $result{$_}{ram_sha256}{target}, "$_: the RAM is unchanged")
     for Demo::Plane::names();
 
-my @told = split(/\n/, TestNode::Node::slurp($told));
-my @keys = map { /\Akey (.*)/ } @told;
-push @tickets, map { /\Aticket (.*)/ } @told;
-my @sessions = map { /\Asession (.*)/ } @told;
-is(scalar(@keys), 5, 'the test knows the key of each worker');
-cmp_ok(scalar(@tickets), '>=', 7, '... and the tickets: five of tunnels, two of forwards');
-is(scalar(@sessions), 3, '... and the key of each listener');
-cmp_ok($looks, '>', 20, '... and looked at the processes often enough');
-like($shown, qr/qemu-system-x86_64/, '... QEMU among them');
-like($shown, qr/connector/, '... and the connector');
+my @lines = split(/\n/, TestNode::Node::slurp($collected));
+my @keys = map { /\Akey (.*)/ } @lines;
+push @tickets, map { /\Aticket (.*)/ } @lines;
+my @sessions = map { /\Asession (.*)/ } @lines;
+is(scalar(@keys), 5, 'the test has the ticket key of each worker');
+cmp_ok(scalar(@tickets), '>=', 7, 'it has the tickets: five of tunnels, two of forwards');
+is(scalar(@sessions), 3, 'it has the session key of each listener');
+cmp_ok($samples, '>', 20, 'it has sampled the processes often enough');
+like($shown, qr/qemu-system-x86_64/, 'the samples have QEMU');
+like($shown, qr/connector/, 'the samples have the connector');
 
 my %secret = (
     token => $token =~ s/.*=//r,
@@ -186,32 +186,31 @@ my %secret = (
     (map { ("session key $_" => $sessions[$_]) } 0 .. $#sessions),
 );
 for my $i (0 .. $#tickets) {
-    # The part behind the name and the time is what nobody may know; it looks the same however it is
-    # encoded.
+    # The secret part follows the name and the time. No encoding of a ticket changes it.
     ($secret{"ticket $i"}) = $tickets[$i] =~ /::([^:]{40,})\z/
-        or die 'a ticket looks unlike a ticket';
+        or die "a ticket has an unknown form\n";
 }
 
-my %text = ('the processes' => $shown, 'what was printed' => TestNode::Node::slurp($printed));
+my %text = ('the processes' => $shown, 'the output' => TestNode::Node::slurp($printed));
 for my $file (glob("$dir/*.log $dir/target/*.log $dir/target.log $dir/target/*.conf")) {
     $text{ $file =~ s{\A\Q$dir\E/}{}r } = TestNode::Node::slurp($file);
 }
 like(
-    $text{'what was printed'},
+    $text{'the output'},
     qr/^info: tunnel: control connection/m,
-    'what was printed has the connector\'s lines'
+    'the output has the lines of the connector'
 );
-like($text{'what was printed'}, qr/^error: .*401/m, '... and the refusals');
-like($text{'target/200.log'}, qr/^command: ticket$/m, 'the worker\'s log has its lines');
+like($text{'the output'}, qr/^error: .*401/m, 'the output has the refusals');
+like($text{'target/200.log'}, qr/^command: ticket$/m, 'the log of the worker has its commands');
 for my $where (sort keys %text) {
     my @found = grep { index(lc $text{$where}, lc $secret{$_}) >= 0 } sort keys %secret;
     is_deeply(\@found, [], "no secret in $where");
     unlike(
         $text{$where},
         qr/PVEAPIToken=|PVETUNNEL(?::|%3A)[0-9A-F]/i,
-        '... and nothing that looks like one'
+        "nothing that looks like a secret in $where"
     );
 }
-is($token_file_mode, oct(600), 'the token lies in a file for its owner only');
+is($token_file_mode, oct(600), 'only its owner has access to the file with the token');
 
 done_testing;

@@ -1,6 +1,8 @@
 //! `include/pve_tunnel.h` is what cbindgen makes of `src/ffi`, and the library exports exactly what
 //! the header declares.
 //!
+//! A crate of its own, because `make header` and `make lint` run it without the other tests.
+//!
 //! After a change of the ABI, write the header anew with `UPDATE_HEADER=1 cargo test --release
 //! --test header`.
 
@@ -111,10 +113,12 @@ fn exported_symbols(library: &Path) -> BTreeSet<String> {
     .collect()
 }
 
-/// The shared library that cargo built beside this test: `target/<profile>/libpve_tunnel.so`.
+/// The shared library that cargo built with the crate that this test links:
+/// `target/<profile>/deps/libpve_tunnel.so`. The file of that name one folder higher may be older.
 fn shared_library() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let library = test.ancestors().nth(2).unwrap().join("libpve_tunnel.so");
+    let library = env::current_exe()
+        .unwrap()
+        .with_file_name("libpve_tunnel.so");
     assert!(library.exists(), "{} is missing", library.display());
     library
 }

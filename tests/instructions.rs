@@ -1,6 +1,9 @@
 //! How many instructions masking, decoding and encoding take, by valgrind's count: the guard against
 //! a change that makes them slow, which is no matter of time and so as good on a busy machine.
 //!
+//! A crate of its own, because valgrind runs its executable once for each operation: a small one
+//! starts faster, and its code is laid out independently of the other tests.
+//!
 //! After a change on purpose, write the figures anew with `UPDATE_INSTRUCTIONS=1 cargo test --release
 //! --test instructions`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]

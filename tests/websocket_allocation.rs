@@ -1,14 +1,13 @@
 //! No allocation for a frame, and no copy of its payload: a payload is unmasked where it was read,
 //! and becomes a frame where it lies.
+//!
+//! A crate of its own, because its allocator serves the whole executable.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/frames.rs"]
-mod frames;
-
-use frames::{Random, frame};
 use pve_tunnel::websocket::{Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, Role};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use testing::frames::{Random, frame};
 
 const BINARY: u8 = 0x82;
 const BYTE: u8 = 7;

@@ -7,7 +7,6 @@ use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Row, Sample, Titl
 use crate::path::{Tunnel, direct};
 use crate::peer::node::{Front, Node};
 use crate::qemu::{PROGRAM, Qemu};
-use crate::support::seam::Crossing;
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -17,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 use tempfile::TempDir;
+use testing::seam::Crossing;
 
 /// Of RAM, and of the disk.
 const BYTES: u64 = 1 << 30;

@@ -3,9 +3,9 @@
 use crate::load;
 use crate::measure::{Contender, Contest, Effort, Goal, Row, Spread, Title, rate};
 use crate::path::{CONNECTOR, LISTENER, Tunnel, ours};
-use crate::support::peak_memory;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+use testing::peak_memory;
 
 /// How many.
 const COUNTS: [usize; 4] = [1, 4, 16, 64];

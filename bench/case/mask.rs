@@ -87,7 +87,7 @@ fn against_peer(
 /// milliseconds to recover from them.
 fn against_memcpy(effort: &Effort, title: Title, length: usize, least: Option<f64>) -> Row {
     let buffers = RefCell::new(Buffers::new(0, length));
-    let original = crate::support::pattern(length);
+    let original = testing::pattern(length);
     let contenders = vec![
         Contender::new(OURS, || timed(&buffers, |data| mask(data, KEY, 0))),
         Contender::new(MEMCPY, || {
@@ -128,7 +128,7 @@ impl Buffers {
     fn new(off: usize, length: usize) -> Self {
         let stride = (off + length).next_multiple_of(64);
         let count = ((16 << 10) / stride).max(1);
-        let bytes = crate::support::pattern(stride * count + 64);
+        let bytes = testing::pattern(stride * count + 64);
         let first = bytes.as_ptr().align_offset(64) + off;
         Self {
             starts: (0..count).map(|number| first + number * stride).collect(),

@@ -16,7 +16,7 @@ mod websocket;
 
 use crate::measure::{Effort, Row};
 use crate::peer::bare;
-use crate::support::role;
+use testing::role;
 
 /// One case: a name, what it is about, and how it is run. What cannot be run here says why.
 pub struct Case {

@@ -3,8 +3,8 @@
 use crate::load;
 use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Row, Sample, Title};
 use crate::peer::node::{Front, Node};
-use crate::support::role;
-use crate::support::seam::{Crossing, Seam, wish};
+use testing::role;
+use testing::seam::{Crossing, Seam, wish};
 
 /// How many bytes go through in one turn.
 const BYTES: u64 = 1 << 30;

@@ -2,14 +2,14 @@
 
 use crate::measure::{Effort, Row, Title};
 use crate::peer::node::{Ends, Front, Node};
-use crate::support::seam::{Crossing, Seam, wish};
-use crate::support::stream::acquaint;
-use crate::support::{pattern, peak_memory, role};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
+use testing::seam::{Crossing, Seam, wish};
+use testing::stream::acquaint;
+use testing::{pattern, peak_memory, role};
 
 /// What the slow reader reads in a second, in bytes, and in one go.
 const RATE: f64 = 10e6;

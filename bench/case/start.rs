@@ -2,11 +2,11 @@
 
 use crate::measure::{Contender, Contest, Effort, Goal, Row, Sample, Title};
 use crate::perl;
-use crate::support::role;
-use crate::support::seam::{Crossing, Seam, program, wish};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
+use testing::role;
+use testing::seam::{Crossing, Seam, program, wish};
 
 /// Each turn is short, so that there can be many.
 const TURNS: usize = 5;

@@ -8,14 +8,14 @@ use crate::link::Link;
 use crate::load;
 use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Row, Sample, Title, rate};
 use crate::path::Tunnel;
-use crate::support::cable::{FAR, wish};
-use crate::support::namespace;
-use crate::support::role;
-use crate::support::seam::{Crossing, Seam};
 use serde_json::json;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
+use testing::cable::{FAR, wish};
+use testing::namespace;
+use testing::role;
+use testing::seam::{Crossing, Seam};
 
 /// What goes over in one turn: at 1 Gbit/s more than two seconds, of which the slow start takes about
 /// a tenth.

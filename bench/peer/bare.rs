@@ -3,7 +3,6 @@
 
 use super::{Peer, Process, Site, bare_tls};
 use crate::case::Role;
-use crate::support::role;
 use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe;
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use testing::role;
 
 /// What is read or written at once, as ours does.
 pub(super) const CHUNK: usize = 128 << 10;

@@ -8,7 +8,6 @@ pub mod stunnel;
 pub mod websocat;
 
 use crate::path::Tunnel;
-use crate::support::until;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
+use testing::until;
 
 /// Far longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);

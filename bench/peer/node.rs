@@ -1,8 +1,6 @@
 //! A target node with an open tunnel, and the connections that lead through it.
 
 use super::websocat::Websocat;
-use crate::support::connector::Connector;
-use crate::support::until;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,6 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
+use testing::connector::Connector;
+use testing::until;
 
 /// Who speaks HTTP and websockets at the target.
 #[derive(Clone, Copy)]

@@ -1,9 +1,9 @@
 //! websocat, which does what the connector does: from a UNIX socket to a websocket.
 
-use crate::support::until;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use testing::until;
 
 /// How much it takes for one message: what pveproxy takes at most, and the fastest of its sizes.
 const MESSAGE: &str = "131072";

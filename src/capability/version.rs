@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Capabilities, CapabilityError, scalar};
+use super::{Capabilities, CapabilityError};
+use crate::scalar;
 
 /// The tunnel version this software speaks: the one of the stock sources and targets it meets.
 pub const OWN_API: u32 = 2;

@@ -10,8 +10,9 @@ use super::{
     Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, DEAD_PEER_TIMEOUTS, Host, MAX_FILE,
     MAX_LINE, MAX_SECTIONS, Network, id_mistake, is_id,
 };
-use crate::capability::{MigrationType, scalar};
 use crate::network::Spec;
+use crate::plane::MigrationType;
+use crate::scalar;
 
 /// The one ID that a `policy` section has: it is for all nodes of the cluster.
 const POLICY_ID: &str = "cluster";

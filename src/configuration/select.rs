@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::parse::type_names;
 use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network, is_id};
-use crate::capability::{MigrationType, scalar};
 use crate::network::Spec;
+use crate::plane::MigrationType;
+use crate::scalar;
 
 /// The call, on either side. Keys that are not listed here are refused.
 ///

@@ -1,23 +1,24 @@
-//! From a URL to a websocket: connect, TLS, upgrade, each under its own limit.
+//! From a URL to a websocket: TCP connection, TLS, upgrade, each with a time limit of its own.
 
 use super::Options;
+use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::TargetData;
-use super::wire::{Connection, Receiver, Sender, split};
-use crate::relay::liveness;
+use super::websocket_halves::{Connection, Receiver, Sender, split};
+use crate::system::keepalive;
 use crate::tls::{self, Established, Fingerprint, TlsError};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tungstenite::http::Uri;
 use zeroize::Zeroizing;
 
-/// pveproxy decodes percent-encoding and nothing else, and cuts a value at a second `=`.
-const VALUE: &AsciiSet = &NON_ALPHANUMERIC
+/// Characters that are percent-encoded in a query value. pveproxy decodes percent-encoding only, and
+/// truncates a value at a second `=`.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -26,10 +27,10 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC
 /// Why there is no websocket.
 #[derive(Debug, Error)]
 pub enum DialError {
-    /// The URL cannot be used. It may hold a ticket, so it is not repeated.
+    /// The URL cannot be used. The message does not repeat it, because it may hold a ticket.
     #[error("cannot use the target's URL: {0}")]
     Url(&'static str),
-    /// The fingerprint or the system's CAs cannot be used.
+    /// The fingerprint or the system's CA certificates cannot be used.
     #[error(transparent)]
     Trust(TlsError),
     /// No TCP connection.
@@ -37,56 +38,56 @@ pub enum DialError {
     Connect {
         /// Host and port.
         peer: String,
-        /// The system's reason.
-        cause: io::Error,
+        /// The reason for each address.
+        cause: String,
     },
-    /// No TLS.
+    /// The TLS handshake failed.
     #[error("{peer}: {cause}")]
     Tls {
         /// Host and port.
         peer: String,
-        /// What TLS says.
+        /// Why.
         cause: TlsError,
     },
-    /// No websocket.
+    /// The upgrade failed.
     #[error("{peer}: {cause}")]
     Upgrade {
         /// Host and port.
         peer: String,
-        /// What the server says.
+        /// Why.
         cause: UpgradeError,
     },
-    /// Nothing at all.
+    /// No answer.
     #[error("{peer}: no {what} within {limit:?}{hint}")]
     TimedOut {
         /// Host and port.
         peer: String,
-        /// What was waited for.
+        /// What was expected.
         what: &'static str,
-        /// How long.
+        /// The time limit.
         limit: Duration,
-        /// What that may mean.
+        /// The likely cause, or empty.
         hint: &'static str,
     },
 }
 
-/// What protects a connection, for log and record.
+/// How a connection is protected, for log and record.
 #[derive(Clone, Debug)]
 pub(super) struct Protection {
     pub(super) cipher: String,
-    /// Of the certificate that the target presented.
+    /// The fingerprint of the certificate that the target presented.
     pub(super) fingerprint: Option<Fingerprint>,
-    /// Our end.
+    /// The address of this end.
     pub(super) local: Option<SocketAddr>,
 }
 
 fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
-    let certificates = stream.agreed().peer_certificates()?;
+    let certificates = stream.negotiated().peer_certificates()?;
     certificates.first().map(Fingerprint::of)
 }
 
-/// A place to open websockets at.
-pub(super) struct Target {
+/// The endpoint of a target's API where websockets are opened.
+pub(super) struct ApiEndpoint {
     data: TargetData,
     host: String,
     port: u16,
@@ -94,14 +95,14 @@ pub(super) struct Target {
     tls: Option<tls::Client>,
 }
 
-/// What stands where an authority has its port; `http::Uri` cannot tell a wrong port from none.
+/// The text in the place of the port. `http::Uri` does not distinguish an invalid port from none.
 fn port_text(authority: &str) -> Option<&str> {
     let (_, after) = authority.rsplit_once(':')?;
     (!after.contains(']')).then_some(after)
 }
 
-impl Target {
-    /// Checks what a command says about its target.
+impl ApiEndpoint {
+    /// Checks the data of a command.
     pub(super) fn new(data: TargetData) -> Result<Self, DialError> {
         let uri: Uri = data
             .url
@@ -114,7 +115,7 @@ impl Target {
             .trim_end_matches(']')
             .to_owned();
         let (default_port, secure) = match uri.scheme_str() {
-            // qemu-server and pve-container write https:// for a websocket's place.
+            // qemu-server and pve-container use https:// in the URL of a websocket.
             Some("wss" | "https") => (443, true),
             Some("ws") => (80, false),
             _ => {
@@ -148,7 +149,7 @@ impl Target {
             None => default_port,
             Some(text) => text
                 .parse()
-                .map_err(|_| DialError::Url("its port is not one"))?,
+                .map_err(|_| DialError::Url("its port is invalid"))?,
         };
         Ok(Self {
             data,
@@ -158,7 +159,7 @@ impl Target {
         })
     }
 
-    /// Host and port as in a URL.
+    /// Host and port, as in a URL.
     pub(super) fn peer(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -167,7 +168,7 @@ impl Target {
         }
     }
 
-    /// Opens a websocket, with a ticket added to the URL where one is given.
+    /// Opens a websocket. A ticket is added to the URL.
     pub(super) async fn dial(
         &self,
         ticket: Option<&str>,
@@ -176,20 +177,13 @@ impl Target {
         let peer = self.peer();
         let request = self.request(ticket)?;
 
-        let limit = options.connect_timeout;
-        let tcp = timeout(limit, self.connect(limit, options.dead_peer_timeout))
-            .await
-            .map_err(|_| self.timed_out("TCP connection", limit, ""))?
-            .map_err(|cause| DialError::Connect {
-                peer: peer.clone(),
-                cause,
-            })?;
+        let tcp = self.connect(options).await?;
 
         let local = tcp.local_addr().ok();
         let (stream, protection, masking): (Connection, _, _) = match &self.tls {
             Some(client) => {
                 let limit = options.handshake_timeout;
-                let stream = timeout(limit, client.handshake(&self.host, tls::wire(tcp)))
+                let stream = timeout(limit, client.handshake(&self.host, tls::buffered(tcp)))
                     .await
                     .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))?
                     .map_err(|cause| DialError::Tls {
@@ -217,7 +211,7 @@ impl Target {
         let upgraded = timeout(limit, upgrade(stream, &request))
             .await
             .map_err(|_| {
-                let hint = ": does the socket it should reach still exist on the target?";
+                let hint = ": check that the socket behind it still exists on the target";
                 self.timed_out("answer to the websocket upgrade", limit, hint)
             })?
             .map_err(|cause| DialError::Upgrade {
@@ -232,7 +226,7 @@ impl Target {
         let mut url = Zeroizing::new(self.data.url.reveal().to_owned());
         if let Some(ticket) = ticket {
             url.push_str("ticket=");
-            url.extend(utf8_percent_encode(ticket, VALUE));
+            url.extend(utf8_percent_encode(ticket, ENCODED));
         }
         let headers = self
             .data
@@ -245,29 +239,25 @@ impl Target {
         })
     }
 
-    /// Tries every address of the host in the resolver's order, each for its share of `limit`, so
-    /// that one that does not answer leaves time for the next.
-    async fn connect(&self, limit: Duration, dead_peer: Duration) -> io::Result<TcpStream> {
-        let addresses: Vec<SocketAddr> = lookup_host((self.host.as_str(), self.port))
-            .await?
-            .collect();
-        let share = limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in addresses {
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    // pveproxy reads all that comes, so that a writer never has to wait for it.
-                    liveness::expect_progress(&stream, dead_peer)?;
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => last = error,
-                Err(_) => {
-                    let text = format!("no answer from {} within {share:?}", address.ip());
-                    last = io::Error::new(io::ErrorKind::TimedOut, text);
-                }
-            }
-        }
-        Err(last)
+    /// Connects to the first address of the host that answers.
+    async fn connect(&self, options: &Options) -> Result<TcpStream, DialError> {
+        let failed = |cause: String| DialError::Connect {
+            peer: self.peer(),
+            cause,
+        };
+        let deadline = Deadline::within(options.connect_timeout);
+        let addresses = timeout_at(deadline.at, lookup_host((self.host.as_str(), self.port)))
+            .await
+            .map_err(|_| self.timed_out("address from the resolver", deadline.limit, ""))?
+            .map_err(|error| failed(error.to_string()))?;
+        let candidates = addresses.map(Candidate::any_path).collect();
+        let (stream, _) = happy_eyeballs::connect(candidates, deadline)
+            .await
+            .map_err(|failures| failed(failures.to_string()))?;
+        // pveproxy reads everything at once, so a writer never has to wait for it.
+        keepalive::enable_with_user_timeout(&stream, options.dead_peer_timeout)
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(stream)
     }
 
     fn timed_out(&self, what: &'static str, limit: Duration, hint: &'static str) -> DialError {

@@ -1,50 +1,51 @@
-//! The process on the source: control protocol, forwards, planes.
+//! The process on the source: control connection, plane, forwards.
 //!
-//! It speaks the protocol of `proxmox-websocket-tunnel` on its standard input and output
-//! (`protocol`), keeps the control connection (`control`), agrees with the target on a plane
-//! (`negotiation`, `race`), and serves forwards (`forward`), each connection of which gets a
-//! websocket (`dial`, `wire`) or a connection to the target's listener (`direct`) of its own. What
-//! went over them is counted by `traffic` and told by `record`.
+//! It implements the protocol of `proxmox-websocket-tunnel` on its standard input and output
+//! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
+//! plane (`negotiation`), and serves forwards (`forward`). Each connection of a forward gets a
+//! websocket of its own (`dial`, `websocket_halves`) or a connection to the target's listener
+//! (`direct_target`). `record` reports what was transferred.
 
-mod control;
 mod dial;
-mod direct;
+mod direct_target;
 mod forward;
+mod happy_eyeballs;
+mod json_object;
 mod negotiation;
 mod options;
 mod protocol;
-mod race;
+mod quantity;
 mod record;
-mod socket;
-mod traffic;
-mod wire;
+mod websocket_halves;
+mod worker;
 
-pub use control::ControlError;
 pub use dial::DialError;
 pub use options::Options;
+pub use worker::ControlError;
 
-use crate::capability::{Plan, Plane};
 use crate::direct::message::Stat;
-use crate::process::{Input, Line, Log, Output, Signals, Tie, raise_limit};
-use control::Control;
-use dial::Target;
-use direct::Direct;
-use forward::{Forward, Route};
-use negotiation::{Negotiated, Wish, negotiate};
-use protocol::{AskError, Command, ForwardData, TargetData};
-use record::{Record, Way};
+use crate::plan::Plan;
+use crate::plane::Plane;
+use crate::process::{Input, Line, Log, Output, too_long};
+use crate::system::{ParentDeathSignal, Signals, limits};
+use dial::ApiEndpoint;
+use direct_target::DirectTarget;
+use forward::{Forward, ListenError, Traffic, Transport, TransportError};
+use negotiation::{Negotiated, negotiate};
+use protocol::{Command, ForwardData, PlaneRequest, TargetData};
+use record::{Record, RecordedPath};
 use serde_json::json;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
-use traffic::Traffic;
+use worker::{RequestError, WorkerChannel, ask_seam};
 
-/// Forwards at one time: RAM, NBD and one offline disk need three.
+/// Forwards at one time. RAM, NBD and one offline disk need three.
 const MAX_FORWARDS: usize = 256;
 
 /// Why the connector ended before its input did.
@@ -53,13 +54,13 @@ pub enum ConnectorError {
     /// A descriptor cannot be used.
     #[error("standard input or output: {0}")]
     Channel(io::Error),
-    /// The system refuses something that everything needs.
+    /// The system refuses something that the connector needs.
     #[error("cannot start: {0}")]
     Start(io::Error),
-    /// The control connection is over.
+    /// The control connection ended.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// There was never a control connection, though one was asked for.
+    /// The control connection was requested and could not be opened.
     #[error("no control connection: {0}")]
     NotConnected(String),
     /// A signal.
@@ -67,28 +68,28 @@ pub enum ConnectorError {
     Signal(&'static str),
 }
 
-/// Runs the connector until its input ends, the control connection is over, or SIGHUP, SIGINT,
-/// SIGTERM or SIGALRM arrives, which is raised again after everything has been cleaned up.
+/// Runs the connector until its input ends, the control connection ends, or SIGHUP, SIGINT, SIGTERM
+/// or SIGALRM arrives. The signal is raised again after the clean-up.
 ///
-/// `input` and `output` carry the protocol, diagnostics go to `log`, a line each. Forward sockets
-/// are removed at the end. Blocks the calling thread; resolving a host name starts another for as
-/// long as that takes.
+/// `input` and `output` carry the protocol, diagnostics go to `log`, one line each. The sockets of
+/// forwards are removed at the end. Blocks the calling thread. The lookup of a host name uses a second
+/// thread.
 pub fn run(
     input: OwnedFd,
     output: OwnedFd,
     log: Option<OwnedFd>,
     options: &Options,
 ) -> Result<(), ConnectorError> {
-    raise_limit();
+    limits::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ConnectorError::Start)?;
     let result = runtime.block_on(async {
         let signals = Signals::block().map_err(ConnectorError::Start)?;
-        let _tie = options
+        let _parent_death = options
             .end_with_parent
-            .then(Tie::to_parent)
+            .then(ParentDeathSignal::set)
             .transpose()
             .map_err(ConnectorError::Start)?;
         let mut connector = Connector {
@@ -98,7 +99,7 @@ pub fn run(
             options: Arc::new(options.clone()),
             state: State::Unconnected,
             plan: None,
-            direct: None,
+            target: None,
             forwards: Vec::new(),
             traffic: Arc::new(Traffic::default()),
             recorded: false,
@@ -106,7 +107,7 @@ pub fn run(
         let (traffic, log) = (connector.traffic.clone(), connector.log.clone());
         let result = tokio::select! {
             result = connector.run() => result,
-            never = traffic.tell(&log) => match never {},
+            never = traffic.log_progress(&log) => match never {},
             signal = signals.wait() => Err(match signal {
                 Ok(name) => ConnectorError::Signal(name),
                 Err(error) => ConnectorError::Start(error),
@@ -115,34 +116,34 @@ pub fn run(
         connector.stop_forwards().await;
         connector.record(None);
         match &result {
-            // Why there was no connection has been told when it was tried.
+            // A failed connection was logged when it failed.
             Ok(()) | Err(ConnectorError::NotConnected(_)) => {}
             Err(error) => connector.log.line(error),
         }
         result
     });
-    // A name that is still being looked up must not keep us.
+    // A pending name lookup must not delay the end.
     runtime.shutdown_background();
     result
 }
 
-/// The control connection's state.
+/// The state of the control connection.
 enum State {
-    /// Nobody has asked for one yet.
+    /// It was not requested yet.
     Unconnected,
-    /// It could not be opened; every command is answered with the reason.
+    /// It could not be opened. Every command is answered with the reason.
     Failed(String),
-    /// It is open, and a task keeps it so.
+    /// It is open.
     Connected {
-        control: Control,
+        worker: WorkerChannel,
         task: JoinHandle<Result<(), ControlError>>,
-        /// Where it goes, which is where forwards' websockets go too.
-        way: Way,
+        /// The path of the control connection, and of forwards over websockets.
+        path: RecordedPath,
     },
 }
 
 impl State {
-    /// Waits for the end of the control connection, forever if there is none.
+    /// Waits until the control connection ends. Never returns if there is none.
     async fn ended(&mut self) -> ControlError {
         match self {
             Self::Connected { task, .. } => {
@@ -153,9 +154,9 @@ impl State {
     }
 }
 
-/// The way of forwards that go over websockets.
-fn websocket_way(remote: String, protection: &dial::Protection) -> Way {
-    Way {
+/// The path of forwards over websockets.
+fn websocket_path(remote: String, protection: &dial::Protection) -> RecordedPath {
+    RecordedPath {
         plane: Plane::Websocket,
         protocol: None,
         cipher: protection.cipher.clone(),
@@ -168,15 +169,24 @@ fn websocket_way(remote: String, protection: &dial::Protection) -> Way {
     }
 }
 
-/// A task's own result; one that panicked is a connection that failed.
+/// The result of a task. A panicked task is a failed connection.
 fn outcome(joined: Result<Result<(), ControlError>, JoinError>) -> Result<(), ControlError> {
     joined.unwrap_or_else(|error| Err(ControlError::Io(io::Error::other(error))))
 }
 
-/// A forward's task, with what it takes to end its listening.
-struct Running {
+/// Why a forward was refused.
+#[derive(Debug, Error)]
+enum ForwardError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// A running forward.
+struct RunningForward {
     path: PathBuf,
-    /// Another forward has the path now.
+    /// Notified when another forward has taken the path.
     replaced: Arc<Notify>,
     task: JoinHandle<()>,
 }
@@ -187,18 +197,18 @@ struct Connector {
     log: Arc<Log>,
     options: Arc<Options>,
     state: State,
-    /// What was agreed with the target, if it was asked.
+    /// The plan, if a plane was negotiated.
     plan: Option<Plan>,
-    /// The listener that forwards go to; without, they go over websockets.
-    direct: Option<Arc<Direct>>,
-    forwards: Vec<Running>,
+    /// The listener that forwards connect to. Without one, they use websockets.
+    target: Option<Arc<DirectTarget>>,
+    forwards: Vec<RunningForward>,
     traffic: Arc<Traffic>,
-    /// The record has been told.
+    /// Whether the record was logged.
     recorded: bool,
 }
 
 impl Connector {
-    /// Serves the input to its end, then says goodbye.
+    /// Serves the input to its end, then closes the control connection.
     async fn run(&mut self) -> Result<(), ConnectorError> {
         loop {
             let line = tokio::select! {
@@ -214,9 +224,9 @@ impl Connector {
         match std::mem::replace(&mut self.state, State::Unconnected) {
             State::Unconnected => Ok(()),
             State::Failed(reason) => Err(ConnectorError::NotConnected(reason)),
-            State::Connected { control, task, .. } => {
-                // The task goes on until nobody can ask it for anything any more.
-                drop(control);
+            State::Connected { worker, task, .. } => {
+                // The task ends after the last handle on the channel is dropped.
+                drop(worker);
                 Ok(outcome(task.await)?)
             }
         }
@@ -224,7 +234,7 @@ impl Connector {
 
     async fn handle(&mut self, line: Line) -> Result<(), ConnectorError> {
         let Line::Whole(line) = line else {
-            return self.refuse("a command is longer than 1 MiB").await;
+            return self.refuse(&too_long("a command")).await;
         };
         match protocol::parse(&line) {
             Ok(Command::Pass) => self.pass(line).await,
@@ -233,23 +243,23 @@ impl Connector {
                 Ok(())
             }
             Ok(Command::Forward(data)) => self.forward(data).await,
-            Ok(Command::Direct(wish)) => self.direct(wish).await,
+            Ok(Command::Direct(request)) => self.negotiate(request).await,
             Ok(Command::Finish) => self.finish().await,
             Err(error) => self.refuse(&error.to_string()).await,
         }
     }
 
-    /// Opens the control connection. There is no answer: the next command's tells.
+    /// Opens the control connection. It has no answer: a failure is reported in the next command's.
     async fn connect(&mut self, data: TargetData) {
         if matches!(self.state, State::Connected { .. }) {
             self.log
-                .line("connect: there is a control connection already; ignored");
+                .line("connect: there is already a control connection; ignored");
             return;
         }
         let opened = async {
-            let target = Target::new(data)?;
-            let (sender, receiver, protection) = target.dial(None, &self.options).await?;
-            Ok::<_, DialError>((target.peer(), protection, sender, receiver))
+            let endpoint = ApiEndpoint::new(data)?;
+            let (sender, receiver, protection) = endpoint.dial(None, &self.options).await?;
+            Ok::<_, DialError>((endpoint.peer(), protection, sender, receiver))
         };
         self.state = match opened.await {
             Ok((peer, protection, sender, receiver)) => {
@@ -258,11 +268,11 @@ impl Connector {
                     protection.cipher
                 ));
                 let output = self.output.clone();
-                let (control, task) = Control::new(sender, receiver, output, self.log.clone());
+                let (worker, task) = WorkerChannel::new(sender, receiver, output, self.log.clone());
                 State::Connected {
-                    control,
+                    worker,
                     task: tokio::spawn(task),
-                    way: websocket_way(peer, &protection),
+                    path: websocket_path(peer, &protection),
                 }
             }
             Err(error) => {
@@ -273,40 +283,40 @@ impl Connector {
         };
     }
 
-    /// Agrees with the target on the plane that later forwards take.
-    async fn direct(&mut self, wish: Wish) -> Result<(), ConnectorError> {
-        let State::Connected { control, .. } = &self.state else {
+    /// Agrees with the target on the plane of the forwards that follow.
+    async fn negotiate(&mut self, request: PlaneRequest) -> Result<(), ConnectorError> {
+        let State::Connected { worker, .. } = &self.state else {
             return self.refuse("direct: there is no control connection").await;
         };
         if self.plan.is_some() {
-            return self.refuse("direct: there is a plan already").await;
+            return self.refuse("direct: there is already a plan").await;
         }
-        match negotiate(&wish, control, &self.options, &self.log).await {
-            Ok(Negotiated { plan, direct }) => {
-                let summary = direct.as_ref().map(Direct::summary);
+        match negotiate(&request, worker, &self.options, &self.log).await {
+            Ok(Negotiated { plan, target }) => {
+                let summary = target.as_ref().map(DirectTarget::summary);
                 let answer = json!({ "plan": &plan, "direct": summary });
                 self.plan = Some(plan);
-                self.direct = direct.map(Arc::new);
+                self.target = target.map(Arc::new);
                 self.answer(protocol::success(answer)).await
             }
             Err(error) => self.refuse(&error.to_string()).await,
         }
     }
 
-    /// Ends the listener, and tells what went over the forwards. The listener has to be there to
-    /// be ended: one that died before has, for all we know, taken something with it.
+    /// Closes the listener and answers with the record of the forwards. If the listener has died
+    /// before, data may be lost, and the answer reports an error.
     async fn finish(&mut self) -> Result<(), ConnectorError> {
         let (mut stat, mut death) = (None, None);
-        if let (State::Connected { control, .. }, Some(direct)) = (&self.state, &self.direct) {
-            direct.stop_watching();
-            death = direct.fate().reason();
-            match protocol::ask::<Stat>(control, &json!({ "op": "close" })).await {
+        if let (State::Connected { worker, .. }, Some(target)) = (&self.state, &self.target) {
+            target.stop_heartbeat();
+            death = target.liveness().cause_of_death();
+            match ask_seam::<Stat>(worker, &json!({ "op": "close" })).await {
                 Ok(last) => stat = Some(last),
                 Err(error) => {
                     let reason = format!("the target's listener cannot be closed: {error}");
                     self.log.line(&reason);
-                    // A worker that is only slow has lost nothing.
-                    if let AskError::Refused(_) = error {
+                    // A worker that is only slow has lost no data.
+                    if let RequestError::Refused(_) = error {
                         death = death.or(Some(reason));
                     }
                 }
@@ -320,14 +330,14 @@ impl Connector {
         self.answer(protocol::success(answer)).await
     }
 
-    /// Tells once what went over the forwards, if there was anything to expect.
+    /// The record of the forwards. Logs it once, if there was a plan or a connection.
     fn record(&mut self, stat: Option<&Stat>) -> Option<Record> {
-        let way = match (&self.direct, &self.state) {
-            (Some(direct), _) => direct.summary().into(),
-            (None, State::Connected { way, .. }) => way.clone(),
+        let path = match (&self.target, &self.state) {
+            (Some(target), _) => target.summary().into(),
+            (None, State::Connected { path, .. }) => path.clone(),
             (None, _) => return None,
         };
-        let record = Record::new(&self.traffic.total(), self.plan.as_ref(), way, stat);
+        let record = Record::new(&self.traffic.total(), self.plan.as_ref(), path, stat);
         if self.recorded || (self.plan.is_none() && record.is_empty()) {
             return Some(record);
         }
@@ -341,29 +351,24 @@ impl Connector {
 
     async fn forward(&mut self, data: ForwardData) -> Result<(), ConnectorError> {
         self.forwards.retain(|forward| !forward.task.is_finished());
-        let State::Connected { control, .. } = &self.state else {
+        let State::Connected { worker, .. } = &self.state else {
             return self.refuse("forward: there is no control connection").await;
         };
         if self.forwards.len() >= MAX_FORWARDS {
-            return self.refuse("forward: there are 256 already").await;
+            let reason = format!("forward: there are already {MAX_FORWARDS}");
+            return self.refuse(&reason).await;
         }
         let path = data.unix.clone();
-        let route = match &self.direct {
-            Some(direct) => Route::direct(data, direct.clone(), control).await,
-            None => Route::websocket(data, control.clone(), self.options.clone()),
-        };
-        let flow = self.traffic.flow(path.display().to_string());
-        let bound = route.and_then(|route| Forward::new(&path, route, flow, self.log.clone()));
-        match bound {
+        match self.bind_forward(&path, data, worker).await {
             Ok(forward) => {
-                // It could only be bound because the path was free: a caller that uses it for one
-                // disk after the other has removed the last one's socket.
+                // The path was free: a caller that reuses it for one disk after the other has removed
+                // the last forward's socket.
                 for before in self.forwards.iter().filter(|before| before.path == path) {
                     before.replaced.notify_one();
                 }
                 let replaced = Arc::new(Notify::new());
                 let task = tokio::spawn(forward.run(replaced.clone()));
-                self.forwards.push(Running {
+                self.forwards.push(RunningForward {
                     path,
                     replaced,
                     task,
@@ -374,13 +379,28 @@ impl Connector {
         }
     }
 
+    async fn bind_forward(
+        &self,
+        path: &Path,
+        data: ForwardData,
+        worker: &WorkerChannel,
+    ) -> Result<Forward, ForwardError> {
+        let transport = match &self.target {
+            Some(target) => Transport::direct(data, target.clone(), worker).await?,
+            None => Transport::websocket(data, worker.clone(), self.options.clone())?,
+        };
+        let log = self.log.clone();
+        Ok(Forward::new(path, transport, &self.traffic, log)?)
+    }
+
+    /// Sends a line of the caller to the worker.
     async fn pass(&mut self, line: Vec<u8>) -> Result<(), ConnectorError> {
         match &self.state {
-            State::Connected { control, .. } => {
-                if let Some(reason) = self.lost(&line) {
+            State::Connected { worker, .. } => {
+                if let Some(reason) = self.data_lost(&line) {
                     return self.refuse(&reason).await;
                 }
-                control.pass(line).await;
+                worker.pass(line).await;
                 Ok(())
             }
             State::Unconnected => {
@@ -394,16 +414,18 @@ impl Connector {
         }
     }
 
-    /// Why the answer to this command would mislead: when the other node or its listener is dead, a
-    /// program that reads an import there may have seen an end of stream, or waits for one for ever,
-    /// and the caller, who has written everything, asks for nothing but how the import went.
-    fn lost(&self, line: &[u8]) -> Option<String> {
-        let reason = self.direct.as_ref()?.fate().reason()?;
-        protocol::is_about_an_import(line)
-            .then(|| format!("what was on its way to the target is lost: {reason}"))
+    /// Why the worker's answer to this command would mislead the caller.
+    ///
+    /// When the other node or its listener is dead, the program that reads an import there may have
+    /// seen an end of stream, or wait for one without limit. The caller has written everything and
+    /// only asks how the import went.
+    fn data_lost(&self, line: &[u8]) -> Option<String> {
+        let reason = self.target.as_ref()?.liveness().cause_of_death()?;
+        worker::asks_about_import(line)
+            .then(|| format!("the data on its way to the target is lost: {reason}"))
     }
 
-    /// Says no to a command, in the log and to whoever waits for its answer.
+    /// Refuses a command, in the log and in its answer.
     async fn refuse(&self, reason: &str) -> Result<(), ConnectorError> {
         self.log.line(reason);
         self.answer(protocol::failure(reason)).await
@@ -411,8 +433,8 @@ impl Connector {
 
     async fn answer(&self, line: Vec<u8>) -> Result<(), ConnectorError> {
         match &self.state {
-            State::Connected { control, .. } => {
-                control.answer(line).await;
+            State::Connected { worker, .. } => {
+                worker.answer(line).await;
                 Ok(())
             }
             _ => self
@@ -425,7 +447,7 @@ impl Connector {
         }
     }
 
-    /// Ends every forward: sockets are removed, connections that are not over fail.
+    /// Ends every forward: sockets are removed, open connections fail.
     async fn stop_forwards(&mut self) {
         for forward in self.forwards.drain(..) {
             forward.task.abort();

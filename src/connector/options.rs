@@ -1,37 +1,36 @@
-//! What a caller can set.
+//! Options of the connector.
 
-use crate::capability::scalar;
-use crate::direct::DEAD_PEER_TIMEOUT;
-use crate::process::seconds;
+use crate::configuration::default_dead_peer_timeout;
+use crate::scalar;
 use crate::websocket::Masking;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// What can be set. All times are limits, in seconds.
+/// Options of the connector. All times are limits, in seconds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// Masking keys on TLS connections; a connection without TLS always uses random ones.
     pub mask: Masking,
     /// For a TCP connection.
-    #[serde(deserialize_with = "seconds")]
+    #[serde(deserialize_with = "scalar::deserialize_time_limit")]
     pub connect_timeout: Duration,
     /// For the TLS handshake.
-    #[serde(deserialize_with = "seconds")]
+    #[serde(deserialize_with = "scalar::deserialize_time_limit")]
     pub handshake_timeout: Duration,
-    /// For the answer to the websocket upgrade. pveproxy takes 3 s to say 401, and never answers if
-    /// the socket behind it is gone.
-    #[serde(deserialize_with = "seconds")]
+    /// For the answer to the websocket upgrade. pveproxy sends 401 after 3 s, and never answers if the
+    /// socket behind it is gone.
+    #[serde(deserialize_with = "scalar::deserialize_time_limit")]
     pub upgrade_timeout: Duration,
     /// For the worker's answer to the request for a ticket. The worker may be busy with another
-    /// command meanwhile.
-    #[serde(deserialize_with = "seconds")]
+    /// command.
+    #[serde(deserialize_with = "scalar::deserialize_time_limit")]
     pub ticket_timeout: Duration,
-    /// How long a connection through the target's API may make no progress.
-    #[serde(deserialize_with = "seconds")]
+    /// How long a connection through the target's API may be without progress.
+    #[serde(deserialize_with = "scalar::deserialize_time_limit")]
     pub dead_peer_timeout: Duration,
-    /// The parent's death is an order to end. Its parent is a thread: one that starts us and then
-    /// ends while its process goes on must not ask for this.
+    /// End when the parent dies. The kernel counts the thread that started this process as its parent: a
+    /// thread that ends before its process must not set this.
     #[serde(deserialize_with = "scalar::deserialize_flag")]
     pub end_with_parent: bool,
 }
@@ -44,7 +43,7 @@ impl Default for Options {
             handshake_timeout: Duration::from_secs(10),
             upgrade_timeout: Duration::from_secs(20),
             ticket_timeout: Duration::from_secs(30),
-            dead_peer_timeout: DEAD_PEER_TIMEOUT,
+            dead_peer_timeout: default_dead_peer_timeout(),
             end_with_parent: false,
         }
     }

@@ -9,16 +9,16 @@ use zeroize::Zeroizing;
 /// Bytes of a session key, of a nonce and of a proof: those of SHA-256.
 pub(crate) const LEN: usize = 32;
 
-/// What the source must know to connect: made by the listener, told over the control plane, wiped
-/// when dropped, and shown by nothing.
+/// What the source needs to connect. The listener makes it and sends it over the control plane. It
+/// is wiped when dropped, and its `Debug` output does not contain it.
 #[derive(Clone)]
 pub struct SessionKey(Zeroizing<[u8; LEN]>);
 
 impl SessionKey {
-    /// A fresh one.
+    /// A new random key.
     ///
     /// # Errors
-    /// The system has no randomness.
+    /// The system provides no random bytes.
     pub fn generate() -> io::Result<Self> {
         let mut bytes = Zeroizing::new([0; LEN]);
         random(&mut *bytes)?;
@@ -48,14 +48,14 @@ impl SessionKey {
         text
     }
 
-    /// Proves that its holder wants this forward: HMAC-SHA-256 over `nonce` and the number.
+    /// The proof for one connection to one forward: HMAC-SHA-256 over `nonce` and the number.
     pub(crate) fn prove(&self, nonce: &[u8; LEN], number: u32) -> [u8; LEN] {
         let mut proof = [0; LEN];
         proof.copy_from_slice(hmac::sign(&self.hmac(), &signed(nonce, number)).as_ref());
         proof
     }
 
-    /// Whether that proof is right; takes the same time however wrong it is.
+    /// Whether a proof is right. Takes the same time for every wrong proof.
     pub(crate) fn verify(&self, nonce: &[u8; LEN], number: u32, proof: &[u8]) -> bool {
         hmac::verify(&self.hmac(), &signed(nonce, number), proof).is_ok()
     }
@@ -71,11 +71,11 @@ impl fmt::Debug for SessionKey {
     }
 }
 
-/// Fills a buffer with the system's randomness.
+/// Fills a buffer with random bytes of the system.
 pub(crate) fn random(buffer: &mut [u8]) -> io::Result<()> {
     SystemRandom::new()
         .fill(buffer)
-        .map_err(|_| io::Error::other("the system has no randomness"))
+        .map_err(|_| io::Error::other("the system provides no random bytes"))
 }
 
 fn signed(nonce: &[u8; LEN], number: u32) -> [u8; LEN + 4] {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_its_hex_and_nothing_else_is_one() {
+    fn a_key_can_be_read_from_its_hex_and_from_no_other_text() {
         let key = SessionKey::generate().unwrap();
         let hex = key.to_hex();
         assert_eq!(hex.len(), 64);

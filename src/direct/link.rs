@@ -1,106 +1,103 @@
-//! A direct connection on its way from the hello to its end.
+//! A direct connection from its handshake to its end.
 
-use super::hello::{self, HelloError, Refusal};
-use super::wire::split;
-use super::{SessionKey, fate::Fate};
-use crate::relay::{self, Counters, Local, RelayError, relay, splice};
-use crate::tls::Wire;
+use super::handshake::{self, HandshakeError, HandshakeRefusal};
+use super::tls_halves::split;
+use super::{SessionKey, peer_liveness::PeerLiveness};
+use crate::relay::{self, ByteStream, Counters, Local, RelayError, relay, splice};
+use crate::tls::BufferedTcp;
 use std::io;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
-/// How long saying goodbye may take.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time limit for an orderly close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Anything that bytes flow through both ways.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-/// A connection of one of the two planes.
+/// A connection of one of the two direct planes.
 pub(crate) enum Link {
     /// TLS 1.3.
-    Tls(Box<TlsStream<Wire>>),
-    /// Clear TCP, armed: should this process die, the other end gets a reset and no end of stream.
+    Tls(Box<TlsStream<BufferedTcp>>),
+    /// Clear TCP that is reset when it is closed: if this process dies, the peer gets a reset and
+    /// not an end of stream.
     Tcp(TcpStream),
 }
 
-/// Why a connection that had been let in did not end well.
+/// Why an accepted connection did not end well.
 #[derive(Debug, Error)]
 pub(crate) enum LinkError {
-    /// The streams themselves.
+    /// The relay failed.
     #[error(transparent)]
     Relay(#[from] RelayError),
-    /// The node at the other end.
+    /// The node at the other end is dead.
     #[error("{0}")]
     Dead(String),
 }
 
 impl Link {
-    /// Clear TCP.
+    /// A link over clear TCP.
     pub(crate) fn clear(stream: TcpStream) -> io::Result<Self> {
-        relay::arm(&stream)?;
+        relay::reset_on_close(&stream)?;
         Ok(Self::Tcp(stream))
     }
 
-    fn stream(&mut self) -> &mut dyn Stream {
+    fn stream(&mut self) -> &mut dyn ByteStream {
         match self {
             Self::Tls(stream) => stream,
             Self::Tcp(stream) => stream,
         }
     }
 
-    /// As [`hello::challenge`].
-    pub(crate) async fn challenge(&mut self, key: &SessionKey) -> Result<u32, Refusal> {
-        hello::challenge(&mut self.stream(), key).await
+    /// As [`handshake::challenge`].
+    pub(crate) async fn challenge(&mut self, key: &SessionKey) -> Result<u32, HandshakeRefusal> {
+        handshake::challenge(&mut self.stream(), key).await
     }
 
-    /// As [`hello::answer`].
-    pub(crate) async fn answer(&mut self, status: u8) -> io::Result<()> {
-        hello::answer(&mut self.stream(), status).await
+    /// As [`handshake::send_status`].
+    pub(crate) async fn send_status(&mut self, status: u8) -> io::Result<()> {
+        handshake::send_status(&mut self.stream(), status).await
     }
 
-    /// As [`hello::respond`].
+    /// As [`handshake::respond`].
     pub(crate) async fn respond(
         &mut self,
         key: &SessionKey,
         number: u32,
-    ) -> Result<(), HelloError> {
-        hello::respond(&mut self.stream(), key, number).await
+    ) -> Result<(), HandshakeError> {
+        handshake::respond(&mut self.stream(), key, number).await
     }
 
-    /// As a plain stream, for the watch.
-    pub(crate) fn into_stream(self) -> Box<dyn Stream> {
+    /// The plain stream, for the heartbeat.
+    pub(crate) fn into_stream(self) -> Box<dyn ByteStream> {
         match self {
             Self::Tls(stream) => stream,
             Self::Tcp(stream) => Box::new(stream),
         }
     }
 
-    /// Lets the other end read what was written to it, then closes the connection.
-    pub(crate) async fn part(self) {
+    /// Closes the connection after the peer has been sent everything that was written.
+    pub(crate) async fn close(self) {
         match self {
             Self::Tls(mut stream) => {
-                let _ = timeout(FAREWELL, stream.shutdown()).await;
+                let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
             }
             Self::Tcp(stream) => {
-                let _ = relay::disarm(&stream);
+                let _ = relay::finish_on_close(&stream);
             }
         }
     }
 
-    /// Relays until both directions have ended, or the other node is found dead. The caller ends
-    /// the local socket as the result says.
-    pub(crate) async fn carry(
+    /// Relays until both directions have ended or the other node is dead. The caller ends the local
+    /// socket according to the result.
+    pub(crate) async fn relay(
         self,
         local: &Local,
         counters: &Counters,
-        fate: &Fate,
+        liveness: &PeerLiveness,
     ) -> Result<(), LinkError> {
-        let copied = async {
+        let relayed = async {
             match self {
                 Self::Tls(stream) => {
                     let (outgoing, incoming) = split(*stream);
@@ -110,8 +107,8 @@ impl Link {
             }
         };
         tokio::select! {
-            result = copied => Ok(result?),
-            reason = fate.sealed() => Err(LinkError::Dead(reason)),
+            result = relayed => Ok(result?),
+            reason = liveness.died() => Err(LinkError::Dead(reason)),
         }
     }
 }

@@ -1,37 +1,39 @@
-//! What the source and the seam on the target say to each other about direct connections, over the
-//! control plane. Unknown fields are ignored, so that a newer peer may say more, and numbers may come
-//! as strings, for Perl does not tell them apart.
+//! The seam's answers about direct connections, which the target sends over the control plane.
+//!
+//! Unknown fields are ignored, so that a newer target may send more. Numbers may arrive as strings,
+//! because Perl does not distinguish the two.
 
 use super::SessionKey;
-use crate::capability::{Plane, scalar};
+use crate::plane::Plane;
+use crate::scalar;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::net::IpAddr;
 use zeroize::Zeroizing;
 
-/// The answer to `hello`.
+/// The answer to `hello`: what the target offers.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Hello {
-    /// The newest protocol the target speaks.
+pub struct Offer {
+    /// The newest protocol that the target supports.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub protocol: u16,
-    /// The oldest; the newest, if it is not said.
+    /// The oldest protocol; the newest if absent.
     #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub oldest: Option<u16>,
     /// Capability names, as in the version reply.
     #[serde(default)]
     pub caps: serde_json::Value,
-    /// Why a capability that the software has is not offered.
+    /// Why a capability of the software is not offered, by name.
     #[serde(default)]
     pub withheld: std::collections::BTreeMap<String, String>,
-    /// The target's software.
+    /// The version of the target's software.
     #[serde(default)]
     pub version: Option<String>,
 }
 
-/// The answer to `open`: where the listener is, and what the source needs to be let in.
+/// The answer to `open`: where the listener is, and what the source needs to connect.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Open {
-    /// The protocol that the listener speaks.
+    /// The protocol that the listener uses.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub protocol: u16,
     /// `tls` or `tcp`.
@@ -52,7 +54,7 @@ pub struct Open {
 /// The answer to `forward`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Registered {
-    /// What a hello asks for to reach this socket; from 1.
+    /// The forward number for a handshake, from 1.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub number: u32,
 }
@@ -62,15 +64,15 @@ pub struct Registered {
 pub struct Stat {
     /// `tls` or `tcp`.
     pub plane: Plane,
-    /// TCP connections accepted, whatever became of them.
+    /// All TCP connections that were accepted.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub connections: u64,
-    /// Those of them that are in their hello at this moment.
+    /// Connections whose handshake is not over.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub half_open: u64,
     /// Every forward that was registered.
     pub forwards: Vec<ForwardStat>,
-    /// Connections that were not let in.
+    /// Connections that were refused.
     pub refused: Refused,
 }
 
@@ -82,13 +84,13 @@ pub struct ForwardStat {
     pub number: u32,
     /// The target's socket.
     pub path: String,
-    /// Connections let in.
+    /// Connections accepted.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub connections: u64,
-    /// Those of them that are not over.
+    /// Connections that are open.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub open: u64,
-    /// Those of them that ended in an error; zero from a target that does not count them.
+    /// Connections that ended in an error; zero from a target that does not count them.
     #[serde(default, deserialize_with = "scalar::deserialize_number")]
     pub failed: u64,
     /// Bytes from the source.
@@ -99,35 +101,35 @@ pub struct ForwardStat {
     pub sent: u64,
 }
 
-/// Connections that were not let in, by reason.
+/// Connections that were refused, by reason.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Refused {
-    /// No TLS, or not the right certificate.
+    /// No TLS, or another certificate than the pinned one.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub tls: u64,
-    /// No hello within the limit.
+    /// No handshake within the limit.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub silent: u64,
-    /// A hello that broke off.
+    /// A handshake that was cut off.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub malformed: u64,
-    /// A proof with another key: a wrong or a replayed hello.
+    /// A proof with another key: a wrong or a replayed handshake.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub key: u64,
     /// A forward that is not registered.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub number: u64,
-    /// Dropped in its hello for a newcomer, or beyond the connections that a forward may have.
+    /// Dropped during its handshake in favour of a newer connection, or above the limit of a forward.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub crowded: u64,
-    /// The target's socket took no connection.
+    /// The target's socket did not accept a connection.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub socket: u64,
 }
 
 impl Refused {
-    /// All of them.
+    /// The sum of all reasons.
     pub fn total(&self) -> u64 {
         let Self {
             tls,

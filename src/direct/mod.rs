@@ -1,36 +1,30 @@
-//! The direct connection, as both of its ends see it.
+//! The direct connection between the two nodes, as both of its ends use it.
 //!
-//! * [`SessionKey`] and `hello`: who may connect, and to which forward;
-//! * `link`: a connection from there to its end, over TLS (`wire`) or clear TCP ([`crate::relay::splice`]);
-//! * `watch`: the connection by which each node knows that the other one is alive, and
-//!   `fate`, by which every other connection hears when it is not;
-//! * [`message`]: what is said about all this over the control plane.
+//! * [`SessionKey`] and `handshake`: which process may connect, and to which forward;
+//! * `link`: a connection from its handshake to its end, over TLS (`tls_halves`) or clear TCP
+//!   ([`crate::relay::splice()`]);
+//! * `heartbeat`: the connection by which each node detects that the other one is dead, and
+//!   `peer_liveness`, which reports it to every other connection;
+//! * [`message`]: the messages about direct connections on the control plane.
 
-mod fate;
-pub(crate) mod hello;
+pub(crate) mod handshake;
+pub(crate) mod heartbeat;
 mod key;
 mod link;
 pub mod message;
-pub(crate) mod watch;
-mod wire;
+mod peer_liveness;
+mod tls_halves;
 
-pub(crate) use fate::Fate;
-pub use hello::HelloError;
+pub use handshake::HandshakeError;
 pub use key::SessionKey;
-pub(crate) use link::{Link, LinkError, Stream};
+pub(crate) use link::{Link, LinkError};
+pub(crate) use peer_liveness::PeerLiveness;
 
-use crate::configuration;
-use std::time::Duration;
-
-/// The newest protocol that this software speaks.
+/// The newest protocol that this software supports.
 pub const PROTOCOL: u16 = 1;
 
-/// The oldest.
+/// The oldest protocol that this software supports.
 pub const OLDEST_PROTOCOL: u16 = 1;
 
-/// The forward number that stands for the watch.
-pub(crate) const WATCH: u32 = 0;
-
-/// How long the other node may be silent before it counts as dead, unless configured otherwise.
-pub const DEAD_PEER_TIMEOUT: Duration =
-    Duration::from_secs(configuration::DEAD_PEER_TIMEOUT as u64);
+/// The forward number of the heartbeat.
+pub(crate) const HEARTBEAT: u32 = 0;

@@ -6,7 +6,8 @@ use super::error::{Failure, Status};
 use super::guard::guard;
 use super::input::{self, JSON_MAX, Out};
 use super::string;
-use crate::capability::{self, CapabilityError, PlanError, PlanInput};
+use crate::capability::{self, CapabilityError};
+use crate::plan::{PlanError, PlanInput, plan};
 
 /// Reads the answer of a tunnel worker to the `version` command.
 ///
@@ -87,9 +88,9 @@ pub unsafe extern "C" fn pve_tunnel_plan(input: *const c_char, out: *mut *mut c_
         let out = Out::new(out, "out")?;
         // SAFETY: a C string, as the caller promises.
         let text = unsafe { input::text(input, "input", JSON_MAX) }?;
-        let asked: PlanInput = input::json(text, "input")?;
-        let plan = capability::plan(&asked)
-            .map_err(|error| Failure::from_room(plan_status(&error), &error))?;
+        let request: PlanInput = input::json(text, "input")?;
+        let plan =
+            plan(&request).map_err(|error| Failure::from_room(plan_status(&error), &error))?;
         let answer = string::to_c(input::to_json(&plan)?)?;
         // SAFETY: writable, as the caller promises.
         unsafe { out.write(answer.into_raw()) };

@@ -1,28 +1,32 @@
-//! The UNIX sockets that connections may be for.
+//! The UNIX sockets that connections may be forwarded to.
 
 use crate::direct::message::ForwardStat;
 use crate::relay::Counters;
+use crate::system::lock;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use thiserror::Error;
 
-/// Forwards of one migration: RAM, NBD, and every offline disk or volume a socket of its own.
+/// Forwards of one migration: one each for RAM, NBD, and every offline disk or volume.
 const MAX_FORWARDS: usize = 256;
 
-/// Connections at one time on one forward: QEMU opens up to 255 for multifd.
-const MAX_CONNECTIONS: u64 = 256;
+/// Open connections of one forward. QEMU opens up to 255 for multifd.
+pub(super) const MAX_CONNECTIONS: u64 = 256;
+
+/// Longest path of a UNIX socket, in bytes: `sun_path` has 108, the last of them zero (unix(7)).
+const MAX_PATH: usize = 107;
 
 /// Why a socket was not registered.
 #[derive(Debug, Error)]
 pub(super) enum RegisterError {
-    #[error("a socket's path is absolute, at most 107 bytes long and without a NUL")]
+    #[error("the path of a socket must be absolute, of at most {MAX_PATH} bytes, without a NUL")]
     Path,
-    #[error("there are 256 forwards already")]
+    #[error("there are already {MAX_FORWARDS} forwards")]
     TooMany,
 }
 
-/// One forward and what went over it.
+/// One forward and its counters.
 #[derive(Debug)]
 pub(super) struct Forward {
     pub(super) path: PathBuf,
@@ -32,37 +36,38 @@ pub(super) struct Forward {
     failed: AtomicU64,
 }
 
-/// The right to one connection on a forward.
+/// Permission for one open connection of a forward. Dropping it frees the slot.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Forward>);
+pub(super) struct Permit(Arc<Forward>);
 
 impl Forward {
-    /// Takes one of the places; none if all are taken.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
+    /// Takes a slot; none if [`MAX_CONNECTIONS`] are open.
+    pub(super) fn permit(self: &Arc<Self>) -> Option<Permit> {
         if self.open.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
             return None;
         }
         self.open.fetch_add(1, Ordering::Relaxed);
-        Some(Place(self.clone()))
+        Some(Permit(self.clone()))
     }
 }
 
-impl Place {
+impl Permit {
     pub(super) fn forward(&self) -> &Forward {
         &self.0
     }
 
-    /// The number of the connection, now that it has been let in; from 1.
+    /// Counts the connection as accepted and returns its number, from 1.
     pub(super) fn count(&self) -> u64 {
         self.0.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(super) fn failed(&self) {
+    /// Counts the connection as failed.
+    pub(super) fn count_failure(&self) {
         self.0.failed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -73,13 +78,12 @@ impl Drop for Place {
 pub(super) struct Forwards(Mutex<Vec<Arc<Forward>>>);
 
 impl Forwards {
-    /// The number of the forward for that socket, an old one if it has one already.
+    /// Returns the number of the forward for that socket, and registers it if it is new.
     pub(super) fn register(&self, path: &str) -> Result<u32, RegisterError> {
-        // sun_path has 108 bytes, the last of them zero (man 7 unix).
-        if !path.starts_with('/') || path.len() > 107 || path.contains('\0') {
+        if !path.starts_with('/') || path.len() > MAX_PATH || path.contains('\0') {
             return Err(RegisterError::Path);
         }
-        let mut forwards = self.lock();
+        let mut forwards = lock(&self.0);
         let found = forwards
             .iter()
             .position(|forward| forward.path == Path::new(path));
@@ -103,21 +107,19 @@ impl Forwards {
     /// The forward of that number.
     pub(super) fn get(&self, number: u32) -> Option<Arc<Forward>> {
         let index = usize::try_from(number).ok()?.checked_sub(1)?;
-        self.lock().get(index).cloned()
+        lock(&self.0).get(index).cloned()
     }
 
-    /// Whether no forward has a connection.
-    pub(super) fn are_quiet(&self) -> bool {
-        let forwards = self.lock();
-        let mut open = forwards
+    /// Whether no forward has an open connection.
+    pub(super) fn are_idle(&self) -> bool {
+        lock(&self.0)
             .iter()
-            .map(|forward| forward.open.load(Ordering::Relaxed));
-        open.all(|open| open == 0)
+            .all(|forward| forward.open.load(Ordering::Relaxed) == 0)
     }
 
     pub(super) fn stat(&self) -> Vec<ForwardStat> {
-        let numbered = (1..).zip(self.lock().iter().cloned().collect::<Vec<_>>());
-        numbered
+        (1..)
+            .zip(lock(&self.0).iter())
             .map(|(number, forward)| ForwardStat {
                 number,
                 path: forward.path.display().to_string(),
@@ -128,9 +130,5 @@ impl Forwards {
                 sent: forward.counters.sent.load(Ordering::Relaxed),
             })
             .collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Forward>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,22 +1,25 @@
-//! The process on the target: one port for a whole migration, the hello of each connection, and the
-//! way from there to the UNIX socket that it is for.
+//! The process on the target: one port for a whole migration, the handshake of each connection, and
+//! the path from there to the UNIX socket of its forward.
 //!
-//! It decides nothing: who may connect, and to which sockets, its worker tells it over a socket
-//! pair, a JSON line for a JSON line (`control`). It ends with its worker, always.
+//! The listener decides nothing: its worker sends it the sockets that may be reached over a socket
+//! pair (`control_socket`). It ends when its worker ends.
 
-mod accept;
-mod control;
-mod door;
+mod accept_loop;
+mod acceptor;
+mod control_socket;
 mod forwards;
 
-use crate::capability::{Plane, scalar};
+use crate::configuration::default_dead_peer_timeout;
 use crate::direct::message::Open;
-use crate::direct::{DEAD_PEER_TIMEOUT, PROTOCOL, SessionKey};
+use crate::direct::{PROTOCOL, SessionKey};
 use crate::network::{self, NetworkError, Scope, SystemLookup};
-use crate::process::{Input, Log, Output, Signals, Tie, raise_limit, seconds};
+use crate::plane::Plane;
+use crate::process::{Input, Log, Output};
+use crate::scalar;
+use crate::system::{ParentDeathSignal, Signals, limits};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
-use control::Control;
-use door::Door;
+use acceptor::Acceptor;
+use control_socket::ControlSocket;
 use serde::Deserialize;
 use serde_json::json;
 use std::io;
@@ -27,13 +30,13 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-/// What the worker says about the migration. All times are limits, in seconds.
+/// What the worker requests. All times are limits, in seconds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// `tls` or `tcp`.
     pub plane: Plane,
-    /// CIDR or interface name to listen on; without, the address that the node's name stands for.
+    /// CIDR or interface name to listen on; if absent, the address that the node's name resolves to.
     #[serde(default)]
     pub network: Option<String>,
     /// The node's name.
@@ -44,29 +47,32 @@ pub struct Options {
     /// Clear text on a publicly routable address is allowed.
     #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     pub public: bool,
-    /// From accepting a connection to the end of its hello.
-    #[serde(default = "hello_timeout", deserialize_with = "seconds")]
-    pub hello_timeout: Duration,
+    /// From accepting a connection to the end of its handshake.
+    #[serde(
+        rename = "hello_timeout",
+        default = "handshake_timeout",
+        deserialize_with = "scalar::deserialize_time_limit"
+    )]
+    pub handshake_timeout: Duration,
     /// How long the source may be silent before it counts as dead.
-    #[serde(default = "dead_peer_timeout", deserialize_with = "seconds")]
+    #[serde(
+        default = "default_dead_peer_timeout",
+        deserialize_with = "scalar::deserialize_time_limit"
+    )]
     pub dead_peer_timeout: Duration,
 }
 
-fn hello_timeout() -> Duration {
+fn handshake_timeout() -> Duration {
     Duration::from_secs(10)
 }
 
-fn dead_peer_timeout() -> Duration {
-    DEAD_PEER_TIMEOUT
-}
-
-/// Why there is no listener, or no longer.
+/// Why there is no listener, or why it ended.
 #[derive(Debug, Error)]
 pub enum ListenerError {
-    /// What the worker asked for makes no sense.
+    /// The options contradict each other.
     #[error("{0}")]
     Options(&'static str),
-    /// Clear text would be received where everybody is.
+    /// Clear text would be received on a publicly routable address.
     #[error(
         "clear text is not received on {0}, which is publicly routable: name a private migration network, set 'public 1' for this one in /etc/pve/remote-migration.cfg, or omit migration_type=insecure"
     )]
@@ -80,29 +86,29 @@ pub enum ListenerError {
     /// The worker's socket cannot be used.
     #[error("the worker's socket: {0}")]
     Control(io::Error),
-    /// The system refuses something that everything needs.
+    /// The system refuses something that the listener needs.
     #[error("cannot start: {0}")]
     Start(io::Error),
-    /// A signal, the death of the worker among them.
+    /// A signal; SIGTERM also follows the death of the worker.
     #[error("ended by {0}")]
     Signal(&'static str),
 }
 
-/// Runs the listener until the worker says `close`, closes `control` or dies, or SIGHUP, SIGINT,
-/// SIGTERM or SIGALRM arrives, which is raised again after everything has been cleaned up.
+/// Runs the listener until the worker requests `close`, closes `control` or dies, or SIGHUP, SIGINT,
+/// SIGTERM or SIGALRM arrives. The signal is raised again after the clean-up.
 ///
 /// `control` is one end of a UNIX stream socket pair. The first line there is the answer to the
-/// seam's `open`, or `{"error":"…"}`. Diagnostics go to `log`, a line each. Blocks the calling
+/// seam's `open`, or `{"error":"…"}`. Diagnostics go to `log`, one line each. Blocks the calling
 /// thread; meant for a process forked for it.
 pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<(), ListenerError> {
-    raise_limit();
+    limits::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ListenerError::Start)?;
     let result = runtime.block_on(async {
         let signals = Signals::block().map_err(ListenerError::Start)?;
-        let _tie = Tie::to_parent().map_err(ListenerError::Start)?;
+        let _parent_death = ParentDeathSignal::set().map_err(ListenerError::Start)?;
         let log = Arc::new(Log::new(log));
         let writer = control.try_clone().map_err(ListenerError::Control)?;
         let input = Input::new(control).map_err(ListenerError::Control)?;
@@ -120,7 +126,7 @@ pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<
         }
         result
     });
-    // Neither a connection nor a name that is still being looked up must keep us.
+    // A connection or a pending name lookup must not delay the end.
     runtime.shutdown_background();
     result
 }
@@ -131,16 +137,16 @@ async fn serve(
     log: &Arc<Log>,
     options: &Options,
 ) -> Result<(), ListenerError> {
-    let (door, listener, open) = match prepare(log, options) {
+    let (acceptor, listener, open) = match prepare(log, options) {
         Ok(prepared) => prepared,
         Err(error) => {
             let line = json!({ "error": error.to_string() }).to_string();
-            // If nobody is there to read it, the log has it too.
+            // If the worker no longer reads, the log has the error too.
             let _ = output.lock().await.line(line.as_bytes()).await;
             return Err(error);
         }
     };
-    let mut control = Control::new(input, output, door.clone());
+    let mut control = ControlSocket::new(input, output, acceptor.clone());
     control
         .opened(&open)
         .await
@@ -148,17 +154,17 @@ async fn serve(
     drop(open);
     let served = tokio::select! {
         served = control.serve() => served.map_err(ListenerError::Control),
-        never = accept::all(listener, &door) => match never {},
+        never = accept_loop::run(listener, &acceptor) => match never {},
     };
-    door.shut().await;
+    acceptor.close_all().await;
     served
 }
 
-/// Everything that can go wrong before anybody connects.
+/// Everything that can fail before the first connection.
 fn prepare(
     log: &Arc<Log>,
     options: &Options,
-) -> Result<(Arc<Door>, TcpListener, Open), ListenerError> {
+) -> Result<(Arc<Acceptor>, TcpListener, Open), ListenerError> {
     let key = SessionKey::generate().map_err(ListenerError::Start)?;
     let (server, fingerprint) = match (options.plane, &options.fingerprint) {
         (Plane::Tls, Some(pin)) => {
@@ -209,6 +215,6 @@ fn prepare(
         fingerprint: fingerprint.map(|fingerprint| fingerprint.to_string()),
         key: key.clone(),
     };
-    let door = Door::new(options, server, key, log.clone());
-    Ok((Arc::new(door), listener, open))
+    let acceptor = Acceptor::new(options, server, key, log.clone());
+    Ok((Arc::new(acceptor), listener, open))
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{InterfaceAddress, Lookup, NetworkError, NodeAddress, Scope, Spec, scope, uri_host};
-use crate::capability::scalar;
+use crate::scalar;
 
 /// Most addresses an error lists: a router's tables would drown the message.
 pub(super) const MAX_LISTED: usize = 32;

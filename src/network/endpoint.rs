@@ -12,7 +12,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::{PORTS, announced, spec, uri_host};
-use crate::capability::scalar;
+use crate::scalar;
 
 /// Longest export name. QEMU's own are `drive-` and the name of a drive.
 const MAX_EXPORT_LEN: usize = 64;

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::choice::MAX_LISTED;
 use super::{InterfaceAddress, Lookup, NetworkError, Route, Scope, Spec, announced, scope};
-use crate::capability::scalar;
+use crate::scalar;
 
 /// What ends most refusals: the last way out is always to encrypt.
 const OR_ENCRYPT: &str =

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::NetworkError;
-use crate::capability::scalar;
+use crate::scalar;
 
 /// Longest interface name: the kernel's `IFNAMSIZ` less the terminating zero.
 const MAX_INTERFACE_LEN: usize = 15;

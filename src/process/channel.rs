@@ -1,10 +1,11 @@
-//! The descriptors that commands come from and answers go to, whatever they are: pipes, sockets, terminals, files.
+//! Lines from and to a descriptor of any kind: pipe, socket, terminal, file.
 //!
-//! Other processes may share these descriptors, so they stay blocking: we ask the kernel before
-//! each read and write whether it would block, and write no more than a pipe takes at once.
+//! Other processes may share these descriptors, so they stay in blocking mode. Before each read and
+//! write the kernel is asked whether it would block, and a write is at most as long as a pipe accepts
+//! at once.
 
 use super::MAX_LINE;
-use crate::relay::readiness::{shows, watch};
+use crate::system::readiness::{is_ready, register};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::{read, write};
@@ -15,24 +16,24 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
-/// What a pipe that polls writable takes without blocking (POSIX `PIPE_BUF` on Linux).
+/// Bytes that a pipe accepts without blocking if it polls writable (POSIX `PIPE_BUF` on Linux).
 const PIPE_BUF: usize = 4096;
 
-/// A descriptor that can be waited for, or a regular file, which is always ready and epoll refuses.
+/// A descriptor with readiness events, or a regular file, which is always ready and which epoll refuses.
 #[derive(Debug)]
 enum Descriptor {
-    Waited(AsyncFd<OwnedFd>),
-    Ready(OwnedFd),
+    Polled(AsyncFd<OwnedFd>),
+    AlwaysReady(OwnedFd),
 }
 
 impl Descriptor {
     fn new(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
-        match watch(fd, interest) {
-            Ok(fd) => Ok(Self::Waited(fd)),
+        match register(fd, interest) {
+            Ok(fd) => Ok(Self::Polled(fd)),
             Err(error) => {
                 let (fd, cause) = error.into_parts();
                 match cause.raw_os_error() {
-                    Some(libc::EPERM) => Ok(Self::Ready(fd)),
+                    Some(libc::EPERM) => Ok(Self::AlwaysReady(fd)),
                     _ => Err(cause),
                 }
             }
@@ -46,8 +47,8 @@ impl Descriptor {
         mut operation: impl FnMut(BorrowedFd<'_>) -> nix::Result<T>,
     ) -> io::Result<T> {
         let fd = match self {
-            Self::Waited(fd) => fd,
-            Self::Ready(fd) => return Ok(operation(fd.as_fd())?),
+            Self::Polled(fd) => fd,
+            Self::AlwaysReady(fd) => return Ok(operation(fd.as_fd())?),
         };
         let event = if interest.is_readable() {
             PollFlags::POLLIN
@@ -57,7 +58,7 @@ impl Descriptor {
         loop {
             let mut guard = fd.ready(interest).await?;
             let result = guard.try_io(|fd| {
-                if !shows(fd, event)? {
+                if !is_ready(fd, event)? {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Ok(operation(fd.as_fd())?)
@@ -79,12 +80,12 @@ pub(crate) struct Input {
     ended: bool,
 }
 
-/// What a descriptor gave.
+/// What was read from a descriptor.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     /// A line, without its end.
     Whole(Vec<u8>),
-    /// A line above the limit; it has been skipped.
+    /// A line above the limit. It was skipped.
     TooLong,
 }
 
@@ -98,8 +99,8 @@ impl Input {
         })
     }
 
-    /// The next line; none at the end of input. A last line without an end is not one: its writer
-    /// died while writing it.
+    /// The next line; none at the end of input. A last line without a newline is dropped: its writer died
+    /// while writing it.
     pub(crate) async fn line(&mut self) -> io::Result<Option<Line>> {
         loop {
             if let Some(line) = self.lines.next() {
@@ -132,7 +133,7 @@ impl Output {
         })
     }
 
-    /// The right to write lines, in the order in which it was asked for.
+    /// Waits for exclusive access. It is granted in the order of the requests.
     pub(crate) async fn lock(&self) -> Writer<'_> {
         Writer {
             fd: self.fd.lock().await,
@@ -140,15 +141,15 @@ impl Output {
     }
 }
 
-/// The right to write lines.
+/// Exclusive access to an [`Output`].
 pub(crate) struct Writer<'a> {
     fd: MutexGuard<'a, Descriptor>,
 }
 
 impl Writer<'_> {
-    /// Writes one line and its end.
+    /// Writes one line and a newline.
     pub(crate) async fn line(&mut self, line: &[u8]) -> io::Result<()> {
-        // It may hold a key.
+        // The line may hold a key.
         let mut bytes = Zeroizing::new(Vec::with_capacity(line.len() + 1));
         bytes.extend_from_slice(line);
         bytes.push(b'\n');
@@ -165,15 +166,15 @@ impl Writer<'_> {
     }
 }
 
-/// Takes a byte stream apart into lines of at most [`MAX_LINE`] bytes.
+/// Splits a byte stream into lines of at most [`MAX_LINE`] bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     buffer: Vec<u8>,
-    /// Where the line begins that comes next.
+    /// Where the next line begins.
     start: usize,
-    /// Where the search for its end goes on.
+    /// Where the search for its end continues.
     searched: usize,
-    /// The line that is arriving is above the limit.
+    /// The incomplete line is above the limit.
     skipping: bool,
 }
 
@@ -182,18 +183,18 @@ impl Lines {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether a line above the limit is arriving.
+    /// Whether the incomplete line is above the limit.
     pub(crate) fn is_skipping(&self) -> bool {
         self.skipping
     }
 
-    /// The next line of what has come so far.
+    /// The next line of the bytes so far.
     pub(crate) fn next(&mut self) -> Option<Line> {
         let found = self.buffer[self.searched..]
             .iter()
             .position(|&byte| byte == b'\n');
         let Some(end) = found.map(|end| self.searched + end) else {
-            // Only now, and not for each line, what was handed out makes room.
+            // Returned lines are removed only here, and not one by one.
             self.buffer.drain(..self.start);
             self.start = 0;
             if self.buffer.len() > MAX_LINE {
@@ -219,7 +220,7 @@ mod tests {
     use super::{Line, Lines, MAX_LINE};
 
     #[test]
-    fn lines_come_out_however_they_are_cut() {
+    fn lines_are_found_in_any_pieces() {
         let mut lines = Lines::default();
         for byte in b"one\n\nthree\nfo" {
             lines.push(&[*byte]);
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlong_line_is_skipped_in_bounded_memory_and_the_next_is_whole() {
+    fn an_overlong_line_is_skipped_in_bounded_memory() {
         let mut lines = Lines::default();
         for _ in 0..64 {
             lines.push(&[b'x'; MAX_LINE / 16]);

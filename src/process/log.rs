@@ -1,17 +1,17 @@
-//! Diagnostics: one line each, to a descriptor that somebody may or may not be reading.
+//! The log: one line for each event, to a descriptor that may or may not be read.
 
-use crate::relay::readiness::shows;
+use crate::system::readiness::is_ready;
 use nix::poll::PollFlags;
 use nix::unistd::write;
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The longest line, in bytes: at most this much can be written to a pipe that polls writable
-/// without waiting (`PIPE_BUF`).
+/// The longest line, in bytes: as much as a pipe that polls writable accepts without blocking
+/// (`PIPE_BUF`).
 const MAX_LINE: usize = 4096;
 
-/// Where diagnostics go.
+/// A log.
 #[derive(Debug)]
 pub(crate) struct Log {
     fd: Option<OwnedFd>,
@@ -19,7 +19,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Without a descriptor, diagnostics are dropped.
+    /// Without a descriptor, all lines are dropped.
     pub(crate) fn new(fd: Option<OwnedFd>) -> Self {
         Self {
             fd,
@@ -27,11 +27,11 @@ impl Log {
         }
     }
 
-    /// Writes one line. Guest data must not wait for a reader of log lines, so a line that cannot
-    /// be written at once is counted and the count is told with the next one that can.
+    /// Writes one line. Guest data must not wait for a reader of the log, so a line that cannot be
+    /// written at once is dropped and counted. The next line reports the count.
     pub(crate) fn line(&self, text: impl Display) {
         let Some(fd) = &self.fd else { return };
-        if !shows(fd, PollFlags::POLLOUT).unwrap_or(false) {
+        if !is_ready(fd, PollFlags::POLLOUT).unwrap_or(false) {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -51,7 +51,7 @@ impl Log {
             line.truncate(end);
         }
         line.push('\n');
-        // Whoever closed the log does not want it.
+        // An error means that the reader has closed the log.
         let _ = write(fd, line.as_bytes());
     }
 }

@@ -1,12 +1,12 @@
-//! A local UNIX stream socket whose end can be told from its truncation.
+//! A local UNIX stream socket whose orderly end can be distinguished from its truncation.
 //!
 //! Closing a UNIX socket looks like a clean end of stream to the other side, whatever happened
 //! before, with one exception: if unread data is queued at the side that closes, the other side
 //! gets `ECONNRESET`. So a [`Local`] always leaves the last byte that it has read in the kernel's
-//! queue, takes it out only together with what follows, or when the stream has ended well. Whatever
-//! else happens, even SIGKILL, the kernel then reports an error to a peer that has ever written.
+//! queue. It removes that byte only together with the next ones, or when the stream has ended well. In
+//! every other case, even after SIGKILL, the kernel reports an error to a peer that has written data.
 
-use super::readiness::{GONE, HUNG_UP, shows, unread};
+use crate::system::readiness::{GONE, HUNG_UP, is_ready, unread};
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, setsockopt, shutdown};
@@ -16,39 +16,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// How splices move data: without waiting, and pages rather than copies where that is possible.
+/// Flags of all splices: without waiting, and moving pages instead of copying them where possible.
 pub(super) const FLAGS: SpliceFFlags =
     SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
 
-/// How much may wait in the kernel for the local program to read it, in bytes; the kernel doubles it
-/// for its own bookkeeping, to what one of our pipes holds. The default is a fifth of that, and a
-/// writer that is not to block then has to be woken several times for what it has ready. Only root
-/// may go beyond `net.core.wmem_max`, which is the default, too.
+/// Requested send buffer, in bytes. The kernel doubles it for its own bookkeeping, to the size of one
+/// pipe. The default is a fifth of that, and a non-blocking writer then has to be woken several times
+/// for one pipe. Only root may exceed `net.core.wmem_max`, which equals the default.
 const QUEUE: usize = 512 << 10;
 
-/// One accepted connection. Reading and writing may go on at the same time, each from one place.
+/// One accepted connection. One task may read while another one writes.
 #[derive(Debug)]
 pub struct Local {
     stream: UnixStream,
-    /// Whether the first byte in the kernel's queue has been handed out already.
+    /// Whether the first byte in the kernel's queue was already returned to the caller.
     kept: AtomicBool,
-    /// Whether the peer has been given its end of stream.
+    /// Whether the peer was sent its end of stream.
     ended: AtomicBool,
 }
 
 /// What [`Local::read_small`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// So many bytes have been read, and no more were there; zero as for [`Local::read`].
+    /// Bytes that were read, all that were queued; zero as for [`Local::read`].
     Read(usize),
-    /// So many bytes are there, more than the buffer takes. Nothing has been read.
+    /// Bytes that are queued, more than fit into the buffer. Nothing was read.
     Large(usize),
 }
 
 impl Local {
-    /// Takes a connection over.
+    /// Wraps a connection.
     pub fn new(stream: UnixStream) -> Self {
-        // Without it, everything still works; the kernel only asks for us more often.
+        // A failure only costs more wake-ups.
         let _ = setsockopt(&stream, SndBufForce, &QUEUE)
             .or_else(|_| setsockopt(&stream, SndBuf, &QUEUE));
         Self {
@@ -58,8 +57,8 @@ impl Local {
         }
     }
 
-    /// Waits for data and reads what fits into `buffer`; zero when the peer has shut down its
-    /// writing side, or is gone, and all it wrote has been read.
+    /// Waits for data and reads as much as fits into `buffer`. Zero when the peer has shut down its
+    /// writing side, or is gone, and everything that it wrote was read.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             self.stream.readable().await?;
@@ -71,7 +70,7 @@ impl Local {
         }
     }
 
-    /// Waits for data and reads it, unless there is more of it than `buffer` takes.
+    /// Waits for data and reads it, unless more is queued than fits into `buffer`.
     pub(super) async fn read_small(&self, buffer: &mut [u8]) -> io::Result<Next> {
         let look = || match self.fresh()? {
             large if large > buffer.len() => Ok(Next::Large(large)),
@@ -80,16 +79,16 @@ impl Local {
         self.stream.async_io(Interest::READABLE, look).await
     }
 
-    /// Moves bytes that are there into an empty pipe, at most all but one of the `fresh` ones that
-    /// [`read_small`](Self::read_small) found; how many. The one is left for the next time: a queue
-    /// that is never empty costs nothing here.
+    /// Moves queued bytes into an empty pipe, at most all but one of the `fresh` ones that
+    /// [`read_small`](Self::read_small) found, and returns how many. The last one stays in the queue for
+    /// the next time, as the end of stream requires.
     pub(super) async fn splice_to(&self, pipe: impl AsFd, fresh: usize) -> io::Result<usize> {
         self.forget_kept()?;
         let splice = || Ok(splice(&self.stream, None, &pipe, None, fresh - 1, FLAGS)?);
         self.stream.async_io(Interest::READABLE, splice).await
     }
 
-    /// Moves up to `count` bytes out of a pipe that holds them; how many.
+    /// Moves up to `count` bytes out of a pipe that holds them, and returns how many.
     pub(super) async fn splice_from(&self, pipe: impl AsFd, count: usize) -> io::Result<usize> {
         let splice = || Ok(splice(&pipe, None, &self.stream, None, count, FLAGS)?);
         self.stream.async_io(Interest::WRITABLE, splice).await
@@ -108,57 +107,56 @@ impl Local {
         Ok(())
     }
 
-    /// Ends one direction well: the peer reads an end of stream after everything that was written to
-    /// it, and can go on writing.
+    /// Ends one direction well: the peer reads everything that was written to it and then an end of
+    /// stream, and can continue to write.
     ///
-    /// From then on the peer can only be told of a failure by what becomes of its own writing.
+    /// A later failure can only be reported to the peer as an error of its own writing.
     pub fn finish(&self) {
         self.ended.store(true, Ordering::Relaxed);
-        // Only fails if there is no peer any more that could be told.
+        // Fails only if the peer is gone.
         let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Write);
     }
 
-    /// Whether the peer neither writes nor reads any more: it has closed its socket, or shut down
-    /// both of its directions, which looks the same from here.
+    /// Whether the peer has closed its socket or shut down both directions, which cannot be
+    /// distinguished.
     pub(super) fn is_gone(&self) -> bool {
-        shows(&self.stream, GONE).unwrap_or(true)
+        is_ready(&self.stream, GONE).unwrap_or(true)
     }
 
-    /// Whether the peer closed its socket over data that it had not read. To be asked after
-    /// [`read`](Self::read) has found the end, once: the kernel tells it no second time.
+    /// Whether the peer closed its socket with unread data. To be called once, after
+    /// [`read`](Self::read) has returned zero: the kernel reports it only once.
     pub(super) fn left_unread(&self) -> bool {
-        // The kernel shows the hang-up before it notes the error, but both under the lock that this
-        // call takes.
+        // The kernel reports the hang-up before it records the error, but does both under the lock that
+        // this call takes.
         let _ = self.stream.peer_addr();
         self.stream
             .take_error()
             .map_or(true, |error| error.is_some())
     }
 
-    /// Ends well: the peer reads an end of stream after everything that was written to it.
+    /// Ends well: the peer reads everything that was written to it and then an end of stream.
     ///
-    /// Data that the peer wrote and nobody read stays in the queue: then it was lost, and the peer
-    /// gets `ECONNRESET`.
+    /// If the queue still holds data of the peer, that data is lost, and the peer gets `ECONNRESET`.
     pub fn close(self) {
-        // Only fails if the byte is not there, and then there is nothing to take out.
+        // Fails only if there is no such byte.
         let _ = self.forget_kept();
-        // No shutdown before the descriptor closes: a waiting peer would wake to a clean end before
-        // the kernel looks whether anything is left unread. `finish` is for streams that have ended
-        // whatever becomes of the other direction.
+        // No shutdown before the descriptor closes: a waiting peer would see a clean end before the
+        // kernel checks for unread data. `finish` is for streams whose end does not depend on the other
+        // direction.
     }
 
     /// Ends badly: the peer gets `ECONNRESET` after everything that was written to it.
     ///
-    /// A peer that has never written anything cannot be told by the kernel. It is kept waiting,
-    /// without the end of stream that it would take for success, until it writes or goes away.
+    /// The kernel cannot report an error to a peer that has never written anything. Such a peer waits,
+    /// without the end of stream that it would take for success, until it writes or closes.
     pub async fn fail(self) {
         loop {
-            // Looked at before anything is waited for: what has come already wakes nobody again.
-            if self.can_be_told() {
+            // Checked before waiting: an event that was already reported is not reported again.
+            if self.error_can_be_reported() {
                 return;
             }
-            // A peer that will write nothing more can only go away, which shows on the writing side;
-            // the reading side is ready for good and would wake us without end.
+            // A peer that has shut down its writing side can only close, which shows on this end's
+            // writing side. The reading side stays ready and would wake this task without end.
             let interest = if self.hung_up() {
                 Interest::WRITABLE
             } else {
@@ -167,23 +165,25 @@ impl Local {
             if self.stream.ready(interest).await.is_err() {
                 return;
             }
-            // Nothing there after all: forget this readiness and wait for the next.
-            let _ = self.stream.try_io(interest, || match self.can_be_told() {
-                true => Ok(()),
-                false => Err(io::ErrorKind::WouldBlock.into()),
-            });
+            // A spurious wake-up: clear the readiness and wait for the next one.
+            let _ = self
+                .stream
+                .try_io(interest, || match self.error_can_be_reported() {
+                    true => Ok(()),
+                    false => Err(io::ErrorKind::WouldBlock.into()),
+                });
         }
     }
 
-    /// Whether closing reaches the peer as an error, or there is no peer any more.
-    fn can_be_told(&self) -> bool {
+    /// Whether a close reaches the peer as an error, or the peer is gone.
+    fn error_can_be_reported(&self) -> bool {
         unread(&self.stream).map_or(true, |count| count > 0)
             || self.is_gone()
             || self.ended.load(Ordering::Relaxed)
     }
 
-    /// How many bytes in the queue have not been handed out: zero at the end of the stream,
-    /// `WouldBlock` before it.
+    /// How many queued bytes were not returned yet; zero at the end of the stream, `WouldBlock` before
+    /// it.
     fn fresh(&self) -> io::Result<usize> {
         let kept = usize::from(self.kept.load(Ordering::Relaxed));
         let mut queued = unread(&self.stream)?;
@@ -191,13 +191,13 @@ impl Local {
             if !self.hung_up() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            // What came between the two looks is all that will ever come.
+            // Data that arrived between the two checks is the last.
             queued = unread(&self.stream)?;
         }
         Ok(queued.saturating_sub(kept))
     }
 
-    /// Takes the byte out of the queue that was handed out and kept, if there is one.
+    /// Removes the byte from the queue that was returned and kept, if there is one.
     fn forget_kept(&self) -> io::Result<()> {
         if self.kept.load(Ordering::Relaxed) {
             recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT)?;
@@ -206,8 +206,8 @@ impl Local {
         Ok(())
     }
 
-    /// Reads of the `fresh` bytes in the queue what fits into `buffer`, and leaves the last one that
-    /// it has read there.
+    /// Reads as many of the `fresh` queued bytes as fit into `buffer`, and keeps the last one of them in
+    /// the queue.
     fn take(&self, fresh: usize, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(last) = fresh.min(buffer.len()).checked_sub(1) else {
             return Ok(0);
@@ -227,9 +227,9 @@ impl Local {
         Ok(read + peeked)
     }
 
-    /// Whether the peer will write nothing more.
+    /// Whether the peer has shut down its writing side or closed.
     fn hung_up(&self) -> bool {
-        shows(&self.stream, HUNG_UP).unwrap_or(true)
+        is_ready(&self.stream, HUNG_UP).unwrap_or(true)
     }
 }
 
@@ -282,12 +282,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_peer_wrote_before_it_closed_is_read_even_with_an_answer_unread() {
+    async fn data_written_before_a_close_is_read_even_with_an_unread_answer() {
         let (mut peer, local) = pair();
-        local.write_all(b"nobody reads this").await.unwrap();
-        peer.write_all(b"last words").unwrap();
+        local.write_all(b"this stays unread").await.unwrap();
+        peer.write_all(b"last data").unwrap();
         drop(peer);
-        assert_eq!(read_all(&local, 4).await, b"last words");
+        assert_eq!(read_all(&local, 4).await, b"last data");
     }
 
     #[tokio::test]
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closing_over_unread_data_is_never_seen_as_an_end() {
+    async fn closing_with_unread_data_is_never_an_orderly_end() {
         for _ in 0..500 {
             let (mut peer, local) = pair();
             peer.write_all(b"unread").unwrap();
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn descriptors_that_come_along_are_dropped_and_the_bytes_around_them_are_not() {
+    async fn passed_descriptors_are_dropped_and_all_bytes_are_kept() {
         let (peer, local) = pair();
         let data: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
         for piece in data.chunks(7) {
@@ -376,7 +376,7 @@ mod tests {
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let before = open();
         assert_eq!(read_all(&local, 100).await, data);
-        // Other tests of this process open some of their own meanwhile, but not so many.
+        // Other tests of this process may open some descriptors at the same time.
         assert!(open() < before + 100);
     }
 

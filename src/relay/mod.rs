@@ -1,105 +1,108 @@
-//! Copying between a local socket and a wire, and how each of them ends.
+//! Copying between a local socket and a connection to the other node, and how each of them ends.
 //!
-//! Each direction holds one buffer and moves it before it reads the next: a slow reader slows the
-//! writer, and nothing grows. What a wire is, and how it frames what it carries, its [`Outgoing`]
-//! and [`Incoming`] halves know; between a local socket and a plain TCP socket the kernel moves the
-//! data ([`splice()`]).
+//! Each direction holds one buffer and sends it before it reads the next: a slow reader slows the
+//! writer, and no buffer grows. The [`Outgoing`] and [`Incoming`] halves of a connection define its
+//! framing. Between a local socket and a plain TCP socket the kernel moves the data ([`splice()`]).
 //!
-//! Where the wire has half-close, what travels is what two programs on one UNIX socket would see:
+//! On a connection with half-close, both programs see what they would see on one UNIX socket:
 //!
-//! | the local program | the wire | at the other end |
+//! | the local program | the connection | the program at the other end |
 //! |---|---|---|
-//! | shuts down its writing side, or closes with nothing unread | end of this direction | an end of stream; the other direction goes on |
-//! | closes over data that it has not read (`ECONNRESET`), or is gone when more comes (`EPIPE`) | all that it wrote, then cut off | everything, then an error |
-//! | shuts down its reading side, and writes on | what comes for it is dropped | nothing |
-//! | is killed | as for closing: the kernel closes for it | |
+//! | shuts down its writing side, or closes with nothing unread | end of this direction | an end of stream; the other direction continues |
+//! | closes with unread data (`ECONNRESET`), or is gone when more data arrives (`EPIPE`) | everything that it wrote, then cut off | everything, then an error |
+//! | shuts down its reading side, and continues to write | data for it is dropped | nothing |
+//! | is killed | as for closing: the kernel closes its socket | |
 //! | any of these, and this process is killed | cut off | an error |
 //!
-//! After the local program has closed, the relay waits for the other end as long as it takes: there,
-//! somebody may still be reading, and a program that has shut down both of its directions and waits
-//! for an answer on another way looks the same from here.
+//! After the local program has closed, the relay waits for the other end without a limit: the program
+//! there may still be reading. A program that has shut down both directions and waits for an answer
+//! on another socket looks the same.
 
-pub(crate) mod liveness;
 mod local;
-pub(crate) mod readiness;
 mod splice;
 
 pub use local::Local;
-pub use splice::{arm, disarm, splice};
+pub use splice::{finish_on_close, reset_on_close, splice};
 
 use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// How long saying goodbye may take to a peer that has ended the connection first.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time limit for an orderly close to a peer that has ended the connection first.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the one direction may still deliver what was written before the other one failed.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How long one direction may still deliver earlier data after the other one has failed.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After how many bytes in one go others have their turn. A program that never pauses would keep a
-/// task busy for as many operations as the runtime allows, which is many times as much.
+/// Bytes after which a task yields to others. Without it, a program that never pauses would keep a task
+/// busy for as many operations as the runtime allows, which is many times as much.
 const TURN: usize = 256 << 10;
 
-/// How many refused pieces make sure that a program still lives, and has only shut down its reading
-/// side: while one goes away, the kernel refuses the first before it shows the hang-up.
-const LOOKS: u8 = 2;
+/// Refused pieces after which the local program is taken to be alive, with only its reading side shut
+/// down. While a program closes, the kernel refuses the first piece before it reports the hang-up, so
+/// the check has to be repeated once.
+const CHECKED_REFUSALS: u8 = 2;
 
-/// The half of a wire that takes data.
+/// A connection that bytes can be read from and written to.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
+
+/// The half of a connection that sends.
 pub trait Outgoing {
-    /// Bytes that a buffer keeps free before its payload, for a header.
+    /// Bytes that a buffer keeps free in front of its payload, for a header.
     const ROOM: usize;
     /// Most payload bytes in one buffer.
     const MAX: usize;
-    /// Sends a buffer: [`ROOM`](Self::ROOM) bytes to be used at will, then the payload.
+    /// Sends a buffer: [`ROOM`](Self::ROOM) bytes that may be overwritten, then the payload.
     fn send(&mut self, buffer: &mut [u8]) -> impl Future<Output = io::Result<()>> + Send;
-    /// Waits until the wire itself has something to say, such as a pong. It may be dropped at any
-    /// time.
-    fn wants_to_speak(&mut self) -> impl Future<Output = ()> + Send;
-    /// Says it.
-    fn speak(&mut self) -> impl Future<Output = io::Result<()>> + Send;
-    /// Says that nothing more will come, after everything has been sent.
+    /// Waits until the connection has a control message of its own to send, such as a pong. The
+    /// future may be dropped at any time.
+    fn control_pending(&mut self) -> impl Future<Output = ()> + Send;
+    /// Sends that control message.
+    fn send_control(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+    /// Ends this direction, after everything has been sent.
     fn finish(&mut self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-/// The half of a wire that delivers data.
+/// The half of a connection that receives.
 pub trait Incoming {
-    /// Whether the end of one direction leaves the other one open, on this wire and at its peer.
+    /// Whether the end of one direction leaves the other one open, on this connection and at its peer.
     ///
-    /// Then each direction ends by itself, and has to be announced: stopping is truncation,
-    /// always. Without it, the peer's end is the end of the connection.
+    /// If so, each direction ends separately, and an end that is not announced is always truncation.
+    /// If not, the peer's end is the end of the connection.
     const HALF_CLOSE: bool;
     /// The next bytes, or how the stream ended.
     fn next(&mut self) -> impl Future<Output = io::Result<Received<'_>>> + Send;
 }
 
-/// What a wire delivers.
+/// What a connection delivers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
-    /// Bytes; never none.
+    /// Bytes, at least one.
     Data(&'a [u8]),
-    /// The peer said that nothing more comes.
+    /// The peer has ended this direction.
     End,
-    /// The stream stopped without the peer saying so. That is truncation, unless the wire knows no
-    /// half-close and we asked for the end.
+    /// The stream stopped and the peer did not announce it. That is truncation, unless the connection has
+    /// no half-close and this end has requested the end.
     Stopped,
 }
 
 /// Bytes moved.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// From the local socket to the wire.
+    /// From the local socket to the connection.
     pub sent: AtomicU64,
-    /// From the wire to the local socket.
+    /// From the connection to the local socket.
     pub received: AtomicU64,
 }
 
 impl Counters {
-    /// Sent and received.
+    /// Bytes sent and received.
     pub fn bytes(&self) -> (u64, u64) {
         (
             self.sent.load(Ordering::Relaxed),
@@ -111,50 +114,50 @@ impl Counters {
 /// Why a relay failed.
 #[derive(Debug, Error)]
 pub enum RelayError {
-    /// The wire broke while we were sending.
+    /// The connection broke while sending.
     #[error("sending to the other node failed: {0}")]
     Send(io::Error),
-    /// The wire broke while we were receiving.
+    /// The connection broke while receiving.
     #[error("receiving from the other node failed: {0}")]
     Receive(io::Error),
-    /// The stream stopped, and neither end had said that it was over.
+    /// The stream stopped without an announced end.
     #[error("the connection to the other node ended without an end of stream: data may be missing")]
     Truncated,
-    /// The peer ended the connection while we were still sending.
+    /// The peer ended the connection before everything was sent.
     #[error("the other node closed the connection while data was still on its way there")]
     Unsent,
-    /// The local program is gone, and did not take all that came for it.
+    /// The local program closed its socket before it had read everything.
     #[error("the local program closed its socket while data was still on its way to it")]
     Undelivered,
     /// The local socket failed.
     #[error("the local socket failed: {0}")]
     Local(io::Error),
-    /// The kernel has no pipe for us.
-    #[error("cannot make a pipe to move data through: {0}")]
+    /// The kernel provides no pipe.
+    #[error("cannot create a pipe to move data through: {0}")]
     Pipe(io::Error),
 }
 
-/// How far our own sending has come, for the other direction to judge an end by.
+/// How far sending has come. The other direction judges an end by it.
 #[derive(Default)]
 struct Progress {
-    /// A buffer has been taken from the local socket and is not yet on the wire.
+    /// A buffer was read from the local socket and is not sent yet.
     sending: AtomicBool,
-    /// The wire has been told that nothing more comes.
+    /// The end of this direction was sent.
     finished: AtomicBool,
     /// Sending has failed.
     failed: AtomicBool,
-    /// The local program is gone, and did not take all that came for it.
+    /// The local program closed its socket before it had read everything.
     undelivered: AtomicBool,
-    /// Pieces that the local program has refused, up to [`LOOKS`].
+    /// Pieces that the local program refused, at most [`CHECKED_REFUSALS`].
     refused: AtomicU8,
 }
 
 impl Progress {
-    /// Judges a piece of data that the local program has refused. What is sent to a program that is
-    /// gone was sent in vain, and that is an error; one that only reads no more does not want it.
+    /// Judges a piece of data that the local program refused. It is an error if the program is gone, and
+    /// none if the program has only shut down its reading side.
     fn refused(&self, local: &Local) -> Result<(), RelayError> {
         let refused = self.refused.load(Ordering::Relaxed);
-        if refused < LOOKS {
+        if refused < CHECKED_REFUSALS {
             self.refused.store(refused + 1, Ordering::Relaxed);
             if local.is_gone() {
                 self.undelivered.store(true, Ordering::Relaxed);
@@ -164,8 +167,8 @@ impl Progress {
         Ok(())
     }
 
-    /// Whether the end of the local program's stream may be announced as one: not when it is known
-    /// that the program did not take what was sent to it.
+    /// Checks that the end of the local program's stream may be announced as an orderly one: not if the
+    /// program closed its socket before it had read everything.
     fn may_finish(&self, local: &Local) -> Result<(), RelayError> {
         if self.undelivered.load(Ordering::Relaxed) || local.left_unread() {
             return Err(RelayError::Undelivered);
@@ -176,11 +179,11 @@ impl Progress {
 
 /// Copies both ways until the connection is over.
 ///
-/// The local side's half-close finishes the wire and leaves the other direction open. The wire's
-/// end ends the relay, or on a wire that knows half-close the local program's stream: then the relay
-/// is over when both directions have ended. Afterwards the caller ends the local socket as the result
-/// says: [`Local::close`] or [`Local::fail`], and drops the wire, which after an error must not look
-/// like an end to its peer.
+/// The half-close of the local program finishes the connection's direction and leaves the other one
+/// open. The end of the connection ends the relay. With half-close it ends only the local program's
+/// stream, and the relay ends when both directions have ended. Afterwards the caller ends the local
+/// socket according to the result, by [`Local::close`] or [`Local::fail`], and drops the connection.
+/// After an error that must not look like an orderly end to its peer.
 pub async fn relay<O: Outgoing, I: Incoming>(
     local: &Local,
     mut outgoing: O,
@@ -199,13 +202,13 @@ pub async fn relay<O: Outgoing, I: Incoming>(
         }
     };
     if result.is_ok() && !progress.finished.load(Ordering::Relaxed) {
-        // A courtesy to a peer that is already done: whether it hears it changes nothing.
-        let _ = timeout(FAREWELL, outgoing.finish()).await;
+        // The peer has already ended the connection, so a failure changes nothing.
+        let _ = timeout(CLOSE_TIMEOUT, outgoing.finish()).await;
     }
     result
 }
 
-/// Drives both directions of a wire that its peer closes as a whole.
+/// Drives both directions of a connection that its peer closes as a whole.
 async fn until_closed(
     up: impl Future<Output = Result<(), RelayError>>,
     down: impl Future<Output = Result<(), RelayError>>,
@@ -214,19 +217,19 @@ async fn until_closed(
     tokio::select! {
         result = &mut down => result,
         result = &mut up => match result {
-            // We have said that we are done; the peer may still be talking.
+            // This direction has ended. The peer may still be sending.
             Ok(()) => down.await,
             Err(error) => {
-                // Its last words, if any, are already on their way.
-                let _ = timeout(LAST_WORDS, down).await;
+                // Data that the peer sent before may still be on its way.
+                let _ = timeout(DRAIN_TIMEOUT, down).await;
                 Err(error)
             }
         },
     }
 }
 
-/// Drives two directions that end each by itself. `broken` is how a wire whose peer has ended its
-/// direction shows that it is cut off.
+/// Drives two directions that end separately. `broken` completes when a connection whose peer has
+/// ended its direction is cut off.
 async fn until_both_ended(
     up: impl Future<Output = Result<(), RelayError>>,
     down: impl Future<Output = Result<(), RelayError>>,
@@ -241,8 +244,8 @@ async fn until_both_ended(
                 error = broken => Err(error),
             },
             Err(RelayError::Undelivered) => {
-                // What the local program wrote before it went is still to be sent.
-                let _ = timeout(LAST_WORDS, up).await;
+                // Data that the local program wrote before it closed is still sent.
+                let _ = timeout(DRAIN_TIMEOUT, up).await;
                 Err(RelayError::Undelivered)
             }
             Err(error) => Err(error),
@@ -250,7 +253,7 @@ async fn until_both_ended(
         result = &mut up => match result {
             Ok(()) => down.await,
             Err(RelayError::Send(error)) => {
-                let _ = timeout(LAST_WORDS, down).await;
+                let _ = timeout(DRAIN_TIMEOUT, down).await;
                 Err(RelayError::Send(error))
             }
             Err(error) => Err(error),
@@ -274,10 +277,10 @@ async fn send_all<O: Outgoing>(
     loop {
         let count = tokio::select! {
             biased;
-            // First, for data that never pauses would never let it speak. It cannot hold the data
-            // up in turn: it has nothing more to say until the other direction was polled again.
-            () = outgoing.wants_to_speak() => {
-                outgoing.speak().await.map_err(failed)?;
+            // First, because data that never pauses would keep control messages from being sent. They
+            // cannot delay the data in turn: the next one arrives by the other direction.
+            () = outgoing.control_pending() => {
+                outgoing.send_control().await.map_err(failed)?;
                 continue;
             }
             result = local.read(&mut buffer[O::ROOM..]) => result.map_err(RelayError::Local)?,
@@ -287,7 +290,8 @@ async fn send_all<O: Outgoing>(
                 progress.may_finish(local)?;
             }
             outgoing.finish().await.map_err(failed)?;
-            // From here on an end without a word is the answer to ours, where a wire has no other.
+            // From now on an end that is not announced is the answer to this one, on a connection that
+            // has no other.
             progress.finished.store(true, Ordering::Relaxed);
             return Ok(());
         }
@@ -330,7 +334,7 @@ async fn receive_all<I: Incoming>(
             Received::Data(_) if I::HALF_CLOSE => progress.refused(local)?,
             Received::Data(_) => {}
             Received::End if I::HALF_CLOSE => {
-                // A stream of which one direction has failed is not to look complete in the other.
+                // If one direction of a stream has failed, the other must not look complete.
                 if !progress.failed.load(Ordering::Relaxed) {
                     local.finish();
                 }
@@ -348,12 +352,12 @@ async fn receive_all<I: Incoming>(
     }
 }
 
-/// How far a direction has come in its turn.
+/// Bytes that a direction has moved since it last yielded.
 #[derive(Default)]
 struct Turn(usize);
 
 impl Turn {
-    /// Counts what was moved, and ends the turn when it was enough.
+    /// Counts moved bytes, and yields after [`TURN`] of them.
     async fn moved(&mut self, count: usize) {
         self.0 += count;
         if self.0 >= TURN {
@@ -363,8 +367,8 @@ impl Turn {
     }
 }
 
-/// Whether the local program reads no more: it only sends, and has shut down its reading side, or it
-/// went away. What it does not want must not hold up what it wrote.
+/// Whether the local program does not read any more: it has shut down its reading side, or it is gone.
+/// Data for it must not delay the data that it wrote.
 fn is_refusal(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     matches!(error.kind(), BrokenPipe | ConnectionReset)

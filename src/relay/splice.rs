@@ -1,17 +1,17 @@
-//! A local socket and a plain TCP socket, between which the kernel moves the data.
+//! A relay between a local socket and a plain TCP socket, in which the kernel moves the data.
 //!
-//! A byte that moves in bulk goes from the one socket's pages through a pipe into the other's queue
-//! and never into this process. Each direction empties its pipe before it fills it again. So a
-//! splice that would block says which end it waits for: filling an empty pipe can only wait for the
-//! source, emptying a full one only for the destination.
+//! Bulk data goes from the pages of one socket through a pipe into the queue of the other, and never
+//! into this process. Each direction empties its pipe before it fills it again. So it is clear what a
+//! splice that would block waits for: filling an empty pipe can only wait for the source, emptying a
+//! full one only for the destination.
 //!
 //! On clear TCP a process that dies would end its connections like one that has finished. Hence
-//! [`arm`]: for as long as a stream has not ended both ways, closing its socket, by whatever cause,
-//! sends RST in place of FIN.
+//! [`reset_on_close`]: until a stream has ended both ways, every close of its socket sends RST
+//! instead of FIN.
 
 use super::local::{FLAGS, Next};
-use super::readiness::unacknowledged;
-use super::{Counters, LAST_WORDS, Local, Progress, RelayError, is_refusal, until_both_ended};
+use super::{Counters, DRAIN_TIMEOUT, Local, Progress, RelayError, is_refusal, until_both_ended};
+use crate::system::readiness::unacknowledged;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice as move_pages};
 use nix::unistd::pipe2;
 use socket2::SockRef;
@@ -24,47 +24,47 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How much a pipe may hold, in bytes, and how much is asked for at once: what any process may ask
-/// for by default (`/proc/sys/fs/pipe-max-size`). Where the kernel gives less, less moves at once.
+/// Requested size of a pipe, in bytes: the most that every process may request by default
+/// (`/proc/sys/fs/pipe-max-size`). If the kernel grants less, less data moves at once.
 const PIPE: usize = 1 << 20;
 
-/// Up to how many bytes are copied, in bytes. Below, a copy costs less than finding pages, and a
-/// request leaves in one piece.
+/// Largest piece that is copied, in bytes. A copy of that size costs less than a splice, and a small
+/// request is sent in one piece.
 const SMALL: usize = 16 << 10;
 
-/// How soon we look again whether everything has arrived, of which the kernel has no news. Each
-/// time twice as long passes, for a reader that takes its time.
-const LOOK: Duration = Duration::from_millis(1);
+/// First interval between two checks that everything has been acknowledged, which the kernel does not
+/// notify about. Each interval is twice as long as the one before.
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The longest time from one look to the next.
-const MAX_LOOK: Duration = Duration::from_millis(100);
+/// The longest such interval.
+const MAX_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Makes closing the socket, by whatever cause, an error at the other end: RST in place of FIN.
-/// To be called as soon as it is connected.
-pub fn arm(wire: &TcpStream) -> io::Result<()> {
+/// Makes every close of the socket an error at the peer: RST instead of FIN, also when this process
+/// is killed. To be called as soon as the socket is connected.
+pub fn reset_on_close(wire: &TcpStream) -> io::Result<()> {
     SockRef::from(wire).set_linger(Some(Duration::ZERO))
 }
 
-/// Makes closing the socket harmless again: what has been sent is delivered first, then FIN.
-pub fn disarm(wire: &TcpStream) -> io::Result<()> {
+/// Makes a close of the socket orderly again: sent data is delivered first, then FIN.
+pub fn finish_on_close(wire: &TcpStream) -> io::Result<()> {
     SockRef::from(wire).set_linger(None)
 }
 
 /// Moves data both ways until both directions have ended, as [`relay`](super::relay()) does on a
-/// wire with half-close, which here is FIN.
+/// connection with half-close. Here the end of a direction is FIN.
 ///
-/// The socket is to be [armed](arm) by the caller. It is disarmed when both directions have ended
-/// well and the other node's kernel has confirmed all of it; after an error it is to be dropped as
-/// it is. An end by RST is [`RelayError::Truncated`].
+/// The caller has called [`reset_on_close`]. It is undone when both directions have ended well and the
+/// other node's kernel has acknowledged everything. After an error the caller drops the socket
+/// unchanged. An end by RST is [`RelayError::Truncated`].
 ///
-/// The kernel answers writing to a peer that is gone with SIGPIPE here, as there is no flag against
-/// it: the caller has it ignored, as Rust programs have, or blocked, as the C ABI does.
+/// Splicing to a peer that is gone raises SIGPIPE, and no flag prevents it. The caller has to ignore the
+/// signal, as Rust programs do, or block it, as the C ABI does.
 pub async fn splice(
     local: &Local,
     wire: &TcpStream,
     counters: &Counters,
 ) -> Result<(), RelayError> {
-    // The next small piece leaves at once, whether or not the last one has arrived.
+    // Small pieces are sent at once, whether or not the last one was acknowledged.
     wire.set_nodelay(true).map_err(RelayError::Send)?;
     let progress = Progress::default();
     let up = async {
@@ -75,12 +75,13 @@ pub async fn splice(
     let down = receive_all(local, wire, counters, &progress);
     match until_both_ended(up, down, broken(wire)).await {
         Ok(()) => {
-            arrived(wire).await?;
-            disarm(wire).map_err(RelayError::Send)
+            acknowledged(wire).await?;
+            finish_on_close(wire).map_err(RelayError::Send)
         }
         Err(RelayError::Undelivered) => {
-            // Closing throws away what is not yet there. The local program's last words should be.
-            let _ = timeout(LAST_WORDS, arrived(wire)).await;
+            // Closing would discard data that is not acknowledged yet. The local program's last data
+            // should arrive.
+            let _ = timeout(DRAIN_TIMEOUT, acknowledged(wire)).await;
             Err(RelayError::Undelivered)
         }
         Err(error) => Err(error),
@@ -163,8 +164,8 @@ async fn receive_all(
     end(local, progress)
 }
 
-/// Drops what comes for a program that has shut down its reading side, so that it does not hold up
-/// what the program still writes.
+/// Drops data for a program that has shut down its reading side, so that it does not delay the data
+/// that the program still writes.
 async fn drop_all(local: &Local, wire: &TcpStream, progress: &Progress) -> Result<(), RelayError> {
     let mut buffer = vec![0; SMALL];
     loop {
@@ -178,7 +179,7 @@ async fn drop_all(local: &Local, wire: &TcpStream, progress: &Progress) -> Resul
     }
 }
 
-/// Ends the local program's stream as the wire's has ended.
+/// Ends the local program's stream in the same way as the connection's.
 fn end(local: &Local, progress: &Progress) -> Result<(), RelayError> {
     // The kernel reports a reset once, and from then on an end of stream.
     if progress.failed.load(Ordering::Relaxed) {
@@ -188,7 +189,7 @@ fn end(local: &Local, progress: &Progress) -> Result<(), RelayError> {
     Ok(())
 }
 
-/// How a connection that has ended its direction shows that it cannot take the other one any more.
+/// Completes when the connection is broken, after the peer has ended its direction.
 async fn broken(wire: &TcpStream) -> RelayError {
     let waited = wire.ready(Interest::ERROR).await;
     match waited.and_then(|_| wire.take_error()) {
@@ -197,16 +198,16 @@ async fn broken(wire: &TcpStream) -> RelayError {
     }
 }
 
-/// Waits until the other end's kernel has confirmed everything, the end of stream included.
-async fn arrived(wire: &TcpStream) -> Result<(), RelayError> {
+/// Waits until the peer's kernel has acknowledged everything, including the end of stream.
+async fn acknowledged(wire: &TcpStream) -> Result<(), RelayError> {
     let broken = broken(wire);
     tokio::pin!(broken);
-    let mut pause = LOOK;
+    let mut pause = MIN_CHECK_INTERVAL;
     while unacknowledged(wire).map_err(RelayError::Send)? > 0 {
         if let Ok(error) = timeout(pause, &mut broken).await {
             return Err(error);
         }
-        pause = (2 * pause).min(MAX_LOOK);
+        pause = (2 * pause).min(MAX_CHECK_INTERVAL);
     }
     Ok(())
 }
@@ -218,13 +219,13 @@ fn received(error: io::Error) -> RelayError {
     }
 }
 
-/// A pipe, which only ever holds what is on its way.
+/// A pipe that holds data only while it is being moved.
 struct Pipe {
     entry: OwnedFd,
     exit: OwnedFd,
 }
 
-/// The pipe of a direction. Many connections never send anything in one of them, and do without.
+/// The pipe of a direction, created on first use: many connections send nothing in one direction.
 fn made(pipe: &mut Option<Pipe>) -> Result<&Pipe, RelayError> {
     let made = match pipe.take() {
         Some(pipe) => pipe,
@@ -235,26 +236,26 @@ fn made(pipe: &mut Option<Pipe>) -> Result<&Pipe, RelayError> {
 
 fn new_pipe() -> io::Result<Pipe> {
     let (exit, entry) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    // Users other than root have a limit for all their pipes together, beyond which it stays small.
+    // May fail: all pipes of a user other than root share a limit. The pipe then keeps its default size.
     let _ = fcntl(&entry, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
     Ok(Pipe { entry, exit })
 }
 
-/// Sends some of `bytes`; how many.
+/// Sends some of `bytes`, and returns how many.
 async fn write(wire: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let write = || wire.try_write(bytes);
     wire.async_io(Interest::WRITABLE, write).await
 }
 
-/// Sends some of the `count` bytes that a pipe holds; how many. More is always to follow: what
-/// comes in bulk leaves its last byte in the local queue.
+/// Sends some of the `count` bytes that a pipe holds, and returns how many. More data always follows,
+/// because bulk data leaves its last byte in the local queue.
 async fn splice_to(wire: &TcpStream, pipe: &Pipe, count: usize) -> io::Result<usize> {
     let flags = FLAGS | SpliceFFlags::SPLICE_F_MORE;
     let splice = || Ok(move_pages(&pipe.exit, None, wire, None, count, flags)?);
     wire.async_io(Interest::WRITABLE, splice).await
 }
 
-/// Receives into an empty pipe; how many bytes, zero at the end of the stream.
+/// Receives into an empty pipe, and returns how many bytes; zero at the end of the stream.
 async fn splice_from(wire: &TcpStream, pipe: &Pipe) -> io::Result<usize> {
     let splice = || Ok(move_pages(wire, None, &pipe.entry, None, PIPE, FLAGS)?);
     wire.async_io(Interest::READABLE, splice).await

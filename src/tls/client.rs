@@ -1,4 +1,4 @@
-//! The end that connects: the source.
+//! The client end: the source.
 
 use super::cipher;
 use super::identity::NAME;
@@ -14,19 +14,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// How to recognise one target.
+/// The TLS configuration for connections to one target.
 #[derive(Clone, Debug)]
 pub struct Client {
     config: Arc<ClientConfig>,
-    /// Only one certificate is expected, whatever the host is called.
+    /// Whether it is for direct connections, where names are ignored.
     direct: bool,
 }
 
 impl Client {
-    /// Accepts exactly the certificate with this fingerprint or, without one, what the system's CAs
-    /// vouch for.
+    /// Accepts exactly the certificate with this fingerprint or, without one, certificates of the
+    /// system's CAs.
     ///
-    /// Reads the CA certificates from the system's files, which takes a few milliseconds.
+    /// Without a fingerprint it reads the CA certificates from the system's files, which takes a few
+    /// milliseconds.
     pub fn new(pin: Option<Fingerprint>) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder =
@@ -46,17 +47,17 @@ impl Client {
         })
     }
 
-    /// The source's end of direct connections: TLS 1.3 only, presents `identity` and accepts
-    /// exactly the certificate with this fingerprint, within its validity.
+    /// For direct connections: TLS 1.3 only, presents `identity`, and accepts exactly the certificate with
+    /// this fingerprint, within its validity.
     pub fn direct(identity: &Identity, pin: Fingerprint) -> Result<Self, TlsError> {
         let mut config = ClientConfig::builder_with_provider(Arc::new(cipher::provider()))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Pin::dated(pin, Peer::Target)))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified())));
-        // Every connection proves anew who is there.
+        // Every connection has to prove the identity of both ends.
         config.resumption = Resumption::disabled();
-        // There is nothing to choose by a name at the other end.
+        // The server does not select anything by name.
         config.enable_sni = false;
         Ok(Self {
             config: Arc::new(config),
@@ -64,16 +65,15 @@ impl Client {
         })
     }
 
-    /// The handshake over `stream` with `host`, a name or an address, which a direct connection
-    /// does not look at. The caller sets the time limit.
+    /// The handshake over `stream` with `host`, a name or an address; a direct connection ignores it. The
+    /// caller sets the time limit.
     ///
-    /// On a direct connection, success says that the target is who it should be, and not that it
-    /// takes us for who we are: in TLS 1.3 the client's certificate is the last that is said, and
-    /// no answer to it is waited for. If the target refuses it, then the first read from the stream
-    /// returns the alert as an error of the kind `InvalidData`, which [`TlsError::from_alert`] puts
-    /// into words; if the alert is lost, because the target closed a socket with unread data, then
-    /// it is `UnexpectedEof` or `ConnectionReset`. Writing may well succeed until then, so nothing
-    /// is to be taken as delivered before a byte has come back.
+    /// On a direct connection, success proves the identity of the target, and not that the target accepts
+    /// the source: in TLS 1.3 the client sends its certificate last and does not wait for an answer. If
+    /// the target refuses the certificate, the first read from the stream returns the alert as an error of
+    /// the kind `InvalidData`, which [`TlsError::from_alert`] translates. If the alert is lost, because the
+    /// target closed its socket with unread data, the error is `UnexpectedEof` or `ConnectionReset`.
+    /// Writes may succeed until then, so no data counts as delivered before a byte was received.
     pub async fn handshake<S>(&self, host: &str, stream: S) -> Result<TlsStream<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -96,7 +96,7 @@ impl Client {
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // One unreadable file among the system's CAs is not our affair while others are there.
+    // An unreadable file among the system's CAs is ignored while there are others.
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
         let cause = found

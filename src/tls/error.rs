@@ -1,4 +1,4 @@
-//! Why there is no TLS connection, in the operator's words.
+//! Why there is no TLS connection, in terms of the operator.
 
 use super::Fingerprint;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError, PeerIncompatible};
@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// Which node of the migration is at the other end.
+/// The node at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The node that the guest leaves: the client.
+    /// The node that the guest leaves; the TLS client.
     Source,
-    /// The node that the guest goes to: the server.
+    /// The node that the guest moves to; the TLS server.
     Target,
 }
 
@@ -34,105 +34,105 @@ pub enum TlsError {
         "'{0}' is not a SHA-256 fingerprint: it needs 64 hexadecimal digits, with or without colons"
     )]
     Fingerprint(String),
-    /// The peer is not who was pinned.
+    /// The peer presented another certificate than the pinned one.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
-    /// There are no CAs to verify anybody with.
+    /// The system has no CA certificates.
     #[error("no CA certificates on this system ({0}): pin the target's fingerprint instead")]
     NoRoots(String),
     /// The host is neither a name nor an address.
     #[error("'{0}' is neither a host name nor an IP address")]
     Host(String),
-    /// The system CAs do not vouch for the peer.
+    /// The certificate was not issued by one of the system's CAs, or not for this host.
     #[error(
         "the certificate of '{host}' is not trusted: {cause} (no fingerprint was given to pin it)"
     )]
     Untrusted {
-        /// Whom we asked for.
+        /// The requested host.
         host: String,
         /// What is wrong with the certificate.
         cause: String,
     },
-    /// The peer of a direct connection did not say who it is.
+    /// The peer of a direct connection presented no certificate.
     #[error("the {0} presented no certificate")]
     NoCertificate(Peer),
-    /// The pinned certificate, after its time.
+    /// The pinned certificate has expired.
     #[error(
         "the {peer}'s certificate expired {} ago: compare the clocks of both nodes", span(*.ago)
     )]
     Expired {
-        /// Whose certificate.
+        /// The node with the certificate.
         peer: Peer,
-        /// For how long, by our clock.
+        /// By how much, by the clock of this node.
         ago: Duration,
     },
-    /// The pinned certificate, before its time.
+    /// The pinned certificate is not valid yet.
     #[error(
         "the {peer}'s certificate is not valid for another {}: compare the clocks of both nodes",
         span(*.ahead)
     )]
     NotYetValid {
-        /// Whose certificate.
+        /// The node with the certificate.
         peer: Peer,
-        /// For how long, by our clock.
+        /// By how much, by the clock of this node.
         ahead: Duration,
     },
-    /// The pinned certificate in the hands of somebody who has not its key.
-    #[error("the {0} shows the expected certificate but cannot sign with its key")]
+    /// The peer presented the pinned certificate and does not have its key.
+    #[error("the {0} presents the expected certificate but cannot sign with its key")]
     NoKey(Peer),
-    /// The pinned certificate, but not one that a peer can be recognised by.
+    /// The pinned certificate cannot be used.
     #[error("the {peer}'s certificate is the expected one but cannot be used: {cause}")]
     Unusable {
-        /// Whose certificate.
+        /// The node with the certificate.
         peer: Peer,
         /// What is wrong with it.
         cause: String,
     },
-    /// The peer of a direct connection speaks an older TLS.
-    #[error("the {0} does not speak TLS 1.3")]
+    /// The peer of a direct connection supports only an older TLS.
+    #[error("the {0} does not support TLS 1.3")]
     OldVersion(Peer),
-    /// The peer of a direct connection speaks something else.
-    #[error("what the {0} sent is not TLS")]
+    /// The peer of a direct connection uses another protocol.
+    #[error("the data from the {0} is not TLS")]
     NotTls(Peer),
-    /// The peer of a direct connection does not want us.
+    /// The peer of a direct connection refused the handshake.
     #[error("the {peer} refused this connection: {reason}")]
     Refused {
-        /// Who refused.
+        /// The node that refused.
         peer: Peer,
-        /// What it said.
+        /// Its reason.
         reason: String,
     },
-    /// The peer of a direct connection went away.
+    /// The peer of a direct connection closed it.
     #[error("the {0} closed the connection during the TLS handshake")]
     Ended(Peer),
     /// The handshake failed for another reason.
     #[error("TLS handshake failed: {0}")]
     Handshake(io::Error),
-    /// No identity could be made.
-    #[error("cannot make a one-time certificate: {0}")]
+    /// No identity could be created.
+    #[error("cannot create a one-time certificate: {0}")]
     Identity(#[from] rcgen::Error),
     /// The provider refuses the configuration.
     #[error("cannot configure TLS: {0}")]
     Configuration(#[from] rustls::Error),
 }
 
-/// A peer's certificate is not the pinned one.
+/// A peer presented another certificate than the pinned one.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("the {peer}'s certificate has the fingerprint {actual}, expected {expected}")]
 pub struct Mismatch {
-    /// Who presented it.
+    /// The node that presented it.
     pub peer: Peer,
-    /// What was pinned.
+    /// The pinned fingerprint.
     pub expected: Fingerprint,
-    /// What the peer presented.
+    /// The fingerprint of the presented certificate.
     pub actual: Fingerprint,
 }
 
 impl TlsError {
-    /// What the peer of an established direct connection said before it ended it, if `error`, from
-    /// reading or writing there, is that.
+    /// The alert that the peer of an established direct connection sent before it ended the connection, if
+    /// `error` of a read or write is one.
     ///
-    /// A target that does not accept the source's certificate is heard of in no other way: see
+    /// A target that does not accept the source's certificate reports it only in this way: see
     /// [`Client::handshake`](super::Client::handshake).
     pub fn from_alert(peer: Peer, error: &io::Error) -> Option<Self> {
         match tls(error)? {
@@ -141,7 +141,7 @@ impl TlsError {
         }
     }
 
-    /// A direct handshake's error.
+    /// The error of a handshake of a direct connection.
     pub(super) fn direct(peer: Peer, error: io::Error) -> Self {
         use rustls::Error as E;
         let Some(cause) = tls(&error) else {
@@ -161,7 +161,7 @@ impl TlsError {
                 | PeerIncompatible::Tls12NotOfferedOrEnabled
                 | PeerIncompatible::Tls13RequiredForQuic,
             ) => Self::OldVersion(peer),
-            // What the first bytes of a stranger look like when they are read as a record's header.
+            // The first bytes of another protocol, read as the header of a record, give these errors.
             E::InvalidMessage(
                 InvalidMessage::InvalidContentType
                 | InvalidMessage::InvalidEmptyPayload
@@ -198,7 +198,7 @@ impl TlsError {
         }
     }
 
-    /// The error of a handshake with a host that was asked for by name.
+    /// The error of a handshake with a host.
     pub(super) fn with_host(host: &str, error: io::Error) -> Self {
         match tls(&error) {
             Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))) => {
@@ -226,29 +226,32 @@ fn tls(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What the peer's last word means here (RFC 8446 §6.2). Which alert stands for which failing is
-/// not the same in every implementation, so those about certificates are one.
+/// The meaning of an alert (RFC 8446 §6.2). Implementations use different alerts for the same failure, so
+/// all alerts about certificates count as one.
 fn refused(peer: Peer, alert: AlertDescription) -> TlsError {
     use AlertDescription as A;
     let reason = match alert {
         A::ProtocolVersion => return TlsError::OldVersion(peer),
         A::CertificateExpired => {
-            "our certificate is not valid by its clock: compare the clocks of both nodes".to_owned()
+            "this node's certificate is not valid by its clock: compare the clocks of both nodes"
+                .to_owned()
         }
-        A::CertificateRequired => "it wants a certificate".to_owned(),
+        A::CertificateRequired => "it requires a certificate".to_owned(),
         A::AccessDenied
         | A::BadCertificate
         | A::CertificateRevoked
         | A::CertificateUnknown
         | A::UnknownCA
-        | A::UnsupportedCertificate => "it does not accept our certificate".to_owned(),
-        A::HandshakeFailure => "it has no cipher or key exchange in common with us".to_owned(),
+        | A::UnsupportedCertificate => "it does not accept this node's certificate".to_owned(),
+        A::HandshakeFailure => {
+            "it has no cipher or key exchange in common with this node".to_owned()
+        }
         other => format!("TLS alert {other:?}"),
     };
     TlsError::Refused { peer, reason }
 }
 
-/// A time span in the largest unit of which there are at least two.
+/// A time span, in the largest unit that gives at least two.
 fn span(span: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;

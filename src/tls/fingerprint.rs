@@ -1,12 +1,14 @@
-//! What a certificate is recognised by.
+//! Fingerprints of certificates.
 
 use super::TlsError;
+use crate::scalar::one_line;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::pki_types::CertificateDer;
 use std::fmt;
 use std::str::FromStr;
 
-/// SHA-256 of a certificate in DER. Written `AA:BB:…`; read in any case, with colons or without.
+/// SHA-256 of a certificate in DER. Written as `AA:BB:…`, read in upper or lower case, with or without
+/// colons.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; SHA256_OUTPUT_LEN]);
 
@@ -23,7 +25,7 @@ impl FromStr for Fingerprint {
     type Err = TlsError;
 
     fn from_str(text: &str) -> Result<Self, TlsError> {
-        let wrong = || TlsError::Fingerprint(text.chars().take(128).collect());
+        let wrong = || TlsError::Fingerprint(one_line(text));
         let mut bytes = [0; SHA256_OUTPUT_LEN];
         let text = text.trim();
         let digits: Vec<u8> = if text.contains(':') {

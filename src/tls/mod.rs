@@ -1,14 +1,14 @@
 //! rustls configurations: system CAs, a pinned fingerprint, or one-time identities that pin each
 //! other.
 //!
-//! | who | versions | we present | the peer must be |
+//! | configuration | TLS versions | presented certificate | accepted certificate |
 //! |---|---|---|---|
-//! | [`Client::new`] without a pin: websocket | 1.2, 1.3 | nothing | vouched for by the system's CAs, by name or address |
-//! | [`Client::new`] with a pin: websocket | 1.2, 1.3 | nothing | the pinned certificate; its names and times do not count, as everywhere in Proxmox VE |
-//! | [`Client::direct`], [`Server::direct`] | 1.3 | a one-time [`Identity`] | the pinned certificate, within its validity; its names do not count |
+//! | [`Client::new`] without a pin: websocket | 1.2, 1.3 | none | signed by one of the system's CAs, for the name or address |
+//! | [`Client::new`] with a pin: websocket | 1.2, 1.3 | none | the pinned one; names and validity are ignored, as everywhere in Proxmox VE |
+//! | [`Client::direct`], [`Server::direct`] | 1.3 | of a one-time [`Identity`] | the pinned one, within its validity; names are ignored |
 //!
-//! On a direct connection the source is the client. TLS 1.3 lets a client finish its handshake
-//! before the server has judged the client's certificate: see [`Client::handshake`].
+//! On a direct connection the source is the client. In TLS 1.3 the handshake of a client ends before the
+//! server has checked the client's certificate: see [`Client::handshake`].
 
 mod cipher;
 mod client;
@@ -28,45 +28,44 @@ use rustls::CommonState;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 
-/// How much of the wire is read at once, in bytes: eight full records. rustls itself never asks for
-/// more than one, and for that in several steps.
+/// Size of the read buffer, in bytes: eight full records. rustls itself never reads more than one record
+/// at once, and that in several steps.
 const READ: usize = 128 << 10;
 
-/// How many bytes of records may wait for the wire, so that a relay's whole buffer leaves in one
-/// call: eight full records with their headers and tags, and one to spare. rustls's own limit is
-/// four.
+/// Bytes of records that may wait to be sent: eight full records with their headers and tags, and one
+/// more. So the whole buffer of a relay is sent in one call. The limit of rustls is four records.
 const WRITE: usize = 9 * (16 << 10);
 
-/// A TCP connection as TLS reads it: a lot at once.
-pub(crate) type Wire = BufReader<TcpStream>;
+/// A TCP connection with a read buffer for TLS.
+pub(crate) type BufferedTcp = BufReader<TcpStream>;
 
-/// Prepares a connection for the handshake.
-pub(crate) fn wire(stream: TcpStream) -> Wire {
+/// Adds the read buffer to a connection, before the TLS handshake.
+pub(crate) fn buffered(stream: TcpStream) -> BufferedTcp {
     BufReader::with_capacity(READ, stream)
 }
 
-/// A connection whose handshake is over.
+/// A connection after its handshake.
 pub trait Established {
-    /// What both ends agreed upon.
-    fn agreed(&self) -> &CommonState;
+    /// The negotiated parameters.
+    fn negotiated(&self) -> &CommonState;
 }
 
 impl<S> Established for tokio_rustls::client::TlsStream<S> {
-    fn agreed(&self) -> &CommonState {
+    fn negotiated(&self) -> &CommonState {
         self.get_ref().1
     }
 }
 
 impl<S> Established for tokio_rustls::server::TlsStream<S> {
-    fn agreed(&self) -> &CommonState {
+    fn negotiated(&self) -> &CommonState {
         self.get_ref().1
     }
 }
 
-/// What TLS was agreed upon, for the log: protocol version and cipher suite, as
+/// The negotiated protocol version and cipher suite, for the log, as in
 /// `TLSv1_3 TLS13_AES_128_GCM_SHA256`.
 pub fn describe(stream: &impl Established) -> String {
-    let connection = stream.agreed();
+    let connection = stream.negotiated();
     let version = connection
         .protocol_version()
         .and_then(|version| version.as_str());

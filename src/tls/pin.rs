@@ -1,4 +1,4 @@
-//! Accepting one certificate, whoever signed it.
+//! Accepting one pinned certificate, independent of its issuer.
 
 use super::{Fingerprint, Mismatch, Peer};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,19 +12,18 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use std::sync::Arc;
 
-/// Accepts the certificate with this fingerprint. That the peer has its key is still proven in the
-/// handshake.
+/// Accepts the certificate with this fingerprint. The handshake still proves that the peer has its key.
 #[derive(Debug)]
 pub(super) struct Pin {
     expected: Fingerprint,
     peer: Peer,
-    /// Whether the certificate's validity counts.
+    /// Whether the validity of the certificate is checked.
     dated: bool,
     provider: Arc<CryptoProvider>,
 }
 
 impl Pin {
-    /// At any time.
+    /// Accepts it at any time.
     pub(super) fn undated(expected: Fingerprint, peer: Peer) -> Self {
         Self {
             expected,
@@ -34,7 +33,7 @@ impl Pin {
         }
     }
 
-    /// Within its validity.
+    /// Accepts it within its validity.
     pub(super) fn dated(expected: Fingerprint, peer: Peer) -> Self {
         Self {
             dated: true,
@@ -42,7 +41,7 @@ impl Pin {
         }
     }
 
-    fn judge(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    fn check(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
         let actual = Fingerprint::of(certificate);
         if actual != self.expected {
             let mismatch = Mismatch {
@@ -55,9 +54,9 @@ impl Pin {
         if !self.dated {
             return Ok(());
         }
-        // rustls looks at times only on the way to a trust anchor, so the certificate becomes its
-        // own. It has to be of X.509 version 3, self-signed and not a CA's, and if it says what its
-        // key is for, then that must be it.
+        // rustls checks the validity only together with a trust anchor, so the certificate is used as its
+        // own anchor. It has to be of X.509 version 3, self-signed, and not a CA's. If it restricts the
+        // usage of its key, the usage has to match.
         let mut anchors = RootCertStore::empty();
         anchors.add(certificate.clone().into_owned())?;
         match self.peer {
@@ -93,7 +92,7 @@ impl ServerCertVerifier for Pin {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.judge(end_entity, now)?;
+        self.check(end_entity, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -121,7 +120,7 @@ impl ServerCertVerifier for Pin {
 }
 
 impl ClientCertVerifier for Pin {
-    /// There are no authorities to name.
+    /// No authority is named: certificates are recognised by fingerprint.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -136,7 +135,7 @@ impl ClientCertVerifier for Pin {
         _intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.judge(end_entity, now)?;
+        self.check(end_entity, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

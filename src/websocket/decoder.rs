@@ -1,4 +1,4 @@
-//! The incremental decoder: bytes in as they come, payload out as it comes.
+//! The incremental decoder: takes bytes as they arrive, and returns payload as it arrives.
 
 use super::frame::{FrameError, FrameHeader, MAX_CONTROL_PAYLOAD, OpCode, Role};
 use super::mask::mask;
@@ -8,44 +8,45 @@ use super::mask::mask;
 pub enum Event<'a> {
     /// Some payload of a message: as much of a frame as has arrived.
     Data {
-        /// The bytes, unmasked. Empty for an empty frame, wherever in a message that is.
+        /// The bytes, unmasked. Empty for an empty frame, anywhere in a message.
         payload: &'a [u8],
         /// Whether the message is text.
         text: bool,
-        /// Whether these are the message's last bytes.
+        /// Whether these are the last bytes of the message.
         end: bool,
     },
     /// A ping, to be answered by a pong with the same payload.
     Ping(&'a [u8]),
     /// A pong.
     Pong(&'a [u8]),
-    /// The peer sends nothing more. The decoder ignores whatever follows.
+    /// The peer sends nothing more. The decoder ignores all bytes that follow.
     Close {
-        /// The close code, if there was one.
+        /// The close code, if the frame had one.
         code: Option<u16>,
-        /// The reason, which may be empty.
+        /// The reason; may be empty.
         reason: &'a str,
     },
 }
 
-/// Takes a peer's byte stream apart.
+/// Decodes the byte stream of a peer.
 ///
-/// Bytes go in by [`feed`](Self::feed), or without a copy through [`space`](Self::space) and
-/// [`filled`](Self::filled); events come out of [`next_event`](Self::next_event) until it returns
-/// `None`. After an error the stream's framing is lost: the connection must end.
+/// Bytes are added by [`feed`](Self::feed), or without a copy through [`space`](Self::space) and
+/// [`filled`](Self::filled). [`next_event`](Self::next_event) returns events until it returns `None`.
+/// After an error the framing of the stream is lost, and the connection must be closed.
 ///
-/// What is unmasked soon after it was read is still in the processor's first cache: a server that
-/// reads 32 KiB at once takes a quarter less time for its frames than one that reads 128 KiB.
+/// Data that is unmasked soon after it was read is still in the first-level cache of the processor: a
+/// server that reads 32 KiB at once needs a quarter less time for its frames than one that reads
+/// 128 KiB.
 #[derive(Debug)]
 pub struct Decoder {
     role: Role,
     limit: usize,
     buffer: Vec<u8>,
-    /// What of the buffer has been handed out.
+    /// Where the bytes begin that were not returned yet.
     start: usize,
-    /// What of the buffer has been filled.
+    /// Where the filled part of the buffer ends.
     end: usize,
-    /// Where in the buffer the last data event's payload is.
+    /// The payload of the last data event, in the buffer.
     payload: std::ops::Range<usize>,
     frame: Option<Frame>,
     message: Option<OpCode>,
@@ -53,7 +54,7 @@ pub struct Decoder {
     failed: Option<FrameError>,
 }
 
-/// The data frame that is being handed out.
+/// The data frame whose payload is being returned.
 #[derive(Debug)]
 struct Frame {
     fin: bool,
@@ -63,8 +64,8 @@ struct Frame {
 }
 
 impl Decoder {
-    /// A decoder for one end of a connection: `role` is our own, `max_frame` the longest data frame
-    /// taken, in bytes.
+    /// A decoder for one end of a connection: `role` is that of this end, `max_frame` the longest accepted
+    /// data frame, in bytes.
     pub fn new(role: Role, max_frame: usize) -> Self {
         Self {
             role,
@@ -80,7 +81,7 @@ impl Decoder {
         }
     }
 
-    /// Room for at least `wanted` more bytes of the stream; say how many came with
+    /// Space for at least `wanted` more bytes of the stream. Report how many were written with
     /// [`filled`](Self::filled).
     pub fn space(&mut self, wanted: usize) -> &mut [u8] {
         if self.start == self.end {
@@ -98,18 +99,18 @@ impl Decoder {
         &mut self.buffer[self.end..]
     }
 
-    /// Says that the first `count` bytes of [`space`](Self::space) hold more of the stream.
+    /// Reports that the first `count` bytes of [`space`](Self::space) were filled.
     pub fn filled(&mut self, count: usize) {
         self.end = self.buffer.len().min(self.end + count);
     }
 
-    /// Adds more of the stream.
+    /// Adds bytes of the stream.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.space(bytes.len())[..bytes.len()].copy_from_slice(bytes);
         self.filled(bytes.len());
     }
 
-    /// The next event in what has come so far, or `None` until more comes.
+    /// The next event in the bytes so far, or `None` if more bytes are needed.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, FrameError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -142,17 +143,17 @@ impl Decoder {
         Ok(self.data())
     }
 
-    /// The last [`Event::Data`]'s payload once more, until the next bytes come.
+    /// The payload of the last [`Event::Data`] again, until more bytes are added.
     pub fn payload(&self) -> &[u8] {
         &self.buffer[self.payload.clone()]
     }
 
-    /// Whether everything so far was whole messages: a stream that ends here was not cut.
+    /// Whether all messages so far are complete: a stream that ends here is not truncated.
     pub fn is_between_messages(&self) -> bool {
         self.start == self.end && self.frame.is_none() && self.message.is_none()
     }
 
-    /// The payload that is here of the current data frame.
+    /// The available payload of the current data frame.
     fn data(&mut self) -> Option<Event<'_>> {
         let frame = self.frame.as_mut()?;
         let count = frame.left.min(self.end - self.start);
@@ -191,7 +192,7 @@ impl Decoder {
         }
     }
 
-    /// A control frame is at most 125 bytes, so it is handed out whole.
+    /// A control frame has at most 125 bytes, so it is returned as a whole.
     fn control(
         &mut self,
         header: FrameHeader,
@@ -220,7 +221,7 @@ impl Decoder {
         }
     }
 
-    /// Remembers an error: it stays the answer, and nobody takes what follows for an end.
+    /// Stores an error. All later calls return it, so that a truncated stream never looks complete.
     fn fail(&mut self, error: FrameError) -> FrameError {
         self.failed = Some(error.clone());
         error

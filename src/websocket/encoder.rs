@@ -1,4 +1,4 @@
-//! Frames as pveproxy takes them: FIN, at most [`MAX_FRAME`] bytes, masked by a client.
+//! Frames that pveproxy accepts: FIN, at most [`MAX_FRAME`] bytes, masked by a client.
 
 use super::frame::{
     FrameError, FrameHeader, MAX_CONTROL_PAYLOAD, MAX_FRAME, MAX_HEADER, OpCode, Role,
@@ -7,36 +7,36 @@ use super::mask::mask;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Deserialize;
 
-/// Masking keys that are fetched from the operating system at once: a call for each would cost more
-/// than masking 4 KiB.
+/// Masking keys that are requested from the operating system at once. One system call for each key would
+/// cost more than masking 4 KiB.
 const KEYS: usize = 64;
 
 /// Which masking key a client uses.
 ///
-/// Masking keeps a page's script from writing chosen bytes past a proxy that misunderstands the
-/// protocol (RFC 6455 §10.3). Inside TLS nothing between the ends sees those bytes, and a key of
-/// zero spares both ends the XOR; on a clear connection keys are random.
+/// Masking prevents a script in a browser from sending chosen bytes through a proxy that does not
+/// understand the protocol (RFC 6455 §10.3). Inside TLS no proxy sees those bytes, and a key of zero
+/// saves both ends the XOR. On a clear connection keys are random.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Masking {
     /// The key 00000000.
     #[default]
     Zero,
-    /// A fresh key for each frame, from the operating system.
+    /// A new key for each frame, from the operating system.
     Random,
 }
 
-/// Makes frames.
+/// Encodes frames.
 #[derive(Debug)]
 pub struct Encoder {
     role: Role,
     masking: Masking,
-    /// Keys that nobody has seen yet.
+    /// Keys that were not used yet.
     keys: Vec<[u8; 4]>,
 }
 
 impl Encoder {
-    /// An encoder for one end of a connection. `masking` matters to a client only.
+    /// An encoder for one end of a connection. `masking` applies to a client only.
     pub fn new(role: Role, masking: Masking) -> Self {
         Self {
             role,
@@ -47,8 +47,8 @@ impl Encoder {
 
     /// Appends `payload` as frames of kind `opcode` to `out`.
     ///
-    /// Data longer than [`MAX_FRAME`] becomes several whole messages: the receiver is a byte
-    /// stream, and takes no fragments. A control frame's payload may have 125 bytes at most.
+    /// Data longer than [`MAX_FRAME`] becomes several complete messages: the receiver expects a byte stream
+    /// and accepts no fragments. The payload of a control frame has at most 125 bytes.
     pub fn encode(
         &mut self,
         opcode: OpCode,
@@ -81,9 +81,9 @@ impl Encoder {
         }
     }
 
-    /// Makes one binary frame in place: `buffer` holds [`MAX_HEADER`] bytes of room and then the
-    /// payload, of at most [`MAX_FRAME`] bytes. Returns where in `buffer` the frame begins; it goes
-    /// to the buffer's end.
+    /// Encodes one binary frame in place: `buffer` holds [`MAX_HEADER`] free bytes and then the payload, of
+    /// at most [`MAX_FRAME`] bytes. Returns where in `buffer` the frame begins; it ends at the end of the
+    /// buffer.
     pub fn encode_in_place(&mut self, buffer: &mut [u8]) -> Result<usize, FrameError> {
         let Some((room, payload)) = buffer.split_first_chunk_mut::<MAX_HEADER>() else {
             return Err(FrameError::Oversize {
@@ -148,13 +148,13 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn no_key_is_used_twice_however_many_are_fetched_at_once() {
+    fn keys_are_not_used_twice() {
         let mut encoder = Encoder::new(Role::Client, Masking::Random);
         let count = 4 * KEYS + 1;
         let keys: HashSet<[u8; 4]> = (0..count)
             .map(|_| encoder.key().unwrap().unwrap())
             .collect();
-        // Of 257 keys of 32 bits two are equal with a chance of 8e-6, and three pairs never.
+        // Two of 257 random keys of 32 bits are equal with a probability of 8e-6.
         assert!(keys.len() > count - 3, "{} of {count} keys", keys.len());
     }
 }

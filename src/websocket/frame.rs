@@ -1,9 +1,9 @@
-//! Frame headers (RFC 6455 §5.2) and the rules that make one wrong.
+//! Frame headers (RFC 6455 §5.2) and the rules that they must follow.
 
 use thiserror::Error;
 
-/// The largest data frame payload that pveproxy takes or sends, in bytes; one byte more and it
-/// stops listening for good.
+/// The longest payload of a data frame that pveproxy accepts or sends, in bytes. After a longer one it
+/// ignores everything on the connection.
 pub const MAX_FRAME: usize = 131_072;
 
 /// The longest header: two bytes, a 64-bit length and a masking key.
@@ -12,8 +12,8 @@ pub const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame (RFC 6455 §5.5).
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
 
-/// Which end of the connection we are: a client masks what it sends and takes nothing masked; a
-/// server the other way round.
+/// An end of a connection. A client sends masked frames and accepts unmasked ones; a server does the
+/// opposite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The end that opened the connection.
@@ -22,18 +22,18 @@ pub enum Role {
     Server,
 }
 
-/// What a frame is (RFC 6455 §11.8).
+/// The kind of a frame (RFC 6455 §11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpCode {
-    /// More of the message before it.
+    /// The next fragment of a message.
     Continuation,
-    /// A text message. Treated like a binary one: what we carry are bytes.
+    /// A text message. It is treated like a binary one, because the content is a byte stream.
     Text,
     /// A binary message.
     Binary,
-    /// The sender sends nothing after it.
+    /// The sender sends nothing more.
     Close,
-    /// Asks for a pong with the same payload.
+    /// Requests a pong with the same payload.
     Ping,
     /// Answers a ping.
     Pong,
@@ -52,7 +52,7 @@ impl OpCode {
         }
     }
 
-    /// The opcode that a code on the wire stands for.
+    /// The opcode for a code on the wire.
     pub const fn from_code(code: u8) -> Option<Self> {
         match code {
             0 => Some(Self::Continuation),
@@ -65,36 +65,36 @@ impl OpCode {
         }
     }
 
-    /// Whether frames of this kind may stand between the fragments of a message.
+    /// Whether frames of this kind may occur between the fragments of a message.
     pub const fn is_control(self) -> bool {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
     }
 }
 
-/// Why bytes are not a frame that we take, or a frame not one that we send.
+/// Why received bytes are not an acceptable frame, or why a frame cannot be sent.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum FrameError {
-    /// RSV1–3 set, with no extension negotiated.
+    /// RSV1–3 are set, and no extension was negotiated.
     #[error("reserved bits are set in a frame header (0x{0:02x}), but no extension was negotiated")]
     ReservedBits(u8),
     /// An opcode that RFC 6455 does not define.
     #[error("unknown frame opcode {0}")]
     UnknownOpCode(u8),
-    /// A server masked what it sent.
+    /// The server sent a masked frame.
     #[error("the server sent a masked frame")]
     MaskedByServer,
-    /// A client did not mask what it sent.
+    /// The client sent an unmasked frame.
     #[error("the client sent an unmasked frame")]
     UnmaskedByClient,
-    /// A length that a shorter form could have said.
+    /// A length that is not in its shortest form.
     #[error("a frame of {0} bytes has its length in a longer form than needed")]
     NonMinimalLength(u64),
     /// A frame beyond the limit.
     #[error("a frame of {length} bytes is above the limit of {limit}")]
     Oversize {
-        /// What the header says.
+        /// The length in the header.
         length: u64,
-        /// What we take.
+        /// The limit.
         limit: usize,
     },
     /// A ping, pong or close frame above 125 bytes.
@@ -103,13 +103,13 @@ pub enum FrameError {
     /// A ping, pong or close frame without FIN.
     #[error("a control frame is fragmented")]
     ControlFragmented,
-    /// A continuation of nothing.
+    /// A continuation frame outside of a message.
     #[error("a continuation frame without a message to continue")]
     UnexpectedContinuation,
     /// A new message inside an unfinished one.
     #[error("a new message began before the last one's final fragment")]
     UnfinishedMessage,
-    /// A close frame with half a code.
+    /// A close frame with half a close code.
     #[error("a close frame with a payload of one byte")]
     CloseTooShort,
     /// A close code that must not be on the wire (RFC 6455 §7.4).
@@ -118,7 +118,7 @@ pub enum FrameError {
     /// A close reason that is not text.
     #[error("the reason in a close frame is not UTF-8")]
     CloseReason,
-    /// The system's random number generator failed, so there is no masking key.
+    /// The system's random number generator failed.
     #[error("no random masking key from the operating system")]
     NoRandom,
 }
@@ -128,7 +128,7 @@ pub enum FrameError {
 pub struct FrameHeader {
     /// Whether this is the last fragment of its message.
     pub fin: bool,
-    /// What the frame is.
+    /// The kind of the frame.
     pub opcode: OpCode,
     /// The masking key, if the payload is masked.
     pub mask: Option<[u8; 4]>,
@@ -137,11 +137,11 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads a header from the start of `bytes`: the header and its length, or `None` while there
-    /// is not enough.
+    /// Reads a header from the start of `bytes`. Returns the header and its length, or `None` if more bytes
+    /// are needed.
     ///
-    /// `role` is the reader's. Everything is refused that RFC 6455 forbids in a single header, and
-    /// data frames longer than `limit`.
+    /// `role` is that of the reader. Refuses everything that RFC 6455 forbids in a single header, and data
+    /// frames longer than `limit`.
     pub fn parse(
         bytes: &[u8],
         role: Role,
@@ -208,7 +208,7 @@ impl FrameHeader {
         Ok(Some((header, bytes.len() - rest.len())))
     }
 
-    /// Writes the header to the start of `out`; returns its length in bytes.
+    /// Writes the header to the start of `out`, and returns its length in bytes.
     pub fn write(&self, out: &mut [u8; MAX_HEADER]) -> usize {
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
         out[0] = if self.fin { 0x80 } else { 0 } | self.opcode.code();
@@ -228,7 +228,7 @@ impl FrameHeader {
         end
     }
 
-    /// The seven bits that say a length or which longer form says it.
+    /// The seven bits that hold a length or select a longer form.
     const fn length_code(length: u64) -> u8 {
         match length {
             0..=125 => length as u8,

@@ -1,22 +1,22 @@
 //! Masking (RFC 6455 §5.3).
 //!
-//! Bytes are XORed a vector at a time. Where vectors leave an end over, the first or the last vector
-//! of the buffer covers it: it is read before anything is written, and written after everything
-//! else, so that bytes which two vectors share are still XORed once. No length and no address has a
-//! slow path.
+//! Bytes are XORed one vector at a time. The first and the last vector of the buffer cover the ends that
+//! are left over: they are read before anything is written and written after everything else, so bytes
+//! in two vectors are XORed only once. No length and no address has a slow path.
 
-/// The vector that every target has, in bytes.
+/// Size of a vector that every target has, in bytes.
 const NARROW: usize = 16;
 
-/// The vector of AVX2, in bytes. Nothing wider is stable in Rust 1.85.
+/// Size of a vector of AVX2, in bytes. Wider vectors are not stable in Rust 1.85.
 #[cfg(target_arch = "x86_64")]
 const WIDE: usize = 32;
 
-/// Up to here, in bytes, a few narrow vectors take less time than asking what the processor has.
+/// Longest buffer, in bytes, for which a few narrow vectors take less time than detecting the features of
+/// the processor.
 const SHORT: usize = 256;
 
-/// What fits into the first cache of every processor, in bytes. Beyond, the second one sets the pace,
-/// and wide vectors only make it stumble: they are two in a hundred slower than narrow ones.
+/// Size that fits into the first-level cache of every processor, in bytes. Above it, the second-level
+/// cache is the limit, and wide vectors are 2 % slower than narrow ones.
 #[cfg(target_arch = "x86_64")]
 const FIRST_CACHE: usize = 32 << 10;
 
@@ -37,7 +37,7 @@ pub fn mask(data: &mut [u8], key: [u8; 4], phase: usize) {
     }
 }
 
-/// Masks with the vectors that suit processor and length.
+/// Masks with the vectors that are fastest for processor and length.
 fn long(data: &mut [u8], key: [u8; 4]) {
     #[cfg(target_arch = "x86_64")]
     if data.len() <= FIRST_CACHE && std::arch::is_x86_feature_detected!("avx2") {
@@ -63,16 +63,16 @@ unsafe fn with_avx2(data: &mut [u8], key: [u8; 4]) {
     aligned::<WIDE>(data, key);
 }
 
-/// Masks at addresses that are multiples of the vector's size: one that lies in two cache lines
-/// takes twice the time.
+/// Masks at addresses that are multiples of the vector's size: a vector in two cache lines takes twice
+/// the time.
 #[inline(always)]
 fn aligned<const SIZE: usize>(data: &mut [u8], key: [u8; 4]) {
     let start = data.as_ptr().align_offset(SIZE);
     vectors::<SIZE>(data, start, key);
 }
 
-/// Masks vector by vector from `start`, which is at most the vector's size, and the two ends by
-/// vectors of their own. `data` has at least the size of one.
+/// Masks vector by vector from `start`, which is at most the vector's size, and the two ends by separate
+/// vectors. `data` has at least the size of one vector.
 #[inline(always)]
 fn vectors<const SIZE: usize>(data: &mut [u8], start: usize, key: [u8; 4]) {
     let length = data.len();
@@ -91,7 +91,7 @@ fn vectors<const SIZE: usize>(data: &mut [u8], start: usize, key: [u8; 4]) {
     write(length - SIZE, last);
 }
 
-/// Masks one vector, which the compiler makes one instruction of.
+/// Masks one vector, which compiles to one instruction.
 #[inline(always)]
 fn xor(vector: &mut [u8], key: [u8; 4]) {
     let key = u32::from_ne_bytes(key);
@@ -102,7 +102,7 @@ fn xor(vector: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// What masking means, one byte at a time.
+/// Masks one byte at a time, as the RFC defines it.
 #[inline(always)]
 fn bytes(data: &mut [u8], key: [u8; 4]) {
     for (byte, key) in data.iter_mut().zip(key.iter().cycle()) {
@@ -110,11 +110,10 @@ fn bytes(data: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// The key as it stands `phase` bytes further on.
+/// The key, rotated by `phase` bytes.
 #[inline(always)]
 fn rotated(key: [u8; 4], phase: usize) -> [u8; 4] {
-    // In a register, which is many times faster than in an array: the first byte is the lowest, and
-    // leaves at the bottom.
+    // In a register, which is many times faster than in an array. The first byte is the lowest.
     let bits = 8 * (phase % 4) as u32;
     u32::from_le_bytes(key).rotate_right(bits).to_le_bytes()
 }
@@ -124,7 +123,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::mask;
 
-    /// What masking means, one byte at a time (RFC 6455 §5.3).
+    /// The definition of masking, one byte at a time (RFC 6455 §5.3).
     fn by_definition(data: &mut [u8], key: [u8; 4], phase: usize) {
         for (i, byte) in data.iter_mut().enumerate() {
             *byte ^= key[(i + phase) % 4];
@@ -133,10 +132,10 @@ mod tests {
 
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-    /// Bytes around those that are masked, which are to stay as they are.
+    /// Bytes before and after the masked ones, which must not change.
     const MARGIN: usize = 64;
 
-    /// Masks `length` bytes that begin `start` bytes behind a multiple of 64.
+    /// Compares a routine with the definition for `length` bytes, `start` bytes after a multiple of 64.
     fn compare(routine: fn(&mut [u8], [u8; 4]), length: usize, start: usize, phase: usize) {
         let mut ours: Vec<u8> = (0..MARGIN + length + 2 * MARGIN)
             .map(|i| (i * 7 + 3) as u8)
@@ -173,7 +172,7 @@ mod tests {
         }
     }
 
-    /// Every routine for every length, whatever this processor has and `mask` chooses.
+    /// Tests every routine, also those that `mask` does not select on this processor.
     #[test]
     fn every_routine_equals_the_definition() {
         type Routine = fn(&mut [u8], [u8; 4]);
@@ -192,7 +191,7 @@ mod tests {
                 }
             });
         }
-        // Where `mask` goes over to another one.
+        // Above this length `mask` selects another routine.
         let long = 32 << 10;
         let lengths = (0..600).chain([4095, 4096, long - 1, long, long + 1, 131_072, 131_073]);
         for length in lengths {

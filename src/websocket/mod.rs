@@ -1,9 +1,8 @@
 //! RFC 6455: masking, framing, the client's upgrade.
 //!
-//! Everything here works on bytes in memory or on any byte stream; what carries it (TLS, a test's
-//! pipe) and what flows through it is somebody else's business. Data is a stream: a [`Decoder`]
-//! hands out payload as it arrives, it never waits for the end of a frame, so its memory does not
-//! depend on what a peer announces.
+//! Everything here works on bytes in memory or on any byte stream. Data is a stream: a [`Decoder`] returns
+//! payload as it arrives and never waits for the end of a frame. So its memory does not depend on the
+//! length that a peer announces.
 
 mod decoder;
 mod encoder;

@@ -1,5 +1,6 @@
 //! The client's side of the opening handshake (RFC 6455 §4.1).
 
+use crate::scalar::one_line;
 use std::io;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -8,82 +9,88 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::{HeaderName, HeaderValue, Uri};
 use zeroize::Zeroizing;
 
-/// pveproxy answers in a few hundred bytes; whoever sends more than this without an end is not
-/// answering a websocket upgrade.
+/// Longest head of a response, in bytes. pveproxy answers in a few hundred bytes.
 const MAX_RESPONSE: usize = 16 * 1024;
 
-/// Most headers that a response may have.
+/// Most headers of a response.
 const MAX_HEADERS: usize = 64;
 
-/// pveproxy closes a connection whose request head is as long or longer, without a word that says
-/// why.
+/// Length of a request head that pveproxy does not accept any more, in bytes. It then closes the
+/// connection without a reason.
 const MAX_REQUEST: usize = 8 * 1024;
 
-/// pveproxy takes no more lines in a request head, the request line among them.
+/// Most lines of a request head that pveproxy accepts, including the request line.
 const MAX_REQUEST_LINES: usize = 64;
 
-/// Why a connection did not become a websocket.
+/// Why an upgrade failed.
 #[derive(Debug, Error)]
 pub enum UpgradeError {
-    /// The URL or a header cannot be put into a request. Their values stay out of the message: they
-    /// carry the credentials.
+    /// The URL or a header cannot be part of a request. The message does not contain their values, because
+    /// they hold credentials.
     #[error("cannot make the upgrade request: {0}")]
-    Request(&'static str),
-    /// The connection failed while upgrading.
+    Request(String),
+    /// The connection failed during the upgrade.
     #[error("the connection failed during the websocket upgrade: {0}")]
     Io(#[from] io::Error),
     /// The server ended the connection without an answer.
     #[error("the server closed the connection instead of answering the websocket upgrade")]
     Closed,
-    /// The server answered with something else than 101.
+    /// The server answered with another status than 101.
     #[error("the server refused the websocket upgrade: {status} {reason}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The reason phrase, which is where pveproxy says what is wrong.
+        /// The reason phrase, where pveproxy reports the cause.
         reason: String,
     },
-    /// The server's answer is not what RFC 6455 asks for.
-    #[error("the server's answer to the websocket upgrade is not one: {0}")]
-    Response(&'static str),
+    /// The server's answer does not follow RFC 6455.
+    #[error("the server's answer to the websocket upgrade is invalid: {0}")]
+    Response(String),
 }
 
-/// A request to upgrade.
+fn request_error(reason: &str) -> UpgradeError {
+    UpgradeError::Request(reason.to_owned())
+}
+
+fn response_error(reason: &str) -> UpgradeError {
+    UpgradeError::Response(reason.to_owned())
+}
+
+/// An upgrade request.
 ///
-/// It holds credentials, so it has no `Debug`, and it is wiped when dropped.
+/// It holds credentials: it does not implement `Debug`, and it is wiped when dropped.
 pub struct Request {
     head: Zeroizing<Vec<u8>>,
     accept: String,
 }
 
 impl Request {
-    /// The request for `url` (`ws://` or `wss://`) with additional `headers`.
+    /// A request for `url` (`ws://` or `wss://`) with additional `headers`.
     pub fn new<'h>(
         url: &str,
         headers: impl IntoIterator<Item = (&'h str, &'h str)>,
     ) -> Result<Self, UpgradeError> {
-        let uri: Uri = url
-            .parse()
-            .map_err(|_| UpgradeError::Request("the URL is not one"))?;
+        let uri: Uri = url.parse().map_err(|_| request_error("it is not a URL"))?;
         let host = uri
             .authority()
             .map(|authority| authority.as_str())
             .map(|text| text.rsplit_once('@').map_or(text, |(_, host)| host))
-            .ok_or(UpgradeError::Request("the URL has no host"))?;
+            .ok_or(request_error("the URL has no host"))?;
         let path = uri
             .path_and_query()
-            .ok_or(UpgradeError::Request("the URL is not one"))?
+            .ok_or(request_error("it is not a URL"))?
             .as_str();
         let key = generate_key();
-        // Written here and not by tungstenite, which shows whole requests to whoever traces it. No
-        // more than fits goes in, so that no copy of a credential stays behind when it grows.
+        // Written here and not by tungstenite, which logs whole requests at trace level. The buffer never
+        // grows, because growing would leave an unwiped copy of a credential behind.
         let mut head = Zeroizing::new(Vec::with_capacity(MAX_REQUEST));
         let mut push = |parts: &[&str]| {
             let length: usize = parts.iter().map(|part| part.len()).sum();
             if head.len() + length >= MAX_REQUEST {
-                return Err(UpgradeError::Request(
-                    "it is longer than the 8 KiB that pveproxy takes",
-                ));
+                return Err(UpgradeError::Request(format!(
+                    "it is longer than the {} KiB that pveproxy accepts",
+                    MAX_REQUEST >> 10
+                )));
             }
             parts
                 .iter()
@@ -103,13 +110,12 @@ impl Request {
         }
         for (name, value) in headers {
             HeaderName::try_from(name)
-                .map_err(|_| UpgradeError::Request("a header's name is not one"))?;
-            HeaderValue::try_from(value).map_err(|_| {
-                UpgradeError::Request("a header's value has characters that HTTP forbids")
-            })?;
+                .map_err(|_| request_error("a header has an invalid name"))?;
+            HeaderValue::try_from(value)
+                .map_err(|_| request_error("a header's value has characters that HTTP forbids"))?;
             if own.iter().any(|(own, _)| own.eq_ignore_ascii_case(name)) {
-                return Err(UpgradeError::Request(
-                    "a header is given that the upgrade itself needs",
+                return Err(request_error(
+                    "a given header is one that the upgrade itself sets",
                 ));
             }
             push(&[name, ": ", value, "\r\n"])?;
@@ -117,9 +123,9 @@ impl Request {
         push(&["\r\n"])?;
         // The last line end is the empty line's, which is none of them.
         if head.iter().filter(|&&byte| byte == b'\n').count() > MAX_REQUEST_LINES + 1 {
-            return Err(UpgradeError::Request(
-                "it has more than the 64 lines that pveproxy takes",
-            ));
+            return Err(UpgradeError::Request(format!(
+                "it has more than the {MAX_REQUEST_LINES} lines that pveproxy accepts"
+            )));
         }
         Ok(Self {
             head,
@@ -128,12 +134,12 @@ impl Request {
     }
 }
 
-/// A connection after the upgrade.
+/// An upgraded connection.
 #[derive(Debug)]
 pub struct Upgraded<S> {
     /// The connection.
     pub stream: S,
-    /// What the server sent behind its answer: the first bytes of the websocket stream.
+    /// Bytes that the server sent after its answer: the beginning of the websocket stream.
     pub early: Vec<u8>,
 }
 
@@ -151,12 +157,15 @@ where
             return Ok(Upgraded { stream, early });
         }
         if received.len() >= MAX_RESPONSE {
-            return Err(UpgradeError::Response("its head is longer than 16 KiB"));
+            return Err(UpgradeError::Response(format!(
+                "its head is longer than {} KiB",
+                MAX_RESPONSE >> 10
+            )));
         }
         match stream.read_buf(&mut received).await {
             Ok(0) => return Err(UpgradeError::Closed),
             Ok(_) => {}
-            // rustls's word for an end without close_notify; here it says no more than the other.
+            // rustls reports an end without close_notify in this way. Here it means the same.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(UpgradeError::Closed);
             }
@@ -165,7 +174,8 @@ where
     }
 }
 
-/// Checks a response head (RFC 6455 §4.1); its length, or `None` while it is incomplete.
+/// Checks a response head (RFC 6455 §4.1). Returns its length, or `None` if it is incomplete. httparse
+/// and not tungstenite reads it, because tungstenite drops the reason phrase.
 fn parse(received: &[u8], accept: &str) -> Result<Option<usize>, UpgradeError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
@@ -173,18 +183,20 @@ fn parse(received: &[u8], accept: &str) -> Result<Option<usize>, UpgradeError> {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(UpgradeError::Response("it has more than 64 headers"));
+            return Err(UpgradeError::Response(format!(
+                "it has more than {MAX_HEADERS} headers"
+            )));
         }
-        Err(_) => return Err(UpgradeError::Response("it is not HTTP/1.1")),
+        Err(_) => return Err(response_error("it is not HTTP/1.1")),
     };
     let status = response.code.unwrap_or_default();
     if status != 101 {
-        let reason = printable(response.reason.unwrap_or_default());
+        let reason = one_line(response.reason.unwrap_or_default());
         return Err(UpgradeError::Refused { status, reason });
     }
-    // httparse also takes HTTP/1.0, which knows no upgrade.
+    // httparse also accepts HTTP/1.0, which has no upgrade.
     if response.version != Some(1) {
-        return Err(UpgradeError::Response("it is not HTTP/1.1"));
+        return Err(response_error("it is not HTTP/1.1"));
     }
     let has = |name: &str, wanted: &dyn Fn(&str) -> bool| {
         response.headers.iter().any(|header| {
@@ -193,34 +205,29 @@ fn parse(received: &[u8], accept: &str) -> Result<Option<usize>, UpgradeError> {
         })
     };
     if !has("upgrade", &|value| value.eq_ignore_ascii_case("websocket")) {
-        return Err(UpgradeError::Response("it has no 'Upgrade: websocket'"));
+        return Err(response_error("it has no 'Upgrade: websocket'"));
     }
     if !has("connection", &|value| {
         value
             .split(',')
             .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
     }) {
-        return Err(UpgradeError::Response("it has no 'Connection: Upgrade'"));
+        return Err(response_error("it has no 'Connection: Upgrade'"));
     }
     if !has("sec-websocket-accept", &|value| value == accept) {
-        return Err(UpgradeError::Response(
-            "its Sec-WebSocket-Accept does not belong to our key",
+        return Err(response_error(
+            "its Sec-WebSocket-Accept does not match the key",
         ));
     }
     if has("sec-websocket-extensions", &|value| !value.is_empty()) {
-        return Err(UpgradeError::Response(
-            "it turns on an extension that was not asked for",
+        return Err(response_error(
+            "it enables an extension that was not requested",
         ));
     }
     if has("sec-websocket-protocol", &|_| true) {
-        return Err(UpgradeError::Response(
-            "it chooses a subprotocol that was not asked for",
+        return Err(response_error(
+            "it selects a subprotocol that was not requested",
         ));
     }
     Ok(Some(length))
-}
-
-/// A peer's words, made safe for a log line.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(512).collect()
 }

@@ -1,4 +1,4 @@
-//! The two requests of a tunnel, answered as pveproxy answers them.
+//! The two HTTP requests of a tunnel, handled as pveproxy handles them.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -18,21 +18,21 @@ use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::connection::Connection;
 use crate::form;
 use crate::misbehave::Misbehaviours;
 use crate::relay::{self, Release};
 use crate::ticket::{TicketKey, Token};
-use crate::wire::Wire;
 use crate::worker::{Kind, Workers};
 
-/// Largest form that pveproxy reads.
+/// Largest form body that pveproxy accepts, in bytes.
 const BODY_LIMIT: usize = 512 * 1024;
-/// How long pveproxy takes to say 401.
+/// Delay before pveproxy sends 401.
 const UNAUTHORIZED_DELAY: Duration = Duration::from_secs(3);
 
-type Answer = Response<Full<Bytes>>;
+type ApiResponse = Response<Full<Bytes>>;
 
-/// What answering needs to know of the node.
+/// The state of the node that the request handlers use.
 pub(crate) struct Api {
     pub(crate) node: String,
     pub(crate) token: Token,
@@ -42,45 +42,46 @@ pub(crate) struct Api {
     pub(crate) release: Release,
 }
 
-/// Why a request is refused: a status, and the reason for the status line.
-struct Refused(StatusCode, String);
+/// Why a request fails: the status and the reason phrase of the status line.
+struct ApiError(StatusCode, String);
 
-impl Refused {
+impl ApiError {
     fn internal(reason: impl ToString) -> Self {
         Self(StatusCode::INTERNAL_SERVER_ERROR, reason.to_string())
     }
 }
 
 impl Api {
-    /// Answers one request and logs its method, path and status — never query, headers or body.
-    pub(crate) async fn answer(
+    /// Handles one request and logs its method, path and status, but not its query, headers or
+    /// body.
+    pub(crate) async fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
-    ) -> Result<Answer, Infallible> {
+    ) -> Result<ApiResponse, Infallible> {
         let shown = format!("{} {}", request.method(), request.uri().path());
-        let answer = match self.dispatch(request).await {
-            Ok(answer) => answer,
-            Err(Refused(status, reason)) => {
+        let response = match self.dispatch(request).await {
+            Ok(response) => response,
+            Err(ApiError(status, reason)) => {
                 if status == StatusCode::UNAUTHORIZED && self.misbehaviours.slow_401() {
                     tokio::time::sleep(UNAUTHORIZED_DELAY).await;
                 }
-                refusal(status, &reason)
+                error_response(status, &reason)
             }
         };
-        crate::log(&format!("{shown} {}", answer.status().as_u16()));
-        Ok(answer)
+        crate::log(&format!("{shown} {}", response.status().as_u16()));
+        Ok(response)
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Result<Answer, Refused> {
-        let unauthorized = |reason: &str| Refused(StatusCode::UNAUTHORIZED, reason.to_owned());
+    async fn dispatch(&self, request: Request<Incoming>) -> Result<ApiResponse, ApiError> {
+        let unauthorized = |reason: &str| ApiError(StatusCode::UNAUTHORIZED, reason.to_owned());
         let given = request.headers().get(AUTHORIZATION);
         let given = given.ok_or_else(|| unauthorized("No ticket"))?;
-        if !self.token.admits(given.as_bytes()) {
+        if !self.token.matches(given.as_bytes()) {
             return Err(unauthorized("invalid API token"));
         }
         let unknown = || {
             let shown = format!("Method '{} {}'", request.method(), request.uri().path());
-            Refused(
+            ApiError(
                 StatusCode::NOT_IMPLEMENTED,
                 format!("{shown} not implemented"),
             )
@@ -94,7 +95,7 @@ impl Api {
     }
 
     /// Kind, guest and action of `/api2/json/nodes/<node>/<kind>/<vmid>/<action>`.
-    fn route(&self, path: &str) -> Result<Option<(Kind, u32, String)>, Refused> {
+    fn route(&self, path: &str) -> Result<Option<(Kind, u32, String)>, ApiError> {
         let Some(rest) = path.strip_prefix("/api2/json/nodes/") else {
             return Ok(None);
         };
@@ -103,7 +104,7 @@ impl Api {
             return Ok(None);
         };
         if *node != self.node {
-            return Err(Refused::internal("no such cluster node"));
+            return Err(ApiError::internal("no such cluster node"));
         }
         let vmid = vmid
             .parse()
@@ -111,7 +112,7 @@ impl Api {
             .filter(|vmid| (100..1_000_000_000).contains(vmid));
         let vmid = vmid.ok_or_else(|| {
             let reason = "Parameter verification failed.";
-            Refused(StatusCode::BAD_REQUEST, reason.to_owned())
+            ApiError(StatusCode::BAD_REQUEST, reason.to_owned())
         })?;
         Ok(Kind::from_path(kind).map(|kind| (kind, vmid, (*action).to_owned())))
     }
@@ -121,12 +122,12 @@ impl Api {
         kind: Kind,
         vmid: u32,
         request: Request<Incoming>,
-    ) -> Result<Answer, Refused> {
+    ) -> Result<ApiResponse, ApiError> {
         let body = Limited::new(request.into_body(), BODY_LIMIT)
             .collect()
             .await;
         let body = body
-            .map_err(|_| Refused(StatusCode::NOT_IMPLEMENTED, "for data too large".to_owned()))?;
+            .map_err(|_| ApiError(StatusCode::NOT_IMPLEMENTED, "for data too large".to_owned()))?;
         let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
         let params: Map<String, Value> = form::pairs(&body)
             .into_iter()
@@ -136,20 +137,20 @@ impl Api {
             .workers
             .start(kind, vmid, params)
             .await
-            .map_err(Refused::internal)?;
+            .map_err(ApiError::internal)?;
         let socket = started.socket.display().to_string();
         let data = json!({
             "upid": upid(&self.node, started.pid, vmid, self.token.user()),
-            "ticket": self.tickets.make(self.token.user(), &socket),
+            "ticket": self.tickets.issue(self.token.user(), &socket),
             "socket": socket,
         });
-        let mut answer = Response::new(Full::from(json!({ "data": data }).to_string()));
+        let mut response = Response::new(Full::from(json!({ "data": data }).to_string()));
         let json_type = HeaderValue::from_static("application/json;charset=UTF-8");
-        answer.headers_mut().insert(CONTENT_TYPE, json_type);
-        Ok(answer)
+        response.headers_mut().insert(CONTENT_TYPE, json_type);
+        Ok(response)
     }
 
-    async fn upgrade(&self, mut request: Request<Incoming>) -> Result<Answer, Refused> {
+    async fn upgrade(&self, mut request: Request<Incoming>) -> Result<ApiResponse, ApiError> {
         let pairs = form::pairs(request.uri().query().unwrap_or(""));
         let value = |name: &str| {
             let found = pairs.iter().find(|(key, _)| key == name);
@@ -158,54 +159,58 @@ impl Api {
         let (ticket, socket) = (value("ticket"), PathBuf::from(value("socket")));
         if !self
             .tickets
-            .admits(ticket, self.token.user(), value("socket"))
+            .authorizes(ticket, self.token.user(), value("socket"))
         {
             let reason = "permission denied - invalid PVETUNNEL ticket";
-            return Err(Refused(StatusCode::UNAUTHORIZED, reason.to_owned()));
+            return Err(ApiError(StatusCode::UNAUTHORIZED, reason.to_owned()));
         }
         let accept = accept_key(&request)?;
         let control = self.workers.is_control(&socket).await;
         let behaviour = self.misbehaviours.of_connection(control);
         if let Some((status, reason)) = &behaviour.refuse {
-            let status = StatusCode::from_u16(*status).map_err(Refused::internal)?;
-            return Err(Refused(status, reason.clone()));
+            let status = StatusCode::from_u16(*status).map_err(ApiError::internal)?;
+            return Err(ApiError(status, reason.clone()));
         }
         let local = match UnixStream::connect(&socket).await {
             Ok(local) => local,
             Err(_) if behaviour.silent_missing_socket => {
-                crate::log(&format!("relay {}: no such socket, silent", name(&socket)));
+                crate::log(&format!(
+                    "relay {}: no such socket, sending no response",
+                    name(&socket)
+                ));
                 std::future::pending().await
             }
             Err(error) => {
                 let reason = format!("connect to '{}' failed: {error}", socket.display());
-                return Err(Refused::internal(reason));
+                return Err(ApiError::internal(reason));
             }
         };
         let upgraded = hyper::upgrade::on(&mut request);
         let release = self.release.clone();
         let label = name(&socket);
         tokio::spawn(async move {
-            // Both fail only when the client has gone in between.
+            // Both fail only if the client has disconnected meanwhile.
             let Ok(upgraded) = upgraded.await else { return };
-            let Ok(parts) = upgraded.downcast::<TokioIo<Wire>>() else {
+            let Ok(parts) = upgraded.downcast::<TokioIo<Connection>>() else {
                 return;
             };
             let early = parts.read_buf.to_vec();
-            let wire = parts.io.into_inner();
-            relay::run(wire, early, local, &behaviour, release, &label).await;
+            let connection = parts.io.into_inner();
+            relay::run(connection, early, local, &behaviour, release, &label).await;
         });
-        let mut answer = Response::new(Full::default());
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = answer.headers_mut();
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        Ok(answer)
+        Ok(response)
     }
 }
 
-/// Checks the upgrade's headers as pveproxy does; the value for `Sec-WebSocket-Accept`.
-fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, Refused> {
+/// Checks the headers of the upgrade as pveproxy does and returns the value of
+/// `Sec-WebSocket-Accept`.
+fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, ApiError> {
     let header = |name| {
         request
             .headers()
@@ -214,37 +219,37 @@ fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, Refused> {
     };
     let protocol = header(UPGRADE).unwrap_or("");
     if !protocol.eq_ignore_ascii_case("websocket") {
-        return Err(Refused::internal(format!(
+        return Err(ApiError::internal(format!(
             "unable to upgrade to protocol '{protocol}'"
         )));
     }
     if header(SEC_WEBSOCKET_VERSION) != Some("13") {
-        return Err(Refused::internal("unsupported websocket-version"));
+        return Err(ApiError::internal("unsupported websocket-version"));
     }
     let key =
-        header(SEC_WEBSOCKET_KEY).ok_or_else(|| Refused::internal("missing websocket-key"))?;
-    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Refused::internal)
+        header(SEC_WEBSOCKET_KEY).ok_or_else(|| ApiError::internal("missing websocket-key"))?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(ApiError::internal)
 }
 
-/// An answer whose status line carries the reason, as all of pveproxy's errors do.
-fn refusal(status: StatusCode, reason: &str) -> Answer {
+/// A response with the reason in its status line, as in every error response of pveproxy.
+fn error_response(status: StatusCode, reason: &str) -> ApiResponse {
     let line: String = reason
         .chars()
         .map(|c| if c.is_ascii_graphic() { c } else { ' ' })
         .collect();
-    let mut answer = Response::new(Full::from(json!({ "data": null }).to_string()));
-    *answer.status_mut() = status;
+    let mut response = Response::new(Full::from(json!({ "data": null }).to_string()));
+    *response.status_mut() = status;
     if let Ok(phrase) = ReasonPhrase::try_from(line.into_bytes()) {
-        answer.extensions_mut().insert(phrase);
+        response.extensions_mut().insert(phrase);
     }
-    // pveproxy does not keep a connection after an error.
-    answer
+    // pveproxy closes the connection after an error.
+    response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));
-    answer
+    response
 }
 
-/// A task's name in the form that Proxmox VE gives it.
+/// A task ID (UPID) in the format of Proxmox VE.
 fn upid(node: &str, pid: u32, vmid: u32, user: &str) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -256,7 +261,7 @@ fn upid(node: &str, pid: u32, vmid: u32, user: &str) -> String {
     )
 }
 
-/// A socket's name without its directory, for the log.
+/// The file name of a socket, for the log.
 fn name(socket: &Path) -> String {
     socket
         .file_name()

@@ -1,12 +1,12 @@
-//! Query strings and form bodies, read as pveproxy reads them.
+//! Query strings and form bodies, parsed as pveproxy parses them.
 
 use percent_encoding::percent_decode_str;
 
-/// The value of each key, in order.
+/// All keys and values, in order.
 ///
-/// Pairs end at `&` or `;`, `+` is a space, values are percent-encoded, and what follows a second
-/// `=` in a pair is lost, as it is in pveproxy: a client that forgets to encode a `=` must fail
-/// here too. Bytes that are not UTF-8 after decoding make the pair unusable, and it is left out.
+/// `&` and `;` separate pairs, `+` is a space, and keys and values are percent-encoded. The text
+/// after a second `=` in a pair is discarded, as in pveproxy: a client that does not encode a `=`
+/// must fail here too. A pair that is not UTF-8 after decoding is omitted.
 pub(crate) fn pairs(text: &str) -> Vec<(String, String)> {
     text.split(['&', ';'])
         .filter_map(|pair| {
@@ -30,7 +30,7 @@ mod tests {
     use super::pairs;
 
     #[test]
-    fn reads_as_pveproxy_does() {
+    fn parses_forms_as_pveproxy_does() {
         let table = [
             ("a=1&b=2", vec![("a", "1"), ("b", "2")]),
             (

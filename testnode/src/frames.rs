@@ -1,4 +1,4 @@
-//! Frames in and out, by tungstenite's codec (RFC 6455, section 5).
+//! Incoming and outgoing frames, using the codec of tungstenite (RFC 6455, section 5).
 
 use std::io::{self, Read};
 
@@ -11,7 +11,7 @@ use tungstenite::protocol::frame::{Frame, FrameSocket};
 
 use crate::misbehave::FRAME_LIMIT;
 
-/// A frame the client may send.
+/// A frame that the client may send.
 pub(crate) enum Incoming {
     /// Payload of a text or binary frame.
     Data(Vec<u8>),
@@ -20,9 +20,9 @@ pub(crate) enum Incoming {
     Close,
 }
 
-/// Why a frame was refused. pveproxy takes none of these either.
+/// Why a frame was rejected. pveproxy rejects all of these too.
 #[derive(Debug, Error)]
-pub(crate) enum Refusal {
+pub(crate) enum FrameError {
     #[error("a frame is fragmented")]
     Fragmented,
     #[error("a frame has reserved bits set")]
@@ -37,21 +37,21 @@ pub(crate) enum Refusal {
     Malformed(Box<WsError>),
 }
 
-/// Takes bytes off the wire, gives frames.
+/// Decodes the received bytes into frames.
 pub(crate) struct Reader {
-    socket: FrameSocket<Inbox>,
-    /// Frames so far whose mask was not 00000000.
+    socket: FrameSocket<ReceiveBuffer>,
+    /// Number of frames received with a mask other than 00000000.
     pub(crate) masked: u64,
-    /// Data frames so far.
+    /// Number of data frames received.
     pub(crate) data_frames: u64,
-    /// Frames of any kind so far.
+    /// Number of frames of any kind received.
     pub(crate) frames: u64,
 }
 
 impl Reader {
-    /// `early` is what came with the request's last packet.
+    /// `early` holds the bytes that arrived together with the end of the request.
     pub(crate) fn new(early: Vec<u8>) -> Self {
-        let socket = FrameSocket::from_partially_read(Inbox(Vec::new()), early);
+        let socket = FrameSocket::from_partially_read(ReceiveBuffer(Vec::new()), early);
         Self {
             socket,
             masked: 0,
@@ -64,29 +64,29 @@ impl Reader {
         self.socket.get_mut().0.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, if it has arrived.
-    pub(crate) fn next(&mut self) -> Result<Option<Incoming>, Refusal> {
+    /// The next frame, or `None` if it has not arrived completely.
+    pub(crate) fn next(&mut self) -> Result<Option<Incoming>, FrameError> {
         match self.socket.read(Some(FRAME_LIMIT)) {
             Ok(Some(frame)) => self.accept(frame).map(Some),
             Ok(None) => Ok(None),
             Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(WsError::Capacity(CapacityError::MessageTooLong { size, .. })) => {
-                Err(Refusal::TooLarge(size))
+                Err(FrameError::TooLarge(size))
             }
-            Err(error) => Err(Refusal::Malformed(Box::new(error))),
+            Err(error) => Err(FrameError::Malformed(Box::new(error))),
         }
     }
 
-    fn accept(&mut self, frame: Frame) -> Result<Incoming, Refusal> {
+    fn accept(&mut self, frame: Frame) -> Result<Incoming, FrameError> {
         let header = frame.header().clone();
         if !header.is_final {
-            return Err(Refusal::Fragmented);
+            return Err(FrameError::Fragmented);
         }
         if header.rsv1 || header.rsv2 || header.rsv3 {
-            return Err(Refusal::ReservedBits);
+            return Err(FrameError::ReservedBits);
         }
         let Some(mask) = header.mask else {
-            return Err(Refusal::NotMasked);
+            return Err(FrameError::NotMasked);
         };
         self.frames += 1;
         self.masked += u64::from(mask != [0; 4]);
@@ -99,30 +99,30 @@ impl Reader {
             OpCode::Control(Control::Ping) => Ok(Incoming::Ping(payload)),
             OpCode::Control(Control::Pong) => Ok(Incoming::Pong(payload)),
             OpCode::Control(Control::Close) => Ok(Incoming::Close),
-            other => Err(Refusal::OpCode(other.into())),
+            other => Err(FrameError::OpCode(other.into())),
         }
     }
 }
 
-/// Formatting a frame is what applies a mask in tungstenite's public interface, and applying it a
-/// second time takes it off.
-fn unmask(frame: Frame) -> Result<Vec<u8>, Refusal> {
+/// Unmasks the payload. Tungstenite has no public function for it, but `Frame::format` applies the
+/// mask, and applying a mask twice removes it.
+fn unmask(frame: Frame) -> Result<Vec<u8>, FrameError> {
     let payload_len = frame.payload().len();
     let mut formatted = Vec::with_capacity(frame.len());
     frame
         .format(&mut formatted)
-        .map_err(|error| Refusal::Malformed(Box::new(error)))?;
+        .map_err(|error| FrameError::Malformed(Box::new(error)))?;
     formatted.drain(..formatted.len() - payload_len);
     Ok(formatted)
 }
 
-/// Bytes that have arrived and are not in the codec yet.
-struct Inbox(Vec<u8>);
+/// Received bytes that the codec has not read yet.
+struct ReceiveBuffer(Vec<u8>);
 
-impl Read for Inbox {
+impl Read for ReceiveBuffer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.0.is_empty() {
-            // 0 would mean: ended.
+            // 0 would mean end of file.
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let count = buffer.len().min(self.0.len());
@@ -132,7 +132,7 @@ impl Read for Inbox {
     }
 }
 
-/// Bytes of a whole message, or of its first, middle or last fragment.
+/// An encoded message, or the first, a middle or the last fragment of one.
 pub(crate) fn data(payload: &[u8], first: bool, last: bool) -> Vec<u8> {
     let opcode = if first { Data::Binary } else { Data::Continue };
     bytes(Frame::message(payload.to_vec(), OpCode::Data(opcode), last))
@@ -155,7 +155,7 @@ pub(crate) fn close(code: CloseCode, reason: &str) -> Vec<u8> {
 
 fn bytes(frame: Frame) -> Vec<u8> {
     let mut buffer = Vec::with_capacity(frame.len());
-    // Writing into memory does not fail.
+    // Writing to memory cannot fail.
     let _ = frame.format(&mut buffer);
     buffer
 }
@@ -171,7 +171,7 @@ mod tests {
     ];
 
     #[test]
-    fn takes_masked_frames_byte_by_byte() {
+    fn accepts_a_masked_frame_byte_by_byte() {
         let mut reader = Reader::new(HELLO[..3].to_vec());
         for byte in &HELLO[3..] {
             assert!(reader.next().unwrap().is_none());
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_pveproxy_does_not_take() {
+    fn rejects_the_frames_that_pveproxy_rejects() {
         let large: &[u8] = &[0x82, 0xff, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0];
         let table: [(&[u8], &str); 6] = [
             (&[0x02, 0x80, 0, 0, 0, 0], "fragmented"),

@@ -1,4 +1,4 @@
-//! The node's certificate: self-signed, made at start, never kept longer than the node.
+//! The certificate of the node: self-signed, created at start, and discarded at exit.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-/// TLS version to restrict the node to.
+/// The only TLS version that the node supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum TlsVersion {
     #[value(name = "1.2")]
@@ -23,7 +23,7 @@ pub(crate) enum TlsVersion {
 
 #[derive(Debug, Error)]
 pub(crate) enum IdentityError {
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot create a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -41,7 +41,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Makes a certificate for `address` and `localhost`.
+    /// Creates a certificate for `address` and `localhost`.
     pub(crate) fn new(address: IpAddr) -> Result<Self, IdentityError> {
         let names = vec![address.to_string(), "localhost".to_owned()];
         let rcgen::CertifiedKey { cert, key_pair } = rcgen::generate_simple_self_signed(names)?;
@@ -51,7 +51,7 @@ impl Identity {
         })
     }
 
-    /// SHA-256 of the certificate as `AA:BB:…`, the way Proxmox VE prints it.
+    /// SHA-256 of the certificate as `AA:BB:…`, the format of Proxmox VE.
     pub(crate) fn fingerprint(&self) -> String {
         let digest = ring::digest::digest(&ring::digest::SHA256, self.certificate.der());
         let pairs: Vec<String> = digest
@@ -62,7 +62,7 @@ impl Identity {
         pairs.join(":")
     }
 
-    /// The TLS side of a server with this identity; both versions unless restricted.
+    /// The TLS configuration of a server with this identity. Without `version`, TLS 1.2 and 1.3.
     pub(crate) fn server_config(
         &self,
         version: Option<TlsVersion>,
@@ -82,9 +82,9 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
-    /// Writes `cert.pem` and `key.pem` (0600) into `directory`, for a server that is not this one.
+    /// Writes `cert.pem` and `key.pem` (mode 0600) into `directory`, for use by another server.
     ///
-    /// Returns `{"certificate","key","fingerprint"}`. Existing files are refused: a key is not
+    /// Returns `{"certificate","key","fingerprint"}`. Fails if a file exists: a key is not
     /// overwritten, and a symbolic link is not followed.
     pub(crate) fn write_pem(&self, directory: &Path) -> Result<Value, IdentityError> {
         let certificate = directory.join("cert.pem");

@@ -1,25 +1,27 @@
-//! The API end of a migration target, for tests and the demonstration.
+//! The API server of a migration target, for tests and the demonstration.
 //!
-//! It stands where `pveproxy` and `pvedaemon` stand on a Proxmox VE node: it takes the `mtunnel`
-//! request, starts the worker (a Perl program), and relays websockets to UNIX sockets. Its
-//! websocket frames are made and read by tungstenite, so that a mistake in pve-tunnel's own codec
-//! cannot hide behind the same mistake here.
+//! It replaces `pveproxy` and `pvedaemon` of a Proxmox VE node: it accepts the `mtunnel` request,
+//! starts the worker (a Perl program), and relays websockets to UNIX sockets. Tungstenite encodes
+//! and decodes its websocket frames. A defect in pve-tunnel's own codec is therefore not masked by
+//! the same defect here.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `api` | the HTTP requests: who may, what is answered |
-//! | `worker` | starting and ending workers |
+//! | `api` | HTTP requests: authentication and responses |
+//! | `form` | query strings and form bodies |
+//! | `worker` | starting and stopping workers |
 //! | `ticket` | the API token and the tunnel tickets |
 //! | `relay` | one upgraded connection to one UNIX socket |
-//! | `frames` | what of RFC 6455 the relay takes and sends, by tungstenite |
-//! | `wire` | TCP with or without TLS, and ending it without close_notify |
-//! | `identity` | the certificate made at start |
-//! | `misbehave` | the faults that can be switched on |
-//! | `node` | all of it together, from listening to ending |
+//! | `frames` | the part of RFC 6455 that the relay supports, by tungstenite |
+//! | `connection` | TCP with or without TLS, and closing it without close_notify |
+//! | `identity` | the certificate, created at start |
+//! | `misbehave` | faults that can be enabled |
+//! | `node` | the server: start, accept loop, shutdown |
 
 #![forbid(unsafe_code)]
 
 mod api;
+mod connection;
 mod form;
 mod frames;
 mod identity;
@@ -27,7 +29,6 @@ mod misbehave;
 mod node;
 mod relay;
 mod ticket;
-mod wire;
 mod worker;
 
 use std::io::Write;
@@ -40,50 +41,50 @@ use clap::Parser;
 /// The target node of a migration, for tests: `POST …/mtunnel`, `GET …/mtunnelwebsocket`.
 ///
 /// Prints one JSON line when it listens: {"address","port","fingerprint","token_file"}.
-/// Ends on SIGTERM or when stdin ends, and takes its workers with it.
+/// Ends on SIGTERM, SIGINT or end of file on stdin, and stops its workers first.
 #[derive(Parser)]
 #[command(version, after_long_help = misbehave::HELP)]
 struct Arguments {
-    /// Literal address to listen on; it is also the certificate's name, with `localhost`
+    /// IP address to listen on; the certificate is for this address and `localhost`
     #[arg(long, default_value = "127.0.0.1")]
     listen: IpAddr,
-    /// Port to listen on; 0 takes a free one
+    /// Port to listen on; 0 selects a free port
     #[arg(long, default_value_t = 0)]
     port: u16,
-    /// Directory for sockets, logs (<vmid>.log) and the token file; made if missing
+    /// Directory for sockets, logs (<vmid>.log) and the token file; created if missing
     #[arg(long, required_unless_present = "make_certificate")]
     dir: Option<PathBuf>,
-    /// Perl program to run as the worker of each tunnel
+    /// Perl program that runs as the worker of each tunnel
     #[arg(long, required_unless_present = "make_certificate")]
     worker: Option<PathBuf>,
     /// Name of this node in request paths
     #[arg(long, default_value = "target")]
     node: String,
-    /// File with the API token; taken if it exists, made (0600) otherwise [default: DIR/token]
+    /// File with the API token; created (mode 0600) if missing [default: DIR/token]
     #[arg(long)]
     token_file: Option<PathBuf>,
-    /// Be a node from before capabilities: version replies carry no `caps`
+    /// Act as a node without capabilities: version replies carry no `caps`
     #[arg(long)]
     old: bool,
-    /// Be a node without pve-tunnel: no direct connections
+    /// Act as a node without pve-tunnel: no direct connections
     #[arg(long)]
     no_direct: bool,
-    /// The token's user lacks Sys.Modify on /
+    /// The user of the token lacks Sys.Modify on /
     #[arg(long)]
     no_privilege: bool,
-    /// This node's networks for migrations [default: DIR/remote-migration.cfg]
+    /// File with the migration networks of this node [default: DIR/remote-migration.cfg]
     #[arg(long, value_name = "FILE")]
     configuration: Option<PathBuf>,
-    /// Faults to show, separated by commas; the list is at the end of --help
+    /// Faults to enable, separated by commas; --help ends with the list of faults
     #[arg(long, value_delimiter = ',')]
-    misbehave: Vec<misbehave::Item>,
-    /// Speak this TLS version only
+    misbehave: Vec<misbehave::Misbehaviour>,
+    /// Support this TLS version only
     #[arg(long, value_enum)]
     tls: Option<identity::TlsVersion>,
-    /// No TLS at all; loopback addresses only
+    /// Do not use TLS; loopback addresses only
     #[arg(long, conflicts_with = "tls")]
     plain: bool,
-    /// Only write cert.pem and key.pem (0600) for --listen into this directory, and end
+    /// Write cert.pem and key.pem (mode 0600) for --listen into this directory and exit
     #[arg(long, value_name = "DIR")]
     make_certificate: Option<PathBuf>,
 }
@@ -105,7 +106,7 @@ fn run(arguments: Arguments) -> Result<(), node::NodeError> {
         return Ok(());
     }
     let (Some(dir), Some(worker)) = (arguments.dir, arguments.worker) else {
-        return Ok(()); // clap has refused this already
+        return Ok(()); // unreachable: clap requires both
     };
     let settings = node::Settings {
         listen: arguments.listen,
@@ -114,7 +115,7 @@ fn run(arguments: Arguments) -> Result<(), node::NodeError> {
         worker,
         node: arguments.node,
         token_file: arguments.token_file,
-        traits: worker::Traits {
+        profile: worker::NodeProfile {
             old: arguments.old,
             no_direct: arguments.no_direct,
             no_privilege: arguments.no_privilege,
@@ -129,19 +130,19 @@ fn run(arguments: Arguments) -> Result<(), node::NodeError> {
         .build()
         .map_err(node::NodeError::Runtime)?;
     let ended = runtime.block_on(node::serve(settings, announce));
-    // The thread that waits for stdin to end may be waiting still.
+    // The thread that waits for the end of stdin may still be blocked in read().
     runtime.shutdown_background();
     ended
 }
 
-/// Prints the one line on stdout that the starter reads.
+/// Prints the ready line to stdout, where the parent process reads it.
 fn announce(line: &serde_json::Value) {
     let mut stdout = std::io::stdout().lock();
-    // Nobody reads: then nobody waits for the line either.
+    // Ignored if the reader is gone.
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
-/// Writes one line to stderr; callers see to it that no token, ticket or query string is in it.
+/// Writes one line to stderr. Callers must not pass a token, a ticket or a query string.
 pub(crate) fn log(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

@@ -1,47 +1,47 @@
-//! The faults a node can be told to show, by name.
+//! The faults that `--misbehave` enables, by name.
 
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// Largest payload of one frame, in both directions, as in pveproxy.
+/// Largest payload of one frame in bytes, in both directions, as in pveproxy.
 pub(crate) const FRAME_LIMIT: usize = 131_072;
 
-/// What `--help` says about them.
+/// The text about faults at the end of `--help`.
 pub(crate) const HELP: &str = "\
-Misbehaviours. Without any, the relay is a correct websocket server: backpressure both ways; a close
-frame is answered when the UNIX side has said all; the end of the UNIX side ends the connection
-(close_notify, FIN) as pveproxy does, without a close frame.
+Faults. Without any, the relay is a correct websocket server: it applies backpressure in both
+directions, it replies to a close frame when the UNIX side has sent everything, and when the UNIX
+side closes it closes the connection (close_notify, FIN) as pveproxy does, without a close frame.
 
   pveproxy               no-close-frame, bare-fin, drop-buffer, silent-missing-socket and
-                         swallow-bad-frames together: what was measured on pveproxy
-  no-close-frame         a close frame gets no close frame back
-  bare-fin               a close frame is followed at once by FIN without close_notify; what the
-                         UNIX side has not said yet is lost
-  drop-buffer            takes all the client sends without backpressure; when the client goes
-                         without a close frame, what the UNIX side has not taken is thrown away
-  silent-missing-socket  the upgrade is never answered if the UNIX socket does not exist
-  swallow-bad-frames     after a frame it does not take, it stays open and swallows everything
-                         (otherwise it says so and closes with 1002)
-  truncate=BYTES         after that many payload bytes towards the client, at the end of a frame:
-                         FIN without close_notify, no close frame (data connections)
+                         swallow-bad-frames together: the measured behaviour of pveproxy
+  no-close-frame         sends no close frame in reply to a close frame
+  bare-fin               on a close frame, sends FIN without close_notify immediately; data that
+                         the UNIX side has not sent yet is lost
+  drop-buffer            reads from the client without backpressure; when the client disconnects
+                         without a close frame, discards what the UNIX side has not received
+  silent-missing-socket  sends no response to the upgrade if the UNIX socket does not exist
+  swallow-bad-frames     after an invalid frame, keeps the connection open and discards all input
+                         (without this fault: closes the connection with code 1002)
+  truncate=BYTES         after BYTES of payload to the client, at the end of a frame, sends FIN
+                         without close_notify and without a close frame (data connections)
   truncate-frame=BYTES   the same in the middle of a frame (data connections)
-  small-frames=BYTES     no frame towards the client carries more
-  fragment               every message to the client in three fragments, with pings between them
-  ping                   a ping before every message; the pong must carry the same payload
-  close-frame            sends a close frame when the UNIX side ends
-  slow-read=BYTES        reads so many bytes a second from the client (data connections)
-  slow-write=BYTES       writes so many bytes a second to the client (data connections)
+  small-frames=BYTES     sends frames of at most BYTES to the client
+  fragment               sends every message to the client in three fragments, with pings between
+  ping                   sends a ping before every message; the pong must carry the same payload
+  close-frame            sends a close frame when the UNIX side closes
+  slow-read=BYTES        reads BYTES per second from the client (data connections)
+  slow-write=BYTES       writes BYTES per second to the client (data connections)
   stall-read             reads nothing from the client until SIGUSR1 (data connections)
   stall-write            writes nothing to the client until SIGUSR1 (data connections)
-  refuse=STATUS:REASON   answers the upgrade with that status line
-  slow-401               401 comes after 3 s, as in pveproxy
-  hang-handshake         accepts TCP connections and says nothing
+  refuse=STATUS:REASON   rejects the upgrade with this status line
+  slow-401               sends 401 after 3 s, as pveproxy does
+  hang-handshake         accepts TCP connections and sends nothing
 
-A name may be preceded by `control:` or `data:` to show it on a tunnel's command connection only, or
-on the others only. SIGUSR1 releases stalled connections, and those opened later start released.";
+The prefix `control:` limits a fault to the command connection of a tunnel, and `data:` limits it to
+the other connections. SIGUSR1 releases stalled connections; later connections do not stall.";
 
-/// The connections a fault is shown on.
+/// The connections that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
     All,
@@ -72,15 +72,15 @@ enum Fault {
     HangHandshake,
 }
 
-/// One word of `--misbehave`.
+/// One fault of `--misbehave`, with its scope.
 #[derive(Clone, Debug)]
-pub(crate) struct Item {
+pub(crate) struct Misbehaviour {
     scope: Scope,
     fault: Fault,
 }
 
 #[derive(Debug, Error)]
-pub(crate) enum ItemError {
+pub(crate) enum MisbehaviourError {
     #[error("no misbehaviour is called `{0}`, see --help")]
     Unknown(String),
     #[error("`{0}` needs a number above 0, as in {0}=65536")]
@@ -89,10 +89,10 @@ pub(crate) enum ItemError {
     Refusal,
 }
 
-impl FromStr for Item {
-    type Err = ItemError;
+impl FromStr for Misbehaviour {
+    type Err = MisbehaviourError;
 
-    fn from_str(text: &str) -> Result<Self, ItemError> {
+    fn from_str(text: &str) -> Result<Self, MisbehaviourError> {
         let (scope, rest) = match text.split_once(':') {
             Some(("control", rest)) => (Some(Scope::Control), rest),
             Some(("data", rest)) => (Some(Scope::Data), rest),
@@ -103,7 +103,7 @@ impl FromStr for Item {
             .map_or((rest, ""), |(name, value)| (name, value));
         let number = || {
             let parsed = value.parse::<u64>().ok().filter(|number| *number > 0);
-            parsed.ok_or_else(|| ItemError::Number(name.to_owned()))
+            parsed.ok_or_else(|| MisbehaviourError::Number(name.to_owned()))
         };
         let (usual, fault) = match name {
             "pveproxy" => (Scope::All, Fault::Pveproxy),
@@ -128,7 +128,7 @@ impl FromStr for Item {
             "refuse" => (Scope::All, refusal(value)?),
             "slow-401" => (Scope::All, Fault::Slow401),
             "hang-handshake" => (Scope::All, Fault::HangHandshake),
-            _ => return Err(ItemError::Unknown(name.to_owned())),
+            _ => return Err(MisbehaviourError::Unknown(name.to_owned())),
         };
         Ok(Self {
             scope: scope.unwrap_or(usual),
@@ -137,8 +137,8 @@ impl FromStr for Item {
     }
 }
 
-fn refusal(value: &str) -> Result<Fault, ItemError> {
-    let (status, reason) = value.split_once(':').ok_or(ItemError::Refusal)?;
+fn refusal(value: &str) -> Result<Fault, MisbehaviourError> {
+    let (status, reason) = value.split_once(':').ok_or(MisbehaviourError::Refusal)?;
     let status = status
         .parse::<u16>()
         .ok()
@@ -148,11 +148,11 @@ fn refusal(value: &str) -> Result<Fault, ItemError> {
         .all(|byte| byte.is_ascii_graphic() || byte == b' ');
     match status {
         Some(status) if clean && !reason.is_empty() => Ok(Fault::Refuse(status, reason.to_owned())),
-        _ => Err(ItemError::Refusal),
+        _ => Err(MisbehaviourError::Refusal),
     }
 }
 
-/// How one relayed connection behaves.
+/// The behaviour of one relayed connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Behaviour {
     pub(crate) no_close_frame: bool,
@@ -160,27 +160,28 @@ pub(crate) struct Behaviour {
     pub(crate) drop_buffer: bool,
     pub(crate) silent_missing_socket: bool,
     pub(crate) swallow_bad_frames: bool,
-    /// Payload bytes after which the connection is cut, and whether in the middle of a frame.
+    /// Number of payload bytes after which the relay sends FIN, and whether it does so within a
+    /// frame.
     pub(crate) truncate: Option<(u64, bool)>,
     pub(crate) small_frames: Option<usize>,
     pub(crate) fragment: bool,
     pub(crate) ping: bool,
     pub(crate) close_frame: bool,
-    /// Bytes a second.
+    /// Bytes per second.
     pub(crate) slow_read: Option<u64>,
-    /// Bytes a second.
+    /// Bytes per second.
     pub(crate) slow_write: Option<u64>,
     pub(crate) stall_read: bool,
     pub(crate) stall_write: bool,
-    /// Status and reason that the upgrade is refused with.
+    /// Status and reason phrase of the response that rejects the upgrade.
     pub(crate) refuse: Option<(u16, String)>,
 }
 
-/// All faults the node was told to show.
-pub(crate) struct Misbehaviours(Vec<Item>);
+/// All faults that are enabled.
+pub(crate) struct Misbehaviours(Vec<Misbehaviour>);
 
 impl Misbehaviours {
-    pub(crate) fn new(items: Vec<Item>) -> Self {
+    pub(crate) fn new(items: Vec<Misbehaviour>) -> Self {
         Self(items)
     }
 
@@ -192,7 +193,7 @@ impl Misbehaviours {
         self.0.iter().any(|item| item.fault == Fault::HangHandshake)
     }
 
-    /// The behaviour of a command connection (`control`) or of one for data.
+    /// The behaviour of the command connection (`control`) or of a data connection.
     pub(crate) fn of_connection(&self, control: bool) -> Behaviour {
         let mut behaviour = Behaviour::default();
         let other = if control { Scope::Data } else { Scope::Control };
@@ -229,7 +230,7 @@ impl Behaviour {
             Fault::StallRead => self.stall_read = true,
             Fault::StallWrite => self.stall_write = true,
             Fault::Refuse(status, reason) => self.refuse = Some((*status, reason.clone())),
-            // These are of the node, not of a connection.
+            // These apply to the whole node.
             Fault::Slow401 | Fault::HangHandshake => {}
         }
     }
@@ -238,14 +239,14 @@ impl Behaviour {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{Item, Misbehaviours};
+    use super::{Misbehaviour, Misbehaviours};
 
     fn parse(words: &[&str]) -> Misbehaviours {
         Misbehaviours::new(words.iter().map(|word| word.parse().unwrap()).collect())
     }
 
     #[test]
-    fn faults_keep_to_their_connections() {
+    fn a_fault_applies_to_its_connections_only() {
         let table = [
             // word, on control, on data
             ("truncate=100", false, true),
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_mean_nothing_are_refused() {
+    fn invalid_faults_are_rejected() {
         for word in [
             "",
             "nonsense",
@@ -285,7 +286,7 @@ mod tests {
             "refuse=500:a\nb",
             "other:ping",
         ] {
-            assert!(word.parse::<Item>().is_err(), "{word:?}");
+            assert!(word.parse::<Misbehaviour>().is_err(), "{word:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The node from listening to ending.
+//! The server: start, accept loop, shutdown.
 
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
@@ -18,22 +18,23 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
+use crate::connection::Connection;
 use crate::identity::{Identity, IdentityError, TlsVersion};
 use crate::misbehave::Misbehaviours;
 use crate::ticket::{TicketKey, Token, TokenError};
-use crate::wire::Wire;
-use crate::worker::{Home, Traits, Workers};
+use crate::worker::{NodeProfile, WorkerSettings, Workers};
 
-/// Kernel buffer of each connection and direction: small enough that a stalled side is felt soon.
+/// Kernel buffer of each connection and direction in bytes. It is small, so that a peer that does
+/// not read stalls the sender soon.
 const SOCKET_BUFFER: u32 = 256 * 1024;
-/// pveproxy's limits for a request's head: bytes, lines, and idle time before the upgrade.
+/// Limits of pveproxy for the head of a request: bytes, lines, and idle time before the upgrade.
 const HEAD_BYTES: usize = 8 * 1024;
 const HEAD_LINES: usize = 64;
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// Connections waiting to be accepted.
+/// Limit of connections that wait for `accept()`.
 const BACKLOG: u32 = 128;
 
-/// What the command line says.
+/// The settings of the command line.
 pub(crate) struct Settings {
     pub(crate) listen: IpAddr,
     pub(crate) port: u16,
@@ -41,7 +42,7 @@ pub(crate) struct Settings {
     pub(crate) worker: PathBuf,
     pub(crate) node: String,
     pub(crate) token_file: Option<PathBuf>,
-    pub(crate) traits: Traits,
+    pub(crate) profile: NodeProfile,
     pub(crate) misbehaviours: Misbehaviours,
     pub(crate) tls: Option<TlsVersion>,
     pub(crate) plain: bool,
@@ -63,7 +64,7 @@ pub(crate) enum NodeError {
         address: SocketAddr,
         source: std::io::Error,
     },
-    #[error("cannot watch for signals: {0}")]
+    #[error("cannot install signal handlers: {0}")]
     Signals(std::io::Error),
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -71,7 +72,7 @@ pub(crate) enum NodeError {
     Token(#[from] TokenError),
 }
 
-/// Serves until SIGTERM, SIGINT or the end of stdin; `announce` gets the ready line.
+/// Serves until SIGTERM, SIGINT or the end of stdin. Passes the ready line to `announce`.
 pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<(), NodeError> {
     if settings.plain && !settings.listen.is_loopback() {
         return Err(NodeError::PlainOutside(settings.listen));
@@ -79,8 +80,8 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
     let dir = directory(&settings.dir)?;
     let listener = listen(SocketAddr::new(settings.listen, settings.port))?;
     let token_file = settings.token_file.unwrap_or_else(|| dir.join("token"));
-    let token_is_ours = !token_file.exists();
-    let token = Token::load_or_make(&token_file)?;
+    let created_token = !token_file.exists();
+    let token = Token::load_or_create(&token_file)?;
     let tickets = Arc::new(TicketKey::new()?);
     let identity = Identity::new(settings.listen)?;
     let tls = match settings.plain {
@@ -94,13 +95,13 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
     let api = Arc::new(Api {
         node: settings.node.clone(),
         tickets: Arc::clone(&tickets),
-        workers: Workers::new(Home {
+        workers: Workers::new(WorkerSettings {
             dir,
             program: settings.worker,
             node: settings.node,
             user: token.user().to_owned(),
             ticket_key: tickets.hex(),
-            traits: settings.traits,
+            profile: settings.profile,
         }),
         token,
         misbehaviours: settings.misbehaviours,
@@ -121,7 +122,7 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((tcp, _)) => drop(tokio::spawn(connection(tcp, tls.clone(), Arc::clone(&api)))),
+                Ok((tcp, _)) => drop(tokio::spawn(serve_client(tcp, tls.clone(), Arc::clone(&api)))),
                 Err(error) => crate::log(&format!("accept: {error}")),
             },
             _ = released.recv() => {
@@ -133,14 +134,15 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
             _ = &mut stdin_ended => break,
         }
     }
-    api.workers.end().await;
-    if token_is_ours {
+    api.workers.stop().await;
+    if created_token {
         let _ = std::fs::remove_file(&token_file);
     }
     Ok(())
 }
 
-/// The directory as an absolute path, made if missing: workers get paths below it.
+/// Creates the directory if it is missing. Returns its absolute path, because workers receive
+/// paths below it.
 fn directory(path: &Path) -> Result<PathBuf, NodeError> {
     use std::os::unix::fs::DirBuilderExt;
     let made = match std::fs::DirBuilder::new().mode(0o700).create(path) {
@@ -170,8 +172,8 @@ fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
     bound().map_err(|source| NodeError::Listen { address, source })
 }
 
-/// Resolves when stdin has ended. A thread waits for it: stdin may be a file, which no event loop
-/// can watch.
+/// Resolves at the end of stdin. A thread reads it, because stdin may be a file, and an event loop
+/// cannot poll files.
 fn watch_stdin() -> oneshot::Receiver<()> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
@@ -183,27 +185,27 @@ fn watch_stdin() -> oneshot::Receiver<()> {
     receiver
 }
 
-async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, api: Arc<Api>) {
+async fn serve_client(tcp: TcpStream, tls: Option<TlsAcceptor>, api: Arc<Api>) {
     if api.misbehaviours.hang_handshake() {
         crate::log("handshake: silent");
-        return silence(tcp).await;
+        return discard(tcp).await;
     }
     let _ = tcp.set_nodelay(true);
-    let wire = match tls {
-        None => Wire::Plain(tcp),
+    let connection = match tls {
+        None => Connection::Plain(tcp),
         Some(acceptor) => match timeout(HEAD_LIMIT, acceptor.accept(tcp)).await {
-            Ok(Ok(stream)) => Wire::Tls(Box::new(stream)),
+            Ok(Ok(stream)) => Connection::Tls(Box::new(stream)),
             Ok(Err(error)) => return crate::log(&format!("handshake: {error}")),
             Err(_) => return crate::log("handshake: too slow"),
         },
     };
-    let service = service_fn(move |request| Arc::clone(&api).answer(request));
+    let service = service_fn(move |request| Arc::clone(&api).handle(request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEAD_LINES)
-        .serve_connection(TokioIo::new(wire), service)
+        .serve_connection(TokioIo::new(connection), service)
         .with_upgrades()
         .await;
     if let Err(error) = served {
@@ -211,8 +213,8 @@ async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, api: Arc<Api>) {
     }
 }
 
-/// Takes what comes and says nothing until the client goes.
-async fn silence(tcp: TcpStream) {
+/// Reads and discards everything until the client disconnects, and sends nothing.
+async fn discard(tcp: TcpStream) {
     let mut sink = [0; 4096];
     while tcp.readable().await.is_ok() {
         match tcp.try_read(&mut sink) {

@@ -1,4 +1,4 @@
-//! The API token, and the tickets that admit one user to one socket for a minute.
+//! The API token, and the tickets. A ticket authorizes one user for one socket for one minute.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -10,17 +10,17 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
 
-/// Owner of the token, and the user that tickets are made for.
+/// Owner of the token, and the user of the tickets.
 const USER: &str = "root@pam";
 
-/// A ticket is valid from this many seconds before the time it carries …
+/// Seconds before the time of a ticket from which it is valid, as in Proxmox VE.
 const VALID_BEFORE: i64 = 20;
-/// … to this many after it, as Proxmox VE's tunnel tickets are.
+/// Seconds after the time of a ticket until which it is valid, as in Proxmox VE.
 const VALID_AFTER: i64 = 40;
 
 #[derive(Debug, Error)]
 pub(crate) enum TokenError {
-    #[error("no random numbers from the system")]
+    #[error("the system returned no random numbers")]
     Random,
     #[error("cannot read the token file {path}: {source}")]
     Read {
@@ -32,11 +32,12 @@ pub(crate) enum TokenError {
         path: String,
         source: std::io::Error,
     },
-    #[error("the token file {0} holds no PVEAPIToken=user@realm!name=value")]
+    #[error("the token file {0} does not contain PVEAPIToken=user@realm!name=value")]
     Malformed(String),
 }
 
-/// The one API token the node knows. Has no `Debug`: its value stays out of messages.
+/// The only API token that the node accepts. It does not implement `Debug`, so that its value
+/// cannot appear in messages.
 pub(crate) struct Token {
     header: String,
     user: String,
@@ -44,8 +45,8 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    /// Takes the token in `path`, or makes one and writes it there (0600).
-    pub(crate) fn load_or_make(path: &Path) -> Result<Self, TokenError> {
+    /// Reads the token from `path`, or creates one and writes it there (mode 0600).
+    pub(crate) fn load_or_create(path: &Path) -> Result<Self, TokenError> {
         let shown = path.display().to_string();
         let header = match std::fs::read_to_string(path) {
             Ok(text) => text.trim_end().to_owned(),
@@ -85,20 +86,20 @@ impl Token {
         })
     }
 
-    /// The user without the token's name.
+    /// The user, without the name of the token.
     pub(crate) fn user(&self) -> &str {
         &self.user
     }
 
-    /// Whether an `Authorization` header is this token; takes as long for every wrong one.
-    pub(crate) fn admits(&self, header: &[u8]) -> bool {
+    /// Whether an `Authorization` header equals this token. The comparison takes constant time.
+    pub(crate) fn matches(&self, header: &[u8]) -> bool {
         let expected = hmac::sign(&self.comparison, self.header.as_bytes());
         hmac::verify(&self.comparison, header, expected.as_ref()).is_ok()
     }
 }
 
-/// Makes and checks tickets: `PVETUNNEL:<%08X time>::<lower-case hex HMAC-SHA-256>`, where the
-/// HMAC covers user, socket path and time.
+/// Issues and verifies tickets: `PVETUNNEL:<%08X time>::<lower-case hex HMAC-SHA-256>`. The HMAC
+/// covers the user, the socket path and the time.
 pub(crate) struct TicketKey {
     bytes: [u8; 32],
     key: hmac::Key,
@@ -113,23 +114,23 @@ impl TicketKey {
         })
     }
 
-    /// The key for a worker, which makes tickets too.
+    /// The key for a worker, which issues tickets too.
     pub(crate) fn hex(&self) -> String {
         hex(&self.bytes)
     }
 
-    pub(crate) fn make(&self, user: &str, path: &str) -> String {
+    pub(crate) fn issue(&self, user: &str, path: &str) -> String {
         let stamp = format!("{:08X}", now());
         let tag = hmac::sign(&self.key, message(user, path, &stamp).as_bytes());
         format!("PVETUNNEL:{stamp}::{}", hex(tag.as_ref()))
     }
 
-    /// Whether `ticket` admits `user` to `path` now.
-    pub(crate) fn admits(&self, ticket: &str, user: &str, path: &str) -> bool {
-        self.admits_at(ticket, user, path, now())
+    /// Whether `ticket` authorizes `user` for `path` now.
+    pub(crate) fn authorizes(&self, ticket: &str, user: &str, path: &str) -> bool {
+        self.authorizes_at(ticket, user, path, now())
     }
 
-    fn admits_at(&self, ticket: &str, user: &str, path: &str, now: i64) -> bool {
+    fn authorizes_at(&self, ticket: &str, user: &str, path: &str, now: i64) -> bool {
         let Some((stamp, tag)) = ticket
             .strip_prefix("PVETUNNEL:")
             .and_then(|rest| rest.split_once("::"))
@@ -166,7 +167,7 @@ fn random<const N: usize>() -> Result<[u8; N], TokenError> {
     Ok(bytes)
 }
 
-/// A version 4 UUID (RFC 9562, section 5.4), the form of an API token's value.
+/// A version 4 UUID (RFC 9562, section 5.4), the format of the value of an API token.
 fn random_uuid() -> Result<String, TokenError> {
     let mut bytes = random::<16>()?;
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
@@ -207,15 +208,15 @@ mod tests {
     use super::{TicketKey, Token, TokenError};
 
     #[test]
-    fn a_ticket_is_for_one_user_one_path_and_one_minute() {
+    fn a_ticket_is_valid_for_one_user_one_path_and_one_minute() {
         let key = TicketKey::new().unwrap();
-        let ticket = key.make("root@pam", "/run/100.mtunnel");
+        let ticket = key.issue("root@pam", "/run/100.mtunnel");
         let made = i64::from_str_radix(&ticket[10..18], 16).unwrap();
         let at = |ticket: &str, user: &str, path: &str, seconds: i64| {
-            key.admits_at(ticket, user, path, made + seconds)
+            key.authorizes_at(ticket, user, path, made + seconds)
         };
         let path = "/run/100.mtunnel";
-        for (seconds, admitted) in [
+        for (seconds, authorized) in [
             (-21, false),
             (-20, true),
             (0, true),
@@ -224,13 +225,17 @@ mod tests {
         ] {
             assert_eq!(
                 at(&ticket, "root@pam", path, seconds),
-                admitted,
+                authorized,
                 "{seconds} s"
             );
         }
         assert!(!at(&ticket, "eve@pam", path, 0));
         assert!(!at(&ticket, "root@pam", "/run/101.mtunnel", 0));
-        assert!(!TicketKey::new().unwrap().admits(&ticket, "root@pam", path));
+        assert!(
+            !TicketKey::new()
+                .unwrap()
+                .authorizes(&ticket, "root@pam", path)
+        );
         let last = if ticket.ends_with('0') { "1" } else { "0" };
         let forged = format!("{}{last}", &ticket[..ticket.len() - 1]);
         for broken in ["", "PVETUNNEL:", "PVETUNNEL:0::", &ticket[1..], &forged] {
@@ -239,20 +244,24 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_made_once_and_admits_only_itself() {
+    fn a_token_is_created_once_and_matches_only_itself() {
         let dir = std::env::temp_dir().join(format!("testnode-token-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         let path = dir.join("token");
-        let token = Token::load_or_make(&path).unwrap();
+        let token = Token::load_or_create(&path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(token.user(), "root@pam");
-        assert!(token.admits(text.as_bytes()));
-        assert!(!token.admits(&text.as_bytes()[..text.len() - 1]));
-        assert!(!token.admits(b""));
-        assert!(Token::load_or_make(&path).unwrap().admits(text.as_bytes()));
+        assert!(token.matches(text.as_bytes()));
+        assert!(!token.matches(&text.as_bytes()[..text.len() - 1]));
+        assert!(!token.matches(b""));
+        assert!(
+            Token::load_or_create(&path)
+                .unwrap()
+                .matches(text.as_bytes())
+        );
         std::fs::write(&path, "PVEAPIToken=nobody").unwrap();
         assert!(matches!(
-            Token::load_or_make(&path),
+            Token::load_or_create(&path),
             Err(TokenError::Malformed(_))
         ));
         std::fs::remove_dir_all(&dir).unwrap();

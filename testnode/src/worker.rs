@@ -1,4 +1,4 @@
-//! Workers: one Perl process for each tunnel, as `pvedaemon` forks them.
+//! Workers: one Perl process for each tunnel, like the workers that `pvedaemon` forks.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,14 +14,14 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// How long a worker may take until it listens.
+/// Time limit for a worker to start listening.
 const READY_LIMIT: Duration = Duration::from_secs(10);
-/// How long a worker may take to end after its stdin has: it may have to stop QEMU.
+/// Time limit for a worker to exit after its stdin was closed. It may have to stop QEMU.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
 pub(crate) enum WorkerError {
-    #[error("guest {0} has a tunnel already")]
+    #[error("guest {0} already has a tunnel")]
     Busy(u32),
     #[error("cannot open the worker's log: {0}")]
     Log(std::io::Error),
@@ -31,7 +31,7 @@ pub(crate) enum WorkerError {
     NotReady(String),
 }
 
-/// A guest's kind, the word in the request's path.
+/// The kind of a guest, a component of the request path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Qemu,
@@ -55,29 +55,29 @@ impl Kind {
     }
 }
 
-/// What a worker is told of its node.
-pub(crate) struct Home {
+/// The settings that the node passes to every worker.
+pub(crate) struct WorkerSettings {
     pub(crate) dir: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) node: String,
     pub(crate) user: String,
     pub(crate) ticket_key: String,
-    pub(crate) traits: Traits,
+    pub(crate) profile: NodeProfile,
 }
 
-/// What kind of node this is.
-pub(crate) struct Traits {
-    /// From before capabilities.
+/// The kind of node that the test node imitates.
+pub(crate) struct NodeProfile {
+    /// A node without capabilities.
     pub(crate) old: bool,
-    /// Without pve-tunnel.
+    /// A node without pve-tunnel.
     pub(crate) no_direct: bool,
-    /// Its user lacks the privilege for clear text and for networks of their choice.
+    /// The user lacks the privilege for clear text and for explicit migration networks.
     pub(crate) no_privilege: bool,
-    /// Its networks for migrations; the worker knows where they are otherwise.
+    /// The file with the migration networks. `None`: the default of the worker.
     pub(crate) configuration: Option<PathBuf>,
 }
 
-/// A worker that listens.
+/// A worker that is listening.
 pub(crate) struct Started {
     pub(crate) socket: PathBuf,
     pub(crate) pid: u32,
@@ -85,27 +85,27 @@ pub(crate) struct Started {
 
 struct Running {
     child: Child,
-    /// Its end tells the worker to end.
+    /// The worker exits when this is closed.
     stdin: Option<ChildStdin>,
     socket: PathBuf,
 }
 
-/// All workers of the node, by guest.
+/// All workers of the node, by guest ID.
 pub(crate) struct Workers {
-    home: Home,
+    settings: WorkerSettings,
     running: Mutex<HashMap<u32, Running>>,
 }
 
 impl Workers {
-    pub(crate) fn new(home: Home) -> Self {
+    pub(crate) fn new(settings: WorkerSettings) -> Self {
         Self {
-            home,
+            settings,
             running: Mutex::new(HashMap::new()),
         }
     }
 
-    /// Starts a worker and waits until it listens. A guest has one tunnel at a time, as the
-    /// guest's lock has it on a Proxmox VE node.
+    /// Starts a worker and waits until it listens. A guest has one tunnel at a time. On a Proxmox
+    /// VE node, the lock of the guest ensures this.
     pub(crate) async fn start(
         &self,
         kind: Kind,
@@ -118,17 +118,17 @@ impl Workers {
                 return Err(WorkerError::Busy(vmid));
             }
         }
-        let socket = self.home.dir.join(match kind {
+        let socket = self.settings.dir.join(match kind {
             Kind::Qemu => format!("{vmid}.mtunnel"),
             Kind::Lxc => format!("ct-{vmid}.mtunnel"),
         });
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.home.dir.join(format!("{vmid}.log")))
+            .open(self.settings.dir.join(format!("{vmid}.log")))
             .map_err(WorkerError::Log)?;
         let mut child = Command::new("perl")
-            .arg(&self.home.program)
+            .arg(&self.settings.program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log.try_clone().map_err(WorkerError::Log)?)
@@ -146,7 +146,7 @@ impl Workers {
                 ));
             }
         };
-        tokio::spawn(keep_log(lines, log));
+        tokio::spawn(copy_to_log(lines, log));
         let pid = child.id().unwrap_or_default();
         running.insert(
             vmid,
@@ -159,7 +159,7 @@ impl Workers {
         Ok(Started { socket, pid })
     }
 
-    /// Whether `path` is a tunnel's own command socket, not one for data.
+    /// Whether `path` is the command socket of a tunnel and not a data socket.
     pub(crate) async fn is_control(&self, path: &Path) -> bool {
         self.running
             .lock()
@@ -168,15 +168,15 @@ impl Workers {
             .any(|worker| worker.socket == path)
     }
 
-    /// Ends all workers: stdin ends, and who is not gone within the limit is killed.
-    pub(crate) async fn end(&self) {
+    /// Stops all workers: closes their stdin, and kills those that do not exit within the limit.
+    pub(crate) async fn stop(&self) {
         let mut running = self.running.lock().await;
         for worker in running.values_mut() {
             worker.stdin = None;
         }
         for (vmid, worker) in running.iter_mut() {
             if timeout(END_LIMIT, worker.child.wait()).await.is_err() {
-                crate::log(&format!("worker {vmid}: did not end, killed"));
+                crate::log(&format!("worker {vmid}: killed because it did not exit"));
                 let _ = worker.child.kill().await;
             }
             let _ = std::fs::remove_file(&worker.socket);
@@ -189,14 +189,14 @@ impl Workers {
             "socket": socket,
             "vmid": vmid,
             "kind": kind.word(),
-            "node": self.home.node,
-            "dir": self.home.dir,
-            "user": self.home.user,
-            "ticket_key": self.home.ticket_key,
-            "old": self.home.traits.old,
-            "no_direct": self.home.traits.no_direct,
-            "no_privilege": self.home.traits.no_privilege,
-            "configuration": self.home.traits.configuration,
+            "node": self.settings.node,
+            "dir": self.settings.dir,
+            "user": self.settings.user,
+            "ticket_key": self.settings.ticket_key,
+            "old": self.settings.profile.old,
+            "no_direct": self.settings.profile.no_direct,
+            "no_privilege": self.settings.profile.no_privilege,
+            "configuration": self.settings.profile.configuration,
             "params": params,
         })
     }
@@ -204,7 +204,7 @@ impl Workers {
 
 type Pipes = (ChildStdin, Lines<BufReader<ChildStdout>>);
 
-/// Tells the worker what to do and waits for its first line; the error is a reason in words.
+/// Sends the request to the worker and waits for its ready line. The error is a message.
 async fn ready(child: &mut Child, request: &Value) -> Result<Pipes, String> {
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         return Err("it has no pipes".to_owned());
@@ -213,11 +213,11 @@ async fn ready(child: &mut Child, request: &Value) -> Result<Pipes, String> {
     stdin
         .write_all(line.as_bytes())
         .await
-        .map_err(|error| format!("it reads nothing: {error}"))?;
+        .map_err(|error| format!("cannot write to its stdin: {error}"))?;
     let mut lines = BufReader::new(stdout).lines();
     let first = lines.next_line().await.map_err(|error| error.to_string())?;
     let Some(first) = first else {
-        return Err("it ended without a word, see its log".to_owned());
+        return Err("it exited without a ready line, see its log".to_owned());
     };
     match serde_json::from_str::<Value>(&first) {
         Ok(answer) if answer.get("ready").and_then(Value::as_u64) == Some(1) => Ok((stdin, lines)),
@@ -225,8 +225,8 @@ async fn ready(child: &mut Child, request: &Value) -> Result<Pipes, String> {
     }
 }
 
-/// Whatever a worker prints after its first line is its log.
-async fn keep_log(mut lines: Lines<BufReader<ChildStdout>>, mut log: File) {
+/// Appends what a worker prints after its ready line to its log.
+async fn copy_to_log(mut lines: Lines<BufReader<ChildStdout>>, mut log: File) {
     while let Ok(Some(line)) = lines.next_line().await {
         if writeln!(log, "{line}").is_err() {
             return;

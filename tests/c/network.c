@@ -56,7 +56,6 @@ static void a_bound_port_accepts(void)
     CHECK_STATUS(pve_tunnel_port_bind("localhost", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(pve_tunnel_port_bind("127.0.0.1/8", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK_STATUS(pve_tunnel_port_bind("", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
-    CHECK_STATUS(pve_tunnel_port_bind("0.0.0.0", &fd, &port), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     /* 240.0.0.0/4 is reserved: nobody's address. */
     CHECK_STATUS(pve_tunnel_port_bind("240.0.0.1", &fd, &port), PVE_TUNNEL_STATUS_IO);
     CHECK(strstr(pve_tunnel_last_error(), "240.0.0.1") != NULL);
@@ -70,7 +69,6 @@ static void an_address_or_the_reason(void)
     CHECK_STATUS(pve_tunnel_network_address("240.0.0.0/24", "node", &out), PVE_TUNNEL_STATUS_REFUSED);
     CHECK(strstr(pve_tunnel_last_error(), "240.0.0.0/24") != NULL);
     CHECK_STATUS(pve_tunnel_network_address("10.0.0.0/33", "node", &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
-    CHECK_STATUS(pve_tunnel_network_address("no such interface", "node", &out), PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     CHECK(out == NULL);
 
     /* The loopback network is written out, so it is meant: the one address that every machine has. */
@@ -117,10 +115,6 @@ static void announced_endpoints(void)
              "\"export\":\"drive-scsi0\"}");
     refused("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"10.0.1.7\",\"port\":60000},\"network\":\"10.0.0.0/24\"}",
             PVE_TUNNEL_STATUS_REFUSED);
-    refused("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"10.0.0.7\",\"port\":60050}}", PVE_TUNNEL_STATUS_REFUSED);
-    refused("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"127.0.0.1\",\"port\":60000}}", PVE_TUNNEL_STATUS_REFUSED);
-    refused("{\"migrate\":{\"proto\":\"tcp\",\"addr\":\"evil.example\",\"port\":60000}}", PVE_TUNNEL_STATUS_REFUSED);
-    refused("{\"nbd_uri\":\"nbd:unix:/run/x:exportname=drive-scsi0\"}", PVE_TUNNEL_STATUS_REFUSED);
     refused("{}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     refused("[]", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     refused("{\"migrate\":5}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
@@ -136,13 +130,6 @@ static void clear_text(void)
            "\"warnings\":[\"CLEAR TEXT: guest RAM and disks travel UNENCRYPTED from 127.0.0.1 (interface lo) to 127.0.0.1: "
            "whoever is on the way can read and change them\"]}");
     fails(pve_tunnel_guard_check, "{\"address\":\"127.0.0.1\"}", PVE_TUNNEL_STATUS_REFUSED);
-    fails(pve_tunnel_guard_check, "{\"address\":\"10.0.1.7\",\"network\":\"10.0.0.0/24\"}", PVE_TUNNEL_STATUS_REFUSED);
-    CHECK(strstr(pve_tunnel_last_error(), "10.0.1.7: it is outside the migration network 10.0.0.0/24") != NULL);
-    fails(pve_tunnel_guard_check, "{\"address\":\"192.88.99.7\"}", PVE_TUNNEL_STATUS_REFUSED);
-    CHECK(strstr(pve_tunnel_last_error(), "publicly routable") != NULL);
-    fails(pve_tunnel_guard_check, "{\"address\":\"evil.example\"}", PVE_TUNNEL_STATUS_REFUSED);
-    fails(pve_tunnel_guard_check, "{\"address\":\"127.0.0.1\",\"network\":\"127.0.0.0/8\",\"source_network\":\"10.0.0.0/24\"}",
-          PVE_TUNNEL_STATUS_REFUSED);
     fails(pve_tunnel_guard_check, "{\"address\":\"10.0.0.7\",\"network\":\"10.0.0.0\"}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     fails(pve_tunnel_guard_check, "{}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     fails(pve_tunnel_guard_check, "[]", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);

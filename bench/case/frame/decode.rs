@@ -5,12 +5,12 @@ use super::{
     FASTWEBSOCKETS, OURS, PAYLOAD, Reads, Step, TUNGSTENITE, fastwebsocket, ready,
     tungstenite_config,
 };
-use crate::support::pattern;
 use pve_tunnel::websocket::{
     Decoder, Event, FrameHeader, MAX_FRAME, MAX_HEADER, OpCode, Role, mask,
 };
 use std::hint::black_box;
 use std::io::Read;
+use testing::pattern;
 use tungstenite::{Message, WebSocket};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];

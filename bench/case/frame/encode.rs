@@ -5,11 +5,11 @@ use super::{
     FASTWEBSOCKETS, OURS, PAYLOAD, Reads, Step, TUNGSTENITE, fastwebsocket, ready,
     tungstenite_config,
 };
-use crate::support::pattern;
 use bytes::BytesMut;
 use fastwebsockets::Frame;
 use pve_tunnel::websocket::{Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, Role};
 use std::io::Write;
+use testing::pattern;
 use tungstenite::{Message, WebSocket};
 
 /// Makes frames of what is read, and writes them.

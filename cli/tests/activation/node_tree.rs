@@ -1,11 +1,8 @@
 //! A directory tree with the files and the dpkg database of a node, for the real dpkg.
-// Skipped tests are reported with `writeln!`: the test harness hides what the print macros write.
-#![allow(clippy::explicit_write)]
 
 use pve_tunnel_cli::activation::{Component, Node};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,22 +21,24 @@ pub(crate) struct Tree {
 }
 
 /// Runs a test, unless dpkg-divert is not installed.
+#[track_caller]
 pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
     if Command::new("dpkg-divert")
         .arg("--version")
         .output()
         .is_err()
     {
-        writeln!(std::io::stderr(), "skipped: dpkg-divert is not installed").unwrap();
+        testing::skipped("all of it", &"dpkg-divert is not installed");
         return;
     }
     test(&Tree::new());
 }
 
 /// Runs a test that installs packages, which dpkg permits only to root.
+#[track_caller]
 pub(crate) fn with_installing_tree(test: impl FnOnce(&Tree)) {
     if !nix::unistd::geteuid().is_root() {
-        writeln!(std::io::stderr(), "skipped: only root can install packages").unwrap();
+        testing::skipped("all of it", &"only root can install packages");
         return;
     }
     with_tree(test);

@@ -5,14 +5,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, NlasIterator};
-use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::net::if_::if_indextoname;
 
 use super::netlink::{self, NetlinkError, Unread};
-use super::{RTM_NEWLINK, link};
 use crate::network::{NetworkError, PORTS, Route};
 
 /// `struct rtmsg`, and attributes of routes (`linux/rtnetlink.h`).
@@ -57,21 +56,21 @@ pub(super) fn route(address: IpAddr) -> Result<Route, NetworkError> {
         IpAddr::V4(_) => IpAddr::from([0; 4]),
         IpAddr::V6(_) => IpAddr::from([0; 16]),
     });
-    let interface = interface(chosen.interface.ok_or_else(|| missing("interface"))?);
+    let index = chosen.interface.ok_or_else(|| missing("interface"))?;
     Ok(Route {
         source,
-        interface: interface.map_err(|error| match error {
-            NetlinkError::Interrupted => NetworkError::Interrupted,
-            other => NetworkError::Route {
-                address,
-                cause: other.to_string(),
-            },
-        })?,
+        interface: interface_name(index).ok_or_else(|| missing("existing interface"))?,
         gateway: chosen.gateway,
         destination: IpNet::new(destination, matched.prefix_len)
             .map_err(|_| missing("valid destination"))?,
         local,
     })
+}
+
+/// The name of an interface; none if it does not exist any more. nix reports that as an empty name.
+fn interface_name(index: u32) -> Option<String> {
+    let name = if_indextoname(index).ok()?.to_string_lossy().into_owned();
+    (!name.is_empty()).then_some(name)
 }
 
 fn no_route(address: IpAddr, cause: String) -> NetworkError {
@@ -184,17 +183,4 @@ fn index(bytes: &[u8]) -> Result<u32, DecodeError> {
         .try_into()
         .map(u32::from_ne_bytes)
         .map_err(|_| DecodeError::invalid_number(size_of::<u32>(), bytes.len()))
-}
-
-/// The name of an interface.
-fn interface(index: u32) -> Result<String, NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    let answers = netlink::ask(RouteNetlinkMessage::GetLink(message))?;
-    let found = answers.iter().find(|message| message.kind == RTM_NEWLINK);
-    let (_, (name, _)) = match found {
-        Some(message) => link(message)?,
-        None => return Err(NetlinkError::Failed("no link in the answer".to_owned())),
-    };
-    Ok(name)
 }

@@ -1,8 +1,8 @@
 package Test::Connector;
 
-# Drives the connector as the caller of proxmox-websocket-tunnel does: two pipes, a JSON line for a
-# JSON line, API calls on its own. Everything the connector prints is kept and can be searched for
-# secrets afterwards.
+# Drives the connector as the caller of proxmox-websocket-tunnel does: it makes the API calls, and
+# sends and receives JSON lines over two pipes. All output of the connector is kept, so that a test
+# can search it for secrets.
 
 use v5.36;
 
@@ -23,7 +23,7 @@ use Test::TunnelNode;
 
 =head1 NAME
 
-Test::Connector - a connector for one test, on pipes
+Test::Connector - runs a connector and exchanges lines with it
 
 =head1 SYNOPSIS
 
@@ -36,33 +36,34 @@ Test::Connector - a connector for one test, on pipes
 
 =head2 launch(%options)
 
-Class method. Runs C<target/release/pve-tunnel connect> and says nothing to it. Options:
-C<arguments>, list of further arguments; C<name>, run it through a symlink with this name, without
+Class method. Runs C<target/release/pve-tunnel connect> and sends nothing to it. Options:
+C<arguments>, a list of further arguments; C<name>, run it through a symlink with this name, without
 arguments.
 
 The object has C<pid> and C<dir>, a directory for local sockets.
 
 =head2 begin($node, %options)
 
-Class method. Launches it, calls the node's API, and sends C<connect>. Further options: C<kind>
-(C<qemu>), C<vmid> (100), C<form>. The object also has C<upid>. Dies if the API refuses.
+Class method. Launches a connector, calls the API of the node, and sends C<connect>. Further options
+with their defaults: C<kind> (C<qemu>), C<vmid> (100), C<form> (empty). The object also has C<upid>.
+Dies if the API refuses.
 
 =head2 start($node, %options)
 
-Class method. The same, then C<version>. The object also has the decoded answer, C<version>. Dies
-without one that is a success.
+Class method. Does what C<begin> does, and sends C<version>. The object also has the decoded answer
+as C<version>. Dies unless the answer is a success.
 
 =head2 connect($node, $url)
 
-Sends C<connect>, for whoever has a URL from elsewhere.
+Sends C<connect> with this URL.
 
 =head2 send_line($line)
 
-Sends a line: a hash as JSON, a string as it is.
+Sends a line: a hash as JSON, a string unchanged.
 
 =head2 read_line($seconds = 30)
 
-The next line, without its end; undef at the end of output. Dies after that time.
+Returns the next line without its end, undef at the end of output. Dies after that time.
 
 =head2 command($name, %params)
 
@@ -74,8 +75,8 @@ Sends a C<forward> command, returns the decoded answer.
 
 =head2 open(%socket)
 
-Lets the stub worker open a socket (see F<t/lib/stub-worker.pl>) and forwards it. Returns the remote
-and the local path.
+Makes the node's worker open a socket (see F<t/lib/stub-worker.pl>) and forwards it. Returns the
+remote and the local path.
 
 =head2 dial($local)
 
@@ -83,35 +84,38 @@ Connects to a local socket.
 
 =head2 memory
 
-The most memory the process ever had resident, in bytes (C<VmHWM>).
+Returns the peak resident memory of the process in bytes (C<VmHWM>).
 
 =head2 log, wait_log($pattern, $seconds = 30)
 
-What it has written to stderr; waits until a line matches and returns it, undef after that time.
+C<log> returns what the connector has written to stderr. C<wait_log> waits until a line of it
+matches and returns this line, undef after that time.
 
 =head2 printed
 
-Everything it has written to stdout and stderr so far.
+Returns all output to stdout and stderr so far.
 
 =head2 finish
 
-C<quit>, then as C<end_input>.
+Sends C<quit>, and then does what C<end_input> does.
 
 =head2 end_input, wait_end
 
-Closes its input and waits; only waits. Returns C<{code, seconds}>: exit code (128 plus the signal),
-and how long that took. Dies when that takes more than a minute.
+C<end_input> closes the input of the connector and waits for its end, C<wait_end> only waits. Both
+return C<{code, seconds}>: the exit code (128 plus the number of a signal) and the time waited. Both
+die after a minute.
 
 =head2 leaks, printed_length
 
-Class methods, about all connectors of this process whose objects are gone: which of the tokens and
-tickets that they were given they printed, empty if all is well; how much they printed in all.
+Class methods about all connectors of this process whose objects are destroyed. C<leaks> returns the
+tokens and tickets that they have printed, an empty list if there are none. C<printed_length>
+returns the number of characters that they have printed.
 
 =cut
 
 my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
-# Everything printed by connectors that are gone, and everything that nobody should print.
+# The output of connectors whose objects are destroyed, and the secrets that no connector may print.
 my $all_printed = '';
 my %secrets;
 
@@ -151,13 +155,13 @@ sub begin ($class, $node, %options) {
     my $vmid = delete $options{vmid} // 100;
     my $form = delete $options{form} // '';
     my $self = $class->launch(%options);
-    my $told = Test::TunnelClient->request(
+    my $answer = Test::TunnelClient->request(
         $node, 'POST', "/api2/json/nodes/$node->{name}/$kind/$vmid/mtunnel",
         headers => ["Authorization: $node->{token}"],
         body => $form,
     );
-    die "$told->{status} $told->{reason}\n" if $told->{status} != 200;
-    my $data = JSON::decode_json($told->{body})->{data};
+    die "$answer->{status} $answer->{reason}\n" if $answer->{status} != 200;
+    my $data = JSON::decode_json($answer->{body})->{data};
     $secrets{ $data->{ticket} } = 'ticket';
     $self->{upid} = $data->{upid};
     $self->{base} = $node->url($kind, $vmid, 'mtunnelwebsocket') =~ s/\Ahttp/ws/r;
@@ -213,7 +217,7 @@ sub read_line ($self, $seconds = 30) {
     return $1;
 }
 
-# Reads what is there; false at the end.
+# Reads available output; returns false at its end.
 sub fill ($self) {
     my $count = sysread $self->{reader}, my $bytes, 65536;
     return 0 if !$count;
@@ -255,7 +259,7 @@ sub dial ($self, $local) {
 
 sub memory ($self) {
     my ($kib) = Test::TunnelNode::slurp("/proc/$self->{pid}/status") =~ m/^VmHWM:\s+([0-9]+) kB/m
-        or croak 'the connector is gone';
+        or croak 'the connector has ended';
     return $kib * 1024;
 }
 
@@ -290,9 +294,10 @@ sub end_input ($self) {
 
 sub wait_end ($self) {
     my $start = Time::HiRes::time();
-    # Its output ends when it does.
+    # The connector has ended when its output ends.
     while (1) {
-        IO::Select->new($self->{reader})->can_read(60) or croak "it stays; stderr:\n" . $self->log;
+        IO::Select->new($self->{reader})->can_read(60)
+            or croak "the connector does not end; stderr:\n" . $self->log;
         $self->fill or last;
     }
     waitpid $self->{pid}, 0;
@@ -306,7 +311,7 @@ sub wait_end ($self) {
 
 sub leaks ($class) {
     my @leaks = grep { index($all_printed, $_) >= 0 } sort keys %secrets;
-    # Fresh tickets of forwards are known to the connector only.
+    # Only the connector has the tickets of forwards, so these are found by their form.
     push @leaks, $1 if $all_printed =~ m/(PVETUNNEL\S*)/;
     push @leaks, $1 if $all_printed =~ m/(ticket(?:=|%3A)\S*)/;
     return map { ($secrets{$_} // 'ticket') . " $_" } @leaks;
@@ -317,7 +322,7 @@ sub printed_length ($class) {
 }
 
 sub DESTROY ($self) {
-    # A forked child has a copy of this object, and must not end the connector of its parent.
+    # A forked child has a copy of this object and must not end the connector of its parent.
     return if $self->{owner} != $$;
     local ($@, $!, $?);
     if ($self->{pid}) {

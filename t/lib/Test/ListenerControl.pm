@@ -1,6 +1,6 @@
 package Test::ListenerControl;
 
-# The worker's end of a listener's control socket.
+# The worker's end of the control socket of a listener.
 
 use v5.36;
 
@@ -11,23 +11,23 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 =head1 NAME
 
-Test::ListenerControl - a listener's process, and what it is told
+Test::ListenerControl - runs a listener and exchanges control lines with it
 
 =head1 DESCRIPTION
 
-What L<Test::MinimalListener> and L<Test::NativeListener> have in common: the control lines of
-docs/protocol.md.
+The base class of L<Test::MinimalListener> and L<Test::NativeListener>. The control lines are those
+of docs/protocol.md.
 
 =head1 FUNCTIONS
 
 =head2 fork_with($code)
 
 Class method. Calls C<$code> with the listener's end of the control socket, in a process of its own.
-Dies with the C<error> that it begins with, if it does.
+Dies if the first line of the listener has an C<error>.
 
 =head2 announced
 
-The answer to C<open>, a hash.
+The listener's answer to C<open>, a hash.
 
 =head2 control
 
@@ -35,7 +35,7 @@ The worker's end of the control socket.
 
 =head2 pid
 
-The listener's process.
+The process ID of the listener.
 
 =head2 ask(%line)
 
@@ -43,19 +43,19 @@ Sends a line and returns the answer, a hash.
 
 =head2 stat_when($condition)
 
-Asks for the counters until C<$condition>, called with them, is true; returns them. Dies with the
-last ones after 20 s.
+Requests the counters until C<$condition>, called with them, is true, and returns them. Dies with
+the last counters after 20 s.
 
 =head2 stop
 
-Sends C<close>, waits for the end, which leaves its status in C<$?>; returns the last counters. An
-object that goes out of scope ends its listener, too.
+Sends C<close>, waits for the end of the listener and returns the last counters. The exit status is
+in C<$?>. An object that goes out of scope ends its listener, too.
 
 =cut
 
-# Seconds for counters to become what is expected. Nothing tells when one changes, so the listener
-# is asked again and again.
-use constant PATIENCE => 20;
+# Seconds until the counters must have the expected values. The listener does not report changes, so
+# the test polls it.
+use constant STAT_TIMEOUT => 20;
 
 my $JSON = JSON->new->utf8->canonical;
 
@@ -99,7 +99,7 @@ sub answer ($self) {
 }
 
 sub stat_when ($self, $condition) {
-    my $deadline = clock_gettime(CLOCK_MONOTONIC) + PATIENCE;
+    my $deadline = clock_gettime(CLOCK_MONOTONIC) + STAT_TIMEOUT;
     my $stat;
     while (clock_gettime(CLOCK_MONOTONIC) < $deadline) {
         $stat = $self->ask(op => 'stat');
@@ -118,7 +118,7 @@ sub DESTROY ($self) {
     return if $self->{owner} != $$ || !$self->{pid};
     local $?;
     close $self->{control};
-    # Programs that were started since may hold the socket, too.
+   # Later child processes may hold the socket open, too, so its end alone may not end the listener.
     kill TERM => $self->{pid};
     waitpid delete $self->{pid}, 0;
     return;

@@ -1,6 +1,6 @@
 package Test::MigrationProcess;
 
-# A whole migration in a process of its own, which stops where a test wants to do something to it.
+# A migration in a process of its own, which stops at the point that a test requests.
 
 use v5.36;
 
@@ -35,46 +35,45 @@ Test::MigrationProcess - the caller of a migration, as a process that can be sto
 
 =head2 start(%options)
 
-Class method. C<plane>, C<node> and C<target_vmid> as for L<Demo::Migration>; C<dir>, which is made,
-for local sockets and the log; C<network>, by default 127.0.0.0/8; C<stop_at>, a name from the list
-below. Then either C<volume>, a file that goes alone, or C<disk> and C<load>: a running guest of 64
-MiB with that disk and that in its RAM. C<wish> replaces parts of the plane's wish; C<conn> parts of
-the node's C<conn>.
+Class method. C<plane>, C<node> and C<target_vmid> as for L<Demo::Migration>; C<dir>, which is
+created, for local sockets and the log; C<network>, by default 127.0.0.0/8; C<stop_at>, a name from
+the list below. Then either C<volume>, a file that is sent alone, or C<disk> and C<load>: a running
+guest of 64 MiB with that disk and that load in its RAM.
 
-It is the leader of a session of its own, in which are all processes of the source.
+The process leads a session of its own, which has all processes of the source.
 
-    forward      the sockets for what comes next are there, nobody has connected to them
+    forward      the sockets of the next forward exist and have no connection
     volume       half of the volume is in the tunnel
-    volume end   all of it, and its end is not
-    nbd, ram     some of the disk, of the RAM has gone over; it goes on slowly
-    end          all of it has arrived, and nothing is finished
+    volume end   all of the volume is in the tunnel, without its end
+    nbd, ram     part of the disk or of the RAM is sent; the rest follows slowly
+    end          everything has arrived, and the migration is not finished
 
 =head2 wait_at
 
-Waits until it has stopped there. Dies with its error if it has ended before.
+Waits until the migration has stopped at C<stop_at>. Dies with its error if it has ended before.
 
 =head2 go
 
-Lets it go on.
+Continues the migration.
 
 =head2 pid($name)
 
 The process ID of C<caller>, C<child>, C<connector>, C<source QEMU>, C<worker>, C<listener> or
-C<target QEMU>; undef if there is none. Known as it was when C<wait_at> returned.
+C<target QEMU> at the time when C<wait_at> returned; undef if there was none.
 
 =head2 port
 
-The listener's port.
+The port of the listener.
 
 =head2 end($seconds = 60)
 
-Waits for its end. Returns a hash: C<done>, true if it claims success; C<error>, its error; C<killed>,
-true if it said neither; C<record>; C<guest>, the status of the source's guest then, if it has one.
-Dies after that time.
+Waits for the end of the migration. Returns a hash: C<done>, true if it reports success; C<error>,
+its error; C<killed>, true if it reported neither; C<record>; C<guest>, the final status of the
+guest at the source, if there is one. Dies after that time.
 
 =head2 log
 
-What it has logged so far, of all its processes.
+The log of all processes of the migration so far.
 
 =cut
 
@@ -83,12 +82,12 @@ my $JSON = JSON->new->utf8->canonical;
 use constant {
     SOURCE_VMID => 100,
     MEMORY => 64,
-    # Bytes a second. What is slowed down takes a quarter of a minute, or of the disk 4 s.
+    # Bytes a second. At these rates the RAM takes a quarter of a minute, and the disk 4 s.
     SLOW_RAM => 2 << 20,
     SLOW_DISK => 4 << 20,
-    # Bytes that the mirror of a disk has on its way at one time; it sleeps between.
+    # Bytes that the mirror of a disk has in flight; it sleeps between them.
     DISK_IN_FLIGHT => 1 << 20,
-    # Seconds for anything to be reached.
+    # Seconds until the migration must have reached its point.
     REACH_LIMIT => 60,
 };
 
@@ -102,10 +101,10 @@ sub start ($class, %option) {
         alarm 0;
         POSIX::setsid();
         $_->autoflush(1) for $to_test;
-        my $self = bless { %option, told => $to_test, orders => $from_test, owner => $$ },
+        my $self = bless { %option, reports => $to_test, orders => $from_test, owner => $$ },
             'Test::MigrationProcess::Caller';
-        my $told = eval { $self->run } // { error => "$@" };
-        print {$to_test} $JSON->encode($told) . "\n";
+        my $result = eval { $self->run } // { error => "$@" };
+        print {$to_test} $JSON->encode($result) . "\n";
         POSIX::_exit(0);
     }
     close $_ for $to_test, $from_test;
@@ -116,20 +115,22 @@ sub start ($class, %option) {
     }, $class;
 }
 
-sub told ($self, $seconds) {
-    IO::Select->new($self->{reader})->can_read($seconds) or die "it stands still:\n" . $self->log;
+sub next_report ($self, $seconds) {
+    IO::Select->new($self->{reader})->can_read($seconds)
+        or die "the migration has not reported within $seconds s:\n" . $self->log;
     my $line = readline $self->{reader};
     return defined $line ? $JSON->decode($line) : { killed => 1 };
 }
 
 sub wait_at ($self) {
-    my $at = $self->told(REACH_LIMIT);
-    die 'it has ended: ' . ($at->{error} // 'without a word') . "\n" . $self->log if !$at->{at};
+    my $at = $self->next_report(REACH_LIMIT);
+    die 'the migration has ended: ' . ($at->{error} // 'without an error') . "\n" . $self->log
+        if !$at->{at};
     $self->{at} = $at;
     my %pid = (caller => $self->{caller}, child => $at->{child});
     ($pid{connector}) = children($at->{child});
     ($pid{'source QEMU'}) = $at->{qemu} // ();
-    # Those of earlier migrations have ended, or the test would have said so.
+    # The workers of earlier migrations have ended: a test has checked that.
     ($pid{worker}) = children($self->{node}{pid});
     for my $child (children($pid{worker})) {
         my $command = command_line($child) // '';
@@ -142,7 +143,7 @@ sub wait_at ($self) {
 
 sub go ($self) {
     local $SIG{PIPE} = 'IGNORE';
-    # Not by print, which would keep what nobody takes.
+    # Not print, which keeps the bytes in a buffer if the process has ended.
     syswrite $self->{writer}, "go\n";
     return;
 }
@@ -152,10 +153,10 @@ sub pid ($self, $name) { return $self->{pid}{$name} }
 sub port ($self) { return $self->{at}{port} }
 
 sub end ($self, $seconds = 60) {
-    my $told = $self->told($seconds);
+    my $result = $self->next_report($seconds);
     waitpid $self->{caller}, 0;
     $self->{ended} = 1;
-    return $told;
+    return $result;
 }
 
 sub log ($self) { ## no critic (ProhibitBuiltinHomonyms)
@@ -170,7 +171,8 @@ sub DESTROY ($self) {
     return;
 }
 
-# What runs in that process. It is the demo's progress, too: what is shown says where things are.
+# The code of that process. It also serves as the progress display of the demo's code, which reports
+# how far the migration is.
 package Test::MigrationProcess::Caller;
 
 sub run ($self) {
@@ -186,14 +188,14 @@ sub run ($self) {
         progress => $self,
         log => sub ($level, $text) { $self->log_line($level, $text) },
     );
-    $migration->{wish} = { %{ $migration->{wish} }, %{ $self->{wish} // {} } };
+
     my $result = eval { $self->{disk} ? $migration->run : $self->send_volume };
-    my $told = $result ? { done => 1, record => $result->{record} } : { error => "$@" };
+    my $report = $result ? { done => 1, record => $result->{record} } : { error => "$@" };
     if ($self->{disk}) {
-        $told->{guest} = eval { $guest->qmp->command('query-status')->{status} } // 'gone';
+        $report->{guest} = eval { $guest->qmp->command('query-status')->{status} } // 'gone';
         $guest->stop;
     }
-    return $told;
+    return $report;
 }
 
 sub start_guest ($self) {
@@ -212,7 +214,7 @@ sub start_guest ($self) {
     return $guest;
 }
 
-# The beginning and the end of a migration, with a volume between.
+# Opens a tunnel, sends a volume, and ends the tunnel.
 sub send_volume ($self) {
     my $migration = $self->{migration};
     my $sent = eval {
@@ -232,7 +234,7 @@ sub send_volume ($self) {
     return { record => $migration->{tunnel}{record} };
 }
 
-# A guest has two, and the last one is for its disk.
+# A guest has two forwards, and the last one is for its disk.
 sub stop_after_forward ($self) {
     my $forward = \&PVE::Tunnel::Client::forward_unix_socket;
     no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
@@ -253,7 +255,7 @@ sub stop ($self, $point) {
         qemu => $self->{qemu},
         port => ($tunnel->{direct} // {})->{port},
     );
-    print { $self->{told} } $JSON->encode(\%at) . "\n";
+    print { $self->{reports} } $JSON->encode(\%at) . "\n";
     readline $self->{orders};
     return;
 }
@@ -270,7 +272,7 @@ sub show ($self, $what, $done, $total) {
     if ($what eq 'offline disk') {
         $self->stop($done < $total ? 'volume' : 'volume end') if $done >= $total / 2;
     } elsif ($what eq 'RAM') {
-        # Behind the first 16 MiB, almost nothing but zeros, come 32 that are random.
+        # The first 16 MiB are almost all zeros; the next 32 MiB are random.
         $self->stop('ram') if $done > 17 << 20 && $done < 48 << 20;
     } elsif ($done > 0 && $done < $total) {
         $self->stop('nbd');
@@ -282,7 +284,7 @@ sub interval ($) { return 0.05 }
 sub clear ($) { return }
 sub line ($, $) { return }
 
-# Takes its time with what is to be stopped in.
+# Limits the rate of the part in which the migration is to stop.
 package Test::MigrationProcess::SlowQMP;
 
 BEGIN { our @ISA = ('TestNode::QMP') } ## no critic (ProhibitExplicitISA)

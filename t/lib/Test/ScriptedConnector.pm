@@ -11,37 +11,37 @@ use PVE::Tunnel::Native;
 
 =head1 NAME
 
-Test::ScriptedConnector - the connector, but for answers that a test writes itself
+Test::ScriptedConnector - the connector with some answers written by the test
 
 =head1 SYNOPSIS
 
-    my $script = Test::ScriptedConnector->put("$dir/heard", direct => { success => 1, plan => ... });
+    my $script = Test::ScriptedConnector->install("$dir/received", direct => { success => 1, plan => ... });
     my $tunnel = PVE::Tunnel::Client::fork_websocket_tunnel(...);
-    is($script->heard('direct')->{migration_type}, 'secure');
+    is($script->received('direct')->{migration_type}, 'secure');
     undef $script;
 
 =head1 DESCRIPTION
 
-Stands between a tunnel of this process and its real connector. The control commands that the test
-names are answered as it says; all else goes to the connector and comes from there.
+Relays lines between a tunnel of this process and its real connector. It answers the control
+commands that the test names, and passes on all other lines.
 
 =head1 METHODS
 
-=head2 put($file, %answers)
+=head2 install($file, %answers)
 
-Class method. From now on, until the object is gone, the connectors of this process are like that.
-C<%answers> has a control command's name and the hash to answer it with, or undef: then the
-connector ends instead of answering.
+Class method. Replaces the connectors of this process until the object is destroyed. C<%answers> has
+names of control commands, each with the hash to answer it with. With undef, the connector ends
+instead of answering. The answered commands are written to C<$file>.
 
-=head2 heard($name)
+=head2 received($name)
 
-The C<data> of the last command of that name that was answered here; undef if there was none.
+The C<data> of the last command of that name that this object has answered; undef if there was none.
 
 =cut
 
 my $json = JSON->new->utf8->canonical;
 
-sub put ($class, $file, %answers) {
+sub install ($class, $file, %answers) {
     my $connector_run = \&PVE::Tunnel::Native::connector_run;
     _replace(
         sub ($input, $output, $log, $options) {
@@ -54,7 +54,7 @@ sub put ($class, $file, %answers) {
     return bless { file => $file, connector_run => $connector_run, owner => $$ }, $class;
 }
 
-sub heard ($self, $name) {
+sub received ($self, $name) {
     open my $in, '<', $self->{file} or return;
     my ($last) = reverse grep { $_->{cmd} eq $name } map { $json->decode($_) } readline $in;
     return $last && $last->{data};
@@ -71,7 +71,7 @@ sub _replace ($code) {
     return;
 }
 
-# Runs in the connector's process, which makes the connector's another one.
+# Runs in the process of the connector, and starts the real connector in a child.
 sub _between ($file, $answers, $input, $output, $connect) {
     pipe my $their_input, my $to_them or die "pipe: $!\n";
     pipe my $from_them, my $their_output or die "pipe: $!\n";
@@ -114,8 +114,8 @@ sub _between ($file, $answers, $input, $output, $connect) {
     return;
 }
 
-# Handles of the parent still stand for numbers that were closed under them, and Perl closes a number
-# with the last of its handles only.
+# Perl closes a descriptor only with its last handle. Handles copied from the parent may still refer
+# to descriptors of these numbers, so both are closed.
 sub _shut ($handle) {
     my $descriptor = fileno $handle;
     close $handle;

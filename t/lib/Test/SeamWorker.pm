@@ -15,7 +15,7 @@ use lib dirname(__FILE__) . '/../../../testnode/pve';
 use PVE::Tunnel::Native;
 use PVE::Tunnel::Seam;
 
-our @EXPORT_OK = qw(direct refused answers in_perl stand_in open_request $PRINT);
+our @EXPORT_OK = qw(direct refused answer_control in_perl fake_listener open_request $FINGERPRINT);
 
 =head1 NAME
 
@@ -35,13 +35,13 @@ A test: the handler dies with one line that matches.
 
 Runs a program that can load what the test can; returns what it printed, errors included.
 
-=head2 stand_in($code)
+=head2 fake_listener($code)
 
 From now on the listener's process runs C<$code> with what C<listener_run> is given.
 
-=head2 answers($control, %more)
+=head2 answer_control($control, %more)
 
-For C<stand_in>: keeps to the protocol on descriptor C<$control>. C<%more> has, by operation, code
+For C<fake_listener>: keeps to the protocol on descriptor C<$control>. C<%more> has, by operation, code
 that gives another line than the usual, or undef for none; it gets the forward's number and a
 handle.
 
@@ -51,7 +51,7 @@ A request that opens a C<tls> listener.
 
 =cut
 
-our $PRINT = join ':', ('AB') x 32;
+our $FINGERPRINT = join ':', ('AB') x 32;
 
 sub direct ($state, %request) {
     my $answer = PVE::StorageTunnel::handle_query_disk_import($state, { direct => {%request} });
@@ -79,17 +79,17 @@ sub in_perl ($code, @switches) {
     return $said;
 }
 
-sub stand_in ($code) {
+sub fake_listener ($code) {
     no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
     *PVE::Tunnel::Native::listener_run = $code;
     return;
 }
 
 sub open_request (%more) {
-    return { op => 'open', protocol => 1, plane => 'tls', fingerprint => $PRINT, %more };
+    return { op => 'open', protocol => 1, plane => 'tls', fingerprint => $FINGERPRINT, %more };
 }
 
-sub answers ($control, %more) {
+sub answer_control ($control, %more) {
     open(my $line, '+<&=', $control) or die "fdopen: $!\n";
     my %usual = (
         open => \&open_line,
@@ -117,7 +117,7 @@ sub answers ($control, %more) {
 sub open_line (@) {
     return
           '{"protocol":1,"plane":"tls","addresses":["192.0.2.7","fd00::7"],"port":60007,'
-        . qq("fingerprint":"$PRINT","key":")
+        . qq("fingerprint":"$FINGERPRINT","key":")
         . 'c0' x 32 . '"}';
 }
 

@@ -1,7 +1,7 @@
 package Test::Stream;
 
-# Moves the stream of Test::Pattern through many sockets at once, from one process: no fork holds a
-# descriptor that a test wants closed.
+# Moves the stream of Test::Pattern through many sockets at once, from one process: a forked child
+# could keep a descriptor open that a test closes.
 
 use v5.36;
 
@@ -17,38 +17,39 @@ our @EXPORT_OK = qw(pump blocked_after);
 
 =head1 NAME
 
-Test::Stream - data through local sockets, both ways
+Test::Stream - sends and receives data through local sockets
 
 =head1 FUNCTIONS
 
 =head2 new($socket, %options)
 
-Class method. C<send>: bytes of the pattern to write (0), beginning with the block C<first> (0).
-C<half_close>: shut down the writing side C<sent>, when all is written (default), C<received>, when
-as much as was sent has come back, or C<never>. C<read>: false for a socket nobody reads from.
+Class method. C<send>: how many bytes of the pattern to write (0), beginning with the block C<first>
+(0). C<half_close>: when to shut down the writing side: C<sent>, when all bytes are written
+(default); C<received>, when as many bytes have come back; or C<never>. C<read>: false to read
+nothing.
 
-Has, as far as it went: C<sent>, C<received> (bytes), C<eof> (a clean end came), C<error> and
-C<write_error> (C<ECONNRESET> and such). The kernel reports a reset once, to a reader or to a
-writer; it is an C<error> whoever got it.
+The object has C<sent> and C<received>, in bytes; C<eof>, true after a clean end; C<error> and
+C<write_error>, names such as C<ECONNRESET>. The kernel reports a reset once, to a reader or to a
+writer; in both cases it is in C<error>.
 
 =head2 sha256, sent_sha256
 
-Digests of what was received and sent, as hex, once nothing moves any more.
+Digests of the bytes received and sent, as hex. To be called when the transfer has ended.
 
 =head2 pump(@streams)
 
-Runs them all until each has written all and seen an end (one that is not read: has written all).
-Dies if nothing moves for a minute. A pair C<[$handle, $code]> among them calls C<$code> whenever
-C<$handle> is readable, until it returns false.
+Runs all streams until each has written all its bytes and has received an end (a stream that does
+not read: until it has written all). Dies if no byte moves for a minute. For a pair C<[$handle,
+$code]> in the list, it calls C<$code> when C<$handle> is readable, until C<$code> returns false.
 
 =head2 blocked_after($stream, $seconds = 0.5)
 
-Writes and reads until nothing has moved for that time or it is over; returns true if something
-was still to be written.
+Writes and reads until no byte has moved for that time or the stream is over. Returns true if bytes
+are still to be written.
 
 =cut
 
-# Read at once.
+# Bytes of one read.
 my $CHUNK = 256 * 1024;
 
 sub new ($class, $socket, %options) {
@@ -101,7 +102,7 @@ sub wants_to_write ($self) {
     return !$self->{write_error} && $self->{sent} < $self->{total};
 }
 
-# One look at who is ready; false when nobody was for $seconds.
+# Serves the sockets that are ready; returns false if none is ready within $seconds.
 sub round ($seconds, $streams, $watched) {
     my ($read, $write) = ('', '');
     vec($read, fileno $_->[0], 1) = 1 for $watched->@*;

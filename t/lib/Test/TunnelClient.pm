@@ -1,7 +1,7 @@
 package Test::TunnelClient;
 
-# A client of the test node that shares no code with pve-tunnel: IO::Socket::SSL beneath,
-# Protocol::WebSocket for handshake and frames. Slow, and good for a few MiB.
+# A client of the test node that shares no code with pve-tunnel: it uses IO::Socket::SSL for TLS,
+# and Protocol::WebSocket for upgrade and frames. It is slow, and meant for a few MiB.
 
 use v5.36;
 
@@ -22,19 +22,21 @@ Test::TunnelClient - an independent client of a Test::TunnelNode
 
 =head2 Test::TunnelClient->request($node, $method, $path, %options)
 
-One HTTP request. Options C<headers> (list of lines) and C<body>. Returns C<{status, reason, body}>.
+Makes one HTTP request. Options: C<headers>, a list of lines, and C<body>. Returns
+C<{status, reason, body}>.
 
 =head2 Test::TunnelClient->open($node, $kind, $vmid, $form = '')
 
-POST mtunnel, then the websocket of its command socket. Dies with the status line on refusal.
+Sends POST mtunnel and opens the websocket of its command socket. Dies with the status line on
+refusal.
 
 =head2 Test::TunnelClient->upgrade($node, $kind, $vmid, $ticket, $socket)
 
-One websocket. Dies with the status line on refusal.
+Opens one websocket. Dies with the status line on refusal.
 
 =head2 Test::TunnelClient->ask_upgrade($node, $kind, $vmid, $ticket, $socket)
 
-The same, without waiting for an answer.
+Sends the upgrade request and does not wait for an answer.
 
 =head2 $client->command($name, %params)
 
@@ -42,7 +44,7 @@ Sends a command on a command connection and returns the answer, a hash.
 
 =head2 $client->data($kind, $vmid, $socket)
 
-Takes a ticket for $socket through this command connection and opens a websocket to it.
+Requests a ticket for C<$socket> over this command connection and opens a websocket to the socket.
 
 =head2 $client->send($type, $bytes, %options)
 
@@ -50,17 +52,18 @@ Sends a frame: C<binary>, C<ping>, C<pong>, C<close>, ... Options go to Protocol
 
 =head2 $client->next
 
-The next message or control frame, C<{type, bytes}>, or C<{type => 'end', notified}>: whether
-close_notify came before the end (without TLS: always true); C<reset> if the connection broke.
+Returns the next message or control frame, C<{type, bytes}>. At the end of the connection it returns
+C<{type =E<gt> 'end', notified, reset}>: C<notified> is true if close_notify came before the end
+(without TLS: always), C<reset> if the connection was reset.
 
 =head2 $client->drain
 
-Everything until the end: C<{bytes, types, notified}>; bytes are those of data messages, types the
-types of all frames in order, runs of the same type once.
+Reads to the end of the connection. Returns C<{bytes, types, notified}>: C<bytes> of data messages,
+C<types> of all frames in order, with adjacent equal types as one.
 
 =head2 $client->disconnect
 
-Goes without a close frame and without close_notify.
+Closes the connection without a close frame and without close_notify.
 
 =cut
 
@@ -118,7 +121,7 @@ sub upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
         my ($line) = $input =~ m{\AHTTP/1\.1 ([^\r\n]*)\r\n};
         die "$line\n" if defined $line && $line !~ m/\A101 /;
         next if $input !~ m/\r\n\r\n/;
-        # What is left over is frames.
+        # The rest of the input is frames.
         $handshake->parse($input) or die $handshake->error . "\n";
     }
     $self->{frames}->append($input);
@@ -128,7 +131,7 @@ sub upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
 sub ask_upgrade ($class, $node, $kind, $vmid, $ticket, $socket) {
     my $query = 'ticket=' . uri_escape($ticket) . '&socket=' . uri_escape($socket);
     my $path = path_of($node, $kind, $vmid, 'mtunnelwebsocket');
-    # Only path and query of this go over the wire, with Host.
+    # The request has only path and query of this URL, and its host as Host.
     my $url = "wss://localhost:$node->{port}$path?$query";
     my $handshake = Protocol::WebSocket::Handshake::Client->new(url => $url);
     $handshake->req->{headers} = [Authorization => $node->{token}];
@@ -206,7 +209,7 @@ sub drain ($self) { ## no critic (RequireFinalReturn)
     }
 }
 
-# RFC 8446, section 6.1: only close_notify tells an end from a cut.
+# RFC 8446, section 6.1: only close_notify distinguishes an end from a truncation.
 sub notified ($self) {
     return 1 if !$self->{handle}->can('_get_ssl_object');
     my $ssl = $self->{handle}->_get_ssl_object or return 0;

@@ -31,7 +31,7 @@ Class method. Starts a node and waits until it listens. Options:
 
 C<front>: C<testnode> (default) or C<pveproxy>, the real PVE::APIServer::AnyEvent; where that does
 not load, undef is returned and C<$Test::TunnelNode::reason> says why. C<worker>: path of the
-worker, default t/lib/stub-worker.pl. C<misbehave>: list of words as in C<testnode --help> (not with
+worker, default t/lib/fake-worker.pl. C<misbehave>: list of words as in C<testnode --help> (not with
 C<pveproxy>). C<old>: no capabilities. C<no_direct>: without pve-tunnel. C<no_privilege>: its user
 lacks Sys.Modify. C<configuration>: the file with its networks. C<tls>: C<1.2> or C<1.3>. C<plain>: no TLS. C<node>: name of
 the node, default C<target>. C<listen>: address, default 127.0.0.1.
@@ -106,7 +106,7 @@ sub start ($class, %options) {
         ? ($^X, "$root/testnode/pveproxy.pl")
         : ("$root/target/release/testnode");
     push @command, '--listen', $options{listen} // '127.0.0.1', '--dir', $self->{dir},
-        '--worker', $options{worker} // "$root/t/lib/stub-worker.pl",
+        '--worker', $options{worker} // "$root/t/lib/fake-worker.pl",
         '--node', $self->{name};
     push @command, '--old' if $options{old};
     push @command, '--no-direct' if $options{no_direct};

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 
 use super::local::Local;
 use super::pings::Pings;
-use super::{CHUNK, End, Note, Release, drain, pace, released};
+use super::{CHUNK, ClientEvent, End, Release, drain, pace, released};
+use crate::connection::Connection;
 use crate::frames::{Incoming, Reader};
 use crate::misbehave::Behaviour;
-use crate::wire::Wire;
 
 /// The incoming direction of one connection.
 pub(super) struct Inbound<'a> {
@@ -25,22 +25,22 @@ pub(super) struct Inbound<'a> {
 impl Inbound<'_> {
     pub(super) async fn pump(
         &mut self,
-        wire: &mut ReadHalf<Wire>,
-        notes: &mpsc::Sender<Note>,
+        connection: &mut ReadHalf<Connection>,
+        event_sender: &mpsc::Sender<ClientEvent>,
         mut release: Release,
     ) -> End {
         let mut buffer = vec![0; CHUNK];
         loop {
-            if let Some(end) = self.frames(notes).await {
+            if let Some(end) = self.frames(event_sender).await {
                 if self.behaviour.swallow_bad_frames && matches!(end, End::Refused(_)) {
-                    drain(wire).await;
+                    drain(connection).await;
                 }
                 return end;
             }
             if self.behaviour.stall_read {
                 released(&mut release).await;
             }
-            match wire.read(&mut buffer).await {
+            match connection.read(&mut buffer).await {
                 Ok(0) => return End::Disconnect,
                 Ok(count) => {
                     self.reader.feed(&buffer[..count]);
@@ -55,8 +55,9 @@ impl Inbound<'_> {
         }
     }
 
-    /// Handles all frames that are here; the end, if one of them is.
-    async fn frames(&mut self, notes: &mpsc::Sender<Note>) -> Option<End> {
+    /// Handles all frames that have arrived. Returns how the connection ended, if one of them ends
+    /// it.
+    async fn frames(&mut self, event_sender: &mpsc::Sender<ClientEvent>) -> Option<End> {
         loop {
             match self.reader.next() {
                 Ok(None) => return None,
@@ -67,15 +68,15 @@ impl Inbound<'_> {
                     }
                 }
                 Ok(Some(Incoming::Ping(payload))) => {
-                    let _ = notes.send(Note::Pong(payload)).await;
+                    let _ = event_sender.send(ClientEvent::Ping(payload)).await;
                 }
                 Ok(Some(Incoming::Pong(payload))) => {
                     if !self
                         .pings
                         .lock()
-                        .is_ok_and(|mut pings| pings.answer(&payload))
+                        .is_ok_and(|mut pings| pings.accept_pong(&payload))
                     {
-                        return Some(End::Refused("a pong with another payload".to_owned()));
+                        return Some(End::Refused("a pong has the wrong payload".to_owned()));
                     }
                 }
                 Ok(Some(Incoming::Close)) => return Some(End::CloseFrame),

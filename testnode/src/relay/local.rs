@@ -1,4 +1,4 @@
-//! What waits for the UNIX side, and where.
+//! Writing to the UNIX socket, with or without backpressure to the client.
 
 use std::io;
 
@@ -7,13 +7,13 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// The UNIX socket's writing half.
+/// The write half of the UNIX socket.
 pub(super) enum Local {
-    /// What is not taken waits on the wire.
+    /// A write waits until the UNIX side has received the bytes.
     Bounded(OwnedWriteHalf),
-    /// What is not taken waits here, without limit, as in pveproxy.
+    /// A write puts the bytes into an unbounded queue, as in pveproxy.
     Unbounded(Option<mpsc::UnboundedSender<Vec<u8>>>, JoinHandle<()>),
-    Ended,
+    Closed,
 }
 
 impl Local {
@@ -35,39 +35,39 @@ impl Local {
     }
 
     pub(super) async fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {
-        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
         match self {
             Self::Bounded(half) => half.write_all(&bytes).await,
-            Self::Unbounded(Some(sender), _) => sender.send(bytes).map_err(|_| gone()),
-            _ => Err(gone()),
+            Self::Unbounded(Some(sender), _) => sender.send(bytes).map_err(|_| closed()),
+            _ => Err(closed()),
         }
     }
 
-    /// The UNIX side is to hear the end after all that was written.
-    pub(super) async fn end_writing(&mut self) {
+    /// Sends end of file to the UNIX side, after all bytes written before.
+    pub(super) async fn shut_down(&mut self) {
         match self {
             Self::Bounded(half) => {
-                // A peer that is gone hears nothing anyway.
+                // Ignored if the UNIX side has closed its socket.
                 let _ = half.shutdown().await;
             }
             Self::Unbounded(sender, _) => *sender = None,
-            Self::Ended => {}
+            Self::Closed => {}
         }
     }
 
-    /// Waits until the UNIX side has taken everything.
+    /// Waits until the UNIX side has received everything.
     pub(super) async fn finish(&mut self) {
         if let Self::Unbounded(_, writer) = self {
             let _ = writer.await;
         }
-        *self = Self::Ended;
+        *self = Self::Closed;
     }
 
-    /// Throws away what the UNIX side has not taken.
-    pub(super) fn abandon(&mut self) {
+    /// Discards what the UNIX side has not received.
+    pub(super) fn abort(&mut self) {
         if let Self::Unbounded(_, writer) = self {
             writer.abort();
         }
-        *self = Self::Ended;
+        *self = Self::Closed;
     }
 }

@@ -1,4 +1,6 @@
-//! One upgraded connection, relayed to one UNIX socket.
+//! Relays one upgraded connection to one UNIX socket.
+//!
+//! The *UNIX side* is the process that listens on that socket: the worker, QEMU or an import.
 
 mod inbound;
 mod local;
@@ -19,20 +21,20 @@ use self::inbound::Inbound;
 use self::local::Local;
 use self::outbound::Outbound;
 use self::pings::Pings;
+use crate::connection::Connection;
 use crate::frames::Reader;
 use crate::misbehave::{Behaviour, FRAME_LIMIT};
-use crate::wire::Wire;
 
-/// Becomes true when stalled connections may go on.
+/// Becomes true when stalled connections may continue.
 pub(crate) type Release = watch::Receiver<bool>;
 
-/// How long to wait for the client to go after we have said goodbye; what it still sends is thrown
-/// away meanwhile, because closing with unread bytes would reset the connection and take what it
-/// has not read yet.
+/// How long the relay waits for the client to disconnect after the relay has shut the connection
+/// down. The relay reads and discards what the client sends meanwhile. Closing a socket with unread
+/// bytes would reset the connection, and the client could lose bytes that it has not read yet.
 const LINGER: Duration = Duration::from_secs(10);
-/// Bytes read at once.
+/// Largest number of bytes per read.
 const CHUNK: usize = FRAME_LIMIT;
-/// Answers to pings that may wait for a client which does not read.
+/// Limit of pongs that wait for a client that does not read.
 const PENDING_PONGS: usize = 16;
 
 /// How a relayed connection ended, for the log.
@@ -40,21 +42,21 @@ const PENDING_PONGS: usize = 16;
 enum End {
     /// The client sent a close frame.
     CloseFrame,
-    /// The client went without one.
+    /// The client disconnected without a close frame.
     Disconnect,
-    /// The UNIX side ended.
+    /// The UNIX side closed its socket.
     Local,
-    /// We cut it.
+    /// The relay sent FIN without close_notify, as a fault requires.
     Truncated,
-    /// The client did what it must not.
+    /// The client violated the protocol.
     Refused(String),
-    /// The UNIX side took no more.
+    /// Writing to the UNIX socket failed.
     LocalFailed(io::Error),
-    /// The wire failed.
+    /// The connection failed.
     Failed(io::Error),
 }
 
-/// What went through, for the log; tests read it there.
+/// The statistics of a connection for the log, where tests read them.
 struct Summary {
     end: End,
     received: u64,
@@ -71,10 +73,10 @@ impl fmt::Display for Summary {
         match &self.end {
             End::CloseFrame => write!(f, "close frame from the client")?,
             End::Disconnect => write!(f, "client went without a close frame")?,
-            End::Local => write!(f, "end of the UNIX side")?,
+            End::Local => write!(f, "the UNIX side closed")?,
             End::Truncated => write!(f, "truncated")?,
             End::Refused(reason) => write!(f, "refused: {reason}")?,
-            End::LocalFailed(error) => write!(f, "the UNIX side took no more: {error}")?,
+            End::LocalFailed(error) => write!(f, "cannot write to the UNIX socket: {error}")?,
             End::Failed(error) => write!(f, "connection failed: {error}")?,
         }
         let Self {
@@ -99,29 +101,31 @@ impl fmt::Display for Summary {
     }
 }
 
-/// What the incoming side tells the outgoing one.
-enum Note {
-    Pong(Vec<u8>),
-    /// The client has sent its close frame.
+/// What the inbound direction reports to the outbound direction.
+enum ClientEvent {
+    /// The client sent a ping. The pong must carry this payload.
+    Ping(Vec<u8>),
+    /// The client sent a close frame.
     Closed,
-    /// The client did what it must not.
+    /// The client violated the protocol.
     Refused,
 }
 
-/// Relays until one side ends, and ends the other accordingly; logs what went through as `label`.
+/// Relays until one side closes, then closes the other side accordingly. Logs the statistics under
+/// the name `label`.
 pub(crate) async fn run(
-    wire: Wire,
+    connection: Connection,
     early: Vec<u8>,
     local: UnixStream,
     behaviour: &Behaviour,
     release: Release,
     label: &str,
 ) {
-    let scissors = wire.scissors();
-    let (mut wire_read, wire_write) = tokio::io::split(wire);
+    let tcp_handle = connection.tcp_handle();
+    let (mut connection_read, connection_write) = tokio::io::split(connection);
     let (local_read, local_write) = local.into_split();
     let pings = Mutex::new(Pings::default());
-    let (notes, noted) = mpsc::channel(PENDING_PONGS);
+    let (event_sender, event_receiver) = mpsc::channel(PENDING_PONGS);
     let mut inbound = Inbound {
         reader: Reader::new(early),
         local: Local::new(local_write, behaviour.drop_buffer),
@@ -130,9 +134,9 @@ pub(crate) async fn run(
         pings: &pings,
     };
     let mut outbound = Outbound {
-        wire: wire_write,
+        connection: connection_write,
         local: local_read,
-        scissors: scissors.ok(),
+        tcp_handle: tcp_handle.ok(),
         sent: 0,
         closed: false,
         behaviour,
@@ -141,15 +145,15 @@ pub(crate) async fn run(
     let end = both(
         &mut inbound,
         &mut outbound,
-        &mut wire_read,
-        notes,
-        noted,
+        &mut connection_read,
+        event_sender,
+        event_receiver,
         release,
     )
     .await;
     match &end {
         End::CloseFrame => inbound.local.finish().await,
-        _ => inbound.local.abandon(),
+        _ => inbound.local.abort(),
     }
     drop(outbound.local);
     let Inbound {
@@ -170,67 +174,67 @@ pub(crate) async fn run(
         pongs: answered,
     };
     crate::log(&format!("relay {label}: {summary}"));
-    linger(&mut wire_read).await;
+    linger(&mut connection_read).await;
 }
 
-/// Runs both directions to the end of the connection.
+/// Runs both directions until the connection ends.
 async fn both(
     inbound: &mut Inbound<'_>,
     outbound: &mut Outbound<'_>,
-    wire: &mut ReadHalf<Wire>,
-    notes: mpsc::Sender<Note>,
-    noted: mpsc::Receiver<Note>,
+    connection: &mut ReadHalf<Connection>,
+    event_sender: mpsc::Sender<ClientEvent>,
+    event_receiver: mpsc::Receiver<ClientEvent>,
     release: Release,
 ) -> End {
-    let outgoing = outbound.pump(noted, release.clone());
+    let outgoing = outbound.pump(event_receiver, release.clone());
     tokio::pin!(outgoing);
     let end = tokio::select! {
-        end = inbound.pump(wire, &notes, release) => end,
+        end = inbound.pump(connection, &event_sender, release) => end,
         end = &mut outgoing => return end,
     };
-    let note = match &end {
+    let event = match &end {
         End::CloseFrame => {
-            // The UNIX side hears the end now, and may still have something to say.
-            inbound.local.end_writing().await;
-            Some(Note::Closed)
+            // The UNIX side receives end of file now, and may still send data.
+            inbound.local.shut_down().await;
+            Some(ClientEvent::Closed)
         }
-        End::Refused(_) => Some(Note::Refused),
-        // Who takes nothing any more may have spoken before.
+        End::Refused(_) => Some(ClientEvent::Refused),
+        // The UNIX side receives no more, but may have sent data before.
         End::LocalFailed(_) => None,
         _ => return end,
     };
-    // The other direction must run meanwhile: the queue of notes may be full of pongs.
-    let tell = async {
-        if let Some(note) = note {
-            let _ = notes.send(note).await;
+    // The outbound direction must run meanwhile: the queue may be full of pings.
+    let report = async {
+        if let Some(event) = event {
+            let _ = event_sender.send(event).await;
         }
         std::future::pending::<()>().await;
     };
     tokio::select! {
         _ = outgoing => {}
-        () = drain(wire) => {}
-        () = tell => {}
+        () = drain(connection) => {}
+        () = report => {}
     }
     end
 }
 
-/// Waits for the client to go, for a while.
-async fn linger(wire: &mut ReadHalf<Wire>) {
-    let _ = timeout(LINGER, drain(wire)).await;
+/// Waits for the client to disconnect, at most `LINGER`.
+async fn linger(connection: &mut ReadHalf<Connection>) {
+    let _ = timeout(LINGER, drain(connection)).await;
 }
 
-/// Throws away what comes until the end.
-async fn drain(wire: &mut ReadHalf<Wire>) {
+/// Reads and discards everything until end of file.
+async fn drain(connection: &mut ReadHalf<Connection>) {
     let mut sink = vec![0; CHUNK];
-    while matches!(wire.read(&mut sink).await, Ok(count) if count > 0) {}
+    while matches!(connection.read(&mut sink).await, Ok(count) if count > 0) {}
 }
 
 async fn released(release: &mut Release) {
-    // An error means that the node ends.
+    // An error means that the node is shutting down.
     let _ = release.wait_for(|released| *released).await;
 }
 
-/// Makes `count` bytes take as long as they do at `rate` bytes a second.
+/// Sleeps as long as `count` bytes take at `rate` bytes per second.
 async fn pace(count: usize, rate: Option<u64>) {
     if let Some(rate) = rate {
         let nanoseconds = count as u128 * 1_000_000_000 / u128::from(rate);

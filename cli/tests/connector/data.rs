@@ -1,0 +1,274 @@
+//! Data through forwards: whole, both ways, many at once, in bounded memory.
+
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use testing::connector::Connector;
+use testing::target::{Request, Target, end_well, serve_worker, stock_answer};
+use testing::{pattern, read_out, sha256, write_in_pieces};
+use tungstenite::Message;
+
+const MIB: usize = 1 << 20;
+
+/// As many bytes as the promise names, each way.
+const MUCH: usize = 64 * MIB;
+
+/// What two directions of one connection may cost: the buffers, rustls's own, and room for the
+/// allocator.
+const MEMORY_PER_CONNECTION: u64 = 8 * 1024;
+
+/// A target whose socket `/echo` echoes, `/sink` tells the SHA-256 of what came before the close
+/// frame, and `/source` sends.
+fn target(results: mpsc::Sender<String>) -> Target {
+    let results = Mutex::new(results);
+    Target::new(move |request| match request.socket() {
+        "/run/mtunnel" => serve_worker(request, stock_answer),
+        "/echo" => echo(request),
+        "/sink" => {
+            let result = sha256(&sink(request, || {}));
+            results.lock().unwrap().send(result).unwrap();
+        }
+        "/source" => {
+            let mut websocket = request.websocket();
+            for piece in pattern(MUCH).chunks(100_000) {
+                websocket.write(Message::binary(piece.to_vec())).unwrap();
+            }
+            websocket.flush().unwrap();
+            end_well(websocket.into_inner());
+        }
+        other => panic!("{other}"),
+    })
+}
+
+fn echo(request: Request) {
+    let mut websocket = request.websocket();
+    loop {
+        match websocket.read() {
+            Ok(Message::Binary(bytes)) => websocket.send(Message::Binary(bytes)).unwrap(),
+            Ok(Message::Close(_)) => return end_well(websocket.into_inner()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Everything up to the close frame. `before_reading` may wait.
+fn sink(request: Request, before_reading: impl FnOnce()) -> Vec<u8> {
+    let mut websocket = request.websocket();
+    before_reading();
+    let mut all = Vec::new();
+    loop {
+        match websocket.read() {
+            Ok(Message::Binary(bytes)) => all.extend_from_slice(&bytes),
+            Ok(Message::Close(_)) => return all,
+            other => panic!("{other:?} after {} bytes", all.len()),
+        }
+    }
+}
+
+#[test]
+fn everything_arrives_upwards_before_the_close_frame() {
+    let (results, result) = mpsc::channel();
+    let target = target(results);
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/sink");
+    let data = pattern(MUCH);
+    write_in_pieces(&mut local, &data).unwrap();
+    local.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(result.recv().unwrap(), sha256(&data));
+    let (rest, end) = read_out(&local);
+    assert!(rest.is_empty());
+    end.unwrap();
+    let finished = connector.finish();
+    assert!(finished.status.success(), "{}", finished.log);
+    assert!(
+        finished
+            .log
+            .contains(&format!("closed ({MUCH} bytes sent, 0 received")),
+        "{}",
+        finished.log
+    );
+}
+
+#[test]
+fn everything_arrives_downwards_and_then_a_clean_end() {
+    let target = target(mpsc::channel().0);
+    let mut connector = Connector::connected(&target);
+    let (data, end) = read_out(connector.open(&target, "/source"));
+    end.unwrap();
+    assert_eq!(sha256(&data), sha256(&pattern(MUCH)));
+}
+
+#[test]
+fn both_directions_flow_at_once() {
+    let target = target(mpsc::channel().0);
+    let mut connector = Connector::connected(&target);
+    let local = connector.open(&target, "/echo");
+    let data = Arc::new(pattern(MUCH));
+    let writer = {
+        let (data, mut local) = (data.clone(), local.try_clone().unwrap());
+        thread::spawn(move || write_in_pieces(&mut local, &data).unwrap())
+    };
+    let mut back = vec![0; MUCH];
+    (&local).read_exact(&mut back).unwrap();
+    writer.join().unwrap();
+    assert_eq!(sha256(&back), sha256(&data));
+    local.shutdown(Shutdown::Write).unwrap();
+    assert!(read_out(&local).0.is_empty());
+}
+
+#[test]
+fn a_program_that_shuts_down_its_reading_side_first_loses_nothing() {
+    let (results, result) = mpsc::channel();
+    let target = target(results);
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/sink");
+    local.shutdown(Shutdown::Read).unwrap();
+    let data = pattern(MIB);
+    local.write_all(&data).unwrap();
+    local.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(result.recv().unwrap(), sha256(&data));
+    // It polls over the control connection and closes only then.
+    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+}
+
+#[test]
+fn a_reader_that_stalls_locally_stops_the_wire_and_memory_stays() {
+    let target = target(mpsc::channel().0);
+    let mut connector = Connector::connected(&target);
+    let before = connector.peak_memory();
+    let mut local = connector.open(&target, "/source");
+    // Once the first bytes are here, the rest wants to follow; it can only wait.
+    let mut first = [0; 1];
+    local.read_exact(&mut first).unwrap();
+    // Commands go on meanwhile: they show that the connector runs, and give it time to take more
+    // than it should.
+    for _ in 0..2000 {
+        connector.ask(&json!({ "cmd": "version" }));
+    }
+    let grown = connector.peak_memory() - before;
+    assert!(grown <= MEMORY_PER_CONNECTION, "grew by {grown} KiB");
+    let (rest, end) = read_out(&local);
+    end.unwrap();
+    assert_eq!(
+        sha256(&[&first[..], &rest].concat()),
+        sha256(&pattern(MUCH))
+    );
+    let grown = connector.peak_memory() - before;
+    assert!(grown <= MEMORY_PER_CONNECTION, "grew by {grown} KiB");
+}
+
+#[test]
+fn a_wire_that_stalls_stops_the_local_writer_and_memory_stays() {
+    let (go, wait) = mpsc::channel::<()>();
+    let (results, result) = mpsc::channel();
+    let (wait, results) = (Mutex::new(wait), Mutex::new(results));
+    let target = Target::new(move |request| match request.socket() {
+        "/run/mtunnel" => serve_worker(request, stock_answer),
+        _ => {
+            let data = sink(request, || wait.lock().unwrap().recv().unwrap());
+            results.lock().unwrap().send(sha256(&data)).unwrap();
+        }
+    });
+    let mut connector = Connector::connected(&target);
+    let before = connector.peak_memory();
+    let local = connector.open(&target, "/stalled");
+    local.set_nonblocking(true).unwrap();
+    let data = pattern(MUCH);
+    // The kernel's buffers and ours take some; then nothing more goes in.
+    let mut written = 0;
+    let mut refused = 0;
+    while refused < 2000 {
+        assert!(
+            written < MUCH / 2,
+            "nobody reads, and yet {written} bytes were taken"
+        );
+        match (&local).write(&data[written..]) {
+            Ok(count) => {
+                written += count;
+                refused = 0;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                refused += 1;
+                connector.ask(&json!({ "cmd": "version" }));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let grown = connector.peak_memory() - before;
+    assert!(grown <= MEMORY_PER_CONNECTION, "grew by {grown} KiB");
+    go.send(()).unwrap();
+    local.set_nonblocking(false).unwrap();
+    (&local).write_all(&data[written..]).unwrap();
+    local.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(result.recv().unwrap(), sha256(&data));
+}
+
+#[test]
+fn many_connections_on_one_forward_each_with_its_own_ticket() {
+    const COUNT: usize = 16;
+    let tickets: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = tickets.clone();
+    let target = Target::new(move |request| match request.socket() {
+        "/run/mtunnel" => {
+            let mut made = 0;
+            serve_worker(request, move |command| {
+                let mut answer = stock_answer(command);
+                if command["cmd"] == "ticket" {
+                    made += 1;
+                    answer["ticket"] = format!("TICKET={made}+ %/&").into();
+                }
+                answer
+            });
+        }
+        "/echo" => {
+            seen.lock().unwrap().push(request.query["ticket"].clone());
+            echo(request);
+        }
+        other => panic!("{other}"),
+    });
+    let mut connector = Connector::connected(&target);
+    let path = connector.forward(&target, "/echo");
+    let locals: Vec<UnixStream> = (0..COUNT)
+        .map(|_| UnixStream::connect(&path).unwrap())
+        .collect();
+    // All are open at once, and data flows on all, while commands are answered in order.
+    let threads: Vec<_> = locals
+        .into_iter()
+        .enumerate()
+        .map(|(number, local)| {
+            thread::spawn(move || {
+                let data = pattern(MIB + number);
+                let mut writer = local.try_clone().unwrap();
+                let sent = data.clone();
+                let writing = thread::spawn(move || writer.write_all(&sent).unwrap());
+                let mut back = vec![0; data.len()];
+                (&local).read_exact(&mut back).unwrap();
+                writing.join().unwrap();
+                assert!(back == data, "connection {number}");
+                local
+            })
+        })
+        .collect();
+    for number in 0..100 {
+        let name = format!("command-{number}");
+        connector.say(&json!({ "cmd": name }));
+        connector.say(&json!({ "cmd": "version" }));
+        assert_eq!(connector.hear()["success"], false);
+        assert_eq!(connector.hear()["api"], 2);
+    }
+    let locals: Vec<UnixStream> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+    drop(locals);
+    let mut tickets = tickets.lock().unwrap().clone();
+    tickets.sort();
+    tickets.dedup();
+    assert_eq!(
+        tickets.len(),
+        COUNT,
+        "each connection has a ticket of its own"
+    );
+    assert!(tickets.contains(&"TICKET=1+ %/&".to_owned()), "{tickets:?}");
+}

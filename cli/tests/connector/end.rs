@@ -1,0 +1,388 @@
+//! How streams end: what was sent arrives, and what did not arrive is never taken for an end.
+
+use serde_json::json;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::{Mutex, mpsc};
+use testing::connector::Connector;
+use testing::target::{Request, Target, Tls, end_well, serve_worker, stock_answer};
+use testing::{pattern, read_out};
+
+const MANY: usize = 64 << 20;
+
+/// A target that serves its worker, and every other socket by `script`.
+fn target(script: impl Fn(Request) + Send + Sync + 'static) -> Target {
+    Target::new(move |request| match request.socket() {
+        "/run/mtunnel" => serve_worker(request, stock_answer),
+        _ => script(request),
+    })
+}
+
+/// A binary frame as a server sends it.
+fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x82];
+    match payload.len() {
+        short @ 0..=125 => bytes.push(short as u8),
+        middle @ 126..=0xffff => {
+            bytes.push(126);
+            bytes.extend_from_slice(&(middle as u16).to_be_bytes());
+        }
+        long => {
+            bytes.push(127);
+            bytes.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// TCP FIN, without close_notify, as pveproxy ends a connection whose stream it has cut.
+fn bare_fin(tls: Tls) {
+    let (_, tcp) = tls.into_parts();
+    tcp.shutdown(Shutdown::Write).unwrap();
+    // The other end closes when it has seen it.
+    let _ = read_out(&tcp);
+}
+
+/// Reads frames up to the close frame; the payload bytes, unmasked (the default key is zero).
+fn until_close(tls: &mut Tls) -> usize {
+    let mut total = 0;
+    loop {
+        let mut head = [0; 2];
+        tls.read_exact(&mut head).unwrap();
+        let length = match head[1] & 0x7f {
+            126 => {
+                let mut bytes = [0; 2];
+                tls.read_exact(&mut bytes).unwrap();
+                u64::from(u16::from_be_bytes(bytes))
+            }
+            127 => {
+                let mut bytes = [0; 8];
+                tls.read_exact(&mut bytes).unwrap();
+                u64::from_be_bytes(bytes)
+            }
+            short => u64::from(short),
+        };
+        let mut payload = vec![0; length as usize + 4];
+        tls.read_exact(&mut payload).unwrap();
+        if head[0] == 0x88 {
+            return total;
+        }
+        assert_eq!(head[0], 0x82, "FIN, binary");
+        assert!(head[1] & 0x80 != 0, "masked");
+        assert!(length <= 131_072);
+        assert_eq!(payload[..4], [0; 4], "over TLS the key is zero");
+        total += length as usize;
+    }
+}
+
+#[test]
+fn a_truncated_stream_is_an_error_for_a_program_that_had_asked_something() {
+    let target = target(|request| {
+        let mut tls = request.accept();
+        let data = pattern(MANY);
+        for piece in data.chunks(131_072) {
+            tls.write_all(&frame(piece)).unwrap();
+        }
+        tls.flush().unwrap();
+        bare_fin(tls);
+    });
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/cut");
+    local.write_all(b"please").unwrap();
+    let (data, end) = read_out(&local);
+    assert_eq!(data.len(), MANY, "what did arrive is delivered");
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let finished = connector.finish();
+    assert!(
+        finished
+            .log
+            .contains("without an end of stream: data may be missing"),
+        "{}",
+        finished.log
+    );
+}
+
+#[test]
+fn a_truncated_stream_is_no_end_for_a_program_that_only_reads() {
+    let (cut, was_cut) = mpsc::channel();
+    let cut = Mutex::new(cut);
+    let target = target(move |request| {
+        let mut tls = request.accept();
+        tls.write_all(&frame(b"part of it")).unwrap();
+        tls.flush().unwrap();
+        bare_fin(tls);
+        cut.lock().unwrap().send(()).unwrap();
+    });
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/cut");
+    let mut part = [0; 10];
+    local.read_exact(&mut part).unwrap();
+    was_cut.recv().unwrap();
+    // The connector knows by now, and has had every opportunity to say so wrongly.
+    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    local.set_nonblocking(true).unwrap();
+    assert_eq!(
+        local.read(&mut part).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
+    // As soon as it says anything, it hears.
+    local.set_nonblocking(false).unwrap();
+    local.write_all(b"?").unwrap();
+    assert_eq!(
+        local.read(&mut part).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+}
+
+#[test]
+fn a_stream_that_stops_inside_a_frame_is_truncated_even_with_close_notify() {
+    let target = target(|request| {
+        let mut tls = request.accept();
+        let whole = frame(&pattern(1000));
+        tls.write_all(&whole[..500]).unwrap();
+        end_well(tls);
+    });
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/cut");
+    local.write_all(b"please").unwrap();
+    assert_eq!(
+        read_out(&local).1.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+}
+
+#[test]
+fn a_close_frame_from_the_target_is_a_clean_end_and_is_answered() {
+    let (answered, answer) = mpsc::channel();
+    let answered = Mutex::new(answered);
+    let target = target(move |request| {
+        let mut tls = request.accept();
+        tls.write_all(&frame(b"all of it")).unwrap();
+        tls.write_all(&[0x88, 2, 0x03, 0xe8]).unwrap();
+        tls.flush().unwrap();
+        until_close(&mut tls);
+        answered.lock().unwrap().send(()).unwrap();
+    });
+    let mut connector = Connector::connected(&target);
+    let (data, end) = read_out(connector.open(&target, "/closes"));
+    assert_eq!(data, b"all of it");
+    end.unwrap();
+    answer.recv().unwrap();
+}
+
+#[test]
+fn pveproxy_ends_without_a_word_once_we_have_closed_and_that_is_no_error() {
+    let target = target(|request| {
+        let mut tls = request.accept();
+        assert_eq!(until_close(&mut tls), MANY);
+        // It was slow to write all that to its socket; the connection has to be there still.
+        tls.write_all(&frame(b"late answer")).unwrap();
+        tls.flush().unwrap();
+        bare_fin(tls);
+    });
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/sink");
+    local.write_all(&pattern(MANY)).unwrap();
+    local.shutdown(Shutdown::Write).unwrap();
+    let (answer, end) = read_out(&local);
+    assert_eq!(answer, b"late answer");
+    end.unwrap();
+    let finished = connector.finish();
+    assert!(!finished.log.contains("FAILED"), "{}", finished.log);
+}
+
+#[test]
+fn a_target_that_goes_away_while_we_send_is_an_error() {
+    let target = target(|request| {
+        let tls = request.accept();
+        drop(tls);
+    });
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/gone");
+    let data = pattern(MANY);
+    assert!(
+        local.write_all(&data).is_err(),
+        "64 MiB do not fit into anybody's buffers"
+    );
+}
+
+#[test]
+fn a_wrong_frame_ends_its_connection_and_no_other() {
+    let target = target(|request| match request.socket() {
+        "/wrong" => {
+            let mut tls = request.accept();
+            // A masked frame from a server.
+            tls.write_all(&[0x82, 0x81, 0, 0, 0, 0, b'x']).unwrap();
+            tls.flush().unwrap();
+            let _ = read_out(&mut tls);
+        }
+        _ => {
+            let mut tls = request.accept();
+            tls.write_all(&frame(b"fine")).unwrap();
+            end_well(tls);
+        }
+    });
+    let mut connector = Connector::connected(&target);
+    let mut wrong = connector.open(&target, "/wrong");
+    wrong.write_all(b"please").unwrap();
+    assert_eq!(
+        read_out(&wrong).1.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+    let (data, end) = read_out(connector.open(&target, "/fine"));
+    assert_eq!(data, b"fine");
+    end.unwrap();
+    let finished = connector.finish();
+    assert!(
+        finished.log.contains("the server sent a masked frame"),
+        "{}",
+        finished.log
+    );
+}
+
+#[test]
+fn a_record_that_was_tampered_with_is_an_error_even_after_our_close_frame() {
+    let target = target(|request| {
+        let mut tls = request.accept();
+        until_close(&mut tls);
+        tls.write_all(&frame(b"half of it")).unwrap();
+        tls.flush().unwrap();
+        let (_, mut tcp) = tls.into_parts();
+        // A record of application data that no key of this connection has made.
+        tcp.write_all(&[0x17, 3, 3, 0, 32]).unwrap();
+        tcp.write_all(&[0x55; 32]).unwrap();
+        let _ = read_out(&tcp);
+    });
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/tampered");
+    local.write_all(b"please").unwrap();
+    local.shutdown(Shutdown::Write).unwrap();
+    let (data, end) = read_out(&local);
+    // What came in one piece with the wrong record may be lost with it, but nothing else comes.
+    assert!(b"half of it".starts_with(&data), "{data:?}");
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let log = connector.finish().log;
+    assert!(
+        log.contains("receiving from the other node failed"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_connection_that_cannot_be_opened_is_reset_and_the_next_one_works() {
+    let refuse = Mutex::new(true);
+    let target = Target::new(move |mut request| match request.socket() {
+        "/run/mtunnel" => serve_worker(request, stock_answer),
+        _ if std::mem::replace(&mut *refuse.lock().unwrap(), false) => {
+            request.answer("HTTP/1.1 500 unable to connect to socket\r\n\r\n");
+        }
+        _ => {
+            let mut tls = request.accept();
+            tls.write_all(&frame(b"now")).unwrap();
+            end_well(tls);
+        }
+    });
+    let mut connector = Connector::connected(&target);
+    let path = connector.forward(&target, "/late");
+    let (data, end) = read_out(UnixStream::connect(&path).unwrap());
+    assert!(data.is_empty());
+    assert_eq!(
+        end.unwrap_err().kind(),
+        ErrorKind::ConnectionReset,
+        "not an empty stream"
+    );
+    let (data, end) = read_out(UnixStream::connect(&path).unwrap());
+    assert_eq!(data, b"now");
+    end.unwrap();
+    let finished = connector.finish();
+    assert!(
+        finished.log.contains("500 unable to connect to socket"),
+        "{}",
+        finished.log
+    );
+}
+
+/// Local sockets are the owner's alone while they are there, and gone afterwards.
+fn sockets_are_removed(end: impl FnOnce(&mut Connector)) {
+    let target = target(|request| drop(request.accept()));
+    let mut connector = Connector::connected(&target);
+    for remote in ["/one", "/two"] {
+        let path = connector.forward(&target, remote);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    end(&mut connector);
+    assert_eq!(connector.wait().files, 0);
+}
+
+#[test]
+fn sockets_are_removed_at_the_end_of_input() {
+    sockets_are_removed(Connector::close_input);
+}
+
+#[test]
+fn sockets_are_removed_on_a_signal() {
+    for signal in ["TERM", "INT", "HUP"] {
+        sockets_are_removed(|connector| {
+            let pid = connector.child.id().to_string();
+            assert!(
+                Command::new("kill")
+                    .args(["-s", signal, &pid])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        });
+    }
+}
+
+#[test]
+fn sockets_are_removed_when_the_control_connection_is_lost() {
+    sockets_are_removed(|connector| {
+        connector.say(&json!({ "cmd": "hang up" }));
+    });
+}
+
+#[test]
+fn a_killed_connector_is_an_error_for_a_program_that_has_sent() {
+    let (arrived, has_arrived) = mpsc::channel();
+    let arrived = Mutex::new(arrived);
+    let target = target(move |request| {
+        let mut tls = request.accept();
+        let mut frame = [0; 7];
+        tls.read_exact(&mut frame).unwrap();
+        arrived.lock().unwrap().send(()).unwrap();
+        let _ = read_out(&mut tls);
+    });
+    let mut connector = Connector::connected(&target);
+    let mut local = connector.open(&target, "/any");
+    local.write_all(b"x").unwrap();
+    has_arrived.recv().unwrap();
+    connector.child.kill().unwrap();
+    assert_eq!(
+        read_out(&local).1.unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+}
+
+#[test]
+fn a_lost_control_connection_ends_the_connector_with_a_reason() {
+    let target = Target::new(|request| {
+        let tls = request.accept();
+        let (_, tcp): (_, TcpStream) = tls.into_parts();
+        tcp.shutdown(Shutdown::Both).unwrap();
+    });
+    let mut connector = Connector::start();
+    connector.connect(&target);
+    let finished = connector.wait();
+    assert!(!finished.status.success());
+    assert!(
+        finished.log.contains("the control connection was cut off"),
+        "{}",
+        finished.log
+    );
+}

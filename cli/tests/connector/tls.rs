@@ -1,0 +1,268 @@
+//! Who is trusted, and what is said when nobody answers.
+
+use nix::unistd::pipe;
+use pve_tunnel::connector::{Options, run};
+use pve_tunnel::tls::Fingerprint;
+use serde_json::json;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use testing::connector::{Connector, executable};
+use testing::target::{Identity, Target, serve_worker, stock_answer};
+
+/// The reason that a connector gives for not having connected, from its answer and its log alike.
+fn refusal(url: &str, fingerprint: Option<Fingerprint>) -> String {
+    let mut connector = Connector::start();
+    connector.connect_to(url, fingerprint);
+    let answer = connector.ask(&json!({ "cmd": "version" }));
+    assert_eq!(answer["success"], false);
+    let reason = answer["msg"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("not connected: ")
+        .unwrap()
+        .to_owned();
+    let finished = connector.finish();
+    assert!(!finished.status.success());
+    assert!(finished.log.contains(&reason), "{}", finished.log);
+    reason
+}
+
+#[test]
+fn a_fingerprint_pins_in_any_spelling() {
+    let target = Target::new(|request| serve_worker(request, stock_answer));
+    let written = target.fingerprint.to_string();
+    let spellings = [
+        written.clone(),
+        written.to_lowercase(),
+        written.replace(':', ""),
+        written.replace(':', "").to_lowercase(),
+    ];
+    for spelling in spellings {
+        assert_eq!(spelling.parse::<Fingerprint>().unwrap(), target.fingerprint);
+    }
+    for version in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13]] {
+        let target = Target::with(&Identity::new(), version, |request| {
+            serve_worker(request, stock_answer);
+        });
+        let log = Connector::connected(&target).finish().log;
+        let expected = format!(
+            "open (TLSv1_{}",
+            if version[0] == &rustls::version::TLS12 {
+                2
+            } else {
+                3
+            }
+        );
+        assert!(log.contains(&expected), "{log}");
+    }
+}
+
+#[test]
+fn texts_that_are_no_fingerprint_are_refused() {
+    let good = "AB".repeat(32);
+    let cases = [
+        "".to_owned(),
+        "AB".repeat(31),
+        "AB".repeat(33),
+        "AB".repeat(20),
+        good.replacen("AB", "AG", 1),
+        good.replacen("AB", "A:", 1),
+        format!("sha256:{good}"),
+        "A:B".repeat(22),
+        "é".repeat(32),
+    ];
+    for text in cases {
+        let error = text.parse::<Fingerprint>().unwrap_err().to_string();
+        assert!(error.contains("64 hexadecimal digits"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_mismatch_names_expected_and_actual() {
+    let target = Target::new(|_| panic!("nothing may be sent to a stranger"));
+    let expected = Identity::new().fingerprint();
+    let reason = refusal(&target.url("ticket=T&socket=S"), Some(expected));
+    assert!(reason.contains(&expected.to_string()), "{reason}");
+    assert!(reason.contains(&target.fingerprint.to_string()), "{reason}");
+}
+
+#[test]
+fn without_a_pin_the_systems_cas_decide() {
+    let identity = Identity::new();
+    let target = Target::with(&identity, rustls::ALL_VERSIONS, |request| {
+        serve_worker(request, stock_answer);
+    });
+    let reason = refusal(&target.url("ticket=T&socket=S"), None);
+    assert!(
+        reason.contains("is not trusted") && reason.contains("no fingerprint was given"),
+        "{reason}"
+    );
+
+    // The same certificate among the system's CAs: the name in it counts, and a wrong one does not.
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    std::fs::write(&file, identity.pem()).unwrap();
+    let with_ca = || {
+        let mut command = Command::new(executable());
+        command.arg("connect").env("SSL_CERT_FILE", &file);
+        Connector::spawn(&mut command)
+    };
+    for host in ["127.0.0.1", "localhost"] {
+        let mut connector = with_ca();
+        let url = target.url("ticket=T&socket=S").replace("127.0.0.1", host);
+        connector.connect_to(&url, None);
+        let answer = connector.ask(&json!({ "cmd": "version" }));
+        assert_eq!(answer["api"], 2, "{host}: {answer}");
+    }
+    let mut connector = with_ca();
+    connector.connect_to(
+        &target
+            .url("ticket=T&socket=S")
+            .replace("127.0.0.1", "127.0.0.2"),
+        None,
+    );
+    // Nobody listens on that address but the same target, bound to another: the connection itself
+    // is refused.
+    assert_eq!(
+        connector.ask(&json!({ "cmd": "version" }))["success"],
+        false
+    );
+}
+
+#[test]
+fn refusals_are_shown_with_status_and_reason() {
+    for (answer, expected) in [
+        (
+            "HTTP/1.1 401 permission denied - invalid PVE ticket\r\n\r\n",
+            "401 permission denied - invalid PVE ticket",
+        ),
+        (
+            "HTTP/1.1 500 no such VM ('100')\r\nContent-Length: 0\r\n\r\n",
+            "500 no such VM ('100')",
+        ),
+        (
+            "HTTP/1.1 501 Method not implemented\r\n\r\n",
+            "501 Method not implemented",
+        ),
+        ("HTTP/1.0 200 OK\r\n\r\n", "200 OK"),
+        ("HTTP/1.1 101 Fine\r\n\r\n", "no 'Upgrade: websocket'"),
+        (
+            "HTTP/1.1 101 Fine\r\nUpgrade: websocket\r\n\r\n",
+            "no 'Connection: Upgrade'",
+        ),
+        (
+            "HTTP/1.1 101 Fine\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n",
+            "does not belong to our key",
+        ),
+        ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "not HTTP/1.1"),
+        ("", "closed the connection instead of answering"),
+    ] {
+        let target = Target::new(move |mut request| request.answer(answer));
+        let reason = refusal(&target.url("ticket=T&socket=S"), Some(target.fingerprint));
+        assert!(reason.contains(expected), "{answer:?}: {reason}");
+    }
+    let endless = Target::new(|mut request| {
+        let line = format!("X-Filler: {}\r\n", "x".repeat(1000));
+        let _ = request.stream.write_all(b"HTTP/1.1 101 Fine\r\n");
+        while request.stream.write_all(line.as_bytes()).is_ok() {}
+    });
+    let reason = refusal(&endless.url("ticket=T&socket=S"), Some(endless.fingerprint));
+    assert!(
+        reason.contains("longer than 16 KiB") || reason.contains("64 headers"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn urls_that_cannot_be_used_are_refused_without_being_shown() {
+    for (url, expected) in [
+        ("", "not a URL"),
+        ("http://127.0.0.1/secret", "begins with neither"),
+        ("wss:///secret", "URL"),
+        ("wss://127.0.0.1:99999/secret", "port"),
+        ("https:///secret", "URL"),
+        ("https://127.0.0.1:99999/secret", "port"),
+        ("ws://192.0.2.1/secret", "loopback addresses only"),
+        ("ws://example.com/secret", "loopback addresses only"),
+    ] {
+        let reason = refusal(url, None);
+        assert!(reason.contains(expected), "{url}: {reason}");
+    }
+}
+
+/// Runs the connector in this process with short limits; what it answers to `version`.
+fn with_limits(url: String, options: serde_json::Value) -> (String, Duration) {
+    let options: Options = serde_json::from_value(options).unwrap();
+    let (input, to_input) = pipe().unwrap();
+    let (from_output, output) = pipe().unwrap();
+    let connect = json!({ "control": true, "cmd": "connect", "data": { "url": url, "fingerprint": "AB".repeat(32) } });
+    File::from(to_input)
+        .write_all(format!("{connect}\n{{\"cmd\":\"version\"}}\n").as_bytes())
+        .unwrap();
+    let started = Instant::now();
+    run(input, output, None, &options).unwrap_err();
+    let taken = started.elapsed();
+    let mut answer = String::new();
+    File::from(from_output).read_to_string(&mut answer).unwrap();
+    (answer, taken)
+}
+
+#[test]
+fn every_step_has_its_limit() {
+    let silent = Target::raw(|mut tcp| {
+        let _ = tcp.read_to_end(&mut Vec::new());
+    });
+    let (answer, taken) = with_limits(
+        format!("wss://{silent}/x?ticket=T"),
+        json!({ "handshake_timeout": 0.2 }),
+    );
+    assert!(
+        answer.contains("no answer to the TLS handshake within 200ms"),
+        "{answer}"
+    );
+    assert!(taken < Duration::from_secs(8));
+
+    // What qemu-server writes for wss://.
+    let (answer, _) = with_limits(
+        format!("https://{silent}/x?ticket=T"),
+        json!({ "handshake_timeout": 0.2 }),
+    );
+    assert!(
+        answer.contains("no answer to the TLS handshake within 200ms"),
+        "{answer}"
+    );
+
+    // ws:// goes past TLS, to the step after it.
+    let (answer, _) = with_limits(
+        format!("ws://{silent}/x?ticket=T"),
+        json!({ "upgrade_timeout": 0.2 }),
+    );
+    assert!(
+        answer.contains("no answer to the websocket upgrade within 200ms"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("check that the socket behind it still exists"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn options_are_checked() {
+    for wrong in [
+        json!({ "mask": "none" }),
+        json!({ "connect_timeout": 0 }),
+        json!({ "connect_timeout": -1 }),
+        json!({ "connect_timeout": 1e9 }),
+        json!({ "connect_timeout": "ten" }),
+        json!({ "connect_timeout": "" }),
+        json!({ "conect_timeout": 10 }),
+    ] {
+        assert!(
+            serde_json::from_value::<Options>(wrong.clone()).is_err(),
+            "{wrong}"
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! Direct planes from end to end: the connector as a process, a listener, and a worker's seam
+//! between them.
+
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use testing::seam::{Crossing, program};
+use testing::{pattern, read_out, write_in_pieces};
+
+/// As much as makes every buffer on the way overflow.
+const MUCH: usize = 64 << 20;
+
+#[test]
+fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
+    for (kind, plane) in [("secure", "tls"), ("insecure", "tcp")] {
+        let mut crossing = Crossing::new(kind);
+        let answer = &crossing.answer;
+        assert_eq!(answer["success"], true, "{answer}");
+        assert_eq!(answer["plan"]["plane"], plane, "{answer}");
+        assert_eq!(answer["direct"]["plane"], plane, "{answer}");
+
+        let path = program(crossing.directory.path(), |mut stream| {
+            thread::spawn(move || {
+                let (data, end) = read_out(&stream);
+                end.unwrap();
+                assert_eq!(data, pattern(MUCH));
+                // Only after the end of the one direction, the other.
+                write_in_pieces(&mut stream, &pattern(MUCH)).unwrap();
+            });
+        });
+        let local = crossing
+            .connector
+            .open(&crossing.target, path.to_str().unwrap());
+        write_in_pieces(&local, &pattern(MUCH)).unwrap();
+        local.shutdown(Shutdown::Write).unwrap();
+        let (data, end) = read_out(&local);
+        end.unwrap();
+        assert!(data == pattern(MUCH), "{plane}: {} bytes", data.len());
+
+        let finished = crossing
+            .connector
+            .ask(&json!({ "control": true, "cmd": "finish" }));
+        let record = &finished["record"];
+        assert_eq!(record["plane"], plane, "{finished}");
+        assert_eq!(record["sent"], MUCH, "{finished}");
+        assert_eq!(record["received"], MUCH, "{finished}");
+        assert_eq!(record["failed"], 0, "{finished}");
+        assert_eq!(record["refused"]["key"], 0, "{finished}");
+        assert_eq!(crossing.seam.ops(), ["hello", "open", "forward", "close"]);
+        let ended = crossing.connector.finish();
+        assert!(ended.status.success(), "{}", ended.log);
+        assert!(ended.log.contains("migration data: plane"), "{}", ended.log);
+        assert!(ended.log.contains("record: {"), "{}", ended.log);
+        assert!(!ended.log.contains("dead"), "{}", ended.log);
+        let key = crossing.seam.listener.lock().unwrap().take().unwrap();
+        let key_hex = key.opened["key"].as_str().unwrap().to_owned();
+        let (result, log) = key.end();
+        result.unwrap();
+        assert!(!ended.log.contains(&key_hex) && !log.contains(&key_hex));
+    }
+}
+
+#[test]
+fn a_hundred_connections_at_once_on_several_forwards() {
+    for kind in ["secure", "insecure"] {
+        let mut crossing = Crossing::new(kind);
+        let path = program(crossing.directory.path(), |mut stream| {
+            thread::spawn(move || {
+                let mut request = [0; 4];
+                while stream.read_exact(&mut request).is_ok() {
+                    stream.write_all(&request).unwrap();
+                }
+            });
+        });
+        let remote = path.to_str().unwrap().to_owned();
+        let locals: Vec<UnixStream> = (0..4)
+            .flat_map(|_| {
+                let local = crossing.connector.forward(&crossing.target, &remote);
+                (0..25)
+                    .map(|_| UnixStream::connect(&local).unwrap())
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        for round in 0..20_u32 {
+            for (mut local, index) in locals.iter().zip(0_u32..) {
+                local
+                    .write_all(&(round * 1000 + index).to_be_bytes())
+                    .unwrap();
+            }
+            for (mut local, index) in locals.iter().zip(0_u32..) {
+                let mut answer = [0; 4];
+                local.read_exact(&mut answer).unwrap();
+                assert_eq!(u32::from_be_bytes(answer), round * 1000 + index);
+            }
+        }
+        drop(locals);
+        let mut listener = crossing.seam.listener.lock().unwrap();
+        let stat = listener
+            .as_mut()
+            .unwrap()
+            .stat_until(|stat| stat.forwards[0].open == 0);
+        // The same socket is one forward of the listener, and the watch is a connection too.
+        assert_eq!(
+            (stat.forwards.len(), stat.connections),
+            (1, 101),
+            "{stat:?}"
+        );
+        assert_eq!(
+            (stat.forwards[0].received, stat.forwards[0].failed),
+            (8000, 0),
+            "{stat:?}"
+        );
+    }
+}

@@ -1,0 +1,380 @@
+//! The listener: its port, its bounds, its figures.
+
+use pve_tunnel::network::{PORTS, bind_port};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use testing::listener::Listener;
+use testing::namespace::{add_addresses, run, within};
+use testing::seam::{Crossing, Seam, program, wish};
+use testing::tcp_source::{endpoint, enter};
+use testing::{read_out, role, until};
+
+/// Far longer than anything here takes.
+const FAR: Duration = Duration::from_secs(60);
+
+/// Forwards, and connections of each at one time.
+const FORWARDS: usize = 256;
+const CONNECTIONS: usize = 256;
+
+/// Nobody who says nothing is in anybody's way here, unless that is what a test is about.
+fn on(network: &str) -> Value {
+    json!({ "plane": "tcp", "network": network, "node": "node", "hello_timeout": 120 })
+}
+
+/// A program of the target that keeps its connections.
+fn keeps() -> (
+    tempfile::TempDir,
+    std::path::PathBuf,
+    mpsc::Receiver<UnixStream>,
+) {
+    let directory = tempfile::tempdir().unwrap();
+    let (taken, takes) = mpsc::channel();
+    let path = program(directory.path(), move |stream| {
+        // Only fails if the test is over.
+        let _ = taken.send(stream);
+    });
+    (directory, path, takes)
+}
+
+#[test]
+fn two_migrations_at_once_have_a_port_each() {
+    within(|| {
+        let mut listeners = [Listener::tcp(), Listener::tcp()];
+        let ports = listeners
+            .each_ref()
+            .map(|listener| endpoint(&listener.opened).port());
+        assert_eq!(ports, [60_000, 60_001]);
+        let keys = listeners
+            .each_ref()
+            .map(|listener| listener.opened["key"].clone());
+        assert_ne!(keys[0], keys[1]);
+        for listener in &mut listeners {
+            let (_directory, path, takes) = keeps();
+            let number = listener.forward(&path);
+            assert_eq!(enter(&listener.opened, number).1, Some(0));
+            takes.recv_timeout(FAR).unwrap();
+        }
+        // The first one's port is free for the next at once.
+        let [first, second] = listeners;
+        first.end().0.unwrap();
+        assert_eq!(endpoint(&Listener::tcp().opened).port(), 60_000);
+        second.end().0.unwrap();
+    });
+}
+
+#[test]
+fn a_full_range_is_told_as_such() {
+    within(|| {
+        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let mut others: Vec<TcpListener> = PORTS
+            .map(|port| TcpListener::bind((address, port)).unwrap())
+            .collect();
+        assert_eq!(others.len(), 50);
+        let full = Listener::tcp();
+        let error = full.opened["error"].as_str().unwrap().to_owned();
+        for word in ["127.0.0.1", "60000", "60049"] {
+            assert!(error.contains(word), "{error}");
+        }
+        let (ended, log) = full.end();
+        assert_eq!(ended.unwrap_err().to_string(), error);
+        assert!(log.contains(&error), "{log}");
+        // Another address has ports of its own, and here, too, the first that is free is taken.
+        assert!(bind_port("127.0.0.2".parse().unwrap()).is_ok());
+        others.remove(31);
+        assert_eq!(endpoint(&Listener::tcp().opened).port(), 60_031);
+    });
+}
+
+#[test]
+fn it_listens_at_its_address_and_at_no_other() {
+    within(|| {
+        run("ip link add mig0 type veth peer name mig1");
+        run("ip link set mig1 up");
+        run("ip link set mig0 up");
+        add_addresses("mig0", &["10.77.0.7/24", "fd77::7/64"]);
+        for (network, address, others) in [
+            ("10.77.0.0/24", "10.77.0.7", ["127.0.0.1", "::1", "fd77::7"]),
+            ("fd77::/64", "fd77::7", ["127.0.0.1", "::1", "10.77.0.7"]),
+            ("::1/128", "::1", ["127.0.0.1", "10.77.0.7", "fd77::7"]),
+        ] {
+            let mut listener = Listener::start(on(network));
+            let at = endpoint(&listener.opened);
+            assert_eq!(at, SocketAddr::new(address.parse().unwrap(), 60_000));
+            let (_directory, path, takes) = keeps();
+            let number = listener.forward(&path);
+            assert_eq!(enter(&listener.opened, number).1, Some(0), "{network}");
+            takes.recv_timeout(FAR).unwrap();
+            for other in others {
+                let other: IpAddr = other.parse().unwrap();
+                let error = TcpStream::connect((other, at.port())).unwrap_err();
+                assert_eq!(
+                    error.raw_os_error(),
+                    Some(libc::ECONNREFUSED),
+                    "{network}: {other}"
+                );
+            }
+            listener.end().0.unwrap();
+        }
+        // Two families at mig0: which one, is not for us to guess.
+        let both = Listener::start(on("mig0"));
+        let error = both.opened["error"].as_str().unwrap();
+        assert!(
+            error.contains("10.77.0.7") && error.contains("fd77::7"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn the_figures_are_right() {
+    let mut listener = Listener::start(on("127.0.0.0/8"));
+    let (directory, path, takes) = keeps();
+    let number = listener.forward(&path);
+    let nobody = directory.path().join("nobody");
+    assert_eq!((number, listener.forward(&nobody)), (1, 2));
+    let opened = listener.opened.clone();
+
+    // One that is over, one that goes on, one that was cut.
+    let (mut over, _) = enter(&opened, number);
+    let mut program = takes.recv_timeout(FAR).unwrap();
+    over.write_all(&[1; 1000]).unwrap();
+    over.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_out(&program).0.len(), 1000);
+    program.write_all(&[2; 77]).unwrap();
+    drop(program);
+    assert_eq!(read_out(&over).0.len(), 77);
+
+    let (mut on, _) = enter(&opened, number);
+    let mut kept = takes.recv_timeout(FAR).unwrap();
+    on.write_all(&[3; 5000]).unwrap();
+    kept.read_exact(&mut [0; 5000]).unwrap();
+
+    let (cut, _) = enter(&opened, number);
+    let lost = takes.recv_timeout(FAR).unwrap();
+    socket2::SockRef::from(&cut)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(cut);
+
+    // One that says nothing, one for nobody, one for a number that there is not.
+    let silent = TcpStream::connect(endpoint(&opened)).unwrap();
+    assert_eq!(enter(&opened, 2).1, Some(1));
+    assert_eq!(enter(&opened, 3).1, None);
+    assert_eq!(enter(&opened, u32::MAX).1, None);
+
+    let stat = listener.stat_until(|stat| {
+        stat.forwards[0].failed == 1 && stat.refused.total() == 3 && stat.half_open == 1
+    });
+    assert_eq!(stat.plane.name(), "tcp");
+    assert_eq!(stat.connections, 7, "{stat:?}");
+    assert_eq!(
+        (stat.refused.socket, stat.refused.number),
+        (1, 2),
+        "{stat:?}"
+    );
+    let [forward, other] = &stat.forwards[..] else {
+        panic!("{stat:?}")
+    };
+    assert_eq!(
+        (forward.number, forward.path.as_str()),
+        (1, path.to_str().unwrap())
+    );
+    assert_eq!((forward.connections, forward.failed), (3, 1), "{stat:?}");
+    // The program of the one that was cut has not heard of it, for it has written nothing.
+    assert_eq!(forward.open, 2, "{stat:?}");
+    assert_eq!((forward.received, forward.sent), (6000, 77), "{stat:?}");
+    assert_eq!(
+        (other.connections, other.open, other.failed),
+        (0, 0, 0),
+        "{stat:?}"
+    );
+    drop((on, silent, lost, kept));
+    let stat = listener.stat_until(|stat| stat.half_open == 0 && stat.forwards[0].open == 0);
+    assert_eq!(stat.refused.malformed, 1, "{stat:?}");
+
+    let last = listener.ask(&json!({ "op": "close" }));
+    assert_eq!(last, serde_json::to_value(&stat).unwrap());
+    let (ended, log) = listener.end();
+    ended.unwrap();
+    assert!(log.contains("refused: there is no forward 3 "), "{log}");
+}
+
+#[test]
+fn forwards_are_bounded_and_a_path_is_one_forward() {
+    let mut listener = Listener::tcp();
+    let directory = tempfile::tempdir().unwrap();
+    let paths: Vec<_> = (1..=FORWARDS + 1)
+        .map(|number| directory.path().join(format!("{number}.sock")))
+        .collect();
+    for (path, number) in paths[..FORWARDS].iter().zip(1..) {
+        assert_eq!(listener.forward(path), number);
+    }
+    let full = listener.ask(&json!({ "op": "forward", "path": paths[FORWARDS] }));
+    assert_eq!(full, json!({ "error": "there are already 256 forwards" }));
+    // The 200th still is the 200th, and works.
+    assert_eq!(listener.forward(&paths[199]), 200);
+    let program = UnixListener::bind(&paths[199]).unwrap();
+    let (mut stream, status) = enter(&listener.opened, 200);
+    assert_eq!(status, Some(0));
+    stream.write_all(b"200").unwrap();
+    let mut said = [0; 3];
+    program.accept().unwrap().0.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"200");
+    assert_eq!(listener.stat().forwards.len(), FORWARDS);
+}
+
+#[test]
+fn a_path_that_is_none_is_refused_and_nothing_else() {
+    let mut listener = Listener::tcp();
+    for path in [
+        "",
+        "run/relative",
+        &format!("/{}", "x".repeat(107)),
+        "/run/a\0b",
+    ] {
+        let answer = listener.ask(&json!({ "op": "forward", "path": path }));
+        assert!(
+            answer["error"]
+                .as_str()
+                .unwrap()
+                .contains("at most 107 bytes"),
+            "{answer}"
+        );
+    }
+    let longest = format!("/{}", "x".repeat(106));
+    assert_eq!(
+        listener.ask(&json!({ "op": "forward", "path": longest }))["number"],
+        1
+    );
+    for line in [
+        json!({ "op": "dance" }),
+        json!({ "op": "forward" }),
+        json!(7),
+    ] {
+        let answer = listener.ask(&line);
+        assert!(
+            answer["error"]
+                .as_str()
+                .unwrap()
+                .contains("does not support the request"),
+            "{answer}"
+        );
+    }
+    assert_eq!(listener.stat().forwards.len(), 1);
+}
+
+#[test]
+fn connections_of_a_forward_are_bounded_and_the_next_finds_room_again() {
+    let start = role::listeners();
+    let mut listener = start(on("127.0.0.0/8"));
+    let (_directory, path, takes) = keeps();
+    let (_beside, other, others) = keeps();
+    let number = listener.forward(&path);
+    let beside = listener.forward(&other);
+    let opened = listener.opened.clone();
+    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| enter(&opened, number)).collect();
+    assert!(streams.iter().all(|(_, status)| *status == Some(0)));
+    let programs: Vec<_> = (0..CONNECTIONS)
+        .map(|_| takes.recv_timeout(FAR).unwrap())
+        .collect();
+    assert_eq!(enter(&opened, number).1, None);
+    let stat = listener.stat_until(|stat| stat.refused.crowded == 1);
+    assert_eq!(stat.forwards[0].open, CONNECTIONS as u64, "{stat:?}");
+    assert!(
+        takes.try_recv().is_err(),
+        "nothing came of the one too many"
+    );
+    // Another forward has room of its own.
+    assert_eq!(enter(&opened, beside).1, Some(0));
+    others.recv_timeout(FAR).unwrap();
+    // All of them work, the first as well as the last.
+    for ((stream, _), mut program) in streams.iter_mut().zip(&programs) {
+        stream.write_all(b"x").unwrap();
+        program.read_exact(&mut [0]).unwrap();
+    }
+    let (stream, _) = streams.remove(100);
+    drop(programs);
+    drop(stream);
+    listener.stat_until(|stat| stat.forwards[0].open < CONNECTIONS as u64);
+    assert_eq!(enter(&opened, number).1, Some(0));
+}
+
+#[test]
+fn at_the_source_a_connection_too_many_waits() {
+    let mut crossing = Crossing::on("tls", Seam::starting(role::listeners()), &wish("secure"));
+    let (_directory, path, takes) = keeps();
+    let forward = crossing
+        .connector
+        .forward(&crossing.target, path.to_str().unwrap());
+    let connect = || {
+        let mut stream = UnixStream::connect(&forward).unwrap();
+        stream.write_all(b"!").unwrap();
+        stream
+    };
+    let mut locals: Vec<_> = (0..CONNECTIONS).map(|_| connect()).collect();
+    let mut programs: Vec<_> = (0..CONNECTIONS)
+        .map(|_| takes.recv_timeout(FAR).unwrap())
+        .collect();
+    let mut late = connect();
+    // It has had every opportunity: one that is asked later has its answer.
+    assert_eq!(
+        crossing.connector.ask(&json!({ "cmd": "version" }))["api"],
+        2
+    );
+    assert!(takes.try_recv().is_err());
+    // The first two that are over make room.
+    drop((locals.remove(0), programs.remove(0)));
+    let mut program = takes.recv_timeout(FAR).unwrap();
+    program.read_exact(&mut [0]).unwrap();
+    program.write_all(b"!").unwrap();
+    late.read_exact(&mut [0]).unwrap();
+    let stat = crossing.stat_until(|stat| stat.forwards[0].connections == 257);
+    assert_eq!(stat.refused.total(), 0, "{stat:?}");
+}
+
+#[test]
+fn many_in_their_hello_do_not_keep_the_honest_out() {
+    let mut listener = Listener::start(on("127.0.0.0/8"));
+    let (_directory, path, takes) = keeps();
+    let number = listener.forward(&path);
+    let at = endpoint(&listener.opened);
+    let mut strangers: Vec<_> = (0..64).map(|_| TcpStream::connect(at).unwrap()).collect();
+    listener.stat_until(|stat| stat.half_open == 64);
+    // The oldest goes for each that comes.
+    assert_eq!(enter(&listener.opened, number).1, Some(0));
+    takes.recv_timeout(FAR).unwrap();
+    let stat = listener.stat_until(|stat| stat.half_open == 63);
+    assert_eq!(stat.refused.crowded, 1, "{stat:?}");
+    let mut challenge = [0; 40];
+    strangers[0].read_exact(&mut challenge).unwrap();
+    assert!(matches!(strangers[0].read(&mut challenge), Ok(0) | Err(_)));
+    let waits = strangers.pop().unwrap();
+    waits.set_nonblocking(true).unwrap();
+    let mut young = &waits;
+    until("its challenge", || {
+        young.read(&mut challenge).is_ok_and(|count| count == 40)
+    });
+    assert_eq!(
+        young.read(&mut challenge).unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
+}
+
+#[test]
+fn whoever_says_nothing_has_the_hello_limit() {
+    let mut options = on("127.0.0.0/8");
+    options["hello_timeout"] = json!(1);
+    let mut listener = Listener::start(options);
+    let silent = TcpStream::connect(endpoint(&listener.opened)).unwrap();
+    silent.set_read_timeout(Some(FAR)).unwrap();
+    let reader = thread::spawn(move || read_out(&silent).0.len());
+    let stat = listener.stat_until(|stat| stat.refused.silent == 1);
+    assert_eq!((stat.half_open, stat.refused.total()), (0, 1), "{stat:?}");
+    // Its challenge, and nothing more.
+    assert_eq!(reader.join().unwrap(), 40);
+}

@@ -1,0 +1,36 @@
+//! Direct connections: a connector, a listener, and the seam between them.
+//!
+//! The crate belongs to the package that owns the command: cargo builds a package's binaries before it
+//! runs the package's integration tests.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod admission;
+mod backpressure;
+mod crossing;
+mod cut;
+mod dial;
+mod dial_namespace;
+mod kill;
+mod listener;
+mod progress;
+mod target;
+mod versions;
+mod windows;
+
+#[test]
+#[ignore = "a process that other tests start"]
+fn connector_process() {
+    testing::role::connector_process();
+}
+
+#[test]
+#[ignore = "a process that other tests start"]
+fn listener_process() {
+    testing::role::listener_process();
+}
+
+#[test]
+#[ignore = "a process that other tests start"]
+fn worker_process() {
+    testing::role::worker_process();
+}

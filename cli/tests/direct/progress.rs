@@ -1,0 +1,208 @@
+//! What is told of the data on its way, and at the end.
+
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use testing::seam::{Crossing, Seam, wish, wish_with};
+use testing::until;
+
+/// A forward on which something moves has one line in this time.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+fn moves(count: usize, mut from: &UnixStream, mut to: &UnixStream) {
+    from.write_all(&vec![7; count]).unwrap();
+    to.read_exact(&mut vec![0; count]).unwrap();
+}
+
+#[test]
+fn a_forward_that_moves_has_a_line_in_ten_seconds_and_one_that_does_not_has_none() {
+    let started = Instant::now();
+    let mut crossing = Crossing::on("tls", Seam::default(), &wish("secure"));
+    let (busy, also, idle) = (crossing.pair(), crossing.pair(), crossing.pair());
+    let name = |number: u32| {
+        let path = crossing
+            .connector
+            .directory
+            .path()
+            .join(format!("{number}.sock"));
+        format!("forward '{}': ", path.display())
+    };
+    let names = [name(0), name(1), name(2)];
+    let lines = |name: &str| {
+        let logged = crossing.connector.logged().into_iter();
+        logged
+            .filter(|(_, line)| line.starts_with(name))
+            .collect::<Vec<_>>()
+    };
+    moves(3 << 10, &also.0, &also.1);
+    let mut moved = 0;
+    until_for(PROGRESS * 6, "two lines", || {
+        moves(1 << 10, &busy.0, &busy.1);
+        moves(10, &busy.1, &busy.0);
+        moved += 1;
+        // It goes on moving, but it need not wear the machine out.
+        sleep(Duration::from_millis(20));
+        lines(&names[0]).len() >= 2
+    });
+
+    let told = lines(&names[0]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    let slack = Duration::from_millis(500);
+    assert!(told[0].0 - started + slack >= PROGRESS);
+    // The next is at its own time, however late the first one was read here.
+    assert!(told[1].0 - started + slack >= 2 * PROGRESS);
+    for (_, line) in &told {
+        for words in [" sent, ", " received, "] {
+            assert!(line.contains(words), "{line}");
+        }
+        assert!(line.ends_with("/s"), "{line}");
+    }
+    // What moved once is told once; what never moved, never.
+    let once = lines(&names[1]);
+    assert_eq!(once.len(), 1, "{once:?}");
+    assert!(once[0].1.contains("3.0 KiB sent, 0 B received"), "{once:?}");
+    assert!(lines(&names[2]).is_empty());
+    drop((busy, also, idle));
+
+    let (record, finished) = crossing.finish();
+    assert_eq!(record["sent"], (moved << 10) + (3 << 10), "{record}");
+    assert_eq!(record["received"], moved * 10, "{record}");
+    assert_eq!(record["forwards"], 3, "{record}");
+    let of_busy = finished
+        .log
+        .lines()
+        .filter(|line| line.starts_with(&names[0]));
+    // With its end.
+    assert_eq!(of_busy.count(), 3, "{}", finished.log);
+}
+
+/// As [`until`], for something that takes its time.
+fn until_for(limit: Duration, what: &str, mut happened: impl FnMut() -> bool) {
+    let limit = Instant::now() + limit;
+    while !happened() {
+        assert!(Instant::now() < limit, "never: {what}");
+    }
+}
+
+/// The one line for programs; it is what `finish` was answered with.
+fn record_in(log: &str) -> Value {
+    let lines: Vec<&str> = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("record: "))
+        .collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    serde_json::from_str(lines[0]).unwrap()
+}
+
+fn is_fingerprint(value: &Value) -> bool {
+    let text = value.as_str().unwrap_or_default();
+    text.len() == 95
+        && text
+            .split(':')
+            .all(|byte| u8::from_str_radix(byte, 16).is_ok())
+}
+
+#[test]
+fn the_record_says_what_happened_on_each_plane() {
+    for (kind, planes, plane) in [
+        ("secure", json!(["tls", "tcp"]), "tls"),
+        ("insecure", json!(["tls", "tcp"]), "tcp"),
+        ("secure", json!([]), "websocket"),
+    ] {
+        let wish = wish_with(kind, &json!({ "planes": planes }));
+        let mut crossing = Crossing::on(plane, Seam::default(), &wish);
+        let announced = crossing.answer["direct"].clone();
+        if plane == "websocket" {
+            // There, every socket echoes.
+            let mut local = crossing.connector.open(&crossing.target, "/run/echo");
+            local.write_all(&[7; 1000]).unwrap();
+            local.read_exact(&mut [0; 1000]).unwrap();
+        } else {
+            let (source, target) = crossing.pair();
+            moves(1000, &source, &target);
+            moves(1000, &target, &source);
+        }
+        let api = crossing.target.address.to_string();
+        // The connection is over, and counted.
+        let log = || crossing.connector.logged();
+        until("it is over", || {
+            log()
+                .iter()
+                .any(|(_, line)| line.contains("closed (1000 bytes"))
+        });
+        let (record, finished) = crossing.finish();
+        assert_eq!(record, record_in(&finished.log));
+        let for_people = |line: &&str| line.starts_with("migration data: plane ");
+        assert_eq!(finished.log.lines().filter(for_people).count(), 1);
+
+        assert_eq!(record["plane"], plane, "{record}");
+        assert_eq!(record["forwards_plane"], plane, "{record}");
+        for (count, expected) in [
+            ("sent", 1000),
+            ("received", 1000),
+            ("forwards", 1),
+            ("connections", 1),
+            ("failed", 0),
+        ] {
+            assert_eq!(record[count], expected, "{count}: {record}");
+        }
+        assert!(record["seconds"].as_f64().unwrap() > 0.0, "{record}");
+        assert_eq!(record["local"], "127.0.0.1", "{record}");
+        let cipher = record["cipher"].as_str().unwrap();
+        assert_eq!(cipher.starts_with("TLSv1_3 "), plane != "tcp", "{record}");
+        assert_eq!(cipher == "UNENCRYPTED", plane == "tcp", "{record}");
+        if plane == "websocket" {
+            assert_eq!(record["remote"], *api, "{record}");
+            assert_eq!(record["protocol"], Value::Null, "{record}");
+            assert_eq!(record["refused"], Value::Null, "{record}");
+        } else {
+            let remote = format!("127.0.0.1:{}", announced["port"]);
+            assert_eq!(record["remote"], *remote, "{record}");
+            assert_eq!(record["protocol"], 1, "{record}");
+            let refused = record["refused"].as_object().unwrap();
+            let names: Vec<&str> = refused.keys().map(String::as_str).collect();
+            let reasons = [
+                "crowded",
+                "key",
+                "malformed",
+                "number",
+                "silent",
+                "socket",
+                "tls",
+            ];
+            assert_eq!(names, reasons, "{record}");
+            assert!(refused.values().all(|count| *count == 0), "{record}");
+        }
+        for (name, had) in [
+            ("fingerprint", plane != "tcp"),
+            ("own_fingerprint", plane == "tls"),
+        ] {
+            assert_eq!(is_fingerprint(&record[name]), had, "{name}: {record}");
+            assert_eq!(record[name].is_null(), !had, "{name}: {record}");
+        }
+    }
+}
+
+#[test]
+fn what_was_refused_is_in_the_record() {
+    let mut crossing = Crossing::on("tcp", Seam::default(), &wish("insecure"));
+    let nobody = crossing.directory.path().join("nobody");
+    let local = crossing.open(&nobody);
+    assert!(testing::read_out(&local).1.is_err());
+    let (record, finished) = crossing.finish();
+    assert_eq!(record["refused"]["socket"], 1, "{record}");
+    assert_eq!(
+        (&record["failed"], &record["connections"]),
+        (&json!(1), &json!(0)),
+        "{record}"
+    );
+    assert!(
+        finished
+            .log
+            .contains("the target's socket does not accept a connection"),
+        "{}",
+        finished.log
+    );
+}

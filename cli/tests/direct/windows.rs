@@ -1,0 +1,107 @@
+//! Nobody fixes the buffers of a TCP socket: the kernel makes them grow with the way, which it does
+//! no more for a socket of which they were set.
+// For what no crate has: the descriptors of other processes, and one socket option.
+#![allow(unsafe_code)]
+
+use socket2::{Protocol, Socket};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use testing::connector::Connector;
+use testing::seam::{Crossing, Seam, wish};
+use testing::stream::acquaint;
+use testing::{role, skipped};
+
+/// The TCP sockets of a process, under descriptors of our own.
+fn tcp_sockets(pid: u32) -> io::Result<Vec<Socket>> {
+    let process = owned(
+        // SAFETY: takes two numbers; the descriptor it returns is nobody else's.
+        unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) },
+    )?;
+    let mut sockets = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let number: i32 = entry?.file_name().to_str().unwrap().parse().unwrap();
+        let link = std::fs::read_link(format!("/proc/{pid}/fd/{number}"))?;
+        if link.to_str().unwrap().starts_with("socket:") {
+            // SAFETY: takes three numbers; the descriptor it returns is nobody else's.
+            let copy =
+                unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+            let socket = Socket::from(owned(copy)?);
+            if socket.protocol()? == Some(Protocol::TCP) {
+                sockets.push(socket);
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    match i32::try_from(result).unwrap() {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: what the kernel has just returned is open, and is ours alone.
+        descriptor => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
+    }
+}
+
+/// Which of its buffers were set, and so do not grow (man 7 socket has the rest).
+fn fixed_buffers(socket: &Socket) -> i32 {
+    let mut locks: libc::c_int = -1;
+    let mut length = size_of_val(&locks) as libc::socklen_t;
+    // SAFETY: the kernel writes one number, for which there is room.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BUF_LOCK,
+            (&raw mut locks).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    locks
+}
+
+#[test]
+fn a_buffer_that_was_set_would_be_seen() {
+    let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    assert_eq!(fixed_buffers(&socket), 0);
+    socket.set_recv_buffer_size(1 << 20).unwrap();
+    assert_ne!(fixed_buffers(&socket), 0);
+}
+
+/// Fails if one of them is of a fixed size; there are at least so many.
+fn assert_windows_grow(pid: u32, at_least: usize) {
+    let sockets = match tcp_sockets(pid) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let what = "may not take another process's descriptors";
+            return skipped(what, &error);
+        }
+        sockets => sockets.unwrap(),
+    };
+    assert!(sockets.len() >= at_least, "{sockets:?}");
+    for socket in sockets {
+        assert_eq!(fixed_buffers(&socket), 0, "{socket:?}");
+    }
+}
+
+#[test]
+fn the_windows_of_direct_connections_may_grow() {
+    for (plane, kind) in [("tls", "secure"), ("tcp", "insecure")] {
+        let seam = Seam::starting(role::listeners());
+        let mut crossing = Crossing::on(plane, seam, &wish(kind));
+        let (source, target) = crossing.pair();
+        acquaint(&source, &target);
+        // There is the control plane's, too, and the socket that listens.
+        assert_windows_grow(crossing.connector.child.id(), 2);
+        let listener = crossing.seam.listener.lock().unwrap();
+        assert_windows_grow(listener.as_ref().unwrap().pid(), 2);
+    }
+}
+
+#[test]
+fn the_windows_of_websockets_may_grow() {
+    let target = Seam::default().target();
+    let mut connector = Connector::connected(&target);
+    let echo = connector.open(&target, "/run/echo");
+    acquaint(&echo, &echo);
+    assert_windows_grow(connector.child.id(), 2);
+}

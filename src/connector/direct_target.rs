@@ -1,0 +1,272 @@
+//! The target's listener after a successful dial, and the connections to it.
+
+use super::Options;
+use super::happy_eyeballs::{Candidate, Deadline};
+use crate::direct::heartbeat::{self, HeartbeatError};
+use crate::direct::message::Open;
+use crate::direct::{HEARTBEAT, HandshakeError, Link, PeerLiveness, SessionKey};
+use crate::plane::Plane;
+use crate::process::Log;
+use crate::system::keepalive;
+use crate::tls::{Client, Fingerprint, Identity, Peer, TlsError, buffered, describe};
+use serde::Serialize;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{timeout, timeout_at};
+
+/// Why there is no connection to the listener.
+#[derive(Debug, Error)]
+pub(super) enum ConnectError {
+    /// No TCP connection.
+    #[error("cannot connect: {0}")]
+    Connect(#[from] io::Error),
+    /// The TLS handshake failed.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The handshake of the direct connection failed.
+    #[error(transparent)]
+    Handshake(HandshakeError),
+    /// The listener did not answer.
+    #[error("no {what} within {limit:?}")]
+    TimedOut { what: &'static str, limit: Duration },
+    /// The target was marked dead before.
+    #[error("{0}")]
+    Dead(String),
+}
+
+/// What the source needs to connect to a listener.
+pub(super) struct Credentials {
+    plane: Plane,
+    protocol: u16,
+    key: SessionKey,
+    /// Only for `tls`.
+    tls: Option<TlsCredentials>,
+    connect_timeout: Duration,
+    handshake_timeout: Duration,
+}
+
+struct TlsCredentials {
+    client: Client,
+    /// The fingerprint of the listener's certificate.
+    pin: Fingerprint,
+    /// The fingerprint of the source's certificate.
+    own: Fingerprint,
+}
+
+impl Credentials {
+    /// For a listener that was opened for this identity. `tcp` has none.
+    pub(super) fn new(
+        open: &Open,
+        identity: Option<&Identity>,
+        options: &Options,
+    ) -> Result<Self, TlsError> {
+        let tls = match identity {
+            Some(identity) => {
+                let announced = open.fingerprint.as_deref().unwrap_or_default();
+                let pin: Fingerprint = announced.parse()?;
+                Some(TlsCredentials {
+                    client: Client::direct(identity, pin)?,
+                    pin,
+                    own: identity.fingerprint(),
+                })
+            }
+            None => None,
+        };
+        Ok(Self {
+            plane: open.plane,
+            protocol: open.protocol,
+            key: open.key.clone(),
+            tls,
+            connect_timeout: options.connect_timeout,
+            handshake_timeout: options.handshake_timeout,
+        })
+    }
+
+    /// Makes a link to a forward of a TCP connection; also returns its cipher, for the log. Without a
+    /// deadline for the whole, each step has a time limit of its own.
+    async fn open_link(
+        &self,
+        stream: TcpStream,
+        endpoint: SocketAddr,
+        number: u32,
+        dead_peer_timeout: Duration,
+        whole: Option<Deadline>,
+    ) -> Result<(Link, String), ConnectError> {
+        keepalive::enable(&stream, dead_peer_timeout)?;
+        let step = || whole.unwrap_or_else(|| Deadline::within(self.handshake_timeout));
+        let timed_out = |what, limit| ConnectError::TimedOut { what, limit };
+        let (mut link, cipher) = match &self.tls {
+            Some(tls) => {
+                let Deadline { at, limit } = step();
+                let host = endpoint.ip().to_string();
+                let stream = timeout_at(at, tls.client.handshake(&host, buffered(stream)))
+                    .await
+                    .map_err(|_| timed_out("answer to the TLS handshake", limit))??;
+                let cipher = describe(&stream);
+                (Link::Tls(Box::new(stream.into())), cipher)
+            }
+            None => (Link::clear(stream)?, "UNENCRYPTED".into()),
+        };
+        let Deadline { at, limit } = step();
+        timeout_at(at, link.respond(&self.key, number))
+            .await
+            .map_err(|_| timed_out("answer to the handshake", limit))?
+            .map_err(from_handshake)?;
+        Ok((link, cipher))
+    }
+}
+
+/// With TLS 1.3, a target that refuses the source's certificate reports it only where the handshake of
+/// the direct connection is expected.
+fn from_handshake(cause: HandshakeError) -> ConnectError {
+    if let HandshakeError::Io(error) = &cause {
+        if let Some(cause) = TlsError::from_alert(Peer::Target, error) {
+            return ConnectError::Tls(cause);
+        }
+    }
+    ConnectError::Handshake(cause)
+}
+
+/// The target's listener, with an open heartbeat.
+pub(super) struct DirectTarget {
+    credentials: Credentials,
+    candidate: Candidate,
+    /// This node's address of the heartbeat connection.
+    local: IpAddr,
+    cipher: String,
+    dead_peer_timeout: Duration,
+    liveness: PeerLiveness,
+    heartbeat: JoinHandle<()>,
+}
+
+/// The listener as the caller and the record show it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Summary {
+    pub(super) plane: Plane,
+    pub(super) protocol: u16,
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    pub(super) local: IpAddr,
+    pub(super) fingerprint: Option<String>,
+    pub(super) own_fingerprint: Option<String>,
+    pub(super) cipher: String,
+}
+
+impl DirectTarget {
+    /// Makes the first connection, which becomes the heartbeat.
+    pub(super) async fn dial(
+        credentials: Credentials,
+        stream: TcpStream,
+        candidate: Candidate,
+        deadline: Deadline,
+        dead_peer_timeout: Duration,
+        log: Arc<Log>,
+    ) -> Result<Self, ConnectError> {
+        let endpoint = candidate.endpoint;
+        let local = stream.local_addr()?.ip();
+        let (link, cipher) = credentials
+            .open_link(
+                stream,
+                endpoint,
+                HEARTBEAT,
+                dead_peer_timeout,
+                Some(deadline),
+            )
+            .await?;
+        let liveness = PeerLiveness::alive();
+        let heartbeat = tokio::spawn(run_heartbeat(
+            link,
+            endpoint,
+            dead_peer_timeout,
+            liveness.clone(),
+            log,
+        ));
+        Ok(Self {
+            credentials,
+            candidate,
+            local,
+            cipher,
+            dead_peer_timeout,
+            liveness,
+            heartbeat,
+        })
+    }
+
+    /// Opens a connection to the forward of that number.
+    pub(super) async fn connect(&self, number: u32) -> Result<Link, ConnectError> {
+        if let Some(reason) = self.liveness.cause_of_death() {
+            return Err(ConnectError::Dead(reason));
+        }
+        let limit = self.credentials.connect_timeout;
+        let stream = timeout(limit, self.candidate.connect())
+            .await
+            .map_err(|_| ConnectError::TimedOut {
+                what: "TCP connection",
+                limit,
+            })??;
+        let endpoint = self.endpoint();
+        let (link, _) = self
+            .credentials
+            .open_link(stream, endpoint, number, self.dead_peer_timeout, None)
+            .await?;
+        Ok(link)
+    }
+
+    /// The address and port of the listener.
+    pub(super) fn endpoint(&self) -> SocketAddr {
+        self.candidate.endpoint
+    }
+
+    /// Whether the target is alive.
+    pub(super) fn liveness(&self) -> &PeerLiveness {
+        &self.liveness
+    }
+
+    /// Ends the heartbeat. To be called before the listener ends as planned.
+    pub(super) fn stop_heartbeat(&self) {
+        self.heartbeat.abort();
+    }
+
+    /// The cipher of the connections.
+    pub(super) fn cipher(&self) -> &str {
+        &self.cipher
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let tls = self.credentials.tls.as_ref();
+        Summary {
+            plane: self.credentials.plane,
+            protocol: self.credentials.protocol,
+            address: self.candidate.endpoint.ip(),
+            port: self.candidate.endpoint.port(),
+            local: self.local,
+            fingerprint: tls.map(|tls| tls.pin.to_string()),
+            own_fingerprint: tls.map(|tls| tls.own.to_string()),
+            cipher: self.cipher.clone(),
+        }
+    }
+}
+
+impl Drop for DirectTarget {
+    fn drop(&mut self) {
+        self.stop_heartbeat();
+    }
+}
+
+async fn run_heartbeat(
+    link: Link,
+    endpoint: SocketAddr,
+    limit: Duration,
+    liveness: PeerLiveness,
+    log: Arc<Log>,
+) {
+    let error: HeartbeatError = heartbeat::send(link.into_stream(), limit).await;
+    let reason = format!("the target's listener at {endpoint} is dead: {error}");
+    log.line(&reason);
+    liveness.mark_dead(reason);
+}

@@ -1,0 +1,168 @@
+//! How the connections of a forward reach the target's socket: by websockets through its API, or by
+//! direct connections to its listener.
+
+use crate::connector::Options;
+use crate::connector::dial::{ApiEndpoint, DialError};
+use crate::connector::direct_target::{ConnectError, DirectTarget};
+use crate::connector::protocol::ForwardData;
+use crate::connector::websocket_halves::{Receiver, Sender};
+use crate::connector::worker::{RequestError, WorkerChannel, ask_seam, request_ticket};
+use crate::direct::message::Registered;
+use crate::direct::{Link, LinkError};
+use crate::relay::{Counters, Local, relay};
+use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Why a forward has no transport.
+#[derive(Debug, Error)]
+#[error("cannot forward '{path}': {cause}")]
+pub(in crate::connector) struct TransportError {
+    path: PathBuf,
+    cause: TransportCause,
+}
+
+#[derive(Debug, Error)]
+enum TransportCause {
+    #[error(transparent)]
+    Target(#[from] DialError),
+    #[error(transparent)]
+    Register(#[from] RequestError),
+}
+
+/// Why a connection could not be opened.
+#[derive(Debug, Error)]
+pub(super) enum OpenError {
+    #[error("the control connection has ended")]
+    NoControl,
+    #[error("no answer to the request for a ticket within {0:?}")]
+    TimedOut(Duration),
+    #[error("the target refuses a ticket for '{path}': {cause}")]
+    Refused { path: String, cause: RequestError },
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("{endpoint}: {cause}")]
+    Direct {
+        endpoint: SocketAddr,
+        cause: ConnectError,
+    },
+}
+
+/// How the connections of a forward reach the target's socket.
+pub(in crate::connector) enum Transport {
+    /// One websocket with one ticket for each connection.
+    Websocket {
+        target: Box<ApiEndpoint>,
+        ticket: Map<String, Value>,
+        worker: WorkerChannel,
+        options: Arc<Options>,
+    },
+    /// One connection to the listener for each connection.
+    Direct {
+        target: Arc<DirectTarget>,
+        number: u32,
+    },
+}
+
+/// An open connection to the target's socket.
+pub(super) enum OpenTransport {
+    Websocket(Sender, Receiver),
+    Direct(Link, Arc<DirectTarget>),
+}
+
+impl Transport {
+    pub(in crate::connector) fn websocket(
+        data: ForwardData,
+        worker: WorkerChannel,
+        options: Arc<Options>,
+    ) -> Result<Self, TransportError> {
+        let target = ApiEndpoint::new(data.target).map_err(|cause| TransportError {
+            path: data.unix,
+            cause: cause.into(),
+        })?;
+        Ok(Self::Websocket {
+            target: Box::new(target),
+            ticket: data.ticket,
+            worker,
+            options,
+        })
+    }
+
+    /// Registers the target's socket with the listener.
+    pub(in crate::connector) async fn direct(
+        data: ForwardData,
+        target: Arc<DirectTarget>,
+        worker: &WorkerChannel,
+    ) -> Result<Self, TransportError> {
+        let operation = json!({ "op": "forward", "path": data.ticket.get("path") });
+        let Registered { number } =
+            ask_seam(worker, &operation)
+                .await
+                .map_err(|cause| TransportError {
+                    path: data.unix,
+                    cause: cause.into(),
+                })?;
+        Ok(Self::Direct { target, number })
+    }
+
+    /// Opens a connection; also returns what protects it, for the log.
+    pub(super) async fn open(&self) -> Result<(OpenTransport, String), OpenError> {
+        match self {
+            Self::Websocket {
+                target,
+                ticket,
+                worker,
+                options,
+            } => {
+                let limit = options.ticket_timeout;
+                let fresh = request_ticket(worker, ticket, limit)
+                    .await
+                    .map_err(|cause| ticket_error(ticket, cause))?;
+                let (sender, receiver, protection) =
+                    target.dial(Some(fresh.reveal()), options).await?;
+                Ok((
+                    OpenTransport::Websocket(sender, receiver),
+                    protection.cipher,
+                ))
+            }
+            Self::Direct { target, number } => {
+                let failed = |cause| OpenError::Direct {
+                    endpoint: target.endpoint(),
+                    cause,
+                };
+                let link = target.connect(*number).await.map_err(failed)?;
+                let cipher = target.cipher().to_owned();
+                Ok((OpenTransport::Direct(link, target.clone()), cipher))
+            }
+        }
+    }
+}
+
+impl OpenTransport {
+    /// Relays between the connection and a local socket until both have ended.
+    pub(super) async fn relay(self, local: &Local, counters: &Counters) -> Result<(), LinkError> {
+        match self {
+            Self::Websocket(sender, receiver) => {
+                Ok(relay(local, sender, receiver, counters).await?)
+            }
+            Self::Direct(link, target) => link.relay(local, counters, target.liveness()).await,
+        }
+    }
+}
+
+fn ticket_error(ticket: &Map<String, Value>, cause: RequestError) -> OpenError {
+    match cause {
+        RequestError::NoControl => OpenError::NoControl,
+        RequestError::TimedOut(limit) => OpenError::TimedOut(limit),
+        cause => {
+            let path = ticket.get("path").and_then(Value::as_str);
+            OpenError::Refused {
+                path: path.unwrap_or_default().to_owned(),
+                cause,
+            }
+        }
+    }
+}

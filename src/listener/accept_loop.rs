@@ -1,0 +1,36 @@
+//! Accepting connections, one after the other.
+
+use super::acceptor::Acceptor;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+
+/// Pause before the next attempt when the system has no descriptor or memory left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections until the task is cancelled.
+pub(super) async fn run(listener: TcpListener, acceptor: &Arc<Acceptor>) -> Infallible {
+    let mut logged = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                logged = false;
+                acceptor.accept(stream, peer);
+            }
+            // The peer closed the connection before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // One line for as long as the condition lasts.
+                if !std::mem::replace(&mut logged, true) {
+                    acceptor.log.line(format_args!(
+                        "listener: cannot accept a connection: {error}"
+                    ));
+                }
+                sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+}

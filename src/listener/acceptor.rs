@@ -1,0 +1,310 @@
+//! What happens to an accepted connection: TLS if the plane has it, the handshake, then the UNIX
+//! socket of its forward.
+
+use super::Options;
+use super::forwards::{Forwards, MAX_CONNECTIONS, Permit};
+use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET};
+use crate::direct::message::{Refused, Stat};
+use crate::direct::{HEARTBEAT, Link, PeerLiveness, SessionKey, heartbeat};
+use crate::plane::Plane;
+use crate::process::Log;
+use crate::relay::Local;
+use crate::system::{keepalive, lock};
+use crate::tls::{Server, TlsError, buffered};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, yield_now};
+use tokio::time::{sleep, timeout};
+
+/// Connections whose handshake is not over. One more evicts the oldest. An honest handshake takes a
+/// few round trips, so an attacker has to open connections faster than that, all the time, to keep
+/// others out.
+const MAX_HALF_OPEN: usize = 64;
+
+/// Refusals that are logged one by one. After these only each power of two is logged, so that a scan
+/// of the port does not fill the log.
+const LOGGED_REFUSALS: u64 = 10;
+
+/// How long a local program may take to accept its connection: half of the time that the source
+/// waits for the status, so that the source receives the reason.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause before the next attempt when the accept queue of a local program is full.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a connection is refused.
+#[derive(Debug, Error)]
+enum Refusal {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeRefusal),
+    #[error("no handshake within {0:?}")]
+    Silent(Duration),
+    #[error("there is no forward {0}")]
+    Number(u32),
+    #[error("its forward already has {MAX_CONNECTIONS} connections")]
+    Crowded,
+    #[error("more than {MAX_HALF_OPEN} connections are in their handshake, and it is the oldest")]
+    Oldest,
+    #[error("'{path}' does not accept a connection: {cause}")]
+    Socket { path: String, cause: io::Error },
+    #[error("cannot set up the connection: {0}")]
+    Setup(io::Error),
+}
+
+/// What all connections of one migration share.
+pub(super) struct Acceptor {
+    plane: Plane,
+    server: Option<Server>,
+    key: SessionKey,
+    handshake_timeout: Duration,
+    dead_peer_timeout: Duration,
+    pub(super) forwards: Forwards,
+    pub(super) log: Arc<Log>,
+    liveness: PeerLiveness,
+    connections: AtomicU64,
+    refused: Mutex<Refused>,
+    refusals: AtomicU64,
+    half_open: Mutex<VecDeque<HalfOpen>>,
+    /// Notified when a connection has ended.
+    ended: Notify,
+}
+
+struct HalfOpen {
+    connection: u64,
+    peer: SocketAddr,
+    task: AbortHandle,
+}
+
+impl Acceptor {
+    pub(super) fn new(
+        options: &Options,
+        server: Option<Server>,
+        key: SessionKey,
+        log: Arc<Log>,
+    ) -> Self {
+        Self {
+            plane: options.plane,
+            server,
+            key,
+            handshake_timeout: options.handshake_timeout,
+            dead_peer_timeout: options.dead_peer_timeout,
+            forwards: Forwards::default(),
+            log,
+            liveness: PeerLiveness::alive(),
+            connections: AtomicU64::new(0),
+            refused: Mutex::default(),
+            refusals: AtomicU64::new(0),
+            half_open: Mutex::default(),
+            ended: Notify::new(),
+        }
+    }
+
+    /// Starts a task for a new connection, so that no connection delays another.
+    pub(super) fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let acceptor = self.clone();
+        let task = tokio::spawn(async move { acceptor.serve(connection, stream, peer).await });
+        let mut half_open = lock(&self.half_open);
+        half_open.push_back(HalfOpen {
+            connection,
+            peer,
+            task: task.abort_handle(),
+        });
+        let oldest = (half_open.len() > MAX_HALF_OPEN)
+            .then(|| half_open.pop_front())
+            .flatten();
+        drop(half_open);
+        if let Some(oldest) = oldest {
+            oldest.task.abort();
+            self.refuse(oldest.peer, &Refusal::Oldest);
+        }
+    }
+
+    /// Waits until every connection has ended, at most for `limit`.
+    pub(super) async fn drain(&self, limit: Duration) {
+        let all_ended = async {
+            loop {
+                let ended = self.ended.notified();
+                if self.forwards.are_idle() {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        let _ = timeout(limit, all_ended).await;
+    }
+
+    /// Ends every connection.
+    pub(super) async fn close_all(&self) {
+        self.liveness.mark_dead("the migration is over");
+        // Lets each connection's task run once, to log how far it came.
+        yield_now().await;
+    }
+
+    pub(super) fn stat(&self) -> Stat {
+        Stat {
+            plane: self.plane,
+            connections: self.connections.load(Ordering::Relaxed),
+            half_open: lock(&self.half_open).len() as u64,
+            forwards: self.forwards.stat(),
+            refused: *lock(&self.refused),
+        }
+    }
+
+    /// One connection from its first byte to its end.
+    async fn serve(self: Arc<Self>, connection: u64, stream: TcpStream, peer: SocketAddr) {
+        let handshake = timeout(self.handshake_timeout, self.handshake(stream)).await;
+        lock(&self.half_open).retain(|entry| entry.connection != connection);
+        let authorized = match handshake {
+            Err(_) => Err(Refusal::Silent(self.handshake_timeout)),
+            Ok(Err(refusal)) => Err(refusal),
+            Ok(Ok((mut link, HEARTBEAT))) => match link.send_status(CONNECTED).await {
+                Ok(()) => return self.heartbeat(link).await,
+                Err(error) => Err(HandshakeRefusal::from(error).into()),
+            },
+            Ok(Ok((link, number))) => self.authorize(link, number).await,
+        };
+        match authorized {
+            Ok((link, local, permit)) => {
+                self.relay(link, local, &permit).await;
+                drop(permit);
+            }
+            Err(refusal) => self.refuse(peer, &refusal),
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// TLS and the challenge. Returns the number of the requested forward.
+    async fn handshake(&self, stream: TcpStream) -> Result<(Link, u32), Refusal> {
+        keepalive::enable(&stream, self.dead_peer_timeout).map_err(Refusal::Setup)?;
+        let mut link = match &self.server {
+            Some(server) => {
+                let stream = server.handshake(buffered(stream)).await?;
+                Link::Tls(Box::new(stream.into()))
+            }
+            None => Link::clear(stream).map_err(Refusal::Setup)?,
+        };
+        let number = link.challenge(&self.key).await?;
+        Ok((link, number))
+    }
+
+    /// Takes a slot of the forward and connects to its socket.
+    async fn authorize(
+        &self,
+        mut link: Link,
+        number: u32,
+    ) -> Result<(Link, Local, Permit), Refusal> {
+        let forward = self.forwards.get(number).ok_or(Refusal::Number(number))?;
+        let permit = forward.permit().ok_or(Refusal::Crowded)?;
+        let path = &permit.forward().path;
+        let local = match connect(path).await {
+            Ok(stream) => Local::new(stream),
+            Err(cause) => {
+                let path = path.display().to_string();
+                // The connection is refused whether or not the status arrives.
+                let _ = link.send_status(NO_SOCKET).await;
+                link.close().await;
+                return Err(Refusal::Socket { path, cause });
+            }
+        };
+        if let Err(error) = link.send_status(CONNECTED).await {
+            // The program already has its connection. A plain close would look to it like an empty
+            // stream that ended well.
+            tokio::spawn(async move {
+                local.fail().await;
+                drop(permit);
+            });
+            return Err(Refusal::Handshake(error.into()));
+        }
+        Ok((link, local, permit))
+    }
+
+    async fn relay(&self, link: Link, local: Local, permit: &Permit) {
+        let number = permit.count();
+        let started = Instant::now();
+        let counters = &permit.forward().counters;
+        let result = link.relay(&local, counters, &self.liveness).await;
+        let end = match &result {
+            Ok(()) => "closed".to_owned(),
+            Err(error) => {
+                permit.count_failure();
+                format!("FAILED: {error}")
+            }
+        };
+        self.log.line(format_args!(
+            "listener: '{}': connection {number}: {end} ({:.1} s)",
+            permit.forward().path.display(),
+            started.elapsed().as_secs_f64()
+        ));
+        match result {
+            Ok(()) => local.close(),
+            Err(_) => local.fail().await,
+        }
+    }
+
+    async fn heartbeat(&self, link: Link) {
+        let error = heartbeat::echo(link.into_stream(), self.dead_peer_timeout).await;
+        // If only the source's process has ended, its other connections have ended too, each with a
+        // reason of its own.
+        if error.is_death_of_node() {
+            self.log
+                .line(format_args!("listener: the source is dead: {error}"));
+            self.liveness
+                .mark_dead(format_args!("the source is dead: {error}"));
+        }
+    }
+
+    fn refuse(&self, peer: SocketAddr, refusal: &Refusal) {
+        let mut refused = lock(&self.refused);
+        *match refusal {
+            Refusal::Tls(_) => &mut refused.tls,
+            Refusal::Silent(_) => &mut refused.silent,
+            Refusal::Handshake(HandshakeRefusal::Malformed(_)) | Refusal::Setup(_) => {
+                &mut refused.malformed
+            }
+            Refusal::Handshake(HandshakeRefusal::Key) => &mut refused.key,
+            Refusal::Number(_) => &mut refused.number,
+            Refusal::Crowded | Refusal::Oldest => &mut refused.crowded,
+            Refusal::Socket { .. } => &mut refused.socket,
+        } += 1;
+        drop(refused);
+        let count = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        if count <= LOGGED_REFUSALS || count.is_power_of_two() {
+            self.log.line(format_args!(
+                "listener: connection from {peer} refused: {refusal} (refusal {count})"
+            ));
+        }
+    }
+}
+
+/// Connects to the program that listens on `path`. If its accept queue is full, the connection is
+/// tried again, because the kernel lets only blocking sockets wait.
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let connected = async {
+        loop {
+            match UnixStream::connect(path).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sleep(QUEUE_FULL_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    };
+    let late = |_| {
+        let text = format!("its accept queue has been full for {SOCKET_TIMEOUT:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
+    };
+    timeout(SOCKET_TIMEOUT, connected)
+        .await
+        .unwrap_or_else(late)
+}

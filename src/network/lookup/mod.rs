@@ -1,0 +1,146 @@
+//! This node's addresses and routes from the kernel (rtnetlink), and names from the system's
+//! resolver.
+
+mod netlink;
+mod route;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, ToSocketAddrs};
+
+use netlink_packet_core::{DecodeError, NlasIterator, Parseable};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkMessage};
+
+use super::{InterfaceAddress, Lookup, NetworkError, Route};
+use crate::scalar;
+use netlink::{NetlinkError, Unread};
+
+/// `struct ifinfomsg`, and the attribute for the name (`linux/if_link.h`).
+const LINK_HEADER_LEN: usize = 16;
+const IFLA_IFNAME: u16 = 3;
+
+/// `linux/rtnetlink.h`.
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
+
+/// Kernel and resolver of this machine.
+///
+/// Addresses and routes are those of the calling thread's network namespace. A signal during
+/// [`Lookup::addresses`] or [`Lookup::route`] ends it with [`NetworkError::Interrupted`], so that
+/// `alarm` works in a calling Perl. [`Lookup::resolve`] is the C library's `getaddrinfo`: for a node name, which PVE
+/// keeps in `/etc/hosts`, it does not block; a name server is waited for as `resolv.conf` says,
+/// whatever signals come.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemLookup;
+
+impl Lookup for SystemLookup {
+    fn addresses(&self) -> Result<Vec<InterfaceAddress>, NetworkError> {
+        addresses().map_err(|error| match error {
+            NetlinkError::Interrupted => NetworkError::Interrupted,
+            other => NetworkError::Addresses {
+                cause: other.to_string(),
+            },
+        })
+    }
+
+    fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetworkError> {
+        let failed = |cause: String| NetworkError::Resolve {
+            name: scalar::one_line(name),
+            cause,
+        };
+        let resolved = (name, 0)
+            .to_socket_addrs()
+            .map_err(|error| failed(error.to_string()))?;
+        let mut addresses = Vec::new();
+        for address in resolved.map(|address| address.ip()) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        Ok(addresses)
+    }
+
+    fn route(&self, destination: IpAddr) -> Result<Route, NetworkError> {
+        route::route(destination)
+    }
+}
+
+fn addresses() -> Result<Vec<InterfaceAddress>, NetlinkError> {
+    // Links first: an address that appears later may lack its link, which is then not taken for up.
+    let links = netlink::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let addresses = netlink::dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    let links: HashMap<u32, (String, bool)> = links
+        .iter()
+        .filter(|message| message.kind == RTM_NEWLINK)
+        .map(link)
+        .collect::<Result<_, _>>()?;
+    let mut found = Vec::new();
+    for message in addresses
+        .iter()
+        .filter(|message| message.kind == RTM_NEWADDR)
+    {
+        let message = AddressMessage::parse(&message.payload)?;
+        found.extend(interface_address(&message, &links));
+    }
+    Ok(found)
+}
+
+fn link(message: &Unread) -> Result<(u32, (String, bool)), DecodeError> {
+    let header = LinkHeader::parse(&message.payload)?;
+    let mut name = format!("interface {}", header.index);
+    let attributes = message.payload.get(LINK_HEADER_LEN..).unwrap_or(&[]);
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute?;
+        if attribute.kind() == IFLA_IFNAME {
+            let bytes = attribute.value();
+            let end = bytes
+                .iter()
+                .position(|byte| *byte == 0)
+                .unwrap_or(bytes.len());
+            name = String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes)).into_owned();
+        }
+    }
+    Ok((header.index, (name, header.flags.contains(LinkFlags::Up))))
+}
+
+fn interface_address(
+    message: &AddressMessage,
+    links: &HashMap<u32, (String, bool)>,
+) -> Option<InterfaceAddress> {
+    let mut own = None;
+    let mut other = None;
+    // IFA_FLAGS has all flags, the header only the first eight; kernels before 3.14 send only the
+    // header's.
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => own = Some(*address),
+            AddressAttribute::Address(address) => other = Some(*address),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    // On point-to-point links IFA_LOCAL is ours and IFA_ADDRESS the peer's; IPv6 otherwise has only
+    // IFA_ADDRESS.
+    let address = own.or(other)?;
+    let (interface, up) = match links.get(&message.header.index) {
+        Some((name, up)) => (name.clone(), *up),
+        None => (format!("interface {}", message.header.index), false),
+    };
+    Some(InterfaceAddress {
+        interface,
+        address,
+        prefix_len: message.header.prefix_len,
+        up,
+        // One bit with two names: IFA_F_TEMPORARY for IPv6, IFA_F_SECONDARY for IPv4, where it is
+        // an ordinary address.
+        temporary: address.is_ipv6() && flags.contains(AddressFlags::Secondary),
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        tentative: flags.contains(AddressFlags::Tentative),
+        duplicate: flags.contains(AddressFlags::Dadfailed),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! The decision table: what was asked and what both ends can do become one plan.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::capability::{Capabilities, Capability, CapabilityError};
+use crate::configuration;
+use crate::network::{NetworkError, Spec};
+use crate::plane::{MigrationType, Plane};
+use crate::scalar;
+
+/// How a dial to the target's listener went.
+///
+/// As JSON: `{"ok":true}` or `{"ok":false,"address":"192.0.2.7","port":60000,"error":"connection
+/// refused"}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dial {
+    /// Whether it answered within the limit.
+    #[serde(deserialize_with = "scalar::deserialize_flag")]
+    pub ok: bool,
+    /// The address dialled; none if it did not come so far.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// The port dialled.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub port: Option<u16>,
+    /// Why it failed.
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// All that a plan depends on. Keys that are not listed here are refused: a misspelt
+/// `require_encryption` must not pass for `false`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanInput {
+    /// `secure` if absent or null.
+    #[serde(default, deserialize_with = "scalar::deserialize_or_default")]
+    pub migration_type: MigrationType,
+    /// A CIDR or an interface name; null for the target node's own address. With `configured`, the
+    /// ID of the configured network is as good.
+    #[serde(default)]
+    pub migration_network: Option<String>,
+    /// Type and network are an administrator's choice already: a network of the configuration was
+    /// selected, see [`crate::configuration`]. Then the user needs no privilege for them.
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
+    pub configured: bool,
+    /// Every capability the target names, known or not.
+    #[serde(default)]
+    pub caps: Vec<String>,
+    /// What this source can do; `websocket` is always implied.
+    #[serde(default)]
+    pub planes: Vec<Plane>,
+    /// The configuration forbids clear text.
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
+    pub require_encryption: bool,
+    /// How the listener answered; null while it was not dialled, which counts as "answers".
+    #[serde(default)]
+    pub dial: Option<Dial>,
+}
+
+/// What to put into the worker's `start` command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// `tcp` for the `qemu` plane; `unix` for all others, where QEMU stays on UNIX sockets.
+    pub statefile: String,
+    /// `insecure` for the `qemu` plane, `websocket` for all others: the one type a stock worker
+    /// accepts.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The migration network, if one was given and the plane uses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+}
+
+/// One of the two nodes of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Node {
+    /// Where the guest runs.
+    Source,
+    /// Where it goes.
+    Target,
+}
+
+/// A privilege the migrating user must have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Privilege {
+    /// ACL path.
+    pub path: String,
+    /// Name of the privilege.
+    pub privilege: String,
+    /// Which nodes check it.
+    pub on: Vec<Node>,
+}
+
+/// The plan of one migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// For the RAM stream and live disks alike.
+    pub plane: Plane,
+    /// For offline disks and container volumes: never `qemu`.
+    pub offline: Plane,
+    /// The migration network the data takes; null where the plane uses none.
+    pub network: Option<String>,
+    /// For the worker's `start` command.
+    pub start: Start,
+    /// To be checked before anything is created.
+    pub privileges: Vec<Privilege>,
+    /// To be printed before anything is created.
+    pub warnings: Vec<String>,
+    /// Why this plane, in one sentence.
+    pub reason: String,
+}
+
+/// Why there is no plan. No command that changes the target may be sent after one of these.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// The configuration forbids what was asked for.
+    #[error(
+        "migration_type=insecure would send guest data in clear text, but the configuration requires encryption: omit migration_type=insecure"
+    )]
+    EncryptionRequired,
+    /// The target cannot do clear text.
+    #[error(
+        "the target node does not support migration_type=insecure for remote migration (it offers {offered}): upgrade the target node, or omit migration_type=insecure"
+    )]
+    TargetCannot {
+        /// The capabilities it names.
+        offered: String,
+    },
+    /// The target could, but this source cannot do any plane it offers.
+    #[error(
+        "the target node offers migration_type=insecure as {offered}, but this node can do none of these: upgrade this node, or omit migration_type=insecure"
+    )]
+    SourceCannot {
+        /// The planes the target offers.
+        offered: String,
+    },
+    /// The `tcp` plane was planned and its listener does not answer.
+    #[error("clear text is not possible: {trouble}; mend that, or omit migration_type=insecure")]
+    Unreachable {
+        /// Address, port and cause, as far as there are any.
+        trouble: String,
+    },
+    /// A capability name is malformed.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
+    /// The migration network is neither CIDR nor interface name.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+/// Decides how guest data travels.
+///
+/// | asked | target offers | plan |
+/// |---|---|---|
+/// | secure | `direct-tls`, it answers a dial, and the source can do `tls` | `tls` |
+/// | secure | `direct-tls`, but no dial succeeds | `websocket`, with a warning |
+/// | secure | otherwise | `websocket` |
+/// | insecure | `insecure-remote`, and the source can do `qemu` | `qemu`; offline volumes `tcp` if both can, else `websocket` |
+/// | insecure | `direct-tcp`, and the source can do `tcp` | `tcp` |
+/// | insecure | otherwise | error |
+/// | insecure, encryption required | anything | error |
+///
+/// # Errors
+/// The error rows above; a `tcp` listener that was dialled in vain, because clear text never turns
+/// into anything else in silence; malformed capability names; a malformed migration network.
+pub fn plan(input: &PlanInput) -> Result<Plan, PlanError> {
+    let offered = Capabilities::from_names(&input.caps)?;
+    if let Some(network) = &input.migration_network {
+        // An ID may be longer than any interface name.
+        if !(input.configured && configuration::is_id(network)) {
+            Spec::parse(network)?;
+        }
+    }
+    match input.migration_type {
+        MigrationType::Secure => Ok(secure(input, &offered)),
+        MigrationType::Insecure if input.require_encryption => Err(PlanError::EncryptionRequired),
+        MigrationType::Insecure => insecure(input, &offered),
+    }
+}
+
+fn secure(input: &PlanInput, offered: &Capabilities) -> Plan {
+    let mut warnings = Vec::new();
+    let target_can = offered.has(Capability::DirectTls);
+    let source_can = input.planes.contains(&Plane::Tls);
+    let (plane, reason) = match failed_dial(input) {
+        None if target_can && source_can => (
+            Plane::Tls,
+            "secure was asked for and both ends can do direct TLS",
+        ),
+        Some(dial) if target_can && source_can => {
+            warnings.push(format!(
+                "{}; guest data takes the encrypted websocket through its API instead, which is slower",
+                trouble(dial)
+            ));
+            (
+                Plane::Websocket,
+                "secure was asked for and the target's direct TLS listener is unreachable",
+            )
+        }
+        _ if target_can => (
+            Plane::Websocket,
+            "secure was asked for and this node cannot do direct TLS",
+        ),
+        _ => (
+            Plane::Websocket,
+            "secure was asked for and the target does not offer direct TLS",
+        ),
+    };
+    let unused = input
+        .migration_network
+        .as_deref()
+        .filter(|_| plane == Plane::Websocket);
+    if let Some(network) = unused {
+        warnings.push(format!(
+            "migration network '{network}' is not used: guest data goes through the target's API, over the network of its API address"
+        ));
+    }
+    finish(input, plane, plane, warnings, reason)
+}
+
+fn insecure(input: &PlanInput, offered: &Capabilities) -> Result<Plan, PlanError> {
+    let tcp_offered = offered.has(Capability::DirectTcp);
+    let tcp = tcp_offered && input.planes.contains(&Plane::Tcp);
+    let qemu_offered = offered.has(Capability::InsecureRemote);
+    if qemu_offered && input.planes.contains(&Plane::Qemu) {
+        return Ok(qemu(input, tcp));
+    }
+    if tcp {
+        if let Some(dial) = failed_dial(input) {
+            return Err(PlanError::Unreachable {
+                trouble: trouble(dial),
+            });
+        }
+        let warnings = vec![clear_text(input, "guest RAM and all disks and volumes")];
+        let reason = "insecure was asked for and the target takes clear TCP at its listener";
+        return Ok(finish(input, Plane::Tcp, Plane::Tcp, warnings, reason));
+    }
+    if qemu_offered || tcp_offered {
+        let planes = [(qemu_offered, Plane::Qemu), (tcp_offered, Plane::Tcp)];
+        let names: Vec<&str> = planes
+            .iter()
+            .filter(|(offered, _)| *offered)
+            .map(|(_, plane)| plane.name())
+            .collect();
+        return Err(PlanError::SourceCannot {
+            offered: names.join(", "),
+        });
+    }
+    let names = offered.names();
+    Err(PlanError::TargetCannot {
+        offered: if names.is_empty() {
+            "no capabilities".to_owned()
+        } else {
+            names.join(", ")
+        },
+    })
+}
+
+fn qemu(input: &PlanInput, tcp: bool) -> Plan {
+    let reason = "insecure was asked for and the target lets QEMU listen on clear TCP";
+    // A dial says nothing about QEMU's own ports, which open later; it does about the listener for
+    // offline volumes.
+    let failed = failed_dial(input).filter(|_| tcp);
+    let offline = if tcp && failed.is_none() {
+        Plane::Tcp
+    } else {
+        Plane::Websocket
+    };
+    let mut warnings = vec![match offline {
+        Plane::Tcp => clear_text(input, "guest RAM and all disks and volumes"),
+        _ => clear_text(input, "guest RAM and the disks of the running guest"),
+    }];
+    if let Some(dial) = failed {
+        warnings.push(format!(
+            "{}; offline volumes take the encrypted websocket through its API instead, which is slower",
+            trouble(dial)
+        ));
+    }
+    finish(input, Plane::Qemu, offline, warnings, reason)
+}
+
+fn finish(
+    input: &PlanInput,
+    plane: Plane,
+    offline: Plane,
+    warnings: Vec<String>,
+    reason: &str,
+) -> Plan {
+    let network = input
+        .migration_network
+        .clone()
+        .filter(|_| plane != Plane::Websocket);
+    let (statefile, kind) = match plane {
+        Plane::Qemu => ("tcp", "insecure"),
+        _ => ("unix", "websocket"),
+    };
+    Plan {
+        plane,
+        offline,
+        start: Start {
+            statefile: statefile.to_owned(),
+            kind: kind.to_owned(),
+            network: network.clone(),
+        },
+        network,
+        privileges: privileges(input),
+        warnings,
+        reason: reason.to_owned(),
+    }
+}
+
+/// Clear text, and choosing the network guest data takes, are an administrator's decisions. The
+/// source's user is not known to the target's cluster, so that for clear text the target asks its
+/// own user again. Where the configuration chose, the administrator has decided already.
+fn privileges(input: &PlanInput) -> Vec<Privilege> {
+    if input.configured {
+        return Vec::new();
+    }
+    let on = match (input.migration_type, &input.migration_network) {
+        (MigrationType::Insecure, _) => vec![Node::Source, Node::Target],
+        (MigrationType::Secure, Some(_)) => vec![Node::Source],
+        (MigrationType::Secure, None) => return Vec::new(),
+    };
+    vec![Privilege {
+        path: "/".to_owned(),
+        privilege: "Sys.Modify".to_owned(),
+        on,
+    }]
+}
+
+fn clear_text(input: &PlanInput, what: &str) -> String {
+    let network = match &input.migration_network {
+        Some(network) => format!("migration network '{network}'"),
+        None => {
+            "whatever network lies between the nodes' own addresses (no migration network is given)"
+                .to_owned()
+        }
+    };
+    format!(
+        "WARNING: CLEAR TEXT! {what} will travel UNENCRYPTED over {network}. Anybody on the way can read and change them. Make sure that this is a private network that you trust, and never the internet"
+    )
+}
+
+fn failed_dial(input: &PlanInput) -> Option<&Dial> {
+    input.dial.as_ref().filter(|dial| !dial.ok)
+}
+
+/// What is wrong with the listener: it was dialled in vain, or there was nothing to dial.
+fn trouble(dial: &Dial) -> String {
+    let cause = match &dial.error {
+        Some(error) => scalar::one_line(error),
+        None => "no cause given".to_owned(),
+    };
+    let Some(address) = &dial.address else {
+        return format!("the target's listener cannot be used: {cause}");
+    };
+    let address = scalar::one_line(address);
+    match dial.port {
+        Some(port) => {
+            format!("the target's listener at {address}, port {port}, is unreachable: {cause}")
+        }
+        None => format!("the target's listener at {address} is unreachable: {cause}"),
+    }
+}

@@ -1,0 +1,178 @@
+//! Perl scalars in JSON, and foreign text in messages.
+//!
+//! Perl has one scalar type: what was last used as a string is encoded as a string, so `2` may
+//! arrive as `"2"`, and false as `0`, `"0"`, `""`, `null` or `false`. Exactly these spellings are
+//! taken, nothing is rounded or trimmed.
+
+use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Longest piece of foreign text that is repeated in a message, in characters.
+const MAX_SHOWN: usize = 600;
+
+/// Time limits that options may set, in seconds.
+const TIME_LIMITS: RangeInclusive<f64> = 0.001..=3600.0;
+
+/// The JSON type of a value, for messages.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Foreign text as part of a one-line message: control characters become spaces, long text is cut.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line: String = text
+        .trim()
+        .chars()
+        .take(MAX_SHOWN)
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .collect();
+    if text.trim().chars().nth(MAX_SHOWN).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// Foreign text in quotes, see [`one_line`].
+pub(crate) fn shown(text: &str) -> String {
+    format!("'{}'", one_line(text))
+}
+
+/// An exact decimal: no sign, no leading zero, no fraction, no spaces.
+pub(crate) fn decimal_text(text: &str) -> Option<u64> {
+    let canonical = !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'));
+    if canonical { text.parse().ok() } else { None }
+}
+
+/// A number, or a string that is one exactly.
+pub(crate) fn decimal(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => decimal_text(text),
+        _ => None,
+    }
+}
+
+/// A number, or a string that is one: decimal digits, with a fraction or without.
+fn real(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => {
+            let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+            let digits = !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
+            decimal_text(whole).filter(|_| digits)?;
+            text.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+/// A boolean as Perl may write it.
+pub(crate) fn flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Null => Some(false),
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(number) => match number.as_u64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        },
+        Value::String(text) => match text.as_str() {
+            "" | "0" => Some(false),
+            "1" => Some(true),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// For `deserialize_with`: a number of any width, see [`decimal`].
+pub(crate) fn deserialize_number<'de, D, T>(source: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    let value = Value::deserialize(source)?;
+    decimal(&value)
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| {
+            de::Error::custom(format!(
+                "expected a number up to {}, got {}",
+                u64::MAX >> (64 - 8 * size_of::<T>()),
+                kind(&value)
+            ))
+        })
+}
+
+/// For `deserialize_with`: as [`deserialize_number`], or null.
+pub(crate) fn deserialize_optional_number<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    match Value::deserialize(source)? {
+        Value::Null => Ok(None),
+        value => deserialize_number(value)
+            .map(Some)
+            .map_err(de::Error::custom),
+    }
+}
+
+/// For `deserialize_with`: see [`real`].
+pub(crate) fn deserialize_real<'de, D: Deserializer<'de>>(source: D) -> Result<f64, D::Error> {
+    let value = Value::deserialize(source)?;
+    real(&value).ok_or_else(|| {
+        let found = match &value {
+            Value::String(text) => shown(text),
+            other => kind(other).to_owned(),
+        };
+        de::Error::custom(format!("expected a number, got {found}"))
+    })
+}
+
+/// For `deserialize_with`: see [`flag`].
+pub(crate) fn deserialize_flag<'de, D: Deserializer<'de>>(source: D) -> Result<bool, D::Error> {
+    let value = Value::deserialize(source)?;
+    flag(&value)
+        .ok_or_else(|| de::Error::custom(format!("expected a boolean, got {}", kind(&value))))
+}
+
+/// For `deserialize_with`: an undefined Perl value means the default, as an absent key does.
+pub(crate) fn deserialize_or_default<'de, D, T>(source: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::<T>::deserialize(source).map(Option::unwrap_or_default)
+}
+
+/// For `deserialize_with`: a time limit in seconds, from 0.001 to 3600.
+pub(crate) fn deserialize_time_limit<'de, D: Deserializer<'de>>(
+    source: D,
+) -> Result<Duration, D::Error> {
+    let seconds = deserialize_real(source)?;
+    if !TIME_LIMITS.contains(&seconds) {
+        return Err(de::Error::custom(format!(
+            "a time limit is from {} to {} seconds",
+            TIME_LIMITS.start(),
+            TIME_LIMITS.end()
+        )));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}

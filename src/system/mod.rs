@@ -1,0 +1,19 @@
+//! What this process asks of the operating system: readiness of descriptors, keepalive of TCP
+//! connections, signals, limits, and a signal at the death of its parent.
+
+pub(crate) mod keepalive;
+pub(crate) mod limits;
+mod parent;
+pub(crate) mod readiness;
+mod signals;
+
+pub(crate) use parent::ParentDeathSignal;
+pub(crate) use signals::Signals;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a mutex that only one thread uses. Poisoning is ignored: the panic that caused it is
+/// already being reported.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,212 @@
+//! The connector as a process.
+
+use crate::target::Target;
+use pve_tunnel::tls::Fingerprint;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use tempfile::TempDir;
+
+/// The token of all tests; it must never be seen in a diagnostic.
+pub const TOKEN: &str = "PVEAPIToken=root@pam!test=4d1bd3f8-5e3b-4f0e-9d7a-secret";
+
+pub struct Connector {
+    pub child: Child,
+    pub directory: TempDir,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    log: Option<JoinHandle<String>>,
+    lines: Arc<Mutex<Vec<(Instant, String)>>>,
+}
+
+impl Connector {
+    pub fn start() -> Self {
+        Self::with(&["connect"])
+    }
+
+    pub fn with(arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(executable()).args(arguments))
+    }
+
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let lines: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
+        let seen = lines.clone();
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            for line in BufReader::new(stderr).lines() {
+                let line = line.unwrap();
+                text.push_str(&line);
+                text.push('\n');
+                seen.lock().unwrap().push((Instant::now(), line));
+            }
+            text
+        });
+        Self {
+            input: child.stdin.take(),
+            output: BufReader::new(child.stdout.take().unwrap()),
+            log: Some(log),
+            lines,
+            child,
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// Started, connected to `target`, and asked for the version.
+    pub fn connected(target: &Target) -> Self {
+        let mut connector = Self::start();
+        connector.connect(target);
+        let version = connector.ask(&json!({ "cmd": "version" }));
+        assert_eq!(version["api"], 2, "{version}");
+        connector
+    }
+
+    pub fn connect(&mut self, target: &Target) {
+        self.connect_to(
+            &target.url("ticket=CONTROL&socket=%2Frun%2Fmtunnel"),
+            Some(target.fingerprint),
+        );
+    }
+
+    pub fn connect_to(&mut self, url: &str, fingerprint: Option<Fingerprint>) {
+        let mut data = json!({ "url": url, "headers": [["Authorization", TOKEN]] });
+        if let Some(fingerprint) = fingerprint {
+            data["fingerprint"] = fingerprint.to_string().into();
+        }
+        self.say(&json!({ "control": true, "cmd": "connect", "data": data }));
+    }
+
+    /// Forwards a fresh local path to `remote`; the local path.
+    pub fn forward(&mut self, target: &Target, remote: &str) -> PathBuf {
+        let number = std::fs::read_dir(self.directory.path()).unwrap().count();
+        let local = self.directory.path().join(format!("{number}.sock"));
+        let answer = self.ask(&forward_command(target, &local, remote));
+        assert_eq!(answer["success"], true, "{answer}");
+        local
+    }
+
+    /// Forwards and connects.
+    pub fn open(&mut self, target: &Target, remote: &str) -> UnixStream {
+        UnixStream::connect(self.forward(target, remote)).unwrap()
+    }
+
+    pub fn say(&mut self, line: &Value) {
+        self.say_raw(&line.to_string());
+    }
+
+    pub fn say_raw(&mut self, line: &str) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(format!("{line}\n").as_bytes()).unwrap();
+        input.flush().unwrap();
+    }
+
+    pub fn hear_raw(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    pub fn hear(&mut self) -> Value {
+        let line = self.hear_raw();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    pub fn ask(&mut self, line: &Value) -> Value {
+        self.say(line);
+        self.hear()
+    }
+
+    /// The lines that it has logged so far, and when each of them came.
+    pub fn logged(&self) -> Vec<(Instant, String)> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Resident memory, in KiB, at its highest so far.
+    pub fn peak_memory(&self) -> u64 {
+        crate::peak_memory(self.child.id())
+    }
+
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Ends it by the end of its input; how it ended, what it had logged, and what was left on its
+    /// output.
+    pub fn finish(mut self) -> Finished {
+        self.close_input();
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(mut self) -> Finished {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        let status = self.child.wait().unwrap();
+        let log = self.log.take().unwrap().join().unwrap();
+        assert!(
+            !log.contains("secret") && !log.contains("TICKET"),
+            "a secret was logged: {log}"
+        );
+        let files = std::fs::read_dir(self.directory.path()).unwrap().count();
+        Finished {
+            status,
+            log,
+            rest,
+            files,
+        }
+    }
+}
+
+impl Drop for Connector {
+    fn drop(&mut self) {
+        self.input = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The command `pve-tunnel` that was built with this executable.
+///
+/// It lies in `target/<profile>`; executables of tests and benchmarks lie there, too, or in `deps`
+/// below it. Cargo builds the binaries of a package before it runs the package's integration tests.
+pub fn executable() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let found = this
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("pve-tunnel"))
+        .find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("there is no pve-tunnel in {this:?}'s folder or above"))
+}
+
+/// A connector that has ended.
+pub struct Finished {
+    pub status: ExitStatus,
+    pub log: String,
+    pub rest: String,
+    /// Entries left in its directory.
+    pub files: usize,
+}
+
+pub fn forward_command(target: &Target, local: &std::path::Path, remote: &str) -> Value {
+    let encoded = percent_encoding::utf8_percent_encode(remote, percent_encoding::NON_ALPHANUMERIC);
+    json!({ "control": true, "cmd": "forward", "data": {
+        "url": target.url(&format!("socket={encoded}&")),
+        "headers": [["Authorization", TOKEN]],
+        "fingerprint": target.fingerprint.to_string(),
+        "unix": local,
+        "ticket": { "path": remote },
+    }})
+}

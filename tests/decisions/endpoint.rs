@@ -1,0 +1,250 @@
+//! Endpoints that a target announces: each kind of bad input by name.
+
+use pve_tunnel::network::endpoint::{EndpointInput, check};
+use serde_json::{Value, json};
+
+fn judged(input: &Value) -> Result<Value, String> {
+    let input: EndpointInput =
+        serde_json::from_value(input.clone()).map_err(|error| error.to_string())?;
+    check(&input)
+        .map(|endpoint| serde_json::to_value(endpoint).unwrap())
+        .map_err(|error| error.to_string())
+}
+
+fn migrate(addr: &str, network: Value) -> Value {
+    json!({"migrate": {"proto": "tcp", "addr": addr, "port": 60000}, "network": network})
+}
+
+fn nbd(uri: &str) -> Value {
+    json!({"nbd_uri": uri, "network": "10.0.0.0/24"})
+}
+
+#[test]
+fn literal_addresses_in_the_migration_network_pass() {
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        ("IPv4", migrate("10.0.0.7", json!("10.0.0.0/24")),
+            json!({"address": "10.0.0.7", "port": 60000, "uri": "tcp:10.0.0.7:60000"})),
+        ("no network", migrate("192.0.2.7", Value::Null),
+            json!({"address": "192.0.2.7", "port": 60000, "uri": "tcp:192.0.2.7:60000"})),
+        ("a network with host bits", migrate("10.0.0.7", json!("10.0.0.9/24")),
+            json!({"address": "10.0.0.7", "port": 60000, "uri": "tcp:10.0.0.7:60000"})),
+        ("IPv6, bare", migrate("fd00:0::7", json!("fd00::/64")),
+            json!({"address": "fd00::7", "port": 60000, "uri": "tcp:[fd00::7]:60000"})),
+        ("IPv6 in brackets, as stock workers announce it", migrate("[FD00::7]", json!("fd00::/64")),
+            json!({"address": "fd00::7", "port": 60000, "uri": "tcp:[fd00::7]:60000"})),
+        ("port as a string, last of the range, and keys of other planes",
+            json!({"migrate": {"proto": "tcp", "addr": "10.0.0.7", "port": "60049", "unix_sockets": []}}),
+            json!({"address": "10.0.0.7", "port": 60049, "uri": "tcp:10.0.0.7:60049"})),
+        ("NBD", nbd("nbd:10.0.0.7:60001:exportname=drive-scsi0"),
+            json!({"address": "10.0.0.7", "port": 60001, "export": "drive-scsi0", "uri": "nbd:10.0.0.7:60001:exportname=drive-scsi0"})),
+        ("NBD over IPv6", json!({"nbd_uri": "nbd:[fd00::7]:60001:exportname=drive-efidisk0"}),
+            json!({"address": "fd00::7", "port": 60001, "export": "drive-efidisk0", "uri": "nbd:[fd00::7]:60001:exportname=drive-efidisk0"})),
+        ("loopback where it is allowed",
+            json!({"migrate": {"proto": "tcp", "addr": "127.0.3.1", "port": 60000}, "network": "127.0.0.0/8", "allow_loopback": 1}),
+            json!({"address": "127.0.3.1", "port": 60000, "uri": "tcp:127.0.3.1:60000"})),
+        ("link-local IPv4 in a network that is nothing else", migrate("169.254.9.1", json!("169.254.9.0/24")),
+            json!({"address": "169.254.9.1", "port": 60000, "uri": "tcp:169.254.9.1:60000"})),
+        ("the upper end of a point-to-point network", migrate("10.0.0.1", json!("10.0.0.0/31")),
+            json!({"address": "10.0.0.1", "port": 60000, "uri": "tcp:10.0.0.1:60000"})),
+    ];
+    for (name, input, expected) in table {
+        assert_eq!(judged(&input), Ok(expected), "{name}");
+    }
+}
+
+#[test]
+fn addresses_that_are_not_literal_are_refused() {
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        ("empty", "", "it is empty"),
+        ("a name", "target.example", "only literal addresses are accepted"),
+        ("localhost", "localhost", "only literal addresses are accepted"),
+        ("a leading space", " 10.0.0.7", "only literal addresses are accepted"),
+        ("a trailing newline", "10.0.0.7\n", "only literal addresses are accepted"),
+        ("hexadecimal", "0x0a000007", "only literal addresses are accepted"),
+        ("a leading zero", "010.0.0.7", "without leading zeros"),
+        ("a short form", "10.7", "four decimal numbers"),
+        ("one number", "167772167", "four decimal numbers"),
+        ("too large a number", "10.0.0.256", "four decimal numbers"),
+        ("five numbers", "10.0.0.7.1", "four decimal numbers"),
+        ("IPv4 with a port", "10.0.0.7:60000", "is no IPv6 address"),
+        ("IPv4 in brackets", "[10.0.0.7]", "is no IPv6 address"),
+        ("an open bracket", "[fd00::7", "has no closing bracket"),
+        ("a zone", "fe80::1%eth0", "has a zone"),
+        ("a zone in brackets", "[fe80::1%2]", "has a zone"),
+        ("IPv4 mapped into IPv6", "::ffff:10.0.0.7", "is an IPv4 address written as IPv6"),
+        ("IPv4 mapped, in hexadecimal", "[::ffff:a00:7]", "is an IPv4 address written as IPv6"),
+        ("IPv6 with two gaps", "fd00::1::2", "is no IPv6 address"),
+        ("another option for QEMU", "10.0.0.7,ipv4=on", "only literal addresses are accepted"),
+    ];
+    for (name, addr, expected) in table {
+        let error = judged(&migrate(addr, Value::Null)).expect_err(name);
+        assert!(error.contains(expected), "{name}: {error}");
+        assert!(!error.contains('\n'), "{name}: {error}");
+    }
+}
+
+#[test]
+fn addresses_that_guest_data_must_not_go_to_are_refused() {
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        ("unspecified IPv4", "0.0.0.0", "the unspecified address"),
+        ("unspecified IPv6", "::", "the unspecified address"),
+        ("this network", "0.1.2.3", "0.0.0.0/8"),
+        ("loopback IPv4", "127.0.0.1", "a loopback address"),
+        ("loopback IPv4, far end", "127.255.255.254", "a loopback address"),
+        ("loopback IPv6", "::1", "a loopback address"),
+        ("multicast IPv4", "224.0.0.1", "a multicast address"),
+        ("multicast IPv6", "ff02::1", "a multicast address"),
+        ("broadcast", "255.255.255.255", "the broadcast address"),
+        ("link-local IPv4", "169.254.9.1", "a link-local address"),
+        ("link-local IPv6", "fe80::1", "unusable without a zone"),
+    ];
+    for (name, addr, expected) in table {
+        let error = judged(&migrate(addr, Value::Null)).expect_err(name);
+        assert!(error.contains(expected), "{name}: {error}");
+        assert!(error.contains(addr), "{name}: {error}");
+    }
+    let within = |addr: &str, network: &str| judged(&migrate(addr, json!(network))).unwrap_err();
+    assert!(within("127.0.0.1", "127.0.0.0/8").contains("a loopback address"));
+    assert!(within("fe80::1", "fe80::/64").contains("unusable without a zone"));
+    assert!(
+        within("10.0.0.255", "10.0.0.0/24")
+            .contains("the broadcast address of the migration network")
+    );
+    assert!(within("169.254.9.1", "160.0.0.0/8").contains("a link-local address"));
+    // Allowing loopback allows nothing else.
+    for addr in [
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "ff02::1",
+        "255.255.255.255",
+        "fe80::1",
+    ] {
+        let mut input = migrate(addr, Value::Null);
+        input["allow_loopback"] = json!(true);
+        assert!(judged(&input).is_err(), "{addr}");
+    }
+}
+
+#[test]
+fn addresses_outside_the_migration_network_are_refused() {
+    let table = [
+        ("10.0.1.7", "10.0.0.0/24"),
+        ("192.0.2.7", "10.0.0.0/8"),
+        ("fd00:1::7", "fd00::/64"),
+        ("fd00::7", "10.0.0.0/24"),
+        ("10.0.0.7", "fd00::/64"),
+    ];
+    for (addr, network) in table {
+        let error = judged(&migrate(addr, json!(network))).unwrap_err();
+        let expected = format!("{addr}: it is outside the migration network {network}");
+        assert!(error.contains(&expected), "{error}");
+    }
+    // Allowed loopback still has to be inside.
+    let mut input = migrate("127.0.0.1", json!("10.0.0.0/24"));
+    input["allow_loopback"] = json!(true);
+    assert!(
+        judged(&input)
+            .unwrap_err()
+            .contains("outside the migration network")
+    );
+}
+
+#[test]
+fn ports_outside_the_range_are_refused() {
+    let outside = "it is outside 60000 to 60049";
+    let malformed = "it is no decimal number";
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        ("below", json!(59999), outside),
+        ("above", json!(60050), outside),
+        ("zero", json!(0), outside),
+        ("the API's", json!(8006), outside),
+        ("beyond 16 bits, where it would wrap into the range", json!(65536 + 60000), outside),
+        ("beyond 64 bits", json!("99999999999999999999"), malformed),
+        ("negative", json!(-60000), malformed),
+        ("a fraction", json!(60000.5), malformed),
+        ("a leading zero", json!("060000"), malformed),
+        ("a sign", json!("+60000"), malformed),
+        ("a space", json!("60000 "), malformed),
+        ("a service", json!("nbd"), malformed),
+        ("empty", json!(""), malformed),
+        ("null", Value::Null, malformed),
+        ("a list", json!([60000]), malformed),
+    ];
+    for (name, port, expected) in table {
+        let input = json!({"migrate": {"proto": "tcp", "addr": "10.0.0.7", "port": port}});
+        let error = judged(&input).expect_err(name);
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+    for port in ["59999", "60050"] {
+        let error = judged(&nbd(&format!("nbd:10.0.0.7:{port}:exportname=a"))).unwrap_err();
+        assert!(error.contains(outside), "{error}");
+    }
+}
+
+#[test]
+fn nbd_uris_of_another_form_are_refused() {
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        ("empty", "", "does not begin with 'nbd:'"),
+        ("another scheme", "tcp:10.0.0.7:60000", "does not begin with 'nbd:'"),
+        ("the URI style", "nbd://10.0.0.7:60000/drive", "is a name or malformed"),
+        ("a UNIX socket", "nbd:unix:/run/x:exportname=drive-scsi0", "is a UNIX socket"),
+        ("no port", "nbd:10.0.0.7", "has no port"),
+        ("no export", "nbd:10.0.0.7:60000", "has no export name"),
+        ("another option", "nbd:10.0.0.7:60000:name=a", "has something else than 'exportname='"),
+        ("a name for an address", "nbd:target:60000:exportname=a", "only literal addresses"),
+        ("IPv6 without brackets", "nbd:fd00::7:60000:exportname=a", "has IPv6 without brackets"),
+        ("an open bracket", "nbd:[fd00::7:60000:exportname=a", "has no ']:' after its IPv6 address"),
+        ("text after the bracket", "nbd:[fd00::7]x:60000:exportname=a", "has no ']:' after its IPv6 address"),
+        ("IPv4 in brackets", "nbd:[10.0.0.7]:60000:exportname=a", "is no IPv6 address"),
+        ("no port number", "nbd:10.0.0.7::exportname=a", "it is no decimal number"),
+        ("outside the network", "nbd:10.0.1.7:60000:exportname=a", "outside the migration network"),
+        ("an empty export", "nbd:10.0.0.7:60000:exportname=", "export '': it is empty"),
+        ("one more option", "nbd:10.0.0.7:60000:exportname=a:b=c", "export 'a:b=c': it has characters"),
+        ("a comma", "nbd:10.0.0.7:60000:exportname=a,b", "has characters outside"),
+        ("a path", "nbd:10.0.0.7:60000:exportname=../a", "has characters outside"),
+        ("a newline", "nbd:10.0.0.7:60000:exportname=a\nb", "has characters outside"),
+        ("an option's look", "nbd:10.0.0.7:60000:exportname=-a", "does not begin with a letter or digit"),
+    ];
+    for (name, uri, expected) in table {
+        let error = judged(&nbd(uri)).expect_err(name);
+        assert!(error.contains(expected), "{name}: {error}");
+        assert!(!error.contains('\n'), "{name}: {error}");
+    }
+    let long = format!("nbd:10.0.0.7:60000:exportname={}", "a".repeat(65));
+    assert!(
+        judged(&nbd(&long))
+            .unwrap_err()
+            .contains("is longer than 64 characters")
+    );
+    assert!(judged(&nbd(&long[..long.len() - 1])).is_ok());
+}
+
+#[test]
+fn the_input_itself_is_checked() {
+    let fine = json!({"proto": "tcp", "addr": "10.0.0.7", "port": 60000});
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        ("nothing to check", json!({}), "got neither"),
+        ("two to check", json!({"migrate": fine, "nbd_uri": "nbd:10.0.0.7:60000:exportname=a"}), "got both"),
+        ("an unknown key", json!({"migrate": fine, "netwrok": "10.0.0.0/24"}), "unknown field `netwrok`"),
+        ("no protocol", json!({"migrate": {"addr": "10.0.0.7", "port": 60000}}), "missing field `proto`"),
+        ("UNIX sockets", json!({"migrate": {"proto": "unix", "addr": "/run/x", "port": 60000}}),
+            "protocol 'unix', expected 'tcp'"),
+        ("TLS", json!({"migrate": {"proto": "TCP", "addr": "10.0.0.7", "port": 60000}}), "protocol 'TCP', expected 'tcp'"),
+        ("a network without a prefix", json!({"migrate": fine, "network": "10.0.0.0"}), "it is no CIDR"),
+        ("an interface for a network", json!({"migrate": fine, "network": "vmbr0"}), "it is no CIDR"),
+        ("an empty network", json!({"migrate": fine, "network": ""}), "it is no CIDR"),
+        ("the whole internet", json!({"migrate": fine, "network": "0.0.0.0/0"}), "it is too wide"),
+        ("a boolean in words", json!({"migrate": fine, "allow_loopback": "yes"}), "expected a boolean"),
+    ];
+    for (name, input, expected) in table {
+        let error = judged(&input).expect_err(name);
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Decisions over plain data: no socket, no file, no process. Each is a table of inputs and results.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod capability;
+mod configuration;
+mod configuration_select;
+mod endpoint;
+mod guard;
+mod network;
+mod plan;

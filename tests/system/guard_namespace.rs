@@ -1,0 +1,339 @@
+//! Clear text and real routes, in network namespaces of this test's own.
+//!
+//! Nothing is sent: the kernel is asked which way it would send.
+
+use std::net::{IpAddr, UdpSocket};
+
+use pve_tunnel::network::guard::{GuardInput, GuardVerdict, check};
+use pve_tunnel::network::{Lookup, NetworkError, PORTS, SystemLookup};
+use serde_json::{Value, json};
+use testing::namespace::{run, within};
+
+/// A node on a migration network (mig0) and on one that leads to everywhere else (pub0). The other
+/// ends of the cables are there as well: an interface without a carrier has no IPv6 routes.
+fn node() {
+    for (interface, other) in [("mig0", "mig1"), ("pub0", "pub1")] {
+        run(&format!(
+            "ip link add {interface} type veth peer name {other}"
+        ));
+        run(&format!("ip link set {other} up"));
+        run(&format!("ip link set {interface} up"));
+    }
+    run("ip addr add 10.77.0.7/24 dev mig0");
+    run("ip addr add fd77::7/64 dev mig0 nodad");
+    run("ip addr add 192.168.9.7/24 dev pub0");
+    run("ip addr add fd09::7/64 dev pub0 nodad");
+    run("ip route add default via 192.168.9.1 dev pub0");
+    run("ip -6 route add default via fd09::1 dev pub0");
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn judged(input: Value) -> Result<GuardVerdict, String> {
+    let input: GuardInput = serde_json::from_value(input).unwrap();
+    check(&input, &SystemLookup).map_err(|error| error.to_string())
+}
+
+fn taken(input: Value) -> GuardVerdict {
+    let what = input.to_string();
+    let verdict = judged(input).unwrap_or_else(|error| panic!("{what}: {error}"));
+    // What the look-up says is what a connection gets. UDP connects without sending.
+    let unbound = if verdict.address.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(unbound).unwrap();
+    socket.connect((verdict.address, *PORTS.start())).unwrap();
+    assert_eq!(socket.local_addr().unwrap().ip(), verdict.source, "{what}");
+    verdict
+}
+
+fn refused(input: Value, words: &[&str]) {
+    let what = input.to_string();
+    match judged(input) {
+        Ok(verdict) => panic!("{what}: taken: {verdict:?}"),
+        Err(error) => {
+            for word in words {
+                assert!(error.contains(word), "{what}: {error}");
+            }
+        }
+    }
+}
+
+/// Both families: address of the target, migration network, router of the default route, own
+/// address on the other network.
+const FAMILIES: [(&str, &str, &str, &str); 2] = [
+    ("10.77.0.9", "10.77.0.0/24", "192.168.9.1", "192.168.9.7"),
+    ("fd77::9", "fd77::/64", "fd09::1", "fd09::7"),
+];
+
+#[test]
+fn a_migration_network_that_is_down_does_not_leak_through_the_default_gateway() {
+    within(|| {
+        node();
+        for (address, network, _, _) in FAMILIES {
+            let verdict =
+                taken(json!({"address": address, "network": network, "source_network": network}));
+            assert_eq!(
+                (verdict.interface.as_str(), verdict.gateway),
+                ("mig0", None)
+            );
+            assert!(verdict.source.to_string().ends_with('7') && verdict.warnings.len() == 1);
+            taken(json!({"address": address, "network": "mig0", "source_network": "mig0"}));
+        }
+
+        run("ip link set mig0 down");
+        for (address, network, router, source) in FAMILIES {
+            let way = [router, source, "pub0", "default route"];
+            let named = json!({"address": address, "network": network, "source_network": network});
+            refused(named.clone(), &way);
+            refused(json!({"address": address, "network": network}), &way);
+            refused(json!({"address": address}), &way);
+            refused(
+                json!({"address": address, "network": "mig0"}),
+                &["in no network of this node's interface 'mig0'"],
+            );
+
+            // The configuration may allow the gateway; the source network still counts.
+            let verdict = taken(json!({"address": address, "network": network, "gateway": true}));
+            assert_eq!(verdict.gateway, Some(ip(router)));
+            assert_eq!(
+                (verdict.interface.as_str(), verdict.source),
+                ("pub0", ip(source))
+            );
+            assert!(
+                verdict.warnings[1].contains(router),
+                "{:?}",
+                verdict.warnings
+            );
+            let mut both = named;
+            both["gateway"] = json!(true);
+            refused(both, &[source, "outside its migration network"]);
+            refused(
+                json!({"address": address, "network": "mig0", "gateway": true}),
+                &["on pub0", "'mig0' (an interface)"],
+            );
+        }
+    });
+}
+
+#[test]
+fn a_migration_network_that_is_gone_does_not_leak_either() {
+    within(|| {
+        node();
+        run("ip link del mig0");
+        for (address, network, router, _) in FAMILIES {
+            refused(
+                json!({"address": address, "network": network}),
+                &[router, "default route"],
+            );
+            refused(
+                json!({"address": address, "network": "mig0"}),
+                &["there is none of that name"],
+            );
+        }
+        // Nor through what a VPN client puts over the default route, or over half the internet.
+        run("ip route add 0.0.0.0/1 via 192.168.9.2 dev pub0");
+        run("ip -6 route add 8000::/1 via fd09::2 dev pub0");
+        refused(
+            json!({"address": "10.77.0.9"}),
+            &["192.168.9.2", "default route", "0.0.0.0/1"],
+        );
+        refused(
+            json!({"address": "fd77::9"}),
+            &["fd09::2", "default route", "8000::/1"],
+        );
+        // Two default gateways at once.
+        run(
+            "ip route replace default nexthop via 192.168.9.3 dev pub0 nexthop via 192.168.9.4 dev pub0",
+        );
+        run("ip route del 0.0.0.0/1");
+        refused(
+            json!({"address": "10.77.0.9"}),
+            &["through 192.168.9.", "default route", "0.0.0.0/0"],
+        );
+    });
+}
+
+#[test]
+fn a_router_of_the_migration_network_is_taken_and_named() {
+    within(|| {
+        node();
+        run("ip route add 10.88.0.0/24 via 10.77.0.1 dev mig0");
+        run("ip -6 route add fd88::/64 via fd77::1 dev mig0");
+        let table = [
+            ("10.88.0.9", "10.88.0.0/24", "10.77.0.0/24", "10.77.0.1"),
+            ("fd88::9", "fd88::/64", "fd77::/64", "fd77::1"),
+        ];
+        for (address, network, own, router) in table {
+            for source_network in [own, "mig0"] {
+                let verdict = taken(
+                    json!({"address": address, "network": network, "source_network": source_network}),
+                );
+                assert_eq!(verdict.gateway, Some(ip(router)));
+                let warning = &verdict.warnings[1];
+                assert!(
+                    warning.contains(router) && warning.contains(network),
+                    "{warning}"
+                );
+            }
+            refused(
+                json!({"address": address, "network": "mig0"}),
+                &["is in no network of this node's interface 'mig0'"],
+            );
+            taken(json!({"address": address, "network": "mig0", "gateway": true}));
+        }
+
+        // An IPv4 network behind an IPv6 router.
+        run("ip route add 10.89.0.0/24 via inet6 fd77::1 dev mig0");
+        assert_eq!(
+            taken(json!({"address": "10.89.0.9"})).gateway,
+            Some(ip("fd77::1"))
+        );
+    });
+}
+
+#[test]
+fn a_source_address_of_another_network_is_refused() {
+    within(|| {
+        node();
+        run("ip route add 10.88.0.0/24 via 192.168.9.2 dev pub0");
+        run("ip -6 route add fd88::/64 via fd09::2 dev pub0");
+        let table = [
+            ("10.88.0.9", "10.77.0.0/24", "192.168.9.7"),
+            ("fd88::9", "fd77::/64", "fd09::7"),
+        ];
+        for (address, own, source) in table {
+            taken(json!({"address": address}));
+            for source_network in [own, "mig0"] {
+                let words = [source, "on pub0", "outside its migration network"];
+                refused(
+                    json!({"address": address, "source_network": source_network}),
+                    &words,
+                );
+            }
+        }
+        // The right interface, with an address on it that is not of the migration network.
+        run("ip addr add 10.79.0.7/24 dev mig0");
+        run("ip route add 10.90.0.0/24 dev mig0 src 10.79.0.7");
+        taken(json!({"address": "10.90.0.9", "source_network": "mig0"}));
+        refused(
+            json!({"address": "10.90.0.9", "source_network": "10.77.0.0/24"}),
+            &["10.79.0.7"],
+        );
+        // A public address to send from.
+        run("ip addr add 11.0.0.7/24 dev pub0");
+        run("ip route add 10.91.0.0/24 dev pub0 src 11.0.0.7");
+        refused(
+            json!({"address": "10.91.0.9"}),
+            &["11.0.0.7", "publicly routable"],
+        );
+    });
+}
+
+#[test]
+fn routing_by_port_counts() {
+    within(|| {
+        node();
+        run("ip route add 10.88.0.0/24 via 192.168.9.2 dev pub0");
+        run("ip route add 10.88.0.0/24 via 10.77.0.1 dev mig0 table 77");
+        run("ip rule add ipproto tcp dport 60000-60049 table 77");
+        let input: GuardInput = serde_json::from_value(json!({"address": "10.88.0.9"})).unwrap();
+        let verdict = check(&input, &SystemLookup).unwrap();
+        assert_eq!(
+            (verdict.interface.as_str(), verdict.source),
+            ("mig0", ip("10.77.0.7"))
+        );
+    });
+}
+
+/// Nodes with several interfaces often have a table for each of their addresses, and what is missing
+/// in it goes to its default gateway.
+#[test]
+fn routing_by_source_address_counts() {
+    within(|| {
+        node();
+        run("ip rule add from 10.77.0.7 table 78");
+        run("ip route add default via 10.77.0.254 dev mig0 table 78");
+        run("ip -6 rule add from fd77::7 table 78");
+        run("ip -6 route add default via fd77::fe dev mig0 table 78");
+        for (address, network, router) in [
+            ("10.77.0.9", "10.77.0.0/24", "10.77.0.254"),
+            ("fd77::9", "fd77::/64", "fd77::fe"),
+        ] {
+            let named = json!({"address": address, "network": network, "source_network": network});
+            refused(named.clone(), &["default route", router, "on mig0"]);
+            let mut allowed = named.clone();
+            allowed["gateway"] = json!(true);
+            assert_eq!(taken(allowed).gateway, Some(ip(router)));
+            let table = if address.contains(':') { "-6" } else { "-4" };
+            run(&format!("ip {table} route add {network} dev mig0 table 78"));
+            assert_eq!(taken(named).gateway, None);
+        }
+        // Another interface than the one that the address is on.
+        run("ip route replace 10.77.0.0/24 via 192.168.9.2 dev pub0 table 78");
+        refused(
+            json!({"address": "10.77.0.9", "network": "10.77.0.0/24", "source_network": "mig0"}),
+            &["on pub0", "192.168.9.2"],
+        );
+    });
+}
+
+#[test]
+fn what_leads_nowhere_says_why() {
+    within(|| {
+        node();
+        for (address, words) in [
+            ("10.77.0.7", "an address of this node itself"),
+            ("fd77::7", "an address of this node itself"),
+            (
+                "10.77.0.255",
+                "it is a broadcast address of this node's network",
+            ),
+        ] {
+            refused(
+                json!({"address": address, "gateway": true, "public": true}),
+                &[words],
+            );
+        }
+        for (kind, words) in [
+            ("unreachable", "an 'unreachable' route"),
+            ("blackhole", "a 'blackhole' route"),
+            ("prohibit", "a 'prohibit' route"),
+        ] {
+            for (family, network, address) in [
+                ("-4", "10.88.0.0/24", "10.88.0.9"),
+                ("-6", "fd88::/64", "fd88::9"),
+            ] {
+                run(&format!("ip {family} route add {kind} {network}"));
+                refused(
+                    json!({"address": address}),
+                    &[words, &format!("no route to {address}")],
+                );
+                run(&format!("ip {family} route del {kind} {network}"));
+            }
+        }
+        run("ip route del default");
+        run("ip -6 route del default");
+        for address in ["10.88.0.9", "fd88::9"] {
+            refused(json!({"address": address}), &["network is unreachable"]);
+            let error = SystemLookup.route(ip(address)).unwrap_err();
+            assert!(matches!(error, NetworkError::NoRoute { .. }), "{error}");
+        }
+    });
+}
+
+#[test]
+fn loopback_for_tests_on_one_machine() {
+    within(|| {
+        let verdict = taken(
+            json!({"address": "127.0.3.1", "network": "127.0.0.0/8", "source_network": "127.0.0.0/8"}),
+        );
+        assert_eq!(verdict.interface, "lo");
+        taken(json!({"address": "::1", "network": "::1/128", "source_network": "lo"}));
+        refused(json!({"address": "127.0.3.1"}), &["a loopback address"]);
+    });
+}

@@ -1,0 +1,147 @@
+//! Addresses of real interfaces, in a network namespace of this test's own.
+
+use std::io;
+use std::net::{IpAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pve_tunnel::network::{
+    InterfaceAddress, Lookup, NetworkError, SystemLookup, address, bind_port,
+};
+use testing::namespace::{run, within};
+
+#[test]
+fn real_interfaces() {
+    within(|| {
+        ready();
+        addresses_and_their_flags();
+        choices();
+        ports();
+    });
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn own(text: &str) -> Option<InterfaceAddress> {
+    let all = SystemLookup.addresses().unwrap();
+    all.into_iter().find(|own| own.address == ip(text))
+}
+
+/// Two pairs of connected interfaces; of the second pair one end stays down, so that the other has
+/// no carrier.
+fn ready() {
+    run("ip link add mig0 type veth peer name mig1");
+    run("ip link add dead0 type veth peer name dead1");
+    for interface in ["mig0", "mig1", "dead0"] {
+        run(&format!("ip link set {interface} up"));
+    }
+    run("ip addr add 10.77.0.7/24 dev mig0");
+    run("ip addr add 10.78.0.7 peer 10.78.0.9/32 dev mig0");
+    run("ip addr add 10.79.0.7/24 dev mig1");
+    run("ip addr add 10.79.0.8/24 dev mig1");
+    run("ip addr add 10.80.0.7/24 dev dead1");
+    run("ip addr add fd77::7/64 dev mig0 nodad");
+    run("ip addr add fd77::8/64 dev mig0 nodad preferred_lft 0");
+    run("ip addr add fd78::7/64 dev dead0");
+}
+
+fn addresses_and_their_flags() {
+    let plain = |interface, address, prefix_len| {
+        Some(InterfaceAddress::new(interface, ip(address), prefix_len))
+    };
+    assert_eq!(own("127.0.0.1"), plain("lo", "127.0.0.1", 8));
+    assert_eq!(own("::1"), plain("lo", "::1", 128));
+    assert_eq!(own("10.77.0.7"), plain("mig0", "10.77.0.7", 24));
+    assert_eq!(own("fd77::7"), plain("mig0", "fd77::7", 64));
+    // The own end of a point-to-point address, not the peer's.
+    assert_eq!(own("10.78.0.7"), plain("mig0", "10.78.0.7", 32));
+    assert_eq!(own("10.78.0.9"), None);
+    // A secondary IPv4 address shares its flag with privacy addresses, and is none.
+    assert_eq!(own("10.79.0.8"), plain("mig1", "10.79.0.8", 24));
+    assert!(!own("10.80.0.7").unwrap().up);
+    assert!(own("fd77::8").unwrap().deprecated);
+    // Without a carrier, duplicate detection cannot end.
+    let tentative = own("fd78::7").unwrap();
+    assert!(tentative.up && tentative.tentative && !tentative.duplicate);
+
+    // The other end of the pair already has this address, and says so.
+    run("ip addr add fd79::7/64 dev mig1 nodad");
+    run("ip addr add fd79::7/64 dev mig0");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let found_out = || {
+        let all = SystemLookup.addresses().unwrap();
+        all.iter()
+            .any(|own| own.interface == "mig0" && own.address == ip("fd79::7") && own.duplicate)
+    };
+    while !found_out() {
+        assert!(
+            Instant::now() < deadline,
+            "the kernel never noticed a duplicate address"
+        );
+        thread::yield_now();
+    }
+
+    if let Err(error) = privacy_address() {
+        testing::skipped("privacy addresses: cannot switch them on", &error);
+    }
+}
+
+fn privacy_address() -> io::Result<()> {
+    let settings = "/proc/sys/net/ipv6/conf/mig1";
+    std::fs::write(format!("{settings}/accept_dad"), "0")?;
+    std::fs::write(format!("{settings}/use_tempaddr"), "2")?;
+    run("ip addr add fd7a::7/64 dev mig1 mngtmpaddr valid_lft 36000 preferred_lft 18000");
+    let all = SystemLookup.addresses().unwrap();
+    let (temporary, lasting): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .filter(|own| own.address.to_string().starts_with("fd7a:"))
+        .partition(|own| own.temporary);
+    assert_eq!(temporary.len(), 1, "{temporary:?}");
+    assert_eq!(lasting.len(), 1, "{lasting:?}");
+    let chosen = address(Some("fd7a::/64"), "node", &SystemLookup).unwrap();
+    assert_eq!(chosen.address, ip("fd7a::7"));
+    Ok(())
+}
+
+fn choices() {
+    let chosen = |spec| address(Some(spec), "node", &SystemLookup);
+    let cidr = chosen("10.77.0.0/24").unwrap();
+    assert_eq!(
+        (cidr.address, cidr.interface.as_str()),
+        (ip("10.77.0.7"), "mig0")
+    );
+    let cidr = chosen("fd77::/64").unwrap();
+    assert_eq!(
+        (cidr.address, cidr.uri_host.as_str()),
+        (ip("fd77::7"), "[fd77::7]")
+    );
+    assert_eq!(chosen("127.0.0.0/8").unwrap().address, ip("127.0.0.1"));
+
+    let error = chosen("mig1").unwrap_err();
+    assert!(
+        matches!(error, NetworkError::SeveralAddresses { .. }),
+        "{error}"
+    );
+    let error = chosen("10.80.0.0/24").unwrap_err().to_string();
+    assert!(
+        error.contains("10.80.0.7/24 on dead1: interface is down"),
+        "{error}"
+    );
+    let error = chosen("dead0").unwrap_err().to_string();
+    assert!(error.contains("fd78::7/64 on dead0: tentative"), "{error}");
+    assert!(
+        error.contains("fd79::7/64 on mig0: on another interface"),
+        "{error}"
+    );
+}
+
+fn ports() {
+    for network in ["10.77.0.0/24", "fd77::/64"] {
+        let own = address(Some(network), "node", &SystemLookup).unwrap();
+        let bound = bind_port(own.address).unwrap();
+        assert_eq!(bound.port, 60000);
+        TcpStream::connect((own.address, bound.port)).unwrap();
+    }
+}

@@ -1,0 +1,265 @@
+//! Handshakes that were damaged on the way: an error, at once, and nothing worse.
+
+use pve_tunnel::tls::{Fingerprint, Identity, Server};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ClientConnection};
+use std::sync::Arc;
+use std::time::Duration;
+use testing::tls::{Anybody, anywhere, identities, meet, pair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// More than a thousand times what a refusal takes.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A TLS record's header.
+const HEADER: usize = 5;
+
+/// What of a flight the handshake vouches for, record by record: the contents. Type and version in
+/// a record's header are for old middleboxes, and so are the records that change the cipher (RFC
+/// 8446 §5.1, §5.2, §D.4): a change there changes nothing.
+fn vouched_for(mut bytes: &[u8]) -> Vec<&[u8]> {
+    const CHANGE_CIPHER_SPEC: (u8, &[u8]) = (20, &[1]);
+    let mut contents = Vec::new();
+    while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
+        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        let (content, rest) = rest.split_at(length.min(rest.len()));
+        if (header[0], content) != CHANGE_CIPHER_SPEC {
+            contents.push(content);
+        }
+        bytes = rest;
+    }
+    contents
+}
+
+/// Marsaglia's xorshift: the same numbers on every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.next() as u8).collect()
+    }
+
+    /// A flight with a kind of damage that has to be found. Bytes after its end would be found by
+    /// whoever reads there.
+    fn damage(&mut self, whole: &[u8]) -> Vec<u8> {
+        let expected = vouched_for(whole);
+        loop {
+            let damaged = self.maybe_damage(whole);
+            if !vouched_for(&damaged).starts_with(&expected) {
+                return damaged;
+            }
+        }
+    }
+
+    fn maybe_damage(&mut self, whole: &[u8]) -> Vec<u8> {
+        let mut bytes = whole.to_vec();
+        match self.below(8) {
+            // Cut off.
+            0 => bytes.truncate(self.below(whole.len())),
+            // A bit here and there.
+            1..=3 => {
+                let bit = self.below(8 * whole.len());
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                for _ in 0..self.below(4) {
+                    let bit = self.below(8 * whole.len());
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                }
+            }
+            // A byte as wrong as it gets, where lengths may be.
+            4 => {
+                let at = self.below(whole.len());
+                bytes[at] = if bytes[at] == 0xff { 0 } else { 0xff };
+            }
+            // A piece doubled.
+            5 => {
+                let from = self.below(whole.len());
+                let to = from + 1 + self.below(whole.len() - from);
+                let piece = bytes[from..to].to_vec();
+                bytes.splice(to..to, piece);
+            }
+            // A record's worth of anything, under a header that is right.
+            6 => {
+                let content = self.below(2000);
+                bytes.truncate(HEADER);
+                bytes[3..].copy_from_slice(&(content as u16).to_be_bytes());
+                bytes.extend(self.bytes(content));
+            }
+            // Anything.
+            _ => {
+                let count = 1 + self.below(600);
+                bytes = self.bytes(count);
+            }
+        }
+        bytes
+    }
+}
+
+/// A client of rustls, to be asked for its messages one by one.
+struct Source {
+    connection: ClientConnection,
+}
+
+impl Source {
+    fn config(key: &KeyPair, certificate: &rcgen::Certificate) -> Arc<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody::new()))
+            .with_client_auth_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        Arc::new(config)
+    }
+
+    fn new(config: &Arc<ClientConfig>) -> Self {
+        Self {
+            connection: ClientConnection::new(config.clone(), anywhere()).unwrap(),
+        }
+    }
+
+    /// All it has to say now.
+    fn says(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    /// Reads until its handshake is over.
+    async fn hears(&mut self, stream: &mut UnixStream) {
+        while self.connection.is_handshaking() {
+            let mut bytes = [0; 4096];
+            let count = stream.read(&mut bytes).await.unwrap();
+            let mut rest = &bytes[..count];
+            while !rest.is_empty() {
+                self.connection.read_tls(&mut rest).unwrap();
+                self.connection.process_new_packets().unwrap();
+            }
+        }
+    }
+}
+
+struct Scene {
+    server: Server,
+    config: Arc<ClientConfig>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        let target = Identity::one_time().unwrap();
+        Self {
+            server: Server::direct(&target, Fingerprint::of(certificate.der())).unwrap(),
+            config: Source::config(&key, &certificate),
+        }
+    }
+
+    /// The scene itself is sound: without damage, the handshake succeeds.
+    async fn undamaged(&self) {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let source = async {
+            let mut source = Source::new(&self.config);
+            near.write_all(&source.says()).await.unwrap();
+            source.hears(&mut near).await;
+            near.write_all(&source.says()).await.unwrap();
+        };
+        let (_, result) = tokio::join!(source, self.server.handshake(far));
+        result.unwrap();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn a_damaged_client_hello_is_an_error_at_once() {
+    let scene = Scene::new();
+    scene.undamaged().await;
+    let mut numbers = Numbers(0x70_7665_7475_6e01);
+    for _ in 0..2000 {
+        let bytes = numbers.damage(&Source::new(&scene.config).says());
+        let (mut near, far) = UnixStream::pair().unwrap();
+        near.write_all(&bytes).await.unwrap();
+        near.shutdown().await.unwrap();
+        let result = timeout(AT_ONCE, scene.server.handshake(far)).await;
+        let result = result.unwrap_or_else(|_| panic!("no end to {}", hex(&bytes)));
+        assert!(result.is_err(), "{}", hex(&bytes));
+    }
+    scene.undamaged().await;
+}
+
+#[tokio::test]
+async fn a_damaged_client_certificate_is_an_error_at_once() {
+    let scene = Scene::new();
+    let mut numbers = Numbers(0x70_7665_7475_6e02);
+    for _ in 0..500 {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let mut sent = Vec::new();
+        let stranger = async {
+            let mut source = Source::new(&scene.config);
+            near.write_all(&source.says()).await.unwrap();
+            source.hears(&mut near).await;
+            sent = numbers.damage(&source.says());
+            // The server may have refused already.
+            let _ = near.write_all(&sent).await;
+            let _ = near.shutdown().await;
+        };
+        let both = async { tokio::join!(stranger, scene.server.handshake(far)).1 };
+        let result = timeout(AT_ONCE, both).await;
+        let result = result.unwrap_or_else(|_| panic!("no end to {}", hex(&sent)));
+        assert!(result.is_err(), "{}", hex(&sent));
+    }
+    scene.undamaged().await;
+}
+
+/// The same from the other side: what a source makes of a target that is none.
+#[tokio::test]
+async fn a_damaged_server_hello_is_an_error_at_once() {
+    let (source, target) = identities();
+    let (client, server) = pair(&source, &target);
+    let mut numbers = Numbers(0x70_7665_7475_6e03);
+    for _ in 0..500 {
+        let (near, mut wire) = UnixStream::pair().unwrap();
+        let (mut beyond, far) = UnixStream::pair().unwrap();
+        let mut sent = Vec::new();
+        let stranger = async {
+            let mut hello = [0; 4096];
+            let count = wire.read(&mut hello).await.unwrap();
+            beyond.write_all(&hello[..count]).await.unwrap();
+            let mut answer = [0; 4096];
+            let count = beyond.read(&mut answer).await.unwrap();
+            sent = numbers.damage(&answer[..count]);
+            let _ = wire.write_all(&sent).await;
+            let _ = wire.shutdown().await;
+            drop(beyond);
+        };
+        let all =
+            async { tokio::join!(stranger, server.handshake(far), client.handshake("", near)).2 };
+        let result = timeout(AT_ONCE, all).await;
+        let result = result.unwrap_or_else(|_| panic!("no end to {}", hex(&sent)));
+        assert!(result.is_err(), "{}", hex(&sent));
+    }
+    let (near, far) = meet(&client, &server).await;
+    near.unwrap();
+    far.unwrap();
+}

@@ -1,0 +1,76 @@
+//! Where the key of an identity is not.
+
+use pve_tunnel::tls::Identity;
+use rcgen::KeyPair;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::process::{self, Command};
+use testing::role::in_own_process;
+
+/// What stands before the secret number of a P-256 key in PKCS #8 (RFC 5208, RFC 5915): the
+/// version and the string's header.
+const BEFORE: [u8; 5] = [0x02, 0x01, 0x01, 0x04, 0x20];
+
+/// And after it: the public key's header.
+const AFTER: [u8; 6] = [0xa1, 0x44, 0x03, 0x42, 0x00, 0x04];
+
+const SECRET: usize = 32;
+
+/// The secret numbers of all serialised keys in `bytes`.
+fn secrets(bytes: &[u8]) -> impl Iterator<Item = [u8; SECRET]> {
+    bytes
+        .windows(BEFORE.len() + SECRET + AFTER.len())
+        .filter(|key| key.starts_with(&BEFORE) && key.ends_with(&AFTER))
+        .map(|key| key[BEFORE.len()..][..SECRET].try_into().unwrap())
+}
+
+/// The secret numbers of all serialised keys in this process's memory.
+fn secrets_in_memory() -> HashSet<[u8; SECRET]> {
+    let memory = File::open("/proc/self/mem").unwrap();
+    let mut found = HashSet::new();
+    for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
+        let (range, rest) = line.split_once(' ').unwrap();
+        if !rest.starts_with("rw") {
+            continue;
+        }
+        let (start, end) = range.split_once('-').unwrap();
+        let start = u64::from_str_radix(start, 16).unwrap();
+        let end = u64::from_str_radix(end, 16).unwrap();
+        let mut bytes = vec![0; (end - start) as usize];
+        // A mapping may be gone by now.
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            found.extend(secrets(&bytes));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_serialised_key_is_wiped() {
+    // Keys that other tests make at the same time are not wiped, and would be found.
+    if !in_own_process(module_path!(), "the_serialised_key_is_wiped") {
+        return;
+    }
+    let identities: Vec<Identity> = (0..8).map(|_| Identity::one_time().unwrap()).collect();
+    assert!(secrets_in_memory().is_empty());
+    drop(identities);
+
+    // A key that nobody wiped would have been found.
+    let known = KeyPair::generate().unwrap();
+    let secret = secrets(known.serialized_der()).next().unwrap();
+    assert!(secrets_in_memory().contains(&secret));
+}
+
+#[test]
+fn an_identity_is_made_without_a_file() {
+    // The limit on descriptors is the process's.
+    if !in_own_process(module_path!(), "an_identity_is_made_without_a_file") {
+        return;
+    }
+    let pid = format!("--pid={}", process::id());
+    let limited = Command::new("prlimit").args([&pid, "--nofile=0"]).status();
+    assert!(limited.unwrap().success());
+    File::open("/dev/null").unwrap_err();
+    Identity::one_time().unwrap();
+}

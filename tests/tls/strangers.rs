@@ -1,0 +1,257 @@
+//! Who must not get onto a direct connection, and what is said of them.
+
+use pve_tunnel::tls::{Client, Fingerprint, Identity, Peer, Server, TlsError};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rustls::AlertDescription;
+use rustls::version::{TLS12, TLS13};
+use std::io;
+use testing::assert_error;
+use testing::tls::{
+    LIMIT, anywhere, certificate_of, certified, gullible_client, gullible_server, identities,
+    last_words, meet, pair,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// The alert that ended a stranger's handshake or reading.
+fn alert(error: &io::Error) -> AlertDescription {
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    {
+        Some(rustls::Error::AlertReceived(alert)) => *alert,
+        _ => panic!("not an alert: {error}"),
+    }
+}
+
+fn server() -> Server {
+    let (source, target) = identities();
+    pair(&source, &target).1
+}
+
+fn client() -> Client {
+    let (source, target) = identities();
+    pair(&source, &target).0
+}
+
+/// A key, and a certificate of the kind that anybody makes.
+fn homemade() -> (KeyPair, rcgen::Certificate) {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["pve-tunnel".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    (key, certificate)
+}
+
+#[tokio::test]
+async fn a_source_without_a_certificate_is_refused() {
+    let server = server();
+    let (near, far) = UnixStream::pair().unwrap();
+    let anonymous = gullible_client(&TLS13, None);
+    let (stranger, refused) =
+        tokio::join!(anonymous.connect(anywhere(), near), server.handshake(far));
+    assert_error!(
+        refused.unwrap_err(),
+        TlsError::NoCertificate(Peer::Source),
+        "the source presented no certificate"
+    );
+    assert_error!(
+        last_words(stranger.unwrap()).await,
+        TlsError::Refused { .. },
+        "it requires a certificate"
+    );
+}
+
+#[tokio::test]
+async fn a_source_with_an_older_tls_is_refused() {
+    let (key, certificate) = homemade();
+    let identity = Identity::one_time().unwrap();
+    let server = Server::direct(&identity, Fingerprint::of(certificate.der())).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let old = gullible_client(&TLS12, Some(certified(certificate.der().clone(), &key)));
+    let (stranger, refused) = tokio::join!(old.connect(anywhere(), near), server.handshake(far));
+    assert_error!(
+        refused.unwrap_err(),
+        TlsError::OldVersion(Peer::Source),
+        "the source does not support TLS 1.3"
+    );
+    assert_eq!(
+        alert(&stranger.unwrap_err()),
+        AlertDescription::ProtocolVersion
+    );
+}
+
+#[tokio::test]
+async fn a_target_with_an_older_tls_is_refused() {
+    let (key, certificate) = homemade();
+    let identity = Identity::one_time().unwrap();
+    let client = Client::direct(&identity, Fingerprint::of(certificate.der())).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let old = gullible_server(&TLS12, certified(certificate.der().clone(), &key));
+    let (refused, stranger) = tokio::join!(client.handshake("192.0.2.7", near), old.accept(far));
+    assert_error!(
+        refused.unwrap_err(),
+        TlsError::OldVersion(Peer::Target),
+        "the target does not support TLS 1.3"
+    );
+    stranger.unwrap_err();
+}
+
+/// What may be met on a port of the migration range.
+const NOT_TLS: [&[u8]; 6] = [
+    b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n",
+    b"GET / HTTP/1.1\r\nHost: 192.0.2.7:60000\r\n\r\n",
+    b"pvetun\x00\x01 and then a nonce of some thirty-two bytes",
+    b"QEVM\x00\x00\x00\x03 as an incoming migration begins",
+    b"NBDMAGICIHAVEOPT",
+    &[0; 64],
+];
+
+#[tokio::test]
+async fn what_is_not_tls_is_called_so() {
+    let (client, server) = (client(), server());
+    for bytes in NOT_TLS {
+        let (mut stranger, far) = UnixStream::pair().unwrap();
+        stranger.write_all(bytes).await.unwrap();
+        let refused = timeout(LIMIT, server.handshake(far)).await.unwrap();
+        assert_error!(
+            refused.unwrap_err(),
+            TlsError::NotTls(Peer::Source),
+            "the data from the source is not TLS"
+        );
+
+        let (near, mut stranger) = UnixStream::pair().unwrap();
+        stranger.write_all(bytes).await.unwrap();
+        let refused = timeout(LIMIT, client.handshake("192.0.2.7", near))
+            .await
+            .unwrap();
+        assert_error!(
+            refused.unwrap_err(),
+            TlsError::NotTls(Peer::Target),
+            "the data from the target is not TLS"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_goes_away_is_said_to_have_gone() {
+    let (client, server) = (client(), server());
+    for sent in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01"] {
+        let (mut stranger, far) = UnixStream::pair().unwrap();
+        stranger.write_all(sent).await.unwrap();
+        stranger.shutdown().await.unwrap();
+        assert_error!(
+            server.handshake(far).await.unwrap_err(),
+            TlsError::Ended(Peer::Source),
+            "the source closed the connection during the TLS handshake"
+        );
+    }
+    let (near, mut stranger) = UnixStream::pair().unwrap();
+    stranger.shutdown().await.unwrap();
+    assert_error!(
+        client.handshake("192.0.2.7", near).await.unwrap_err(),
+        TlsError::Ended(Peer::Target),
+        "the target closed"
+    );
+}
+
+/// Mallory has the wire, and an identity of his own for each side.
+#[tokio::test]
+async fn a_man_in_the_middle_is_refused_by_both_ends() {
+    let (source, target) = identities();
+    let (client, server) = pair(&source, &target);
+    let (as_source, as_target) = identities();
+    let to_source = Server::direct(&as_target, source.fingerprint()).unwrap();
+    let to_target = Client::direct(&as_source, target.fingerprint()).unwrap();
+
+    let (near, mallory) = meet(&client, &to_source).await;
+    assert_error!(
+        near.unwrap_err(),
+        TlsError::Mismatch(_),
+        &as_target.fingerprint().to_string(),
+        &target.fingerprint().to_string()
+    );
+    // No stream that a byte could be read from.
+    assert_error!(
+        mallory.unwrap_err(),
+        TlsError::Refused { .. },
+        "does not accept this node's certificate"
+    );
+
+    let (mallory, far) = meet(&to_target, &server).await;
+    assert_error!(
+        far.unwrap_err(),
+        TlsError::Mismatch(_),
+        &as_source.fingerprint().to_string(),
+        &source.fingerprint().to_string()
+    );
+    assert_error!(
+        last_words(mallory.unwrap()).await,
+        TlsError::Refused { .. },
+        "does not accept this node's certificate"
+    );
+}
+
+/// Certificates are public: he shows those of the two ends, and has to sign with another key.
+#[tokio::test]
+async fn a_copied_certificate_without_its_key_is_refused() {
+    let (source, target) = identities();
+    let (client, server) = pair(&source, &target);
+    let (key, certificate) = homemade();
+    let own = || certified(certificate.der().clone(), &key);
+
+    // To have them, he asks.
+    let of_target = certificate_of(&target).await;
+    assert_eq!(Fingerprint::of(&of_target), target.fingerprint());
+    let trusting = Client::direct(&source, Fingerprint::of(certificate.der())).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let asking = gullible_server(&TLS13, own());
+    let (_, asked) = tokio::join!(trusting.handshake("192.0.2.7", near), asking.accept(far));
+    let of_source = asked.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone();
+    assert_eq!(Fingerprint::of(&of_source), source.fingerprint());
+
+    let (near, far) = UnixStream::pair().unwrap();
+    let copy = gullible_server(&TLS13, certified(of_target, &key));
+    let (refused, mallory) = tokio::join!(client.handshake("192.0.2.7", near), copy.accept(far));
+    assert_error!(
+        refused.unwrap_err(),
+        TlsError::NoKey(Peer::Target),
+        "the target presents the expected certificate but cannot sign with its key"
+    );
+    mallory.unwrap_err();
+
+    let (near, far) = UnixStream::pair().unwrap();
+    let copy = gullible_client(&TLS13, Some(certified(of_source, &key)));
+    let (mallory, refused) = tokio::join!(copy.connect(anywhere(), near), server.handshake(far));
+    assert_error!(
+        refused.unwrap_err(),
+        TlsError::NoKey(Peer::Source),
+        "the source presents the expected certificate but cannot sign with its key"
+    );
+    mallory.unwrap().read_u8().await.unwrap_err();
+}
+
+/// Another implementation may be told so, instead of wondering.
+#[tokio::test]
+async fn a_certificate_of_the_wrong_kind_is_named_as_such() {
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = CertificateParams::new(["pve-tunnel".to_owned()]).unwrap();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = parameters.self_signed(&key).unwrap();
+    let pin = Fingerprint::of(certificate.der());
+    let server = Server::direct(&Identity::one_time().unwrap(), pin).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let ca = gullible_client(&TLS13, Some(certified(certificate.der().clone(), &key)));
+    let (_near, refused) = tokio::join!(ca.connect(anywhere(), near), server.handshake(far));
+    assert_error!(
+        refused.unwrap_err(),
+        TlsError::Unusable {
+            peer: Peer::Source,
+            ..
+        },
+        "is the expected one but cannot be used",
+        "CaUsedAsEndEntity"
+    );
+}

@@ -1,0 +1,297 @@
+//! The opening handshake: the request as pveproxy needs it, and what is taken for an answer.
+
+use pve_tunnel::websocket::{Request, UpgradeError, Upgraded, upgrade};
+use std::collections::HashMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tungstenite::handshake::derive_accept_key;
+
+const TOKEN: &str = "PVEAPIToken=root@pam!test=4d1bd3f8-secret";
+const URL: &str = "wss://192.0.2.1:8006/api2/json/x?ticket=secret-ticket&socket=%2Frun%2Fx";
+const MAX_HEAD: usize = 8 * 1024;
+
+fn request(url: &str) -> Result<Request, UpgradeError> {
+    Request::new(url, [("Authorization", TOKEN)])
+}
+
+/// Reads a request head to its end.
+async fn read_head(server: &mut DuplexStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(server.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// The head that goes over the wire.
+async fn sent(request: &Request) -> String {
+    let (client, mut server) = duplex(1 << 16);
+    let (result, head) = tokio::join!(upgrade(client, request), async move {
+        read_head(&mut server).await
+    });
+    assert!(matches!(result, Err(UpgradeError::Closed)));
+    head
+}
+
+fn headers(head: &str) -> HashMap<String, &str> {
+    let lines = head.trim_end().split("\r\n").skip(1);
+    let mut headers = HashMap::new();
+    for line in lines {
+        let (name, value) = line.split_once(": ").unwrap();
+        let twice = headers.insert(name.to_lowercase(), value);
+        assert_eq!(twice, None, "{name} is there twice");
+    }
+    headers
+}
+
+/// What comes of an answer made of `head`, with the right accept key for `{accept}`, given in
+/// pieces of `step` bytes.
+async fn answered(
+    head: &str,
+    early: &[u8],
+    step: usize,
+) -> Result<Upgraded<DuplexStream>, UpgradeError> {
+    let request = request(URL).unwrap();
+    let (client, mut server) = duplex(step);
+    let (head, early) = (head.to_owned(), early.to_vec());
+    tokio::spawn(async move {
+        let sent = read_head(&mut server).await;
+        let accept = derive_accept_key(headers(&sent)["sec-websocket-key"].as_bytes());
+        let answer = head.replace("{accept}", &accept);
+        // Who refuses an answer does not read it to its end.
+        let _ = server
+            .write_all(&[answer.as_bytes(), &early].concat())
+            .await;
+    });
+    upgrade(client, &request).await
+}
+
+const RIGHT: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+     Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n";
+
+#[tokio::test]
+async fn the_request_is_what_pveproxy_needs() {
+    let head = sent(&request(URL).unwrap()).await;
+    assert!(head.len() < MAX_HEAD);
+    assert_eq!(
+        head.lines().next().unwrap(),
+        "GET /api2/json/x?ticket=secret-ticket&socket=%2Frun%2Fx HTTP/1.1"
+    );
+    let headers = headers(&head);
+    assert_eq!(headers["host"], "192.0.2.1:8006");
+    assert_eq!(headers["upgrade"], "websocket");
+    assert_eq!(headers["connection"], "Upgrade");
+    assert_eq!(headers["sec-websocket-version"], "13");
+    assert_eq!(headers["sec-websocket-key"].len(), 24, "16 bytes in base64");
+    assert_eq!(headers["authorization"], TOKEN);
+    assert_eq!(headers.len(), 6, "{head}");
+    let again = sent(&request(URL).unwrap()).await;
+    assert_ne!(head, again, "each request has a key of its own");
+}
+
+#[tokio::test]
+async fn the_host_is_written_as_in_the_url() {
+    for (url, host) in [
+        ("wss://node.example:8006/x", "node.example:8006"),
+        ("wss://[2001:db8::1]:8006/x", "[2001:db8::1]:8006"),
+        ("wss://[::1]/x", "[::1]"),
+        ("ws://127.0.0.1:80/x", "127.0.0.1:80"),
+    ] {
+        let head = sent(&request(url).unwrap()).await;
+        assert_eq!(headers(&head)["host"], host);
+        assert!(head.starts_with("GET /x HTTP/1.1\r\n"));
+    }
+}
+
+#[test]
+fn requests_that_pveproxy_would_not_answer_are_not_sent() {
+    let long = |length: usize| {
+        let padding = "x".repeat(length);
+        Request::new(URL, [("X-Padding", padding.as_str())])
+    };
+    // Somewhere below the limit it is right, and at it no more.
+    assert!(long(MAX_HEAD - 600).is_ok());
+    let longest = (MAX_HEAD - 600..MAX_HEAD)
+        .take_while(|&length| long(length).is_ok())
+        .last()
+        .unwrap();
+    // "GET … HTTP/1.1" with its end, five headers of the upgrade, ours, and the empty line.
+    let path = URL.split_once("8006").unwrap().1;
+    let upgrade = "Host: 192.0.2.1:8006\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \r\n"
+        .len()
+        + 24;
+    let head = format!("GET {path} HTTP/1.1\r\nx-padding: \r\n\r\n").len() + upgrade + longest;
+    assert_eq!(head, MAX_HEAD - 1, "below 8 KiB");
+
+    let names: Vec<String> = (0..70).map(|i| format!("x-{i}")).collect();
+    let many = |count: usize| Request::new(URL, names[..count].iter().map(|n| (n.as_str(), "v")));
+    // The request line and five headers are there already, and pveproxy takes 64 lines.
+    assert!(many(58).is_ok());
+    for count in [59, 64, 70] {
+        let error = many(count).err().unwrap().to_string();
+        assert!(error.contains("64 lines"), "{error}");
+    }
+}
+
+#[test]
+fn nothing_can_be_smuggled_into_the_head() {
+    for value in [
+        "secret\r\nX-Evil: 1",
+        "secret\nX-Evil: 1",
+        "secret\r",
+        "secret\0",
+        "secret\u{7f}",
+    ] {
+        let error = Request::new(URL, [("Authorization", value)]).err().unwrap();
+        quiet(&error);
+    }
+    for name in ["", "A B", "A:", "A\r\nB", "Ä", "secret\0"] {
+        let error = Request::new(URL, [(name, "v")]).err().unwrap();
+        quiet(&error);
+    }
+    for name in ["host", "Upgrade", "CONNECTION", "sec-websocket-key"] {
+        assert!(Request::new(URL, [(name, "v")]).is_err(), "{name}");
+    }
+    for url in [
+        "",
+        "/secret",
+        "secret",
+        "wss:///secret",
+        "wss://host/secret\r\nX-Evil: 1",
+        "wss://host/secret secret",
+        "wss://host:8006/x?ticket=secret\n",
+        "wss://ho st/secret",
+    ] {
+        quiet(&request(url).err().unwrap_or_else(|| panic!("{url:?}")));
+    }
+}
+
+/// A message and a Debug that hold none of the request.
+#[track_caller]
+fn quiet(error: &UpgradeError) {
+    let text = format!("{error} {error:?}");
+    assert!(!text.contains("secret"), "{text}");
+    assert!(!text.contains("Evil"), "{text}");
+}
+
+#[tokio::test]
+async fn an_answer_may_come_in_any_pieces_and_what_is_behind_it_is_kept() {
+    for step in [1, 2, 7, 64, 4096] {
+        for early in [&b""[..], b"\x82\x03abc", &[0x5a; 3000]] {
+            let mut upgraded = answered(RIGHT, early, step).await.unwrap();
+            let mut rest = Vec::new();
+            upgraded.stream.read_to_end(&mut rest).await.unwrap();
+            assert_eq!([upgraded.early, rest].concat(), early, "pieces of {step}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_right_in_other_words() {
+    for head in [
+        "HTTP/1.1 101 \r\nupgrade: WebSocket\r\nconnection: upgrade\r\n\
+         sec-websocket-accept: {accept}\r\n\r\n",
+        "HTTP/1.1 101 Fine\r\nServer: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+         SEC-WEBSOCKET-ACCEPT:   {accept}  \r\nSec-WebSocket-Extensions:\r\n\r\n",
+    ] {
+        answered(head, b"", 4096).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_told_with_status_and_reason() {
+    for (head, status, reason) in [
+        ("HTTP/1.1 401 No ticket\r\n\r\n", 401, "No ticket"),
+        (
+            "HTTP/1.0 500 unable to connect\r\nX: y\r\n\r\nbody",
+            500,
+            "unable to connect",
+        ),
+        (
+            "HTTP/1.1 501 method 'GET' not implemented\r\n\r\n",
+            501,
+            "method 'GET' not implemented",
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, "OK"),
+        ("HTTP/1.1 302\r\nLocation: /elsewhere\r\n\r\n", 302, ""),
+    ] {
+        for step in [1, 4096] {
+            let error = answered(head, b"", step).await.err().unwrap();
+            quiet(&error);
+            let text = error.to_string();
+            let UpgradeError::Refused {
+                status: s,
+                reason: r,
+            } = error
+            else {
+                panic!("{error:?}")
+            };
+            assert_eq!((s, r.as_str()), (status, reason));
+            assert!(text.contains(&format!("{status} {reason}")), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_none() {
+    let with = |from: &str, to: &str| RIGHT.replace(from, to);
+    let many: String = (0..65).map(|i| format!("X-{i}: y\r\n")).collect();
+    let long = format!("X: {}\r\n", "x".repeat(17 * 1024));
+    for (head, expected) in [
+        (with("{accept}", "c2VjcmV0"), "does not belong to our key"),
+        (
+            with("Sec-WebSocket-Accept: {accept}\r\n", ""),
+            "does not belong to our key",
+        ),
+        (
+            with("Upgrade: websocket\r\n", ""),
+            "no 'Upgrade: websocket'",
+        ),
+        (
+            with("Upgrade: websocket", "Upgrade: h2c"),
+            "no 'Upgrade: websocket'",
+        ),
+        (
+            with("Connection: Upgrade", "Connection: close"),
+            "no 'Connection: Upgrade'",
+        ),
+        (with("HTTP/1.1", "HTTP/1.0"), "not HTTP/1.1"),
+        (with("HTTP/1.1", "SSH-2.0"), "not HTTP/1.1"),
+        (
+            with(
+                "\r\n\r\n",
+                "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+            ),
+            "an extension that was not asked for",
+        ),
+        (
+            with("\r\n\r\n", "\r\nSec-WebSocket-Protocol: binary\r\n\r\n"),
+            "a subprotocol that was not asked for",
+        ),
+        (
+            with("Upgrade: websocket\r\n", &many),
+            "more than 64 headers",
+        ),
+        (with("Upgrade: websocket\r\n", &long), "longer than 16 KiB"),
+        ("garbage\r\n\r\n".to_owned(), "not HTTP/1.1"),
+    ] {
+        let error = answered(&head, b"", 4096).await.err().unwrap();
+        quiet(&error);
+        assert!(matches!(error, UpgradeError::Response(_)), "{error:?}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_inside_the_answer_is_told() {
+    for length in [0, 1, 20, RIGHT.len() - 2] {
+        let request = request(URL).unwrap();
+        let (client, mut server) = duplex(1 << 16);
+        let (result, ()) = tokio::join!(upgrade(client, &request), async move {
+            read_head(&mut server).await;
+            server.write_all(&RIGHT.as_bytes()[..length]).await.unwrap();
+        });
+        let error = result.err().unwrap();
+        assert!(matches!(error, UpgradeError::Closed), "{error:?}");
+    }
+}
