@@ -1,4 +1,4 @@
-//! Gives the shared library its soname, which changes when the ABI does.
+//! Sets the soname of the shared library. A change of the ABI changes the soname.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
