@@ -68,7 +68,7 @@ subtest 'a copy that Perl finds first' => sub {
     my $copy = "$Config{sitelib}/PVE/StorageTunnel.pm";
     path($copy)->parent->mkdir;
     path($stock)->copy($copy);
-    command_prints('enable', 1, qr/Perl loads \Q$copy\E in the place of $stock: move it away/);
+    command_prints('enable', 1, qr/Perl loads \Q$copy\E instead of $stock: move \Q$copy\E away/);
     is_deeply(state_of(), all_stock('1.0'), 'no stock file is changed');
     path($copy)->remove;
 };
@@ -85,7 +85,7 @@ subtest 'an upgrade of pve-tunnel' => sub {
 subtest 'removal' => sub {
     my $removed = run_ok('the package is removed', 'dpkg', '-r', 'pve-tunnel');
     like(
-        $removed->{output}, qr/^overlay: off; .*^daemons: reload when the dpkg /ms,
+        $removed->{output}, qr/^overlay: off; .*^daemons: reload when the running dpkg /ms,
         'removal disables it'
     );
     is_deeply(state_of(), all_stock('1.0'), 'the stock files are in their places');

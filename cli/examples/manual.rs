@@ -1,8 +1,8 @@
-//! Writes what is made of the command's definitions: manual pages, and completions for shells.
+//! Generates the manual pages and the shell completions from the command's definition.
 //!
-//! `cargo run -p pve-tunnel-cli --example manual -- DIRECTORY DATE`: pages go to `DIRECTORY/man/man1`, completions to
-//! `DIRECTORY/completions`. The date is for the pages' footer. It is an argument because the same
-//! sources have to give the same pages on any day.
+//! `cargo run -p pve-tunnel-cli --example manual -- DIRECTORY DATE` writes pages to
+//! `DIRECTORY/man/man1` and completions to `DIRECTORY/completions`. The date is printed in the
+//! footer of the pages. It is an argument so that the same sources give the same pages on any day.
 
 use clap::Command;
 use clap_complete::Shell;
@@ -15,18 +15,16 @@ use std::{env, fs};
 
 const SECTION: &str = "1";
 
-/// What the command's own page says besides its definitions.
-const OVERVIEW: &str = "Guests move by qm remote-migrate and pct remote-migrate, as ever. This command looks after \
-     what makes that fast. Which way the guest's data takes then, what is encrypted, which ports it needs and what \
-     to choose is described in pve-tunnel-planes(7); which networks it takes is configured in remote-migration.cfg(5).";
+/// A paragraph of the page of `pve-tunnel` that is not part of the definition.
+const OVERVIEW: &str = "Guests are moved with qm remote-migrate and pct remote-migrate, with and without pve-tunnel. \
+     This command switches the faster tunnel on and off. pve-tunnel-planes(7) describes the paths of the guest's data, \
+     what is encrypted, which ports are needed, and what to choose. The networks are configured in \
+     remote-migration.cfg(5).";
 
-/// How every command ends.
+/// The exit codes of every subcommand.
 const EXIT_STATUS: [(&str, &str); 3] = [
     ("0", "Success."),
-    (
-        "1",
-        "Failure. Standard error says what was tried, and why it failed.",
-    ),
+    ("1", "Failure. Standard error shows what failed, and why."),
     ("2", "Wrong arguments. Nothing was done."),
 ];
 
@@ -35,7 +33,7 @@ const FILES: [(&str, &str); 1] = [(
     "Networks and policy of migrations to other clusters; see remote-migration.cfg(5).",
 )];
 
-/// Pages that are not made here.
+/// Pages that this program does not generate.
 const SEE_ALSO: [(&str, &str); 4] = [
     ("pve-tunnel-planes", "7"),
     ("remote-migration.cfg", "5"),
@@ -46,22 +44,22 @@ const SEE_ALSO: [(&str, &str); 4] = [
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [directory, date] = arguments.as_slice() else {
-        return complain("usage: manual DIRECTORY DATE");
+        return fail("usage: manual DIRECTORY DATE");
     };
     match write_all(Path::new(directory), date) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&format!("cannot write into '{directory}': {error}")),
+        Err(error) => fail(&format!("cannot write into '{directory}': {error}")),
     }
 }
 
-fn complain(text: &str) -> ExitCode {
-    // With standard error gone, there is nobody to tell.
+fn fail(text: &str) -> ExitCode {
+    // Ignored if standard error is closed: there is no other place to report it.
     let _ = writeln!(io::stderr(), "{text}");
     ExitCode::FAILURE
 }
 
 fn write_all(directory: &Path, date: &str) -> io::Result<()> {
-    // `help COMMAND` is not worth a page: it shows the command's own.
+    // `help` has no page of its own: `help COMMAND` shows the same text as COMMAND's page.
     let mut command = pve_tunnel_cli::definition()
         .disable_help_subcommand(true)
         .subcommand_help_heading("COMMANDS")
@@ -86,7 +84,8 @@ fn write_all(directory: &Path, date: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// A line that says what a command does, as it stands behind the command's name.
+/// Removes the full stop from a subcommand's short description: a manual page shows it after the
+/// subcommand's name.
 fn without_full_stop(command: Command) -> Command {
     match command.get_about().map(ToString::to_string) {
         Some(about) => command.about(about.trim_end_matches('.').to_owned()),
@@ -94,17 +93,17 @@ fn without_full_stop(command: Command) -> Command {
     }
 }
 
-/// The command, and all below it that users are shown.
+/// The command and its subcommands, except the hidden ones.
 fn pages_of(command: &Command) -> Vec<&Command> {
     let shown = command
         .get_subcommands()
-        .filter(|below| !below.is_hide_set());
+        .filter(|subcommand| !subcommand.is_hide_set());
     std::iter::once(command)
         .chain(shown.flat_map(pages_of))
         .collect()
 }
 
-/// As in `pve-tunnel-connect`.
+/// The name of a page, such as `pve-tunnel-connect`.
 fn name(command: &Command) -> &str {
     command
         .get_display_name()
@@ -123,7 +122,7 @@ fn render(page: &Command, root: &Command, date: &str) -> io::Result<String> {
         .manual(root.get_name());
     let mut out = Vec::new();
     man.render_title(&mut out)?;
-    // As pod2man lays out the other pages: terminals are too narrow for justified text.
+    // Neither hyphenated nor justified, like the pages that pod2man makes.
     Roff::new()
         .control("nh", [])
         .control("ad", ["l"])
@@ -140,12 +139,12 @@ fn render(page: &Command, root: &Command, date: &str) -> io::Result<String> {
     if page.has_subcommands() {
         man.render_subcommands_section(&mut out)?;
     }
-    more(page, root).to_writer(&mut out)?;
+    additional_sections(page, root).to_writer(&mut out)?;
     Ok(tidy(&String::from_utf8_lossy(&out)))
 }
 
-/// Each part comes with the same definition of an apostrophe, which is needed once; what clap_mangen
-/// makes of a distance between lines is none of mandoc's; and indented lines stay lines.
+/// Corrects the output of clap_mangen: it repeats the definition of an apostrophe in each section,
+/// its vertical space causes a warning of mandoc, and it joins indented lines.
 fn tidy(roff: &str) -> String {
     let apostrophe = Roff::new().render();
     let rest = roff
@@ -164,8 +163,8 @@ fn tidy(roff: &str) -> String {
     tidy
 }
 
-/// What clap does not know of.
-fn more(page: &Command, root: &Command) -> Roff {
+/// The sections that are not part of the definition.
+fn additional_sections(page: &Command, root: &Command) -> Roff {
     let mut roff = Roff::new();
     let mut table = |title: &str, items: &[(&str, &str)]| {
         roff.control("SH", [title]);
@@ -184,15 +183,16 @@ fn more(page: &Command, root: &Command) -> Roff {
     roff
 }
 
-/// All pages of the command but this one, then those of others.
+/// References to the other pages of the command, then to pages that this program does not
+/// generate.
 fn references(page: &Command, root: &Command) -> Vec<Inline> {
-    let ours = pages_of(root);
-    let ours = ours
+    let pages = pages_of(root);
+    let generated = pages
         .iter()
         .map(|other| (name(other), SECTION))
         .filter(|(other, _)| *other != name(page));
     let mut line = Vec::new();
-    for (name, section) in ours.chain(SEE_ALSO) {
+    for (name, section) in generated.chain(SEE_ALSO) {
         if !line.is_empty() {
             line.push(roman(", "));
         }

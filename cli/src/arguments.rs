@@ -1,4 +1,5 @@
-//! What the command takes: `--help`, the manual page and the completions are made of this.
+//! The command's arguments. `--help`, the manual pages and the completions are generated from these
+//! definitions.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -14,50 +15,53 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve tunnel commands on standard input, like proxmox-websocket-tunnel.
     ///
-    /// Reads a JSON command a line, writes an answer a line to standard output and diagnostics to
-    /// standard error, until standard input ends. Credentials come in the commands; no option or
-    /// variable takes any.
+    /// Reads one JSON command per line from standard input until its end. Writes one answer per
+    /// line to standard output, and diagnostics to standard error. Credentials are part of the
+    /// commands. No option and no environment variable accepts them.
     Connect(Connect),
     /// Switch pve-tunnel on for the migrations of this node.
     ///
-    /// Installing the packages changes nothing about a node; this does. By dpkg-divert, two modules
-    /// of libpve-guest-common-perl are set aside, and links to stand-ins take their place:
+    /// Installing the packages does not change how a node migrates. This command does. It diverts
+    /// two modules of libpve-guest-common-perl with dpkg-divert, and replaces them with links to
+    /// modules of pve-tunnel:
     ///
     ///   /usr/share/perl5/PVE/Tunnel.pm         overlay: migrations from here
     ///   /usr/share/perl5/PVE/StorageTunnel.pm  seam: migrations to here
     ///
-    /// A stand-in loads the stock module, which is beside it as .distrib, and then pve-tunnel. If
-    /// that does not take the version of the stock module, it says so, and migrations go the stock
-    /// way. Both packages can be upgraded at any time.
+    /// A replacement module loads the stock module, which is beside it with the extension
+    /// .distrib, and then pve-tunnel. If pve-tunnel does not support this version of the stock
+    /// module, the replacement module prints a warning, and migrations use the stock tunnel. Both
+    /// packages can be upgraded at any time.
     ///
-    /// Then daemons reload, as after an upgrade of the modules' package, by the dpkg trigger
-    /// pve-api-updates. Migrations that are running are not touched.
+    /// The daemons are reloaded by the dpkg trigger pve-api-updates, as after an upgrade of
+    /// libpve-guest-common-perl. Running migrations are not affected.
     ///
-    /// Nothing is changed if a file is not what is expected, is diverted by somebody else, or if
-    /// the stock modules are not ones that pve-tunnel knows. What is on already stays on; what
-    /// --helper-only had switched on is switched off.
+    /// Nothing is changed if a file is not the expected one, if another package diverts it, or if
+    /// pve-tunnel does not support the stock modules. Modules that are already on stay on. If
+    /// --helper-only had switched the helper on, it is switched off.
     ///
-    /// Undo it with 'pve-tunnel disable'.
+    /// 'pve-tunnel disable' reverses this.
     #[command(verbatim_doc_comment)]
     Enable(Enable),
-    /// Switch pve-tunnel off: this node is as it was before 'pve-tunnel enable'.
+    /// Switch pve-tunnel off: restore the state before 'pve-tunnel enable'.
     ///
-    /// Puts the stock files back, removes the diversions, and has the daemons reload by the dpkg
-    /// trigger pve-api-updates. Needs neither Perl nor the stock packages, and is what happens when
-    /// the package is removed. Migrations that are running are not touched.
+    /// Restores the stock files, removes the diversions, and reloads the daemons by the dpkg
+    /// trigger pve-api-updates. Requires neither Perl nor the stock packages. Removing the package
+    /// pve-tunnel runs this command. Running migrations are not affected.
     ///
-    /// An 'enable' or 'disable' that was interrupted, at whatever moment, is brought in order by
-    /// running either of them.
+    /// If an 'enable' or 'disable' was interrupted at any point, running either of them again
+    /// completes or reverses it.
     Disable,
-    /// Say whether pve-tunnel is on, and whether it works.
+    /// Show whether pve-tunnel is on, and whether it works.
     ///
-    /// For each part: on, off or broken; the package that the stock file is of, with its version;
-    /// whether pve-tunnel knows this version; and whether it is in effect, by loading the modules
-    /// in a process made for that. For each daemon: how many of its processes have pve-tunnel's
-    /// library. Changes nothing. Run it as root: others may not look into daemons.
+    /// For each component: whether it is on, off or broken; the package of the stock file and its
+    /// version; whether pve-tunnel supports this version; and whether the component is in effect.
+    /// To check this, the command loads the modules in a separate process. For each daemon: how
+    /// many of its processes have loaded pve-tunnel's library. Changes nothing. Run it as root:
+    /// other users may not inspect the daemons.
     ///
-    /// Ends with 0 if everything is in order, being off included, with 1 if something is not, which
-    /// a line beginning with PROBLEM explains, and with 2 if the command is misspelt.
+    /// The exit code is 0 if there is no problem, also if pve-tunnel is off. It is 1 if there is a
+    /// problem: a line that begins with PROBLEM describes it. It is 2 if the arguments are wrong.
     Status(Status),
 }
 
@@ -70,7 +74,7 @@ pub(crate) struct Connect {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Mask {
-    /// The key 00000000, which costs neither end anything; TLS hides what masking would.
+    /// The key 00000000, which costs neither end any CPU time. TLS protects the data.
     Zero,
     /// A random key for each frame.
     Random,
@@ -78,26 +82,27 @@ pub(crate) enum Mask {
 
 #[derive(Args)]
 pub(crate) struct Enable {
-    /// Only in the place of proxmox-websocket-tunnel; the modules are stock.
+    /// Replace only proxmox-websocket-tunnel; the modules stay stock.
     ///
-    /// Diverts /usr/bin/proxmox-websocket-tunnel alone, of the package of that name, to this
-    /// command. Migrations from this node go through websockets as ever, natively. No daemon has to
-    /// reload.
+    /// Diverts only /usr/bin/proxmox-websocket-tunnel, from the package of that name, and replaces
+    /// it with a link to this command. Migrations from this node still use websockets, with the
+    /// native implementation. No daemon has to reload.
     #[arg(long)]
     pub(crate) helper_only: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Status {
-    /// As one JSON object: state, parts, versions, daemons, reload_pending, problems.
+    /// Print one JSON object: state, parts, versions, daemons, reload_pending, problems.
     ///
-    /// "state" is "off", "on", "helper-only" or "mixed". Each of "parts" has "part" ("overlay",
-    /// "seam", "helper"), "state" ("off", "on", "broken"), "path", "package" (null or "name" and
-    /// "version") and "module" (null or "file", "error", "in_effect", "refusal"). Each of "daemons"
-    /// has "name", "pid" (null: not running) and the numbers of its "processes", of those with a
-    /// "current" and an "outdated" library, and of "unreadable" ones. "versions" are those of
-    /// modules and library by name. "reload_pending" says that the daemons were not judged. What is
-    /// not in order is in "problems", a sentence each.
+    /// "state" is "off", "on", "helper-only" or "mixed". "parts" lists the components, each with
+    /// "part" ("overlay", "seam", "helper"), "state" ("off", "on", "broken"), "path", "package"
+    /// (null, or "name" and "version") and "module" (null, or "file", "error", "in_effect" and
+    /// "refusal"). "daemons" lists the daemons, each with "name", "pid" (null: not running), and
+    /// the numbers of its "processes", of those with a "current" and with an "outdated" library,
+    /// and of those that are "unreadable". "versions" has the versions of modules and library by
+    /// name. If "reload_pending" is true, the daemons were not checked. "problems" has one sentence
+    /// for each problem.
     #[arg(long)]
     pub(crate) json: bool,
 }

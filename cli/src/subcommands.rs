@@ -24,7 +24,7 @@ pub(crate) fn connect(arguments: &Connect) -> ExitCode {
         io::stderr().as_fd().try_clone_to_owned(),
     );
     let (Ok(input), Ok(output), log) = descriptors else {
-        // Without them there is nobody to tell.
+        // Without standard input and output, no command can be received or answered.
         return ExitCode::FAILURE;
     };
     match connector::run(input, output, log.ok(), &options) {
@@ -76,7 +76,7 @@ fn print_report(result: Result<Report, ActivationError>) -> ExitCode {
     }
     if let Err(error) = print(&report) {
         warn(format_args!(
-            "it is done, but cannot be told on standard output: {error}"
+            "done, but the result cannot be written to standard output: {error}"
         ));
     }
     ExitCode::SUCCESS
@@ -94,6 +94,6 @@ fn print(text: impl Display) -> io::Result<()> {
 }
 
 fn warn(text: impl Display) {
-    // Without standard error there is nobody to tell.
+    // Ignored if standard error is closed: there is no other place to report it.
     let _ = writeln!(io::stderr().lock(), "pve-tunnel: {text}");
 }

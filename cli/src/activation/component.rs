@@ -1,38 +1,39 @@
-//! The three files that are diverted, and where everything of theirs is. The packages put the
-//! stand-ins where this file says.
+//! The three files that can be diverted: their paths, replacements and packages. The Debian package
+//! installs the replacements at the paths given here.
 
 use serde::Serialize;
 use std::fmt;
 
-/// The package in whose name files are diverted.
+/// The package to which dpkg attributes the diversions.
 pub(super) const PACKAGE: &str = "pve-tunnel";
 
-/// The dpkg trigger on which Proxmox VE's daemons reload.
+/// The dpkg trigger on which the daemons of Proxmox VE reload.
 pub(super) const RELOAD_TRIGGER: &str = "pve-api-updates";
 
-/// dpkg's convention for the name of a diverted file.
+/// dpkg's conventional name extension of a diverted file.
 pub(super) const DISTRIB: &str = ".distrib";
 
-/// What is being made, until it is renamed to its place. No package has such a name.
+/// Name extension of a file or link that is being created, until it is renamed. No package contains
+/// a file with this extension.
 pub(super) const UNFINISHED: &str = ".pve-tunnel-new";
 
-/// One diverted file.
+/// A file that can be diverted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Component {
-    /// `PVE::Tunnel`, which a source calls.
+    /// The module `PVE::Tunnel`, which the source of a migration calls.
     Overlay,
-    /// `PVE::StorageTunnel`, of which a target's worker calls a handler.
+    /// The module `PVE::StorageTunnel`. The worker on the target calls its handlers.
     Seam,
     /// The program that a stock `PVE::Tunnel` runs.
     Helper,
 }
 
 impl Component {
-    /// All of them, in the order in which they are switched.
+    /// Every component, in the order in which they are switched.
     pub const ALL: [Self; 3] = [Self::Overlay, Self::Seam, Self::Helper];
 
-    /// The stock file.
+    /// The path of the stock file.
     #[must_use]
     pub fn path(self) -> &'static str {
         match self {
@@ -42,13 +43,13 @@ impl Component {
         }
     }
 
-    /// Where dpkg keeps the stock file while the component is on.
+    /// The path at which dpkg keeps the stock file while the component is on.
     #[must_use]
     pub fn distrib(self) -> String {
         format!("{}{DISTRIB}", self.path())
     }
 
-    /// What takes the place of the stock file.
+    /// The path of the file that replaces the stock file.
     #[must_use]
     pub fn replacement(self) -> &'static str {
         match self {
@@ -58,8 +59,8 @@ impl Component {
         }
     }
 
-    /// The stand-in as the symbolic link names it: relative, as all links within `/usr` are in
-    /// Debian.
+    /// The target of the symbolic link to the replacement. It is relative, as Debian requires for
+    /// links within `/usr`.
     #[must_use]
     pub fn link(self) -> &'static str {
         match self {
@@ -69,7 +70,7 @@ impl Component {
         }
     }
 
-    /// The package that the stock file is of.
+    /// The package that contains the stock file.
     #[must_use]
     pub fn package(self) -> &'static str {
         match self {
@@ -78,7 +79,8 @@ impl Component {
         }
     }
 
-    /// Running daemons have it loaded, and have to be told of a change.
+    /// Whether running daemons have the component loaded, so that they have to reload after a
+    /// change.
     pub(super) fn is_module(self) -> bool {
         self != Self::Helper
     }

@@ -1,4 +1,7 @@
-//! Whether running daemons have our library loaded, which is what they have of us.
+//! Whether running daemons have loaded the library of pve-tunnel.
+//!
+//! Overlay and seam load the library. A daemon that has reloaded since pve-tunnel was switched on
+//! has therefore mapped it.
 
 use super::Node;
 use nix::errno::Errno;
@@ -6,32 +9,32 @@ use serde::Serialize;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 
-/// The daemons in whose processes migrations run, at the source and at the target.
+/// The daemons whose processes run migrations, on the source and on the target.
 const DAEMONS: [&str; 1] = ["pvedaemon"];
 
-/// The library's file, whatever its version.
+/// The beginning of the library's file name, which its version follows.
 const LIBRARY: &str = "/libpve_tunnel.so";
 
-/// What the kernel puts behind the name of a file that is mapped and has been replaced.
+/// The kernel appends this to the name of a mapped file that was removed or replaced.
 const DELETED: &str = " (deleted)";
 
-/// Longest name that the kernel keeps of a process.
+/// The longest process name that the kernel stores, in bytes.
 const MAX_NAME: usize = 15;
 
-/// A daemon's main process and its workers.
+/// The processes of a daemon: its main process and its workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DaemonStatus {
-    /// Its name.
+    /// The daemon's name.
     pub name: &'static str,
-    /// The main process; none if it is not running.
+    /// The ID of the main process; none if the daemon is not running.
     pub pid: Option<u32>,
-    /// How many processes there are, workers included.
+    /// Number of processes.
     pub processes: usize,
-    /// How many of them have the library.
+    /// Number of processes that have loaded the installed library.
     pub current: usize,
-    /// How many have one that has been replaced since.
+    /// Number of processes that have loaded a library that was replaced since.
     pub outdated: usize,
-    /// How many could not be looked into.
+    /// Number of processes whose mapped files could not be read.
     pub unreadable: usize,
 }
 
@@ -62,8 +65,8 @@ fn daemon(node: &Node, name: &'static str) -> DaemonStatus {
             Ok(Library::None) => {}
             Ok(Library::Current) => daemon.current += 1,
             Ok(Library::Outdated) => daemon.outdated += 1,
-            // It has ended meanwhile.
-            Err(cause) if gone(&cause) => continue,
+            // The process has ended in the meantime.
+            Err(cause) if has_ended(&cause) => continue,
             Err(_) => daemon.unreadable += 1,
         }
         daemon.processes += 1;
@@ -71,13 +74,14 @@ fn daemon(node: &Node, name: &'static str) -> DaemonStatus {
     daemon
 }
 
-/// The process that the daemon's file names, unless that is from before a reboot or a crash.
+/// The process that the daemon's PID file names. None if that process has another name: then the
+/// file is older than a reboot or a crash.
 fn main_process(node: &Node, name: &str) -> Option<u32> {
     let file = node.at(&format!("/run/{name}.pid"));
     let pid: u32 = fs::read_to_string(file).ok()?.trim().parse().ok()?;
     let running = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    let kept = &name[..name.len().min(MAX_NAME)];
-    running.starts_with(kept).then_some(pid)
+    let stored = &name[..name.len().min(MAX_NAME)];
+    running.starts_with(stored).then_some(pid)
 }
 
 fn children(parent: u32) -> Vec<u32> {
@@ -88,7 +92,8 @@ fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The fourth field of `/proc/PID/stat`; the second is a name in brackets, with anything in it.
+/// The fourth field of `/proc/PID/stat`. The second field is the process name in parentheses, which
+/// can contain any character.
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
@@ -112,6 +117,6 @@ fn library(pid: u32) -> io::Result<Library> {
     Ok(found)
 }
 
-fn gone(cause: &io::Error) -> bool {
+fn has_ended(cause: &io::Error) -> bool {
     cause.kind() == io::ErrorKind::NotFound || cause.raw_os_error() == Some(Errno::ESRCH as i32)
 }

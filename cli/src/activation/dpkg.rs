@@ -1,52 +1,54 @@
-//! dpkg: what it diverts, what it has installed, and the trigger on which daemons reload.
+//! dpkg: diversions, installed packages, and the trigger on which the daemons reload.
 
 use super::Node;
 use super::component::{Component, DISTRIB, PACKAGE, RELOAD_TRIGGER};
-use super::program::{ProgramError, command, one_line, run, run_checked};
+use super::program::{ProgramError, clean_command, one_line, run, run_checked};
 use super::steps::Diversion;
 use serde::Serialize;
 use std::process::Command;
 use std::time::Duration;
 
-/// For what only looks into dpkg's database or writes a line there.
+/// Time limit of programs that only read dpkg's database or write a line to it.
 const DATABASE_LIMIT: Duration = Duration::from_secs(60);
 
-/// For all triggers that are pending: packages' scripts, which restart services.
+/// Time limit of processing all pending triggers. This runs scripts of packages, which restart
+/// services.
 const TRIGGERS_LIMIT: Duration = Duration::from_secs(600);
 
-/// A package that dpkg has installed.
+/// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Package {
-    /// Its name.
+    /// The package's name.
     pub name: &'static str,
-    /// Its version.
+    /// The version as dpkg prints it.
     pub version: String,
 }
 
-/// How the daemons hear of a change.
+/// When the daemons reload after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reload {
-    /// The trigger has been processed: who is interested has reloaded.
+    /// The trigger was processed: the daemons that are interested in it have reloaded.
     Done,
-    /// dpkg is running, for us or for somebody else, and will process it at its end.
+    /// dpkg is running, as the parent of this process or independently. It processes the trigger
+    /// when it ends.
     Deferred,
 }
 
 pub(super) fn diversion(node: &Node, component: Component) -> Result<Diversion, ProgramError> {
-    let ask = |question: &str, path: &str| {
-        let asked = run_checked(divert(node).args([question, path]), DATABASE_LIMIT)?;
-        Ok(asked.stdout.trim_end().to_owned())
+    let query = |option: &str, path: &str| {
+        let answer = run_checked(divert(node).args([option, path]), DATABASE_LIMIT)?;
+        Ok(answer.stdout.trim_end().to_owned())
     };
     let distrib = component.distrib();
-    let mut by = ask("--listpackage", component.path())?;
+    let mut by = query("--listpackage", component.path())?;
     if by.is_empty() {
-        // Something else may be diverted to where we would divert to.
-        by = ask("--listpackage", &distrib)?;
+        // Another file may be diverted to the path that our diversion would use.
+        by = query("--listpackage", &distrib)?;
     }
     if by.is_empty() {
         return Ok(Diversion::None);
     }
-    let to = ask("--truename", component.path())?;
+    let to = query("--truename", component.path())?;
     if by == PACKAGE && to == distrib {
         return Ok(Diversion::Ours);
     }
@@ -82,29 +84,30 @@ fn divert(node: &Node) -> Command {
     program("dpkg-divert", node)
 }
 
-/// One of dpkg's programs, with the node's database.
+/// Returns one of dpkg's programs, to be run with the node's database.
 fn program(name: &str, node: &Node) -> Command {
-    let mut program = command(name);
+    let mut program = clean_command(name);
     if !node.is_this_machine() {
         program.arg("--root").arg(node.root());
     }
     program
 }
 
-/// The package of the stock file, if it is installed.
+/// The package that contains the stock file, if it is installed.
 pub(super) fn package(node: &Node, component: Component) -> Result<Option<Package>, ProgramError> {
     let mut query = program("dpkg-query", node);
     query.args(["--show", "--showformat", "${db:Status-Status} ${Version}"]);
-    let asked = run(query.arg(component.package()), DATABASE_LIMIT)?;
-    // It fails for a package that it has never heard of.
-    let version = asked.stdout.strip_prefix("installed ");
+    let answer = run(query.arg(component.package()), DATABASE_LIMIT)?;
+    // The exit code is not checked: dpkg-query fails if the package is not in its database.
+    let version = answer.stdout.strip_prefix("installed ");
     Ok(version.map(|version| Package {
         name: component.package(),
         version: version.to_owned(),
     }))
 }
 
-/// Does what every package of Proxmox VE does when it has changed a module that daemons have loaded.
+/// Activates the trigger that every package of Proxmox VE activates after a change of a module that
+/// daemons have loaded.
 pub(super) fn reload(node: &Node) -> Result<Reload, ProgramError> {
     let mut trigger = program("dpkg-trigger", node);
     trigger.arg("--no-await");
@@ -128,6 +131,6 @@ pub(super) fn reload(node: &Node) -> Result<Reload, ProgramError> {
     Err(ProgramError::Failed {
         program: "dpkg --triggers-only --pending".to_owned(),
         status: processed.status,
-        said: one_line(&processed.stderr),
+        stderr: one_line(&processed.stderr),
     })
 }

@@ -1,4 +1,4 @@
-//! Why something was not switched.
+//! Errors of switching on and off, and of `status`.
 
 use super::component::Component;
 use super::program::ProgramError;
@@ -6,96 +6,96 @@ use super::steps::Refusal;
 use std::path::PathBuf;
 use thiserror::Error;
 
-/// Why a node is not in the state that was asked for.
+/// Why a node is not in the requested state, or why its state cannot be determined.
 #[derive(Debug, Error)]
 pub enum ActivationError {
-    /// Files of packages are changed, and only root may.
+    /// Files of packages are changed, which requires root.
     #[error("only root can switch pve-tunnel on and off: run this as root")]
     NotRoot,
-    /// Two at once would undo each other.
-    #[error("another pve-tunnel enable or disable is running: wait for its end")]
+    /// Another run holds the lock. Two runs at the same time would undo each other's changes.
+    #[error("another pve-tunnel enable or disable is running: wait until it ends")]
     Busy,
-    /// The directory that is locked meanwhile cannot be.
+    /// The directory that serves as the lock cannot be locked.
     #[error("cannot lock {}: {cause}", .path.display())]
     Lock {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         cause: std::io::Error,
     },
-    /// What is there is not what can be switched.
+    /// The component cannot be switched from the state that it is in.
     #[error("the {component} cannot be switched {to}: {refusal}. Nothing was changed")]
     Refused {
-        /// Of which component.
+        /// The component.
         component: Component,
         /// `on` or `off`.
         to: &'static str,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
-    /// Perl cannot load the stock module, with or without us.
+    /// Perl cannot load the stock module.
     #[error("Perl cannot load the stock module of the {component}: {reason}. Nothing was changed")]
     NotLoaded {
-        /// Of which component.
+        /// The component.
         component: Component,
-        /// What Perl says.
+        /// Perl's error message.
         reason: String,
     },
-    /// Perl finds another file first.
+    /// Perl finds another file before the module's.
     #[error(
-        "Perl loads {file} in the place of {}: move it away. Nothing was changed", .component.path()
+        "Perl loads {file} instead of {}: move {file} away. Nothing was changed", .component.path()
     )]
     Shadowed {
-        /// Of which component.
+        /// The component.
         component: Component,
-        /// What it loads.
+        /// The file that Perl loads.
         file: String,
     },
-    /// The module is not one that we were written for, or ours do not load.
+    /// The overlay or seam does not support this version of the stock module, or cannot be loaded.
     #[error(
-        "the {component} does not take this version of {}: {reason}. Nothing was changed; migrations go the stock way until there is a pve-tunnel that does", .component.package()
+        "the {component} does not support this version of {}: {reason}. Nothing was changed. Migrations use the stock tunnel until a version of pve-tunnel that supports it is installed", .component.package()
     )]
     Unsupported {
-        /// Of which component.
+        /// The component.
         component: Component,
-        /// What is not as it is known.
+        /// How the stock module differs, or why the overlay or seam cannot be loaded.
         reason: String,
     },
-    /// A file cannot be looked at.
-    #[error("cannot look at {}: {cause}", .path.display())]
+    /// The state of a file cannot be read.
+    #[error("cannot inspect {}: {cause}", .path.display())]
     Inspect {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         cause: std::io::Error,
     },
-    /// A step has failed.
-    #[error("cannot {tried}: {cause}")]
+    /// A step failed.
+    #[error("cannot {action}: {cause}")]
     Step {
-        /// Of which component.
+        /// The component.
         component: Component,
-        /// What was tried.
-        tried: String,
-        /// Why it failed.
+        /// What the step does.
+        action: String,
+        /// The system's error.
         cause: std::io::Error,
     },
-    /// It failed half-way, and the components that had been switched are what they were.
-    #[error("{cause}. What had been changed before was undone")]
+    /// A step failed, and the components that had been switched before were switched back.
+    #[error("{cause}. The changes that had been made before were undone")]
     RolledBack {
-        /// What failed.
+        /// The error of the step.
         cause: Box<ActivationError>,
     },
-    /// It failed half-way, and so did the way back.
+    /// A step failed, and so did switching the other components back.
     #[error(
-        "{cause}; and what had been changed could not be undone: {undo}. 'pve-tunnel disable' switches everything off once that is remedied"
+        "{cause}. The changes that had been made before could not be undone: {rollback}. Fix the cause, then run 'pve-tunnel disable', which switches everything off"
     )]
     RollbackFailed {
-        /// What failed.
+        /// The error of the step.
         cause: Box<ActivationError>,
-        /// What failed then.
-        undo: Box<ActivationError>,
+        /// The error of switching back.
+        rollback: Box<ActivationError>,
     },
-    /// A program of the system did not do its component.
+    /// A program of the system failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
 }

@@ -1,4 +1,4 @@
-//! Looking at a component's files, and the steps that change them.
+//! Inspection of a component's files, and the steps that change them.
 
 use super::component::{Component, DISTRIB, UNFINISHED};
 use super::dpkg;
@@ -10,34 +10,35 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 impl Node {
-    /// What is found of a component.
+    /// Inspects the files and the diversion of a component. Changes nothing.
     ///
     /// # Errors
-    /// A file that cannot be looked at, or dpkg that does not answer.
+    /// A file cannot be inspected, or a program of dpkg fails.
     pub fn inspect(&self, component: Component) -> Result<Inspection, ActivationError> {
         let files = Files::of(self, component);
-        let look = |path: &Path| {
-            look(path).map_err(|cause| ActivationError::Inspect {
+        let metadata = |path: &Path| {
+            metadata(path).map_err(|cause| ActivationError::Inspect {
                 path: path.to_owned(),
                 cause,
             })
         };
-        let found = look(&files.path)?;
-        let kept = look(&files.distrib)?;
-        let at_path = match &found {
+        let path = metadata(&files.path)?;
+        let distrib = metadata(&files.distrib)?;
+        let at_path = match &path {
             None => AtPath::Missing,
-            Some(found) if found.is_file() => AtPath::File,
-            Some(found) if found.is_symlink() => link_place(component, &files.path)?,
+            Some(path) if path.is_file() => AtPath::File,
+            Some(path) if path.is_symlink() => inspect_link(component, &files.path)?,
             Some(_) => AtPath::Other,
         };
-        let at_distrib = match (&found, &kept) {
+        let at_distrib = match (&path, &distrib) {
             (_, None) => AtDistrib::Missing,
-            (_, Some(kept)) if !kept.is_file() => AtDistrib::Other,
-            (Some(found), Some(kept)) if at_path == AtPath::File => {
-                let same = same(&files, found, kept).map_err(|cause| ActivationError::Inspect {
-                    path: files.distrib.clone(),
-                    cause,
-                })?;
+            (_, Some(distrib)) if !distrib.is_file() => AtDistrib::Other,
+            (Some(path), Some(distrib)) if at_path == AtPath::File => {
+                let same =
+                    same(&files, path, distrib).map_err(|cause| ActivationError::Inspect {
+                        path: files.distrib.clone(),
+                        cause,
+                    })?;
                 if same {
                     AtDistrib::Same
                 } else {
@@ -50,21 +51,22 @@ impl Node {
             at_path,
             at_distrib,
             diversion: dpkg::diversion(self, component)?,
-            unfinished: look(&files.new_link)?.is_some() || look(&files.new_copy)?.is_some(),
-            replacement: look(&self.at(component.replacement()))?
-                .is_some_and(|found| found.is_file()),
+            unfinished: metadata(&files.new_link)?.is_some()
+                || metadata(&files.new_copy)?.is_some(),
+            replacement: metadata(&self.at(component.replacement()))?
+                .is_some_and(|replacement| replacement.is_file()),
         })
     }
 
-    /// Takes one step of a [plan](super::steps).
+    /// Performs one of the steps that [`steps_for()`](super::steps_for) returns.
     ///
     /// # Errors
-    /// What failed of it; the path has the file then that it had before.
+    /// The step failed. The file at the path is then the same as before.
     pub fn perform(&self, component: Component, step: Step) -> Result<(), ActivationError> {
         let files = Files::of(self, component);
         let changed = match step {
             Step::CleanUp => remove(&files.new_link).and_then(|()| remove(&files.new_copy)),
-            Step::PreserveStock => files.keep(),
+            Step::PreserveStock => files.preserve_stock(),
             Step::LinkReplacement => symlink(component.link(), &files.new_link)
                 .and_then(|()| fs::rename(&files.new_link, &files.path)),
             Step::RestoreStock => fs::rename(&files.distrib, &files.path),
@@ -73,12 +75,13 @@ impl Node {
             Step::AddDiversion => return Ok(dpkg::add_diversion(self, component)?),
             Step::RemoveDiversion => return Ok(dpkg::remove_diversion(self, component)?),
         };
-        // A name is only there for good once its directory is: the next step may be dpkg's.
+        // Written to disk before the next step: that may be dpkg's, which writes its database to
+        // disk.
         changed
             .and_then(|()| sync(files.directory()))
             .map_err(|cause| ActivationError::Step {
                 component,
-                tried: files.say(step),
+                action: files.action(step),
                 cause,
             })
     }
@@ -106,9 +109,10 @@ impl Files {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
-    /// A second name, or a copy where the file system has none; none of it if dpkg has just unpacked
-    /// a newer one there.
-    fn keep(&self) -> io::Result<()> {
+    /// Creates `.distrib` as a hard link to the stock file, or as a copy if the file system does not
+    /// support hard links. Creates nothing if `.distrib` exists: dpkg has unpacked a newer version
+    /// there since the inspection.
+    fn preserve_stock(&self) -> io::Result<()> {
         match fs::hard_link(&self.path, &self.distrib) {
             Ok(()) => return Ok(()),
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -119,34 +123,35 @@ impl Files {
         fs::rename(&self.new_copy, &self.distrib)
     }
 
-    fn say(&self, step: Step) -> String {
+    fn action(&self, step: Step) -> String {
         let (path, distrib) = (self.path.display(), self.distrib.display());
         match step {
             Step::CleanUp => format!("remove what an interrupted run left beside {path}"),
-            Step::PreserveStock => format!("make {distrib} of {path}"),
-            Step::LinkReplacement => format!("put a link in the place of {path}"),
+            Step::PreserveStock => format!("create {distrib} from {path}"),
+            Step::LinkReplacement => format!("replace {path} with a link"),
             Step::RestoreStock => format!("rename {distrib} to {path}"),
             Step::RemoveDistrib => format!("remove {distrib}"),
             Step::RemoveLink => format!("remove the link {path}"),
-            Step::AddDiversion | Step::RemoveDiversion => format!("divert {path}"),
+            Step::AddDiversion => format!("divert {path}"),
+            Step::RemoveDiversion => format!("remove the diversion of {path}"),
         }
     }
 }
 
-fn look(path: &Path) -> io::Result<Option<Metadata>> {
+fn metadata(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
-        Ok(found) => Ok(Some(found)),
+        Ok(metadata) => Ok(Some(metadata)),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(cause),
     }
 }
 
-fn link_place(component: Component, path: &Path) -> Result<AtPath, ActivationError> {
+fn inspect_link(component: Component, path: &Path) -> Result<AtPath, ActivationError> {
     let target = fs::read_link(path).map_err(|cause| ActivationError::Inspect {
         path: path.to_owned(),
         cause,
     })?;
-    // The long form is what an administrator would have made by hand.
+    // An administrator who creates the link by hand would use the absolute path.
     let ours =
         target == Path::new(component.link()) || target == Path::new(component.replacement());
     Ok(match ours {
@@ -155,11 +160,12 @@ fn link_place(component: Component, path: &Path) -> Result<AtPath, ActivationErr
     })
 }
 
-fn same(files: &Files, found: &Metadata, kept: &Metadata) -> io::Result<bool> {
-    if (found.dev(), found.ino()) == (kept.dev(), kept.ino()) {
+/// Whether the files at the path and at `.distrib` are one file, or have the same content.
+fn same(files: &Files, path: &Metadata, distrib: &Metadata) -> io::Result<bool> {
+    if (path.dev(), path.ino()) == (distrib.dev(), distrib.ino()) {
         return Ok(true);
     }
-    if found.len() != kept.len() {
+    if path.len() != distrib.len() {
         return Ok(false);
     }
     let mut one = BufReader::new(File::open(&files.path)?).bytes();

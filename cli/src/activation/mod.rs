@@ -1,8 +1,9 @@
 //! Switching pve-tunnel on and off on a node of Proxmox VE.
 //!
-//! Three stock files can be diverted, each a [`Component`]: two Perl modules and the helper program. A
-//! symbolic link to a stand-in takes the place of the file, which dpkg keeps beside it as `.distrib`
-//! from then on, through upgrades of either package.
+//! Three stock files can be diverted. Each is a [`Component`]: two Perl modules and the helper
+//! program. While a component is on, a symbolic link to its replacement is at the path of the stock
+//! file. dpkg keeps the stock file beside it, with the name extension `.distrib`, also when either
+//! package is upgraded.
 //!
 //! | state | overlay | seam | helper |
 //! |---|---|---|---|
@@ -10,8 +11,9 @@
 //! | [`Scope::Modules`] | diverted | diverted | stock |
 //! | [`Scope::HelperOnly`] | stock | stock | diverted |
 //!
-//! [`steps_for()`] says which steps lead from what is found to what is desired. Each of them leaves a whole
-//! file at the path, and a state that the next run knows, wherever it is interrupted.
+//! [`steps_for()`] returns the steps from the inspected to the desired state. A run can be
+//! interrupted between any two steps and within each step: there is always a complete file at the
+//! path, and the next run recognizes the state.
 
 mod component;
 mod daemon;
@@ -36,11 +38,12 @@ pub use switch::{Change, Report, Scope};
 
 use std::path::{Path, PathBuf};
 
-/// A file system with a dpkg database: that of this machine, or a tree with the same layout.
+/// A file system with a dpkg database: this machine, or a directory tree with the same layout.
 #[derive(Debug, Clone)]
 pub struct Node {
     root: PathBuf,
-    /// A maintainer script of dpkg's calls us: it runs, and processes triggers at its end.
+    /// A maintainer script runs this process. dpkg is then running, and processes triggers when it
+    /// ends.
     pub maintainer_script: bool,
 }
 
@@ -54,7 +57,7 @@ impl Node {
         }
     }
 
-    /// The tree below a directory, which is an absolute path.
+    /// A directory tree with this root, which is an absolute path.
     #[must_use]
     pub fn with_root(root: PathBuf) -> Self {
         Self {

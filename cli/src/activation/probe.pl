@@ -1,14 +1,14 @@
 #!/usr/bin/perl
 
-# What Perl makes of PVE::Tunnel and PVE::StorageTunnel on this node, as one line of JSON. Nothing
-# but this process is changed by asking.
+# Loads PVE::Tunnel and PVE::StorageTunnel of this node and writes the result as one line of JSON.
+# Changes nothing outside this process.
 
 use v5.36;
 
 use JSON::PP ();
 
-# What modules say while they are loaded is no part of the answer.
-open(my $answer, '>&', \*STDOUT) or die "cannot keep standard output: $!\n";
+# Modules that write to standard output while they are loaded must not damage the result.
+open(my $result, '>&', \*STDOUT) or die "cannot duplicate standard output: $!\n";
 open(STDOUT, '>&', \*STDERR) or die "cannot redirect standard output: $!\n";
 local $SIG{__WARN__} = sub { };
 
@@ -17,7 +17,7 @@ sub one_line ($error) {
     return $line // 'no reason given';
 }
 
-sub look ($stock, $ours) {
+sub probe ($stock, $ours) {
     my ($stock_file, $our_file) = map { s{::}{/}gr . '.pm' } $stock, $ours;
     my $loaded = eval { require $stock_file; 1 };
     return { file => undef, error => one_line($@), in_effect => JSON::PP::false } if !$loaded;
@@ -26,15 +26,16 @@ sub look ($stock, $ours) {
     my $status = $ours->can('status');
     my $in_effect = $status && eval { $status->()->{installed} };
     $found{in_effect} = $in_effect ? JSON::PP::true : JSON::PP::false;
-    # It has refused already, or was not asked; then it is asked here.
-    my $taken = $in_effect || eval { require $our_file; $ours->can('install')->(); 1 };
-    $found{refusal} = $taken ? undef : one_line($@);
+    # It is not in effect if it is off, or if it did not support the stock module. Installing it in
+    # this process shows which, and gives the reason.
+    my $supported = $in_effect || eval { require $our_file; $ours->can('install')->(); 1 };
+    $found{refusal} = $supported ? undef : one_line($@);
     return \%found;
 }
 
 my %found = (
-    tunnel => look('PVE::Tunnel', 'PVE::Tunnel::Overlay'),
-    storage_tunnel => look('PVE::StorageTunnel', 'PVE::Tunnel::Seam'),
+    tunnel => probe('PVE::Tunnel', 'PVE::Tunnel::Overlay'),
+    storage_tunnel => probe('PVE::StorageTunnel', 'PVE::Tunnel::Seam'),
 );
 for my $module (map { "PVE::Tunnel::$_" } qw(Native Overlay Seam)) {
     my $version = eval { $module->VERSION };
@@ -43,5 +44,5 @@ for my $module (map { "PVE::Tunnel::$_" } qw(Native Overlay Seam)) {
 my $library = PVE::Tunnel::Native->can('version');
 $found{library} = $library ? eval { $library->() } : undef;
 
-print {$answer} JSON::PP->new->utf8->canonical->encode(\%found), "\n";
-close($answer) or die "cannot answer: $!\n";
+print {$result} JSON::PP->new->utf8->canonical->encode(\%found), "\n";
+close($result) or die "cannot write the result: $!\n";

@@ -1,40 +1,40 @@
-//! What Perl itself makes of the two modules: asked in a process of its own, under taint, as
-//! pvedaemon loads them.
+//! Loads the two stock modules with Perl, in a separate process and in taint mode, as pvedaemon
+//! does, and reports the result.
 
 use super::component::Component;
-use super::program::{ProgramError, command, one_line, run_checked};
+use super::program::{ProgramError, clean_command, one_line, run_checked};
 use super::{ActivationError, Node};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Loading all modules of a node's storages takes a few seconds on a slow disk, not more.
+/// Time limit. Loading all storage modules of a node takes a few seconds on a slow disk.
 const LIMIT: Duration = Duration::from_secs(30);
 
 const SCRIPT: &str = include_str!("probe.pl");
 
-/// Perl's answer.
+/// The JSON that `probe.pl` writes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct ProbeResult {
     tunnel: ModuleStatus,
     storage_tunnel: ModuleStatus,
-    /// The versions of our modules, by name.
+    /// The versions of pve-tunnel's modules, by name.
     #[serde(default)]
     pub(super) modules: BTreeMap<String, String>,
-    /// The version of the library under them.
+    /// The version of the library that they have loaded.
     pub(super) library: Option<String>,
 }
 
-/// A stock module.
+/// What loading a stock module has shown.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ModuleStatus {
-    /// Where Perl has loaded it from; none if it has not.
+    /// The file that Perl has loaded; none if it could not load the module.
     pub file: Option<String>,
-    /// Why it has not.
+    /// Why Perl could not load the module.
     pub error: Option<String>,
-    /// By loading it alone, our functions are in it.
+    /// Whether loading the module also installs the overlay or seam in it.
     pub in_effect: bool,
-    /// Why they cannot be, or cannot be put there.
+    /// Why the overlay or seam cannot be installed in it.
     #[serde(default)]
     pub refusal: Option<String>,
 }
@@ -50,20 +50,20 @@ impl ProbeResult {
 }
 
 pub(super) fn probe(node: &Node) -> Result<ProbeResult, ProgramError> {
-    let mut perl = command("perl");
+    let mut perl = clean_command("perl");
     perl.arg("-T");
     if !node.is_this_machine() {
         perl.arg("-I").arg(node.at("/usr/share/perl5"));
     }
-    let asked = run_checked(perl.args(["-e", SCRIPT]), LIMIT)?;
-    serde_json::from_str(&asked.stdout).map_err(|cause| ProgramError::Answer {
+    let answer = run_checked(perl.args(["-e", SCRIPT]), LIMIT)?;
+    serde_json::from_str(&answer.stdout).map_err(|cause| ProgramError::InvalidOutput {
         program: "perl".to_owned(),
-        cause: format!("{cause}; it said: {}", one_line(&asked.stderr)),
+        cause: format!("{cause}; standard error: {}", one_line(&answer.stderr)),
     })
 }
 
 impl ModuleStatus {
-    /// Whether a stand-in would do what it is for.
+    /// Checks that the replacement of the component would work.
     pub(super) fn check(&self, node: &Node, component: Component) -> Result<(), ActivationError> {
         let Some(file) = &self.file else {
             let reason = self.error.clone().unwrap_or_default();

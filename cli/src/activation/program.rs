@@ -1,5 +1,5 @@
-//! Programs of the system: with a clean environment, a time limit, and no more of their output
-//! than anybody reads.
+//! Runs programs of the system, with a clean environment, a time limit, and a limit on the output
+//! that is kept.
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -12,17 +12,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// Most bytes kept of each of a program's outputs: far more than any of them has to say.
+/// The number of bytes that are kept of standard output and of standard error. Programs that succeed
+/// write far less.
 const MAX_OUTPUT: usize = 1 << 16;
 
-/// How long the outputs may stay open once the program has ended, which a process that it has left
-/// behind can make for ever.
+/// How long output is read after the program has ended. A process that the program has left running
+/// can keep the pipes open without limit.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What dpkg's programs tell each other when one of them runs another, in a maintainer script.
+/// The prefix of the variables that dpkg sets in maintainer scripts, for programs of dpkg that these
+/// run.
 const KEPT_VARIABLES: &str = "DPKG_";
 
-/// A program that has ended.
+/// The exit status and the output of a program that has ended.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) status: ExitStatus,
@@ -30,47 +32,48 @@ pub(super) struct Finished {
     pub(super) stderr: String,
 }
 
-/// Why a program gave no answer.
+/// Why the output of a program cannot be used.
 #[derive(Debug, Error)]
 pub enum ProgramError {
-    /// It could not be started.
+    /// The program could not be started.
     #[error("cannot run {program}: {cause}")]
     Start {
-        /// Its name.
+        /// The program's name.
         program: String,
-        /// Why.
+        /// The system's error.
         cause: std::io::Error,
     },
-    /// It was killed.
-    #[error("{program} has not ended within {} seconds and was killed", .limit.as_secs())]
+    /// The program exceeded its time limit.
+    #[error("{program} did not end within {} seconds and was killed", .limit.as_secs())]
     TimedOut {
-        /// Its name.
+        /// The program's name.
         program: String,
         /// Its time limit.
         limit: Duration,
     },
-    /// It failed.
-    #[error("{program} failed ({status}): {said}")]
+    /// The program failed.
+    #[error("{program} failed ({status}): {stderr}")]
     Failed {
-        /// Its name.
+        /// The program's name.
         program: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it said about it.
-        said: String,
+        /// Its standard error, as one line.
+        stderr: String,
     },
-    /// It answered something that is no answer.
-    #[error("{program} gave no answer that can be read: {cause}")]
-    Answer {
-        /// Its name.
+    /// The program wrote something that is not in the expected format.
+    #[error("the output of {program} cannot be read: {cause}")]
+    InvalidOutput {
+        /// The program's name.
         program: String,
-        /// What is wrong with it.
+        /// How the output differs from the format.
         cause: String,
     },
 }
 
-/// A program with a clean environment: nothing of the caller's decides what it does.
-pub(super) fn command(program: &str) -> Command {
+/// Returns a command for a program of the system. The environment and the working directory of the
+/// caller do not influence it.
+pub(super) fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -84,23 +87,23 @@ pub(super) fn command(program: &str) -> Command {
     command
 }
 
-/// Runs it, and fails if it does.
+/// Runs a program. A failure of the program is an error.
 pub(super) fn run_checked(
     command: &mut Command,
     limit: Duration,
 ) -> Result<Finished, ProgramError> {
-    let outcome = run(command, limit)?;
-    if outcome.status.success() {
-        return Ok(outcome);
+    let finished = run(command, limit)?;
+    if finished.status.success() {
+        return Ok(finished);
     }
     Err(ProgramError::Failed {
         program: name(command),
-        status: outcome.status,
-        said: one_line(&outcome.stderr),
+        status: finished.status,
+        stderr: one_line(&finished.stderr),
     })
 }
 
-/// Runs it to its end, or kills it and all of its process group once the limit is over.
+/// Runs a program until it ends. Kills it and its process group after the time limit.
 pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Finished, ProgramError> {
     let program = name(command);
     let mut child = command
@@ -116,7 +119,8 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Finished, Pr
     let group = Pid::from_raw(child.id() as i32);
     let stdout = child.stdout.take().map(read_in_background);
     let stderr = child.stderr.take().map(read_in_background);
-    // Not reaped there: until it is, its number is nobody else's, and can be killed.
+    // WNOWAIT leaves the process a zombie. The kernel does not reuse its ID before `wait` below, so
+    // that `killpg` cannot kill another process.
     let (ended, end) = mpsc::channel();
     thread::spawn(move || {
         let _ = waitid(Id::Pid(group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
@@ -152,8 +156,10 @@ fn read_in_background<R: Read + Send + 'static>(mut pipe: R) -> Receiver<Vec<u8>
         while let Ok(count @ 1..) = pipe.read(&mut buffer) {
             let kept = count.min(room);
             room -= kept;
-            // Ignored if the receiver is gone: the pipe is still read to its end.
-            let _ = pieces.send(buffer[..kept].to_vec());
+            if kept > 0 {
+                // Ignored if the receiver is gone: the pipe is still read to its end.
+                let _ = pieces.send(buffer[..kept].to_vec());
+            }
         }
     });
     received
@@ -169,7 +175,7 @@ fn text_until(deadline: Instant, pieces: Receiver<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What it said, on one line.
+/// Joins the lines of a program's standard error.
 pub(super) fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
@@ -177,7 +183,7 @@ pub(super) fn one_line(text: &str) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     match lines.is_empty() {
-        true => "it did not say why".to_owned(),
+        true => "it gave no reason".to_owned(),
         false => lines.join(" "),
     }
 }
@@ -193,41 +199,41 @@ mod tests {
     use std::time::Instant;
 
     fn shell(script: &str) -> Command {
-        let mut shell = command("sh");
+        let mut shell = clean_command("sh");
         shell.args(["-c", script]);
         shell
     }
 
-    /// Longer than anything here takes, shorter than what is to be cut off.
+    /// Longer than any program here takes, shorter than the programs that are killed.
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn what_hangs_is_killed_with_all_that_it_has_started() {
+    fn a_program_that_hangs_is_killed_with_its_descendants() {
         let directory = tempfile::tempdir().unwrap();
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut hanging = shell("exec 3>\"$0\"; (sleep 1000) & sleep 1000");
         hanging.arg(&fifo);
-        // Ends once the last of them has.
-        let alive = thread::spawn(move || std::fs::read(fifo).unwrap());
+        // Reading ends when the last of the processes has ended.
+        let reader = thread::spawn(move || std::fs::read(fifo).unwrap());
         let error = run(&mut hanging, Duration::from_millis(200)).unwrap_err();
         assert!(matches!(error, ProgramError::TimedOut { .. }), "{error}");
-        assert!(alive.join().unwrap().is_empty());
+        assert!(reader.join().unwrap().is_empty());
     }
 
     #[test]
-    fn a_process_that_is_left_behind_is_not_waited_for() {
+    fn a_process_that_the_program_leaves_running_is_not_waited_for() {
         let began = Instant::now();
-        let outcome = run(&mut shell("sleep 20 & echo done"), LONG).unwrap();
-        assert_eq!(outcome.stdout, "done\n");
+        let finished = run(&mut shell("sleep 20 & echo done"), LONG).unwrap();
+        assert_eq!(finished.stdout, "done\n");
         assert!(began.elapsed() < Duration::from_secs(15));
     }
 
     #[test]
-    fn no_more_is_kept_than_anybody_reads() {
+    fn output_is_kept_up_to_the_limit() {
         let script = "head -c 1000000 /dev/zero; echo no >&2; exit 3";
-        let outcome = run(&mut shell(script), LONG).unwrap();
-        assert_eq!(outcome.stdout.len(), MAX_OUTPUT);
+        let finished = run(&mut shell(script), LONG).unwrap();
+        assert_eq!(finished.stdout.len(), MAX_OUTPUT);
         let error = run_checked(&mut shell(script), LONG)
             .unwrap_err()
             .to_string();
@@ -235,9 +241,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_caller_s_environment_decides() {
-        let outcome = run(&mut command("env"), LONG).unwrap();
-        let names: Vec<&str> = outcome
+    fn the_environment_of_the_caller_is_not_passed_on() {
+        let finished = run(&mut clean_command("env"), LONG).unwrap();
+        let names: Vec<&str> = finished
             .stdout
             .lines()
             .filter_map(|line| Some(line.split_once('=')?.0))
@@ -247,8 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_named() {
-        let error = run(&mut command("no-such-program"), LONG).unwrap_err();
+    fn the_error_names_a_program_that_does_not_exist() {
+        let error = run(&mut clean_command("no-such-program"), LONG).unwrap_err();
         assert!(
             error
                 .to_string()

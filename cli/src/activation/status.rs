@@ -1,4 +1,5 @@
-//! `status`: what is on, whether it works, and whether the running daemons have it.
+//! `status`: which components are on, whether they work, and whether the running daemons have
+//! loaded them.
 
 use super::component::Component;
 use super::daemon::{DaemonStatus, daemons};
@@ -10,71 +11,74 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// All that there is to know. As JSON, its keys are these fields.
+/// The status of a node, which `status --json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// The node as a whole.
+    /// The state of the node as a whole.
     pub state: NodeState,
     /// Each component, in the order of [`Component::ALL`].
     #[serde(rename = "parts")]
     pub components: Vec<ComponentStatus>,
-    /// Versions of our Perl modules that were loaded, by name, and of the library as `library`.
+    /// Versions of pve-tunnel's Perl modules that were loaded, by name, and of the library, as
+    /// `library`.
     pub versions: BTreeMap<String, String>,
-    /// Those in whose processes migrations run.
+    /// The daemons whose processes run migrations.
     pub daemons: Vec<DaemonStatus>,
-    /// dpkg is running, and the daemons reload at its end: what they have now is not judged.
+    /// Whether dpkg is running and the daemons reload when it ends. The libraries that they have
+    /// loaded now are then not a problem.
     pub reload_pending: bool,
-    /// What is not in order, and what to do about it; empty if everything is.
+    /// What is wrong, and how to fix it; empty if nothing is wrong.
     pub problems: Vec<String>,
 }
 
-/// What a node is switched to.
+/// The state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
-    /// Everything is stock.
+    /// Every component is off.
     Off,
-    /// Overlay and seam are on.
+    /// Overlay and seam are on, and the helper is off.
     On,
-    /// The helper alone is on.
+    /// Only the helper is on.
     HelperOnly,
-    /// Something else, which is a problem.
+    /// Another combination, or a broken component. This is a problem.
     Mixed,
 }
 
-/// One component.
+/// The status of a component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ComponentStatus {
-    /// Which.
+    /// The component.
     #[serde(rename = "part")]
     pub component: Component,
-    /// What it is switched to.
+    /// Its state.
     pub state: ComponentState,
-    /// The stock file's path.
+    /// The path of the stock file.
     pub path: &'static str,
-    /// Its package; none if that is not installed.
+    /// The package that contains the stock file; none if that is not installed.
     pub package: Option<Package>,
-    /// What Perl makes of it; none for the helper, and for a module that is not installed.
+    /// What loading the module has shown; none for the helper, and if no module is installed.
     pub module: Option<ModuleStatus>,
 }
 
-/// What a component is switched to.
+/// The state of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ComponentState {
-    /// The stock file.
+    /// The stock file is in use.
     Off,
-    /// The stand-in.
+    /// The replacement is in use.
     On,
-    /// Something between, or in the way.
+    /// Neither: a run was interrupted, or other files or diversions are in conflict.
     Broken,
 }
 
 impl Node {
-    /// How things are. Changes nothing.
+    /// Determines the status of the node. Changes nothing.
     ///
     /// # Errors
-    /// Files and dpkg cannot be asked. That Perl cannot be is one of the problems.
+    /// A file cannot be inspected, or a program of dpkg fails. A failure of Perl is not an error but
+    /// one of the problems.
     pub fn status(&self) -> Result<Status, ActivationError> {
         let mut problems = Vec::new();
         let mut components = Vec::new();
@@ -90,11 +94,15 @@ impl Node {
                 module: None,
             });
         }
-        let asked = self.ask_perl(&mut components, &mut problems);
+        let probed = self.probe_modules(&mut components, &mut problems);
         let mut versions = BTreeMap::new();
-        if let Some(asked) = asked {
-            versions.extend(asked.modules);
-            versions.extend(asked.library.map(|version| ("library".to_owned(), version)));
+        if let Some(probed) = probed {
+            versions.extend(probed.modules);
+            versions.extend(
+                probed
+                    .library
+                    .map(|version| ("library".to_owned(), version)),
+            );
         }
         let state = NodeState::of(&components);
         problems.extend(state.problem());
@@ -112,8 +120,8 @@ impl Node {
         })
     }
 
-    /// Only if there is something to ask about.
-    fn ask_perl(
+    /// Loads the modules, if at least one is installed.
+    fn probe_modules(
         &self,
         components: &mut [ComponentStatus],
         problems: &mut Vec<String>,
@@ -126,30 +134,31 @@ impl Node {
         if !modules().any(|component| self.at(component.path()).exists()) {
             return None;
         }
-        let asked = match probe(self) {
-            Ok(asked) => asked,
+        let probed = match probe(self) {
+            Ok(probed) => probed,
             Err(cause) => {
-                problems.push(format!("Perl cannot be asked about the modules: {cause}"));
+                problems.push(format!("the modules cannot be checked with Perl: {cause}"));
                 return None;
             }
         };
         for each in components {
-            each.module = asked.module(each.component).cloned();
+            each.module = probed.module(each.component).cloned();
             if each.state == ComponentState::On {
                 problems.extend(each.module_problem(self));
             }
         }
-        Some(asked)
+        Some(probed)
     }
 }
 
+/// Returns the state of a component and, if something is wrong with it, the problem.
 fn judge(component: Component, found: &Inspection) -> (ComponentState, Option<String>) {
     let desired = match (found.is_on(), found.is_off()) {
         (true, _) => DesiredState::On,
         (_, true) => DesiredState::Off,
         _ => {
             let advice = match steps_for(component, found, DesiredState::On) {
-                Ok(_) => "an interrupted run has left it half-way: run 'pve-tunnel enable' or 'pve-tunnel disable'".to_owned(),
+                Ok(_) => "an interrupted run left it incomplete: run 'pve-tunnel enable' or 'pve-tunnel disable'".to_owned(),
                 Err(refusal) => refusal.to_string(),
             };
             return (
@@ -164,7 +173,7 @@ fn judge(component: Component, found: &Inspection) -> (ComponentState, Option<St
     };
     let left = match steps_for(component, found, desired) {
         Ok(steps) if steps.is_empty() => None,
-        Ok(_) => Some("an interrupted run has left files beside it: run 'pve-tunnel enable' or 'pve-tunnel disable'".to_owned()),
+        Ok(_) => Some("an interrupted run left files beside it: run 'pve-tunnel enable' or 'pve-tunnel disable'".to_owned()),
         Err(refusal) => Some(refusal.to_string()),
     };
     (state, left.map(|left| format!("{component}: {left}")))
@@ -180,12 +189,12 @@ impl ComponentStatus {
                 component.package()
             )),
             Err(ActivationError::Shadowed { file, .. }) => Some(format!(
-                "{component}: Perl loads {file} in the place of {}: move it away",
+                "{component}: Perl loads {file} instead of {}: move {file} away",
                 self.path
             )),
             Err(ActivationError::Unsupported { reason, .. }) => Some(format!(
-                "{component}: {reason}; migrations go the stock way until there is a pve-tunnel for it, \
-                 and 'pve-tunnel disable' silences this"
+                "{component}: {reason}; migrations use the stock tunnel until a version of pve-tunnel \
+                 that supports it is installed; 'pve-tunnel disable' removes this message"
             )),
             Err(other) => Some(other.to_string()),
             Ok(()) if module.in_effect => None,
@@ -218,7 +227,7 @@ impl NodeState {
 
     fn problem(self) -> Option<String> {
         (self == Self::Mixed).then(|| {
-            "the components do not go together: run 'pve-tunnel enable' or 'pve-tunnel disable'"
+            "the states of the components do not match: run 'pve-tunnel enable' or 'pve-tunnel disable'"
                 .to_owned()
         })
     }
@@ -238,29 +247,27 @@ impl fmt::Display for NodeState {
 impl DaemonStatus {
     fn problem(&self, state: NodeState) -> Option<String> {
         let Self { name, .. } = self;
-        let seen = self.processes - self.unreadable;
-        let wrong = match state {
+        let readable = self.processes - self.unreadable;
+        let problem = match state {
             NodeState::Mixed => None,
-            NodeState::On if self.current == seen => None,
+            NodeState::On if self.current == readable => None,
             NodeState::On => Some(format!(
-                "{} of {seen} processes lack it or have a version that was replaced",
-                seen - self.current
+                "{} of {readable} processes have not loaded pve-tunnel's library, or have loaded a version that was replaced",
+                readable - self.current
             )),
             NodeState::Off | NodeState::HelperOnly if self.current + self.outdated == 0 => None,
             NodeState::Off | NodeState::HelperOnly => Some(format!(
-                "{} of {seen} processes still have it",
+                "{} of {readable} processes still have pve-tunnel's library loaded",
                 self.current + self.outdated
             )),
         };
-        wrong.map(|wrong| {
-            format!(
-                "{name}: {wrong}: run 'systemctl reload {name}'; a worker that is busy ends later"
-            )
+        problem.map(|problem| {
+            format!("{name}: {problem}: run 'systemctl reload {name}'; a busy worker ends later")
         })
     }
 }
 
-/// For people.
+/// The text that `status` prints without `--json`.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "pve-tunnel is {}", self.state)?;
@@ -271,7 +278,7 @@ impl fmt::Display for Status {
             writeln!(f, "{daemon}")?;
         }
         if self.reload_pending {
-            writeln!(f, "daemons reload when the dpkg that is running ends")?;
+            writeln!(f, "daemons reload when the running dpkg ends")?;
         }
         for problem in &self.problems {
             writeln!(f, "PROBLEM: {problem}")?;
@@ -305,8 +312,8 @@ impl fmt::Display for ComponentStatus {
             Some(ModuleStatus {
                 refusal: Some(refusal),
                 ..
-            }) => write!(f, ", not to be used: {refusal}"),
-            Some(_) => f.write_str(", known"),
+            }) => write!(f, ", not supported: {refusal}"),
+            Some(_) => f.write_str(", supported"),
         }
     }
 }
@@ -319,14 +326,14 @@ impl fmt::Display for DaemonStatus {
         }
         write!(
             f,
-            "{} of {} processes have it",
+            "{} of {} processes have loaded the library",
             self.current, self.processes
         )?;
         if self.outdated > 0 {
-            write!(f, ", {} a version that was replaced", self.outdated)?;
+            write!(f, ", replaced version: {}", self.outdated)?;
         }
         if self.unreadable > 0 {
-            write!(f, ", {} can only be looked into by root", self.unreadable)?;
+            write!(f, ", readable only by root: {}", self.unreadable)?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! What is found at a component's path, and the steps from there to what is desired. Every state that an
-//! interrupted run can leave is one of those found here.
+//! The inspected state of a component, its desired state, and the steps from one to the other. The
+//! inspected state can be each state that an interrupted run leaves.
 
 use super::component::{Component, DISTRIB, PACKAGE};
 use std::path::PathBuf;
@@ -12,60 +12,61 @@ pub enum AtPath {
     Missing,
     /// A regular file.
     File,
-    /// Our symbolic link.
+    /// A symbolic link to the replacement.
     Replacement,
-    /// Somebody else's symbolic link.
+    /// A symbolic link to another file.
     Link(PathBuf),
-    /// A directory or the like.
+    /// A directory or a special file.
     Other,
 }
 
-/// What is at the path with `.distrib`.
+/// What is at the path with the name extension `.distrib`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtDistrib {
     /// Nothing.
     Missing,
-    /// The very file that is at the path, or a copy of it.
+    /// A hard link to the file at the path, or a copy of it.
     Same,
-    /// A file with other content.
+    /// A file with other content than the file at the path, or the only file.
     Different,
-    /// No regular file.
+    /// A symbolic link, a directory or a special file.
     Other,
 }
 
 /// Whether dpkg diverts the path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Diversion {
-    /// It does not.
+    /// The path is not diverted.
     None,
-    /// To `.distrib`, in the name of pve-tunnel.
+    /// The path is diverted to `.distrib` for the package pve-tunnel.
     Ours,
-    /// Something else, in words of dpkg.
+    /// The path is diverted to elsewhere or for another package, or another path is diverted to
+    /// `.distrib`.
     Foreign {
-        /// The package, or `LOCAL` for an administrator's.
+        /// The package that diverts, or `LOCAL` for a diversion by the administrator.
         by: String,
-        /// Where the file goes.
+        /// The path at which dpkg installs the stock file.
         to: String,
     },
 }
 
-/// All of that.
+/// The inspected state of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
-    /// At the path.
+    /// What is at the path.
     pub at_path: AtPath,
-    /// Beside it.
+    /// What is at `.distrib`.
     pub at_distrib: AtDistrib,
-    /// In dpkg's database.
+    /// The diversion in dpkg's database.
     pub diversion: Diversion,
-    /// An interrupted run has left something that it had not put in its place yet.
+    /// Whether an interrupted run has left a file or link that it had not renamed yet.
     pub unfinished: bool,
-    /// The stand-in is installed.
+    /// Whether the replacement is installed.
     pub replacement: bool,
 }
 
 impl Inspection {
-    /// Stand-in, stock file and diversion are all there.
+    /// Whether the link to the replacement, the stock file and the diversion all exist.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.at_path == AtPath::Replacement
@@ -73,112 +74,112 @@ impl Inspection {
             && self.diversion == Diversion::Ours
     }
 
-    /// Neither a stand-in nor a diversion of ours is there.
+    /// Whether neither the link to the replacement nor the diversion exists.
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.at_path != AtPath::Replacement && self.diversion != Diversion::Ours
     }
 }
 
-/// What is desired of a component.
+/// The desired state of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DesiredState {
-    /// The stand-in in the stock file's place.
+    /// The replacement is at the path of the stock file.
     On,
-    /// The stock file alone.
+    /// The stock file is at its path, and nothing is diverted.
     Off,
 }
 
-/// One thing to do. After each, and within each, there is a whole file at the path.
+/// A step. If there is a file at the path, a complete file stays there during and after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Removes what an interrupted run had not put in its place.
+    /// Removes what an interrupted run had not renamed yet.
     CleanUp,
-    /// Has dpkg put the stock file there from now on.
+    /// Adds the diversion: dpkg installs the stock file at `.distrib` from then on.
     AddDiversion,
-    /// Gives the stock file its second name, `.distrib`.
+    /// Creates `.distrib` as a second name or a copy of the stock file.
     PreserveStock,
-    /// Renames a link to the stand-in over the path.
+    /// Renames a new link to the replacement to the path.
     LinkReplacement,
-    /// Renames `.distrib` over the path.
+    /// Renames `.distrib` to the path.
     RestoreStock,
-    /// Removes `.distrib`, a second name or a copy.
+    /// Removes `.distrib`, which is a second name or a copy of the stock file.
     RemoveDistrib,
-    /// Removes the link; the stock file has been removed meanwhile.
+    /// Removes the link to the replacement. The stock file has been removed in the meantime.
     RemoveLink,
-    /// Has dpkg put the stock file in its own place again.
+    /// Removes the diversion: dpkg installs the stock file at its path again.
     RemoveDiversion,
 }
 
-/// Why a component is left as it is.
+/// Why a component is not changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// Somebody else's diversion.
+    /// Another package or the administrator diverts the path.
     #[error(
         "dpkg diverts {path} to {to} for {by}: remove that diversion first (dpkg-divert --remove)"
     )]
     Diverted {
-        /// The path.
+        /// The path of the stock file.
         path: &'static str,
-        /// Whose diversion.
+        /// The package, or the administrator, in words.
         by: String,
-        /// Where to.
+        /// The path to which it is diverted.
         to: String,
     },
-    /// There is a `.distrib` of which nobody knows.
+    /// There is a `.distrib` without a diversion.
     #[error(
-        "{path}{DISTRIB} exists, is not {path}, and is not diverted: move it away if nobody needs it"
+        "{path}{DISTRIB} exists, differs from {path}, and is not diverted: move it away if it is not needed"
     )]
     StrayDistrib {
-        /// The path.
+        /// The path of the stock file.
         path: &'static str,
     },
-    /// `.distrib` is no regular file.
+    /// `.distrib` is not a regular file.
     #[error("{path}{DISTRIB} is not a regular file: move it away")]
     DistribNotAFile {
-        /// The path.
+        /// The path of the stock file.
         path: &'static str,
     },
-    /// The stock file is not there.
-    #[error("{path} of the package {package} is not installed{}", if *.left { ": 'pve-tunnel disable' removes the link in its place" } else { "" })]
+    /// The stock file does not exist.
+    #[error("{path} of the package {package} is not installed{}", if *.linked { ": 'pve-tunnel disable' removes the link in its place" } else { "" })]
     NotInstalled {
-        /// The path.
+        /// The path of the stock file.
         path: &'static str,
-        /// Whose it is.
+        /// The package that contains it.
         package: &'static str,
-        /// Our link is still there.
-        left: bool,
+        /// Whether the link to the replacement is still at the path.
+        linked: bool,
     },
-    /// A link of somebody else.
-    #[error("{path} is a symbolic link to '{}', which is not ours: put the file of {package} back first", .target.display())]
+    /// The path is a symbolic link that pve-tunnel did not create.
+    #[error("{path} is a symbolic link to '{}', which pve-tunnel did not create: restore the file of the package {package} first", .target.display())]
     ForeignLink {
-        /// The path.
+        /// The path of the stock file.
         path: &'static str,
-        /// Where the link goes.
+        /// The target of the link.
         target: PathBuf,
-        /// Whose file should be there.
+        /// The package that contains the stock file.
         package: &'static str,
     },
-    /// A directory or the like.
-    #[error("{path} is not a file: put the file of {package} back first")]
+    /// The path is a directory or a special file.
+    #[error("{path} is not a file: restore the file of the package {package} first")]
     PathNotAFile {
-        /// The path.
+        /// The path of the stock file.
         path: &'static str,
-        /// Whose file should be there.
+        /// The package that contains it.
         package: &'static str,
     },
-    /// Ours is not there.
+    /// The replacement does not exist.
     #[error("{replacement} is missing: install the package {PACKAGE} again")]
     NoReplacement {
-        /// Where it should be.
+        /// The path of the replacement.
         replacement: &'static str,
     },
 }
 
-/// The steps from what is found to what is desired; none if it is that already.
+/// Returns the steps from the inspected to the desired state; none if the two are the same.
 ///
 /// # Errors
-/// What is in the way of it, or would have to be guessed.
+/// What prevents the change, or leaves open what the change would have to do.
 pub fn steps_for(
     component: Component,
     found: &Inspection,
@@ -197,7 +198,7 @@ pub fn steps_for(
 fn on(component: Component, found: &Inspection) -> Result<&'static [Step], Refusal> {
     let path = component.path();
     refuse_foreign(component, &found.diversion)?;
-    refuse_place(component, &found.at_path)?;
+    refuse_other_files(component, &found.at_path)?;
     if found.at_distrib == AtDistrib::Other {
         return Err(Refusal::DistribNotAFile { path });
     }
@@ -206,20 +207,21 @@ fn on(component: Component, found: &Inspection) -> Result<&'static [Step], Refus
         (AtPath::File, AtDistrib::Missing) if ours => {
             Ok(&[Step::PreserveStock, Step::LinkReplacement])
         }
-        // Diverted first: a newer one that dpkg unpacks between two steps then goes to `.distrib`.
+        // The diversion comes first: if dpkg unpacks a newer version between two steps, it goes to
+        // `.distrib`.
         (AtPath::File, AtDistrib::Missing) => Ok(&[
             Step::AddDiversion,
             Step::PreserveStock,
             Step::LinkReplacement,
         ]),
-        // Between two steps, dpkg may have unpacked a newer one to `.distrib`.
+        // If the files differ, dpkg has unpacked a newer version to `.distrib` between two steps.
         (AtPath::File, _) if ours => Ok(&[Step::LinkReplacement]),
         (AtPath::File, AtDistrib::Same) => Ok(&[Step::AddDiversion, Step::LinkReplacement]),
         (AtPath::Replacement, AtDistrib::Missing) | (AtPath::Missing, AtDistrib::Missing) => {
             Err(Refusal::NotInstalled {
                 path,
                 package: component.package(),
-                left: found.at_path == AtPath::Replacement,
+                linked: found.at_path == AtPath::Replacement,
             })
         }
         (AtPath::Replacement, _) if ours => Ok(&[]),
@@ -229,7 +231,7 @@ fn on(component: Component, found: &Inspection) -> Result<&'static [Step], Refus
     };
     let replacement = component.replacement();
     match steps {
-        // Also while it is on: the link leads nowhere.
+        // Also if the component is on: the link is then broken.
         Ok(_) if !found.replacement => Err(Refusal::NoReplacement { replacement }),
         steps => steps,
     }
@@ -239,26 +241,30 @@ fn off(component: Component, found: &Inspection) -> Result<&'static [Step], Refu
     let path = component.path();
     let ours = found.diversion == Diversion::Ours;
     if found.is_off() {
-        // What else is there is not ours to judge, but for the second name of an interrupted run.
-        let second = found.diversion == Diversion::None
+        // Other files are not changed, except a second name that an interrupted run has left.
+        let second_name = found.diversion == Diversion::None
             && found.at_path == AtPath::File
             && found.at_distrib == AtDistrib::Same;
-        return Ok(if second { &[Step::RemoveDistrib] } else { &[] });
+        return Ok(if second_name {
+            &[Step::RemoveDistrib]
+        } else {
+            &[]
+        });
     }
     refuse_foreign(component, &found.diversion)?;
-    refuse_place(component, &found.at_path)?;
+    refuse_other_files(component, &found.at_path)?;
     if found.at_distrib == AtDistrib::Other {
         return Err(Refusal::DistribNotAFile { path });
     }
     Ok(match (&found.at_path, found.at_distrib, ours) {
-        // A rename from one name of a file to another would leave both.
+        // Renaming one name of a file to another name of the same file would leave both.
         (AtPath::File, AtDistrib::Same, _) => &[Step::RemoveDistrib, Step::RemoveDiversion],
         (AtPath::Replacement, AtDistrib::Missing, true) => {
             &[Step::RemoveLink, Step::RemoveDiversion]
         }
         (AtPath::Replacement, AtDistrib::Missing, false) => &[Step::RemoveLink],
         (_, AtDistrib::Missing, _) => &[Step::RemoveDiversion],
-        // dpkg unpacks to `.distrib`: what is there is never older than what is at the path.
+        // dpkg unpacks to `.distrib`, so that this file is never older than the file at the path.
         (_, _, true) => &[Step::RestoreStock, Step::RemoveDiversion],
         (_, _, false) => &[Step::RestoreStock],
     })
@@ -278,7 +284,7 @@ fn refuse_foreign(component: Component, diversion: &Diversion) -> Result<(), Ref
     }
 }
 
-fn refuse_place(component: Component, at_path: &AtPath) -> Result<(), Refusal> {
+fn refuse_other_files(component: Component, at_path: &AtPath) -> Result<(), Refusal> {
     let (path, package) = (component.path(), component.package());
     match at_path {
         AtPath::Link(target) => Err(Refusal::ForeignLink {

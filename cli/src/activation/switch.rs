@@ -12,38 +12,38 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fmt;
 use std::fs::File;
 
-/// What is switched on.
+/// Which components `enable` switches on. It switches the others off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Overlay and seam; the helper is stock.
+    /// Overlay and seam. The helper is stock.
     Modules,
-    /// The helper; the modules are stock.
+    /// The helper. The modules are stock.
     HelperOnly,
 }
 
-/// What a run has done.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// What the node is switched to now.
+    /// The state of the node after the run.
     pub state: NodeState,
     /// The components that were changed.
     pub changes: Vec<Change>,
-    /// How the daemons hear of it; none if there is nothing to hear.
+    /// How the daemons reload; none if no module was changed.
     pub reload: Option<Result<Reload, ProgramError>>,
 }
 
-/// A component that was changed.
+/// The change of a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Which.
+    /// The component.
     pub component: Component,
-    /// What it was switched to.
+    /// Its new state.
     pub to: DesiredState,
-    /// How.
+    /// The steps to the new state.
     pub steps: Vec<Step>,
 }
 
-/// A component with what was found of it and what is to be done.
+/// A change that is still to be made, with the state from which it starts.
 struct PendingChange {
     change: Change,
     before: Inspection,
@@ -60,17 +60,18 @@ impl Scope {
 }
 
 impl Node {
-    /// Switches on what the scope says and the rest off.
+    /// Switches the components of the scope on and the others off.
     ///
     /// # Errors
-    /// The node is as it was, but for [`ActivationError::RollbackFailed`].
+    /// After every error but [`ActivationError::RollbackFailed`], the node is in the same state as
+    /// before.
     pub fn enable(&self, scope: Scope) -> Result<Report, ActivationError> {
         let _lock = self.lock()?;
         let pending = self.pending_changes(|component| scope.desired(component))?;
         self.check_modules(&pending)?;
         for (count, each) in pending.iter().enumerate() {
-            if let Err(cause) = self.take_steps(&each.change) {
-                return Err(self.undo(&pending[..=count], cause));
+            if let Err(cause) = self.perform_all(&each.change) {
+                return Err(self.roll_back(&pending[..=count], cause));
             }
         }
         let state = match scope {
@@ -80,18 +81,18 @@ impl Node {
         Ok(self.report(state, pending))
     }
 
-    /// Switches everything off. Asks nothing of Perl, and needs neither the stock packages nor the
-    /// stand-ins.
+    /// Switches every component off. Does not run Perl, and requires neither the stock packages nor
+    /// the replacements.
     ///
     /// # Errors
-    /// If it is refused, nothing was changed. If a component fails, the others are switched off
-    /// nevertheless: that is nearer to what was asked for.
+    /// If a component is refused, nothing was changed. If a step of a component fails, the other
+    /// components are switched off all the same, because this is closer to the request.
     pub fn disable(&self) -> Result<Report, ActivationError> {
         let _lock = self.lock()?;
         let pending = self.pending_changes(|_| DesiredState::Off)?;
         let mut failed = None;
         for each in &pending {
-            if let Err(cause) = self.take_steps(&each.change) {
+            if let Err(cause) = self.perform_all(&each.change) {
                 failed.get_or_insert(cause);
             }
         }
@@ -102,8 +103,8 @@ impl Node {
         }
     }
 
-    /// Held until it is dropped, or this process has ended. Of a directory that is there always and
-    /// that nobody else locks, so that no file of ours stays.
+    /// Locks `/usr` until the result is dropped or this process ends. This directory always exists
+    /// and no other program locks it, so that no lock file has to be created and removed.
     fn lock(&self) -> Result<Flock<File>, ActivationError> {
         if self.is_this_machine() && !nix::unistd::geteuid().is_root() {
             return Err(ActivationError::NotRoot);
@@ -122,7 +123,7 @@ impl Node {
         })
     }
 
-    /// All components are looked at before the first is changed.
+    /// Inspects every component before the first is changed.
     fn pending_changes(
         &self,
         desired: impl Fn(Component) -> DesiredState,
@@ -131,25 +132,16 @@ impl Node {
         for component in Component::ALL {
             let to = desired(component);
             let before = self.inspect(component)?;
-            let steps =
-                steps_for(component, &before, to).map_err(|refusal| ActivationError::Refused {
-                    component,
-                    to: to.name(),
-                    refusal,
-                })?;
-            if !steps.is_empty() {
-                let change = Change {
-                    component,
-                    to,
-                    steps,
-                };
+            let change = change(component, &before, to)?;
+            if !change.steps.is_empty() {
                 pending.push(PendingChange { change, before });
             }
         }
         Ok(pending)
     }
 
-    /// Nothing is diverted that Perl would then not load, or that our modules would refuse.
+    /// Checks that Perl can load the modules that are about to be diverted, and that overlay and
+    /// seam support them.
     fn check_modules(&self, pending: &[PendingChange]) -> Result<(), ActivationError> {
         let modules: Vec<Component> = pending
             .iter()
@@ -159,22 +151,23 @@ impl Node {
         if modules.is_empty() {
             return Ok(());
         }
-        let probe = probe(self)?;
+        let probed = probe(self)?;
         modules
             .into_iter()
-            .filter_map(|component| Some((component, probe.module(component)?)))
+            .filter_map(|component| Some((component, probed.module(component)?)))
             .try_for_each(|(component, module)| module.check(self, component))
     }
 
-    fn take_steps(&self, change: &Change) -> Result<(), ActivationError> {
+    fn perform_all(&self, change: &Change) -> Result<(), ActivationError> {
         change
             .steps
             .iter()
             .try_for_each(|step| self.perform(change.component, *step))
     }
 
-    /// The way back is pending from what is found, like every other.
-    fn undo(&self, changed: &[PendingChange], cause: ActivationError) -> ActivationError {
+    /// Inspects each component again, because only some of its steps may have been performed, and
+    /// switches it back.
+    fn roll_back(&self, changed: &[PendingChange], cause: ActivationError) -> ActivationError {
         let cause = Box::new(cause);
         for each in changed.iter().rev() {
             let component = each.change.component;
@@ -183,40 +176,49 @@ impl Node {
             } else {
                 DesiredState::Off
             };
-            let undone = self.inspect(component).and_then(|found| {
-                if found == each.before {
+            let undone = self.inspect(component).and_then(|now| {
+                if now == each.before {
                     return Ok(());
                 }
-                let steps = steps_for(component, &found, to).map_err(|refusal| {
-                    ActivationError::Refused {
-                        component,
-                        to: to.name(),
-                        refusal,
-                    }
-                })?;
-                self.take_steps(&Change {
-                    component,
-                    to,
-                    steps,
-                })
+                self.perform_all(&change(component, &now, to)?)
             });
-            if let Err(undo) = undone {
-                let undo = Box::new(undo);
-                return ActivationError::RollbackFailed { cause, undo };
+            if let Err(rollback) = undone {
+                let rollback = Box::new(rollback);
+                return ActivationError::RollbackFailed { cause, rollback };
             }
         }
         ActivationError::RolledBack { cause }
     }
 
-    /// The daemons hear of it whatever happens then: the state holds.
-    fn report(&self, state: NodeState, pending: Vec<PendingChange>) -> Report {
-        let changes: Vec<Change> = pending.into_iter().map(|each| each.change).collect();
-        let heard = changes.iter().any(|change| change.component.is_module());
+    /// Reloads the daemons if necessary. An error of this is part of the report: the components are
+    /// switched all the same.
+    fn report(&self, state: NodeState, performed: Vec<PendingChange>) -> Report {
+        let changes: Vec<Change> = performed.into_iter().map(|each| each.change).collect();
+        let has_modules = changes.iter().any(|change| change.component.is_module());
         Report {
             state,
-            reload: heard.then(|| dpkg::reload(self)),
+            reload: has_modules.then(|| dpkg::reload(self)),
             changes,
         }
+    }
+}
+
+fn change(
+    component: Component,
+    found: &Inspection,
+    to: DesiredState,
+) -> Result<Change, ActivationError> {
+    match steps_for(component, found, to) {
+        Ok(steps) => Ok(Change {
+            component,
+            to,
+            steps,
+        }),
+        Err(refusal) => Err(ActivationError::Refused {
+            component,
+            to: to.name(),
+            refusal,
+        }),
     }
 }
 
@@ -229,7 +231,7 @@ impl DesiredState {
     }
 }
 
-/// For people: a line for each change, and one for what the daemons hear.
+/// A line for each change, and a line about the daemons.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.changes.is_empty() {
@@ -253,7 +255,7 @@ impl fmt::Display for Report {
                 writeln!(f, "daemons: reloaded by the trigger pve-api-updates")
             }
             Some(Ok(Reload::Deferred)) => {
-                writeln!(f, "daemons: reload when the dpkg that is running ends")
+                writeln!(f, "daemons: reload when the running dpkg ends")
             }
         }
     }

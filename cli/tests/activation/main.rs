@@ -1,4 +1,5 @@
-//! Switching pve-tunnel on and off on a node: the steps, the files, and what `status` reports.
+//! Switching pve-tunnel on and off on a node: the steps, their effect on files and diversions, and
+//! what `status` reports.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod node_tree;

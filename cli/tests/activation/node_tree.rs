@@ -1,4 +1,4 @@
-//! A tree with the files and the dpkg database of a node: the real dpkg works on it.
+//! A directory tree with the files and the dpkg database of a node, for the real dpkg.
 
 use pve_tunnel_cli::activation::{Component, Node};
 use std::collections::BTreeMap;
@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// dpkg's own files that differ from run to run: locks, the previous version of each file.
+/// Endings of dpkg's own files that are not compared: locks and previous versions.
 const NOT_COMPARED: [&str; 4] = ["-old", "/lock", "/lock-frontend", "/Lock"];
 
-/// The modules of ours that the probe asks, as simple as they can be: a stock module is known if
-/// its $SHAPE is.
+/// The overlay and the seam, each with its stock module. The tree has fakes of them, which support a
+/// stock module if its $SHAPE is 'known'.
 const OURS: [(&str, &str); 2] = [("Overlay", "PVE::Tunnel"), ("Seam", "PVE::StorageTunnel")];
 
 pub(crate) struct Tree {
@@ -20,7 +20,7 @@ pub(crate) struct Tree {
     pub(crate) node: Node,
 }
 
-/// The test, unless there is no dpkg here.
+/// Runs a test, unless dpkg-divert is not installed.
 #[track_caller]
 pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
     if Command::new("dpkg-divert")
@@ -28,13 +28,13 @@ pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
         .output()
         .is_err()
     {
-        testing::skipped("all of it", &"there is no dpkg-divert");
+        testing::skipped("all of it", &"dpkg-divert is not installed");
         return;
     }
     test(&Tree::new());
 }
 
-/// The test, unless packages cannot be installed here, which dpkg does for root only.
+/// Runs a test that installs packages, which dpkg permits only to root.
 #[track_caller]
 pub(crate) fn with_installing_tree(test: impl FnOnce(&Tree)) {
     if !nix::unistd::geteuid().is_root() {
@@ -57,7 +57,7 @@ impl Tree {
         for file in ["status", "available", "diversions"] {
             tree.write(&format!("/var/lib/dpkg/{file}"), "");
         }
-        // As dpkg makes them when it first writes.
+        // dpkg creates these files when it first writes.
         tree.write("/var/lib/dpkg/info/format", "1\n");
         tree.write("/var/lib/dpkg/triggers/Unincorp", "");
         for component in Component::ALL {
@@ -75,7 +75,7 @@ impl Tree {
         tree
     }
 
-    /// What our package installs, but for the absolute path.
+    /// The replacement that the package pve-tunnel installs, with the paths of this tree.
     fn replacement(&self, component: Component) -> String {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../perl/stand-in");
         match component {
@@ -83,8 +83,8 @@ impl Tree {
             Component::Overlay | Component::Seam => {
                 let name = Path::new(component.path()).file_name().unwrap();
                 let text = fs::read_to_string(source.join("PVE").join(name)).unwrap();
-                let here = self.at(&component.distrib());
-                text.replace(&component.distrib(), here.to_str().unwrap())
+                let distrib = self.at(&component.distrib());
+                text.replace(&component.distrib(), distrib.to_str().unwrap())
             }
         }
     }
@@ -115,20 +115,20 @@ impl Tree {
         fs::read_link(self.at(component.path())).ok()
     }
 
-    /// Everything that is there: path, kind and content.
+    /// Every file, link and directory, with its kind and content.
     pub(crate) fn listing(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
         list(self.directory.path(), &mut found);
         found.retain(|path, _| {
             let path = path.to_str().unwrap();
-            // Triggers are processed by root's dpkg only: another's stay in the queue.
+            // Only root's dpkg processes triggers: for other users they stay in this file.
             (nix::unistd::geteuid().is_root() || !path.ends_with("/Unincorp"))
                 && !NOT_COMPARED.iter().any(|end| path.ends_with(end))
         });
         found
     }
 
-    /// Whether nothing but what is said has changed since.
+    /// Checks that the tree is the same as an earlier listing.
     pub(crate) fn assert_listing(&self, before: &BTreeMap<PathBuf, String>, name: &str) {
         let now = self.listing();
         let paths = before.keys().chain(now.keys());
@@ -148,8 +148,8 @@ impl Tree {
             .args(arguments)
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -158,8 +158,8 @@ impl Tree {
         listed.lines().map(str::to_owned).collect()
     }
 
-    /// Unpacks a version of a stock file as dpkg does: under another name, then over the one that
-    /// it diverts to.
+    /// Unpacks a version of a stock file as dpkg does: it writes a file with another name and renames
+    /// it to the path that the diversion gives.
     pub(crate) fn unpack(&self, component: Component, version: &str) {
         let to = self.dpkg("dpkg-divert", &["--truename", component.path()]);
         let to = to.trim_end();
@@ -167,13 +167,13 @@ impl Tree {
         fs::rename(self.at(&format!("{to}.dpkg-new")), self.at(to)).unwrap();
     }
 
-    /// Removes a stock file as dpkg does.
+    /// Removes a stock file as dpkg does, from the path that the diversion gives.
     pub(crate) fn uninstall(&self, component: Component) {
         let from = self.dpkg("dpkg-divert", &["--truename", component.path()]);
         let _ = fs::remove_file(self.at(from.trim_end()));
     }
 
-    /// Installs a package made of these files.
+    /// Builds a package of these files and installs it.
     pub(crate) fn install(&self, name: &str, version: &str, files: &[(&str, &str)]) {
         let made = tempfile::tempdir().unwrap();
         let control = format!(
@@ -200,7 +200,7 @@ impl Tree {
     }
 }
 
-/// A stock file: for Perl, a module of the shape that is known.
+/// A stock file. For a module, the shape is supported.
 pub(crate) fn stock(component: Component, version: &str) -> String {
     shaped(component, version, "known")
 }

@@ -1,4 +1,4 @@
-//! What `status` says, of files, of what Perl makes of them, and of running daemons.
+//! What `status` reports about files, about modules that Perl loads, and about running daemons.
 
 use crate::node_tree::{Tree, shaped, with_installing_tree, with_tree};
 use pve_tunnel_cli::activation::{
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 #[test]
-fn a_node_that_is_off_on_or_helper_only_is_in_order() {
+fn a_node_that_is_off_on_or_helper_only_has_no_problem() {
     with_installing_tree(|tree| {
         tree.install(
             "libpve-guest-common-perl",
@@ -56,7 +56,7 @@ fn a_node_that_is_off_on_or_helper_only_is_in_order() {
 }
 
 #[test]
-fn its_json_has_these_keys() {
+fn the_json_output_has_these_keys() {
     with_tree(|tree| {
         tree.node.enable(Scope::Modules).unwrap();
         tree.remove(Component::Helper.path());
@@ -93,17 +93,17 @@ fn its_json_has_these_keys() {
 }
 
 #[test]
-fn what_is_not_in_order_is_a_problem_with_its_remedy() {
+fn each_damage_is_a_problem_with_its_remedy() {
     type Damage = fn(&Tree);
     #[rustfmt::skip] // One row a line.
     let table: [(&str, Damage, ComponentState, &str); 7] = [
-        ("a shape that is not known any more", |tree| tree.write(&Component::Seam.distrib(), &shaped(Component::Seam, "two", "another")), ComponentState::On, "seam: its shape is 'another'; migrations go the stock way"),
-        ("a stock module that is damaged", |tree| tree.write(&Component::Seam.distrib(), "1 +;\n"), ComponentState::On, "install libpve-guest-common-perl again"),
-        ("ours not installed", |tree| tree.remove("/usr/share/perl5/PVE/Tunnel/Seam.pm"), ComponentState::On, "seam: Can't locate PVE/Tunnel/Seam.pm"),
-        ("no stand-in", |tree| tree.remove(Component::Seam.replacement()), ComponentState::On, "is missing: install the package pve-tunnel again"),
-        ("a stand-in that does nothing", |tree| tree.write(Component::Seam.replacement(), &format!("require '{}';\n1;\n", tree.at(&Component::Seam.distrib()).display())), ComponentState::On, "does not put it into effect"),
+        ("a module that is not supported any more", |tree| tree.write(&Component::Seam.distrib(), &shaped(Component::Seam, "two", "another")), ComponentState::On, "seam: its shape is 'another'; migrations use the stock tunnel"),
+        ("a damaged stock module", |tree| tree.write(&Component::Seam.distrib(), "1 +;\n"), ComponentState::On, "install libpve-guest-common-perl again"),
+        ("the seam is not installed", |tree| tree.remove("/usr/share/perl5/PVE/Tunnel/Seam.pm"), ComponentState::On, "seam: Can't locate PVE/Tunnel/Seam.pm"),
+        ("no replacement", |tree| tree.remove(Component::Seam.replacement()), ComponentState::On, "is missing: install the package pve-tunnel again"),
+        ("a replacement that does nothing", |tree| tree.write(Component::Seam.replacement(), &format!("require '{}';\n1;\n", tree.at(&Component::Seam.distrib()).display())), ComponentState::On, "does not put it into effect"),
         ("no stock module", |tree| tree.remove(&Component::Seam.distrib()), ComponentState::Broken, "is not installed: 'pve-tunnel disable'"),
-        ("no diversion", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--remove", Component::Seam.path()]); }, ComponentState::Broken, "half-way: run 'pve-tunnel enable'"),
+        ("no diversion", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--remove", Component::Seam.path()]); }, ComponentState::Broken, "incomplete: run 'pve-tunnel enable'"),
     ];
     for (name, damage, state, expected) in table {
         with_tree(|tree| {
@@ -123,7 +123,7 @@ fn what_is_not_in_order_is_a_problem_with_its_remedy() {
 }
 
 #[test]
-fn a_shape_that_is_not_known_is_no_problem_while_off() {
+fn an_unsupported_module_is_not_a_problem_while_off() {
     with_tree(|tree| {
         tree.write(
             Component::Overlay.path(),
@@ -135,13 +135,13 @@ fn a_shape_that_is_not_known_is_no_problem_while_off() {
         assert_eq!(
             module.refusal.as_deref(),
             Some("its shape is 'another'"),
-            "but it is told"
+            "the reason is reported"
         );
     });
 }
 
 #[test]
-fn half_of_the_parts_is_a_problem() {
+fn overlay_without_seam_is_a_problem() {
     with_tree(|tree| {
         tree.node.enable(Scope::Modules).unwrap();
         let steps = [
@@ -153,12 +153,12 @@ fn half_of_the_parts_is_a_problem() {
         }
         let status = tree.node.status().unwrap();
         assert_eq!(status.state, NodeState::Mixed);
-        assert!(status.problems[0].contains("do not go together"));
+        assert!(status.problems[0].contains("do not match"));
     });
 }
 
 #[test]
-fn daemons_are_asked_by_the_library_that_they_have_loaded() {
+fn the_libraries_that_daemons_have_loaded_are_reported() {
     with_tree(|tree| {
         let library = tree.at("/libpve_tunnel.so.0");
         fs::copy(built_library(), &library).unwrap();
@@ -179,18 +179,18 @@ fn daemons_are_asked_by_the_library_that_they_have_loaded() {
         let (found, problems) = daemon(NodeState::Off);
         assert_eq!(found, expected);
         assert!(
-            problems[0].contains("2 of 2 processes still have it"),
+            problems[0].contains("2 of 2 processes still have pve-tunnel's library"),
             "{problems:?}"
         );
         tree.node.enable(Scope::Modules).unwrap();
         assert_eq!(daemon(NodeState::On), (expected, vec![]));
 
-        // As an upgrade does.
+        // An upgrade removes the old file, too.
         fs::remove_file(&library).unwrap();
         let (found, problems) = daemon(NodeState::On);
         assert_eq!((found.current, found.outdated), (0, 2));
         assert!(
-            problems[0].contains("2 of 2 processes lack it"),
+            problems[0].contains("2 of 2 processes have not loaded pve-tunnel's library"),
             "{problems:?}"
         );
         assert!(
@@ -205,7 +205,7 @@ fn daemons_are_asked_by_the_library_that_they_have_loaded() {
         let (found, problems) = daemon(NodeState::On);
         assert_eq!((found.processes, found.current), (2, 0));
         assert!(
-            problems[0].contains("2 of 2 processes lack it"),
+            problems[0].contains("2 of 2 processes have not loaded pve-tunnel's library"),
             "{problems:?}"
         );
         tree.node.disable().unwrap();
@@ -216,12 +216,12 @@ fn daemons_are_asked_by_the_library_that_they_have_loaded() {
         assert_eq!(
             daemon(NodeState::Off).0.pid,
             None,
-            "the number is another's by now"
+            "another process has the ID of the daemon"
         );
     });
 }
 
-/// A process of that name and a child, which both have the library, or neither.
+/// A process with a given name and its child. Either both have loaded the library or neither.
 struct RunningDaemon(Child);
 
 impl RunningDaemon {
@@ -237,8 +237,8 @@ impl RunningDaemon {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let said = BufReader::new(daemon.stdout.take().unwrap());
-        assert_eq!(said.lines().take(2).map(Result::unwrap).count(), 2);
+        let output = BufReader::new(daemon.stdout.take().unwrap());
+        assert_eq!(output.lines().take(2).map(Result::unwrap).count(), 2);
         tree.write(
             &format!("/run/{}.pid", "pvedaemon"),
             &format!("{}\n", daemon.id()),
@@ -253,21 +253,20 @@ impl RunningDaemon {
 
 impl Drop for RunningDaemon {
     fn drop(&mut self) {
-        // Both end with their standard input.
+        // Both processes end when their standard input is closed.
         drop(self.0.stdin.take());
         self.0.wait().unwrap();
     }
 }
 
-/// Beside this test, which cargo has linked it for.
+/// The shared library, which cargo builds as a dependency of this test, in the same directory.
 fn built_library() -> PathBuf {
-    std::env::current_exe()
-        .unwrap()
-        .with_file_name("libpve_tunnel.so")
+    let test = std::env::current_exe().unwrap();
+    test.with_file_name("libpve_tunnel.so")
 }
 
 #[test]
-fn the_trigger_is_processed_or_left_to_the_dpkg_that_is_running() {
+fn the_trigger_is_processed_at_once_or_by_the_running_dpkg() {
     with_installing_tree(|tree| {
         tree.install(
             "interested",
@@ -286,7 +285,7 @@ fn the_trigger_is_processed_or_left_to_the_dpkg_that_is_running() {
         );
         assert!(!pending());
 
-        // What another dpkg holds while it runs.
+        // The lock that another dpkg holds while it runs.
         let held = fs::File::create(tree.at("/var/lib/dpkg/lock-frontend")).unwrap();
         let whole = nix::libc::flock {
             l_type: nix::libc::F_WRLCK as i16,
@@ -301,11 +300,7 @@ fn the_trigger_is_processed_or_left_to_the_dpkg_that_is_running() {
             matches!(report.reload, Some(Ok(Reload::Deferred))),
             "{report:?}"
         );
-        assert!(
-            report
-                .to_string()
-                .contains("when the dpkg that is running ends")
-        );
+        assert!(report.to_string().contains("when the running dpkg ends"));
         assert!(pending());
         drop(held);
 
@@ -315,9 +310,9 @@ fn the_trigger_is_processed_or_left_to_the_dpkg_that_is_running() {
 }
 
 #[test]
-fn a_state_holds_even_if_the_daemons_cannot_be_told() {
+fn components_stay_on_if_the_daemons_cannot_be_reloaded() {
     with_tree(|tree| {
-        // Only dpkg-trigger has to open it.
+        // dpkg-trigger cannot open a directory as its lock file. dpkg-divert does not use this file.
         fs::create_dir(tree.at("/var/lib/dpkg/triggers/Lock")).unwrap();
         let report = tree.node.enable(Scope::Modules).unwrap();
         let error = report.reload.unwrap().unwrap_err().to_string();
@@ -327,12 +322,13 @@ fn a_state_holds_even_if_the_daemons_cannot_be_told() {
 }
 
 #[test]
-fn only_root_may_switch_and_misspelt_commands_end_with_2() {
+fn switching_requires_root_and_wrong_arguments_end_with_code_2() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.path().join("pve-tunnel");
-    // By another process: a program that this one has open for writing, or a child of another
-    // test's, cannot be run.
+    // Another process copies the program. If this process wrote it, a child of a test that runs at
+    // the same time could inherit the descriptor, and the kernel does not execute a file that is
+    // open for writing.
     let copied = Command::new("cp")
         .arg(env!("CARGO_BIN_EXE_pve-tunnel"))
         .arg(&copy)
@@ -341,7 +337,7 @@ fn only_root_may_switch_and_misspelt_commands_end_with_2() {
     let run = |arguments: &[&str]| {
         let mut command = Command::new(&copy);
         if nix::unistd::geteuid().is_root() {
-            // nobody's
+            // The user and the group of nobody.
             command.uid(65_534).gid(65_534);
         }
         command.args(arguments).output().unwrap()
@@ -349,9 +345,9 @@ fn only_root_may_switch_and_misspelt_commands_end_with_2() {
     for arguments in [&["enable"][..], &["enable", "--helper-only"], &["disable"]] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        let said = String::from_utf8(output.stderr).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(
-            said, "pve-tunnel: only root can switch pve-tunnel on and off: run this as root\n",
+            stderr, "pve-tunnel: only root can switch pve-tunnel on and off: run this as root\n",
             "{arguments:?}"
         );
     }

@@ -1,4 +1,4 @@
-//! What is decided about a diverted file: every combination of what can be found of it.
+//! The steps for every combination of what can be inspected of a component.
 
 use pve_tunnel_cli::activation::{
     AtDistrib, AtPath, Component, DesiredState, Diversion, Inspection, Refusal, Step, steps_for,
@@ -23,7 +23,7 @@ fn foreign(by: &str) -> Diversion {
 }
 
 #[test]
-fn each_state_of_an_undisturbed_or_interrupted_run_has_its_steps() {
+fn each_state_that_a_complete_or_interrupted_run_leaves_has_its_steps() {
     use AtDistrib::{Different, Missing, Same};
     use AtPath::{File, Replacement};
     use Diversion::{None, Ours};
@@ -35,14 +35,14 @@ fn each_state_of_an_undisturbed_or_interrupted_run_has_its_steps() {
     #[rustfmt::skip] // One row a line.
     let table: [(&str, Inspection, &[Step], &[Step]); 13] = [
         ("off", found(File, Missing, None), &[AddDiversion, PreserveStock, LinkReplacement], &[]),
-        ("kept", found(File, Same, None), &[AddDiversion, LinkReplacement], &[RemoveDistrib]),
-        ("kept, diverted", found(File, Same, Ours), &[LinkReplacement], &[RemoveDistrib, RemoveDiversion]),
-        ("kept, diverted, upgraded", found(File, Different, Ours), &[LinkReplacement], &[RestoreStock, RemoveDiversion]),
+        ("preserved", found(File, Same, None), &[AddDiversion, LinkReplacement], &[RemoveDistrib]),
+        ("preserved, diverted", found(File, Same, Ours), &[LinkReplacement], &[RemoveDistrib, RemoveDiversion]),
+        ("preserved, diverted, upgraded", found(File, Different, Ours), &[LinkReplacement], &[RestoreStock, RemoveDiversion]),
         ("on", found(Replacement, Different, Ours), &[], &[RestoreStock, RemoveDiversion]),
         ("diverted, or restored", found(File, Missing, Ours), &[PreserveStock, LinkReplacement], &[RemoveDiversion]),
         ("the diversion was removed by hand", found(Replacement, Different, None), &[AddDiversion], &[RestoreStock]),
         ("the link was removed by hand", found(missing.clone(), Different, Ours), &[LinkReplacement], &[RestoreStock, RemoveDiversion]),
-        // Where on is refused, no steps are listed.
+        // Switching on is refused in the following states, so that the first list is empty.
         ("stock removed", found(Replacement, Missing, Ours), &[], &[RemoveLink, RemoveDiversion]),
         ("stock removed, diversion too", found(Replacement, Missing, None), &[], &[RemoveLink]),
         ("stock removed, link too", found(missing.clone(), Missing, Ours), &[], &[RemoveDiversion]),
@@ -64,22 +64,22 @@ fn each_state_of_an_undisturbed_or_interrupted_run_has_its_steps() {
 }
 
 #[test]
-fn what_cannot_be_switched_on_is_refused_with_its_reason() {
+fn a_state_that_cannot_be_switched_on_is_refused_with_the_reason() {
     let link = AtPath::Link(PathBuf::from("/opt/Tunnel.pm"));
     #[rustfmt::skip] // One row a line.
     let table = [
-        ("another's diversion", found(AtPath::File, AtDistrib::Missing, foreign("other")), "/elsewhere for the package other"),
+        ("a diversion by another package", found(AtPath::File, AtDistrib::Missing, foreign("other")), "/elsewhere for the package other"),
         ("a local diversion", found(AtPath::File, AtDistrib::Missing, foreign("LOCAL")), "for the local administrator"),
-        ("ours by name, to another place", found(AtPath::File, AtDistrib::Missing, foreign("pve-tunnel")), "/elsewhere"),
-        ("another's link", found(link, AtDistrib::Missing, Diversion::None), "symbolic link to '/opt/Tunnel.pm'"),
+        ("our diversion, to another path", found(AtPath::File, AtDistrib::Missing, foreign("pve-tunnel")), "/elsewhere"),
+        ("a link to another file", found(link, AtDistrib::Missing, Diversion::None), "symbolic link to '/opt/Tunnel.pm'"),
         ("a directory", found(AtPath::Other, AtDistrib::Missing, Diversion::None), "is not a file"),
         ("a stray file", found(AtPath::File, AtDistrib::Different, Diversion::None), "is not diverted"),
         ("a stray file alone", found(AtPath::Missing, AtDistrib::Different, Diversion::None), "is not diverted"),
-        ("a directory beside it", found(AtPath::File, AtDistrib::Other, Diversion::None), ".distrib is not a regular file"),
+        ("a directory at .distrib", found(AtPath::File, AtDistrib::Other, Diversion::None), ".distrib is not a regular file"),
         ("not installed", found(AtPath::Missing, AtDistrib::Missing, Diversion::None), "libpve-guest-common-perl is not installed"),
-        ("removed meanwhile", found(AtPath::Replacement, AtDistrib::Missing, Diversion::Ours), "'pve-tunnel disable' removes"),
-        ("no stand-in", Inspection { replacement: false, ..found(AtPath::File, AtDistrib::Missing, Diversion::None) }, "perl5/PVE/Tunnel.pm is missing"),
-        ("no stand-in any more", Inspection { replacement: false, ..found(AtPath::Replacement, AtDistrib::Different, Diversion::Ours) }, "perl5/PVE/Tunnel.pm is missing"),
+        ("stock file removed", found(AtPath::Replacement, AtDistrib::Missing, Diversion::Ours), "'pve-tunnel disable' removes"),
+        ("no replacement", Inspection { replacement: false, ..found(AtPath::File, AtDistrib::Missing, Diversion::None) }, "perl5/PVE/Tunnel.pm is missing"),
+        ("replacement removed", Inspection { replacement: false, ..found(AtPath::Replacement, AtDistrib::Different, Diversion::Ours) }, "perl5/PVE/Tunnel.pm is missing"),
     ];
     for (name, found, expected) in table {
         let refusal = steps_for(Component::Overlay, &found, DesiredState::On)
@@ -90,8 +90,8 @@ fn what_cannot_be_switched_on_is_refused_with_its_reason() {
 }
 
 #[test]
-fn what_is_off_is_left_alone_whatever_else_is_there() {
-    for at_path in places()
+fn a_component_that_is_off_is_not_changed_whatever_other_files_exist() {
+    for at_path in paths()
         .into_iter()
         .filter(|at_path| *at_path != AtPath::Replacement)
     {
@@ -106,7 +106,7 @@ fn what_is_off_is_left_alone_whatever_else_is_there() {
 }
 
 #[test]
-fn an_own_diversion_of_another_s_file_is_not_undone_by_guessing() {
+fn disable_refuses_if_the_link_or_the_diversion_is_not_ours() {
     let link = AtPath::Link(PathBuf::from("/opt/Tunnel.pm"));
     for at_path in [link, AtPath::Other] {
         let found = found(at_path, AtDistrib::Different, Diversion::Ours);
@@ -125,56 +125,57 @@ fn an_own_diversion_of_another_s_file_is_not_undone_by_guessing() {
     ));
 }
 
-/// Whatever steps are pending lead to what is desired, never over a path without a file, and, cut
-/// off after any of them, to a state from which every way is open that was open before.
+/// For every state: the steps lead to the desired state. No step removes the file from the path or
+/// loses the stock file. After an interruption behind any step, each desired state that was possible
+/// before is still possible.
 #[test]
-fn every_plan_leads_where_it_should_and_can_be_cut_off_anywhere() {
-    let mut plans = 0;
+fn all_steps_lead_to_the_desired_state_and_can_be_interrupted_anywhere() {
+    let mut sequences = 0;
     for start in every_state() {
         for desired in [DesiredState::On, DesiredState::Off] {
             let Ok(steps) = steps_for(Component::Helper, &start, desired) else {
                 continue;
             };
-            plans += 1;
+            sequences += 1;
             let mut now = start.clone();
             for step in &steps {
                 let had_file = now.at_path != AtPath::Missing;
-                let has_stock = stock_is_there(&now);
+                let had_stock = stock_is_there(&now);
                 now = after(now, *step);
                 assert!(
-                    !had_file || !has_stock || now.at_path != AtPath::Missing,
-                    "{step:?} of {steps:?} takes the file away from {start:?}"
+                    !had_file || !had_stock || now.at_path != AtPath::Missing,
+                    "{step:?} of {steps:?} removes the file of {start:?}"
                 );
                 assert_eq!(
                     stock_is_there(&now),
-                    has_stock,
+                    had_stock,
                     "{step:?} of {steps:?} loses the stock file of {start:?}"
                 );
-                for way in [DesiredState::On, DesiredState::Off] {
+                for next in [DesiredState::On, DesiredState::Off] {
                     assert!(
-                        steps_for(Component::Helper, &start, way).is_err()
-                            || steps_for(Component::Helper, &now, way).is_ok(),
-                        "{steps:?} from {start:?}, cut off after {step:?}, cannot go {way:?}"
+                        steps_for(Component::Helper, &start, next).is_err()
+                            || steps_for(Component::Helper, &now, next).is_ok(),
+                        "{steps:?} from {start:?}, interrupted after {step:?}, cannot go to {next:?}"
                     );
                 }
             }
-            let there = match desired {
+            let reached = match desired {
                 DesiredState::On => now.is_on(),
                 DesiredState::Off => now.is_off(),
             };
-            assert!(there, "{steps:?} lead from {start:?} to {now:?}");
-            assert!(!now.unfinished, "{steps:?} leave something behind");
+            assert!(reached, "{steps:?} lead from {start:?} to {now:?}");
+            assert!(!now.unfinished, "{steps:?} leave unfinished files");
             assert_eq!(
                 steps_for(Component::Helper, &now, desired),
                 Ok(Vec::new()),
-                "twice from {start:?}"
+                "a second run from {start:?}"
             );
         }
     }
-    assert!(plans > 40, "{plans} plans");
+    assert!(sequences > 40, "{sequences} sequences");
 }
 
-fn places() -> [AtPath; 5] {
+fn paths() -> [AtPath; 5] {
     let link = AtPath::Link(PathBuf::from("/opt/x"));
     [
         AtPath::Missing,
@@ -187,14 +188,14 @@ fn places() -> [AtPath; 5] {
 
 fn every_state() -> Vec<Inspection> {
     let mut states = Vec::new();
-    for at_path in places() {
+    for at_path in paths() {
         for at_distrib in [
             AtDistrib::Missing,
             AtDistrib::Same,
             AtDistrib::Different,
             AtDistrib::Other,
         ] {
-            // Only a file can have another name.
+            // Only a regular file can have a second name.
             if at_distrib == AtDistrib::Same && at_path != AtPath::File {
                 continue;
             }
@@ -216,7 +217,7 @@ fn stock_is_there(found: &Inspection) -> bool {
         || matches!(found.at_distrib, AtDistrib::Same | AtDistrib::Different)
 }
 
-/// What each step does to the files.
+/// The state after a step.
 fn after(mut now: Inspection, step: Step) -> Inspection {
     match step {
         Step::CleanUp => now.unfinished = false,
@@ -227,7 +228,7 @@ fn after(mut now: Inspection, step: Step) -> Inspection {
             now.at_path = AtPath::Replacement;
             now.at_distrib = AtDistrib::Different;
         }
-        // A rename between two names of one file leaves both.
+        // Renaming one name of a file to another name of the same file leaves both.
         Step::RestoreStock if now.at_distrib == AtDistrib::Same => {}
         Step::RestoreStock => {
             now.at_path = AtPath::File;

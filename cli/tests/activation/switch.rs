@@ -1,4 +1,5 @@
-//! Switching on and off, on a tree of a test's own, with the real dpkg-divert and Perl.
+//! `enable` and `disable`, with the real dpkg-divert and Perl, each test in a directory tree of its
+//! own.
 
 use crate::node_tree::{Tree, shaped, stock, with_tree};
 use pve_tunnel_cli::activation::{
@@ -7,7 +8,7 @@ use pve_tunnel_cli::activation::{
 use std::fs;
 use std::path::Path;
 
-/// What `enable` leaves, written out: links, stock files, diversions.
+/// Checks the link, the stock file and the diversion of a component that is on.
 fn assert_on(tree: &Tree, component: Component, version: &str) {
     assert_eq!(
         tree.link_of(component).as_deref(),
@@ -25,10 +26,10 @@ fn assert_on(tree: &Tree, component: Component, version: &str) {
         component.distrib()
     );
     assert!(tree.diversions().contains(&diversion), "{component}");
-    // The link leads to the stand-in from where it is.
-    let through = fs::canonicalize(tree.at(component.path())).unwrap();
+    // The relative link leads to the replacement.
+    let resolved = fs::canonicalize(tree.at(component.path())).unwrap();
     assert_eq!(
-        through,
+        resolved,
         fs::canonicalize(tree.at(component.replacement())).unwrap()
     );
 }
@@ -50,11 +51,11 @@ fn assert_off(tree: &Tree, component: Component, version: &str) {
 }
 
 #[test]
-fn each_command_ends_in_its_state_and_disable_leaves_no_trace() {
+fn each_command_leads_from_every_state_to_its_own_and_disable_restores_every_file() {
     with_tree(|tree| {
         let before = tree.listing();
         let on = [Component::Overlay, Component::Seam];
-        let all = |state: &str| match state {
+        let switch = |state: &str| match state {
             "on" => tree.node.enable(Scope::Modules).unwrap(),
             "helper" => tree.node.enable(Scope::HelperOnly).unwrap(),
             _ => tree.node.disable().unwrap(),
@@ -62,8 +63,8 @@ fn each_command_ends_in_its_state_and_disable_leaves_no_trace() {
         let states = ["off", "on", "helper"];
         for from in states {
             for to in states {
-                all(from);
-                let report = all(to);
+                switch(from);
+                let report = switch(to);
                 assert_eq!(report.changes.is_empty(), from == to, "{from} to {to}");
                 let modules = (from == "on") != (to == "on");
                 assert_eq!(report.reload.is_some(), modules, "{from} to {to}");
@@ -78,7 +79,7 @@ fn each_command_ends_in_its_state_and_disable_leaves_no_trace() {
                         false => assert_off(tree, component, "one"),
                     }
                 }
-                let twice = all(to);
+                let twice = switch(to);
                 assert!(twice.changes.is_empty(), "{from} to {to}, twice");
                 assert!(
                     twice
@@ -93,30 +94,42 @@ fn each_command_ends_in_its_state_and_disable_leaves_no_trace() {
     });
 }
 
-/// Cut off between any two steps, upgraded by dpkg there or not, either command brings it in order.
+/// Interrupts each command after each step, with and without an upgrade by dpkg at that moment. Then
+/// each command must lead to its state.
 #[test]
-fn a_run_that_was_cut_off_is_brought_in_order_by_the_next() {
-    for way in [DesiredState::On, DesiredState::Off] {
+fn the_next_run_completes_or_reverses_an_interrupted_run() {
+    for interrupted in [DesiredState::On, DesiredState::Off] {
         for (count, upgraded) in (0..4).flat_map(|count| [(count, false), (count, true)]) {
             for next in [DesiredState::On, DesiredState::Off] {
-                with_tree(|tree| cut_off(tree, way, count, upgraded, next));
+                with_tree(|tree| interrupt(tree, interrupted, count, upgraded, next));
             }
         }
     }
 }
 
-fn cut_off(tree: &Tree, way: DesiredState, count: usize, upgraded: bool, next: DesiredState) {
+fn interrupt(
+    tree: &Tree,
+    interrupted: DesiredState,
+    count: usize,
+    upgraded: bool,
+    next: DesiredState,
+) {
     let component = Component::Overlay;
     let before = tree.listing();
-    if way == DesiredState::Off {
+    if interrupted == DesiredState::Off {
         tree.node.enable(Scope::Modules).unwrap();
     }
-    let steps = steps_for(component, &tree.node.inspect(component).unwrap(), way).unwrap();
+    let steps = steps_for(
+        component,
+        &tree.node.inspect(component).unwrap(),
+        interrupted,
+    )
+    .unwrap();
     for step in steps.iter().take(count) {
         tree.node.perform(component, *step).unwrap();
         assert!(tree.at(component.path()).exists(), "after {step:?}");
     }
-    // What the next step has made so far, but not renamed.
+    // What the next step has created but not renamed yet.
     std::os::unix::fs::symlink(
         "nowhere",
         tree.at(&format!("{}.pve-tunnel-new", component.path())),
@@ -126,7 +139,7 @@ fn cut_off(tree: &Tree, way: DesiredState, count: usize, upgraded: bool, next: D
         &format!("{}.distrib.pve-tunnel-new", component.path()),
         "half a co",
     );
-    let name = format!("{way:?}, {count} steps, upgraded: {upgraded}, then {next:?}");
+    let name = format!("{interrupted:?}, {count} steps, upgraded: {upgraded}, then {next:?}");
     if upgraded {
         tree.unpack(component, "two");
     }
@@ -159,7 +172,7 @@ fn cut_off(tree: &Tree, way: DesiredState, count: usize, upgraded: bool, next: D
 }
 
 #[test]
-fn upgrades_and_removals_of_the_stock_package_while_on() {
+fn the_stock_package_is_upgraded_and_removed_while_on() {
     with_tree(|tree| {
         tree.node.enable(Scope::Modules).unwrap();
         tree.unpack(Component::Seam, "two");
@@ -193,23 +206,23 @@ fn upgrades_and_removals_of_the_stock_package_while_on() {
 }
 
 #[test]
-fn what_is_refused_changes_nothing() {
+fn a_refused_enable_or_disable_changes_nothing() {
     type Damage = fn(&Tree);
     let overlay = "/usr/share/perl5/PVE/Tunnel.pm";
     #[rustfmt::skip] // One row a line.
     let table: [(&str, Damage, &str); 12] = [
         ("a stray file", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm.distrib", "x"), "StorageTunnel.pm.distrib exists"),
-        ("another's diversion", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--package", "other", "--divert", "/usr/share/perl5/PVE/StorageTunnel.pm.other", "--add", "/usr/share/perl5/PVE/StorageTunnel.pm"]); }, "for the package other"),
+        ("a diversion by another package", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--package", "other", "--divert", "/usr/share/perl5/PVE/StorageTunnel.pm.other", "--add", "/usr/share/perl5/PVE/StorageTunnel.pm"]); }, "for the package other"),
         ("a local diversion", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--local", "--divert", "/usr/share/perl5/PVE/StorageTunnel.pm.mine", "--add", "/usr/share/perl5/PVE/StorageTunnel.pm"]); }, "for the local administrator"),
-        ("a diversion to where ours would go", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--package", "other", "--divert", "/usr/share/perl5/PVE/StorageTunnel.pm.distrib", "--add", "/usr/share/perl5/PVE/Other.pm"]); }, "for the package other"),
-        ("another's link", |tree| { tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"); std::os::unix::fs::symlink("/opt/x.pm", tree.at("/usr/share/perl5/PVE/StorageTunnel.pm")).unwrap(); }, "symbolic link to '/opt/x.pm'"),
+        ("a diversion of another file to our .distrib", |tree| { tree.dpkg("dpkg-divert", &["--no-rename", "--package", "other", "--divert", "/usr/share/perl5/PVE/StorageTunnel.pm.distrib", "--add", "/usr/share/perl5/PVE/Other.pm"]); }, "for the package other"),
+        ("a link to another file", |tree| { tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"); std::os::unix::fs::symlink("/opt/x.pm", tree.at("/usr/share/perl5/PVE/StorageTunnel.pm")).unwrap(); }, "symbolic link to '/opt/x.pm'"),
         ("a directory", |tree| { tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"); fs::create_dir(tree.at("/usr/share/perl5/PVE/StorageTunnel.pm")).unwrap(); }, "is not a file"),
         ("no stock file", |tree| tree.remove("/usr/share/perl5/PVE/StorageTunnel.pm"), "is not installed"),
-        ("no stand-in", |tree| tree.remove("/usr/share/pve-tunnel/perl5/PVE/StorageTunnel.pm"), "is missing"),
-        ("an unknown shape", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm", &shaped(Component::Seam, "one", "another")), "its shape is 'another'"),
-        ("an unknown shape of the first", |tree| tree.write("/usr/share/perl5/PVE/Tunnel.pm", &shaped(Component::Overlay, "one", "another")), "its shape is 'another'"),
+        ("no replacement", |tree| tree.remove("/usr/share/pve-tunnel/perl5/PVE/StorageTunnel.pm"), "is missing"),
+        ("an unsupported module", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm", &shaped(Component::Seam, "one", "another")), "its shape is 'another'"),
+        ("the first module unsupported", |tree| tree.write("/usr/share/perl5/PVE/Tunnel.pm", &shaped(Component::Overlay, "one", "another")), "its shape is 'another'"),
         ("a module that does not compile", |tree| tree.write("/usr/share/perl5/PVE/StorageTunnel.pm", "package PVE::StorageTunnel;\n1 +;\n"), "syntax error"),
-        ("ours not installed", |tree| tree.remove("/usr/share/perl5/PVE/Tunnel/Seam.pm"), "Can't locate PVE/Tunnel/Seam.pm"),
+        ("the seam is not installed", |tree| tree.remove("/usr/share/perl5/PVE/Tunnel/Seam.pm"), "Can't locate PVE/Tunnel/Seam.pm"),
     ];
     for (name, damage, expected) in table {
         with_tree(|tree| {
@@ -243,16 +256,16 @@ fn what_is_refused_changes_nothing() {
         assert_eq!(
             tree.listing(),
             before,
-            "another's link in the place of ours"
+            "a link to another file in place of ours"
         );
     });
 }
 
 #[test]
-fn a_part_that_fails_takes_the_others_back_to_what_they_were() {
+fn a_failure_of_one_component_restores_the_previous_state_of_all() {
     with_tree(|tree| {
         tree.node.enable(Scope::HelperOnly).unwrap();
-        // Nothing can be made under the name that a link has until it is renamed.
+        // A directory has the name that a new link has until it is renamed.
         let blocked = tree.at("/usr/share/perl5/PVE/StorageTunnel.pm.pve-tunnel-new");
         fs::create_dir(&blocked).unwrap();
         let before = tree.listing();
@@ -262,10 +275,10 @@ fn a_part_that_fails_takes_the_others_back_to_what_they_were() {
             "{error}"
         );
         assert!(error.to_string().contains("StorageTunnel.pm"), "{error}");
-        tree.assert_listing(&before, "undone");
+        tree.assert_listing(&before, "rolled back");
 
         fs::remove_dir(&blocked).unwrap();
-        // The last component of three, which is to go off: a directory cannot be replaced by a file.
+        // The helper is the last component and is switched off. A file cannot replace a directory.
         let helper = "/usr/bin/proxmox-websocket-tunnel.distrib.pve-tunnel-new";
         fs::create_dir(tree.at(helper)).unwrap();
         let before = tree.listing();
@@ -274,7 +287,7 @@ fn a_part_that_fails_takes_the_others_back_to_what_they_were() {
             matches!(error, ActivationError::RolledBack { .. }),
             "{error}"
         );
-        tree.assert_listing(&before, "undone");
+        tree.assert_listing(&before, "rolled back");
 
         fs::remove_dir(tree.at(helper)).unwrap();
         tree.node.enable(Scope::Modules).unwrap();
@@ -284,7 +297,7 @@ fn a_part_that_fails_takes_the_others_back_to_what_they_were() {
 }
 
 #[test]
-fn disable_needs_neither_perl_nor_our_files() {
+fn disable_requires_neither_perl_nor_the_replacements() {
     with_tree(|tree| {
         tree.node.enable(Scope::Modules).unwrap();
         fs::remove_dir_all(tree.at("/usr/share/pve-tunnel")).unwrap();
@@ -297,7 +310,7 @@ fn disable_needs_neither_perl_nor_our_files() {
 }
 
 #[test]
-fn two_at_once_are_one_too_many() {
+fn a_second_run_at_the_same_time_is_refused() {
     with_tree(|tree| {
         let directory = fs::File::open(tree.at("/usr")).unwrap();
         let lock = nix::fcntl::Flock::lock(directory, nix::fcntl::FlockArg::LockExclusive).unwrap();
@@ -312,7 +325,7 @@ fn two_at_once_are_one_too_many() {
 }
 
 #[test]
-fn the_path_has_a_whole_file_at_every_moment() {
+fn there_is_a_complete_file_at_the_path_at_every_moment() {
     with_tree(|tree| {
         let path = tree.at(Component::Seam.path());
         std::thread::scope(|scope| {
@@ -321,7 +334,7 @@ fn the_path_has_a_whole_file_at_every_moment() {
                 let mut read = 0;
                 while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
                     let text = fs::read_to_string(&path).unwrap();
-                    assert!(text.contains("\n1;\n"), "half a file: {text}");
+                    assert!(text.contains("\n1;\n"), "incomplete file: {text}");
                     read += 1;
                 }
                 read
