@@ -394,7 +394,7 @@ subtest 'the connector' => sub {
             migration_type => 'secure', migration_network => undef, configured => JSON::false,
             network => undef, source_network => undef, caps => ['insecure-remote'],
             planes => ['tls'], require_encryption => JSON::false, public => JSON::false,
-            gateway => JSON::false, dead_peer_timeout => 60, dial_timeout => 5,
+            gateway => JSON::false, dead_peer_timeout => 60,
         },
         'the connector receives the complete request'
     );
