@@ -70,7 +70,7 @@ sub close ($self) { ## no critic (ProhibitBuiltinHomonyms)
 }
 
 sub is_over ($self) {
-    $self->_end(GONE)
+    $self->_end($self->_last_error // GONE)
         if $self->{owner} == $$
         && $self->{process}
         && PVE::Tunnel::Process::ended($self->{process}, 0);
@@ -104,12 +104,11 @@ sub _hear ($self, $op) {
     $self->_fail($reason) if !defined $line;
     my $answer = eval { $JSON->decode($line) };
     $self->_fail('the listener was ended: its answer is not JSON') if ref($answer) ne 'HASH';
-    if (defined(my $error = $answer->{error})) {
+    if (defined(my $error = _error($answer))) {
         $self->{asking} = 0;
-        my $words = ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::ascii_line($error);
-        # Without an address or a port there is nothing to go on with.
-        $self->_end($words) if $op eq 'open';
-        die "listener: $words\n";
+        # Without an address and a port there is no listener.
+        $self->_end($error) if $op eq 'open';
+        die "$error\n";
     }
     my $checked = eval { PVE::Tunnel::Native::seam_answer($op, $line) };
     if (!$checked) {
@@ -118,6 +117,24 @@ sub _hear ($self, $op) {
     }
     $self->{asking} = 0;
     return $checked;
+}
+
+# The error of an answer, undef if there is none.
+sub _error ($answer) {
+    my $error = $answer->{error} // return;
+    return 'listener: '
+        . (ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::ascii_line($error));
+}
+
+# The error that a listener has left on its socket; undef if there is none.
+sub _last_error ($self) {
+    local $@; ## no critic (RequireInitializationForLocalVars)
+    my $error;
+    while (defined(my $line = ($self->_read)[0])) {
+        my $answer = eval { $JSON->decode($line) };
+        $error = ref($answer) eq 'HASH' ? _error($answer) : undef;
+    }
+    return $error;
 }
 
 # A listener that does not keep to the protocol cannot be asked again, and must not serve on.
