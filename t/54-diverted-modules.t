@@ -40,7 +40,7 @@ sub tree (%stock) {
     my %content =
         (Tunnel => path($STOCK_TUNNEL)->slurp, StorageTunnel => $STOCK_STORAGE_TUNNEL, %stock);
     for my $name (sort keys %content) {
-        my $text = path("$ROOT/perl/stand-in/PVE/$name.pm")->slurp;
+        my $text = path("$ROOT/perl/diverted/PVE/$name.pm")->slurp;
         my $path = "/usr/share/perl5/PVE/$name.pm.distrib";
         my $count = $text =~ s/^require '\Q$path\E';/require '$dir\/PVE\/$name.pm.distrib';/gm;
         die "$name.pm does not load its stock file in one place\n" if $count != 1;
