@@ -26,7 +26,7 @@ my $DIR = tempdir(CLEANUP => 1);
 $PVE::Tunnel::Seam::CONFIGURATION = "$DIR/remote-migration.cfg";
 PVE::Tunnel::Seam::install(check => sub (@) { return 1 }, node => 'pve7');
 
-my $GONE = qr/\Athe listener has ended; the log of this task may say why$/;
+my $GONE = qr/\Athe listener has ended; the log of this task may contain the reason$/;
 
 # The fake listener writes its PID and the result of $inspect to this file.
 my $report = "$DIR/report";
@@ -355,7 +355,7 @@ subtest 'a signal handler that dies' => sub {
     }
     refused(
         $state, { op => 'forward', path => '/run/a' },
-        qr/\Athe listener was ended: an earlier exchange with it was cut off$/,
+        qr/\Athe listener was ended: an earlier exchange with it was interrupted$/,
         '... whose late answer is not used for the next request'
     );
     gone($pid, '... and the listener was ended');

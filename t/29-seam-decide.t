@@ -139,8 +139,10 @@ subtest 'errors' => sub {
         'seam_answer', 'a line that is not JSON',
         'not an object', $protocol, sub { $answer->('stat', 'x') }
     );
-    refused('seam_answer', 'an undefined line', 'undefined', undef,
-        sub { $answer->('stat', undef) });
+    refused(
+        'seam_answer', 'an undefined line', 'undefined', undef,
+        sub { $answer->('stat', undef) }
+    );
     refused(
         'seam_answer', 'a long line', 'longer than',
         PVE::Tunnel::Native::STATUS_TOO_LONG,

@@ -30,7 +30,7 @@ sub handle_query_disk_import { my ($state, $params) = @_; return { status => 'st
 END
 
 my $WARNING =
-    qr/\Apve-tunnel: migrations (?:go|come) the stock way: [^\n]+; pve-tunnel status says more\n\z/;
+    qr/\Apve-tunnel: migrations (?:from|to) this node use the stock tunnel: [^\n]+; run 'pve-tunnel status' for details\n\z/;
 
 # Makes a directory with the replacement modules and the stock modules. %stock has other contents
 # for stock modules; `undef` leaves one out.
@@ -126,7 +126,7 @@ subtest 'missing or unknown modules' => sub {
                 Tunnel => path($STOCK_TUNNEL)->slurp =~
                     s/my \(\$tunnel, \$local, \$remote\)/my (\$tunnel, \$remote, \$local)/r
             ),
-            1, 'off', 'on', qr/left as it is: its function 'forward_unix_socket'/,
+            1, 'off', 'on', qr/not changed: its function 'forward_unix_socket'/,
         ],
         'a changed PVE::StorageTunnel' => [
             tree(StorageTunnel => $STOCK_STORAGE_TUNNEL =~ s/query-disk-import/import-query/r),

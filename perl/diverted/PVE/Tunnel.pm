@@ -2,19 +2,19 @@ package PVE::Tunnel;
 
 use v5.36;
 
-# The stock file, moved aside by dpkg-divert. What it dies of is the caller's to hear.
+# The stock file, renamed by dpkg-divert. Its errors reach the caller.
 require '/usr/share/perl5/PVE/Tunnel.pm.distrib'; ## no critic (RequireBarewordIncludes)
 
-# Whatever goes wrong from here on, PVE::Tunnel is loaded: one warning, and nothing of the
-# caller's is touched.
+# From here on PVE::Tunnel is loaded. An error only causes a warning, and the caller's variables
+# keep their values.
 {
     local ($@, $!, $?, $_);
     local $SIG{__DIE__};
     if (!eval { require PVE::Tunnel::Overlay; PVE::Tunnel::Overlay::install(); 1 }) {
         my ($reason) = "$@" =~ /\A([^\n]{1,400})/;
         $reason //= 'no reason given';
-        my $way = 'migrations go the stock way';
-        eval { warn "pve-tunnel: $way: $reason; pve-tunnel status says more\n" };
+        my $effect = 'migrations from this node use the stock tunnel';
+        eval { warn "pve-tunnel: $effect: $reason; run 'pve-tunnel status' for details\n" };
     }
 }
 
@@ -26,13 +26,14 @@ __END__
 
 =head1 NAME
 
-PVE::Tunnel - the stock module, with the native tunnel under it
+PVE::Tunnel - the stock module, extended by the native tunnel
 
 =head1 DESCRIPTION
 
-C<pve-tunnel enable> puts a symbolic link to this file where libpve-guest-common-perl has its own,
-which is then found at F</usr/share/perl5/PVE/Tunnel.pm.distrib>. It loads that one and then calls
-C<PVE::Tunnel::Overlay::install>. If that is not possible, it warns, and everything stays stock.
+C<pve-tunnel enable> diverts the file of libpve-guest-common-perl to
+F</usr/share/perl5/PVE/Tunnel.pm.distrib>, and replaces it with a symbolic link to this file. This file
+loads the stock module and then calls C<PVE::Tunnel::Overlay::install>. If that fails, it warns, and the
+stock module stays unchanged.
 
 =head1 SEE ALSO
 
