@@ -8,3 +8,4 @@ mod endpoint;
 mod guard;
 mod network;
 mod plan;
+mod seam_malformed;
