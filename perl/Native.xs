@@ -61,7 +61,7 @@ codec_of(pTHX_ SV *self, const char *function)
     if (SvROK(self) && SvTYPE(SvRV(self)) >= SVt_PVMG)
         mg = mg_findext(SvRV(self), PERL_MAGIC_ext, &codec_vtbl);
     if (!mg)
-        croak("%s: this is not a codec, or a copy of one: a codec cannot be copied, create another\n",
+        croak("%s: this is not a codec, or a copy, which cannot be used: create another\n",
             function);
     if (!mg->mg_ptr)
         croak("%s: this codec belongs to another thread: create one in this thread\n", function);
@@ -423,7 +423,8 @@ feed(SV *self, SV *data)
     const char *bytes;
     STRLEN len;
   CODE:
-    /* The codec comes last: reading a tied or overloaded argument runs Perl code, which may free it. */
+    /* The codec comes last: reading a tied or overloaded argument runs Perl code, which may free
+     * it. */
     bytes = byte_string(aTHX_ data, &len, "pve_tunnel_codec_feed: data");
     slot = codec_of(aTHX_ self, "pve_tunnel_codec_feed");
     if (SvTAINTED(data))
@@ -461,16 +462,16 @@ encode(SV *self, SV *opcode, SV *data)
     codec_slot *slot;
     const char *bytes;
     STRLEN len;
-    uint8_t *wire = NULL;
-    size_t wire_len = 0;
+    uint8_t *encoded = NULL;
+    size_t encoded_len = 0;
     int32_t number;
   CODE:
     number = opcode_number(aTHX_ opcode);
     bytes = byte_string(aTHX_ data, &len, "pve_tunnel_codec_encode: data");
     slot = codec_of(aTHX_ self, "pve_tunnel_codec_encode");
     check(aTHX_ "pve_tunnel_codec_encode",
-        pve_tunnel_codec_encode(slot->codec, number, (const uint8_t *)bytes, len, &wire,
-            &wire_len));
-    RETVAL = bytes_from(aTHX_ wire, wire_len, SvTAINTED(data));
+        pve_tunnel_codec_encode(slot->codec, number, (const uint8_t *)bytes, len, &encoded,
+            &encoded_len));
+    RETVAL = bytes_from(aTHX_ encoded, encoded_len, SvTAINTED(data));
   OUTPUT:
     RETVAL

@@ -12,9 +12,9 @@
 
 /* ------------------------------------------------------------------------------------ errors -- */
 
-/* Dies with the library's message if the call failed. Handlers of signals that arrived during the call
- * run first: the exception of a handler that dies, as PVE's time limits do, then arrives inside the
- * caller's eval and not after it. */
+/* Dies with the library's message if the call failed. Handlers of signals that arrived during the
+ * call run first: the exception of a handler that dies, as PVE's time limits do, then arrives inside
+ * the caller's eval and not after it. */
 static void
 check(pTHX_ const char *function, int32_t status)
 {
@@ -37,11 +37,11 @@ check(pTHX_ const char *function, int32_t status)
 
 /* ------------------------------------------------------------------------------------- input -- */
 
-/* `what` in the messages below is `pve_tunnel_<function>: <argument>`. Like the library's messages, they
- * begin with the name of the function.
+/* `what` in the messages below is `pve_tunnel_<function>: <argument>`. Like the library's messages,
+ * they begin with the name of the function.
  *
- * The bytes of a scalar, which is not changed. Characters above 255 are refused. Characters from 128 to
- * 255 stand for that byte, however Perl stores them. */
+ * The bytes of a scalar, which is not changed. Characters above 255 are refused. Characters from 128
+ * to 255 stand for that byte, however Perl stores them. */
 static const char *
 byte_string(pTHX_ SV *sv, STRLEN *len, const char *what)
 {

@@ -5,8 +5,8 @@ use v5.36;
 # The stock file, renamed by dpkg-divert. Its errors reach the caller.
 require '/usr/share/perl5/PVE/StorageTunnel.pm.distrib'; ## no critic (RequireBarewordIncludes)
 
-# From here on PVE::StorageTunnel is loaded. An error only causes a warning, and the caller's variables
-# keep their values.
+# From here on PVE::StorageTunnel is loaded. An error only causes a warning, and the caller's
+# variables keep their values.
 {
     local ($@, $!, $?, $_);
     local $SIG{__DIE__};
@@ -31,9 +31,9 @@ PVE::StorageTunnel - the stock module, extended by the seam for direct connectio
 =head1 DESCRIPTION
 
 C<pve-tunnel enable> diverts the file of libpve-guest-common-perl to
-F</usr/share/perl5/PVE/StorageTunnel.pm.distrib>, and replaces it with a symbolic link to this file. This
-file loads the stock module and then calls C<PVE::Tunnel::Seam::install>. If that fails, it warns, and the
-stock module stays unchanged.
+F</usr/share/perl5/PVE/StorageTunnel.pm.distrib>, and replaces it with a symbolic link to this file.
+This file loads the stock module and then calls C<PVE::Tunnel::Seam::install>. If that fails, it
+warns, and the stock module stays unchanged.
 
 =head1 SEE ALSO
 

@@ -31,9 +31,9 @@ PVE::Tunnel - the stock module, extended by the native tunnel
 =head1 DESCRIPTION
 
 C<pve-tunnel enable> diverts the file of libpve-guest-common-perl to
-F</usr/share/perl5/PVE/Tunnel.pm.distrib>, and replaces it with a symbolic link to this file. This file
-loads the stock module and then calls C<PVE::Tunnel::Overlay::install>. If that fails, it warns, and the
-stock module stays unchanged.
+F</usr/share/perl5/PVE/Tunnel.pm.distrib>, and replaces it with a symbolic link to this file. This
+file loads the stock module and then calls C<PVE::Tunnel::Overlay::install>. If that fails, it
+warns, and the stock module stays unchanged.
 
 =head1 SEE ALSO
 

@@ -14,8 +14,8 @@ use PVE::Tunnel::Client::Negotiation;
 
 our $VERSION = '0.1.0';
 
-# Seconds. Where the connector has a limit of its own, the client's limit is a little longer: then the
-# error contains the connector's reason, and not only that the time is over.
+# Seconds. Where the connector has a limit of its own, the client's limit is a little longer: then
+# the error contains the connector's reason, and not only that the time is over.
 use constant {
     # For the connector to read a line.
     CONNECT_LIMIT => 15,
@@ -237,14 +237,15 @@ PVE::Tunnel::Client - the source side of a tunnel between Proxmox VE clusters
 
 =head1 DESCRIPTION
 
-The five functions that qemu-server and pve-container call in C<PVE::Tunnel>, with the same arguments
-and the same data. They use the native connector instead of the program C<proxmox-websocket-tunnel>.
-L<PVE::Tunnel::Overlay> replaces the functions of C<PVE::Tunnel> with these.
+The five functions that qemu-server and pve-container call in C<PVE::Tunnel>, with the same
+arguments and the same data. They use the native connector instead of the program
+C<proxmox-websocket-tunnel>. L<PVE::Tunnel::Overlay> replaces the functions of C<PVE::Tunnel> with
+these.
 
 The control plane is one websocket through the target's C<pveproxy>, always over TLS, pinned to a
-fingerprint or verified with the system's CAs. It carries JSON lines in strict order: one command, one
-answer. The plane of the guest's data is chosen when a tunnel is opened, before anything but an empty
-configuration is created at the target, and applies to every forward.
+fingerprint or verified with the system's CAs. It carries JSON lines in strict order: one command,
+one answer. The plane of the guest's data is chosen when a tunnel is opened, before anything but an
+empty configuration is created at the target, and applies to every forward.
 
 Nothing is exported. Every function dies with a message that ends in a newline. No message and no
 log line contains the API token, a ticket, or the parameters of a command.
@@ -257,8 +258,8 @@ A hash, as in C<PVE::Tunnel>:
 
 =item C<writer>, C<reader>
 
-the pipes to and from the child. Do not read from C<reader> directly: C<read_tunnel> may already have
-read part of a line.
+the pipes to and from the child. Do not read from C<reader> directly: C<read_tunnel> may already
+have read part of a line.
 
 =item C<pid>
 
@@ -271,8 +272,8 @@ the function given
 
 =item C<version>, C<age>
 
-integers from the worker's version reply: its API version, and the number of earlier versions that it
-supports. The caller compares: its own version must be at least C<version - age> and at most
+integers from the worker's version reply: its API version, and the number of earlier versions that
+it supports. The caller compares: its own version must be at least C<version - age> and at most
 C<version>.
 
 =item C<caps>, C<unknown_caps>
@@ -287,7 +288,8 @@ name and version of the software, such as C<pve-tunnel 0.1.0>. Other tunnels do 
 =item C<plan>
 
 hash, see L<PVE::Tunnel::Native/plan>: C<plane> for RAM and live disks, C<offline> for offline disks
-and volumes, C<start> for the worker's C<start> command, and the reason. Its warnings have been logged.
+and volumes, C<start> for the worker's C<start> command, and the reason. Its warnings have been
+logged.
 
 =item C<direct>
 
@@ -304,8 +306,9 @@ Absent if the connector did not answer.
 
 =item C<params>
 
-hash with C<url> (ending in C<?>), C<headers> and C<fingerprint>: the parameters of a forward without
-its socket. It is the same hash as C<$tunnel_params>. B<It contains the API token>: do not print it.
+hash with C<url> (ending in C<?>), C<headers> and C<fingerprint>: the parameters of a forward
+without its socket. It is the same hash as C<$tunnel_params>. B<It contains the API token>: do not
+print it.
 
 =item C<forwarded>
 
@@ -321,8 +324,8 @@ optional array that the caller sets: files that C<finish_tunnel> removes
 
 It closes every inherited descriptor except 0, 1 and 2: the caller usually holds the guest's
 configuration lock, and a child with that descriptor would keep the lock. C<$log> is called in this
-child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>. It must therefore write
-to standard output or error, or to a file that it opens itself.
+child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>. It must therefore
+write to standard output or error, or to a file that it opens itself.
 
 =head1 FUNCTIONS
 
@@ -332,8 +335,8 @@ to standard output or error, or to a file that it opens itself.
         $conn, $url, \%req_params, \%tunnel_params, $log,
     );
 
-Requests a worker at the target (C<POST $url> with C<%req_params> as a form; C<$url> is the path below
-C</api2/json>), connects to it, and reads its version.
+Requests a worker at the target (C<POST $url> with C<%req_params> as a form; C<$url> is the path
+below C</api2/json>), connects to it, and reads its version.
 
 C<$conn> is a hash:
 
@@ -353,17 +356,17 @@ C<PVEAPIToken=user@realm!name=uuid>. Required.
 
 =item C<cached_fingerprints>
 
-hash from SHA-256 fingerprints of the target's certificate to booleans. Of the keys with a true value
-the first one in alphabetical order counts, in either case, with or without colons. Exactly that
-certificate is accepted, with any issuer and names. Without a fingerprint, the certificate is verified
-with the system's CAs and the host name.
+hash from SHA-256 fingerprints of the target's certificate to booleans. Of the keys with a true
+value the first one in alphabetical order counts, in either case, with or without colons. Exactly
+that certificate is accepted, with any issuer and names. Without a fingerprint, the certificate is
+verified with the system's CAs and the host name.
 
 =back
 
-C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>, or C<https://...>
-as qemu-server writes it); the hash becomes C<< $tunnel->{params} >>. C<$log> is called with a level
-(C<info>, C<warn>, C<err>) and a line of text. Three more keys of C<$tunnel_params> are optional. The
-function removes them from the hash:
+C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>, or
+C<https://...> as qemu-server writes it); the hash becomes C<< $tunnel->{params} >>. C<$log> is
+called with a level (C<info>, C<warn>, C<err>) and a line of text. Three more keys of
+C<$tunnel_params> are optional. The function removes them from the hash:
 
 =over
 
@@ -379,29 +382,29 @@ this remote, else the addresses of the nodes' names.
 =item C<planes>
 
 array of the planes that the caller supports besides the websocket: C<tls>, C<tcp> and C<qemu>.
-Default: C<tls> and C<tcp>, which every caller supports. C<qemu> is for callers that start QEMU on TCP
-as in C<plan>.
+Default: C<tls> and C<tcp>, which every caller supports. C<qemu> is for callers that start QEMU on
+TCP as in C<plan>.
 
 =back
 
 The function first reads F</etc/pve/remote-migration.cfg> (L<remote-migration.cfg(5)>), which also
-contains C<require-encryption>, and checks the caller's privilege: C<insecure>, and a network that is
-not configured, require C<Sys.Modify> on F</>. If it refuses the migration for one of these reasons, it
-has sent nothing to the target. Then it opens the tunnel. The connector requests the target's offer and
-dials its addresses. C<secure> takes the websocket if no direct plane is possible, with a warning if
-both nodes support one. C<insecure> dies if clear text is not possible.
+contains C<require-encryption>, and checks the caller's privilege: C<insecure>, and a network that
+is not configured, require C<Sys.Modify> on F</>. If it refuses the migration for one of these
+reasons, it has sent nothing to the target. Then it opens the tunnel. The connector requests the
+target's offer and dials its addresses. C<secure> takes the websocket if no direct plane is
+possible, with a warning if both nodes support one. C<insecure> dies if clear text is not possible.
 
-The function logs each warning of the plan as a C<warn> line that begins with C<WARNING>, and then one
-C<info> line with plane, address and port, cipher, network and reason.
+The function logs each warning of the plan as a C<warn> line that begins with C<WARNING>, and then
+one C<info> line with plane, address and port, cipher, network and reason.
 
-Limits: 30 s for each step of the request, 15 s to write each line, 45 s for the version reply, 120 s
-for the negotiation. (C<PVE::Tunnel> waits 10 s for the version. Here the limits of the connector end
-first, so that the error contains its reason.)
+Limits: 30 s for each step of the request, 15 s to write each line, 45 s for the version reply, 120
+s for the negotiation. (C<PVE::Tunnel> waits 10 s for the version. Here the limits of the connector
+end first, so that the error contains its reason.)
 
-The function dies if the configuration forbids the migration or a privilege is missing; if HTTP, TLS or
-the target refuse, with their message; if the version reply is malformed, C<caps> included; if clear
-text is not possible. In each case the child has ended. A worker that had answered C<version> has
-received C<quit> with the request to clean up.
+The function dies if the configuration forbids the migration or a privilege is missing; if HTTP, TLS
+or the target refuse, with their message; if the version reply is malformed, C<caps> included; if
+clear text is not possible. In each case the child has ended. A worker that had answered C<version>
+has received C<quit> with the request to clean up.
 
 =head2 open_tunnel
 
@@ -411,8 +414,8 @@ received C<quit> with the request to clean up.
 
 As C<fork_websocket_tunnel>, for a caller with a reader of its own: C<$read_line> is called with the
 tunnel and a number of seconds, and returns the next line without its end, or dies. It reads every
-answer to a command of this module. Callers that use C<write_tunnel> and C<read_tunnel> of this module
-must call C<fork_websocket_tunnel> instead.
+answer to a command of this module. Callers that use C<write_tunnel> and C<read_tunnel> of this
+module must call C<fork_websocket_tunnel> instead.
 
 =head2 write_tunnel
 
@@ -425,28 +428,28 @@ the answer's C<msg> unless C<success> is true.
 
     my $line = read_tunnel($tunnel, $timeout);
 
-Returns the next line without its newline. The default of C<$timeout> is 60 s. Dies if a line is longer
-than 1 MiB. Signal handlers run during the wait, and a handler that dies ends it, so a surrounding
-C<alarm> works.
+Returns the next line without its newline. The default of C<$timeout> is 60 s. Dies if a line is
+longer than 1 MiB. Signal handlers run during the wait, and a handler that dies ends it, so a
+surrounding C<alarm> works.
 
 =head2 forward_unix_socket
 
     forward_unix_socket($tunnel, $local, $remote);
 
 Creates the UNIX socket C<$local> (mode 0600), which stands for the target's C<$remote>. An existing
-file of that name is removed. Each connection to it becomes a connection to the target's listener or, on
-plane C<websocket>, a websocket with a fresh ticket. Limit: 20 s. Dies if the connector refuses. Under
-taint, a pattern must have checked C<$local>.
+file of that name is removed. Each connection to it becomes a connection to the target's listener
+or, on plane C<websocket>, a websocket with a fresh ticket. Limit: 20 s. Dies if the connector
+refuses. Under taint, a pattern must have checked C<$local>.
 
 =head2 finish_tunnel
 
     finish_tunnel($tunnel, $cleanup);
 
-Requests the connector's record (20 s), which the connector also logs, as text and as JSON. Then sends
-C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then SIGKILL.
-Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker removes what it
-created for this migration. Dies at the end if the target did not confirm C<quit>, or if its listener
-had died before C<quit>. The child has ended in any case.
+Requests the connector's record (20 s), which the connector also logs, as text and as JSON. Then
+sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
+SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker
+removes what it created for this migration. Dies at the end if the target did not confirm C<quit>,
+or if its listener had died before C<quit>. The child has ended in any case.
 
 =head1 SEE ALSO
 

@@ -39,7 +39,8 @@ L<remote-migration.cfg(5)> describes the file. C<$PVE::Tunnel::Configuration::FI
 
 =head2 read_file
 
-C<read_file($file)>: the content as bytes, or undef if there is no such file. Dies with one line if the file cannot
-be read, is longer than C<PVE::Tunnel::Native::CONFIGURATION_MAX> bytes, or contains a NUL byte.
+C<read_file($file)>: the content as bytes, or undef if there is no such file. Dies with one line if
+the file cannot be read, is longer than C<PVE::Tunnel::Native::CONFIGURATION_MAX> bytes, or contains
+a NUL byte.
 
 =cut

@@ -71,8 +71,8 @@ sub _encode ($function, $input) {
     return $text;
 }
 
-# Options are plain numbers and names. JSON distinguishes "10" from 10, and a number that Perl has read
-# from a file would be encoded as a string. The options in @text are names.
+# Options are plain numbers and names. JSON distinguishes "10" from 10, and a number that Perl has
+# read from a file would be encoded as a string. The options in @text are names.
 sub _options ($function, $options, @text) {
     my $json;
     if (defined($options)) {
@@ -138,13 +138,13 @@ PVE::Tunnel::Native - the native tunnel for moving guests between Proxmox VE clu
 =head1 DESCRIPTION
 
 This module has one function or method for each function of F<libpve_tunnel.so>; the header
-F<pve_tunnel.h> documents the functions for C. The library decides. This module converts byte strings
-and hashes, and turns errors into exceptions. Nothing is exported: call the functions by their full
-names.
+F<pve_tunnel.h> documents the functions for C. The library decides. This module converts byte
+strings and hashes, and turns errors into exceptions. Nothing is exported: call the functions by
+their full names.
 
 C<PVE::Tunnel::Client> uses this module and has the functions of C<PVE::Tunnel>. This module is for
-programs that need a part: negotiation, addresses and ports, websocket masking and framing, connector
-and listener.
+programs that need a part: negotiation, addresses and ports, websocket masking and framing,
+connector and listener.
 
 The first call that takes or returns a structure loads JSON.
 
@@ -166,18 +166,18 @@ Parses the answer of a tunnel worker to the C<version> command. C<$reply> is the
         unknown => ['x-y'],
     }
 
-C<caps> has the capabilities that this software supports, C<unknown> the others. Unknown names have no
-effect, but belong in the C<caps> of C<plan>. A reply without C<caps> has no capabilities.
+C<caps> has the capabilities that this software supports, C<unknown> the others. Unknown names have
+no effect, but belong in the C<caps> of C<plan>. A reply without C<caps> has no capabilities.
 
-Dies with C<STATUS_REFUSED> if the reply is an error, or if the target does not support version 2, the
-version of this software: it must be at least C<api> - C<age> and at most C<api>. Dies with
-C<STATUS_PROTOCOL> if the reply is malformed: C<caps>, if present, must be an array of at most 64 names
-of at most 64 characters from C<[a-z0-9-]>.
+Dies with C<STATUS_REFUSED> if the reply is an error, or if the target does not support version 2,
+the version of this software: it must be at least C<api> - C<age> and at most C<api>. Dies with
+C<STATUS_PROTOCOL> if the reply is malformed: C<caps>, if present, must be an array of at most 64
+names of at most 64 characters from C<[a-z0-9-]>.
 
 =item plan($input)
 
-Makes the plan of a migration: the planes of its data. Does no I/O. C<$input> is a hash reference with
-these names; other names are an error:
+Makes the plan of a migration: the planes of its data. Does no I/O. C<$input> is a hash reference
+with these names; other names are an error:
 
 =over
 
@@ -250,10 +250,10 @@ without an error. The message contains the alternatives.
 
 =item configuration_select($text, $input)
 
-Returns what the configuration of this node, F</etc/pve/remote-migration.cfg>, means for one migration.
-Does no I/O: C<$text> is the content of the file as bytes. C<undef> stands for a missing file, which is
-the same as an empty one. L<remote-migration.cfg(5)> describes the content. C<$input> is a hash
-reference with these names; other names are an error:
+Returns what the configuration of this node, F</etc/pve/remote-migration.cfg>, means for one
+migration. Does no I/O: C<$text> is the content of the file as bytes. C<undef> stands for a missing
+file, which is the same as an empty one. L<remote-migration.cfg(5)> describes the content. C<$input>
+is a hash reference with these names; other names are an error:
 
 =over
 
@@ -263,13 +263,14 @@ C<source> or C<target>: the role of this node in the migration.
 
 =item remote
 
-Name or address of the target that the source connects to. Required on the source, and an error on the
-target. Names are compared without regard to case and to a dot at the end, addresses by their value.
+Name or address of the target that the source connects to. Required on the source, and an error on
+the target. Names are compared without regard to case and to a dot at the end, addresses by their
+value.
 
 =item migration_type
 
-C<secure> or C<insecure>. On the source, absent or C<undef> if the call does not specify it. Required on
-the target.
+C<secure> or C<insecure>. On the source, absent or C<undef> if the call does not specify it.
+Required on the target.
 
 =item migration_network
 
@@ -305,14 +306,14 @@ Returns on the source
 and on the target C<network> (a CIDR or an interface name of this node, or C<undef> for its own
 address), C<configured>, C<require_encryption>, C<public> and C<reason>.
 
-If the call has a CIDR or an interface name, it becomes both C<network> and C<source_network>, and is
-not C<configured>. Configured networks then have no effect, but the policy does.
+If the call has a CIDR or an interface name, it becomes both C<network> and C<source_network>, and
+is not C<configured>. Configured networks then have no effect, but the policy does.
 
-Dies with C<STATUS_INVALID_ARGUMENT> if the text has a mistake (the message contains the line), or if
-remote or network are malformed; with C<STATUS_NOT_UTF8> if the text is not UTF-8; with
+Dies with C<STATUS_INVALID_ARGUMENT> if the text has a mistake (the message contains the line), or
+if remote or network are malformed; with C<STATUS_NOT_UTF8> if the text is not UTF-8; with
 C<STATUS_TOO_LONG> above 1 MiB; with C<STATUS_REFUSED> if the configuration does not permit the
-migration: the network does not allow the type, the policy requires encryption (also if clear text is
-only the default), the network is for other remotes, or there is no network of that ID.
+migration: the network does not allow the type, the policy requires encryption (also if clear text
+is only the default), the network is for other remotes, or there is no network of that ID.
 
 =item seam_decide($text, $input)
 
@@ -352,8 +353,8 @@ allowed.
 =item seam_answer($operation, $line)
 
 Checks a line of the listener: its answer to C<open> (the first line), C<forward>, C<stat> or
-C<close>. Returns the answer with the known members. Dies with C<STATUS_PROTOCOL> if one is missing or
-malformed; the message does not contain its value.
+C<close>. Returns the answer with the known members. Dies with C<STATUS_PROTOCOL> if one is missing
+or malformed; the message does not contain its value.
 
 =back
 
@@ -363,8 +364,8 @@ malformed; the message does not contain its value.
 
 =item network_address($network, $node)
 
-Finds this host's address for a migration. C<$network> is a CIDR, an interface name, or C<undef> for the
-address that the name C<$node> resolves to. Returns
+Finds this host's address for a migration. C<$network> is a CIDR, an interface name, or C<undef> for
+the address that the name C<$node> resolves to. Returns
 
     {
         address => '192.0.2.7',
@@ -374,10 +375,10 @@ address that the name C<$node> resolves to. Returns
     }
 
 C<uri_host> has brackets around IPv6 addresses, as in URIs. Only addresses of interfaces that are up
-count. Temporary, deprecated, tentative and duplicate addresses are excluded, and so are loopback and
-link-local addresses, unless the CIDR lies inside these ranges. Exactly one address must remain.
-Otherwise the function dies with C<STATUS_REFUSED>, and the message lists every address with the reason
-why it was excluded. Without C<$network> the system's resolver is used, which may block.
+count. Temporary, deprecated, tentative and duplicate addresses are excluded, and so are loopback
+and link-local addresses, unless the CIDR lies inside these ranges. Exactly one address must remain.
+Otherwise the function dies with C<STATUS_REFUSED>, and the message lists every address with the
+reason why it was excluded. Without C<$network> the system's resolver is used, which may block.
 
 =item port_bind($address)
 
@@ -388,14 +389,14 @@ descriptor and port as a list:
     open(my $listener, '+<&=', $fd)
         or die "cannot open descriptor $fd: $!\n";
 
-The descriptor is blocking and close-on-exec. The caller owns it and closes it. Dies with C<STATUS_IO>
-if all 50 ports are in use, or if the address is not an address of this host. Under taint it refuses a
-tainted C<$address>, as the built-in C<bind> does.
+The descriptor is blocking and close-on-exec. The caller owns it and closes it. Dies with
+C<STATUS_IO> if all 50 ports are in use, or if the address is not an address of this host. Under
+taint it refuses a tainted C<$address>, as the built-in C<bind> does.
 
 =item endpoint_check($input)
 
-Checks an endpoint that a migration target announced, before a connection to it. Does no I/O. C<$input>
-has either
+Checks an endpoint that a migration target announced, before a connection to it. Does no I/O.
+C<$input> has either
 
     migrate => { proto => 'tcp', addr => '192.0.2.7', port => 60000 }
 
@@ -418,9 +419,9 @@ unspecified addresses are refused.
 
 =item guard_check($input)
 
-Checks whether guest data may be sent to an address in clear text, before a connection to it. Looks up
-the kernel's route, and sends nothing. C<$input> is a hash reference with these names, of which all but
-C<address> may be absent or C<undef>; other names are an error:
+Checks whether guest data may be sent to an address in clear text, before a connection to it. Looks
+up the kernel's route, and sends nothing. C<$input> is a hash reference with these names, of which
+all but C<address> may be absent or C<undef>; other names are an error:
 
 =over
 
@@ -430,8 +431,8 @@ The address that the target announced: literal, IPv6 without brackets.
 
 =item network
 
-The network that must contain this address: a CIDR, or the name of an interface of this node. With an
-interface, the address must be in a network of one of its addresses, and the route must use it.
+The network that must contain this address: a CIDR, or the name of an interface of this node. With
+an interface, the address must be in a network of one of its addresses, and the route must use it.
 
 =item source_network
 
@@ -444,8 +445,8 @@ True if the configuration allows publicly routable addresses at either end.
 
 =item gateway
 
-True if the configuration allows the default route and, if C<network> is an interface, addresses outside
-its networks.
+True if the configuration allows the default route and, if C<network> is an interface, addresses
+outside its networks.
 
 =back
 
@@ -462,18 +463,18 @@ Returns
         warnings => ['CLEAR TEXT: ...'],
     }
 
-C<warnings> has at least one sentence for log and operator. The first one says that guest data is sent
-in clear text, and over which network. The others name unusual conditions, such as a router.
+C<warnings> has at least one sentence for log and operator. The first one says that guest data is
+sent in clear text, and over which network. The others name unusual conditions, such as a router.
 
-Dies with C<STATUS_REFUSED>, with the alternatives in the message, if the address is not literal or not
-the address of a single other node (loopback is accepted only if C<network> is a CIDR inside that
-range); if it is outside C<network>; if either address is publicly routable; if the only route is the
-default route (a route with a prefix shorter than 8 bits counts as such); or if this node would send
-from outside C<source_network>. Dies with C<STATUS_IO> if there is no route, or if the kernel reports an
-error.
+Dies with C<STATUS_REFUSED>, with the alternatives in the message, if the address is not literal or
+not the address of a single other node (loopback is accepted only if C<network> is a CIDR inside
+that range); if it is outside C<network>; if either address is publicly routable; if the only route
+is the default route (a route with a prefix shorter than 8 bits counts as such); or if this node
+would send from outside C<source_network>. Dies with C<STATUS_IO> if there is no route, or if the
+kernel reports an error.
 
-For the C<qemu> plane, first call C<endpoint_check> for each announced endpoint, and then this function
-with the C<address> that it returns.
+For the C<qemu> plane, first call C<endpoint_check> for each announced endpoint, and then this
+function with the C<address> that it returns.
 
 =back
 
@@ -483,20 +484,20 @@ with the C<address> that it returns.
 
 =item mask($data, $key, $phase = 0)
 
-Masks or unmasks the byte string C<$data> in place, as in RFC 6455 section 5.3: byte C<i> is XORed with
-byte C<($phase + i) % 4> of the four bytes of C<$key>. A second call with the same key and phase
-restores the data. To continue in the middle of a payload, add the number of processed bytes to
-C<$phase>. Returns nothing.
+Masks or unmasks the byte string C<$data> in place, as in RFC 6455 section 5.3: byte C<i> is XORed
+with byte C<($phase + i) % 4> of the four bytes of C<$key>. A second call with the same key and
+phase restores the data. To continue in the middle of a payload, add the number of processed bytes
+to C<$phase>. Returns nothing.
 
 C<$data> may be any lvalue: a variable, an element, a C<substr>, a tied scalar. Other variables that
-share its buffer (copy on write) do not change. A literal or another read-only value is refused. If the
-function dies, it has changed nothing.
+share its buffer (copy on write) do not change. A literal or another read-only value is refused. If
+the function dies, it has changed nothing.
 
 =item fingerprint_parse($text)
 
-Parses a certificate's SHA-256 fingerprint, in either case and with or without colons. Returns it in the
-form that Proxmox VE uses: C<0A:1B:...>, 95 characters. Dies with C<STATUS_INVALID_ARGUMENT> if it is
-malformed.
+Parses a certificate's SHA-256 fingerprint, in either case and with or without colons. Returns it in
+the form that Proxmox VE uses: C<0A:1B:...>, 95 characters. Dies with C<STATUS_INVALID_ARGUMENT> if
+it is malformed.
 
 =back
 
@@ -508,9 +509,10 @@ malformed.
 
 Runs the connector, the source side of a tunnel. It implements the protocol of
 C<proxmox-websocket-tunnel>: one JSON line in, one JSON line out. C<$input> and C<$output> are
-descriptor numbers (C<fileno>), not handles, of pipes, sockets or terminals. C<$log> is the number of a
-descriptor for diagnostics, one line each, or C<undef> for none. The caller owns the descriptors, and
-they stay open. C<$options> is a hash reference or C<undef>; all options are optional:
+descriptor numbers (C<fileno>), not handles, of pipes, sockets or terminals. C<$log> is the number
+of a descriptor for diagnostics, one line each, or C<undef> for none. The caller owns the
+descriptors, and they stay open. C<$options> is a hash reference or C<undef>; all options are
+optional:
 
     # or 'random': the masking keys of frames over TLS
     mask => 'zero',
@@ -527,12 +529,12 @@ they stay open. C<$options> is a hash reference or C<undef>; all options are opt
     # true: end with SIGTERM if the parent process dies
     end_with_parent => 0,
 
-B<The function blocks> until the input ends, and is meant for a process forked for it; see L</FORKS> and
-L</SIGNALS>. It returns nothing, after the input has ended and all data has been sent. A malformed line
-of input is answered, and does not end the function. Dies with C<STATUS_INVALID_ARGUMENT> for an invalid
-descriptor or option; with C<STATUS_PROTOCOL> if the worker sends a line above 1 MiB; with C<STATUS_IO>
-if a descriptor fails, if a requested connection could not be opened, if the control connection ended
-before the input, or if a signal arrived.
+B<The function blocks> until the input ends, and is meant for a process forked for it; see L</FORKS>
+and L</SIGNALS>. It returns nothing, after the input has ended and all data has been sent. A
+malformed line of input is answered, and does not end the function. Dies with
+C<STATUS_INVALID_ARGUMENT> for an invalid descriptor or option; with C<STATUS_PROTOCOL> if the
+worker sends a line above 1 MiB; with C<STATUS_IO> if a descriptor fails, if a requested connection
+could not be opened, if the control connection ended before the input, or if a signal arrived.
 
 =back
 
@@ -542,8 +544,8 @@ before the input, or if a signal arrived.
 
 =item listener_run($control, $log, $options)
 
-Runs the listener, the target side of direct connections. C<$control> is the number of a descriptor: one
-end of a UNIX stream socket pair, of which the worker has the other end. C<$log> is as for
+Runs the listener, the target side of direct connections. C<$control> is the number of a descriptor:
+one end of a UNIX stream socket pair, of which the worker has the other end. C<$log> is as for
 C<connector_run>. The listener sends the first line on C<$control>: its address and port, and the
 credentials for the source, or C<{"error":"..."}>. Then it answers the lines
 C<{"op":"forward","path":"/run/..."}>, C<{"op":"stat"}> and C<{"op":"close"}>. F<docs/protocol.md>
@@ -565,11 +567,11 @@ describes them. C<$options>:
     # seconds without data of the source's heartbeat
     dead_peer_timeout => 60,
 
-B<The function blocks> until C<close>, the end of C<$control>, or the death of the parent process. It is
-meant for a process forked for it that has closed every other descriptor; see L</FORKS> and L</SIGNALS>.
-Dies with C<STATUS_INVALID_ARGUMENT> for invalid options; with C<STATUS_REFUSED> if there is no address
-to listen on, or if clear text is not allowed there; with C<STATUS_IO> if no port is free, if
-C<$control> fails, or if a signal arrived.
+B<The function blocks> until C<close>, the end of C<$control>, or the death of the parent process.
+It is meant for a process forked for it that has closed every other descriptor; see L</FORKS> and
+L</SIGNALS>. Dies with C<STATUS_INVALID_ARGUMENT> for invalid options; with C<STATUS_REFUSED> if
+there is no address to listen on, or if clear text is not allowed there; with C<STATUS_IO> if no
+port is free, if C<$control> fails, or if a signal arrived.
 
 =back
 
@@ -609,8 +611,8 @@ frames. It does no I/O: the caller's event loop reads and writes.
 
 =item new
 
-Class method: C<< PVE::Tunnel::Native::Codec->new(%options) >>. Creates a codec for one connection after
-its upgrade. Options:
+Class method: C<< PVE::Tunnel::Native::Codec->new(%options) >>. Creates a codec for one connection
+after its upgrade. Options:
 
     # or 'server': the end of the connection
     role => 'client',
@@ -624,31 +626,31 @@ Dies with C<STATUS_INVALID_ARGUMENT> for other options and values.
 =item feed
 
 Method: C<< $codec->feed($bytes) >>. Adds received bytes, at most 16 MiB in a call, in pieces of any
-size. Then call C<next> until it returns C<undef>, because the codec keeps in memory what was not taken.
-Returns nothing.
+size. Then call C<next> until it returns C<undef>, because the codec keeps in memory what was not
+taken. Returns nothing.
 
 =item next
 
-Method: C<< $codec->next() >>. Returns the next piece of the received data, or C<undef> if more bytes are
-needed:
+Method: C<< $codec->next() >>. Returns the next piece of the received data, or C<undef> if more
+bytes are needed:
 
     { opcode => 'binary', end => 1, payload => '...' }
 
-C<opcode> is C<text>, C<binary>, C<close>, C<ping> or C<pong>. Text and binary messages are returned in
-pieces as their bytes arrive; C<end> is 1 on the last piece of a message, which may be empty, and 0
-before. Control frames are returned whole, and may be between the pieces of a message. The payload of a
-C<close> is empty, or a code (C<unpack('n', ...)>) and a reason. Text is returned as bytes, and not
-checked for valid UTF-8. The caller answers pings and closes.
+C<opcode> is C<text>, C<binary>, C<close>, C<ping> or C<pong>. Text and binary messages are returned
+in pieces as their bytes arrive; C<end> is 1 on the last piece of a message, which may be empty, and
+0 before. Control frames are returned whole, and may be between the pieces of a message. The payload
+of a C<close> is empty, or a code (C<unpack('n', ...)>) and a reason. Text is returned as bytes, and
+not checked for valid UTF-8. The caller answers pings and closes.
 
 Dies with C<STATUS_PROTOCOL> if the peer violates RFC 6455 or C<max_frame>. Later bytes cannot be
 decoded: end the connection.
 
 =item encode
 
-Method: C<< $codec->encode($opcode, $bytes) >>. Returns the bytes to send for a payload. C<$opcode> is
-one of the names above. A text or binary payload of more than 131072 bytes (at most 16 MiB) becomes
-several whole messages, because pveproxy accepts neither longer frames nor fragments. Dies with
-C<STATUS_TOO_LONG> for more than 125 bytes in a close, ping or pong.
+Method: C<< $codec->encode($opcode, $bytes) >>. Returns the bytes to send for a payload. C<$opcode>
+is one of the names above. A text or binary payload of more than 131072 bytes (at most 16 MiB)
+becomes several whole messages, because pveproxy accepts neither longer frames nor fragments. Dies
+with C<STATUS_TOO_LONG> for more than 125 bytes in a close, ping or pong.
 
 =back
 
@@ -659,8 +661,8 @@ function, such as C<pve_tunnel_plan>, and ends in a newline. Messages contain no
 key. They are bytes, and UTF-8 where they quote something else than ASCII.
 
 C<last_status> distinguishes the kinds of failures. Failures that this module detects itself (wide
-characters, undefined arguments) do not change it, and neither do Perl's usage errors and errors of the
-JSON encoder.
+characters, undefined arguments) do not change it, and neither do Perl's usage errors and errors of
+the JSON encoder.
 
 =over
 
@@ -708,35 +710,35 @@ A defect in the library. Please report it.
 
 =head1 BYTES AND CHARACTERS
 
-Scalar arguments are byte strings. Characters from 128 to 255 stand for that byte, however Perl stores
-them. A string with a character above 255 is refused: encode it first. Only the C<$data> of C<mask> is
-changed. Strings inside structures are text, as with every JSON module. A NUL byte in a name or a JSON
-text is refused.
+Scalar arguments are byte strings. Characters from 128 to 255 stand for that byte, however Perl
+stores them. A string with a character above 255 is refused: encode it first. Only the C<$data> of
+C<mask> is changed. Strings inside structures are text, as with every JSON module. A NUL byte in a
+name or a JSON text is refused.
 
 =head1 TAINT
 
-Under C<perl -T>, results of tainted input are tainted: every value of a structure if one value of the
-input is tainted, all later payloads of a codec that was fed tainted bytes, data masked with a tainted
-key. Check these values with a pattern, as usual. Perl never taints the keys of a hash, and the booleans
-of JSON are not tainted. C<port_bind> refuses a tainted address; its results come from the kernel and
-are not tainted. The results of C<seam_decide> and C<seam_answer> are not tainted, because the library
-has checked every value.
+Under C<perl -T>, results of tainted input are tainted: every value of a structure if one value of
+the input is tainted, all later payloads of a codec that was fed tainted bytes, data masked with a
+tainted key. Check these values with a pattern, as usual. Perl never taints the keys of a hash, and
+the booleans of JSON are not tainted. C<port_bind> refuses a tainted address; its results come from
+the kernel and are not tainted. The results of C<seam_decide> and C<seam_answer> are not tainted,
+because the library has checked every value.
 
 =head1 LIFETIMES
 
-A codec is freed with the last reference to its object. It is attached to the object by magic, so there
-is no C<DESTROY> to call, and global destruction frees it once. A copy by C<Storable::dclone> or a
-similar function is an empty object, whose methods die.
+A codec is freed with the last reference to its object. It is attached to the object by magic, so
+there is no C<DESTROY> to call, and global destruction frees it once. A copy by C<Storable::dclone>
+or a similar function is an empty object, whose methods die.
 
 =head1 FORKS
 
-After a fork the child may use this module, with new codecs. A method of a codec of its parent dies with
-C<STATUS_WRONG_PROCESS>. If the child frees such a codec, for example at its end, the parent's codec is
-not affected.
+After a fork the child may use this module, with new codecs. A method of a codec of its parent dies
+with C<STATUS_WRONG_PROCESS>. If the child frees such a codec, for example at its end, the parent's
+codec is not affected.
 
 A child that runs C<connector_run> or C<listener_run> inherits the signal handlers in C<%SIG>, open
-handles, and locks on them. Set C<TERM>, C<INT> and C<HUP> to C<DEFAULT>, close the other descriptors,
-and exit by C<POSIX::_exit>:
+handles, and locks on them. Set C<TERM>, C<INT> and C<HUP> to C<DEFAULT>, close the other
+descriptors, and exit by C<POSIX::_exit>:
 
     my $pid = fork() // die "cannot fork: $!\n";
     if ($pid == 0) {
@@ -747,25 +749,25 @@ and exit by C<POSIX::_exit>:
         POSIX::_exit($@ ? 1 : 0);
     }
 
-C<connector_run> and C<listener_run> raise the soft limit of the process on open descriptors, as far as
-its hard limit allows.
+C<connector_run> and C<listener_run> raise the soft limit of the process on open descriptors, as far
+as its hard limit allows.
 
 =head1 THREADS
 
-Any Perl thread may call all functions. C<last_status> and C<last_error> belong to the calling thread. A
-codec belongs to the thread that created it: methods of the copy in a new thread die, and freeing the
-copy has no effect.
+Any Perl thread may call all functions. C<last_status> and C<last_error> belong to the calling
+thread. A codec belongs to the thread that created it: methods of the copy in a new thread die, and
+freeing the copy has no effect.
 
 =head1 SIGNALS
 
-The library changes no signal handler. Perl runs handlers between its own operations, that is, after a
-call has returned. All calls except C<connector_run> and C<listener_run> are short, and return if a
-signal interrupts them. If the handler dies, as handlers for time limits do, its exception replaces the
-error of the call, inside the surrounding C<eval>.
+The library changes no signal handler. Perl runs handlers between its own operations, that is, after
+a call has returned. All calls except C<connector_run> and C<listener_run> are short, and return if
+a signal interrupts them. If the handler dies, as handlers for time limits do, its exception
+replaces the error of the call, inside the surrounding C<eval>.
 
-C<connector_run> and C<listener_run> end on C<HUP>, C<INT>, C<TERM> and C<ALRM>, which are blocked while
-they run. They remove their sockets and raise the signal again: a handler in C<%SIG> runs before the call
-dies with C<STATUS_IO>; without a handler, the signal ends the process.
+C<connector_run> and C<listener_run> end on C<HUP>, C<INT>, C<TERM> and C<ALRM>, which are blocked
+while they run. They remove their sockets and raise the signal again: a handler in C<%SIG> runs
+before the call dies with C<STATUS_IO>; without a handler, the signal ends the process.
 
 =head1 SEE ALSO
 

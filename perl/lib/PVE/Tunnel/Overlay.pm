@@ -21,9 +21,9 @@ my %stock;
 sub install () {
     if (%stock) {
         my $found = _functions();
-        my @ours = grep { $found->{$_} eq 'overlay' } sort keys %$found;
-        return if @ours == keys %REPLACEMENT;
-        die _wrapped($found) if @ours;
+        my @installed = grep { $found->{$_} eq 'overlay' } sort keys %$found;
+        return if @installed == keys %REPLACEMENT;
+        die _wrapped($found) if @installed;
         # The module was loaded again.
         %stock = ();
     }
@@ -112,8 +112,8 @@ sub _finish_tunnel ($tunnel, $cleanup = 0) {
 }
 
 # The stock function reads ahead into the handle's buffer, so another reader would lose these bytes.
-# It is called by its name, because it may have been replaced. The limit is rounded up to whole seconds,
-# because the stock function may use the built-in alarm.
+# It is called by its name, because it may have been replaced. The limit is rounded up to whole
+# seconds, because the stock function may use the built-in alarm.
 sub _read_line ($tunnel, $limit) {
     my $line = PVE::Tunnel::read_tunnel($tunnel, POSIX::ceil($limit));
     return $line // die "the tunnel has ended\n";
@@ -145,19 +145,19 @@ PVE::Tunnel::Overlay - the native tunnel under an unchanged PVE::Tunnel
 
 qemu-server, pve-container and C<PVE::StorageTunnel> call C<PVE::Tunnel> by the full names of its
 functions. This module replaces three of them in the running program: C<fork_websocket_tunnel>,
-C<forward_unix_socket> and C<finish_tunnel>. Callers are not changed: arguments and the returned hash
-are the same, and L<PVE::Tunnel::Client> does the work. No file is changed.
+C<forward_unix_socket> and C<finish_tunnel>. Callers are not changed: arguments and the returned
+hash are the same, and L<PVE::Tunnel::Client> does the work. No file is changed.
 
-All other functions stay. C<read_tunnel> and C<write_tunnel> of C<PVE::Tunnel> also work with tunnels of
-the overlay, which have the key C<connector> in their hash. Tunnels over ssh (C<fork_ssh_tunnel>) and
-tunnels that were opened before the installation use the stock functions. A code reference that was
-taken before the installation still refers to the stock function.
+All other functions stay. C<read_tunnel> and C<write_tunnel> of C<PVE::Tunnel> also work with
+tunnels of the overlay, which have the key C<connector> in their hash. Tunnels over ssh
+(C<fork_ssh_tunnel>) and tunnels that were opened before the installation use the stock functions. A
+code reference that was taken before the installation still refers to the stock function.
 
-There are two differences. C<fork_websocket_tunnel> accepts three optional keys in C<$tunnel_params>,
-reads the configuration, and negotiates the plane of the guest's data; see
+There are two differences. C<fork_websocket_tunnel> accepts three optional keys in
+C<$tunnel_params>, reads the configuration, and negotiates the plane of the guest's data; see
 L<PVE::Tunnel::Client/fork_websocket_tunnel>. C<forward_unix_socket> dies if the connector cannot
-forward; the stock function ignores the answer, and its callers fail later because the socket does not
-exist.
+forward; the stock function ignores the answer, and its callers fail later because the socket does
+not exist.
 
 The module loads no module of Proxmox VE before C<install> or C<status> is called, and then only
 C<PVE::Tunnel>.
@@ -168,18 +168,19 @@ C<PVE::Tunnel>.
 
     PVE::Tunnel::Overlay::install();
 
-Replaces the three functions. Loads C<PVE::Tunnel> if it is not loaded. Does nothing if the functions
-are already replaced. Dies with the reason, and changes nothing, if C<PVE::Tunnel> cannot be loaded; if
-a function that it replaces or calls is missing, comes from another package, or has unsupported
-parameters (L<PVE::Tunnel::Overlay::Shape>); or if another module has replaced some of the three since.
+Replaces the three functions. Loads C<PVE::Tunnel> if it is not loaded. Does nothing if the
+functions are already replaced. Dies with the reason, and changes nothing, if C<PVE::Tunnel> cannot
+be loaded; if a function that it replaces or calls is missing, comes from another package, or has
+unsupported parameters (L<PVE::Tunnel::Overlay::Shape>); or if another module has replaced some of
+the three since.
 
 =head2 uninstall
 
     PVE::Tunnel::Overlay::uninstall();
 
-Restores the stock functions. Does nothing if none is replaced. Dies, and changes nothing, if another
-module has replaced one of the three since, because its function may call the overlay's. Open tunnels
-can be used and finished with the stock functions, but their end leaves no record.
+Restores the stock functions. Does nothing if none is replaced. Dies, and changes nothing, if
+another module has replaced one of the three since, because its function may call the overlay's.
+Open tunnels can be used and finished with the stock functions, but their end leaves no record.
 
 =head2 status
 

@@ -98,8 +98,8 @@ PVE::Tunnel::Process - a process for native code that blocks
 =head1 SYNOPSIS
 
     my $process = PVE::Tunnel::Process::start(
-        [$theirs],
-        sub { serve(fileno $theirs); return 0 },
+        [$child_end],
+        sub { serve(fileno $child_end); return 0 },
     );
     ...
     kill(KILL => $process->{pid})
@@ -108,9 +108,9 @@ PVE::Tunnel::Process - a process for native code that blocks
 
 =head1 DESCRIPTION
 
-L<PVE::Tunnel::Client> and L<PVE::Tunnel::Seam> both fork processes for native code that blocks. Their
-callers are processes of Proxmox VE, which hold a guest's configuration lock, have their own signal
-handlers, and have many open descriptors.
+L<PVE::Tunnel::Client> and L<PVE::Tunnel::Seam> both fork processes for native code that blocks.
+Their callers are processes of Proxmox VE, which hold a guest's configuration lock, have their own
+signal handlers, and have many open descriptors.
 
 =head1 FUNCTIONS
 
@@ -118,14 +118,14 @@ handlers, and have many open descriptors.
 
     my $process = start(\@handles, $code);
 
-Forks. The child has default signal dispositions (C<SIGPIPE> is ignored), no alarm, and no descriptors
-except 0, 1, 2, those of C<@handles>, and one end of a pipe that shows its end. It calls C<$code> and
-exits with its return value, or with 1 if it dies. No C<END> block and no destructor runs in it. The
-descriptors of the caller's other handles are closed without Perl's knowledge: C<$code> must not use or
-close these handles.
+Forks. The child has default signal dispositions (C<SIGPIPE> is ignored), no alarm, and no
+descriptors except 0, 1, 2, those of C<@handles>, and one end of a pipe that shows its end. It calls
+C<$code> and exits with its return value, or with 1 if it dies. No C<END> block and no destructor
+runs in it. The descriptors of the caller's other handles are closed without Perl's knowledge:
+C<$code> must not use or close these handles.
 
-Returns a hash with C<pid> and C<alive> for the functions below. Dies if the system has no process or
-descriptor left.
+Returns a hash with C<pid> and C<alive> for the functions below. Dies if the system has no process
+or descriptor left.
 
 =head2 ended
 
@@ -134,8 +134,8 @@ C<$limit> seconds. With a limit of 0 it does not wait.
 
 =head2 reap
 
-C<reap($process)>: waits for the child, without a limit; call C<ended> first. Another part of the program
-may have waited for the child already. Returns the name of the signal that ended it, such as
+C<reap($process)>: waits for the child, without a limit; call C<ended> first. Another part of the
+program may have waited for the child already. Returns the name of the signal that ended it, such as
 C<SIGKILL>, or undef.
 
 =head2 signal_of

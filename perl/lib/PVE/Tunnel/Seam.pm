@@ -165,25 +165,25 @@ PVE::Tunnel::Seam - the target side of direct connections, in a stock mtunnel wo
 
 =head1 DESCRIPTION
 
-The table of commands of the mtunnel worker, in qemu-server and in pve-container, cannot be extended.
-Schema and handler of one command, C<query-disk-import>, belong to C<PVE::StorageTunnel>, and the
-worker looks both up at run time. The seam adds one optional property to that schema, C<direct>, and
-wraps that handler. It answers commands with C<direct>; every other command reaches the original
-handler with the same arguments, context and caller.
+The table of commands of the mtunnel worker, in qemu-server and in pve-container, cannot be
+extended. Schema and handler of one command, C<query-disk-import>, belong to C<PVE::StorageTunnel>,
+and the worker looks both up at run time. The seam adds one optional property to that schema,
+C<direct>, and wraps that handler. It answers commands with C<direct>; every other command reaches
+the original handler with the same arguments, context and caller.
 
-There is one exception. If a listener was opened and has died, the original handler is called, but the
-command fails. A program that only reads, such as an import, takes the end of the listener for the end
-of its data. C<PVE::StorageTunnel> on the source relies on this command's answer, and would otherwise
-treat a truncated disk as complete.
+There is one exception. If a listener was opened and has died, the original handler is called, but
+the command fails. A program that only reads, such as an import, takes the end of the listener for
+the end of its data. C<PVE::StorageTunnel> on the source relies on this command's answer, and would
+otherwise treat a truncated disk as complete.
 
-A node without the seam refuses the unknown property with C<success: false> and continues, so a source
-can send the request to any node.
+A node without the seam refuses the unknown property with C<success: false> and continues, so a
+source can send the request to any node.
 
 =head2 Operations
 
 A request on the control plane is C<{"cmd":"query-disk-import","direct":{"op":...}}>. Its answer is
-C<{"success":1,"direct":{...}}> or C<{"success":0,"msg":"..."}>. Unknown names are ignored. A malformed
-value is an error, and an error changes nothing. The library decides about requests, see
+C<{"success":1,"direct":{...}}> or C<{"success":0,"msg":"..."}>. Unknown names are ignored. A
+malformed value is an error, and an error changes nothing. The library decides about requests, see
 L<PVE::Tunnel::Native/seam_decide>; F<docs/protocol.md> is the specification.
 
 =over
@@ -192,38 +192,38 @@ L<PVE::Tunnel::Native/seam_decide>; F<docs/protocol.md> is the specification.
 
 Changes nothing. The answer, the target's offer, has C<protocol> and C<oldest>, the newest and the
 oldest protocol that this node supports (C<protocol> in the request is the newest that the source
-supports); C<caps>, of C<direct-tls> and C<direct-tcp>; C<withheld>, the reason for each of them that
-this node does not offer; C<version>.
+supports); C<caps>, of C<direct-tls> and C<direct-tcp>; C<withheld>, the reason for each of them
+that this node does not offer; C<version>.
 
-Both are withheld if the configuration cannot be read or is malformed. C<direct-tcp> is withheld if the
-configuration requires encryption, or if the user lacks the privilege below and no configured network
-allows clear text.
+Both are withheld if the configuration cannot be read or is malformed. C<direct-tcp> is withheld if
+the configuration requires encryption, or if the user lacks the privilege below and no configured
+network allows clear text.
 
 =item open: C<protocol>, C<plane>, C<network>?, C<fingerprint> (C<tls>), C<dead_peer_timeout>?
 
 Starts the listener. There is at most one. C<plane> is C<tls> or C<tcp>. C<network> is the ID of a
-network of I<this> node's configuration, a CIDR or an interface name; the default is the address of the
-node's name. C<fingerprint> is the SHA-256 of the source's one-time certificate. C<dead_peer_timeout> is
-in seconds, by default 60.
+network of I<this> node's configuration, a CIDR or an interface name; the default is the address of
+the node's name. C<fingerprint> is the SHA-256 of the source's one-time certificate.
+C<dead_peer_timeout> is in seconds, by default 60.
 
 The answer has C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, 64
 hexadecimal digits.
 
 C<tcp>, and a network that is not configured, require C<Sys.Modify> on C</> for the API user of this
-worker. The ID of a configured network requires no privilege, because an administrator has configured
-it. C<tcp> is refused if the configuration requires encryption.
+worker. The ID of a configured network requires no privilege, because an administrator has
+configured it. C<tcp> is refused if the configuration requires encryption.
 
 =item forward: C<path>
 
-Registers a UNIX socket, so that direct connections can be forwarded to it. The socket must be a key of
-C<< $state->{sockets} >> at that moment: this is also the rule of the command C<ticket>. The answer has
-C<number>. The same path always has the same number.
+Registers a UNIX socket, so that direct connections can be forwarded to it. The socket must be a key
+of C<< $state->{sockets} >> at that moment: this is also the rule of the command C<ticket>. The
+answer has C<number>. The same path always has the same number.
 
 =item stat
 
-The answer has C<plane>, C<connections>, C<half_open>, C<forwards> (C<number>, C<path>, C<connections>,
-C<open>, C<failed>, C<received>, C<sent>: bytes from and to the source) and C<refused> (C<tls>,
-C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>).
+The answer has C<plane>, C<connections>, C<half_open>, C<forwards> (C<number>, C<path>,
+C<connections>, C<open>, C<failed>, C<received>, C<sent>: bytes from and to the source) and
+C<refused> (C<tls>, C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>).
 
 =item close
 
@@ -233,12 +233,12 @@ Ends the listener. The answer has its last counters, as in C<stat>.
 
 =head2 The listener
 
-C<open> forks a process. The worker holds the guest's configuration lock, so the process closes every
-descriptor except 0, 1, 2 and its socket to the worker. It ends when the worker ends, in every case, and
-C<close> waits for its end. See L<PVE::Tunnel::Seam::Listener>.
+C<open> forks a process. The worker holds the guest's configuration lock, so the process closes
+every descriptor except 0, 1, 2 and its socket to the worker. It ends when the worker ends, in every
+case, and C<close> waits for its end. See L<PVE::Tunnel::Seam::Listener>.
 
-The seam stores its data about a worker outside of the worker's C<$state>, and frees it together with
-C<$state>. A session key in C<$state> could reach a log by a debugging output.
+The seam stores its data about a worker outside of the worker's C<$state>, and frees it together
+with C<$state>. A session key in C<$state> could reach a log by a debugging output.
 
 =head1 FUNCTIONS
 
@@ -248,9 +248,10 @@ C<$state>. A session key in C<$state> could reach a log by a debugging output.
     PVE::Tunnel::Seam::install(check => $check, node => $name);
 
 Installs the seam. Further calls do not install it again. Loads C<PVE::StorageTunnel> if it is not
-loaded. Dies, and changes nothing, if C<PVE::StorageTunnel> does not load, or does not have the expected
-shape: C<$PVE::StorageTunnel::cmd_schema> with a hash of properties for C<query-disk-import>, none of
-them called C<direct>, and C<PVE::StorageTunnel::handle_query_disk_import>.
+loaded. Dies, and changes nothing, if C<PVE::StorageTunnel> does not load, or does not have the
+expected shape: C<$PVE::StorageTunnel::cmd_schema> with a hash of properties for
+C<query-disk-import>, none of them called C<direct>, and
+C<PVE::StorageTunnel::handle_query_disk_import>.
 
 Options, which replace those of an earlier call:
 
@@ -271,19 +272,19 @@ C<PVE::INotify::nodename()>, and without that module the host name.
 
 =head2 uninstall
 
-Removes the seam. Returns 1, or 0 if it was not installed. Dies, and changes nothing, if another module
-has wrapped the handler since. Open listeners continue.
+Removes the seam. Returns 1, or 0 if it was not installed. Dies, and changes nothing, if another
+module has wrapped the handler since. Open listeners continue.
 
 =head2 status
 
     { installed => 1, topmost => 1, listeners => 0 }
 
-C<topmost> is 0 if another module has wrapped the handler since. C<listeners> is the number of running
-listeners.
+C<topmost> is 0 if another module has wrapped the handler since. C<listeners> is the number of
+running listeners.
 
 =head1 FILES
 
-F</etc/pve/remote-migration.cfg>, C<$PVE::Tunnel::Seam::CONFIGURATION>: networks and policy. The seam
-reads it for each request. A missing file is the same as an empty one.
+F</etc/pve/remote-migration.cfg>, C<$PVE::Tunnel::Seam::CONFIGURATION>: networks and policy. The
+seam reads it for each request. A missing file is the same as an empty one.
 
 =cut

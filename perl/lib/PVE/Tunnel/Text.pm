@@ -45,11 +45,12 @@ C<one_line($text)>: the text with a space for each sequence of control character
 
 =head2 ascii_line
 
-C<ascii_line($text)>: as C<one_line>, with a space for each sequence of characters outside of printable
-ASCII. For messages that a worker sends to the source.
+C<ascii_line($text)>: as C<one_line>, with a space for each sequence of characters outside of
+printable ASCII. For messages that a worker sends to the source.
 
 =head2 reason
 
-C<reason($error)>: an error of L<PVE::Tunnel::Native> without the name of the function, as C<one_line>.
+C<reason($error)>: an error of L<PVE::Tunnel::Native> without the name of the function, as
+C<one_line>.
 
 =cut

@@ -123,10 +123,10 @@ above 0 and at most a day. All functions die with one line that ends in a newlin
 =head2 ask
 
 C<ask($tunnel, $limit, \%command)>: sends a command and returns its answer, a hash with a true
-C<success>. C<< $tunnel->{read_line} >> reads the lines: it is called with the tunnel and the remaining
-seconds, and returns a line without its end, or dies. The next C<ask> discards an answer that did not
-arrive in time (C<< $tunnel->{unanswered} >> counts them). Dies with the answer's C<msg> if C<success>
-is false.
+C<success>. C<< $tunnel->{read_line} >> reads the lines: it is called with the tunnel and the
+remaining seconds, and returns a line without its end, or dies. The next C<ask> discards an answer
+that did not arrive in time (C<< $tunnel->{unanswered} >> counts them). Dies with the answer's
+C<msg> if C<success> is false.
 
 =head2 write_line
 
@@ -134,8 +134,8 @@ C<write_line($tunnel, $limit, $value)>: writes a value as one line of JSON.
 
 =head2 read_line
 
-C<read_line($tunnel, $limit)>: the next line, without its end. C<< $tunnel->{pending} >> keeps bytes of
-later lines.
+C<read_line($tunnel, $limit)>: the next line, without its end. C<< $tunnel->{pending} >> keeps bytes
+of later lines.
 
 =head2 deadline
 

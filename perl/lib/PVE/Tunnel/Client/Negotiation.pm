@@ -21,8 +21,8 @@ use constant {
     DIRECT_LIMIT => 120,
 };
 
-# Default of the planes: every caller supports them. Plane qemu requires a caller that starts QEMU on
-# TCP.
+# Default of the planes: every caller supports them. Plane qemu requires a caller that starts QEMU
+# on TCP.
 my @PLANES = qw(tls tcp);
 
 # Every capability: the offer of a target that supports everything.
@@ -123,14 +123,14 @@ PVE::Tunnel::Client::Negotiation - the negotiation of a migration's plane
 
 =head1 DESCRIPTION
 
-A part of L<PVE::Tunnel::Client>, in two steps: C<wish> makes a request of the caller's parameters and
-this node's configuration, before anything is sent to the target; C<negotiate> has the connector
+A part of L<PVE::Tunnel::Client>, in two steps: C<wish> makes a request of the caller's parameters
+and this node's configuration, before anything is sent to the target; C<negotiate> has the connector
 negotiate it with the target.
 
 =head2 $CONFIGURATION
 
-Path of the configuration, F</etc/pve/remote-migration.cfg>. A missing file is the same as an empty one.
-A file that cannot be read or parsed is an error, because it may forbid the migration.
+Path of the configuration, F</etc/pve/remote-migration.cfg>. A missing file is the same as an empty
+one. A file that cannot be read or parsed is an error, because it may forbid the migration.
 
 =head1 FUNCTIONS
 
@@ -141,14 +141,14 @@ C<$tunnel_params>, and returns the data of the connector's C<direct> command wit
 
 Dies if the configuration forbids the migration, if no target could do it, or if the caller lacks a
 privilege. C<migration_type=insecure> and an explicit network require C<Sys.Modify> on F</>, unless
-they are configured. C<PVE::RPCEnvironment> provides the caller's user if it is loaded. Otherwise root
-has the privilege, and other users do not.
+they are configured. C<PVE::RPCEnvironment> provides the caller's user if it is loaded. Otherwise
+root has the privilege, and other users do not.
 
 =head2 negotiate
 
 C<negotiate($tunnel, $request)>: sends that command (120 s), and stores C<plan> and C<direct> of its
-answer in C<$tunnel>. Logs each warning of the plan as a C<warn> line, and one C<info> line with plane,
-endpoint, cipher, network and reason. Dies if the request cannot be met. The target has then created
-nothing but its listener, which ends with the tunnel.
+answer in C<$tunnel>. Logs each warning of the plan as a C<warn> line, and one C<info> line with
+plane, endpoint, cipher, network and reason. Dies if the request cannot be met. The target has then
+created nothing but its listener, which ends with the tunnel.
 
 =cut

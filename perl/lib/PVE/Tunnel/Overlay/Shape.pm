@@ -72,9 +72,9 @@ PVE::Tunnel::Overlay::Shape - whether the overlay supports a PVE::Tunnel
 
 =head1 DESCRIPTION
 
-A part of L<PVE::Tunnel::Overlay>. It cannot check what a function does, but it can check its parameters,
-which change if the callers have to change. The package itself must define these functions with these
-parameters, in a signature or by C<my (...) = @_> at the beginning:
+A part of L<PVE::Tunnel::Overlay>. It cannot check what a function does, but it can check its
+parameters, which change if the callers have to change. The package itself must define these
+functions with these parameters, in a signature or by C<my (...) = @_> at the beginning:
 
     fork_websocket_tunnel  $conn, $url, $req_params, $tunnel_params, $log
     forward_unix_socket    $tunnel, $local, $remote
@@ -88,7 +88,7 @@ Other functions are not checked.
 
 =head2 fault
 
-C<fault($package)>: the first difference, worded to follow the name of the package; nothing if there is
-none.
+C<fault($package)>: the first difference, worded to follow the name of the package; nothing if there
+is none.
 
 =cut

@@ -32,7 +32,7 @@ use constant {
 my $JSON = JSON->new->utf8->canonical;
 
 sub start ($class, $options) {
-    socketpair(my $control, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
+    socketpair(my $control, my $listener_end, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
         or die "cannot start the listener: socketpair: $!\n";
  # QEMU, which the same worker starts, must not inherit it: the listener would not detect the end of
  # the worker.
@@ -41,10 +41,13 @@ sub start ($class, $options) {
         or die "cannot start the listener: close-on-exec: $!\n";
 
     my $process = eval {
-        PVE::Tunnel::Process::start([$theirs], sub { return _serve($theirs, $options) });
+        PVE::Tunnel::Process::start(
+            [$listener_end],
+            sub { return _serve($listener_end, $options) }
+        );
     }
         or die "cannot start the listener: $@";
-    CORE::close($theirs);
+    CORE::close($listener_end);
     my $self = bless { process => $process, control => $control, owner => $$, pending => '' },
         $class;
     my $opened = $self->_receive('open');
@@ -87,9 +90,9 @@ sub pid ($self) {
 }
 
 # In the child.
-sub _serve ($theirs, $options) {
+sub _serve ($listener_end, $options) {
     local $0 = 'pve-tunnel listener';
-    my $control = fileno $theirs;
+    my $control = fileno $listener_end;
     return 0 if eval { PVE::Tunnel::Native::listener_run($control, LOG, $options); 1 };
     # The worker reads this as the first line, or as the answer to its next request.
     my $error = PVE::Tunnel::Text::ascii_line(PVE::Tunnel::Text::reason($@));
@@ -190,8 +193,8 @@ sub _wait_for ($handle, $readiness, $deadline) {
     return 0;
 }
 
-# The end of its control socket ends the listener. SIGKILL leaves nothing behind if it does not end: it
-# has no files, and the kernel closes its port.
+# The end of its control socket ends the listener. SIGKILL leaves nothing behind if it does not end:
+# it has no files, and the kernel closes its port.
 sub _end ($self, $reason = 'the listener is closed') {
     $self->{over} //= $reason;
     my $process = delete $self->{process} // return;
@@ -240,12 +243,13 @@ L<PVE::Tunnel::Native/listener_run>, and a socket pair to it. Each request and e
 line of at most 1 MiB. An exchange may take 10 s.
 
 The listener ends if the worker closes it, if the object is destroyed, and if the worker dies: the
-kernel then closes the worker's end of the socket pair. The object belongs to the process that created
-it. In a forked child every request dies, and destroying the object does not end the listener.
+kernel then closes the worker's end of the socket pair. The object belongs to the process that
+created it. In a forked child every request dies, and destroying the object does not end the
+listener.
 
 The object ends a listener immediately if its answer is late, too long or malformed, because later
-answers could not be trusted either. It also ends a listener if a signal handler that died interrupted
-the last exchange. After that, every call dies with the first reason.
+answers could not be trusted either. It also ends a listener if a signal handler that died
+interrupted the last exchange. After that, every call dies with the first reason.
 
 =head1 METHODS
 
@@ -260,9 +264,9 @@ secret. Dies with the listener's reason if it cannot listen. The process has the
 
 =head2 ask
 
-C<< $listener->ask(\%request) >>: the checked answer to a request with C<op>: C<forward> with C<path>, or
-C<stat>. Dies with the listener's reason, after which further requests are possible, or with the reason
-for which the listener was ended.
+C<< $listener->ask(\%request) >>: the checked answer to a request with C<op>: C<forward> with
+C<path>, or C<stat>. Dies with the listener's reason, after which further requests are possible, or
+with the reason for which the listener was ended.
 
 =head2 close
 

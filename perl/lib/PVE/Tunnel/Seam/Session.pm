@@ -115,8 +115,8 @@ PVE::Tunnel::Seam::Session - the seam of one worker
 =head1 DESCRIPTION
 
 A part of L<PVE::Tunnel::Seam>, which describes the operations. L<PVE::Tunnel::Native/seam_decide>
-decides about each request. A session looks up the facts for the decision and carries it out. It has at
-most one listener.
+decides about each request. A session looks up the facts for the decision and carries it out. It has
+at most one listener.
 
 =head1 METHODS
 
