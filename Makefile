@@ -70,7 +70,7 @@ install: install-c install-command install-manual install-perl ## install the bu
 
 install-command:
 	install -D -m 0755 target/release/pve-tunnel $(DESTDIR)$(PREFIX)/bin/pve-tunnel
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/pve-tunnel/perl5/PVE perl/stand-in/PVE/*.pm
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/pve-tunnel/perl5/PVE perl/diverted/PVE/*.pm
 
 install-perl:
 	$(MAKE) -C perl --silent install DESTDIR=$(DESTDIR)

@@ -1,8 +1,8 @@
 /*
  * PVE::Tunnel::Native: one function per function of pve_tunnel.h.
  *
- * What decides is in the library; here is only what Perl needs: byte strings in and out, statuses
- * turned into exceptions (scalars.h), and a codec whose life follows that of its Perl object.
+ * The library decides. This file converts byte strings and statuses (scalars.h), and binds the
+ * lifetime of a codec to that of its Perl object.
  */
 #define PERL_NO_GET_CONTEXT
 #include "EXTERN.h"
@@ -20,11 +20,11 @@
 
 typedef struct {
     pve_tunnel_codec *codec;
-    bool tainted; /* something tainted was fed: what comes out of it is, too */
+    bool tainted; /* it was fed tainted bytes, so its output is tainted */
 } codec_slot;
 
-/* Runs when the object goes, in global destruction too. In a forked child the library knows that
- * the codec is the parent's and releases nothing of it. */
+/* Runs when the object is destroyed, also in global destruction. In a forked child the library
+ * detects that the codec belongs to the parent, and frees nothing. */
 static int
 codec_magic_free(pTHX_ SV *sv, MAGIC *mg)
 {
@@ -39,7 +39,7 @@ codec_magic_free(pTHX_ SV *sv, MAGIC *mg)
     return 0;
 }
 
-/* Runs for the copy that a new thread gets: the codec stays with the thread that made it. */
+/* Runs for the copy in a new thread: the codec belongs to the thread that created it. */
 static int
 codec_magic_dup(pTHX_ MAGIC *mg, CLONE_PARAMS *param)
 {
@@ -49,7 +49,7 @@ codec_magic_dup(pTHX_ MAGIC *mg, CLONE_PARAMS *param)
     return 0;
 }
 
-/* The address of this table tells our magic from everybody else's. */
+/* The address of this table identifies the magic of this module. */
 static const MGVTBL codec_vtbl = { .svt_free = codec_magic_free, .svt_dup = codec_magic_dup };
 
 static codec_slot *
@@ -61,10 +61,10 @@ codec_of(pTHX_ SV *self, const char *function)
     if (SvROK(self) && SvTYPE(SvRV(self)) >= SVt_PVMG)
         mg = mg_findext(SvRV(self), PERL_MAGIC_ext, &codec_vtbl);
     if (!mg)
-        croak("%s: this is no codec, or a copy of one: a codec cannot be copied, make another\n",
+        croak("%s: this is not a codec, or a copy, which cannot be used: create another\n",
             function);
     if (!mg->mg_ptr)
-        croak("%s: this codec belongs to another thread: make one in this thread\n", function);
+        croak("%s: this codec belongs to another thread: create one in this thread\n", function);
     return (codec_slot *)mg->mg_ptr;
 }
 
@@ -83,7 +83,7 @@ opcode_number(pTHX_ SV *sv)
     for (size_t i = 0; i < C_ARRAY_LENGTH(opcodes); i++)
         if (strEQ(opcodes[i].name, name))
             return opcodes[i].number;
-    croak("pve_tunnel_codec_encode: opcode '%s' is none of text, binary, close, ping, pong\n",
+    croak("pve_tunnel_codec_encode: opcode '%s' is not one of: text, binary, close, ping, pong\n",
         name);
 }
 
@@ -119,7 +119,7 @@ BOOT:
     };
     HV *stash = gv_stashpvs("PVE::Tunnel::Native", GV_ADD);
 
-    /* The soname keeps another ABI away; this catches a library put there by hand. */
+    /* The soname prevents another ABI, unless a library was installed by hand. */
     if (pve_tunnel_abi_version() != PVE_TUNNEL_ABI_VERSION)
         croak("PVE::Tunnel::Native needs ABI %u of libpve_tunnel, this is ABI %u (version %s)\n",
             (unsigned)PVE_TUNNEL_ABI_VERSION, (unsigned)pve_tunnel_abi_version(),
@@ -168,7 +168,7 @@ mask(SV *data, SV *key, SV *phase = NULL)
     UV offset = 0;
     bool tainted;
   CODE:
-    /* The key first, and a copy of it: it may be the data itself, or a substr of it. */
+    /* The key is copied first, because it may be the data itself or a substr of it. */
     bytes = byte_string(aTHX_ key, &len, "pve_tunnel_mask: key");
     if (len != sizeof(fixed_key))
         croak("pve_tunnel_mask: key is %" UVuf " bytes, not 4\n", (UV)len);
@@ -191,7 +191,7 @@ mask(SV *data, SV *key, SV *phase = NULL)
         croak("pve_tunnel_mask: data is a reference, not a byte string\n");
     tainted = SvTAINTED(data) || SvTAINTED(key);
 
-    place = SvPV_force_nomg(data, len); /* our own buffer, also where it was shared */
+    place = SvPV_force_nomg(data, len); /* copies a shared buffer */
     if (SvUTF8(data)) {
         if (!sv_utf8_downgrade_nomg(data, TRUE))
             croak("pve_tunnel_mask: data contains wide characters, not bytes; encode it first\n");
@@ -199,7 +199,7 @@ mask(SV *data, SV *key, SV *phase = NULL)
     }
     check(aTHX_ "pve_tunnel_mask", pve_tunnel_mask((uint8_t *)place, len, fixed_key, offset));
 
-    (void)SvPOK_only(data); /* a number that it was read as before is stale now */
+    (void)SvPOK_only(data); /* a cached number is no longer valid */
     if (tainted)
         SvTAINTED_on(data);
     SvSETMAGIC(data);
@@ -224,7 +224,7 @@ port_bind(SV *address)
     uint16_t port = 0;
   PPCODE:
     text = c_string(aTHX_ address, "pve_tunnel_port_bind: address");
-    if (SvTAINTED(address)) { /* as Perl's own bind does */
+    if (SvTAINTED(address)) { /* as the built-in bind */
         TAINT;
         TAINT_PROPER("port_bind");
     }
@@ -411,7 +411,7 @@ _new(SV *class, SV *options)
     slot->codec = codec;
     object = newSV(0);
     mg = sv_magicext(object, NULL, PERL_MAGIC_ext, &codec_vtbl, (const char *)slot, 0);
-    mg->mg_flags |= MGf_DUP; /* else a new thread would get the pointer, not our dup */
+    mg->mg_flags |= MGf_DUP; /* without it a new thread would copy the pointer */
     RETVAL = sv_bless(newRV_noinc(object), stash);
   OUTPUT:
     RETVAL
@@ -423,7 +423,8 @@ feed(SV *self, SV *data)
     const char *bytes;
     STRLEN len;
   CODE:
-    /* The codec last: reading a tied or overloaded argument runs Perl code, which may free it. */
+    /* The codec comes last: reading a tied or overloaded argument runs Perl code, which may free
+     * it. */
     bytes = byte_string(aTHX_ data, &len, "pve_tunnel_codec_feed: data");
     slot = codec_of(aTHX_ self, "pve_tunnel_codec_feed");
     if (SvTAINTED(data))
@@ -461,16 +462,16 @@ encode(SV *self, SV *opcode, SV *data)
     codec_slot *slot;
     const char *bytes;
     STRLEN len;
-    uint8_t *wire = NULL;
-    size_t wire_len = 0;
+    uint8_t *encoded = NULL;
+    size_t encoded_len = 0;
     int32_t number;
   CODE:
     number = opcode_number(aTHX_ opcode);
     bytes = byte_string(aTHX_ data, &len, "pve_tunnel_codec_encode: data");
     slot = codec_of(aTHX_ self, "pve_tunnel_codec_encode");
     check(aTHX_ "pve_tunnel_codec_encode",
-        pve_tunnel_codec_encode(slot->codec, number, (const uint8_t *)bytes, len, &wire,
-            &wire_len));
-    RETVAL = bytes_from(aTHX_ wire, wire_len, SvTAINTED(data));
+        pve_tunnel_codec_encode(slot->codec, number, (const uint8_t *)bytes, len, &encoded,
+            &encoded_len));
+    RETVAL = bytes_from(aTHX_ encoded, encoded_len, SvTAINTED(data));
   OUTPUT:
     RETVAL

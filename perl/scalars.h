@@ -1,20 +1,20 @@
 /*
- * Perl scalars as the library wants them, and what the library gives as Perl scalars: errors, byte
- * strings, descriptors, taint. Nothing here knows what a function is for.
+ * Conversions between Perl scalars and the library's values: errors, byte strings, descriptors and
+ * taint. They do not depend on a certain function.
  *
  * Part of Native.xs, which includes it after Perl's headers and pve_tunnel.h.
  */
 #ifndef PVE_TUNNEL_SCALARS_H
 #define PVE_TUNNEL_SCALARS_H
 
-/* Deeper structures than this are no input or answer of ours; JSON's own limit is 512. */
+/* No input or answer of the library is deeper. The limit of the JSON modules is 512 as well. */
 #define MAX_DEPTH 512
 
 /* ------------------------------------------------------------------------------------ errors -- */
 
-/* Dies with the library's message if it reported one. A signal that arrived during the call is
- * served first: a handler that dies (PVE's time limits do) is then heard inside the caller's eval,
- * not after it. */
+/* Dies with the library's message if the call failed. Handlers of signals that arrived during the
+ * call run first: the exception of a handler that dies, as PVE's time limits do, then arrives inside
+ * the caller's eval and not after it. */
 static void
 check(pTHX_ const char *function, int32_t status)
 {
@@ -37,11 +37,11 @@ check(pTHX_ const char *function, int32_t status)
 
 /* ------------------------------------------------------------------------------------- input -- */
 
-/* `what` in the messages below is `pve_tunnel_<function>: <argument>`: like the library's own, they
- * start with the function that was called.
+/* `what` in the messages below is `pve_tunnel_<function>: <argument>`. Like the library's messages,
+ * they begin with the name of the function.
  *
- * The bytes of a scalar, without changing it. Characters above 255 have no byte to stand for them
- * and are refused; those from 128 to 255 are taken as that byte, however Perl stores them. */
+ * The bytes of a scalar, which is not changed. Characters above 255 are refused. Characters from 128
+ * to 255 stand for that byte, however Perl stores them. */
 static const char *
 byte_string(pTHX_ SV *sv, STRLEN *len, const char *what)
 {
@@ -76,7 +76,8 @@ c_string(pTHX_ SV *sv, const char *what)
     return bytes;
 }
 
-/* A descriptor number. A handle is not taken for one: its number would be 0, standard input. */
+/* A descriptor number. Handles are refused: the numeric value of a handle's name is 0, standard
+ * input. */
 static int
 descriptor(pTHX_ SV *sv, const char *what)
 {
@@ -99,10 +100,10 @@ taint_like(pTHX_ SV *sv, bool tainted)
     if (tainted)
         SvTAINTED_on(sv);
     else
-        SvTAINTED_off(sv); /* not even when something else in the caller's statement is */
+        SvTAINTED_off(sv); /* another value in the caller's statement may have tainted it */
 }
 
-/* Takes a string that the library gave us. */
+/* Converts and frees a string of the library. */
 static SV *
 text_from(pTHX_ char *text, bool tainted)
 {
@@ -113,7 +114,7 @@ text_from(pTHX_ char *text, bool tainted)
     return sv;
 }
 
-/* Takes bytes that the library gave us; none may come as NULL. */
+/* Converts and frees bytes of the library. NULL stands for no bytes. */
 static SV *
 bytes_from(pTHX_ uint8_t *bytes, size_t len, bool tainted)
 {
@@ -148,7 +149,7 @@ any_tainted(pTHX_ SV *sv, int depth)
         HE *entry;
         bool found = false;
         hv_iterinit((HV *)sv);
-        while ((entry = hv_iternext((HV *)sv))) /* to the end: that resets the iterator */
+        while ((entry = hv_iternext((HV *)sv))) /* reaching the end resets the iterator */
             found = found || any_tainted(aTHX_ hv_iterval((HV *)sv, entry), depth + 1);
         return found;
     }

@@ -26,7 +26,7 @@ find(
         },
     },
     grep { -d } $LIB,
-    "$ROOT/perl/stand-in", "$ROOT/testnode", "$ROOT/demo", "$ROOT/docs/man",
+    "$ROOT/perl/diverted", "$ROOT/testnode", "$ROOT/demo", "$ROOT/docs/man",
 );
 cmp_ok(scalar(@modules), '>', 0, 'modules are found');
 

@@ -238,7 +238,10 @@ subtest 'input that breaks RFC 6455' => sub {
 
 subtest 'refused arguments' => sub {
     my $codec = codec();
-    refused('an unknown opcode', q{opcode 'bytes' is none of}, sub { $codec->encode('bytes', '') });
+    refused(
+        'an unknown opcode', q{opcode 'bytes' is not one of},
+        sub { $codec->encode('bytes', '') }
+    );
     refused('an opcode number', 'opcode', sub { $codec->encode(2, '') });
     refused('an undefined opcode', 'opcode is undefined', sub { $codec->encode(undef, '') });
     refused('wide data', 'wide characters', sub { $codec->encode('text', "\x{2603}") });
@@ -254,12 +257,15 @@ subtest 'refused arguments' => sub {
     refused('a limit that is a word', 'max_frame|invalid type', sub { codec(max_frame => 'many') });
 
     refused(
-        'a class in place of an object', 'no codec',
+        'a class in place of an object', 'not a codec',
         sub { PVE::Tunnel::Native::Codec->next() }
     );
-    refused('another object', 'no codec', sub { PVE::Tunnel::Native::Codec::next(bless({}, 'X')) });
     refused(
-        'undef in place of an object', 'no codec',
+        'another object', 'not a codec',
+        sub { PVE::Tunnel::Native::Codec::next(bless({}, 'X')) }
+    );
+    refused(
+        'undef in place of an object', 'not a codec',
         sub { PVE::Tunnel::Native::Codec::next(undef) }
     );
     refused('an object in place of a class', 'class method', sub { $codec->new() });

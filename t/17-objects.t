@@ -65,7 +65,7 @@ subtest 'copies' => sub {
     my $codec = codec();
     unusable(dclone($codec), 'copy', 'a deep copy');
     unusable(thaw(freeze($codec)), 'copy', 'a stored copy');
-    unusable(bless(\my $scalar, ref($codec)), 'no codec', 'a scalar that the test has blessed');
+    unusable(bless(\my $scalar, ref($codec)), 'not a codec', 'a scalar that the test has blessed');
     decodes($codec, 'the original');
 
     my $second = $codec;

@@ -123,6 +123,26 @@ subtest 'structures' => sub {
     is_tainted(PVE::Tunnel::Native::guard_check({%near}), 'a verdict on a tainted address');
 };
 
+subtest 'the seam' => sub {
+    my %input = (file => "/f$TAINT", node => "pve7$TAINT", listener => 'running');
+    my $decide = sub ($direct, %more) {
+        return PVE::Tunnel::Native::seam_decide(
+            "# ours$TAINT",
+            { %input, direct => $direct, %more }
+        );
+    };
+    my $forward = { op => "forward$TAINT", path => "/run/a$TAINT" };
+    is_clean($decide->($forward, sockets => ["/run/a$TAINT"]), 'an action for tainted input');
+    my $open =
+        { op => 'open', protocol => "1$TAINT", plane => 'tls', fingerprint => 'ab' x 32 . $TAINT };
+    my $action = $decide->($open, listener => 'none');
+    is_clean(without_booleans($action->{options}), '... and the options of a listener');
+    is_clean(
+        PVE::Tunnel::Native::seam_answer('forward', qq({"number":1}$TAINT)),
+        'a checked answer from a tainted line'
+    );
+};
+
 subtest 'addresses and ports' => sub {
     is_clean(PVE::Tunnel::Native::network_address('127.0.0.0/8', 'n'), 'an address');
     my $address = PVE::Tunnel::Native::network_address("127.0.0.0/8$TAINT", 'n');

@@ -20,6 +20,13 @@ my %PLAN = (migration_type => 'insecure', caps => ['insecure-remote'], planes =>
 my %NEAR = (address => '127.0.0.1', network => '127.0.0.0/8');
 my %CALL = (side => 'source', remote => '192.0.2.7');
 my $SITES = "network: dc2\n\tremote 192.0.2.7,pve.example\n\tsource 10.0.0.0/24\n";
+my %SEAM = (
+    direct => { op => 'hello', protocol => 1 },
+    file => '/f',
+    node => 'pve7',
+    allowed => 1,
+    listener => 'none',
+);
 my %MIGRATE = (proto => 'tcp', addr => '10.0.0.7', port => 60000);
 
 my $codec = PVE::Tunnel::Native::Codec->new();
@@ -79,6 +86,14 @@ my %CALLS = (
     'configuration_select' => sub { PVE::Tunnel::Native::configuration_select($SITES, {%CALL}) },
     'configuration_select, dying' => sub {
         dies(sub { PVE::Tunnel::Native::configuration_select("$SITES\tfoo 1\n", {%CALL}) });
+    },
+    'seam_decide' => sub { PVE::Tunnel::Native::seam_decide($SITES, {%SEAM}) },
+    'seam_decide, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::seam_decide($SITES, { %SEAM, direct => [] }) });
+    },
+    'seam_answer' => sub { PVE::Tunnel::Native::seam_answer('forward', '{"number":1}') },
+    'seam_answer, dying' => sub {
+        dies(sub { PVE::Tunnel::Native::seam_answer('forward', '{}') });
     },
     'endpoint_check' => sub { PVE::Tunnel::Native::endpoint_check({ migrate => {%MIGRATE} }) },
     'endpoint_check, dying' => sub {

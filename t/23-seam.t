@@ -109,7 +109,7 @@ subtest 'a handler that other code has wrapped' => sub {
     my $begin = "use PVE::Tunnel::Seam; $INSTALL $wrap";
     is(
         in_perl("$begin print eval { PVE::Tunnel::Seam::uninstall() } // \$@; $REPORT"),
-        'cannot uninstall: another has wrapped PVE::StorageTunnel::handle_query_disk_import since'
+        'cannot uninstall: another module has wrapped PVE::StorageTunnel::handle_query_disk_import since'
             . "\n$INSTALLED",
         'uninstall is refused'
     );
@@ -166,12 +166,12 @@ END
         [
             'a whole schema in place of its properties',
             "$handler our \$cmd_schema = { 'query-disk-import' => { type => 'object' } };",
-            qr/has 'type', which is no property/
+            qr/has 'type', which is not a property/
         ],
         [
             'a property with the same name',
             "$handler our \$cmd_schema = { 'query-disk-import' => { direct => {} } };",
-            qr/has a property 'direct' already/
+            qr/already has a property 'direct' of another module/
         ],
         [
             'a read-only schema',
@@ -194,7 +194,7 @@ END
                 . '@INC = grep { !-e "$_/PVE/StorageTunnel.pm" } @INC;'
                 . $INSTALL
         ),
-        qr/\Acannot load PVE::StorageTunnel, which the seam is for: Can't locate/,
+        qr/\Acannot load PVE::StorageTunnel, which the seam extends: Can't locate/,
         'install without PVE::StorageTunnel is refused'
     );
     is(

@@ -26,7 +26,7 @@ my $DIR = tempdir(CLEANUP => 1);
 $PVE::Tunnel::Seam::CONFIGURATION = "$DIR/remote-migration.cfg";
 PVE::Tunnel::Seam::install(check => sub (@) { return 1 }, node => 'pve7');
 
-my $GONE = qr/\Athe listener has ended; the log of this task may say why$/;
+my $GONE = qr/\Athe listener has ended; the log of this task may contain the reason$/;
 
 # The fake listener writes its PID and the result of $inspect to this file.
 my $report = "$DIR/report";
@@ -304,7 +304,30 @@ subtest 'a listener that ends' => sub {
     refused($state, { op => 'stat' }, qr/\Alistener: the link is down$/, 'its error is reported');
     refused($state, { op => 'stat' }, $GONE, '... and the next operation reports its end');
     ok(direct($state, %{ open_request() })->{port}, '... and another can be opened');
+
+    # It ends between two operations, and its error waits on the socket to it.
+    fake_listener_with(
+        \&nothing,
+        forward => sub ($number, $line) {
+            syswrite($line, qq({"number":$number}\n));
+            die "the disk is full\n";
+        }
+    );
+    $state = { sockets => { '/run/a' => 1 } };
+    direct($state, %{ open_request() });
+    my ($pid) = report();
+    direct($state, op => 'forward', path => '/run/a');
+    1 while !is_zombie($pid);
+    refused(
+        $state, { op => 'stat' }, qr/\Alistener: the disk is full$/,
+        'an error between two operations is reported by the second one'
+    );
 };
+
+sub is_zombie ($process) {
+    open(my $in, '<', "/proc/$process/stat") or return 1;
+    return readline($in) =~ /\) Z /;
+}
 
 subtest 'a listener that does not answer' => sub {
     fake_listener_with(\&nothing, stat => sub (@) { kill(STOP => $$); return '{}' });
@@ -332,7 +355,7 @@ subtest 'a signal handler that dies' => sub {
     }
     refused(
         $state, { op => 'forward', path => '/run/a' },
-        qr/\Athe listener was ended: an earlier exchange with it was cut off$/,
+        qr/\Athe listener was ended: an earlier exchange with it was interrupted$/,
         '... whose late answer is not used for the next request'
     );
     gone($pid, '... and the listener was ended');

@@ -181,7 +181,7 @@ subtest 'a killed connector' => sub {
     );
     like(
         death(sub { PVE::Tunnel::Client::finish_tunnel($tunnel) }),
-        qr/not ended in order: .*ended/,
+        qr/did not end cleanly: .*ended/,
         'finish_tunnel is an error'
     );
     ok(!kill(0 => $tunnel->{pid}), 'no child is left');
@@ -201,7 +201,7 @@ subtest 'refusals' => sub {
         [
             'another certificate',
             { cached_fingerprints => { $other => 1 } },
-            qr/is \Q$node->{fingerprint}\E, expected was \Q$other\E/
+            qr/is \Q$node->{fingerprint}\E, expected \Q$other\E/
         ],
         [
             'a certificate without a trusted issuer',
@@ -216,7 +216,7 @@ subtest 'refusals' => sub {
         [
             'clear text',
             { protocol => 'http', host => '192.0.2.1' },
-            qr/token would travel in clear text/
+            qr/token would be sent in clear text/
         ],
         )
     {

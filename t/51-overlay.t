@@ -84,9 +84,9 @@ subtest 'unknown functions' => sub {
     for my $case (
         ['finish_tunnel', 'longer', qr/'finish_tunnel' takes \(\$tunnel, \$cleanup, \$reason\)/],
         ['forward_unix_socket', 'swapped', qr/takes \(\$tunnel, \$remote, \$local\)/],
-        ['finish_tunnel', 'shifting', qr/parameters of .*'finish_tunnel' cannot be made out/],
+        ['finish_tunnel', 'shifting', qr/parameters of .*'finish_tunnel' cannot be determined/],
         ['finish_tunnel', 'signed_longer', qr/takes \(\$tunnel, \$cleanup, %more\)/],
-        ['finish_tunnel', 'declared', qr/'finish_tunnel' cannot be made out/],
+        ['finish_tunnel', 'declared', qr/'finish_tunnel' cannot be determined/],
         ['read_tunnel', 'signed', qr/'read_tunnel' takes \(\$tunnel, \$cleanup\)/],
         ['write_tunnel', 'longer', qr/'write_tunnel' takes/],
         )
@@ -96,7 +96,7 @@ subtest 'unknown functions' => sub {
         my $before = functions(@REPLACED);
         my $message = death(\&PVE::Tunnel::Overlay::install);
         like(
-            $message, qr/\APVE::Tunnel is left as it is: [^\n]*its function '[^\n]*\n\z/,
+            $message, qr/\APVE::Tunnel is not changed: [^\n]*its function '[^\n]*\n\z/,
             "'$other' as $name is refused"
         );
         like($message, $reason, 'the error has the reason');
@@ -129,7 +129,7 @@ subtest 'unknown functions' => sub {
     open(my $out, '-|', @command, $code) or die "cannot run perl: $!\n";
     like(
         join('', <$out>),
-        qr/\APVE::Tunnel is left as it is: it cannot be loaded: [^\n]*\n\z/,
+        qr/\APVE::Tunnel is not changed: it cannot be loaded: [^\n]*\n\z/,
         'a missing PVE::Tunnel is refused'
     );
     close($out);
@@ -282,7 +282,7 @@ subtest 'a connector that ends by itself' => sub {
     my $tunnel = open_tunnel(103);
     like(
         death(sub { PVE::Tunnel::finish_tunnel($tunnel) }),
-        qr/\Athe tunnel was not ended in order: [^\n]*\bthe tunnel has ended\n\z/,
+        qr/\Athe tunnel did not end cleanly: [^\n]*\bthe tunnel has ended\n\z/,
         'finish_tunnel is an error'
     );
     ok(!kill(0 => $tunnel->{pid}), 'no process is left');
@@ -347,7 +347,7 @@ subtest 'uninstall' => sub {
         my $ours = PVE::Tunnel->can($wrapped);
         my $wrapper = sub { goto &$ours };
         put($wrapped, $wrapper);
-        my $message = qr/\Asomebody has replaced PVE::Tunnel::$wrapped since/;
+        my $message = qr/\Aanother module has replaced PVE::Tunnel::$wrapped since/;
         like(
             death(\&PVE::Tunnel::Overlay::uninstall), $message,
             "uninstall refuses if $wrapped is wrapped"

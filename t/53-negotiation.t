@@ -104,7 +104,7 @@ subtest 'to an old node' => sub {
     is(scalar(@{ logged('info') }), 2, 'the log has two lines');
     like(
         logged('info')->[1],
-        qr/\Ainfo: guest data goes by plane 'websocket' through the target's API, encrypted: .+/,
+        qr/\Ainfo: guest data uses plane 'websocket' through the target's API, encrypted: .+/,
         'the second line has the plane'
     );
     my $sent = migrate_volume($tunnel, $old);
@@ -133,7 +133,7 @@ subtest 'to a new node' => sub {
     is_deeply(logged('warn'), [], 'there is no warning');
     my $line = logged('info')->[1];
     like(
-        $line, qr/by plane 'tls' to 127\.0\.0\.1:$direct->{port}, /,
+        $line, qr/uses plane 'tls' to 127\.0\.0\.1:$direct->{port}, /,
         'the log has the endpoint of the listener'
     );
     like(
@@ -164,7 +164,7 @@ subtest 'to a new node' => sub {
     like($_, qr/\Awarn: WARNING: .*CLEAR TEXT.*UNENCRYPTED/, 'the warning is in capitals')
         for @$warnings;
     like(
-        logged('info')->[1], qr/by plane 'tcp' to 127\.0\.0\.1:\d+, UNENCRYPTED, /,
+        logged('info')->[1], qr/uses plane 'tcp' to 127\.0\.0\.1:\d+, UNENCRYPTED, /,
         'the log reports clear text'
     );
     migrate_volume($tunnel, $node);
@@ -179,7 +179,7 @@ subtest 'to a new node' => sub {
     );
     like(
         logged('info')->[1],
-        qr/by plane 'qemu' from QEMU to QEMU, UNENCRYPTED, network \Q$NETWORK\E, and offline volumes by plane 'tcp' to /,
+        qr/uses plane 'qemu' from QEMU to QEMU, UNENCRYPTED, network \Q$NETWORK\E, and offline volumes use plane 'tcp' to /,
         'the log has both planes'
     );
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
@@ -394,7 +394,7 @@ subtest 'the connector' => sub {
             migration_type => 'secure', migration_network => undef, configured => JSON::false,
             network => undef, source_network => undef, caps => ['insecure-remote'],
             planes => ['tls'], require_encryption => JSON::false, public => JSON::false,
-            gateway => JSON::false, dead_peer_timeout => 60, dial_timeout => 5,
+            gateway => JSON::false, dead_peer_timeout => 60,
         },
         'the connector receives the complete request'
     );
@@ -416,7 +416,10 @@ subtest 'the connector' => sub {
 
     for my $case (
         ['a refusal', { success => 0, msg => "no\nway" }, qr/: no way\n\z/],
-        ['an answer without a plan', { success => 1 }, qr/: the connector gave no plan\n\z/],
+        [
+            'an answer without a plan', { success => 1 },
+            qr/: the connector's answer has no plan\n\z/
+        ],
         )
     {
         my ($what, $refusal, $reason) = @$case;
@@ -435,7 +438,7 @@ subtest 'the connector' => sub {
         'a connector that ends is an error'
     );
     like(
-        "@{logged('warn')}", qr/the target was not told to clean up: /,
+        "@{logged('warn')}", qr/the target did not confirm the clean-up: /,
         'a warning reports that the worker did not get quit'
     );
     is(waitpid(-1, POSIX::WNOHANG()), 0, 'no child is left except the nodes');

@@ -30,7 +30,7 @@ sub handle_query_disk_import { my ($state, $params) = @_; return { status => 'st
 END
 
 my $WARNING =
-    qr/\Apve-tunnel: migrations (?:go|come) the stock way: [^\n]+; pve-tunnel status says more\n\z/;
+    qr/\Apve-tunnel: migrations (?:from|to) this node use the stock tunnel: [^\n]+; run 'pve-tunnel status' for details\n\z/;
 
 # Makes a directory with the replacement modules and the stock modules. %stock has other contents
 # for stock modules; `undef` leaves one out.
@@ -40,7 +40,7 @@ sub tree (%stock) {
     my %content =
         (Tunnel => path($STOCK_TUNNEL)->slurp, StorageTunnel => $STOCK_STORAGE_TUNNEL, %stock);
     for my $name (sort keys %content) {
-        my $text = path("$ROOT/perl/stand-in/PVE/$name.pm")->slurp;
+        my $text = path("$ROOT/perl/diverted/PVE/$name.pm")->slurp;
         my $path = "/usr/share/perl5/PVE/$name.pm.distrib";
         my $count = $text =~ s/^require '\Q$path\E';/require '$dir\/PVE\/$name.pm.distrib';/gm;
         die "$name.pm does not load its stock file in one place\n" if $count != 1;
@@ -126,7 +126,7 @@ subtest 'missing or unknown modules' => sub {
                 Tunnel => path($STOCK_TUNNEL)->slurp =~
                     s/my \(\$tunnel, \$local, \$remote\)/my (\$tunnel, \$remote, \$local)/r
             ),
-            1, 'off', 'on', qr/left as it is: its function 'forward_unix_socket'/,
+            1, 'off', 'on', qr/not changed: its function 'forward_unix_socket'/,
         ],
         'a changed PVE::StorageTunnel' => [
             tree(StorageTunnel => $STOCK_STORAGE_TUNNEL =~ s/query-disk-import/import-query/r),

@@ -13,6 +13,14 @@ use zeroize::Zeroizing;
 /// Most addresses of a listener: more than a node has in one network. Further ones are not dialled.
 pub const MAX_ADDRESSES: usize = 16;
 
+/// Longest path of a UNIX socket, in bytes: `sun_path` has 108, the last of them zero (unix(7)).
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// Whether a text is an absolute path that a UNIX socket can have.
+pub(crate) fn is_socket_path(path: &str) -> bool {
+    path.starts_with('/') && path.len() <= MAX_SOCKET_PATH && !path.contains('\0')
+}
+
 /// The answer to `hello`: what the target offers.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Offer {

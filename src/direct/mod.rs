@@ -20,11 +20,16 @@ pub use key::SessionKey;
 pub(crate) use link::{Link, LinkError};
 pub(crate) use peer_liveness::PeerLiveness;
 
+use std::time::Duration;
+
 /// The newest protocol that this software supports.
 pub const PROTOCOL: u16 = 1;
 
 /// The oldest protocol that this software supports.
 pub const OLDEST_PROTOCOL: u16 = 1;
+
+/// Default limit from accepting a connection to the end of its handshake, TLS included.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The forward number of the heartbeat.
 pub(crate) const HEARTBEAT: u32 = 0;

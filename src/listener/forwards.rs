@@ -1,6 +1,6 @@
 //! The UNIX sockets that connections may be forwarded to.
 
-use crate::direct::message::ForwardStat;
+use crate::direct::message::{ForwardStat, MAX_SOCKET_PATH, is_socket_path};
 use crate::relay::Counters;
 use crate::system::lock;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,12 @@ const MAX_FORWARDS: usize = 256;
 /// Open connections of one forward. QEMU opens up to 255 for multifd.
 pub(super) const MAX_CONNECTIONS: u64 = 256;
 
-/// Longest path of a UNIX socket, in bytes: `sun_path` has 108, the last of them zero (unix(7)).
-const MAX_PATH: usize = 107;
-
 /// Why a socket was not registered.
 #[derive(Debug, Error)]
 pub(super) enum RegisterError {
-    #[error("the path of a socket must be absolute, of at most {MAX_PATH} bytes, without a NUL")]
+    #[error(
+        "the path of a socket must be absolute, of at most {MAX_SOCKET_PATH} bytes, without a NUL"
+    )]
     Path,
     #[error("there are already {MAX_FORWARDS} forwards")]
     TooMany,
@@ -80,7 +79,7 @@ pub(super) struct Forwards(Mutex<Vec<Arc<Forward>>>);
 impl Forwards {
     /// Returns the number of the forward for that socket, and registers it if it is new.
     pub(super) fn register(&self, path: &str) -> Result<u32, RegisterError> {
-        if !path.starts_with('/') || path.len() > MAX_PATH || path.contains('\0') {
+        if !is_socket_path(path) {
             return Err(RegisterError::Path);
         }
         let mut forwards = lock(&self.0);

@@ -11,7 +11,7 @@ mod forwards;
 
 use crate::configuration::default_dead_peer_timeout;
 use crate::direct::message::Open;
-use crate::direct::{PROTOCOL, SessionKey};
+use crate::direct::{HANDSHAKE_TIMEOUT, PROTOCOL, SessionKey};
 use crate::network::{self, NetworkError, Scope, SystemLookup};
 use crate::plane::Plane;
 use crate::process::{Input, Log, Output};
@@ -63,7 +63,7 @@ pub struct Options {
 }
 
 fn handshake_timeout() -> Duration {
-    Duration::from_secs(10)
+    HANDSHAKE_TIMEOUT
 }
 
 /// Why there is no listener, or why it ended.

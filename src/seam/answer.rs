@@ -2,14 +2,12 @@
 
 use super::fields::{FieldError, Fields};
 use super::request::{fingerprint, number, path, plane, protocol};
+use crate::direct::SessionKey;
 use crate::direct::message::MAX_ADDRESSES;
 use crate::network::PORTS;
 use crate::plane::Plane;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
-
-/// Digits of a session key.
-const KEY_LEN: usize = 64;
 
 const COUNTERS: [&str; 2] = ["connections", "half_open"];
 const FORWARD_COUNTERS: [&str; 4] = ["connections", "open", "received", "sent"];
@@ -115,9 +113,9 @@ fn port(value: &Value) -> Option<u16> {
     number(value).filter(|port| PORTS.contains(port))
 }
 
+/// In lower case, as the listener writes it.
 fn key(value: &Value) -> Option<String> {
     let key = value.as_str()?;
-    let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    let valid = key.len() == KEY_LEN && key.bytes().all(hexadecimal);
+    let valid = SessionKey::from_hex(key).is_some_and(|parsed| *parsed.to_hex() == *key);
     valid.then(|| key.to_owned())
 }

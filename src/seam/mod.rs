@@ -15,18 +15,15 @@ use crate::configuration::{
     Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Selection, SelectionInput,
     TargetSelection, select,
 };
-use crate::direct::{OLDEST_PROTOCOL, PROTOCOL};
+use crate::direct::{HANDSHAKE_TIMEOUT, OLDEST_PROTOCOL, PROTOCOL};
 use crate::plan::{self, Node, Privilege};
 use crate::plane::{MigrationType, Plane};
 use crate::scalar;
 use request::{DirectPlane, Open, Request};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use thiserror::Error;
-
-/// Time limit of a handshake, in seconds.
-const HANDSHAKE_TIMEOUT: u32 = 10;
 
 /// Longest node name, in bytes.
 const MAX_NODE: usize = 255;
@@ -48,13 +45,23 @@ pub struct SeamInput {
     #[serde(default)]
     pub user: Option<String>,
     /// Whether the user has the privilege of an earlier [`Action::Check`]; null if it was not checked.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_flag")]
     pub allowed: Option<bool>,
     /// The state of the listener.
     pub listener: ListenerState,
     /// The paths of the sockets that the worker has for this migration.
     #[serde(default)]
     pub sockets: Vec<String>,
+}
+
+/// A boolean as Perl may write it. Null is not false here.
+fn optional_flag<'de, D: Deserializer<'de>>(source: D) -> Result<Option<bool>, D::Error> {
+    match Value::deserialize(source)? {
+        Value::Null => Ok(None),
+        value => scalar::deserialize_flag(value)
+            .map(Some)
+            .map_err(de::Error::custom),
+    }
 }
 
 /// The state of a worker's listener.
@@ -305,7 +312,7 @@ impl Seam<'_> {
                 "node": node,
                 "fingerprint": fingerprint,
                 "public": selected.public,
-                "hello_timeout": HANDSHAKE_TIMEOUT,
+                "hello_timeout": HANDSHAKE_TIMEOUT.as_secs(),
                 "dead_peer_timeout": open.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT.into()),
             }),
         })

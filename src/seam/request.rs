@@ -3,6 +3,7 @@
 use super::SeamError;
 use super::fields::{FieldError, Fields};
 use crate::configuration::DEAD_PEER_TIMEOUTS;
+use crate::direct::message::is_socket_path;
 use crate::plane::Plane;
 use crate::scalar;
 use crate::tls::Fingerprint;
@@ -16,9 +17,6 @@ const MAX_OPERATION_SHOWN: usize = 64;
 
 /// Longest network in a request, in bytes.
 const MAX_NETWORK: usize = 128;
-
-/// Longest path of a UNIX socket, in bytes: `sun_path` has 108, the last of them zero (unix(7)).
-const MAX_PATH: usize = 107;
 
 /// A request.
 #[derive(Debug, PartialEq)]
@@ -123,8 +121,7 @@ pub(super) fn fingerprint(value: &Value) -> Option<Fingerprint> {
 
 pub(super) fn path(value: &Value) -> Option<String> {
     let path = value.as_str()?;
-    let valid = path.starts_with('/') && !path.contains('\0') && path.len() <= MAX_PATH;
-    valid.then(|| path.to_owned())
+    is_socket_path(path).then(|| path.to_owned())
 }
 
 fn network(value: &Value) -> Option<String> {

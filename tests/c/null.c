@@ -61,6 +61,11 @@ int main(void)
     CHECK_NULL(pve_tunnel_plan("{}", NULL), "out");
     CHECK_NULL(pve_tunnel_configuration_select(NULL, NULL, &text), "input");
     CHECK_NULL(pve_tunnel_configuration_select("", "{}", NULL), "out");
+    CHECK_NULL(pve_tunnel_seam_decide(NULL, NULL, &text), "input");
+    CHECK_NULL(pve_tunnel_seam_decide("", "{}", NULL), "out");
+    CHECK_NULL(pve_tunnel_seam_answer(NULL, "{}", &text), "operation");
+    CHECK_NULL(pve_tunnel_seam_answer("stat", NULL, &text), "answer");
+    CHECK_NULL(pve_tunnel_seam_answer("stat", "{}", NULL), "out");
     CHECK_NULL(pve_tunnel_network_address(NULL, NULL, &text), "node_name");
     CHECK_NULL(pve_tunnel_network_address("10.0.0.0/24", "node", NULL), "out");
     CHECK_NULL(pve_tunnel_port_bind(NULL, &fd, &port), "address");

@@ -9,3 +9,4 @@ mod guard;
 mod network;
 mod plan;
 mod seam;
+mod seam_malformed;

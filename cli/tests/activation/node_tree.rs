@@ -77,7 +77,7 @@ impl Tree {
 
     /// The replacement that the package pve-tunnel installs, with the paths of this tree.
     fn replacement(&self, component: Component) -> String {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../perl/stand-in");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../perl/diverted");
         match component {
             Component::Helper => "the command".to_owned(),
             Component::Overlay | Component::Seam => {

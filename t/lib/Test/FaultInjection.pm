@@ -49,7 +49,7 @@ use constant BOUND => 25;
 # worker.
 my %REPORT = (
     caller => qr/the tunnel ended without 'quit'/,
-    child => qr/the process between tunnel and log was ended by SIGKILL/,
+    child => qr/the process that passes the tunnel's log on was ended by SIGKILL/,
     connector => qr/the connector was ended by SIGKILL/,
     worker => qr/the target closed the control connection: the worker behind it has ended/,
     listener =>

@@ -14,19 +14,20 @@ use PVE::Tunnel::Client::Negotiation;
 
 our $VERSION = '0.1.0';
 
+# Seconds. Where the connector has a limit of its own, the client's limit is a little longer: then
+# the error contains the connector's reason, and not only that the time is over.
 use constant {
-    # Seconds the connector may take to read a line that was written to it.
+    # For the connector to read a line.
     CONNECT_LIMIT => 15,
-    # The connector's own limit for an answer of the worker, which both may need, is 15 s, so that
-    # its reason is heard, and a record is had without the target's part.
+    # Both may include a request to the seam, for which the connector has a limit. A record without
+    # the target's counters is better than none.
     FORWARD_LIMIT => 20,
     FINISH_LIMIT => 20,
     QUIT_LIMIT => 30,
-    # The version reply is the first thing heard after connect, TLS handshake and upgrade, each of
-    # which has its own limit in the connector (10, 10 and 20 s): a little more than their sum, so
-    # that its reason is heard and not just our impatience.
+    # The version reply follows TCP connection, TLS handshake and upgrade, each of which has a limit
+    # in the connector.
     VERSION_LIMIT => 45,
-    # How long the child may take to send what is left, then to obey SIGTERM.
+    # For the child to send the remaining data, and then to end after SIGTERM.
     END_LIMIT => 30,
     TERM_LIMIT => 10,
 };
@@ -42,8 +43,8 @@ sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
 
 sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
     my $token = $conn->{apitoken} // die "no API token for the remote node given\n";
-    # What this side forbids is refused before the target hears of it.
-    my $wish = PVE::Tunnel::Client::Negotiation::wish($conn, $tunnel_params);
+    # What this node forbids is refused before the first request to the target.
+    my $request = PVE::Tunnel::Client::Negotiation::wish($conn, $tunnel_params);
     my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
     my $started = "remote: tunnel worker '$task->{upid}' started";
     PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
@@ -58,10 +59,10 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
         . '&socket='
         . _percent_encode($task->{socket});
 
-    # Where the connection stands is the same for every forward but for ticket and socket.
+    # Forwards use the same URL and headers, with a ticket and a socket of their own.
     %$tunnel_params = (url => $base, %peer);
-    # For what goes through the target's API; the direct planes hear of it by the wish.
-    my $options = { dead_peer_timeout => $wish->{dead_peer_timeout} };
+    # For connections through the target's API. For direct planes the request contains it.
+    my $options = { dead_peer_timeout => $request->{dead_peer_timeout} };
     my $tunnel = {
         %{ PVE::Tunnel::Client::Child::start($log, $options) },
         connector => "pve-tunnel $VERSION",
@@ -82,7 +83,7 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
         1;
     };
     my $agreed = $connected
-        && eval { PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $wish); 1 };
+        && eval { PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $request); 1 };
     return $tunnel if $agreed;
     my $error = $@;
     _clean_target($tunnel) if $connected;
@@ -92,7 +93,7 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
 
 sub _take_version ($tunnel, $line) {
     my $reply = eval { $JSON->decode($line) };
-    # A connector that could not connect says so in answer to the first command.
+    # A connector that could not connect reports the reason in its answer to the first command.
     die PVE::Tunnel::Client::Lines::failure_text($reply) . "\n"
         if ref($reply) eq 'HASH' && exists($reply->{success}) && !$reply->{success};
     my $version = PVE::Tunnel::Native::version_reply_parse($line);
@@ -103,12 +104,12 @@ sub _take_version ($tunnel, $line) {
     return;
 }
 
-# The worker has made an empty guest by now, which nobody will fill.
+# The worker has already created an empty guest, which would remain.
 sub _clean_target ($tunnel) {
     return if eval { _quit($tunnel, 1); 1 };
     PVE::Tunnel::Client::Lines::log_line(
         $tunnel->{log},
-        'warn', "the target was not told to clean up: $@"
+        'warn', "the target did not confirm the clean-up: $@"
     );
     return;
 }
@@ -157,11 +158,11 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
     }
     _end_child($tunnel);
     for my $path (@{ $tunnel->{unix_sockets} // [] }) {
-        # A name that nobody has checked is not removed under taint.
+        # Under taint, unlink dies for a name that was not checked.
         eval { unlink $path; 1 }
             or PVE::Tunnel::Client::Lines::log_line($log, 'warn', "cannot remove '$path': $@");
     }
-    die "the tunnel was not ended in order: $error" if !$done;
+    die "the tunnel did not end cleanly: $error" if !$done;
     return;
 }
 
@@ -171,7 +172,7 @@ sub _quit ($tunnel, $cleanup) {
     return;
 }
 
-# Closing its input tells the connector to send what it has and to leave.
+# The end of its input makes the connector send the remaining data and end.
 sub _end_child ($tunnel) {
     close($_) for grep { defined } @$tunnel{qw(writer reader)};
     my $ended = PVE::Tunnel::Client::Child::ended($tunnel, END_LIMIT);
@@ -183,9 +184,9 @@ sub _end_child ($tunnel) {
     my $signal = PVE::Tunnel::Client::Child::reap($tunnel);
     PVE::Tunnel::Client::Lines::log_line(
         $tunnel->{log},
-        'warn', "the process between tunnel and log was ended by $signal"
+        'warn', "the process that passes the tunnel's log on was ended by $signal"
     ) if $ended && defined $signal;
-    # The connector removes them; one that had to be killed did not.
+    # The connector removes them, unless it was killed.
     unlink keys %{ $tunnel->{forwarded} };
     return;
 }
@@ -202,7 +203,7 @@ __END__
 
 =head1 NAME
 
-PVE::Tunnel::Client - the source's end of a tunnel between Proxmox VE clusters
+PVE::Tunnel::Client - the source side of a tunnel between Proxmox VE clusters
 
 =head1 SYNOPSIS
 
@@ -223,7 +224,7 @@ PVE::Tunnel::Client - the source's end of a tunnel between Proxmox VE clusters
         },
         $log,
     );
-    print "RAM and live disks go by $tunnel->{plan}{plane}\n";
+    print "RAM and live disks use $tunnel->{plan}{plane}\n";
 
     my $disk =
         PVE::Tunnel::Client::write_tunnel($tunnel, 600, 'disk', { ... });
@@ -236,28 +237,29 @@ PVE::Tunnel::Client - the source's end of a tunnel between Proxmox VE clusters
 
 =head1 DESCRIPTION
 
-The five functions that qemu-server and pve-container know from C<PVE::Tunnel>, with the same
-arguments and the same data, over the native connector in place of the program
-C<proxmox-websocket-tunnel>. L<PVE::Tunnel::Overlay> puts them under their callers.
+The five functions that qemu-server and pve-container call in C<PVE::Tunnel>, with the same
+arguments and the same data. They use the native connector instead of the program
+C<proxmox-websocket-tunnel>. L<PVE::Tunnel::Overlay> replaces the functions of C<PVE::Tunnel> with
+these.
 
 The control plane is one websocket through the target's C<pveproxy>, always over TLS, pinned to a
-fingerprint or verified by the system's CAs. JSON lines go over it in strict order: one command, one
-answer. How the guest's data travels is decided when a tunnel is opened, before anything but an empty
-configuration is created at the target, and holds for every forward.
+fingerprint or verified with the system's CAs. It carries JSON lines in strict order: one command,
+one answer. The plane of the guest's data is chosen when a tunnel is opened, before anything but an
+empty configuration is created at the target, and applies to every forward.
 
 Nothing is exported. Every function dies with a message that ends in a newline. No message and no
-log line contains the API token, a ticket, or what a command carried.
+log line contains the API token, a ticket, or the parameters of a command.
 
 =head2 The tunnel
 
-A hash, as C<PVE::Tunnel> returns it:
+A hash, as in C<PVE::Tunnel>:
 
 =over
 
 =item C<writer>, C<reader>
 
-the pipes to and from the child. Do not read from C<reader> directly: C<read_tunnel> may hold a part
-already.
+the pipes to and from the child. Do not read from C<reader> directly: C<read_tunnel> may already
+have read part of a line.
 
 =item C<pid>
 
@@ -270,58 +272,60 @@ the function given
 
 =item C<version>, C<age>
 
-integers from the worker's version reply: its API version, and how many versions back it
-understands. The caller compares: its own version must be at least C<version - age> and at most
+integers from the worker's version reply: its API version, and the number of earlier versions that
+it supports. The caller compares: its own version must be at least C<version - age> and at most
 C<version>.
 
 =item C<caps>, C<unknown_caps>
 
-arrays of the capability names that this software knows, and of those it does not. Both are empty
-for a target that sends none.
+arrays of the capability names that this software supports, and of the others. Both are empty for a
+target that sends none.
 
 =item C<connector>
 
-the software behind it, such as C<pve-tunnel 0.1.0>: what tells our tunnels from others
+name and version of the software, such as C<pve-tunnel 0.1.0>. Other tunnels do not have this key.
 
 =item C<plan>
 
 hash, see L<PVE::Tunnel::Native/plan>: C<plane> for RAM and live disks, C<offline> for offline disks
-and volumes, C<start> for the worker's C<start> command, and why. Its warnings have been logged.
+and volumes, C<start> for the worker's C<start> command, and the reason. Its warnings have been
+logged.
 
 =item C<direct>
 
-the listener that forwards connect to, or undef if they go through the API: a hash with C<plane>
-(C<tls> or C<tcp>), C<address>, C<port>, C<cipher>, C<protocol>, C<local> (our address on the way
-there), C<fingerprint> and C<own_fingerprint> (C<tls>)
+the listener that forwards connect to, or undef if they use the API: a hash with C<plane> (C<tls> or
+C<tcp>), C<address>, C<port>, C<cipher>, C<protocol>, C<local> (this node's address on the network
+path), C<fingerprint> and C<own_fingerprint> (C<tls>)
 
 =item C<record>
 
-after C<finish_tunnel>, what the connector recorded: C<plane>, C<forwards_plane>, C<protocol>,
+after C<finish_tunnel>, the connector's record: C<plane>, C<forwards_plane>, C<protocol>,
 C<cipher>, C<local>, C<remote>, C<fingerprint>, C<own_fingerprint>, C<sent> and C<received> (bytes),
-C<seconds>, C<forwards>, C<connections>, C<failed>, C<refused> (by the target: counts by reason). Not
-there if there was no answer.
+C<seconds>, C<forwards>, C<connections>, C<failed>, C<refused> (by the target: counts by reason).
+Absent if the connector did not answer.
 
 =item C<params>
 
-hash with C<url> (ending in C<?>), C<headers> and C<fingerprint>: what a forward needs besides its
-socket. It is the C<$tunnel_params> given, completed. B<It contains the API token>: do not print it.
+hash with C<url> (ending in C<?>), C<headers> and C<fingerprint>: the parameters of a forward
+without its socket. It is the same hash as C<$tunnel_params>. B<It contains the API token>: do not
+print it.
 
 =item C<forwarded>
 
-hash of the local sockets forwarded to the remote ones
+hash from each local socket to the remote socket that it is forwarded to
 
 =item C<unix_sockets>
 
-optional array, the caller's: files that C<finish_tunnel> removes
+optional array that the caller sets: files that C<finish_tunnel> removes
 
 =back
 
 =head2 The child
 
-It closes every inherited descriptor but 0, 1 and 2: the caller usually holds the guest's
-configuration lock, and a child that kept that descriptor would keep the lock. C<$log> is called in
-this child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>, so what it
-writes to must be standard output or error, or something that it opens itself.
+It closes every inherited descriptor except 0, 1 and 2: the caller usually holds the guest's
+configuration lock, and a child with that descriptor would keep the lock. C<$log> is called in this
+child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>. It must therefore
+write to standard output or error, or to a file that it opens itself.
 
 =head1 FUNCTIONS
 
@@ -331,8 +335,8 @@ writes to must be standard output or error, or something that it opens itself.
         $conn, $url, \%req_params, \%tunnel_params, $log,
     );
 
-Asks the target for a worker (C<POST $url> with C<%req_params> as a form; C<$url> is the path below
-C</api2/json>), connects to it, and reads its version.
+Requests a worker at the target (C<POST $url> with C<%req_params> as a form; C<$url> is the path
+below C</api2/json>), connects to it, and reads its version.
 
 C<$conn> is a hash:
 
@@ -340,7 +344,7 @@ C<$conn> is a hash:
 
 =item C<host>, C<port>
 
-the target's API. Port 8006 if not given. IPv6 addresses may be in brackets.
+the target's API. The default port is 8006. IPv6 addresses may be in brackets.
 
 =item C<protocol>
 
@@ -348,57 +352,59 @@ C<https> (the default), or C<http>, which is refused unless the host is a loopba
 
 =item C<apitoken>
 
-C<PVEAPIToken=user@realm!name=uuid>. Without: dies.
+C<PVEAPIToken=user@realm!name=uuid>. Required.
 
 =item C<cached_fingerprints>
 
-hash whose first true key, in alphabetical order, is the SHA-256 fingerprint of the target's
-certificate (any case, colons or none). Then exactly that certificate is accepted, and its issuer
-and names do not matter. Without, the system's CAs and the host name decide.
+hash from SHA-256 fingerprints of the target's certificate to booleans. Of the keys with a true
+value the first one in alphabetical order counts, in either case, with or without colons. Exactly
+that certificate is accepted, with any issuer and names. Without a fingerprint, the certificate is
+verified with the system's CAs and the host name.
 
 =back
 
-C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>, or C<https://...>
-as qemu-server writes it); the hash becomes C<< $tunnel->{params} >>. C<$log> is called with a level
-(C<info>, C<warn>, C<err>) and a line of text. Three more keys of C<$tunnel_params> are optional, and
-are taken out of it:
+C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>, or
+C<https://...> as qemu-server writes it); the hash becomes C<< $tunnel->{params} >>. C<$log> is
+called with a level (C<info>, C<warn>, C<err>) and a line of text. Three more keys of
+C<$tunnel_params> are optional. The function removes them from the hash:
 
 =over
 
 =item C<migration_type>
 
-C<secure> or C<insecure>. Without: what is configured for this remote, else C<secure>.
+C<secure> or C<insecure>. Default: the configuration of this remote, else C<secure>.
 
 =item C<migration_network>
 
-the ID of a configured network, a CIDR, or an interface of the target. Without: what is configured,
-else the nodes' own addresses.
+the ID of a configured network, a CIDR, or an interface of the target. Default: the configuration of
+this remote, else the addresses of the nodes' names.
 
 =item C<planes>
 
-array of what the caller can do besides the websocket, of C<tls>, C<tcp> and C<qemu>. Without: C<tls>
-and C<tcp>, which ask nothing of it. C<qemu> is for callers that start QEMU on TCP as C<plan> says.
+array of the planes that the caller supports besides the websocket: C<tls>, C<tcp> and C<qemu>.
+Default: C<tls> and C<tcp>, which every caller supports. C<qemu> is for callers that start QEMU on
+TCP as in C<plan>.
 
 =back
 
-First F</etc/pve/remote-migration.cfg> is read (L<remote-migration.cfg(5)>; C<require-encryption>
-comes from there, too), and the caller's privilege is checked: C<insecure>, and a network that is not
-configured, need C<Sys.Modify> on F</>. What is refused then, is refused before the target is asked.
-Then the tunnel opens, and the connector finds out what the target can do and which of its addresses
-answer. C<secure> takes the websocket if there is nothing better, with a warning if there should have
-been; C<insecure> that cannot be had is an error.
+The function first reads F</etc/pve/remote-migration.cfg> (L<remote-migration.cfg(5)>), which also
+contains C<require-encryption>, and checks the caller's privilege: C<insecure>, and a network that
+is not configured, require C<Sys.Modify> on F</>. If it refuses the migration for one of these
+reasons, it has sent nothing to the target. Then it opens the tunnel. The connector requests the
+target's offer and dials its addresses. C<secure> takes the websocket if no direct plane is
+possible, with a warning if both nodes support one. C<insecure> dies if clear text is not possible.
 
-The plan's warnings are logged, each as a C<warn> line that begins with C<WARNING>, then one C<info>
-line with plane, address and port, cipher, network and reason.
+The function logs each warning of the plan as a C<warn> line that begins with C<WARNING>, and then
+one C<info> line with plane, address and port, cipher, network and reason.
 
-Limits: 30 s for each step of the request, 15 s to hand over each line, 45 s for the version reply,
-120 s for the decision. (C<PVE::Tunnel> waits 10 s for the version; here the connector's own limits come
-first, so that its reason is heard.)
+Limits: 30 s for each step of the request, 15 s to write each line, 45 s for the version reply, 120
+s for the negotiation. (C<PVE::Tunnel> waits 10 s for the version. Here the limits of the connector
+end first, so that the error contains its reason.)
 
-Errors: what the configuration or a missing privilege forbids; what HTTP, TLS or the target refused,
-with its words; a version reply that is malformed, C<caps> included; clear text that cannot be had. In
-each case the child has ended. A worker that had answered C<version> has been told to C<quit> and to
-clean up.
+The function dies if the configuration forbids the migration or a privilege is missing; if HTTP, TLS
+or the target refuse, with their message; if the version reply is malformed, C<caps> included; if
+clear text is not possible. In each case the child has ended. A worker that had answered C<version>
+has received C<quit> with the request to clean up.
 
 =head2 open_tunnel
 
@@ -406,10 +412,10 @@ clean up.
         $read_line, $conn, $url, \%req_params, \%tunnel_params, $log,
     );
 
-The same for a caller with a reader of its own: C<$read_line> is called with the tunnel and a number
-of seconds, and returns the next line without its end, or dies. Every answer to a command of ours is
-read by it. With C<write_tunnel> and C<read_tunnel> of this module nothing but C<fork_websocket_tunnel>
-does.
+As C<fork_websocket_tunnel>, for a caller with a reader of its own: C<$read_line> is called with the
+tunnel and a number of seconds, and returns the next line without its end, or dies. It reads every
+answer to a command of this module. Callers that use C<write_tunnel> and C<read_tunnel> of this
+module must call C<fork_websocket_tunnel> instead.
 
 =head2 write_tunnel
 
@@ -422,28 +428,28 @@ the answer's C<msg> unless C<success> is true.
 
     my $line = read_tunnel($tunnel, $timeout);
 
-The next line, without its newline. C<$timeout> is 60 s if not given. Lines longer than 1 MiB are an
-error. A signal that arrives meanwhile is handled: a handler that dies ends the wait, so C<alarm>
-around it works.
+Returns the next line without its newline. The default of C<$timeout> is 60 s. Dies if a line is
+longer than 1 MiB. Signal handlers run during the wait, and a handler that dies ends it, so a
+surrounding C<alarm> works.
 
 =head2 forward_unix_socket
 
     forward_unix_socket($tunnel, $local, $remote);
 
-Makes C<$local> a UNIX socket (mode 0600; what was there is removed) that stands for the target's
-C<$remote>. Each connection to it becomes one more connection to the target's listener or, on plane
-C<websocket>, one more websocket with a fresh ticket. Limit: 20 s. Dies if the connector says that it
-cannot. Under taint, C<$local> must have been checked by a pattern.
+Creates the UNIX socket C<$local> (mode 0600), which stands for the target's C<$remote>. An existing
+file of that name is removed. Each connection to it becomes a connection to the target's listener
+or, on plane C<websocket>, a websocket with a fresh ticket. Limit: 20 s. Dies if the connector
+refuses. Under taint, a pattern must have checked C<$local>.
 
 =head2 finish_tunnel
 
     finish_tunnel($tunnel, $cleanup);
 
-Asks the connector for its record (20 s), which it logs as well, for people and as JSON. Then sends
-C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then SIGKILL.
-Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker removes what was
-created for this migration. Dies at the end if the target did not confirm C<quit>, or if its listener
-had died before it was told to end; the child has ended in any case.
+Requests the connector's record (20 s), which the connector also logs, as text and as JSON. Then
+sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
+SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker
+removes what it created for this migration. Dies at the end if the target did not confirm C<quit>,
+or if its listener had died before C<quit>. The child has ended in any case.
 
 =head1 SEE ALSO
 

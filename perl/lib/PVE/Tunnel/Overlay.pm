@@ -15,20 +15,20 @@ my %REPLACEMENT = (
     finish_tunnel => \&_finish_tunnel,
 );
 
-# What was there before, by name; empty while nothing is replaced.
+# The stock functions by name; empty if none is replaced.
 my %stock;
 
 sub install () {
     if (%stock) {
         my $found = _functions();
-        my @ours = grep { $found->{$_} eq 'overlay' } sort keys %$found;
-        return if @ours == keys %REPLACEMENT;
-        die _wrapped($found) if @ours;
-        # The module was loaded anew.
+        my @installed = grep { $found->{$_} eq 'overlay' } sort keys %$found;
+        return if @installed == keys %REPLACEMENT;
+        die _wrapped($found) if @installed;
+        # The module was loaded again.
         %stock = ();
     }
     if (my $reason = _refusal()) {
-        die "PVE::Tunnel is left as it is: $reason\n";
+        die "PVE::Tunnel is not changed: $reason\n";
     }
     %stock = map { $_ => PVE::Tunnel->can($_) } keys %REPLACEMENT;
     _put(%REPLACEMENT);
@@ -47,7 +47,7 @@ sub uninstall () {
 sub status () {
     my $found = _functions();
     my $installed = !grep { $_ ne 'overlay' } values %$found;
-    # This may load it.
+    # This may load PVE::Tunnel.
     my $refusal = $installed ? undef : _refusal();
     return {
         installed => $installed ? 1 : 0,
@@ -57,7 +57,7 @@ sub status () {
     };
 }
 
-# Each of the three: 'overlay', 'stock' or, if it is neither, 'other'.
+# The origin of each of the three functions: 'overlay', 'stock' or 'other'.
 sub _functions () {
     my %found;
     for my $name (keys %REPLACEMENT) {
@@ -73,12 +73,12 @@ sub _functions () {
 sub _wrapped ($found) {
     my @names = grep { $found->{$_} ne 'overlay' } sort keys %$found;
     return
-          'somebody has replaced '
+          'another module has replaced '
         . join(', ', map { "PVE::Tunnel::$_" } @names)
-        . " since the overlay was installed: that has to be undone first\n";
+        . " since the overlay was installed: undo that first\n";
 }
 
-# Why PVE::Tunnel is not one to touch, or undef. Loads it.
+# Why the overlay cannot replace functions of PVE::Tunnel, or undef. Loads PVE::Tunnel.
 sub _refusal () {
     if (!PVE::Tunnel->can('fork_websocket_tunnel') && !eval { require PVE::Tunnel; 1 }) {
         return PVE::Tunnel::Text::one_line("it cannot be loaded: $@");
@@ -105,15 +105,15 @@ sub _forward_unix_socket ($tunnel, $local, $remote) {
     return PVE::Tunnel::Client::forward_unix_socket($tunnel, $local, $remote);
 }
 
-# Those of fork_ssh_tunnel come here too, and those opened before we were there.
+# Also called for tunnels of fork_ssh_tunnel, and for those opened before the installation.
 sub _finish_tunnel ($tunnel, $cleanup = 0) {
     return $stock{finish_tunnel}->($tunnel, $cleanup) if !defined $tunnel->{connector};
     return PVE::Tunnel::Client::finish_tunnel($tunnel, $cleanup);
 }
 
-# The stock function reads ahead into the handle's buffer, so whoever read past it would lose what
-# it holds. It may be replaced itself, so it is called by its name. Whole seconds, as alarm may be
-# the one that knows no others.
+# The stock function reads ahead into the handle's buffer, so another reader would lose these bytes.
+# It is called by its name, because it may have been replaced. The limit is rounded up to whole
+# seconds, because the stock function may use the built-in alarm.
 sub _read_line ($tunnel, $limit) {
     my $line = PVE::Tunnel::read_tunnel($tunnel, POSIX::ceil($limit));
     return $line // die "the tunnel has ended\n";
@@ -145,21 +145,22 @@ PVE::Tunnel::Overlay - the native tunnel under an unchanged PVE::Tunnel
 
 qemu-server, pve-container and C<PVE::StorageTunnel> call C<PVE::Tunnel> by the full names of its
 functions. This module replaces three of them in the running program: C<fork_websocket_tunnel>,
-C<forward_unix_socket> and C<finish_tunnel>. Their callers are not changed and get what they got:
-the same arguments, the same hash, and L<PVE::Tunnel::Client> behind it. No file is changed.
+C<forward_unix_socket> and C<finish_tunnel>. Callers are not changed: arguments and the returned
+hash are the same, and L<PVE::Tunnel::Client> does the work. No file is changed.
 
-Everything else stays as it is. C<read_tunnel> and C<write_tunnel> of C<PVE::Tunnel> read and write
-our tunnels, too. Tunnels over ssh (C<fork_ssh_tunnel>) and those that were opened before go to the
-stock functions: ours are known by the key C<connector> in their hash. A reference to a function that
-somebody took before stays what it was.
+All other functions stay. C<read_tunnel> and C<write_tunnel> of C<PVE::Tunnel> also work with
+tunnels of the overlay, which have the key C<connector> in their hash. Tunnels over ssh
+(C<fork_ssh_tunnel>) and tunnels that were opened before the installation use the stock functions. A
+code reference that was taken before the installation still refers to the stock function.
 
-Beyond what C<PVE::Tunnel> does, C<fork_websocket_tunnel> takes three optional keys in
-C<$tunnel_params>, reads the configuration, and negotiates the way of the guest's data; see
+There are two differences. C<fork_websocket_tunnel> accepts three optional keys in
+C<$tunnel_params>, reads the configuration, and negotiates the plane of the guest's data; see
 L<PVE::Tunnel::Client/fork_websocket_tunnel>. C<forward_unix_socket> dies if the connector cannot
-forward, where the stock one ignores the answer and its callers fail at the socket that is not there.
+forward; the stock function ignores the answer, and its callers fail later because the socket does
+not exist.
 
-Nothing of Proxmox VE is loaded before C<install> or C<status> is called, and then C<PVE::Tunnel>
-alone.
+The module loads no module of Proxmox VE before C<install> or C<status> is called, and then only
+C<PVE::Tunnel>.
 
 =head1 FUNCTIONS
 
@@ -167,43 +168,43 @@ alone.
 
     PVE::Tunnel::Overlay::install();
 
-Replaces the three functions; loads C<PVE::Tunnel> if nobody has. Does nothing if they are replaced
-already. Dies, and changes nothing, with the reason if C<PVE::Tunnel> cannot be loaded; if one of
-the functions that are replaced or relied on is missing, comes from another package, or takes other
-parameters than those this module was written for (L<PVE::Tunnel::Overlay::Shape>); or if somebody
-else has replaced some of the three since.
+Replaces the three functions. Loads C<PVE::Tunnel> if it is not loaded. Does nothing if the
+functions are already replaced. Dies with the reason, and changes nothing, if C<PVE::Tunnel> cannot
+be loaded; if a function that it replaces or calls is missing, comes from another package, or has
+unsupported parameters (L<PVE::Tunnel::Overlay::Shape>); or if another module has replaced some of
+the three since.
 
 =head2 uninstall
 
     PVE::Tunnel::Overlay::uninstall();
 
-Puts back what was there. Does nothing if nothing is replaced. Dies, and changes nothing, if
-somebody has replaced one of the three since: what they put there may call ours. Tunnels that are open
-can be used and finished by the stock functions, but their end leaves no record.
+Restores the stock functions. Does nothing if none is replaced. Dies, and changes nothing, if
+another module has replaced one of the three since, because its function may call the overlay's.
+Open tunnels can be used and finished with the stock functions, but their end leaves no record.
 
 =head2 status
 
     my $status = PVE::Tunnel::Overlay::status();
 
-A hash that says how things are:
+Returns a hash:
 
 =over
 
 =item C<installed>
 
-1 if all three functions are ours, else 0
+1 if all three functions are the overlay's, else 0
 
 =item C<module>
 
-where C<PVE::Tunnel> was loaded from; undef if it was not, or not from a file
+the file that C<PVE::Tunnel> was loaded from; undef if it is not loaded, or not from a file
 
 =item C<functions>
 
-hash of the three names to C<overlay>, C<stock>, or C<other> for what somebody put there since
+hash from the three names to C<overlay>, C<stock>, or C<other> for a function of another module
 
 =item C<refusal>
 
-why C<install> would refuse now, one line; undef if it would not
+why C<install> would fail now, one line; undef if it would not
 
 =back
 

@@ -11,16 +11,16 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 our $VERSION = '0.1.0';
 
 sub start ($handles, $code) {
-    # Open in what is forked and nowhere else, so its end is theirs.
+    # Only the child and its children keep the other end open, so it closes when they have ended.
     pipe(my $alive, my $alive_end) or die "pipe: $!\n";
 
-    # A signal that came between fork and the child's own dispositions would run a handler of the
-    # caller's in the child, which may remove what is the caller's.
+    # A signal that arrives before the child has reset its dispositions would run a handler of the
+    # caller in the child, which could remove what belongs to the caller.
     my $blocked = POSIX::SigSet->new();
     POSIX::sigprocmask(POSIX::SIG_SETMASK(), _every_signal(), $blocked);
     my $pid = fork();
     if (defined($pid) && !$pid) {
-        # Nothing of the caller's may run in here: no END block, no destructor, no handler.
+        # No code of the caller may run here: no END block, no destructor, no handler.
         my $status = eval {
             _default_signals();
             POSIX::sigprocmask(POSIX::SIG_SETMASK(), $blocked);
@@ -69,13 +69,13 @@ sub _every_signal() {
 sub _default_signals() {
     alarm(0);
     $SIG{$_} = 'DEFAULT' for grep { defined $SIG{$_} } keys %SIG;
-    # A peer that is gone is an error where it is written to.
+    # Writing to a closed connection returns an error instead of ending the process.
     $SIG{PIPE} = 'IGNORE';
     return;
 }
 
-# The caller usually holds the guest's configuration lock, which is held for as long as anybody has
-# its descriptor.
+# The caller usually holds the guest's configuration lock. The kernel keeps a lock as long as any
+# process has its descriptor.
 sub _close_all_but (@keep) {
     my %keep = map { $_ => 1 } @keep;
     opendir(my $dir, '/proc/self/fd') or die "cannot list descriptors: $!\n";
@@ -93,13 +93,13 @@ __END__
 
 =head1 NAME
 
-PVE::Tunnel::Process - a process of our own beside the caller's
+PVE::Tunnel::Process - a process for native code that blocks
 
 =head1 SYNOPSIS
 
     my $process = PVE::Tunnel::Process::start(
-        [$theirs],
-        sub { serve(fileno $theirs); return 0 },
+        [$child_end],
+        sub { serve(fileno $child_end); return 0 },
     );
     ...
     kill(KILL => $process->{pid})
@@ -108,9 +108,9 @@ PVE::Tunnel::Process - a process of our own beside the caller's
 
 =head1 DESCRIPTION
 
-What L<PVE::Tunnel::Client> and L<PVE::Tunnel::Seam> share: both fork processes for native code that
-blocks, out of processes of Proxmox VE that hold a guest's configuration lock, handle signals in
-their own way, and have much open.
+L<PVE::Tunnel::Client> and L<PVE::Tunnel::Seam> both fork processes for native code that blocks.
+Their callers are processes of Proxmox VE, which hold a guest's configuration lock, have their own
+signal handlers, and have many open descriptors.
 
 =head1 FUNCTIONS
 
@@ -119,27 +119,27 @@ their own way, and have much open.
     my $process = start(\@handles, $code);
 
 Forks. The child has default signal dispositions (C<SIGPIPE> is ignored), no alarm, and no
-descriptors but 0, 1, 2, those of C<@handles>, and one whose end is its own. It calls C<$code> and
-ends with the number that this returns, or with 1 if it dies; no C<END> block and no destructor runs
-in it. Lexical handles of the caller are closed below Perl: C<$code> must not use or close any but
-those given.
+descriptors except 0, 1, 2, those of C<@handles>, and one end of a pipe that shows its end. It calls
+C<$code> and exits with its return value, or with 1 if it dies. No C<END> block and no destructor
+runs in it. The descriptors of the caller's other handles are closed without Perl's knowledge:
+C<$code> must not use or close these handles.
 
-Returns a hash with C<pid> and C<alive>, which are those of the functions below. Dies if the system
-has no process or descriptor left.
+Returns a hash with C<pid> and C<alive> for the functions below. Dies if the system has no process
+or descriptor left.
 
 =head2 ended
 
-C<ended($process, $limit)>: true as soon as the child and all that it forked have ended, false after
-C<$limit> seconds; with 0, whether they have.
+C<ended($process, $limit)>: true as soon as the child and all its children have ended, false after
+C<$limit> seconds. With a limit of 0 it does not wait.
 
 =head2 reap
 
-C<reap($process)>: waits for the child, without a limit, so C<ended> comes first. It does not matter
-if somebody else has waited for it already. Returns the name of the signal that ended it, as
+C<reap($process)>: waits for the child, without a limit; call C<ended> first. Another part of the
+program may have waited for the child already. Returns the name of the signal that ended it, such as
 C<SIGKILL>, or undef.
 
 =head2 signal_of
 
-C<signal_of($status)>: the name of the signal in a status as in C<$?>, undef if there is none.
+C<signal_of($status)>: the name of the signal in a wait status such as C<$?>, or undef.
 
 =cut

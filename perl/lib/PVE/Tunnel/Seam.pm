@@ -12,16 +12,16 @@ our $VERSION = '0.1.0';
 # Variable for tests.
 our $CONFIGURATION = $PVE::Tunnel::Configuration::FILE;
 
-# The command whose clothes the seam's requests wear, and the parameter that tells them apart.
+# The command that carries the seam's requests, and the property that distinguishes them.
 my $COMMAND = 'query-disk-import';
 my $PROPERTY = 'direct';
 
-# What is installed, and how. It outlives a second loading of this file, which would otherwise wrap
-# the wrapper.
+# The state of the installation. A package variable, because a second loading of this file would
+# otherwise wrap the wrapper.
 our $installation;
 
-# By the worker's $state, so that everything of a worker goes when that goes. Not in $state: it is
-# another's hash, which may be printed, encoded or copied, and may have such a key one day.
+# The session of each worker, by its $state, which a session must not outlive. It is not stored in
+# $state: that hash belongs to the worker, which may print, encode or copy it, or use the same key.
 fieldhash my %session;
 
 sub install (%option) {
@@ -33,8 +33,8 @@ sub install (%option) {
 
     _load() if !defined &PVE::StorageTunnel::handle_query_disk_import;
     my $properties = _properties();
-    my $standing = _standing();
-    if ($standing eq 'none') {
+    my $installed = _installed_as();
+    if ($installed eq 'none') {
         _refuse_taken($properties);
         $installation = _wrap($properties);
     } elsif (($properties->{$PROPERTY} // 0) != $installation->{property}) {
@@ -46,10 +46,11 @@ sub install (%option) {
 }
 
 sub uninstall() {
-    my $standing = _standing();
-    return 0 if $standing eq 'none';
-    die "cannot uninstall: another has wrapped PVE::StorageTunnel::handle_query_disk_import since\n"
-        if $standing ne 'topmost';
+    my $installed = _installed_as();
+    return 0 if $installed eq 'none';
+    die 'cannot uninstall: another module has wrapped'
+        . " PVE::StorageTunnel::handle_query_disk_import since\n"
+        if $installed ne 'topmost';
     my $properties = _properties();
     delete $properties->{$PROPERTY}
         if ($properties->{$PROPERTY} // 0) == $installation->{property};
@@ -59,10 +60,10 @@ sub uninstall() {
 }
 
 sub status() {
-    my $standing = _standing();
+    my $installed = _installed_as();
     return {
-        installed => $standing eq 'none' ? 0 : 1,
-        topmost => $standing eq 'topmost' ? 1 : 0,
+        installed => $installed eq 'none' ? 0 : 1,
+        topmost => $installed eq 'topmost' ? 1 : 0,
         listeners => scalar(grep { $_->has_listener } values %session),
     };
 }
@@ -70,28 +71,29 @@ sub status() {
 sub _load() {
     eval { require PVE::StorageTunnel; 1 } and return;
     my ($reason) = split(/\n/, $@);
-    die "cannot load PVE::StorageTunnel, which the seam is for: $reason\n";
+    die "cannot load PVE::StorageTunnel, which the seam extends: $reason\n";
 }
 
-# The properties of the command, if PVE::StorageTunnel has the shape that we know.
+# The properties of the command, if PVE::StorageTunnel has the expected shape.
 sub _properties() {
     no warnings 'once'; ## no critic (ProhibitNoWarnings)
     my $schema = $PVE::StorageTunnel::cmd_schema;
-    die "this PVE::StorageTunnel has no \$cmd_schema with '$COMMAND': it is left alone\n"
+    die "this PVE::StorageTunnel has no \$cmd_schema with '$COMMAND': it is not changed\n"
         if ref($schema) ne 'HASH' || ref($schema->{$COMMAND}) ne 'HASH';
-    die "this PVE::StorageTunnel has no handle_query_disk_import: it is left alone\n"
+    die "this PVE::StorageTunnel has no handle_query_disk_import: it is not changed\n"
         if !defined &PVE::StorageTunnel::handle_query_disk_import;
     my $properties = $schema->{$COMMAND};
     for my $name (sort keys %$properties) {
-        die "the schema of '$COMMAND' in this PVE::StorageTunnel has '$name', which is no "
-            . "property: it is left alone\n"
+        die "the schema of '$COMMAND' in this PVE::StorageTunnel has '$name', which is not a "
+            . "property: it is not changed\n"
             if ref($properties->{$name}) ne 'HASH';
     }
     return $properties;
 }
 
-# 'topmost', 'wrapped' by another since, or 'none': also after PVE::StorageTunnel was loaded anew.
-sub _standing() {
+# How the seam is installed: 'topmost', 'wrapped' by another module since, or 'none', also after
+# PVE::StorageTunnel was loaded again.
+sub _installed_as () {
     return 'none' if !$installation || !defined &PVE::StorageTunnel::handle_query_disk_import;
     return 'topmost'
         if \&PVE::StorageTunnel::handle_query_disk_import == $installation->{wrapper};
@@ -100,24 +102,24 @@ sub _standing() {
 }
 
 sub _refuse_taken ($properties) {
-    die "'$COMMAND' has a property '$PROPERTY' already that is not ours: it is left alone\n"
+    die "'$COMMAND' already has a property '$PROPERTY' of another module: it is not changed\n"
         if exists $properties->{$PROPERTY};
     return;
 }
 
 sub _wrap ($properties) {
     my $original = \&PVE::StorageTunnel::handle_query_disk_import;
-    # Without a signature: what is not ours goes on with the very same @_, context and caller.
+    # Without a signature: other commands reach the original with the same @_, context and caller.
     my $wrapper = sub {
         return _answer(@_) if ref($_[1]) eq 'HASH' && exists $_[1]{$PROPERTY};
         my $direct = ref($_[0]) eq 'HASH' ? $session{ $_[0] } : undef;
         goto &$original if !$direct || !$direct->uses_listener;
-        # Only afterwards: the original may wait, and notes what there is to clean up.
+        # After the call, because the original may wait, and because it records what to clean up.
         my $answer = &$original;
-        $direct->demand_listener;
+        $direct->require_listener;
         return $answer;
     };
-    # What is in it, the seam checks itself: a newer source may say more.
+    # The library checks its content. A newer source may send more than a schema would allow.
     my $property = {
         type => 'object',
         description => 'Sets up direct connections for this migration (pve-tunnel).',
@@ -151,7 +153,7 @@ __END__
 
 =head1 NAME
 
-PVE::Tunnel::Seam - the target's side of direct connections, in a stock mtunnel worker
+PVE::Tunnel::Seam - the target side of direct connections, in a stock mtunnel worker
 
 =head1 SYNOPSIS
 
@@ -163,77 +165,80 @@ PVE::Tunnel::Seam - the target's side of direct connections, in a stock mtunnel 
 
 =head1 DESCRIPTION
 
-The commands of the mtunnel worker, in qemu-server and in pve-container, are a closed table. Schema
-and handler of one of them, C<query-disk-import>, belong to C<PVE::StorageTunnel>, where both are
-looked up while the worker runs. The seam adds one optional property to that schema, C<direct>, and
-wraps that handler: a command with C<direct> is answered here, every other one goes to the original
-with the same arguments, context and caller.
+The table of commands of the mtunnel worker, in qemu-server and in pve-container, cannot be
+extended. Schema and handler of one command, C<query-disk-import>, belong to C<PVE::StorageTunnel>,
+and the worker looks both up at run time. The seam adds one optional property to that schema,
+C<direct>, and wraps that handler. It answers commands with C<direct>; every other command reaches
+the original handler with the same arguments, context and caller.
 
-One thing is added to the others, and only while there is a listener: if that has died, the original is
-called, but its answer is not given. A program that only reads, as an import does, takes the listener's
-end for the end of its data, and C<PVE::StorageTunnel> on the source believes what it hears here: a
-disk that was cut off would be complete.
+There is one exception. If a listener was opened and has died, the original handler is called, but
+the command fails. A program that only reads, such as an import, takes the end of the listener for
+the end of its data. C<PVE::StorageTunnel> on the source relies on this command's answer, and would
+otherwise treat a truncated disk as complete.
 
-A node without the seam refuses the unknown property with C<success: false> and goes on: a source
-may just ask.
+A node without the seam refuses the unknown property with C<success: false> and continues, so a
+source can send the request to any node.
 
 =head2 Operations
 
-Over the control plane, C<{"cmd":"query-disk-import","direct":{"op":...}}>, answered by
-C<{"success":1,"direct":{...}}> or C<{"success":0,"msg":"..."}>. Names that are not known are
-ignored, values that do not have the right form are an error, and an error changes nothing.
+A request on the control plane is C<{"cmd":"query-disk-import","direct":{"op":...}}>. Its answer is
+C<{"success":1,"direct":{...}}> or C<{"success":0,"msg":"..."}>. Unknown names are ignored. A
+malformed value is an error, and an error changes nothing. The library decides about requests, see
+L<PVE::Tunnel::Native/seam_decide>; F<docs/protocol.md> is the specification.
 
 =over
 
 =item hello: C<protocol>, C<version>?
 
-Changes nothing. Answers C<protocol> and C<oldest>, the newest and the oldest protocol spoken here
-(C<protocol> in the request is the newest that the source speaks); C<caps>, of C<direct-tls> and
-C<direct-tcp>; C<withheld>, a reason for each of them that this node does not offer; C<version>.
+Changes nothing. The answer, the target's offer, has C<protocol> and C<oldest>, the newest and the
+oldest protocol that this node supports (C<protocol> in the request is the newest that the source
+supports); C<caps>, of C<direct-tls> and C<direct-tcp>; C<withheld>, the reason for each of them
+that this node does not offer; C<version>.
 
-Both are withheld if the configuration cannot be read or is malformed; C<direct-tcp> if it requires
-encryption, or if the user lacks the privilege below and no configured network allows clear text.
+Both are withheld if the configuration cannot be read or is malformed. C<direct-tcp> is withheld if
+the configuration requires encryption, or if the user lacks the privilege below and no configured
+network allows clear text.
 
 =item open: C<protocol>, C<plane>, C<network>?, C<fingerprint> (C<tls>), C<dead_peer_timeout>?
 
-Starts the listener; there is one at a time. C<plane> is C<tls> or C<tcp>. C<network> is the ID of a
-network of I<this> node's configuration, a CIDR or an interface name; without it, the address of the
-node's name is taken. C<fingerprint> is the SHA-256 of the source's one-time certificate.
+Starts the listener. There is at most one. C<plane> is C<tls> or C<tcp>. C<network> is the ID of a
+network of I<this> node's configuration, a CIDR or an interface name; the default is the address of
+the node's name. C<fingerprint> is the SHA-256 of the source's one-time certificate.
 C<dead_peer_timeout> is in seconds, by default 60.
 
-Answers C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, 64
+The answer has C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, 64
 hexadecimal digits.
 
-C<tcp>, and a network that is not configured, need C<Sys.Modify> on C</> for the user of the API
-whose worker this is. The ID of a configured network needs nothing: an administrator has decided
-already. C<tcp> is refused where the configuration requires encryption.
+C<tcp>, and a network that is not configured, require C<Sys.Modify> on C</> for the API user of this
+worker. The ID of a configured network requires no privilege, because an administrator has
+configured it. C<tcp> is refused if the configuration requires encryption.
 
 =item forward: C<path>
 
-Lets connections through to a UNIX socket. Only to one that the worker knows at that moment, that is
-a key of C<< $state->{sockets} >>: the rule of the command C<ticket>. Answers C<number>; the same
-path has the same number again.
+Registers a UNIX socket, so that direct connections can be forwarded to it. The socket must be a key
+of C<< $state->{sockets} >> at that moment: this is also the rule of the command C<ticket>. The
+answer has C<number>. The same path always has the same number.
 
 =item stat
 
-Answers C<plane>, C<connections>, C<half_open>, C<forwards> (C<number>, C<path>, C<connections>,
-C<open>, C<failed>, C<received>, C<sent>: bytes from and to the source) and C<refused> (C<tls>,
-C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>).
+The answer has C<plane>, C<connections>, C<half_open>, C<forwards> (C<number>, C<path>,
+C<connections>, C<open>, C<failed>, C<received>, C<sent>: bytes from and to the source) and
+C<refused> (C<tls>, C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>).
 
 =item close
 
-Ends the listener. Answers its last C<stat>.
+Ends the listener. The answer has its last counters, as in C<stat>.
 
 =back
 
 =head2 The listener
 
-A process forked by the first C<open>, as the worker holds the guest's configuration lock then: it
-closes every descriptor but 0, 1, 2 and its socket to the worker. It ends with the worker, whatever
-happens to that, and is waited for when it is closed. See L<PVE::Tunnel::Seam::Listener>.
+C<open> forks a process. The worker holds the guest's configuration lock, so the process closes
+every descriptor except 0, 1, 2 and its socket to the worker. It ends when the worker ends, in every
+case, and C<close> waits for its end. See L<PVE::Tunnel::Seam::Listener>.
 
-What is known of a worker is kept beside its C<$state>, not in it, and goes when C<$state> goes: a
-session key in there would be one careless dump away from a log.
+The seam stores its data about a worker outside of the worker's C<$state>, and frees it together
+with C<$state>. A session key in C<$state> could reach a log by a debugging output.
 
 =head1 FUNCTIONS
 
@@ -242,9 +247,9 @@ session key in there would be one careless dump away from a log.
     PVE::Tunnel::Seam::install();
     PVE::Tunnel::Seam::install(check => $check, node => $name);
 
-Puts the seam in place, once, however often it is called. Loads C<PVE::StorageTunnel> if that was
-not done. Dies, and has then changed nothing, if there is none, or if it does not have the shape
-that is expected: C<$PVE::StorageTunnel::cmd_schema> with a hash of properties for
+Installs the seam. Further calls do not install it again. Loads C<PVE::StorageTunnel> if it is not
+loaded. Dies, and changes nothing, if C<PVE::StorageTunnel> does not load, or does not have the
+expected shape: C<$PVE::StorageTunnel::cmd_schema> with a hash of properties for
 C<query-disk-import>, none of them called C<direct>, and
 C<PVE::StorageTunnel::handle_query_disk_import>.
 
@@ -254,31 +259,32 @@ Options, which replace those of an earlier call:
 
 =item check
 
-C<sub ($user, $path, $privilege)>: true if that user has that privilege. C<$user> is C<undef> where
-C<PVE::RPCEnvironment> is not there or knows none. Without it, C<PVE::RPCEnvironment> decides, and
-where it cannot, the answer is no.
+C<sub ($user, $path, $privilege)>: true if that user has that privilege. C<$user> is C<undef> if
+C<PVE::RPCEnvironment> does not load or has no user. By default C<PVE::RPCEnvironment> checks the
+privilege. If that fails, the user does not have it.
 
 =item node
 
-This node's name, whose address counts where no network is asked for. By default
-C<PVE::INotify::nodename()>, and without that module the host's name.
+This node's name, whose address is used if a request has no network. By default
+C<PVE::INotify::nodename()>, and without that module the host name.
 
 =back
 
 =head2 uninstall
 
-Takes it away. Returns 1, or 0 if it was not there. Dies, and changes nothing, if the handler has
-been wrapped by another since. Listeners that are open stay.
+Removes the seam. Returns 1, or 0 if it was not installed. Dies, and changes nothing, if another
+module has wrapped the handler since. Open listeners continue.
 
 =head2 status
 
     { installed => 1, topmost => 1, listeners => 0 }
 
-C<topmost> is 0 if another has wrapped the handler since. C<listeners> counts those that are open.
+C<topmost> is 0 if another module has wrapped the handler since. C<listeners> is the number of
+running listeners.
 
 =head1 FILES
 
-F</etc/pve/remote-migration.cfg>, C<$PVE::Tunnel::Seam::CONFIGURATION>: networks and policy. Read
-for each C<hello> and C<open>. Without the file, nothing is configured.
+F</etc/pve/remote-migration.cfg>, C<$PVE::Tunnel::Seam::CONFIGURATION>: networks and policy. The
+seam reads it for each request. A missing file is the same as an empty one.
 
 =cut

@@ -11,9 +11,9 @@ use PVE::Tunnel::Text;
 our $VERSION = '0.1.0';
 
 use constant {
-    # Seconds for each step: connect, handshake, and each silence of the target.
+    # Seconds for each step: connection, TLS handshake, and each wait for data.
     STEP_LIMIT => 30,
-    # Bytes. The answer has three short strings.
+    # Bytes. The answer consists of three short strings.
     MAX_ANSWER => 1 << 20,
     DEFAULT_PORT => 8006,
 };
@@ -28,7 +28,7 @@ sub post ($conn, $path, $params) {
         timeout => STEP_LIMIT,
         max_size => MAX_ANSWER,
         max_redirect => 0,
-        # A proxy from the environment would see the token.
+        # A proxy from the environment would receive the token.
         proxy => undef, http_proxy => undef, https_proxy => undef,
         verify_SSL => 1,
         SSL_options => _tls_options($conn, \$mismatch),
@@ -40,7 +40,7 @@ sub post ($conn, $path, $params) {
     );
     if (!$answer->{success}) {
         die "$conn->{host}: $mismatch\n" if defined $mismatch;
-        # 599 is HTTP::Tiny's own: the connection failed, and the reason is the content.
+        # HTTP::Tiny reports a failed connection as 599, with the reason as content.
         my $reason =
             $answer->{status} == 599 ? $answer->{content} : "$answer->{status} $answer->{reason}";
         die _redacted("the request for a tunnel to $conn->{host} failed: $reason", $conn) . "\n";
@@ -65,7 +65,7 @@ sub _base_url ($conn) {
     my $host = _bare_host($conn);
     my $loopback = $host =~ /\A(?:127\.[0-9.]+|::1|localhost)\z/;
     die
-        "protocol '$protocol' to '$host' is not possible: the API token would travel in clear text\n"
+        "protocol '$protocol' to '$host' is not possible: the API token would be sent in clear text\n"
         if $protocol ne 'https' && ($protocol ne 'http' || !$loopback);
     my $port = $conn->{port} // DEFAULT_PORT;
     return "$protocol://" . ($host =~ /:/ ? "[$host]" : $host) . ":$port";
@@ -80,23 +80,23 @@ sub _tls_options ($conn, $mismatch) {
     return {} if ($conn->{protocol} // 'https') eq 'http';
     my $host = _bare_host($conn);
     my %options = (SSL_verifycn_name => $host);
-    # An address is no server name, in brackets least of all (RFC 6066, section 3).
+    # Addresses are not allowed as server names (RFC 6066, section 3).
     $options{SSL_hostname} = '' if $host =~ /:/ || $host =~ /\A[0-9.]+\z/;
     my $expected = fingerprint($conn) // return \%options;
     return { %options, _pinned($expected, $mismatch) };
 }
 
-# A pinned certificate is compared in the handshake, before a byte of the request is sent.
+# A pinned certificate is compared during the TLS handshake, before the request is sent.
 sub _pinned ($expected, $mismatch) {
     require IO::Socket::SSL;
     require Net::SSLeay;
     my $compare = sub ($ok, $store, $name, $error, $cert, $depth) {
-        # Issuers do not matter, only the leaf; the library asks about it last.
+        # Only the leaf counts, for which OpenSSL calls this last.
         return 1 if $depth > 0;
         my $actual = PVE::Tunnel::Native::fingerprint_parse(
             Net::SSLeay::X509_get_fingerprint($cert, 'sha256'));
         return 1 if $actual eq $expected;
-        $$mismatch = "the certificate's fingerprint is $actual, expected was $expected";
+        $$mismatch = "the certificate's fingerprint is $actual, expected $expected";
         return 0;
     };
     return (
@@ -106,8 +106,7 @@ sub _pinned ($expected, $mismatch) {
     );
 }
 
-# A status line is the target's to write, and it must not bring back what was sent.
-# A message without the token.
+# One line without the token, which the target may have copied into its status line.
 sub _redacted ($text, $conn) {
     $text =~ s/\Q$conn->{apitoken}\E/(token)/g;
     my ($secret) = $conn->{apitoken} =~ /=([^=]+)\z/;
@@ -123,7 +122,7 @@ __END__
 
 =head1 NAME
 
-PVE::Tunnel::Client::API - asks the target's API for a tunnel
+PVE::Tunnel::Client::API - requests a tunnel at the target's API
 
 =head1 DESCRIPTION
 
@@ -134,8 +133,8 @@ A part of L<PVE::Tunnel::Client>, which describes the connection's hash C<$conn>
 =head2 post
 
 C<post($conn, $path, \%params)>: sends a form to C<$path> below C</api2/json>. Returns a hash with
-C<upid>, C<ticket> and C<socket>. No redirect is followed and no proxy is used. Dies with the
-target's status and reason, or with both fingerprints if they differ; never with the token.
+C<upid>, C<ticket> and C<socket>. It follows no redirect and uses no proxy. Dies with the target's
+status and reason, or with both fingerprints if they differ. The message does not contain the token.
 
 =head2 fingerprint
 

@@ -10,7 +10,7 @@ use PVE::Tunnel::Process;
 
 our $VERSION = '0.1.0';
 
-# Longer than any diagnostic; what is longer is cut, not kept.
+# Bytes. No diagnostic of the connector is longer; a longer line is logged in parts.
 use constant MAX_LOG_LINE => 8192;
 
 sub start ($log, $options) {
@@ -35,8 +35,7 @@ sub reap ($child) {
     return PVE::Tunnel::Process::reap($child);
 }
 
-# The child reads diagnostics; the connector, which blocks in native code, is a process of its own
-# under it.
+# The child reads the diagnostics. The connector blocks in native code and is a child of this child.
 sub _run ($log, $options, $input, $output) {
     my ($log_in, $log_out) = POSIX::pipe() or die "pipe: $!\n";
     my $connector = fork() // die "fork: $!\n";
@@ -55,8 +54,8 @@ sub _run ($log, $options, $input, $output) {
 
 sub _connect_and_serve ($options, $input, $output, $log_out) {
     local $0 = 'pve-tunnel connector';
-    # Its input is the caller's and would not end with the process above it, which alone can tell
-    # what the connector has to say.
+    # Its input belongs to the caller and would stay open if the parent died, which passes the
+    # connector's diagnostics on.
     my $all = { %$options, end_with_parent => 1 };
     return 0 if eval { PVE::Tunnel::Native::connector_run($input, $output, $log_out, $all); 1 };
     POSIX::write($log_out, $@, length $@);
@@ -68,7 +67,7 @@ sub _pass_on ($log, $log_in) {
     while (1) {
         my $got = POSIX::read($log_in, my $bytes, 4096);
         next if !defined($got) && $!{EINTR};
-        # The end is '0 but true'.
+        # POSIX::read returns '0 but true' at the end.
         last if !defined($got) || $got == 0;
         $pending .= $bytes;
         while ($pending =~ s/\A([^\n]*)\n// || $pending =~ s/\A([^\n]{${\MAX_LOG_LINE}})//) {
@@ -80,7 +79,7 @@ sub _pass_on ($log, $log_in) {
 }
 
 sub _log_line ($log, $line) {
-    # A log that fails must not end the tunnel.
+    # A failing log must not end the tunnel.
     eval { $log->('info', "tunnel: $line") };
     return;
 }
@@ -97,17 +96,17 @@ PVE::Tunnel::Client::Child - the processes behind a tunnel
 
 =head1 DESCRIPTION
 
-A part of L<PVE::Tunnel::Client>, which describes what they do. A child, which turns the connector's
-diagnostics into log lines, and under it the connector. Both have closed every inherited descriptor
-but 0, 1, 2 and their pipes; see L<PVE::Tunnel::Process>. The connector ends with the child, and if a
-signal ends the connector, the child says so.
+A part of L<PVE::Tunnel::Client>. A child converts the connector's diagnostics into log lines. The
+connector is a child of this child. Both have closed every inherited descriptor except 0, 1, 2 and
+their pipes; see L<PVE::Tunnel::Process>. The connector ends if the child ends. If a signal ends the
+connector, the child logs it.
 
 =head1 FUNCTIONS
 
 =head2 start
 
-C<start($log, \%options)>: forks both; the options are C<connector_run>'s. Returns a hash with C<pid>, C<writer>, C<reader> and C<alive>, whose end
-is the processes' end.
+C<start($log, \%options)>: forks both, with the options of C<connector_run>. Returns a hash with
+C<pid>, C<writer>, C<reader> and C<alive>, a pipe that ends when both processes have ended.
 
 =head2 ended
 
@@ -115,7 +114,6 @@ C<ended($child, $limit)>: true as soon as both have ended, false after C<$limit>
 
 =head2 reap
 
-C<reap($child)>: waits for the child. Returns the name of the signal that ended it, undef if none
-did.
+C<reap($child)>: waits for the child. Returns the name of the signal that ended it, or undef.
 
 =cut

@@ -27,8 +27,8 @@ sub ask ($tunnel, $limit, $command) {
     write_line($tunnel, $limit, $command);
     $tunnel->{unanswered}++;
     my $line;
-    # Answers come in the order of commands, so one that came too late for its own would be taken
-    # for this one's.
+    # Answers have the order of the commands. Those that came too late for earlier commands are
+    # discarded.
     while ($tunnel->{unanswered}) {
         my $left = $deadline - clock_gettime(CLOCK_MONOTONIC);
         die "no answer to '$command->{cmd}' within $limit s\n" if $left <= 0;
@@ -75,8 +75,7 @@ sub read_line ($tunnel, $limit) {
     return $line;
 }
 
-# A signal ends the wait early, so that the caller's own alarm is heard; then the rest is waited
-# for.
+# A signal interrupts the wait, so that handlers of the caller run. Then the wait continues.
 sub _wait_for ($handle, $readiness, $deadline) {
     die "the tunnel is closed\n" if !defined fileno $handle;
     my $select = IO::Select->new($handle);
@@ -94,12 +93,12 @@ sub deadline ($limit) {
 
 sub failure_text ($reply) {
     my $text = $reply->{msg};
-    return 'the other side gave no reason' if !defined($text) || ref($text) || $text !~ /\S/;
+    return 'no reason given' if !defined($text) || ref($text) || $text !~ /\S/;
     return PVE::Tunnel::Text::one_line($text);
 }
 
 sub log_line ($log, $level, $text) {
-    # A log that fails must not end the tunnel.
+    # A failing log must not end the tunnel.
     eval { $log->($level, PVE::Tunnel::Text::one_line($text)) };
     return;
 }
@@ -112,7 +111,7 @@ __END__
 
 =head1 NAME
 
-PVE::Tunnel::Client::Lines - lines to the connector, from it, and to the log
+PVE::Tunnel::Client::Lines - lines to and from the connector, and to the log
 
 =head1 DESCRIPTION
 
@@ -124,10 +123,10 @@ above 0 and at most a day. All functions die with one line that ends in a newlin
 =head2 ask
 
 C<ask($tunnel, $limit, \%command)>: sends a command and returns its answer, a hash with a true
-C<success>. Lines are read by C<< $tunnel->{read_line} >>, called with the tunnel and the seconds
-left, which returns a line without its end, or dies. An answer that does not come in time is thrown
-away by the next C<ask> (C<< $tunnel->{unanswered} >> counts them). Dies with the answer's C<msg>
-if it is a failure.
+C<success>. C<< $tunnel->{read_line} >> reads the lines: it is called with the tunnel and the
+remaining seconds, and returns a line without its end, or dies. The next C<ask> discards an answer
+that did not arrive in time (C<< $tunnel->{unanswered} >> counts them). Dies with the answer's
+C<msg> if C<success> is false.
 
 =head2 write_line
 
@@ -135,19 +134,19 @@ C<write_line($tunnel, $limit, $value)>: writes a value as one line of JSON.
 
 =head2 read_line
 
-C<read_line($tunnel, $limit)>: the next line, without its end. What was read beyond it waits in
-C<< $tunnel->{pending} >>.
+C<read_line($tunnel, $limit)>: the next line, without its end. C<< $tunnel->{pending} >> keeps bytes
+of later lines.
 
 =head2 deadline
 
-C<deadline($limit)>: when that limit ends, in seconds of the monotonic clock.
+C<deadline($limit)>: the end of that limit, in seconds of the monotonic clock.
 
 =head2 failure_text
 
-C<failure_text(\%answer)>: C<msg> as one line of at most a thousand characters.
+C<failure_text(\%answer)>: C<msg> as one line of at most 1000 characters.
 
 =head2 log_line
 
-C<log_line($log, $level, $text)>: logs such a line. A log that dies is none of the tunnel's business.
+C<log_line($log, $level, $text)>: logs such a line. Ignores a log that dies.
 
 =cut

@@ -4,8 +4,7 @@ use v5.36;
 
 our $VERSION = '0.1.0';
 
-# The functions that are replaced and those that are relied on, with their parameters. Names count:
-# a parameter in another place is another function.
+# The functions that the overlay replaces or calls, with their parameters in order.
 my %PARAMETERS = (
     fork_websocket_tunnel => [qw($conn $url $req_params $tunnel_params $log)],
     forward_unix_socket => [qw($tunnel $local $remote)],
@@ -15,15 +14,15 @@ my %PARAMETERS = (
 );
 
 sub fault ($package) {
-    # Only who wants to know pays for them.
+    # Loaded here, because they are large.
     require B;
     require B::Deparse;
     for my $name (sort keys %PARAMETERS) {
         my $code = $package->can($name) // return "it has no function '$name'";
         my $found = _parameters($code)
-            // return "the parameters of its function '$name' cannot be made out";
+            // return "the parameters of its function '$name' cannot be determined";
         my ($has, $known) = map { join(', ', @$_) } $found, $PARAMETERS{$name};
-        return "its function '$name' takes ($has), and ($known) is what is known here"
+        return "its function '$name' takes ($has), and the overlay supports ($known)"
             if $has ne $known;
         my $cv = B::svref_2object($code);
         my $home = $cv->STASH->isa('B::HV') ? $cv->STASH->NAME : 'nowhere';
@@ -32,24 +31,24 @@ sub fault ($package) {
     return;
 }
 
-# Perl keeps no list of parameters: they are read off the code, from a signature or from the
-# statement that takes them all.
+# Perl keeps no list of parameters. They are derived from the code: from a signature, or from a
+# statement that assigns @_ to a list.
 sub _parameters ($code) {
     my $cv = B::svref_2object($code);
-    # Of a function in C there is none.
+    # A function in C has no such code.
     return if $cv->ROOT->isa('B::NULL');
     my @names = ($cv->PADLIST->ARRAY)[0]->ARRAY;
     my @signed = map { $names[$_]->PV } _signature($cv->ROOT);
     return \@signed if @signed;
 
     my $text = eval { B::Deparse->new()->coderef2text($code) } // return;
-    # What a file declares for all its code is repeated in each function.
+    # B::Deparse repeats the declarations of a file in each function.
     my $declaration = qr/(?:package|use|no)\s[^;]*;|BEGIN\s*\{[^\n]*\}/;
     return if $text !~ /\A\s*\{\s*(?:$declaration\s*)*my\s*\(([^()]*)\)\s*=\s*\@_;/;
     return [$1 =~ /([\$\@%]\w*)/g];
 }
 
-# Where the parameters of a signature are among the function's variables, in their order.
+# The positions of a signature's parameters among the function's variables, in order.
 sub _signature ($op) {
     return $op->targ if $op->name eq 'argelem';
     my @found;
@@ -69,14 +68,13 @@ __END__
 
 =head1 NAME
 
-PVE::Tunnel::Overlay::Shape - whether a PVE::Tunnel is the one that is known
+PVE::Tunnel::Overlay::Shape - whether the overlay supports a PVE::Tunnel
 
 =head1 DESCRIPTION
 
-A part of L<PVE::Tunnel::Overlay>. What a function does cannot be seen from outside; what it is called
-with can, and a change there is a change that callers have followed. So these must be there, defined
-by the package itself, and take these parameters, as a signature or by C<my (...) = @_> at their
-beginning:
+A part of L<PVE::Tunnel::Overlay>. It cannot check what a function does, but it can check its
+parameters, which change if the callers have to change. The package itself must define these
+functions with these parameters, in a signature or by C<my (...) = @_> at the beginning:
 
     fork_websocket_tunnel  $conn, $url, $req_params, $tunnel_params, $log
     forward_unix_socket    $tunnel, $local, $remote
@@ -84,13 +82,13 @@ beginning:
     read_tunnel            $tunnel, $timeout
     write_tunnel           $tunnel, $timeout, $command, $params
 
-Other functions do not matter.
+Other functions are not checked.
 
 =head1 FUNCTIONS
 
 =head2 fault
 
-C<fault($package)>: what is not as it is known, in words that follow a name of the package; nothing
-if all is.
+C<fault($package)>: the first difference, worded to follow the name of the package; nothing if there
+is none.
 
 =cut

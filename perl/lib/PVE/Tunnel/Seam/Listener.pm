@@ -17,50 +17,54 @@ use PVE::Tunnel::Text;
 our $VERSION = '0.1.0';
 
 use constant {
-    # Seconds for each exchange with the listener, which only has to look at what it has; the first
-    # includes looking up the node's name and making keys.
+    # Seconds for each exchange with the listener. The first one includes resolving the node's name
+    # and generating keys.
     ANSWER_LIMIT => 10,
-    # Seconds for a listener to end that has been told to. It has nothing to wait for.
+    # Seconds for a listener to end after the end of its control socket.
     END_LIMIT => 5,
     # Bytes.
     MAX_LINE => PVE::Tunnel::Native::LINE_MAX(),
-    # Standard error, the task's log: the one descriptor for lines that the listener is left.
+    # Standard error, which is the task's log.
     LOG => 2,
-    GONE => 'the listener has ended; the log of this task may say why',
+    ENDED => 'the listener has ended; the log of this task may contain the reason',
 };
 
 my $JSON = JSON->new->utf8->canonical;
 
 sub start ($class, $options) {
-    socketpair(my $control, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
+    socketpair(my $control, my $listener_end, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
         or die "cannot start the listener: socketpair: $!\n";
-    # QEMU is started by the same worker, and must not keep the listener from noticing its end.
+ # QEMU, which the same worker starts, must not inherit it: the listener would not detect the end of
+ # the worker.
     my $flags = fcntl($control, F_GETFD, 0);
     fcntl($control, F_SETFD, $flags | FD_CLOEXEC)
         or die "cannot start the listener: close-on-exec: $!\n";
 
     my $process = eval {
-        PVE::Tunnel::Process::start([$theirs], sub { return _serve($theirs, $options) });
+        PVE::Tunnel::Process::start(
+            [$listener_end],
+            sub { return _serve($listener_end, $options) }
+        );
     }
         or die "cannot start the listener: $@";
-    CORE::close($theirs);
+    CORE::close($listener_end);
     my $self = bless { process => $process, control => $control, owner => $$, pending => '' },
         $class;
-    my $opened = $self->_hear('open');
+    my $opened = $self->_receive('open');
     return ($self, $opened);
 }
 
 sub ask ($self, $request) {
     die "the listener belongs to process $self->{owner}\n" if $self->{owner} != $$;
     die "$self->{over}\n" if defined $self->{over};
-    # A handler of the caller's, such as that of an alarm, may have died in the middle of the last
-    # exchange, and then the next answer would be to another question.
-    $self->_fail('the listener was ended: an earlier exchange with it was cut off')
+    # A signal handler of the caller may have died during the last exchange. Then the next answer
+    # would belong to the previous request.
+    $self->_fail('the listener was ended: an earlier exchange with it was interrupted')
         if $self->{asking};
     $self->{asking} = 1;
     my $reason = $self->_write($JSON->encode($request) . "\n");
     $self->_fail($reason) if defined $reason;
-    return $self->_hear($request->{op});
+    return $self->_receive($request->{op});
 }
 
 sub close ($self) { ## no critic (ProhibitBuiltinHomonyms)
@@ -70,7 +74,7 @@ sub close ($self) { ## no critic (ProhibitBuiltinHomonyms)
 }
 
 sub is_over ($self) {
-    $self->_end(GONE)
+    $self->_end($self->_last_error // ENDED)
         if $self->{owner} == $$
         && $self->{process}
         && PVE::Tunnel::Process::ended($self->{process}, 0);
@@ -86,11 +90,11 @@ sub pid ($self) {
 }
 
 # In the child.
-sub _serve ($theirs, $options) {
+sub _serve ($listener_end, $options) {
     local $0 = 'pve-tunnel listener';
-    my $control = fileno $theirs;
+    my $control = fileno $listener_end;
     return 0 if eval { PVE::Tunnel::Native::listener_run($control, LOG, $options); 1 };
-    # If it ended before its first line, this is that line; later it is the next answer.
+    # The worker reads this as the first line, or as the answer to its next request.
     my $error = PVE::Tunnel::Text::ascii_line(PVE::Tunnel::Text::reason($@));
     my $line = $JSON->encode({ error => $error }) . "\n";
     POSIX::write($control, $line, length $line);
@@ -98,18 +102,17 @@ sub _serve ($theirs, $options) {
 }
 
 # The answer to $op.
-sub _hear ($self, $op) {
+sub _receive ($self, $op) {
     $self->{asking} = 1;
     my ($line, $reason) = $self->_read;
     $self->_fail($reason) if !defined $line;
     my $answer = eval { $JSON->decode($line) };
     $self->_fail('the listener was ended: its answer is not JSON') if ref($answer) ne 'HASH';
-    if (defined(my $error = $answer->{error})) {
+    if (defined(my $error = _error($answer))) {
         $self->{asking} = 0;
-        my $words = ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::ascii_line($error);
-        # Without an address or a port there is nothing to go on with.
-        $self->_end($words) if $op eq 'open';
-        die "listener: $words\n";
+        # Without an address and a port there is no listener.
+        $self->_end($error) if $op eq 'open';
+        die "$error\n";
     }
     my $checked = eval { PVE::Tunnel::Native::seam_answer($op, $line) };
     if (!$checked) {
@@ -120,22 +123,40 @@ sub _hear ($self, $op) {
     return $checked;
 }
 
-# A listener that does not keep to the protocol cannot be asked again, and must not serve on.
+# The error of an answer, undef if there is none.
+sub _error ($answer) {
+    my $error = $answer->{error} // return;
+    return 'listener: '
+        . (ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::ascii_line($error));
+}
+
+# The error that a listener has left on its socket; undef if there is none.
+sub _last_error ($self) {
+    local $@; ## no critic (RequireInitializationForLocalVars)
+    my $error;
+    while (defined(my $line = ($self->_read)[0])) {
+        my $answer = eval { $JSON->decode($line) };
+        $error = ref($answer) eq 'HASH' ? _error($answer) : undef;
+    }
+    return $error;
+}
+
+# Ends a listener that violated the protocol: its further answers cannot be trusted.
 sub _fail ($self, $reason) { ## no critic (RequireFinalReturn)
     $self->_end($reason);
     die "$self->{over}\n";
 }
 
-# Nothing above expects an exception here: those that come are the caller's own, from a signal.
+# Returns the reason of a failure. Only a signal handler of the caller may die in here.
 sub _write ($self, $bytes) {
     local $SIG{PIPE} = 'IGNORE';
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + ANSWER_LIMIT;
     while (length $bytes) {
-        return _silence() if !_wait_for($self->{control}, 'can_write', $deadline);
+        return _timeout_reason() if !_wait_for($self->{control}, 'can_write', $deadline);
         my $wrote = syswrite($self->{control}, $bytes);
         if (!defined $wrote) {
             next if $!{EINTR} || $!{EAGAIN};
-            # What it said last may be the reason.
+            # Its last line may contain the reason.
             return if $!{EPIPE} || $!{ECONNRESET};
             return "the listener was ended: its socket failed: $!";
         }
@@ -150,21 +171,20 @@ sub _read ($self) {
     while (($end = index($self->{pending}, "\n")) < 0) {
         return (undef, 'the listener was ended: it sent a line longer than ' . MAX_LINE . ' bytes')
             if length($self->{pending}) > MAX_LINE;
-        return (undef, _silence()) if !_wait_for($self->{control}, 'can_read', $deadline);
+        return (undef, _timeout_reason()) if !_wait_for($self->{control}, 'can_read', $deadline);
         my $got =
             sysread($self->{control}, $self->{pending}, 65_536, length $self->{pending});
         next if !defined($got) && ($!{EINTR} || $!{EAGAIN});
-        return (undef, GONE) if !$got;
+        return (undef, ENDED) if !$got;
     }
     return substr($self->{pending}, 0, $end + 1, '');
 }
 
-sub _silence() {
+sub _timeout_reason() {
     return 'the listener was ended: it did not answer within ' . ANSWER_LIMIT . ' s';
 }
 
-# A signal ends the wait early, so that the caller's own handler is heard; then the rest is waited
-# for.
+# A signal interrupts the wait, so that handlers of the caller run. Then the wait continues.
 sub _wait_for ($handle, $readiness, $deadline) {
     my $select = IO::Select->new($handle);
     while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
@@ -173,12 +193,12 @@ sub _wait_for ($handle, $readiness, $deadline) {
     return 0;
 }
 
-# The end of its control socket ends the listener. One that is stuck has nothing that SIGKILL would
-# leave behind: no file, and a port that the kernel closes.
+# The end of its control socket ends the listener. SIGKILL leaves nothing behind if it does not end:
+# it has no files, and the kernel closes its port.
 sub _end ($self, $reason = 'the listener is closed') {
     $self->{over} //= $reason;
     my $process = delete $self->{process} // return;
-    # The caller may be about to look at its own.
+    # The caller may still need its own values.
     local ($!, $?);
     CORE::close(delete $self->{control});
     kill(KILL => $process->{pid}) if !PVE::Tunnel::Process::ended($process, END_LIMIT);
@@ -188,7 +208,7 @@ sub _end ($self, $reason = 'the listener is closed') {
 }
 
 sub DESTROY ($self) {
-    # A forked child has a copy of this object, and must not end the listener of its parent.
+    # In a forked child this is a copy, which must not end the listener of the parent.
     return if $self->{owner} != $$;
     local $@; ## no critic (RequireInitializationForLocalVars)
     eval { $self->_end };
@@ -203,7 +223,7 @@ __END__
 
 =head1 NAME
 
-PVE::Tunnel::Seam::Listener - the listener's process, seen from the worker
+PVE::Tunnel::Seam::Listener - the worker's control of its listener
 
 =head1 SYNOPSIS
 
@@ -212,23 +232,24 @@ PVE::Tunnel::Seam::Listener - the listener's process, seen from the worker
             { plane => 'tcp', node => 'pve1' },
         );
     my $path = '/run/qemu-server/100.migrate';
-    my $number = $listener->ask('forward', path => $path)->{number};
+    my $number =
+        $listener->ask({ op => 'forward', path => $path })->{number};
     my $stat = $listener->close;
 
 =head1 DESCRIPTION
 
-A part of L<PVE::Tunnel::Seam>. A process forked for L<PVE::Tunnel::Native/listener_run>, and the
-socket pair to it, over which a JSON line is asked and a JSON line answered, each within 10 s and
-1 MiB.
+A part of L<PVE::Tunnel::Seam>. The object owns a process forked for
+L<PVE::Tunnel::Native/listener_run>, and a socket pair to it. Each request and each answer is a JSON
+line of at most 1 MiB. An exchange may take 10 s.
 
-The listener ends with the worker: when the worker closes it, when the object goes, and, because the
-worker's end of the socket pair then closes and the kernel tells, when the worker dies, however it
-does. The object belongs to the process that made it: in a forked child it refuses to be asked, and
-its end there ends nothing.
+The listener ends if the worker closes it, if the object is destroyed, and if the worker dies: the
+kernel then closes the worker's end of the socket pair. The object belongs to the process that
+created it. In a forked child every request dies, and destroying the object does not end the
+listener.
 
-A listener that answers late, too much or not what was asked is ended at once: it could not be
-trusted with the next question. So is one whose last exchange was interrupted by a handler that
-died. After that, every call dies with the first reason.
+The object ends a listener immediately if its answer is late, too long or malformed, because later
+answers could not be trusted either. It also ends a listener if a signal handler that died
+interrupted the last exchange. After that, every call dies with the first reason.
 
 =head1 METHODS
 
@@ -238,28 +259,29 @@ died. After that, every call dies with the first reason.
         PVE::Tunnel::Seam::Listener->start(\%options);
 
 Class method. C<%options> are those of C<listener_run>. Returns the object and the listener's first
-line: C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, which is a
-secret. Dies with the listener's reason if it cannot listen; then no process is left.
+line: C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, which is
+secret. Dies with the listener's reason if it cannot listen. The process has then ended.
 
 =head2 ask
 
-C<< $listener->ask($op, %more) >>: the checked answer to C<forward> (with C<path>) or C<stat>. Dies
-with the listener's reason, after which it may be asked again, or with why it was ended.
+C<< $listener->ask(\%request) >>: the checked answer to a request with C<op>: C<forward> with
+C<path>, or C<stat>. Dies with the listener's reason, after which further requests are possible, or
+with the reason for which the listener was ended.
 
 =head2 close
 
-Asks for the last stat, ends the process, and returns the stat.
+Ends the process, and returns its last counters.
 
 =head2 is_over
 
-True after C<close>, after a failure, and if it has ended by itself.
+True after C<close>, after a failure, and if the process has ended by itself.
 
 =head2 reason
 
-Why it is over; undef as long as it is not known to be.
+Why the listener has ended; undef while it is running.
 
 =head2 pid
 
-The process, as long as there is one.
+The ID of the process, while there is one.
 
 =cut

@@ -31,14 +31,14 @@ sub uses_listener ($self) {
     return $self->_listener_state eq 'none' ? 0 : 1;
 }
 
-sub demand_listener ($self) {
+sub require_listener ($self) {
     die 'the data on its way over the direct connections is lost: '
         . $self->{listener}->reason . "\n"
         if $self->{listener}->is_over;
     return;
 }
 
-# The library decides. It may ask for a privilege first, once.
+# The library's decision. It may depend on a privilege, which is checked once.
 sub _decide ($self, $state, $direct) {
     my $file = $self->{configuration};
     my $text = eval { PVE::Tunnel::Configuration::read_file($file) };
@@ -84,10 +84,10 @@ sub _has_privilege ($self, $path, $privilege) {
             ? $check->($user, $path, $privilege)
             : defined($user) && PVE::RPCEnvironment::get()->check($user, $path, [$privilege], 1);
     };
-    return $has ? JSON::true : JSON::false;
+    return $has ? 1 : 0;
 }
 
-# The user of the API whose worker this is; undef if unknown.
+# The API user of this worker; undef if unknown.
 sub _user ($self) {
     my $user = eval {
         require PVE::RPCEnvironment;
@@ -98,7 +98,7 @@ sub _user ($self) {
 
 sub _node ($self) {
     my $name = $self->{node} // eval { require PVE::INotify; PVE::INotify::nodename() };
-    # As there: the name without its domain.
+    # PVE::INotify, too, returns the name without its domain.
     return $name // (POSIX::uname())[1] =~ s/\..*//r;
 }
 
@@ -115,8 +115,8 @@ PVE::Tunnel::Seam::Session - the seam of one worker
 =head1 DESCRIPTION
 
 A part of L<PVE::Tunnel::Seam>, which describes the operations. L<PVE::Tunnel::Native/seam_decide>
-decides what is done with a request. A session looks up what the library has to know, and carries its
-decision out. It has at most one listener.
+decides about each request. A session looks up the facts for the decision and carries it out. It has
+at most one listener.
 
 =head1 METHODS
 
@@ -143,7 +143,7 @@ Whether a listener is running.
 
 Whether a listener was opened and not closed, running or not.
 
-=head2 demand_listener
+=head2 require_listener
 
 Dies with one line if that listener has ended.
 
