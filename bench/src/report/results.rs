@@ -1,8 +1,9 @@
 //! `bench/results.json`.
 
-use super::{machine, path};
+use super::machine;
 use crate::case;
 use crate::measure::{Row, Spread};
+use crate::project::path;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;

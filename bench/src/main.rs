@@ -15,6 +15,7 @@
 //! | `path` | the processes between them: ours |
 //! | `peer` | the programs that ours are measured against, or with |
 //! | `perl` | a Perl that finds our module |
+//! | `project` | where the project's files are |
 //! | `qemu` | real guests |
 //! | `report` | `results.json`, and the tables and the picture that are made of it |
 #![allow(
@@ -35,6 +36,7 @@ mod network;
 mod path;
 mod peer;
 mod perl;
+mod project;
 mod qemu;
 mod report;
 
@@ -60,9 +62,6 @@ struct Cli {
     /// Only compares what is made of bench/results.json with what there is.
     #[arg(long)]
     check: bool,
-    /// How cargo calls every benchmark.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> ExitCode {

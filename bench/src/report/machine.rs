@@ -1,6 +1,6 @@
 //! What a run ran on, and the versions of everybody in it.
 
-use super::path;
+use crate::project::path;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
@@ -98,7 +98,7 @@ fn said_by(words: &[&str]) -> Option<String> {
 }
 
 fn locked(name: &str) -> Option<String> {
-    let lock = include_str!("../../Cargo.lock");
+    let lock = include_str!("../../../Cargo.lock");
     let (_, after) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
     let (version, _) = after.split_once('"')?;
     Some(version.to_owned())

@@ -1,5 +1,6 @@
 //! websocat, which does what the connector does: from a UNIX socket to a websocket.
 
+use crate::project;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +15,7 @@ pub struct Websocat {
 
 /// Where it is: in PATH, or where `make bench-peers` installs it.
 pub fn program() -> Result<PathBuf, String> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench/bin");
+    let own = project::path("target/bench/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain([own])

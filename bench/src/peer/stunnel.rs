@@ -1,6 +1,7 @@
 //! A pair of stunnels.
 
 use super::{Peer, Process, Site, installed};
+use pem::Pem;
 use std::fs;
 use std::process::Command;
 
@@ -48,13 +49,13 @@ pub fn pair() -> Result<Peer, String> {
 /// The files of a certificate and its key.
 fn identity(site: &Site) -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let write = |name, text| {
+    let write = |name, tag, contents: Vec<u8>| {
         let path = site.file(name);
-        fs::write(&path, text).unwrap();
+        fs::write(&path, pem::encode(&Pem::new(tag, contents))).unwrap();
         path.display().to_string()
     };
     (
-        write("certificate.pem", made.cert.pem()),
-        write("key.pem", made.key_pair.serialize_pem()),
+        write("certificate.pem", "CERTIFICATE", made.cert.der().to_vec()),
+        write("key.pem", "PRIVATE KEY", made.key_pair.serialize_der()),
     )
 }

@@ -1,6 +1,7 @@
 //! The two processes of a bare rustls pair.
 
 use super::bare::{CHUNK, Place};
+use pem::Pem;
 use rcgen::generate_simple_self_signed;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite::TLS13_AES_128_GCM_SHA256, default_provider};
@@ -22,8 +23,8 @@ pub(super) fn options(inside: bool) -> Value {
     let made = generate_simple_self_signed([NAME.to_owned()]).unwrap();
     json!({
         "inside": inside,
-        "certificate": made.cert.pem(),
-        "key": made.key_pair.serialize_pem(),
+        "certificate": pem::encode(&Pem::new("CERTIFICATE", made.cert.der().to_vec())),
+        "key": pem::encode(&Pem::new("PRIVATE KEY", made.key_pair.serialize_der())),
     })
 }
 

@@ -1,11 +1,11 @@
 //! Perl, with the module as it was built here.
 
-use std::path::Path;
+use crate::project::path;
 use std::process::Command;
 
 /// A perl that finds `PVE::Tunnel::Native`, if it has been built.
 pub fn command() -> Result<Command, String> {
-    let blib = Path::new(env!("CARGO_MANIFEST_DIR")).join("perl/blib");
+    let blib = path("perl/blib");
     if !blib.join("arch/auto/PVE/Tunnel/Native/Native.so").exists() {
         return Err("PVE::Tunnel::Native is not built: run make perl".to_owned());
     }

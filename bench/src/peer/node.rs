@@ -1,6 +1,7 @@
 //! A target node with an open tunnel, and the connections that lead through it.
 
 use super::websocat::Websocat;
+use crate::project;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -189,7 +190,7 @@ impl Keeper {
             );
         }
         let mut child = command
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/peer/node.pl"))
+            .arg(project::path("bench/perl/node.pl"))
             .arg(word)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,7 +1,7 @@
-//! Masking from Perl, call included: `bench/mask.pl`, turn by turn in one process.
+//! Masking from Perl, call included: `bench/perl/mask.pl`, turn by turn in one process.
 
 use crate::measure::{Contender, Contest, Effort, Goal, Row, Sample, Title};
-use crate::perl;
+use crate::{perl, project};
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -51,9 +51,9 @@ struct Program {
 impl Program {
     fn start() -> Result<Self, String> {
         let mut command = perl::command()?;
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/mask.pl");
         let mut child = command
-            .args([script, TURN])
+            .arg(project::path("bench/perl/mask.pl"))
+            .arg(TURN)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -65,7 +65,7 @@ impl Program {
         };
         match program.hear().as_str() {
             "ready" => Ok(program),
-            _ => Err("bench/mask.pl cannot start: it has said why".to_owned()),
+            _ => Err("bench/perl/mask.pl cannot start: it has said why".to_owned()),
         }
     }
 

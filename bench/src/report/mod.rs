@@ -21,9 +21,9 @@ mod table;
 pub use table::line;
 
 use crate::measure::Row;
+use crate::project::path;
 use results::Results;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A run.
@@ -113,9 +113,4 @@ fn made(results: &Results) -> Vec<Made> {
         Some(Made { name, text })
     });
     documents.chain([picture]).collect()
-}
-
-/// A file of the project.
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
