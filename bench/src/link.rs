@@ -1,7 +1,8 @@
-//! A link between two nodes: a rate by `tc tbf`, a delay by a relay that holds every packet.
+//! A link between two nodes. `tc tbf` limits its rate, and a relay that holds every packet for a
+//! while adds the delay.
 //!
-//! Each node is a network namespace with a TUN device. The relay moves packets, not connections:
-//! what is between the two nodes' kernels is only time, and their windows grow as on a real link.
+//! Each node is a network namespace with a TUN device. The relay moves packets, not connections, so
+//! the two kernels grow their TCP windows as on a real link.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,31 +15,31 @@ use std::time::{Duration, Instant};
 use testing::cable::{FAR, NEAR};
 use testing::namespace::{Elsewhere, run};
 
-/// What a node sends at most. The burst is two of the largest packets that a node gives away, which
-/// it cuts into frames only at a card; the queue is a switch's.
+/// The rate limit of each node. The burst holds two of the largest packets: the kernel would split
+/// them only at a network card. The queue is about as long as a switch's.
 const SHAPER: &str = "tbf rate 1gbit burst 128kb latency 20ms";
 
-/// How many packets are on their way at most; further ones are lost. Of full frames it is five times
-/// what fits into 20 ms at this rate.
-const ON_THE_WAY: usize = 8192;
+/// The most packets that are in transit in one direction. Further packets are dropped. With
+/// full-size frames, this is five times what the link carries in 20 ms.
+const IN_TRANSIT: usize = 8192;
 
-/// The largest packet, and what the kernel says about it in front (struct virtio_net_hdr).
+/// The size of the largest packet, in bytes, with the kernel's header (struct virtio_net_hdr).
 const PACKET: usize = (64 << 10) + 10;
 
-/// The link, to be made in a namespace of one's own, which is the near node.
+/// The link. The near node is the network namespace of the thread that creates it.
 pub struct Link {
     far: Elsewhere,
-    /// Of each way, in nanoseconds.
+    /// The delay of each direction, in nanoseconds.
     delay: Arc<AtomicU64>,
-    /// A device is gone when nobody has it open.
+    /// The kernel removes a TUN device when its last descriptor is closed.
     _ends: [File; 2],
 }
 
 impl Link {
     pub fn new() -> io::Result<Self> {
-        let near_end = plug(NEAR[0])?;
+        let near_end = configure_end(NEAR[0])?;
         let far = Elsewhere::new();
-        let far_end = far.there(|| plug(FAR[0]))?;
+        let far_end = far.there(|| configure_end(FAR[0]))?;
         let delay = Arc::<AtomicU64>::default();
         relay(near_end.try_clone()?, far_end.try_clone()?, &delay);
         relay(far_end.try_clone()?, near_end.try_clone()?, &delay);
@@ -49,44 +50,47 @@ impl Link {
         })
     }
 
-    /// How long a packet and its answer take from now on, half of it each way.
+    /// Sets the round-trip time for packets that are sent after this call. Each direction gets half
+    /// of it.
     pub fn set_round_trip(&self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap();
         self.delay.store(nanoseconds / 2, Ordering::Relaxed);
     }
 
-    /// The far node.
+    /// The namespace of the far node.
     pub fn far(&self) -> &Elsewhere {
         &self.far
     }
 }
 
 impl Drop for Link {
-    /// Without their devices, the relay's threads end.
+    /// The relay's threads end when the devices are gone.
     fn drop(&mut self) {
         run("ip link del mig0");
         self.far.there(|| run("ip link del mig0"));
     }
 }
 
-/// Makes this namespace's end.
-fn plug(address: &str) -> io::Result<File> {
+/// Creates and configures the device mig0 in this thread's namespace.
+fn configure_end(address: &str) -> io::Result<File> {
     let device = open_device()?;
-    // No packet is counted that nobody measures.
+    // IPv6 would send packets of its own.
     std::fs::write("/proc/sys/net/ipv6/conf/mig0/disable_ipv6", "1")?;
-    // A connection would begin with what the one before has found out.
+    // Otherwise a connection would start with metrics that the kernel kept from an earlier one.
     std::fs::write("/proc/sys/net/ipv4/tcp_no_metrics_save", "1")?;
     run("ip link set mig0 up");
     run(&format!("tc qdisc replace dev mig0 root {SHAPER}"));
     run(&format!("ip addr add {address}/24 dev mig0"));
-    // By the route: to a namespace, the kernel grants only what every user may have.
+    // The route selects CUBIC. In a namespace of its own, the sysctl accepts only algorithms that
+    // every user may select.
     run(&format!(
         "ip route replace 10.77.0.0/24 dev mig0 src {address} congctl cubic"
     ));
     Ok(device)
 }
 
-/// A TUN device of which the kernel wants packets as it would give them to a card.
+/// Opens a TUN device to which the kernel sends large packets with partial checksums, as to a
+/// network card with these offloads.
 #[allow(unsafe_code)]
 fn open_device() -> io::Result<File> {
     let device = File::options()
@@ -112,29 +116,30 @@ fn open_device() -> io::Result<File> {
     Ok(device)
 }
 
-/// Carries what one end sends to the other one.
+/// Starts the threads that move packets from one end to the other.
 fn relay(from: File, to: File, delay: &Arc<AtomicU64>) {
-    let (way, arrivals) = sync_channel(ON_THE_WAY);
+    let (queue, packets) = sync_channel(IN_TRANSIT);
     let delay = delay.clone();
-    thread::spawn(move || depart(from, &way, &delay));
-    thread::spawn(move || arrive(to, &arrivals));
+    thread::spawn(move || read_packets(from, &queue, &delay));
+    thread::spawn(move || write_packets(to, &packets));
 }
 
+/// A packet, and when it is due at the other end.
 type Packet = (Instant, Vec<u8>);
 
-fn depart(mut from: File, way: &SyncSender<Packet>, delay: &AtomicU64) {
+fn read_packets(mut from: File, queue: &SyncSender<Packet>, delay: &AtomicU64) {
     let mut buffer = vec![0; PACKET];
     while let Ok(length) = from.read(&mut buffer) {
         let due = Instant::now() + Duration::from_nanos(delay.load(Ordering::Relaxed));
         let packet = (due, buffer[..length].to_vec());
-        if let Err(TrySendError::Disconnected(_)) = way.try_send(packet) {
+        if let Err(TrySendError::Disconnected(_)) = queue.try_send(packet) {
             return;
         }
     }
 }
 
-fn arrive(mut to: File, arrivals: &Receiver<Packet>) {
-    for (due, packet) in arrivals {
+fn write_packets(mut to: File, packets: &Receiver<Packet>) {
+    for (due, packet) in packets {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         if to.write(&packet).is_err() {
             return;

@@ -1,19 +1,21 @@
-//! The programs at both ends of a path: one writes as fast as it is let, the other reads and drops.
+//! The programs at the ends of a connection: the source writes as fast as it can, the sink reads
+//! and drops.
 
-use crate::cores::Node;
+use crate::affinity::Side;
 use crate::measure::{Clocks, Sample, rate};
+use crate::tunnel::Ends;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What the source writes at once: what QEMU and `dd` do is near it.
+/// What the source writes at a time, in bytes: about as much as QEMU and `dd` do.
 const PIECE: usize = 64 << 10;
 
-/// Moves `bytes` from one end to the other; the time from the first byte's leaving to the last
-/// one's arrival. The connection stays open for more.
-pub fn stream<S: Sync>(source: &S, sink: &S, bytes: u64) -> Duration
+/// Moves `bytes` from the source to the sink. Returns the time from the first byte's departure to
+/// the last byte's arrival. The connection stays open.
+pub fn transfer<S: Sync>(source: &S, sink: &S, bytes: u64) -> Duration
 where
     for<'a> &'a S: Read + Write,
 {
@@ -25,17 +27,21 @@ where
     started.elapsed()
 }
 
-/// One turn of a contest about that: how fast it was, and what it cost whom.
-pub fn turn(source: &UnixStream, sink: &UnixStream, bytes: u64, clocks: &Clocks) -> Sample {
-    let (time, cpu) = clocks.cost(bytes, || stream(source, sink, bytes));
+/// The same, as one turn of a contest: the rate in MB/s, and the CPU time of each process.
+pub fn measured_transfer(
+    source: &UnixStream,
+    sink: &UnixStream,
+    bytes: u64,
+    clocks: &Clocks,
+) -> Sample {
+    let (time, cpu) = clocks.cost(bytes, || transfer(source, sink, bytes));
     Sample {
         value: rate(bytes, time),
         cpu,
     }
 }
 
-/// Writes that many bytes.
-pub fn write(mut to: impl Write, bytes: u64) {
+fn write(mut to: impl Write, bytes: u64) {
     let data = testing::pattern(PIECE);
     let mut left = bytes;
     while left > 0 {
@@ -45,8 +51,7 @@ pub fn write(mut to: impl Write, bytes: u64) {
     }
 }
 
-/// Reads that many bytes.
-pub fn read(mut from: impl Read, bytes: u64) {
+fn read(mut from: impl Read, bytes: u64) {
     let mut buffer = vec![0; 4 * PIECE];
     let mut left = bytes;
     while left > 0 {
@@ -57,62 +62,70 @@ pub fn read(mut from: impl Read, bytes: u64) {
     }
 }
 
-/// Sends a request of `size` bytes and waits for its echo, again and again; how long each took. The
-/// asker is on the source, the echo on the target.
-pub fn ask(asker: &UnixStream, echo: &UnixStream, size: usize, rounds: usize) -> Vec<Duration> {
+/// Sends a request of `size` bytes and waits until the sink has returned it, `rounds` times.
+/// Returns the time of each round trip. Source and sink run on their node's core.
+pub fn round_trips(
+    source: &UnixStream,
+    sink: &UnixStream,
+    size: usize,
+    rounds: usize,
+) -> Vec<Duration> {
     thread::scope(|scope| {
         scope.spawn(|| {
-            Node::Target.enter();
-            let (mut echo, mut request) = (echo, vec![0; size]);
+            Side::Target.pin_this_thread();
+            let (mut sink, mut request) = (sink, vec![0; size]);
             for _ in 0..rounds {
-                echo.read_exact(&mut request).unwrap();
-                echo.write_all(&request).unwrap();
+                sink.read_exact(&mut request).unwrap();
+                sink.write_all(&request).unwrap();
             }
         });
-        let asking = scope.spawn(|| {
-            Node::Source.enter();
-            let (mut asker, mut bytes) = (asker, testing::pattern(size));
-            let round = |_| {
-                let asked = Instant::now();
-                asker.write_all(&bytes).unwrap();
-                asker.read_exact(&mut bytes).unwrap();
-                asked.elapsed()
+        let requests = scope.spawn(|| {
+            Side::Source.pin_this_thread();
+            let (mut source, mut bytes) = (source, testing::pattern(size));
+            let round_trip = |_| {
+                let started = Instant::now();
+                source.write_all(&bytes).unwrap();
+                source.read_exact(&mut bytes).unwrap();
+                started.elapsed()
             };
-            (0..rounds).map(round).collect()
+            (0..rounds).map(round_trip).collect()
         });
-        asking.join().unwrap()
+        requests.join().unwrap()
     })
 }
 
-/// Moves bytes over all of these connections at once, for so long; how many came out of each in this
-/// time. One thread is all sources and one is all sinks: how the system shares its cores between the
-/// load and what is measured does not depend on how many there are.
-pub fn share(connections: &[(UnixStream, UnixStream)], time: Duration) -> Vec<u64> {
-    let (sources, sinks): (Vec<_>, Vec<_>) = connections.iter().map(|(a, b)| (a, b)).unzip();
+/// Moves bytes through all connections at once for `time`. Returns the number of bytes that arrived
+/// on each of them.
+///
+/// One thread writes to all sources and one reads from all sinks. So the number of connections does
+/// not change how the kernel divides its cores between the load and the tunnel.
+pub fn transfer_through_all(connections: &[Ends], time: Duration) -> Vec<u64> {
+    let sources: Vec<_> = connections.iter().map(|ends| &ends.source).collect();
+    let sinks: Vec<_> = connections.iter().map(|ends| &ends.sink).collect();
     thread::scope(|scope| {
-        scope.spawn(|| write_in_turn(&sources, time));
-        read_in_turn(&sinks, time)
+        scope.spawn(|| write_to_all(&sources, time));
+        read_from_all(&sinks, time)
     })
 }
 
-/// What the last byte of all is; every other is a zero.
+/// The last byte of each stream. All others are zero.
 const LAST: u8 = 1;
 
-fn write_in_turn(sources: &[&UnixStream], time: Duration) {
+fn write_to_all(sources: &[&UnixStream], time: Duration) {
     let started = Instant::now();
-    in_turn(sources, EpollFlags::EPOLLOUT, |_, mut source| {
-        let over = started.elapsed() >= time;
-        let bytes: &[u8] = if over { &[LAST] } else { &[0; PIECE] };
+    for_each_ready(sources, EpollFlags::EPOLLOUT, |_, mut source| {
+        let is_last = started.elapsed() >= time;
+        let bytes: &[u8] = if is_last { &[LAST] } else { &[0; PIECE] };
         source.write_all(bytes).unwrap();
-        over
+        is_last
     });
 }
 
-/// Reads everything, and counts what comes in this time.
-fn read_in_turn(sinks: &[&UnixStream], time: Duration) -> Vec<u64> {
+/// Reads every stream to its last byte, and counts the bytes that arrive within `time`.
+fn read_from_all(sinks: &[&UnixStream], time: Duration) -> Vec<u64> {
     let (mut read, mut piece) = (vec![0; sinks.len()], vec![0; PIECE]);
     let started = Instant::now();
-    in_turn(sinks, EpollFlags::EPOLLIN, |index, mut sink| {
+    for_each_ready(sinks, EpollFlags::EPOLLIN, |index, mut sink| {
         let count = sink.read(&mut piece).unwrap();
         assert!(count > 0, "a stream ended early");
         if started.elapsed() < time {
@@ -123,8 +136,8 @@ fn read_in_turn(sinks: &[&UnixStream], time: Duration) -> Vec<u64> {
     read
 }
 
-/// Does it with every stream that is ready, again and again until it says that it was the last time.
-fn in_turn(
+/// Calls `work` with each stream that is ready, until it has returned true for every stream.
+fn for_each_ready(
     streams: &[&UnixStream],
     ready: EpollFlags,
     mut work: impl FnMut(usize, &UnixStream) -> bool,

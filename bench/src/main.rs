@@ -1,113 +1,126 @@
-//! The benchmarks: `make bench`, or `make bench CASE=tls` for one of them.
+//! The benchmarks. `make bench` runs all of them, `make bench CASE=tls` runs one.
 //!
-//! A figure is a ratio: ours and its peers take turns within one run, and what counts is the median
-//! of the ratios, shown with their spread. Next to speed stands cost, as CPU seconds for a GiB of
-//! every process in the path.
+//! A result is a ratio: pve-tunnel and its peers take turns in one run, and the result is the
+//! median of the ratios, with minimum and maximum. Costs are reported beside speed: the CPU seconds
+//! per GiB of every process in the path.
 //!
-//! | room | owns |
+//! A module imports only from modules on lower floors, and `tests/floors.rs` checks this. The highest
+//! floor comes first:
+//!
+//! | module | provides |
 //! |---|---|
-//! | `case` | one file a case: what is compared, with what, and what it has to reach |
-//! | `cores` | who runs where, when a wake-up is what counts |
-//! | `measure` | contests, spreads, the processes' CPU clocks |
-//! | `load` | the programs at both ends: a source and a sink of bytes |
-//! | `link` | two nodes with a rate and a delay between them |
-//! | `network` | the network in which figures are taken |
-//! | `path` | the processes between them: ours |
-//! | `peer` | the programs that ours are measured against, or with |
-//! | `perl` | a Perl that finds our module |
-//! | `project` | where the project's files are |
-//! | `qemu` | real guests |
-//! | `report` | `results.json`, and the tables and the picture that are made of it |
+//! | `report` | `bench/results.json`, and the tables and the picture that are generated from it |
+//! | `case` | one module for each case: what is compared, with which peers, and the goals |
+//! | `connection` | a connection through a tunnel, with the CPU time that it costs |
+//! | `plane`, `role` | pve-tunnel on each plane; this program as a process with another role |
+//! | `load` | the programs at both ends of a connection |
+//! | `peer`, `perl` | what pve-tunnel is compared with; Perl with the built module |
+//! | `affinity`, `link`, `network` | cores of a node, an emulated link, the network namespace |
+//! | `measure` | contests, rows of results, CPU clocks of processes |
+//! | `project`, `qemu`, `tunnel` | paths of files, QEMU processes, what all tunnels have in common |
+
+// A failed step ends the benchmark with a panic, it prints to the terminal, and names in a program
+// need no further description.
 #![allow(
     missing_docs,
     unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
 )]
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod affinity;
 mod case;
-mod cores;
+mod connection;
 mod link;
 mod load;
 mod measure;
 mod network;
-mod path;
 mod peer;
 mod perl;
+mod plane;
 mod project;
 mod qemu;
 mod report;
+mod role;
+mod tunnel;
 
 use clap::Parser;
-use measure::Effort;
+use measure::{Effort, Rows};
+use report::Report;
 use std::process::ExitCode;
 
-/// Measures pve-tunnel against its peers, and writes bench/results.json and what is made of it.
+/// Compares pve-tunnel with its peers. Writes bench/results.json, and the files that are generated
+/// from it.
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Cli {
-    /// Cases to run, by name; all without any. The results of the others are kept.
+    /// Names of the cases to run; all cases if there are no names. Recorded results of other cases
+    /// stay.
     cases: Vec<String>,
-    /// One short run of each, to see that it works. Nothing is written.
+    /// Run each case once and briefly, to see that it works. Write nothing.
     #[arg(long)]
     quick: bool,
-    /// Only lists the cases.
+    /// List the cases.
     #[arg(long)]
     list: bool,
-    /// Only writes what is made of bench/results.json anew.
+    /// Generate tables and picture from bench/results.json, without a run.
     #[arg(long)]
     report: bool,
-    /// Only compares what is made of bench/results.json with what there is.
+    /// Check that tables and picture match bench/results.json, without a run.
     #[arg(long)]
     check: bool,
 }
 
 fn main() -> ExitCode {
-    if case::plays_a_role() {
+    if role::run() {
         return ExitCode::SUCCESS;
     }
     let cli = Cli::parse();
-    let chosen = match case::chosen(&cli.cases) {
-        Ok(chosen) => chosen,
+    let cases = match case::select(&cli.cases) {
+        Ok(cases) => cases,
         Err(unknown) => {
-            eprintln!("bench: there is no case '{unknown}'; --list names them");
+            eprintln!("bench: there is no case '{unknown}'; --list prints all names");
             return ExitCode::from(2);
         }
     };
     if cli.list {
-        for case in chosen {
+        for case in cases {
             println!("{:16} {}", case.name, case.about);
         }
         return ExitCode::SUCCESS;
     }
     if cli.report {
-        return report::renew();
+        return report::regenerate();
     }
     if cli.check {
         return report::check();
     }
-    network::leave_for_own();
+    network::enter_own_namespace();
     let effort = Effort { quick: cli.quick };
-    let mut report = report::Report::default();
-    for case in chosen {
+    let mut report = Report::default();
+    for case in cases {
         println!("{}: {}", case.name, case.about);
-        match (case.run)(&effort) {
-            Ok(rows) => report.add(case.name, rows),
+        let mut rows = Rows::default();
+        match (case.run)(&effort, &mut rows) {
+            Ok(()) => report.add(case.name, rows.into_vec()),
             Err(reason) => {
                 println!("  skipped: {reason}");
                 continue;
             }
         }
-        // At once: a later one may be interrupted.
+        // After each case, because a later one may be interrupted.
         if !cli.quick {
             report.write();
         }
     }
     report.print();
     if !cli.quick {
-        println!("bench/results.json, bench/results.svg and the tables of the documents are new");
+        println!(
+            "bench/results.json, bench/results.svg and the tables in the documents are updated"
+        );
     }
     ExitCode::SUCCESS
 }

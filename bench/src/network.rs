@@ -1,19 +1,21 @@
-//! The network that everything is measured in: loopback, in a namespace of this program's own.
+//! The network for all measurements: loopback, in a network namespace of the benchmark's own.
 
 use std::fs;
 use testing::namespace::{run, unshare};
 
-/// BBR, which some systems have as the default, paces what it sends with timers, which on loopback
-/// costs more than the sending itself. Reno is what every kernel grants to every namespace, and where
-/// nothing is lost there is no difference between it and CUBIC.
+/// Some systems use BBR by default. BBR paces packets with timers, which on loopback costs more
+/// than sending them. The kernel allows Reno in every network namespace. Without packet loss, Reno
+/// and CUBIC do not differ.
 const CONGESTION_CONTROL: &str = "reno";
 
-/// Leaves the system's network, as root, for one of which the settings are known and nobody else's.
-/// To be called while this program has one thread: those that it starts later, and the programs,
-/// come along.
-pub fn leave_for_own() {
+/// Moves this process to a network namespace of its own, which has known settings and no other
+/// traffic. Without root, the process stays in the system's network and reports that.
+///
+/// Must be called while the process has one thread: threads and programs that it starts later
+/// inherit the namespace.
+pub fn enter_own_namespace() {
     if let Err(error) = unshare() {
-        println!("network: the system's, with its own congestion control: {error}");
+        println!("network: the system's network and congestion control are used: {error}");
         return;
     }
     run("ip link set lo up");

@@ -1,9 +1,9 @@
-//! Perl, with the module as it was built here.
+//! Perl with the module PVE::Tunnel::Native of this source tree.
 
 use crate::project::path;
 use std::process::Command;
 
-/// A perl that finds `PVE::Tunnel::Native`, if it has been built.
+/// A command that starts Perl with the module in its search path. Fails if the module is not built.
 pub fn command() -> Result<Command, String> {
     let blib = path("perl/blib");
     if !blib.join("arch/auto/PVE/Tunnel/Native/Native.so").exists() {

@@ -1,4 +1,4 @@
-//! A QEMU process, and its monitor.
+//! A QEMU process, controlled through QMP.
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -9,25 +9,25 @@ use std::time::Duration;
 
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
-/// How long QEMU may say nothing while it is waited for.
+/// The longest time between two messages from QEMU.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// QEMU, which ends with this or with the thread that started it.
+/// A QEMU process. It ends when this value is dropped, or when the thread that started it ends.
 pub struct Qemu {
     child: Child,
     monitor: BufReader<UnixStream>,
-    /// Those that nobody has waited for yet.
+    /// Received events for which `wait_for` has not been called yet.
     events: Vec<Value>,
 }
 
 impl Qemu {
-    /// A guest that does not run, with these arguments.
+    /// Starts QEMU with these arguments. The guest is paused.
     pub fn start(arguments: &[String]) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(LIMIT)).unwrap();
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", PROGRAM, "-S"])
-            // Without hardware virtualisation QEMU takes the second; both migrate alike.
+            // QEMU uses TCG if KVM is not available. Migration is the same with both.
             .args(["-machine", "pc,accel=kvm:tcg", "-cpu", "max"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-chardev", "socket,id=monitor,fd=0"])
@@ -41,9 +41,9 @@ impl Qemu {
             monitor: BufReader::new(ours),
             events: Vec::new(),
         };
-        let greeting = qemu.hear();
+        let greeting = qemu.receive();
         assert!(greeting.get("QMP").is_some(), "{greeting}");
-        qemu.ask("qmp_capabilities", &json!({}));
+        qemu.execute("qmp_capabilities", &json!({}));
         qemu
     }
 
@@ -51,31 +51,32 @@ impl Qemu {
         self.child.id()
     }
 
-    /// What it answers to a command that has to succeed.
-    pub fn ask(&mut self, command: &str, arguments: &Value) -> Value {
+    /// Sends a command, which must succeed, and returns its result.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Value {
         let line = json!({ "execute": command, "arguments": arguments });
         writeln!(self.monitor.get_mut(), "{line}").unwrap();
         loop {
-            let mut message = self.hear();
+            let mut message = self.receive();
             if message.get("event").is_some() {
                 self.events.push(message);
                 continue;
             }
-            let answer = message.get_mut("return").map(Value::take);
-            return answer.unwrap_or_else(|| panic!("{line}: {message}"));
+            let result = message.get_mut("return").map(Value::take);
+            return result.unwrap_or_else(|| panic!("{line}: {message}"));
         }
     }
 
-    /// Waits for an event with such data.
-    pub fn wait_for(&mut self, name: &str, right: impl Fn(&Value) -> bool) {
-        let is_it = |event: &Value| event["event"] == name && right(&event["data"]);
-        if let Some(index) = self.events.iter().position(is_it) {
+    /// Waits for an event whose data `matches` accepts. An event that reports a failure is an
+    /// error.
+    pub fn wait_for(&mut self, name: &str, matches: impl Fn(&Value) -> bool) {
+        let is_expected = |event: &Value| event["event"] == name && matches(&event["data"]);
+        if let Some(index) = self.events.iter().position(is_expected) {
             self.events.remove(index);
             return;
         }
         loop {
-            let message = self.hear();
-            if is_it(&message) {
+            let message = self.receive();
+            if is_expected(&message) {
                 return;
             }
             let failed =
@@ -85,10 +86,10 @@ impl Qemu {
         }
     }
 
-    fn hear(&mut self) -> Value {
+    fn receive(&mut self) -> Value {
         let mut line = String::new();
         self.monitor.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("QEMU says {line:?}: {error}"))
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("QEMU sent {line:?}: {error}"))
     }
 }
 

@@ -1,12 +1,13 @@
-//! A real guest: what QEMU moves its RAM and its disk with, through a tunnel and without.
+//! A real guest. QEMU moves its RAM and its disk, through a tunnel and without one.
 //!
-//! The guest does not run, so every turn moves the same bytes, all of them random. The figures are
-//! QEMU's: RAM is a migration, a disk is a mirror to an NBD export, as PVE has them.
+//! The guest is paused, so every turn moves the same random bytes. RAM moves by a migration, the
+//! disk by a mirror to an NBD export, as in Proxmox VE.
 
-use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Row, Sample, Title, rate};
-use crate::path::{Tunnel, direct};
+use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title, rate};
 use crate::peer::node::{Front, Node};
+use crate::plane::direct;
 use crate::qemu::{PROGRAM, Qemu};
+use crate::tunnel::Tunnel;
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -18,49 +19,49 @@ use std::time::Instant;
 use tempfile::TempDir;
 use testing::seam::Crossing;
 
-/// Of RAM, and of the disk.
+/// The size of the RAM, and of the disk, in bytes.
 const BYTES: u64 = 1 << 30;
 const AT_LEAST: u64 = 64 << 20;
 
-/// Where random RAM begins, and how much there is behind it: what BIOS and its tables may use.
-const APART: u64 = 16 << 20;
+/// The address at which the random bytes in RAM start, and the size of the RAM after them. The BIOS
+/// and its tables may use these two areas.
+const RESERVED: u64 = 16 << 20;
 
-/// Files are kept in memory: this is about the way, not about a disk.
+/// Files are in memory, because the case measures the path and not a disk.
 const MEMORY: &str = "/dev/shm";
 
 const OURS: &str = "pve-tunnel";
 
-pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
-    let mut found = Command::new(PROGRAM);
-    found.arg("--version").stdout(Stdio::null());
-    if !found.status().is_ok_and(|status| status.success()) {
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
+    let mut version = Command::new(PROGRAM);
+    version.arg("--version").stdout(Stdio::null());
+    if !version.status().is_ok_and(|status| status.success()) {
         return Err(format!("needs {PROGRAM}"));
     }
-    let stage = Stage::new(effort.bytes(BYTES).max(AT_LEAST));
-    let mut rows = Vec::new();
+    let setup = Setup::new(effort.bytes(BYTES).max(AT_LEAST));
     for (name, peer, turn) in [
-        ("RAM", "QEMU to QEMU", Stage::migrate as Turn),
-        ("NBD", "bare NBD", Stage::mirror),
+        ("RAM", "QEMU to QEMU", Setup::migrate as Turn),
+        ("NBD", "bare NBD", Setup::mirror),
     ] {
         for (plane, goal) in [
             ("tls", Some(Goal::AtLeast(0.8))),
             ("tcp", None),
             ("websocket", None),
         ] {
-            let mut tunnel = match Way::on(plane) {
+            let mut tunnel = match Transport::on(plane) {
                 Ok(tunnel) => tunnel,
                 Err(reason) => {
-                    println!("  left out: {plane}: {reason}");
+                    println!("  skipped: {plane}: {reason}");
                     continue;
                 }
             };
-            let mut none = Way::Bare;
-            let (mut ours, mut theirs) = (Checked::new(turn), Checked::new(turn));
-            let contest = Contest::hold(
+            let mut bare = Transport::Bare;
+            let (mut ours, mut theirs) = (Turns::new(turn), Turns::new(turn));
+            let contest = Contest::run(
                 effort.runs(),
                 vec![
-                    Contender::new(OURS, || ours.turn(&stage, &mut tunnel)),
-                    Contender::new(peer, || theirs.turn(&stage, &mut none)),
+                    Contender::new(OURS, || ours.run(&setup, &mut tunnel)),
+                    Contender::new(peer, || theirs.run(&setup, &mut bare)),
                 ],
             );
             let name = format!("{name}, {plane}");
@@ -72,19 +73,19 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
             rows.push(contest.row(title, peer, goal, |sample| sample.value));
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-/// One turn, after which it may be seen whether everything is there.
-type Turn = fn(&Stage, &mut Way, check: bool) -> Sample;
+/// One turn. If `check` is set, it compares the copy with the original.
+type Turn = fn(&Setup, &mut Transport, check: bool) -> Sample;
 
-/// Turns of which the first, which does not count, is checked.
-struct Checked {
+/// The turns of a contender. Only the first one, which does not count, checks the copy.
+struct Turns {
     turn: Turn,
     is_checked: bool,
 }
 
-impl Checked {
+impl Turns {
     fn new(turn: Turn) -> Self {
         Self {
             turn,
@@ -92,22 +93,22 @@ impl Checked {
         }
     }
 
-    fn turn(&mut self, stage: &Stage, way: &mut Way) -> Sample {
+    fn run(&mut self, setup: &Setup, transport: &mut Transport) -> Sample {
         let check = !std::mem::replace(&mut self.is_checked, true);
-        (self.turn)(stage, way, check)
+        (self.turn)(setup, transport, check)
     }
 }
 
-/// How a QEMU reaches the other one.
-enum Way {
-    /// By TCP of its own.
+/// How the source's QEMU reaches the target's.
+enum Transport {
+    /// Through a TCP connection of their own.
     Bare,
-    /// By UNIX sockets at the ends of a tunnel.
+    /// Through UNIX sockets at the ends of a tunnel.
     Direct(Box<Crossing>),
     Websocket(Box<Node>),
 }
 
-impl Way {
+impl Transport {
     fn on(plane: &str) -> Result<Self, String> {
         Ok(match plane {
             "websocket" => Self::Websocket(Box::new(Node::start(Front::TestNode)?)),
@@ -115,28 +116,29 @@ impl Way {
         })
     }
 
-    /// Where the target's QEMU is to listen, and where the source's finds it (QMP's SocketAddress).
-    fn addresses(&mut self, site: &Path) -> (Value, Value) {
+    /// The address on which the target's QEMU listens, and the one to which the source's QEMU
+    /// connects (QMP's SocketAddress).
+    fn addresses(&mut self, directory: &Path) -> (Value, Value) {
         match self {
             Self::Bare => {
-                // Nobody else takes it: this network is our own.
+                // The port stays free: no other program uses this network namespace.
                 let free = TcpListener::bind("127.0.0.1:0").unwrap();
                 let port = free.local_addr().unwrap().port().to_string();
                 let address = json!({ "type": "inet", "host": "127.0.0.1", "port": port });
                 (address.clone(), address)
             }
             Self::Direct(crossing) => {
-                let forward = |path: &Path| {
-                    let far = path.to_str().unwrap();
-                    crossing.connector.forward(&crossing.target, far)
+                let forward = |remote: &Path| {
+                    let remote = remote.to_str().unwrap();
+                    crossing.connector.forward(&crossing.target, remote)
                 };
-                unix_addresses(site, forward)
+                unix_addresses(directory, forward)
             }
-            Self::Websocket(node) => unix_addresses(site, |path| node.forward(path)),
+            Self::Websocket(node) => unix_addresses(directory, |remote| node.forward(remote)),
         }
     }
 
-    /// All that bytes pass.
+    /// The clocks of all processes in the path.
     fn clocks(&self, source: &Qemu, target: &Qemu) -> Clocks {
         let mut processes = match self {
             Self::Bare => vec![],
@@ -149,29 +151,29 @@ impl Way {
     }
 }
 
-/// A socket of the target's, and the one that stands for it.
-fn unix_addresses(site: &Path, forward: impl FnOnce(&Path) -> PathBuf) -> (Value, Value) {
-    let far = site.join("far.sock");
-    let near = forward(&far);
-    let [far, near] = [far, near].map(|path| json!({ "type": "unix", "path": path }));
-    (far, near)
+/// A socket of the target, and the source's socket that is forwarded to it.
+fn unix_addresses(directory: &Path, forward: impl FnOnce(&Path) -> PathBuf) -> (Value, Value) {
+    let remote = directory.join("remote.sock");
+    let local = forward(&remote);
+    let [remote, local] = [remote, local].map(|path| json!({ "type": "unix", "path": path }));
+    (remote, local)
 }
 
-/// What all guests are made of.
-struct Stage {
+/// The files that all guests use.
+struct Setup {
     bytes: u64,
     directory: TempDir,
 }
 
-impl Stage {
+impl Setup {
     fn new(bytes: u64) -> Self {
         let directory = tempfile::tempdir_in(MEMORY).unwrap();
-        let stage = Self { bytes, directory };
-        for file in [stage.ram(), stage.disk()] {
+        let setup = Self { bytes, directory };
+        for file in [setup.ram(), setup.disk()] {
             let mut random = File::open("/dev/urandom").unwrap().take(bytes);
             std::io::copy(&mut random, &mut File::create(file).unwrap()).unwrap();
         }
-        stage
+        setup
     }
 
     fn ram(&self) -> PathBuf {
@@ -182,11 +184,11 @@ impl Stage {
         self.directory.path().join("disk")
     }
 
-    /// A guest with this disk. Its RAM is there before it is written to: to make room for it is most
-    /// of what a target does, and on a shared machine takes now this long and now that.
+    /// Starts a guest with this disk. Its RAM is allocated in advance: allocation would be most of
+    /// the target's work, and its duration varies on a shared machine.
     fn guest(&self, disk: &Path, more: &[String]) -> Qemu {
         let file = format!("driver=file,node-name=disk,filename={}", disk.display());
-        let size = self.bytes + 2 * APART;
+        let size = self.bytes + 2 * RESERVED;
         let memory = format!("memory-backend-ram,id=ram,size={size},prealloc=on");
         let words = [
             "-m",
@@ -204,48 +206,51 @@ impl Stage {
         Qemu::start(&[&words, more].concat())
     }
 
-    /// The other guest, with an empty disk for which there is room as well.
-    fn target(&self, site: &Path) -> Qemu {
-        let disk = site.join("disk");
+    /// Starts the target's guest. The space for its empty disk is allocated, too.
+    fn target(&self, directory: &Path) -> Qemu {
+        let disk = directory.join("disk");
         let length = i64::try_from(self.bytes).unwrap();
         let file = File::create(&disk).unwrap();
         fallocate(&file, FallocateFlags::empty(), 0, length).unwrap();
         self.guest(&disk, &["-incoming".to_owned(), "defer".to_owned()])
     }
 
-    /// Where the files of one turn are.
-    fn site(&self) -> TempDir {
+    /// A new directory for the files of one turn.
+    fn turn_directory(&self) -> TempDir {
         tempfile::tempdir_in(self.directory.path()).unwrap()
     }
 
     /// Moves the RAM.
-    fn migrate(&self, way: &mut Way, check: bool) -> Sample {
-        let site = self.site();
-        let (far, near) = way.addresses(site.path());
+    fn migrate(&self, transport: &mut Transport, check: bool) -> Sample {
+        let directory = self.turn_directory();
+        let (remote, local) = transport.addresses(directory.path());
         let load = format!(
-            "loader,file={},addr={APART},force-raw=on",
+            "loader,file={},addr={RESERVED},force-raw=on",
             self.ram().display()
         );
         let mut source = self.guest(&self.disk(), &["-device".to_owned(), load]);
-        let mut target = self.target(site.path());
+        let mut target = self.target(directory.path());
         for qemu in [&mut source, &mut target] {
             let events = json!({ "capability": "events", "state": true });
-            qemu.ask(
+            qemu.execute(
                 "migrate-set-capabilities",
                 &json!({ "capabilities": [events] }),
             );
         }
-        // As fast as it can, and not by QEMU's default of 1 Gbit/s.
-        source.ask(
+        // QEMU's default limit is 1 Gbit/s.
+        source.execute(
             "migrate-set-parameters",
             &json!({ "max-bandwidth": 1_u64 << 40 }),
         );
-        target.ask("migrate-incoming", &json!({ "channels": [channel(far)] }));
+        target.execute(
+            "migrate-incoming",
+            &json!({ "channels": [channel(remote)] }),
+        );
 
-        let clocks = way.clocks(&source, &target);
+        let clocks = transport.clocks(&source, &target);
         let (time, cpu) = clocks.cost(self.bytes, || {
             let started = Instant::now();
-            source.ask("migrate", &json!({ "channels": [channel(near)] }));
+            source.execute("migrate", &json!({ "channels": [channel(local)] }));
             let completed = |data: &Value| data["status"] == "completed";
             target.wait_for("MIGRATION", completed);
             let time = started.elapsed();
@@ -253,9 +258,9 @@ impl Stage {
             time
         });
         if check {
-            let copy = site.path().join("ram");
-            let all = json!({ "val": APART, "size": self.bytes, "filename": copy });
-            target.ask("pmemsave", &all);
+            let copy = directory.path().join("ram");
+            let all = json!({ "val": RESERVED, "size": self.bytes, "filename": copy });
+            target.execute("pmemsave", &all);
             assert_same(&self.ram(), &copy);
         }
         Sample {
@@ -265,31 +270,31 @@ impl Stage {
     }
 
     /// Moves the disk.
-    fn mirror(&self, way: &mut Way, check: bool) -> Sample {
-        let site = self.site();
-        let (far, near) = way.addresses(site.path());
+    fn mirror(&self, transport: &mut Transport, check: bool) -> Sample {
+        let directory = self.turn_directory();
+        let (remote, local) = transport.addresses(directory.path());
         let mut source = self.guest(&self.disk(), &[]);
-        let mut target = self.target(site.path());
-        target.ask("nbd-server-start", &json!({ "addr": legacy(far) }));
+        let mut target = self.target(directory.path());
+        target.execute("nbd-server-start", &json!({ "addr": legacy(remote) }));
         let export = json!({ "type": "nbd", "id": "disk", "node-name": "disk", "writable": true });
-        target.ask("block-export-add", &export);
-        let there =
-            json!({ "driver": "nbd", "node-name": "there", "server": near, "export": "disk" });
-        source.ask("blockdev-add", &there);
+        target.execute("block-export-add", &export);
+        let copy =
+            json!({ "driver": "nbd", "node-name": "copy", "server": local, "export": "disk" });
+        source.execute("blockdev-add", &copy);
 
-        let clocks = way.clocks(&source, &target);
+        let clocks = transport.clocks(&source, &target);
         let (time, cpu) = clocks.cost(self.bytes, || {
             let started = Instant::now();
             let job =
-                json!({ "job-id": "mirror", "device": "disk", "target": "there", "sync": "full" });
-            source.ask("blockdev-mirror", &job);
+                json!({ "job-id": "mirror", "device": "disk", "target": "copy", "sync": "full" });
+            source.execute("blockdev-mirror", &job);
             source.wait_for("BLOCK_JOB_READY", |data| data["device"] == "mirror");
             started.elapsed()
         });
-        source.ask("block-job-cancel", &json!({ "device": "mirror" }));
+        source.execute("block-job-cancel", &json!({ "device": "mirror" }));
         source.wait_for("BLOCK_JOB_COMPLETED", |data| data["device"] == "mirror");
         if check {
-            assert_same(&self.disk(), &site.path().join("disk"));
+            assert_same(&self.disk(), &directory.path().join("disk"));
         }
         Sample {
             cpu,
@@ -298,26 +303,26 @@ impl Stage {
     }
 }
 
-/// What `migrate` calls an address.
+/// An address in the form that `migrate` requires.
 fn channel(mut address: Value) -> Value {
     address["transport"] = "socket".into();
     json!({ "channel-type": "main", "addr": address })
 }
 
-/// What the NBD server calls an address.
+/// An address in the form that the NBD server requires.
 fn legacy(mut address: Value) -> Value {
     let kind = address.as_object_mut().unwrap().remove("type");
     json!({ "type": kind, "data": address })
 }
 
-fn assert_same(sent: &Path, arrived: &Path) {
-    let [mut sent, mut arrived] = [sent, arrived].map(|path| File::open(path).unwrap());
+fn assert_same(sent: &Path, received: &Path) {
+    let [mut sent, mut received] = [sent, received].map(|path| File::open(path).unwrap());
     let length = sent.metadata().unwrap().len();
-    assert_eq!(length, arrived.metadata().unwrap().len());
+    assert_eq!(length, received.metadata().unwrap().len());
     let (mut one, mut other) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     for _ in 0..length >> 20 {
         sent.read_exact(&mut one).unwrap();
-        arrived.read_exact(&mut other).unwrap();
-        assert!(one == other, "not what was sent has arrived");
+        received.read_exact(&mut other).unwrap();
+        assert!(one == other, "the copy differs from the original");
     }
 }

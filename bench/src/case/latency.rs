@@ -1,57 +1,59 @@
-//! How long a request and its answer take.
+//! The time of a round trip.
 
-use crate::load;
-use crate::measure::{Contender, Contest, Effort, Goal, Row, Title};
-use crate::path::{Path, ours};
+use crate::connection::Connection;
+use crate::measure::{Contender, Contest, Effort, Goal, Row, Rows, Title};
 use crate::peer::stunnel;
+use crate::{load, plane};
 use std::os::unix::net::UnixStream;
 
-/// A request and its answer, in bytes each.
+/// The size of a request, and of its response, in bytes.
 const SIZE: usize = 4096;
 
-/// Of them in one turn.
+/// The number of round trips in one turn.
 const ROUNDS: usize = 20_000;
 
 const STUNNEL: &str = "stunnel";
 
-/// The asker's socket connected with that of who answers.
+/// Source and sink without a tunnel between them.
 const BARE: &str = "bare UNIX socket";
 
-/// What `tcp` may add to that, in µs.
+/// The most that `tcp` may add to that, in µs.
 const ADDED: f64 = 40.0;
 
-pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let rounds = if effort.quick { ROUNDS / 20 } else { ROUNDS };
-    let (asker, echo) = UnixStream::pair().unwrap();
-    let stunnel = Path::through(stunnel::pair()?);
+    let (source, sink) = UnixStream::pair().unwrap();
+    let stunnel = Connection::through(stunnel::pair()?);
     let mut planes = Vec::new();
     for plane in ["tls", "tcp", "websocket"] {
-        match ours(plane) {
-            Ok(tunnel) => planes.push((plane, Path::through(tunnel))),
-            Err(reason) => println!("  left out: {plane}: {reason}"),
+        match plane::tunnel(plane) {
+            Ok(tunnel) => planes.push((plane, Connection::through(tunnel))),
+            Err(reason) => println!("  skipped: {plane}: {reason}"),
         }
     }
-    for path in planes.iter().map(|(_, path)| path).chain([&stunnel]) {
-        path.give_each_node_a_core();
+    let connections = planes.iter().map(|(_, connection)| connection);
+    for connection in connections.chain([&stunnel]) {
+        connection.pin_processes();
     }
     let mut contenders = vec![
-        Contender::new(BARE, || Latency::between(&asker, &echo, rounds)),
+        Contender::new(BARE, || Latency::between(&source, &sink, rounds)),
         Contender::new(STUNNEL, || Latency::through(&stunnel, rounds)),
     ];
-    for (plane, path) in &planes {
-        contenders.push(Contender::new(plane, || Latency::through(path, rounds)));
+    for (plane, connection) in &planes {
+        contenders.push(Contender::new(plane, || {
+            Latency::through(connection, rounds)
+        }));
     }
-    let contest = Contest::hold(effort.runs(), contenders);
+    let contest = Contest::run(effort.runs(), contenders);
     let figures = |name, figure: fn(&Latency) -> f64| -> Vec<f64> {
-        contest.of(name).iter().map(figure).collect()
+        contest.samples(name).iter().map(figure).collect()
     };
-    let mut rows = Vec::new();
     for (plane, _) in planes {
         let goal = Some(Goal::AtMost(1.0));
         for (percentile, figure, goal) in [
-            ("p50", (|one| one.p50) as fn(&Latency) -> f64, goal),
-            ("p99", |one| one.p99, goal),
-            ("p99.9", |one| one.p999, None),
+            ("p50", (|latency| latency.p50) as fn(&Latency) -> f64, goal),
+            ("p99", |latency| latency.p99, goal),
+            ("p99.9", |latency| latency.p999, None),
         ] {
             let name = format!("{plane}, {percentile}");
             let ours = figures(plane, figure);
@@ -61,13 +63,13 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
             }
         }
     }
-    let added: Vec<f64> = figures("tcp", |one| one.p50)
+    let added: Vec<f64> = figures("tcp", |latency| latency.p50)
         .iter()
-        .zip(figures(BARE, |one| one.p50))
+        .zip(figures(BARE, |latency| latency.p50))
         .map(|(ours, bare)| ours - bare)
         .collect();
     rows.push(Row::limited(title("tcp, p50, added"), &added, ADDED));
-    Ok(rows)
+    Ok(())
 }
 
 fn title(name: &str) -> Title<'_> {
@@ -78,7 +80,7 @@ fn title(name: &str) -> Title<'_> {
     }
 }
 
-/// How long many requests of one turn took, in µs.
+/// Percentiles of the round-trip times in one turn, in µs.
 struct Latency {
     p50: f64,
     p99: f64,
@@ -86,12 +88,12 @@ struct Latency {
 }
 
 impl Latency {
-    fn through(path: &Path, rounds: usize) -> Self {
-        Self::between(&path.source, &path.sink, rounds)
+    fn through(connection: &Connection, rounds: usize) -> Self {
+        Self::between(&connection.ends.source, &connection.ends.sink, rounds)
     }
 
-    fn between(asker: &UnixStream, echo: &UnixStream, rounds: usize) -> Self {
-        let mut times = load::ask(asker, echo, SIZE, rounds);
+    fn between(source: &UnixStream, sink: &UnixStream, rounds: usize) -> Self {
+        let mut times = load::round_trips(source, sink, SIZE, rounds);
         times.sort();
         let at = |share: f64| {
             let index = (share * rounds as f64) as usize;

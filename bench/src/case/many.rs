@@ -1,63 +1,65 @@
 //! Many forwards at once.
 
-use crate::load;
-use crate::measure::{Contender, Contest, Effort, Goal, Row, Spread, Title, rate};
-use crate::path::{CONNECTOR, LISTENER, Tunnel, ours};
-use std::os::unix::net::UnixStream;
+use crate::measure::{Contender, Contest, Effort, Goal, Row, Rows, Spread, Title, rate};
+use crate::tunnel::{CONNECTOR, Ends, LISTENER, Tunnel};
+use crate::{load, plane};
 use std::time::Duration;
 use testing::peak_memory;
 
-/// How many.
+/// The numbers of forwards.
 const COUNTS: [usize; 4] = [1, 4, 16, 64];
 
-/// How long one turn takes.
+/// The duration of one turn.
 const TURN: Duration = Duration::from_secs(2);
 
-/// What a process may have of memory, in MiB: by itself, and for each connection.
+/// The memory limit of a process, in MiB: a fixed part, and a part for each connection.
 const MEMORY: f64 = 24.0;
 const MEMORY_EACH: f64 = 0.5;
 
-pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
-    let mut rows = Vec::new();
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     for plane in ["tls", "tcp", "websocket"] {
-        let crowds = COUNTS.map(|count| Crowd::of(count, plane));
-        match crowds.into_iter().collect::<Result<Vec<_>, _>>() {
-            Ok(crowds) => contest(effort, plane, &crowds, &mut rows),
-            Err(reason) => println!("  left out: {plane}: {reason}"),
+        let groups = COUNTS.map(|count| Forwards::open(count, plane));
+        match groups.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(groups) => contest(effort, plane, &groups, rows),
+            Err(reason) => println!("  skipped: {plane}: {reason}"),
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-fn contest(effort: &Effort, plane: &str, crowds: &[Crowd], rows: &mut Vec<Row>) {
+fn contest(effort: &Effort, plane: &str, groups: &[Forwards], rows: &mut Rows) {
     let time = if effort.quick { TURN / 4 } else { TURN };
-    let contenders = crowds
-        .iter()
-        .map(|crowd| Contender::new(&crowd.name, || Share::of(&crowd.connections, time)));
-    let contest = Contest::hold(effort.runs(), contenders.collect());
-    let figures = |crowd: &Crowd, figure: fn(&Share) -> f64| -> Vec<f64> {
-        contest.of(&crowd.name).iter().map(figure).collect()
+    let contenders = groups.iter().map(|forwards| {
+        Contender::new(&forwards.name, || {
+            Throughput::of(&forwards.connections, time)
+        })
+    });
+    let contest = Contest::run(effort.runs(), contenders.collect());
+    let figures = |forwards: &Forwards, figure: fn(&Throughput) -> f64| -> Vec<f64> {
+        let samples = contest.samples(&forwards.name);
+        samples.iter().map(figure).collect()
     };
-    let one = &crowds[0];
-    for crowd in &crowds[1..] {
-        let name = |what: &str| format!("{plane} × {}, {what}", crowd.connections.len());
-        let sum = |share: &Share| share.sum;
+    let one = &groups[0];
+    for forwards in &groups[1..] {
+        let count = forwards.connections.len();
+        let name = |what: &str| format!("{plane} × {count}, {what}");
+        let sum = |throughput: &Throughput| throughput.sum;
         rows.push(Row::new(
             title(&name("sum"), "MB/s"),
             &one.name,
-            &figures(crowd, sum),
+            &figures(forwards, sum),
             &figures(one, sum),
             Some(Goal::AtLeast(0.95)),
         ));
         rows.push(Row::new(
             title(&name("slowest"), "MB/s"),
             "their mean",
-            &figures(crowd, |share| share.slowest),
-            &figures(crowd, |share| share.mean),
+            &figures(forwards, |throughput| throughput.slowest),
+            &figures(forwards, |throughput| throughput.mean),
             Some(Goal::AtLeast(0.7)),
         ));
-        let limit = MEMORY + MEMORY_EACH * crowd.connections.len() as f64;
-        let processes = crowd.tunnel.processes().into_iter();
+        let limit = MEMORY + MEMORY_EACH * count as f64;
+        let processes = forwards.tunnel.processes().into_iter();
         for (process, pid) in processes.filter(|(name, _)| [CONNECTOR, LISTENER].contains(name)) {
             let memory = peak_memory(pid) as f64 / 1024.0;
             rows.push(Row::limited(title(&name(process), "MiB"), &[memory], limit));
@@ -73,37 +75,37 @@ fn title<'a>(name: &'a str, unit: &'a str) -> Title<'a> {
     }
 }
 
-/// A tunnel of ours with so many forwards between them, one connection on each.
-struct Crowd {
+/// A tunnel with some forwards, and one connection through each.
+struct Forwards {
     name: String,
     tunnel: Box<dyn Tunnel>,
-    connections: Vec<(UnixStream, UnixStream)>,
+    connections: Vec<Ends>,
 }
 
-impl Crowd {
-    fn of(count: usize, plane: &str) -> Result<Self, String> {
-        let mut tunnel = ours(plane)?;
+impl Forwards {
+    fn open(count: usize, plane: &str) -> Result<Self, String> {
+        let mut tunnel = plane::tunnel(plane)?;
         Ok(Self {
             name: match count {
                 1 => "one forward".to_owned(),
                 _ => format!("{count} forwards"),
             },
-            connections: (0..count).map(|_| tunnel.pair()).collect(),
+            connections: (0..count).map(|_| tunnel.connect()).collect(),
             tunnel,
         })
     }
 }
 
-/// How fast they were in one turn, in megabytes a second.
-struct Share {
+/// The throughput of all connections in one turn, in MB/s.
+struct Throughput {
     sum: f64,
     slowest: f64,
     mean: f64,
 }
 
-impl Share {
-    fn of(connections: &[(UnixStream, UnixStream)], time: Duration) -> Self {
-        let moved = load::share(connections, time);
+impl Throughput {
+    fn of(connections: &[Ends], time: Duration) -> Self {
+        let moved = load::transfer_through_all(connections, time);
         let rates: Vec<f64> = moved.into_iter().map(|bytes| rate(bytes, time)).collect();
         let sum = rates.iter().sum();
         Self {

@@ -1,6 +1,6 @@
 //! Masking in place.
 
-use crate::measure::{Contender, Contest, Effort, Goal, Row, Sample, Title, rate};
+use crate::measure::{Contender, Contest, Effort, Goal, Row, Rows, Sample, Title, rate};
 use pve_tunnel::websocket::mask;
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// How long one turn takes.
+/// The duration of one turn.
 const TURN: Duration = Duration::from_millis(20);
 
 const OURS: &str = "pve-tunnel";
 const MEMCPY: &str = "memcpy";
 
-/// Both Rust peers have the same routine; tungstenite's is not public.
+/// Both Rust peers use the same routine. That of tungstenite is not public.
 const PEER: &str = "fastwebsockets";
 
-pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
-    let mut rows = Vec::new();
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     for (name, length) in [
         ("16 B", 16),
         ("32 B", 32),
@@ -48,19 +47,15 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
         rows.push(against_memcpy(effort, title, length, memcpy));
         for off in 1..8 {
             let name = &format!("{name}, off by {off}");
-            rows.push(against_peer(
-                effort,
-                Title { name, ..title },
-                length,
-                off,
-                odd,
-            ));
+            let title = Title { name, ..title };
+            rows.push(against_peer(effort, title, length, off, odd));
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-/// At so many bytes behind a multiple of 64, and in the middle of the key.
+/// Masks buffers that start `off` bytes after a multiple of 64, with the key at phase `off` modulo
+/// 4.
 fn against_peer(
     effort: &Effort,
     title: Title,
@@ -71,7 +66,7 @@ fn against_peer(
     let phase = off % 4;
     let mut key = KEY;
     key.rotate_left(phase);
-    // The same bytes for all: where in memory they are makes a difference of some per cent.
+    // Both contenders mask the same buffers: the address makes a difference of some percent.
     let buffers = RefCell::new(Buffers::new(off, length));
     let contenders = vec![
         Contender::new(OURS, || timed(&buffers, |data| mask(data, KEY, phase))),
@@ -79,12 +74,12 @@ fn against_peer(
             timed(&buffers, |data| fastwebsockets::unmask(data, key))
         }),
     ];
-    let contest = Contest::hold(effort.runs(), contenders);
+    let contest = Contest::run(effort.runs(), contenders);
     contest.row(title, PEER, least.map(Goal::AtLeast), |sample| sample.value)
 }
 
-/// Apart from the other: memcpy uses the processor's widest vectors, and it takes the clock some
-/// milliseconds to recover from them.
+/// A contest separate from the other peer's: memcpy uses the processor's widest vectors, and the
+/// clock rate takes some milliseconds to recover from them.
 fn against_memcpy(effort: &Effort, title: Title, length: usize, least: Option<f64>) -> Row {
     let buffers = RefCell::new(Buffers::new(0, length));
     let original = testing::pattern(length);
@@ -94,13 +89,13 @@ fn against_memcpy(effort: &Effort, title: Title, length: usize, least: Option<f6
             timed(&buffers, |data| data.copy_from_slice(black_box(&original)))
         }),
     ];
-    let contest = Contest::hold(effort.runs(), contenders);
+    let contest = Contest::run(effort.runs(), contenders);
     contest.row(title, MEMCPY, least.map(Goal::AtLeast), |sample| {
         sample.value
     })
 }
 
-/// Does it again and again for one turn.
+/// Calls `work` with every buffer, again and again for one turn.
 fn timed(buffers: &RefCell<Buffers>, work: impl Fn(&mut [u8])) -> Sample {
     let mut buffers = buffers.borrow_mut();
     let started = Instant::now();
@@ -114,10 +109,10 @@ fn timed(buffers: &RefCell<Buffers>, work: impl Fn(&mut [u8])) -> Sample {
     Sample::of(rate(bytes, started.elapsed()))
 }
 
-/// Some buffers of one length, which begin as far off a multiple of 64 as is wanted.
+/// Buffers of one length that start `off` bytes after a multiple of 64.
 ///
-/// Short ones are many: nobody masks a frame twice in a row, and a second time at once would wait
-/// for what the first has only just stored. Together they fit into the first cache.
+/// There are many short ones. No program masks a frame twice in a row, and a second pass would wait
+/// for the stores of the first. All of them together fit into the first-level cache.
 struct Buffers {
     bytes: Vec<u8>,
     starts: Vec<usize>,
@@ -137,7 +132,7 @@ impl Buffers {
         }
     }
 
-    /// Bytes in all of them.
+    /// The total size in bytes.
     fn size(&self) -> usize {
         self.starts.len() * self.length
     }

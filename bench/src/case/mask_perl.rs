@@ -1,17 +1,16 @@
-//! Masking from Perl, call included: `bench/perl/mask.pl`, turn by turn in one process.
+//! Masking from Perl, including the call. `bench/perl/mask.pl` does all turns in one process.
 
-use crate::measure::{Contender, Contest, Effort, Goal, Row, Sample, Title};
+use crate::measure::{Contender, Contest, Effort, Goal, Rows, Sample, Title};
 use crate::{perl, project};
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-/// How long one turn takes, in seconds.
+/// The duration of one turn, in seconds.
 const TURN: &str = "0.02";
 
-pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let program = RefCell::new(Program::start()?);
-    let mut rows = Vec::new();
     for (name, length) in [("64 KiB", 64 << 10), ("128 KiB", 128 << 10)] {
         let contender = |name: &'static str| {
             Contender::new(name, || Sample::of(program.borrow_mut().turn(name, length)))
@@ -23,7 +22,7 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
             "Protocol::WebSocket",
         ]
         .map(contender);
-        let contest = Contest::hold(effort.runs(), contenders.into());
+        let contest = Contest::run(effort.runs(), contenders.into());
         let title = Title {
             case: "mask-perl",
             name,
@@ -38,10 +37,10 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
             rows.push(contest.row(title, peer, goal, |sample| sample.value));
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-/// The Perl program. It ends with its input.
+/// The Perl program. It ends at the end of its input.
 struct Program {
     child: Child,
     input: ChildStdin,
@@ -63,19 +62,19 @@ impl Program {
             output: BufReader::new(child.stdout.take().unwrap()),
             child,
         };
-        match program.hear().as_str() {
+        match program.read_line().as_str() {
             "ready" => Ok(program),
-            _ => Err("bench/perl/mask.pl cannot start: it has said why".to_owned()),
+            _ => Err("bench/perl/mask.pl did not start: see its message".to_owned()),
         }
     }
 
-    /// Megabytes a second.
+    /// Lets a contender mask scalars of this length for one turn. Returns its rate in MB/s.
     fn turn(&mut self, name: &str, length: usize) -> f64 {
         writeln!(self.input, "{name} {length}").unwrap();
-        self.hear().parse().unwrap()
+        self.read_line().parse().unwrap()
     }
 
-    fn hear(&mut self) -> String {
+    fn read_line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()

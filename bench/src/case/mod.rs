@@ -14,18 +14,19 @@ mod tls;
 mod wan;
 mod websocket;
 
-use crate::measure::{Effort, Row};
-use crate::peer::bare;
-use testing::role;
+use crate::measure::{Effort, Rows};
 
-/// One case: a name, what it is about, and how it is run. What cannot be run here says why.
+/// A case: what is measured, with which peers, and which goals it has.
 pub struct Case {
     pub name: &'static str,
+    /// One line for `--list` and the picture.
     pub about: &'static str,
-    pub run: fn(&Effort) -> Result<Vec<Row>, String>,
+    /// Adds the results to the rows. The error is the reason why the case cannot run here.
+    pub run: fn(&Effort, &mut Rows) -> Result<(), String>,
 }
 
-const CASES: &[Case] = &[
+/// All cases, in the order in which they run.
+pub const ALL: &[Case] = &[
     Case {
         name: "mask",
         about: "XOR in place, 16 B to 16 MiB, every alignment and phase",
@@ -33,42 +34,42 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "mask-perl",
-        about: "the same from Perl on a scalar of 64 and 128 KiB, call included",
+        about: "XOR in place from Perl, scalars of 64 and 128 KiB, including the call",
         run: mask_perl::run,
     },
     Case {
         name: "frame",
-        about: "streams of frames of 4 to 128 KiB, decoded in odd pieces, and encoded",
+        about: "frames of 4 to 128 KiB: decoded from reads of various sizes, and encoded",
         run: frame::run,
     },
     Case {
         name: "websocket-up",
-        about: "a UNIX socket to a UNIX socket at the target, by websocket",
+        about: "through a websocket, from the source's UNIX socket to the target's",
         run: websocket::up,
     },
     Case {
         name: "websocket-down",
-        about: "the same, the other way",
+        about: "through a websocket, from the target's UNIX socket to the source's",
         run: websocket::down,
     },
     Case {
         name: "tls",
-        about: "UNIX socket to UNIX socket by TLS between two processes",
+        about: "UNIX socket to UNIX socket, through TLS between two processes",
         run: tls::run,
     },
     Case {
         name: "tcp",
-        about: "UNIX socket to UNIX socket by clear TCP between two processes",
+        about: "UNIX socket to UNIX socket, through clear TCP between two processes",
         run: tcp::run,
     },
     Case {
         name: "planes",
-        about: "tls against websocket through pveproxy",
+        about: "the plane tls compared with the plane websocket through pveproxy",
         run: planes::run,
     },
     Case {
         name: "latency",
-        about: "4 KiB there and back",
+        about: "round trips of a 4 KiB request and a 4 KiB response",
         run: latency::run,
     },
     Case {
@@ -88,41 +89,24 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "slow-reader",
-        about: "memory while the target reads at 10 MB/s and the source pushes",
+        about: "memory growth while the target reads at 10 MB/s and the source writes faster",
         run: slow_reader::run,
     },
     Case {
         name: "start",
-        about: "time and memory that the Perl module starts with; the first byte of a forward",
+        about: "time and memory to load the Perl module; time to the first byte of a forward",
         run: start::run,
     },
 ];
 
-/// The cases of these names, all of them without any; the first name that there is not.
-pub fn chosen(names: &[String]) -> Result<Vec<&'static Case>, &String> {
+/// The cases with these names; all cases if there are no names. The error is the first unknown
+/// name.
+pub fn select(names: &[String]) -> Result<Vec<&'static Case>, &String> {
     if names.is_empty() {
-        return Ok(CASES.iter().collect());
+        return Ok(ALL.iter().collect());
     }
     names
         .iter()
-        .map(|name| CASES.iter().find(|case| case.name == name).ok_or(name))
+        .map(|name| ALL.iter().find(|case| case.name == name).ok_or(name))
         .collect()
-}
-
-/// Every case, in the order in which they run.
-pub fn all() -> &'static [Case] {
-    CASES
-}
-
-/// A program that this one starts as a process of its own: itself, with the role's name as a word of
-/// its command line.
-pub type Role = (&'static str, fn());
-
-const ROLES: &[&[Role]] = &[&[("listener_process", role::listener_process)], bare::ROLES];
-
-/// Whether this process was started for a role, which it has then played to its end.
-pub fn plays_a_role() -> bool {
-    let roles = ROLES.iter().copied().flatten();
-    let role = std::env::args().find_map(|word| roles.clone().find(|(name, _)| *name == word));
-    role.map(|(_, play)| play()).is_some()
 }

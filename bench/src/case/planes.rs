@@ -1,38 +1,28 @@
-//! What a direct connection saves: `tls` against `websocket` through pveproxy.
+//! What a direct connection saves: the plane `tls` compared with `websocket` through pveproxy.
 
-use crate::load;
-use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Row, Sample, Title};
+use crate::connection::Connection;
+use crate::measure::{Contender, Contest, Effort, Goal, Rows, Sample, Title};
 use crate::peer::node::{Front, Node};
-use testing::role;
-use testing::seam::{Crossing, Seam, wish};
+use crate::plane;
 
-/// How many bytes go through in one turn.
+/// The number of bytes in one turn.
 const BYTES: u64 = 1 << 30;
 
 const WEBSOCKET: &str = "websocket";
 
-/// Only against the real pveproxy: how a stand-in compares says nothing about a node.
-pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
+/// Runs only with the real pveproxy: a comparison with the test node would not apply to a real
+/// node.
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let front = Front::Pveproxy;
+    // Only checks whether it starts here. Each turn starts a new one, whose buffers are empty.
     drop(Node::start(front)?);
-    let mut crossing = Crossing::on("tls", Seam::starting(role::listeners()), &wish("secure"));
-    let (source, target) = crossing.pair();
-    let clocks = Clocks::new([
-        ("connector", crossing.connector.child.id()),
-        ("listener", crossing.seam.listener_pid()),
-    ]);
+    let tls = Connection::through(plane::direct("tls"));
     let bytes = effort.bytes(BYTES);
-    let tls = || load::turn(&source, &target, bytes, &clocks);
-    let websocket = || {
-        let mut node = Node::start(front).unwrap();
-        let ends = node.connection();
-        let clocks = Clocks::new([("connector", node.connector()), (front.name(), node.pid())]);
-        load::turn(&ends.source, &ends.target, bytes, &clocks)
-    };
-    let contest = Contest::hold(
+    let websocket = || Connection::through(Node::start(front).unwrap()).transfer(bytes);
+    let contest = Contest::run(
         effort.runs(),
         vec![
-            Contender::new("tls", tls),
+            Contender::new("tls", || tls.transfer(bytes)),
             Contender::new(WEBSOCKET, websocket),
         ],
     );
@@ -42,7 +32,7 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
         unit,
     };
     let (faster, cheaper) = (Some(Goal::AtLeast(2.5)), Some(Goal::AtMost(0.6)));
-    Ok(vec![
+    rows.extend([
         contest.row(title("tls", "MB/s"), WEBSOCKET, faster, |sample| {
             sample.value
         }),
@@ -52,5 +42,6 @@ pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
             cheaper,
             Sample::cost,
         ),
-    ])
+    ]);
+    Ok(())
 }

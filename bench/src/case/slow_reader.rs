@@ -1,141 +1,124 @@
-//! A target that reads slowly while its source pushes: whose memory grows?
+//! Memory while the target reads slowly and the source writes as fast as it can.
 
-use crate::measure::{Effort, Row, Title};
-use crate::peer::node::{Ends, Front, Node};
+use crate::measure::{Effort, Row, Rows, Title};
+use crate::peer::node::{Front, Node};
+use crate::plane;
+use crate::tunnel::{CONNECTOR, Ends, LISTENER, Tunnel};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
-use testing::seam::{Crossing, Seam, wish};
 use testing::stream::acquaint;
-use testing::{pattern, peak_memory, role};
+use testing::{pattern, peak_memory};
 
-/// What the slow reader reads in a second, in bytes, and in one go.
+/// What the target reads per second, and at a time, in bytes.
 const RATE: f64 = 10e6;
 const PIECE: usize = 500_000;
 
-/// What the source pushes at most, in bytes: far more than is read, and not more memory than this
-/// machine has, for pveproxy takes all of it.
+/// The most that the source writes, in bytes. It is far more than the target reads. It must fit
+/// into the memory of this machine, because pveproxy buffers all of it.
 const MUCH: usize = 1 << 30;
 
-/// How much a process of ours may grow, in MiB.
+/// The most that a process of pve-tunnel may grow, in MiB.
 const GROWTH: f64 = 8.0;
 
-/// What the program before the server is called in the path.
-const CONNECTOR: &str = "connector";
-
-pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let time = Duration::from_secs(if effort.quick { 2 } else { 30 });
     let paths: [fn(Duration) -> Result<Growth, String>; 4] = [
-        |time| directly("tls", "secure", time),
-        |time| directly("tcp", "insecure", time),
-        |time| by_websocket(Front::TestNode, time),
-        |time| by_websocket(Front::Pveproxy, time),
+        |time| direct("tls", time),
+        |time| direct("tcp", time),
+        |time| through_websocket(Front::TestNode, time),
+        |time| through_websocket(Front::Pveproxy, time),
     ];
-    // All at once: but for pveproxy in its first seconds, nobody has much to do.
+    // All at once: after pveproxy's first seconds, no process uses much CPU time.
     let paths = paths.map(|path| thread::spawn(move || path(time)));
-    let mut rows = Vec::new();
     for path in paths {
         match path.join().unwrap() {
             Ok(growth) => rows.extend(growth.rows()),
-            Err(reason) => println!("  left out: {reason}"),
+            Err(reason) => println!("  skipped: {reason}"),
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-fn directly(plane: &str, kind: &str, time: Duration) -> Result<Growth, String> {
-    let mut crossing = Crossing::on(plane, Seam::starting(role::listeners()), &wish(kind));
-    let (source, target) = crossing.pair();
-    let ends = Ends { source, target };
-    let connector = crossing.connector.child.id();
-    let listener = ("listener", crossing.seam.listener_pid());
-    Ok(Growth::on(plane, &ends, connector, listener, time))
+fn direct(plane: &str, time: Duration) -> Result<Growth, String> {
+    Ok(Growth::of(&mut plane::direct(plane), plane, time))
 }
 
-fn by_websocket(front: Front, time: Duration) -> Result<Growth, String> {
-    let mut node = Node::start(front)?;
-    let ends = node.connection();
-    let server = (front.name(), node.pid());
+fn through_websocket(front: Front, time: Duration) -> Result<Growth, String> {
     let path = format!("websocket to {}", front.name());
-    Ok(Growth::on(&path, &ends, node.connector(), server, time))
+    Ok(Growth::of(&mut Node::start(front)?, &path, time))
 }
 
-/// What became of the memory of everybody on a path, in MiB.
+/// How much the processes in a path grow.
 struct Growth {
     path: String,
-    connector: f64,
-    server: (&'static str, f64),
-    /// How much was pushed that was not read.
+    /// Name and growth of each process, in MiB.
+    processes: Vec<(String, f64)>,
+    /// What the source wrote and the target did not read, in MiB.
     unread: f64,
 }
 
 impl Growth {
-    fn on(
-        path: &str,
-        ends: &Ends,
-        connector: u32,
-        (server, listener): (&'static str, u32),
-        time: Duration,
-    ) -> Self {
-        acquaint(&ends.source, &ends.target);
-        let pids = [connector, listener];
-        let before = pids.map(peak_memory);
+    fn of(tunnel: &mut dyn Tunnel, path: &str, time: Duration) -> Self {
+        let Ends { source, sink } = tunnel.connect();
+        acquaint(&source, &sink);
+        let processes = tunnel.processes();
+        let memory = || processes.iter().map(|(_, pid)| peak_memory(*pid));
+        let before: Vec<u64> = memory().collect();
         let (after, unread) = thread::scope(|scope| {
-            let pushing = scope.spawn(|| push(&ends.source));
-            let read = read_slowly(&ends.target, time);
-            let after = pids.map(peak_memory);
-            // Nobody reads the rest.
-            ends.source.shutdown(Shutdown::Both).unwrap();
-            (after, pushing.join().unwrap() - read)
+            let writer = scope.spawn(|| write(&source));
+            let read = read_slowly(&sink, time);
+            let after: Vec<u64> = memory().collect();
+            // Ends the writer. The rest is never read.
+            source.shutdown(Shutdown::Both).unwrap();
+            (after, writer.join().unwrap() - read)
         });
-        let grown = |index: usize| (after[index] - before[index]) as f64 / 1024.0;
+        let growth = after.iter().zip(&before);
+        let growth = growth.map(|(after, before)| (after - before) as f64 / 1024.0);
+        let names = processes.iter().map(|(name, _)| (*name).to_owned());
         Self {
             path: path.to_owned(),
-            connector: grown(0),
-            server: (server, grown(1)),
+            processes: names.zip(growth).collect(),
             unread: unread as f64 / f64::from(1 << 20),
         }
     }
 
-    /// Our own processes have a limit. A server of others is shown beside what it could have kept.
-    fn rows(&self) -> [Row; 2] {
-        let (server, grown) = self.server;
-        let [name, server_name] = [CONNECTOR, server].map(|who| format!("{}, {who}", self.path));
-        let server_title = title(&server_name);
-        [
-            Row::limited(title(&name), &[self.connector], GROWTH),
-            match server {
-                "listener" => Row::limited(server_title, &[grown], GROWTH),
-                _ => Row::new(server_title, "unread", &[grown], &[self.unread], None),
-            },
-        ]
+    /// Processes of pve-tunnel have a limit. The growth of a server is compared with the unread
+    /// data that it may have buffered.
+    fn rows(&self) -> Vec<Row> {
+        let row = |(process, growth): &(String, f64)| {
+            let name = format!("{}, {process}", self.path);
+            let title = Title {
+                case: "slow-reader",
+                name: &name,
+                unit: "MiB",
+            };
+            if [CONNECTOR, LISTENER].contains(&process.as_str()) {
+                Row::limited(title, &[*growth], GROWTH)
+            } else {
+                Row::new(title, "unread", &[*growth], &[self.unread], None)
+            }
+        };
+        self.processes.iter().map(row).collect()
     }
 }
 
-fn title(name: &str) -> Title<'_> {
-    Title {
-        case: "slow-reader",
-        name,
-        unit: "MiB",
-    }
-}
-
-/// Writes until nobody takes any more; how much that was.
-fn push(mut to: &UnixStream) -> usize {
+/// Writes until the stream is closed. Returns the number of bytes.
+fn write(mut to: &UnixStream) -> usize {
     let data = pattern(1 << 16);
-    let mut pushed = 0;
-    while pushed < MUCH {
+    let mut written = 0;
+    while written < MUCH {
         match to.write(&data) {
-            Ok(count) => pushed += count,
+            Ok(count) => written += count,
             Err(_) => break,
         }
     }
-    pushed
+    written
 }
 
-/// Reads at its rate; how much that was.
+/// Reads at the slow rate. Returns the number of bytes.
 fn read_slowly(mut from: &UnixStream, time: Duration) -> usize {
     let mut buffer = vec![0; PIECE];
     let started = Instant::now();

@@ -1,6 +1,6 @@
-//! What it costs to begin: loading the Perl module, opening a forward.
+//! Start-up costs: loading the Perl module, and the first byte of a forward.
 
-use crate::measure::{Contender, Contest, Effort, Goal, Row, Sample, Title};
+use crate::measure::{Contender, Contest, Effort, Goal, Row, Rows, Sample, Title};
 use crate::perl;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,31 +8,29 @@ use std::time::Instant;
 use testing::role;
 use testing::seam::{Crossing, Seam, program, wish};
 
-/// Each turn is short, so that there can be many.
+/// Turns per run. They are short, so there can be many.
 const TURNS: usize = 5;
 
-/// What loading the module may take beside loading JSON, which everything of Proxmox VE does.
+/// The limits for loading the module, compared with loading JSON, which every program of Proxmox VE
+/// does: the ratio of the times, and the additional memory.
 const MOST_TIME: f64 = 1.3;
 const MOST_MEMORY_MIB: f64 = 4.0;
 
-/// When the first byte has to be back.
+/// The most time until the first byte has returned.
 const FIRST_BYTE_MS: f64 = 5.0;
 
-/// What Perl is asked for its own peak, when everything has been loaded.
+/// Perl code that prints the peak memory of its process, in KiB.
 const PEAK: &str = r#"open(my $status, "<", "/proc/self/status");
     print(m/^VmHWM:\s+(\d+) kB/m) for join("", <$status>);"#;
 
-pub fn run(effort: &Effort) -> Result<Vec<Row>, String> {
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let turns = TURNS * effort.runs();
-    let mut rows = match perl::command() {
-        Ok(_) => vec![loading_time(turns), loading_memory(turns)],
-        Err(reason) => {
-            println!("  the Perl module is left out: {reason}");
-            Vec::new()
-        }
-    };
+    match perl::command() {
+        Ok(_) => rows.extend([loading_time, loading_memory].map(|row| row(turns))),
+        Err(reason) => println!("  skipped: Perl module: {reason}"),
+    }
     rows.push(first_byte(turns));
-    Ok(rows)
+    Ok(())
 }
 
 fn loading_time(turns: usize) -> Row {
@@ -43,7 +41,7 @@ fn loading_time(turns: usize) -> Row {
             Sample::of(1e3 * started.elapsed().as_secs_f64())
         })
     };
-    let contest = Contest::hold(turns, ["PVE::Tunnel::Native", "JSON"].map(load).into());
+    let contest = Contest::run(turns, ["PVE::Tunnel::Native", "JSON"].map(load).into());
     let title = Title {
         case: "start",
         name: "perl -M, time",
@@ -54,7 +52,7 @@ fn loading_time(turns: usize) -> Row {
     })
 }
 
-/// The limit is one of the difference: a Perl alone is most of both.
+/// The limit applies to the difference, because Perl itself uses most of the memory in both cases.
 fn loading_memory(turns: usize) -> Row {
     let peak = |module| perl(module, PEAK).parse::<f64>().unwrap() / 1024.0;
     let more = (0..turns).map(|_| peak("PVE::Tunnel::Native") - peak("JSON"));
@@ -66,7 +64,7 @@ fn loading_memory(turns: usize) -> Row {
     Row::limited(title, &more.collect::<Vec<_>>(), MOST_MEMORY_MIB)
 }
 
-/// Runs this in a Perl that has loaded the module; what it prints.
+/// Runs code in a Perl process that has loaded the module. Returns what it prints.
 fn perl(module: &str, code: &str) -> String {
     let mut command = perl::command().unwrap();
     let output = command
@@ -78,8 +76,8 @@ fn perl(module: &str, code: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// From the request for a forward to the first byte's return: the ticket's way to the listener, a
-/// connection with its handshake, the target's socket.
+/// The time from the request for a forward to the return of the first byte. It includes the ticket
+/// for the listener, a connection with its handshake, and the target's socket.
 fn first_byte(turns: usize) -> Row {
     let seam = Seam::starting(role::listeners());
     let mut crossing = Crossing::on("tls", seam.clone(), &wish("secure"));

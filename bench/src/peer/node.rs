@@ -1,7 +1,8 @@
-//! A target node with an open tunnel, and the connections that lead through it.
+//! A target node with an open tunnel, and connections through it.
 
 use super::websocat::Websocat;
 use crate::project;
+use crate::tunnel::{CONNECTOR, Ends, Tunnel};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,16 +14,17 @@ use tempfile::TempDir;
 use testing::connector::Connector;
 use testing::until;
 
-/// Who speaks HTTP and websockets at the target.
+/// The program that serves HTTP and websockets on the target.
 #[derive(Clone, Copy)]
 pub enum Front {
-    /// The real `PVE::APIServer::AnyEvent`, where Perl finds it (PERL5LIB).
+    /// The real `PVE::APIServer::AnyEvent`, if Perl finds it (PERL5LIB).
     Pveproxy,
     /// The test node: hyper, rustls and tungstenite on one thread.
     TestNode,
 }
 
 impl Front {
+    /// The process's name in the results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pveproxy => "pveproxy",
@@ -33,15 +35,16 @@ impl Front {
 
 /// The node, and a connector that is connected to it.
 pub struct Node {
-    told: Told,
+    front: Front,
+    description: Description,
     connector: Connector,
     directory: TempDir,
-    _keeper: Keeper,
+    _process: NodeProcess,
 }
 
-/// What `node.pl` says of the node.
+/// What `node.pl` reports about the node.
 #[derive(Deserialize)]
-struct Told {
+struct Description {
     pid: u32,
     url: String,
     fingerprint: String,
@@ -50,86 +53,66 @@ struct Told {
     socket: String,
 }
 
-/// Both ends of a connection: the program of the source, the program of the target.
-pub struct Ends {
-    pub source: UnixStream,
-    pub target: UnixStream,
-}
-
 impl Node {
-    /// Starts both; why there is none, otherwise.
+    /// Starts the node and a connector. The error is the reason why this node cannot start here.
     pub fn start(front: Front) -> Result<Self, String> {
-        let (keeper, told) = Keeper::start(front)?;
-        let told: Told = match told.get("reason").and_then(Value::as_str) {
-            // Where Perl has looked follows in parentheses.
+        let (process, answer) = NodeProcess::start(front)?;
+        let description: Description = match answer.get("reason").and_then(Value::as_str) {
+            // Perl appends its search path in parentheses.
             Some(reason) => return Err(reason.split(['\n', '(']).next().unwrap().to_owned()),
-            None => serde_json::from_value(told).unwrap(),
+            None => serde_json::from_value(answer).unwrap(),
         };
         let mut connector = Connector::start();
         connector.say(
-            &json!({ "control": true, "cmd": "connect", "data": told.data(&[
-                ("ticket", &told.ticket), ("socket", &told.socket),
+            &json!({ "control": true, "cmd": "connect", "data": description.data(&[
+                ("ticket", &description.ticket), ("socket", &description.socket),
             ])}),
         );
         let version = connector.ask(&json!({ "cmd": "version" }));
         assert_eq!(version["api"], 2, "{version}");
         Ok(Self {
-            told,
+            front,
+            description,
             connector,
             directory: tempfile::tempdir().unwrap(),
-            _keeper: keeper,
+            _process: process,
         })
     }
 
-    /// The process that is the front.
+    /// The PID of the program that serves HTTP.
     pub fn pid(&self) -> u32 {
-        self.told.pid
+        self.description.pid
     }
 
-    /// The process that is the connector.
-    pub fn connector(&self) -> u32 {
-        self.connector.child.id()
-    }
-
-    /// A connection through the connector.
-    pub fn connection(&mut self) -> Ends {
-        let remote = self.fresh("remote");
-        let listener = UnixListener::bind(&remote).unwrap();
-        Ends {
-            source: UnixStream::connect(self.forward(&remote)).unwrap(),
-            target: accept(&listener),
-        }
-    }
-
-    /// A path at the source that stands for one at the target.
+    /// Forwards a new local path to `remote`, and returns the local path.
     pub fn forward(&mut self, remote: &Path) -> PathBuf {
-        self.admit(remote);
-        let local = self.fresh("local");
-        let mut data = self.told.data(&[("socket", text(remote))]);
+        self.allow(remote);
+        let local = self.new_path("local");
+        let mut data = self.description.data(&[("socket", text(remote))]);
         data["unix"] = text(&local).into();
         data["ticket"] = json!({ "path": remote });
         self.command(&json!({ "control": true, "cmd": "forward", "data": data }));
         local
     }
 
-    /// The same through websocat in the connector's place.
-    pub fn connection_by_websocat(&mut self, program: &Path) -> (Websocat, Ends) {
-        let (local, remote) = (self.fresh("local"), self.fresh("remote"));
+    /// A connection through websocat instead of the connector.
+    pub fn connect_by_websocat(&mut self, program: &Path) -> (Websocat, Ends) {
+        let (local, remote) = (self.new_path("local"), self.new_path("remote"));
         let listener = UnixListener::bind(&remote).unwrap();
-        self.admit(&remote);
+        self.allow(&remote);
         let ticket = self.command(&json!({ "cmd": "ticket", "path": remote }));
         let ticket = ticket["ticket"].as_str().unwrap();
         let url = self
-            .told
+            .description
             .url(&[("ticket", ticket), ("socket", text(&remote))]);
-        let websocat = Websocat::start(program, &local, &url, &self.told.token);
+        let websocat = Websocat::start(program, &local, &url, &self.description.token);
         let source = websocat.connect(&local);
-        let target = accept(&listener);
-        (websocat, Ends { source, target })
+        let sink = accept(&listener);
+        (websocat, Ends { source, sink })
     }
 
-    /// Lets the worker make tickets for a listener at the target.
-    fn admit(&mut self, path: &Path) {
+    /// Allows the worker to create tickets for a listener on the target.
+    fn allow(&mut self, path: &Path) {
         self.command(&json!({ "cmd": "admit", "path": path }));
     }
 
@@ -139,17 +122,35 @@ impl Node {
         answer
     }
 
-    fn fresh(&self, end: &str) -> PathBuf {
+    fn new_path(&self, prefix: &str) -> PathBuf {
         let number = std::fs::read_dir(self.directory.path()).unwrap().count();
-        self.directory.path().join(format!("{end}{number}"))
+        self.directory.path().join(format!("{prefix}{number}"))
     }
 }
 
-impl Told {
-    /// What the connector has to know for a websocket.
+impl Tunnel for Node {
+    fn connect(&mut self) -> Ends {
+        let remote = self.new_path("remote");
+        let listener = UnixListener::bind(&remote).unwrap();
+        Ends {
+            source: UnixStream::connect(self.forward(&remote)).unwrap(),
+            sink: accept(&listener),
+        }
+    }
+
+    fn processes(&self) -> Vec<(&str, u32)> {
+        vec![
+            (CONNECTOR, self.connector.child.id()),
+            (self.front.name(), self.pid()),
+        ]
+    }
+}
+
+impl Description {
+    /// The data that the connector requires for a websocket.
     fn data(&self, query: &[(&str, &str)]) -> Value {
         let url = match query {
-            // It appends a ticket of its own to the URL of a forward.
+            // The connector appends a ticket to the URL of a forward.
             [("socket", _)] => self.url(query) + "&",
             _ => self.url(query),
         };
@@ -168,46 +169,48 @@ impl Told {
     }
 }
 
-/// How much freed memory the test node keeps, in bytes.
-const KEPT: &str = "268435456";
+/// How much freed memory the test node may keep, in bytes.
+const MALLOC_KEEPS: &str = "268435456";
 
-/// The program that keeps the node, which ends with its input.
-struct Keeper {
+/// The Perl program that starts the node. It ends, and stops the node, at the end of its input.
+struct NodeProcess {
     child: Child,
 }
 
-impl Keeper {
+impl NodeProcess {
+    /// Starts it, and returns the line that it prints.
     fn start(front: Front) -> Result<(Self, Value), String> {
-        let word = match front {
+        let argument = match front {
             Front::Pveproxy => "pveproxy",
             Front::TestNode => "testnode",
         };
         let mut command = Command::new("perl");
         if let Front::TestNode = front {
-            // It makes a buffer for each frame. The kernel would take back every one of them.
-            command.envs(
-                ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"].map(|name| (name, KEPT)),
-            );
+            // The test node allocates a buffer for each frame. With the default settings, malloc
+            // would return each of them to the kernel.
+            let settings = ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"];
+            command.envs(settings.map(|name| (name, MALLOC_KEEPS)));
         }
         let mut child = command
             .arg(project::path("bench/perl/node.pl"))
-            .arg(word)
+            .arg(argument)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("perl: {error}"))?;
-        let told = first_line(child.stdout.take().unwrap());
-        let keeper = Self { child };
-        match serde_json::from_str(&told) {
-            Ok(told) => Ok((keeper, told)),
-            Err(_) => Err("the node's Perl program ended without a word".to_owned()),
+        let line = first_line(child.stdout.take().unwrap());
+        let process = Self { child };
+        match serde_json::from_str(&line) {
+            Ok(answer) => Ok((process, answer)),
+            Err(_) => Err("bench/perl/node.pl ended without an answer".to_owned()),
         }
     }
 }
 
-impl Drop for Keeper {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
-        // It takes the node and the node's directory with it, which a signal would leave.
+        // At the end of its input, the program stops the node and removes its directory. A signal
+        // would leave both.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
@@ -219,15 +222,15 @@ fn first_line(output: ChildStdout) -> String {
     line
 }
 
-/// The connection that has to come now.
+/// Waits for a connection.
 fn accept(listener: &UnixListener) -> UnixStream {
     listener.set_nonblocking(true).unwrap();
-    let mut taken = None;
+    let mut accepted = None;
     until("a connection at the target", || {
-        taken = listener.accept().ok();
-        taken.is_some()
+        accepted = listener.accept().ok();
+        accepted.is_some()
     });
-    let (stream, _) = taken.unwrap();
+    let (stream, _) = accepted.unwrap();
     stream
 }
 

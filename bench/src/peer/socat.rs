@@ -1,32 +1,30 @@
 //! A pair of socats.
 
-use super::{Peer, Process, installed};
+use super::pair::Pair;
+use super::process::installed;
 use std::process::Command;
 
-/// The most that it moves at once.
+/// The most that socat moves at a time, in bytes.
 const BLOCK: &str = "131072";
 
-/// One between the source and TCP, one between TCP and the sink.
-pub fn pair() -> Result<Peer, String> {
+/// One socat between the source and TCP, one between TCP and the sink.
+pub fn pair() -> Result<Pair, String> {
     let program = installed("socat")?;
-    Ok(Peer::new(|site| {
-        let (near, far, port) = (site.near(), site.far(), site.port);
-        let start = |name, from: String, to: String| {
+    Ok(Pair::new(|addresses| {
+        let socat = |from: String, to: String| {
             let mut command = Command::new(&program);
             command.args(["-b", BLOCK, &from, &to]);
-            Process::start(name, &command)
+            command
         };
-        let server = start(
-            "socat server",
-            format!("TCP4-LISTEN:{port},bind=127.0.0.1,nodelay"),
-            format!("UNIX-CONNECT:{}", far.display()),
-        );
-        site.until_listening();
-        let client = start(
-            "socat client",
-            format!("UNIX-LISTEN:{}", near.display()),
+        let (source, sink, port) = (addresses.source(), addresses.sink(), addresses.port);
+        let client = socat(
+            format!("UNIX-LISTEN:{}", source.display()),
             format!("TCP4:127.0.0.1:{port},nodelay"),
         );
-        vec![client, server]
+        let server = socat(
+            format!("TCP4-LISTEN:{port},bind=127.0.0.1,nodelay"),
+            format!("UNIX-CONNECT:{}", sink.display()),
+        );
+        addresses.start(("socat client", &client), ("socat server", &server))
     }))
 }

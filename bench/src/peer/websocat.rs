@@ -1,19 +1,20 @@
-//! websocat, which does what the connector does: from a UNIX socket to a websocket.
+//! websocat, which can replace the connector: it connects a UNIX socket to a websocket.
 
+use super::process::Process;
 use crate::project;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use testing::until;
 
-/// How much it takes for one message: what pveproxy takes at most, and the fastest of its sizes.
+/// The size of a message, in bytes: pveproxy's limit, and the size at which pveproxy is fastest.
 const MESSAGE: &str = "131072";
 
 pub struct Websocat {
-    child: Child,
+    process: Process,
 }
 
-/// Where it is: in PATH, or where `make bench-peers` installs it.
+/// The program's path: in PATH, or where `make bench-peers` installs it.
 pub fn program() -> Result<PathBuf, String> {
     let own = project::path("target/bench/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -21,16 +22,14 @@ pub fn program() -> Result<PathBuf, String> {
         .chain([own])
         .map(|directory| directory.join("websocat"))
         .find(|file| file.is_file())
-        .ok_or_else(|| "there is no websocat (make bench-peers)".to_owned())
+        .ok_or_else(|| "websocat is not installed: run make bench-peers".to_owned())
 }
 
 impl Websocat {
-    /// One that takes connections at `local` to `url`.
+    /// Starts websocat. It accepts connections at `local` and forwards them to `url`.
     pub fn start(program: &Path, local: &Path, url: &str, token: &str) -> Self {
-        // It has no other way to notice that nobody needs it any more.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(program)
+        let mut command = Command::new(program);
+        command
             .args([
                 "--binary",
                 "--insecure",
@@ -40,31 +39,23 @@ impl Websocat {
             ])
             .arg(format!("--header=Authorization: {token}"))
             .arg(format!("unix-listen:{}", local.display()))
-            .arg(url)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { child }
+            .arg(url);
+        Self {
+            process: Process::start(&command),
+        }
     }
 
     /// Connects to it as soon as it listens.
     pub fn connect(&self, local: &Path) -> UnixStream {
-        let mut taken = None;
+        let mut stream = None;
         until("websocat listens", || {
-            taken = UnixStream::connect(local).ok();
-            taken.is_some()
+            stream = UnixStream::connect(local).ok();
+            stream.is_some()
         });
-        taken.unwrap()
+        stream.unwrap()
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Websocat {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.pid()
     }
 }

@@ -1,35 +1,35 @@
-//! Many rows as one line.
+//! One line for many rows.
 //!
-//! Names of rows have parts: `64 KiB, off by 3`. A part that begins or ends with a number is one of
-//! a series, and a line may stand for all of it: `1 KiB–1 MiB, off by 1–7`. What the line then says
-//! is what the worst of its rows says.
+//! The name of a row has parts: `64 KiB, off by 3`. Rows whose parts differ only in numbers are a
+//! series. One line can stand for the whole series: `1 KiB–1 MiB, off by 1–7`. It shows the values
+//! of the worst row.
 
 use crate::measure::{Goal, Row};
 use std::cmp::Ordering;
 
-/// What one line stands for, from the finest to the coarsest.
+/// Which rows share a line, from the finest to the coarsest.
 #[derive(Clone, Copy)]
 pub enum Detail {
-    /// Rows that differ in the number at their names' end.
+    /// Rows whose names differ only in a number at the end.
     Ends,
-    /// Rows that differ in any numbers of their names.
+    /// Rows whose names differ only in numbers.
     Kinds,
     /// All rows of a case.
     Cases,
 }
 
-/// Rows of one case, peer, unit and goal.
+/// Rows with the same case, peer, unit and goal.
 pub struct Group<'a> {
     key: String,
     rows: Vec<&'a Row>,
 }
 
-/// Rows as groups, in the order of the first of each.
+/// Groups the rows. Groups are in the order of their first rows.
 pub fn groups<'a>(rows: impl IntoIterator<Item = &'a Row>, detail: Detail) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
     for row in rows {
         let key = detail.key(&row.name);
-        match groups.iter_mut().find(|group| group.takes(row, &key)) {
+        match groups.iter_mut().find(|group| group.accepts(row, &key)) {
             Some(group) => group.rows.push(row),
             None => groups.push(Group {
                 key,
@@ -41,13 +41,13 @@ pub fn groups<'a>(rows: impl IntoIterator<Item = &'a Row>, detail: Detail) -> Ve
 }
 
 impl<'a> Group<'a> {
-    /// The row that is the furthest from good.
+    /// The row with the worst ratio.
     pub fn worst(&self) -> &'a Row {
         let rows = self.rows.iter().copied();
-        rows.min_by(|one, other| goodness(one, other)).unwrap()
+        rows.min_by(|a, b| compare(a, b)).unwrap()
     }
 
-    /// `1 KiB–1 MiB, off by 1–7`; of several kinds of rows, the worst one's.
+    /// `1 KiB–1 MiB, off by 1–7`. If the rows are not a series, the name of the worst row.
     pub fn name(&self) -> String {
         let kind = kind(&self.rows[0].name);
         if self.rows.iter().any(|row| self::kind(&row.name) != kind) {
@@ -63,12 +63,12 @@ impl<'a> Group<'a> {
         (&self.rows[0].case, &self.rows[0].peer)
     }
 
-    /// Whether it is about CPU seconds for a GiB.
+    /// Whether the unit is CPU seconds per GiB.
     pub fn is_cost(&self) -> bool {
         self.rows[0].unit.ends_with("/GiB")
     }
 
-    fn takes(&self, row: &Row, key: &str) -> bool {
+    fn accepts(&self, row: &Row, key: &str) -> bool {
         let first = self.rows[0];
         self.key == key
             && (&first.case, &first.peer, &first.unit) == (&row.case, &row.peer, &row.unit)
@@ -86,13 +86,13 @@ impl Detail {
     }
 }
 
-/// Orders rows from worse to better ones.
-fn goodness(one: &Row, other: &Row) -> Ordering {
-    let order = one.ratio.median.total_cmp(&other.ratio.median);
-    let more_is_better = match one.goal {
+/// Orders rows from worse to better.
+fn compare(a: &Row, b: &Row) -> Ordering {
+    let order = a.ratio.median.total_cmp(&b.ratio.median);
+    let more_is_better = match a.goal {
         Some(Goal::AtLeast(_)) => true,
         Some(Goal::AtMost(_)) => false,
-        None => one.unit.ends_with("/s"),
+        None => a.unit.ends_with("/s"),
     };
     if more_is_better {
         order
@@ -101,7 +101,7 @@ fn goodness(one: &Row, other: &Row) -> Ordering {
     }
 }
 
-/// A name with none of the numbers that make it one of a series.
+/// A name without the numbers that differ in a series.
 fn kind(name: &str) -> String {
     let parts = parts(name).into_iter();
     let kinds = parts.map(|part| {
@@ -118,7 +118,7 @@ fn parts(name: &str) -> Vec<&str> {
     name.split(", ").collect()
 }
 
-/// `off by 3` is `off by`.
+/// `off by 3` becomes `off by`.
 fn without_number(part: &str) -> &str {
     match part.rsplit_once(' ') {
         Some((words, number)) if number.parse::<f64>().is_ok() => words,
@@ -126,7 +126,7 @@ fn without_number(part: &str) -> &str {
     }
 }
 
-/// What the `i`th parts of names are together: `off by 1–7`, `0–40 ms`, `64 KiB–1 MiB`.
+/// The range of the `i`th part of the names: `off by 1–7`, `0–40 ms`, `64 KiB–1 MiB`.
 fn range(names: &[Vec<&str>], i: usize) -> String {
     let (first, last) = (names[0][i], names[names.len() - 1][i]);
     if first == last {

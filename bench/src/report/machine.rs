@@ -1,4 +1,4 @@
-//! What a run ran on, and the versions of everybody in it.
+//! The machine, and the versions of all programs.
 
 use crate::project::path;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 use std::thread::available_parallelism;
 
-/// Programs that say their versions, and the words that make them.
+/// Programs, and the commands that print their versions.
 const PROGRAMS: &[(&str, &[&str])] = &[
     ("nbdkit", &["nbdkit", "--version"]),
     ("openssl", &["openssl", "version"]),
@@ -17,13 +17,13 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("stunnel", &["stunnel", "-version"]),
 ];
 
-/// Where `make bench` installs the peer that is a crate with a program.
+/// Where `make bench-peers` installs websocat.
 const WEBSOCAT: &str = "target/bench/bin/websocat";
 
-/// Crates in the path, ours and the peers'.
+/// Crates that pve-tunnel and its peers use.
 const CRATES: &[&str] = &["fastwebsockets", "ring", "rustls", "tungstenite"];
 
-/// Nothing that tells whose it is.
+/// Facts about the machine. None of them identifies its owner.
 pub fn machine() -> BTreeMap<String, String> {
     let cores = available_parallelism().map_or(1, usize::from);
     let facts = [
@@ -36,12 +36,13 @@ pub fn machine() -> BTreeMap<String, String> {
     known(facts.into_iter())
 }
 
-/// Those that are installed.
+/// The versions of all programs that are installed, and of the crates.
 pub fn versions() -> BTreeMap<String, String> {
     let websocat = path(WEBSOCAT);
     let programs = PROGRAMS.iter().map(|(name, words)| (*name, version(words)));
     let crates = CRATES.iter().map(|name| (*name, locked(name)));
     let others = [
+        // All members of the workspace have the same version.
         ("pve-tunnel", Some(env!("CARGO_PKG_VERSION").to_owned())),
         (
             "websocat",
@@ -53,7 +54,7 @@ pub fn versions() -> BTreeMap<String, String> {
 
 /// The day, in UTC.
 pub fn today() -> String {
-    let day = said_by(&["date", "-u", "+%F"]).unwrap();
+    let day = output(&["date", "-u", "+%F"]).unwrap();
     day.trim().to_owned()
 }
 
@@ -69,7 +70,7 @@ fn memory() -> Option<String> {
     Some(format!("{:.0} GiB", kib / f64::from(1 << 20)))
 }
 
-/// The first value of that key in a file of lines.
+/// The first value of a key in a file with one key and value per line.
 fn value(file: &str, key: &str, separator: char) -> Option<String> {
     let text = read(file)?;
     let pairs = text.lines().filter_map(|line| line.split_once(separator));
@@ -82,21 +83,26 @@ fn read(file: &str) -> Option<String> {
     Some(fs::read_to_string(file).ok()?.trim().to_owned())
 }
 
-/// The first word that looks like one: `socat by … socat version 1.7.4.4 on …`.
+/// The first word of a command's output that looks like a version: `socat by … socat version
+/// 1.7.4.4 on …`.
 fn version(words: &[&str]) -> Option<String> {
-    let said = said_by(words)?;
+    let output = output(words)?;
     let is_version =
         |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
-    said.split_whitespace().find(is_version).map(str::to_owned)
+    output
+        .split_whitespace()
+        .find(is_version)
+        .map(str::to_owned)
 }
 
-/// Everything that a program prints; stunnel does it to its standard error.
-fn said_by(words: &[&str]) -> Option<String> {
+/// What a command prints, including its standard error, to which stunnel prints its version.
+fn output(words: &[&str]) -> Option<String> {
     let output = Command::new(words[0]).args(&words[1..]).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
+/// The version of a crate in Cargo.lock.
 fn locked(name: &str) -> Option<String> {
     let lock = include_str!("../../../Cargo.lock");
     let (_, after) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;

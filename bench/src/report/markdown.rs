@@ -1,11 +1,12 @@
-//! The marked blocks of documents: `<!-- figures -->` to `<!-- /figures -->`.
+//! The generated blocks of documents, between marks such as `<!-- figures -->` and `<!-- /figures
+//! -->`.
 
-use super::figure;
 use super::group::{Detail, Group, groups};
 use super::results::Results;
 use crate::measure::Cost;
+use crate::measure::text::short;
 
-/// A document with this in the place of what its block has; none if it has no such block.
+/// The document with a new text in the block with this mark; none if it has no such block.
 pub fn with_block(document: &str, mark: &str, block: &str) -> Option<String> {
     let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->\n"));
     let (before, rest) = document.split_once(&begin)?;
@@ -13,7 +14,7 @@ pub fn with_block(document: &str, mark: &str, block: &str) -> Option<String> {
     Some([before, &begin, "\n", block, "\n", &end, after].concat())
 }
 
-/// What was to be reached, and what was: a line for a goal, with the worst that it has.
+/// One line for each goal, with the worst result that it applies to.
 pub fn figures(results: &Results) -> String {
     let goals = results.rows.iter().filter(|row| row.goal.is_some());
     let lines = lines(&groups(goals, Detail::Cases));
@@ -25,34 +26,34 @@ pub fn figures(results: &Results) -> String {
          Measured on {}.\n\
          [bench/results.json](bench/results.json) has every row, and how often it was run.\n",
         table(heads, lines),
-        figure::machine(results),
+        results.machine_text(),
     )
 }
 
-/// Everything.
+/// All results.
 pub fn results(results: &Results) -> String {
     let groups = groups(&results.rows, Detail::Ends);
     let heads = "| case | what | ours | against | theirs | ratio | goal | CPU s/GiB |";
     format!(
         "{}\nMeasured on {}.\n\nVersions: {}.\n",
-        table(heads, groups.iter().map(everything)),
-        figure::machine(results),
-        figure::versions(results),
+        table(heads, groups.iter().map(cells)),
+        results.machine_text(),
+        results.versions_text(),
     )
 }
 
-fn everything(group: &Group) -> [String; 8] {
+fn cells(group: &Group) -> [String; 8] {
     let row = group.worst();
     let [ratio, goal] = judged(Some(group));
     [
         row.case.clone(),
         group.name(),
-        format!("{} {}", figure::short(row.ours.median), row.unit),
+        format!("{} {}", short(row.ours.median), row.unit),
         row.peer.clone(),
-        figure::short(row.theirs.median),
+        short(row.theirs.median),
         ratio,
         goal,
-        // Who is judged by its cost has its processes told beside its speed.
+        // The costs of the processes are in the line for the speed.
         if group.is_cost() {
             String::new()
         } else {
@@ -61,37 +62,38 @@ fn everything(group: &Group) -> [String; 8] {
     ]
 }
 
-/// A line for each, but one for both speed and cost where there is one of each.
+/// One line for each group. If a case and a peer have one group for the speed and one for the cost,
+/// these share a line.
 fn lines(groups: &[Group]) -> Vec<[String; 7]> {
     let mut lines = Vec::new();
     for group in groups {
         let row = group.worst();
         let contest = group.contest();
-        let alike = groups.iter().filter(|other| other.contest() == contest);
-        let (costs, others): (Vec<&Group>, Vec<&Group>) = alike.partition(|other| other.is_cost());
-        let [figure, cost] = match (&costs[..], &others[..]) {
-            // It has been told beside the speed.
+        let same = groups.iter().filter(|other| other.contest() == contest);
+        let (costs, others): (Vec<&Group>, Vec<&Group>) = same.partition(|other| other.is_cost());
+        let [speed, cost] = match (&costs[..], &others[..]) {
+            // It is in the line of the speed.
             ([_], [_]) if group.is_cost() => continue,
             ([cost], [_]) => [Some(group), Some(*cost)],
             _ if group.is_cost() => [None, Some(group)],
             _ => [Some(group), None],
         };
-        let [ratio, goal] = judged(figure);
+        let [ratio, goal] = judged(speed);
         let [cpu, cpu_goal] = judged(cost);
-        let (case, peer) = (row.case.clone(), figure::against(row));
+        let (case, peer) = (row.case.clone(), row.peer_text());
         lines.push([case, group.name(), peer, ratio, goal, cpu, cpu_goal]);
     }
     lines
 }
 
-/// The ratio, and what it had to be.
+/// The ratio, and the goal.
 fn judged(group: Option<&Group>) -> [String; 2] {
     let Some(row) = group.map(Group::worst) else {
         return [String::new(), String::new()];
     };
-    let ratio = figure::spread(&row.ratio);
-    let goal = figure::goal(row.goal);
-    match figure::is_met(row) {
+    let ratio = row.ratio.to_string();
+    let goal = row.goal_text();
+    match row.meets_goal() {
         Some(false) => [ratio, format!("**{goal} missed**")],
         _ => [ratio, goal],
     }
@@ -103,7 +105,7 @@ fn costs(cost: &Cost) -> String {
     let sides = sides.into_iter().filter(|(_, costs)| !costs.is_empty());
     let sides = sides.map(|(side, costs)| {
         let costs = costs.iter();
-        let costs = costs.map(|(name, cost)| format!("{name} {}", figure::short(*cost)));
+        let costs = costs.map(|(name, cost)| format!("{name} {}", short(*cost)));
         format!("{side}: {}", costs.collect::<Vec<String>>().join(", "))
     });
     sides.collect::<Vec<String>>().join("; ")

@@ -1,16 +1,14 @@
-//! What is written about a run.
+//! Reports about a run.
 //!
-//! | room | owns |
+//! | module | provides |
 //! |---|---|
-//! | `results` | `bench/results.json`: the one place that figures come from |
-//! | `machine` | what a run ran on, and the versions of everybody in it |
-//! | `group` | many rows as one line: the worst of them stands for all |
-//! | `figure` | how a figure, a spread, a goal reads |
-//! | `table` | a run in a terminal |
-//! | `markdown` | the marked blocks of README.md and docs/performance.md |
+//! | `results` | `bench/results.json`, the only source of all figures |
+//! | `machine` | the machine, and the versions of all programs |
+//! | `group` | one line for many rows: the worst of them |
+//! | `table` | the table in a terminal |
+//! | `markdown` | the generated blocks of README.md and docs/performance.md |
 //! | `picture` | `bench/results.svg` |
 
-mod figure;
 mod group;
 mod machine;
 mod markdown;
@@ -18,15 +16,13 @@ mod picture;
 mod results;
 mod table;
 
-pub use table::line;
-
 use crate::measure::Row;
 use crate::project::path;
 use results::Results;
 use std::fs;
 use std::process::ExitCode;
 
-/// A run.
+/// The results of a run, by case.
 #[derive(Default)]
 pub struct Report {
     cases: Vec<(&'static str, Vec<Row>)>,
@@ -42,63 +38,64 @@ impl Report {
         print!("{}", table::render(&rows));
     }
 
-    /// Writes the results of the case that was added last, and all that is made of them. Others keep
-    /// what they have.
+    /// Writes the results of the case that was added last, and generates all files from them. The
+    /// recorded results of other cases stay.
     pub fn write(&self) {
         let mut results = Results::of_this_machine();
-        for (case, rows) in self.cases.iter().rev().take(1) {
+        if let Some((case, rows)) = self.cases.last() {
             results.replace(case, rows.clone());
         }
         results.write();
-        write(&results);
+        generate(&results);
     }
 }
 
-/// Writes everything that is made of the results anew.
-pub fn renew() -> ExitCode {
+/// Generates all files from the recorded results.
+pub fn regenerate() -> ExitCode {
     let Some(results) = Results::read() else {
-        eprintln!("bench: there is no bench/results.json yet; `make bench` writes it");
+        eprintln!("bench: bench/results.json does not exist; `make bench` writes it");
         return ExitCode::FAILURE;
     };
-    write(&results);
+    generate(&results);
     ExitCode::SUCCESS
 }
 
-/// Says whether everything that is made of the results is fresh, and if not, what is stale.
+/// Compares all generated files with the recorded results, and reports each file that differs.
 pub fn check() -> ExitCode {
-    let made = Results::read().as_ref().map(made).unwrap_or_default();
-    let stale = made.iter().filter(|file| !file.is_fresh());
+    let files = Results::read().as_ref().map(generated).unwrap_or_default();
+    let stale = files.iter().filter(|file| !file.is_current());
     let count = stale
-        .inspect(|file| eprintln!("bench: {} is not made of bench/results.json", file.name))
+        .inspect(|file| eprintln!("bench: {} does not match bench/results.json", file.name))
         .count();
     if count == 0 {
         return ExitCode::SUCCESS;
     }
-    eprintln!("bench: `make bench-report` writes what is stale anew");
+    eprintln!("bench: run `make bench-report` to generate it again");
     ExitCode::FAILURE
 }
 
-fn write(results: &Results) {
-    for file in made(results).iter().filter(|file| !file.is_fresh()) {
+fn generate(results: &Results) {
+    let files = generated(results);
+    for file in files.iter().filter(|file| !file.is_current()) {
         fs::write(path(file.name), &file.text).unwrap();
     }
 }
 
-/// A file as it should be.
-struct Made {
+/// A file with the text that it should have.
+struct Generated {
     name: &'static str,
     text: String,
 }
 
-impl Made {
-    fn is_fresh(&self) -> bool {
+impl Generated {
+    fn is_current(&self) -> bool {
         fs::read_to_string(path(self.name)).is_ok_and(|text| text == self.text)
     }
 }
 
-/// Everything that is made of the results.
-fn made(results: &Results) -> Vec<Made> {
-    let picture = Made {
+/// All files that are generated from the results.
+fn generated(results: &Results) -> Vec<Generated> {
+    let picture = Generated {
         name: "bench/results.svg",
         text: picture::render(results),
     };
@@ -106,11 +103,11 @@ fn made(results: &Results) -> Vec<Made> {
         ("README.md", "figures", markdown::figures(results)),
         ("docs/performance.md", "results", markdown::results(results)),
     ];
-    // A document that there is not, or that has no such block, is none of ours.
+    // A document that does not exist or has no such block is skipped.
     let documents = blocks.into_iter().filter_map(|(name, mark, block)| {
         let text = fs::read_to_string(path(name)).ok()?;
         let text = markdown::with_block(&text, mark, &block)?;
-        Some(Made { name, text })
+        Some(Generated { name, text })
     });
     documents.chain([picture]).collect()
 }

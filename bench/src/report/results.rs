@@ -10,14 +10,15 @@ use std::fs;
 
 const FILE: &str = "bench/results.json";
 
+/// The contents of the file.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(default)]
 pub struct Results {
-    /// The day of the newest of them, in UTC.
+    /// The day of the latest measurement, in UTC.
     pub date: String,
-    /// What they were measured on.
+    /// The machine of the measurements.
     pub machine: BTreeMap<String, String>,
-    /// Of ours, the peers, and what built them.
+    /// Versions of pve-tunnel, of the peers, and of the compiler.
     pub versions: BTreeMap<String, String>,
     #[serde(rename = "results")]
     pub rows: Vec<Row>,
@@ -27,7 +28,7 @@ impl Results {
     pub fn read() -> Option<Self> {
         let text = fs::read_to_string(path(FILE)).ok()?;
         let results = serde_json::from_str(&text);
-        Some(results.unwrap_or_else(|error| panic!("{FILE} is not what a run wrote: {error}")))
+        Some(results.unwrap_or_else(|error| panic!("{FILE} is not valid: {error}")))
     }
 
     pub fn write(&self) {
@@ -35,12 +36,13 @@ impl Results {
         fs::write(path(FILE), text + "\n").unwrap();
     }
 
-    /// What earlier runs on this machine have left. Figures of two machines do not mix.
+    /// The recorded results, if they are from this machine; otherwise none. Results of different
+    /// machines are not mixed.
     pub fn of_this_machine() -> Self {
         let mut results = Self::read().unwrap_or_default();
         let machine = machine::machine();
         if results.machine != machine && !results.rows.is_empty() {
-            println!("{FILE} was measured on another machine: it begins anew");
+            println!("{FILE} contains results of another machine, which are dropped");
             results = Self::default();
         }
         results.machine = machine;
@@ -49,21 +51,47 @@ impl Results {
         results
     }
 
-    /// Puts the rows of a case in the place of those that it had.
+    /// Replaces the rows of a case. Rows of cases that no longer exist are dropped.
     pub fn replace(&mut self, case: &str, rows: Vec<Row>) {
         self.rows.retain(|row| row.case != case);
         self.rows.extend(rows.into_iter().map(rounded));
-        self.rows.retain(|row| place(&row.case).is_some());
-        self.rows.sort_by_key(|row| place(&row.case));
+        self.rows.retain(|row| position(&row.case).is_some());
+        self.rows.sort_by_key(|row| position(&row.case));
+    }
+
+    /// The machine and the day, in one line.
+    pub fn machine_text(&self) -> String {
+        let fact = |name| self.machine.get(name).map(String::as_str);
+        let cores = fact("cores").map(|cores| format!("{cores} cores"));
+        let kernel = fact("kernel").map(|kernel| format!("Linux {kernel}"));
+        let facts = [
+            fact("cpu"),
+            cores.as_deref(),
+            fact("memory"),
+            fact("system"),
+            kernel.as_deref(),
+            Some(&self.date),
+        ];
+        let facts: Vec<&str> = facts.into_iter().flatten().collect();
+        facts.join(", ")
+    }
+
+    /// The versions, in one line.
+    pub fn versions_text(&self) -> String {
+        let versions = self.versions.iter();
+        let versions: Vec<String> = versions
+            .map(|(name, version)| format!("{name} {version}"))
+            .collect();
+        versions.join(", ")
     }
 }
 
-/// Where a case stands among all; none if it is no more.
-fn place(name: &str) -> Option<usize> {
-    case::all().iter().position(|case| case.name == name)
+/// The position of a case among all cases; none if there is no such case.
+fn position(name: &str) -> Option<usize> {
+    case::ALL.iter().position(|case| case.name == name)
 }
 
-/// With figures that are as exact as they are true, and differ where there is a difference.
+/// Rounds all values of a row, so that the file shows no more digits than the measurement has.
 fn rounded(mut row: Row) -> Row {
     for Spread { median, min, max } in [&mut row.ours, &mut row.theirs, &mut row.ratio] {
         for value in [median, min, max] {

@@ -1,11 +1,11 @@
-//! A run in a terminal.
+//! The table in a terminal.
 
-use super::figure;
 use super::group::{Detail, Group, groups};
 use crate::measure::Row;
+use crate::measure::text::{clipped, length, short};
 use std::iter::zip;
 
-/// How wide a terminal is.
+/// The width of the table, in characters.
 const WIDTH: usize = 100;
 
 const HEADS: [&str; 8] = [
@@ -19,24 +19,10 @@ const HEADS: [&str; 8] = [
     "",
 ];
 
-/// Columns of figures, which end where the others begin.
+/// Which columns are aligned to the right.
 const RIGHT: [bool; 8] = [false, true, false, false, true, false, false, false];
 
-/// One line while it runs.
-pub fn line(row: &Row) -> String {
-    let ratio = figure::spread(&row.ratio);
-    let goal = figure::goal(row.goal);
-    let name = clipped(&row.name, 32);
-    let peer = clipped(&row.peer, 20);
-    let line = format!(
-        "{name:32} {:>7} {:9} {peer:20} {ratio:18} {goal}",
-        figure::short(row.ours.median),
-        row.unit
-    );
-    line.trim_end().to_owned()
-}
-
-/// Everything that was measured, with what was reached at the end.
+/// All results, and the number of goals that are met.
 pub fn render(rows: &[&Row]) -> String {
     let groups = groups(rows.iter().copied(), Detail::Ends);
     let lines: Vec<[String; 8]> = groups.iter().map(cells).collect();
@@ -50,20 +36,20 @@ pub fn render(rows: &[&Row]) -> String {
         }
         text += &laid_out(cells, &widths);
     }
-    text + "\n" + &reached(rows)
+    text + "\n" + &goals_met(rows)
 }
 
 fn cells(group: &Group) -> [String; 8] {
     let row = group.worst();
     [
         format!("  {}", group.name()),
-        figure::short(row.ours.median),
+        short(row.ours.median),
         row.unit.clone(),
         row.peer.clone(),
-        figure::short(row.theirs.median),
-        figure::spread(&row.ratio),
-        figure::goal(row.goal),
-        match figure::is_met(row) {
+        short(row.theirs.median),
+        row.ratio.to_string(),
+        row.goal_text(),
+        match row.meets_goal() {
             None => "",
             Some(true) => "met",
             Some(false) => "MISSED",
@@ -72,13 +58,13 @@ fn cells(group: &Group) -> [String; 8] {
     ]
 }
 
-fn reached(rows: &[&Row]) -> String {
-    let goals: Vec<bool> = rows.iter().filter_map(|row| figure::is_met(row)).collect();
+fn goals_met(rows: &[&Row]) -> String {
+    let goals: Vec<bool> = rows.iter().filter_map(|row| row.meets_goal()).collect();
     let met = goals.iter().filter(|met| **met).count();
     format!("{met} of {} goals met\n", goals.len())
 }
 
-/// As wide as what is in them, but for the names, which have what the others leave.
+/// Each column is as wide as its widest cell. The names get the remaining width.
 fn widths(lines: &[[String; 8]]) -> [usize; 8] {
     let mut widths = HEADS.map(length);
     for line in lines {
@@ -102,15 +88,4 @@ fn laid_out(cells: &[String; 8], widths: &[usize; 8]) -> String {
         };
     }
     line.trim_end().to_owned() + "\n"
-}
-
-fn clipped(text: &str, width: usize) -> String {
-    if length(text) <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width - 1).chain(['…']).collect()
-}
-
-fn length(text: &str) -> usize {
-    text.chars().count()
 }

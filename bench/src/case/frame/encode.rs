@@ -1,10 +1,9 @@
-//! Making frames as a client sends them: each masked with a fresh random key.
+//! Encoding of frames as a client sends them. Each is masked with a new random key.
 
-use super::wire::Wire;
-use super::{
-    FASTWEBSOCKETS, OURS, PAYLOAD, Reads, Step, TUNGSTENITE, fastwebsocket, ready,
-    tungstenite_config,
+use super::contender::{
+    FASTWEBSOCKETS, OURS, PAYLOAD, Step, TUNGSTENITE, fastwebsocket, ready, tungstenite_config,
 };
+use super::stream::{Reads, Stream};
 use bytes::BytesMut;
 use fastwebsockets::Frame;
 use pve_tunnel::websocket::{Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, Role};
@@ -12,10 +11,10 @@ use std::io::Write;
 use testing::pattern;
 use tungstenite::{Message, WebSocket};
 
-/// Makes frames of what is read, and writes them.
-type Encoding = fn(Local, Wire) -> Step;
+/// Creates an encoder that reads payloads from the source and writes frames to the stream.
+type Encoding = fn(Source, Stream) -> Step;
 
-/// Encoders of frames of this length.
+/// The encoders, for frames with payloads of this length.
 pub fn contenders(length: usize) -> [(&'static str, Step); 3] {
     let contenders: [(&str, Encoding); 3] = [
         (OURS, ours),
@@ -23,59 +22,62 @@ pub fn contenders(length: usize) -> [(&'static str, Step); 3] {
         (FASTWEBSOCKETS, fastwebsockets),
     ];
     contenders.map(|(name, encoder)| {
-        loses_nothing(name, length, encoder);
-        (name, encoder(Local::new(length), Wire::sink()))
+        check(name, length, encoder);
+        (name, encoder(Source::new(length), Stream::sink()))
     })
 }
 
-/// As the relay does it: what it reads, it reads behind room for a header.
-fn ours(mut local: Local, mut wire: Wire) -> Step {
+/// Encodes as the relay does: it reads the payload into a buffer with space for the header before
+/// it.
+fn ours(mut source: Source, mut stream: Stream) -> Step {
     let mut encoder = Encoder::new(Role::Client, Masking::Random);
-    let mut buffer = vec![0; MAX_HEADER + local.length];
+    let mut buffer = vec![0; MAX_HEADER + source.length];
     Box::new(move || {
-        local.read(&mut buffer[MAX_HEADER..]);
+        source.read(&mut buffer[MAX_HEADER..]);
         let start = encoder.encode_in_place(&mut buffer).unwrap();
-        wire.write_all(&buffer[start..]).unwrap();
-        local.length
+        stream.write_all(&buffer[start..]).unwrap();
+        source.length
     })
 }
 
-/// It wants its payload shared, and gives it back with the message: then the same memory can take
-/// the next one. It has a buffer of its own for the frame.
-fn tungstenite(mut local: Local, wire: Wire) -> Step {
+/// tungstenite takes the payload as shared memory and drops it after the message, so the next
+/// payload uses the same memory. It assembles the frame in a buffer of its own.
+fn tungstenite(mut source: Source, stream: Stream) -> Step {
     let role = tungstenite::protocol::Role::Client;
-    let mut socket = WebSocket::from_raw_socket(wire, role, Some(tungstenite_config(Reads::LARGE)));
+    let mut socket =
+        WebSocket::from_raw_socket(stream, role, Some(tungstenite_config(Reads::LARGE)));
     let mut buffer = BytesMut::new();
     Box::new(move || {
-        buffer.reserve(local.length);
-        buffer.extend_from_slice(local.next());
+        buffer.reserve(source.length);
+        buffer.extend_from_slice(source.next());
         let message = Message::Binary(buffer.split().freeze());
         socket.write(message).unwrap();
-        local.length
+        source.length
     })
 }
 
-/// It masks where it was read, and sends the header beside it.
-fn fastwebsockets(mut local: Local, wire: Wire) -> Step {
-    let mut socket = fastwebsocket(wire, fastwebsockets::Role::Client);
-    let mut buffer = vec![0; local.length];
+/// fastwebsockets masks in the caller's buffer, and writes header and payload with one vectored
+/// write.
+fn fastwebsockets(mut source: Source, stream: Stream) -> Step {
+    let mut socket = fastwebsocket(stream, fastwebsockets::Role::Client);
+    let mut buffer = vec![0; source.length];
     Box::new(move || {
-        local.read(&mut buffer);
+        source.read(&mut buffer);
         let frame = Frame::binary(buffer.as_mut_slice().into());
         ready(socket.write_frame(frame)).unwrap();
-        local.length
+        source.length
     })
 }
 
-/// The local program, which has written enough for any read.
-struct Local {
+/// The local program. It has always written enough for a whole payload.
+struct Source {
     written: Vec<u8>,
     length: usize,
     at: usize,
 }
 
-impl Local {
-    /// It is read `length` bytes at a time.
+impl Source {
+    /// A source that is read `length` bytes at a time.
     fn new(length: usize) -> Self {
         Self {
             written: pattern(PAYLOAD),
@@ -95,22 +97,22 @@ impl Local {
     }
 }
 
-/// Whoever loses or damages something is in no contest.
-fn loses_nothing(name: &str, length: usize, encoder: Encoding) {
-    let (wire, written) = Wire::kept();
-    let mut encode = encoder(Local::new(length), wire);
+/// Checks that an encoder neither loses nor damages data.
+fn check(name: &str, length: usize, encoder: Encoding) {
+    let (stream, written) = Stream::kept();
+    let mut encode = encoder(Source::new(length), stream);
     for _ in 0..PAYLOAD / length {
         encode();
     }
     let mut decoder = Decoder::new(Role::Server, MAX_FRAME);
     decoder.feed(&written.borrow());
-    let mut seen = Vec::new();
+    let mut received = Vec::new();
     while let Some(event) = decoder.next_event().unwrap() {
         let Event::Data { payload, .. } = event else {
             panic!("{name} sends {event:?}");
         };
         assert_eq!(payload.len(), length, "{name} sends frames of its own size");
-        seen.extend_from_slice(payload);
+        received.extend_from_slice(payload);
     }
-    assert!(seen == pattern(PAYLOAD), "{name} damages what it encodes");
+    assert!(received == pattern(PAYLOAD), "{name} damages the payload");
 }

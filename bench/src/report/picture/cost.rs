@@ -1,31 +1,29 @@
-//! CPU seconds for a GiB: a bar of the processes in the path, for ours and for each peer.
+//! CPU seconds per GiB: one bar for pve-tunnel and one for each peer, divided by process.
 
+use super::layout::{LEFT, LINE, MARGIN, MIDDLE, RIGHT, WIDTH, heading};
 use super::svg::{Svg, clipped, width};
-use super::{LEFT, LINE, MARGIN, MIDDLE, RIGHT, WIDTH, heading};
-use crate::measure::Row;
-use crate::report::figure::{short, total};
+use crate::measure::text::short;
+use crate::measure::{Costs, Row};
 use crate::report::group::{Detail, groups};
 use crate::report::results::Results;
-use std::collections::BTreeMap;
 
-/// One a process, in the order in which they are met; should there be more, they begin anew.
+/// The colours of the processes, in the order of their first appearance. If there are more
+/// processes, the colours repeat.
 const COLOURS: [&str; 8] = [
     "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#8c8c8c", "#f0e442", "#0072b2", "#d55e00",
 ];
 
-/// The column of who it is; what was done is at its left.
-const WHO: f64 = MARGIN + 200.0;
+/// The column of the contender. The name of the row is to the left of it.
+const CONTENDER: f64 = MARGIN + 200.0;
 
-/// What was done, and what it cost whom.
+/// One kind of work, and what it cost each contender.
 struct Work<'a> {
     case: &'a str,
     name: &'a str,
-    paths: Vec<(&'a str, &'a Processes)>,
+    paths: Vec<(&'a str, &'a Costs)>,
 }
 
-type Processes = BTreeMap<String, f64>;
-
-/// Draws from `y` on, and says where it ends.
+/// Draws from `y` downwards. Returns the `y` at which the drawing ends.
 pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
     let works = works(&results.rows);
     let paths = || works.iter().flat_map(|work| &work.paths);
@@ -42,22 +40,26 @@ pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
             case = work.case;
             y = heading(svg, y, case);
         }
-        let name = clipped(work.name, WHO - MARGIN - 12.0);
+        let name = clipped(work.name, CONTENDER - MARGIN - 12.0);
         svg.text([MARGIN + 8.0, y + LINE], "", &name);
-        for (who, path) in &work.paths {
+        for (contender, path) in &work.paths {
             y += LINE;
-            svg.text([WHO, y], "", &clipped(who, LEFT - WHO - 4.0));
+            svg.text(
+                [CONTENDER, y],
+                "",
+                &clipped(contender, LEFT - CONTENDER - 4.0),
+            );
             bar(svg, y, path, &colours, (RIGHT - LEFT) / most);
         }
     }
     y
 }
 
-/// All that has a cost, each with ours first.
+/// All work that has a cost. pve-tunnel is the first contender of each.
 fn works(rows: &[Row]) -> Vec<Work<'_>> {
     let mut works: Vec<Work> = Vec::new();
     let groups = groups(rows, Detail::Kinds);
-    // A row that judges the cost has the same paths as the one that judges the speed.
+    // The row for the cost has the same paths as the row for the speed.
     for group in groups.iter().filter(|group| !group.is_cost()) {
         let row = group.worst();
         let same = works
@@ -80,7 +82,7 @@ fn works(rows: &[Row]) -> Vec<Work<'_>> {
     works
 }
 
-fn bar(svg: &mut Svg, y: f64, path: &Processes, colours: &Colours, scale: f64) {
+fn bar(svg: &mut Svg, y: f64, path: &Costs, colours: &Colours, scale: f64) {
     let mut x = LEFT;
     for (process, cost) in path {
         let length = cost * scale;
@@ -90,7 +92,11 @@ fn bar(svg: &mut Svg, y: f64, path: &Processes, colours: &Colours, scale: f64) {
     svg.text([x + 8.0, y], "", &short(total(path)));
 }
 
-/// Processes by colour.
+fn total(costs: &Costs) -> f64 {
+    costs.values().sum()
+}
+
+/// The processes, in the order of their colours.
 struct Colours<'a>(Vec<&'a str>);
 
 impl<'a> Colours<'a> {

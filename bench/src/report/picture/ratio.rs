@@ -1,19 +1,20 @@
-//! Ratios of ours to theirs, as bars from 1 on a logarithmic axis.
+//! Ratios of pve-tunnel's values to the peers' values: bars from 1 on a logarithmic axis.
 
+use super::layout::{
+    BLUE, GREY, INK, LEFT, LINE, MARGIN, MIDDLE, PALE, RIGHT, VERMILLION, heading,
+};
 use super::svg::{Svg, clipped};
-use super::{BLUE, GREY, INK, LEFT, LINE, MARGIN, MIDDLE, PALE, RIGHT, VERMILLION, heading};
 use crate::measure::Goal;
-use crate::report::figure;
 use crate::report::group::{Detail, Group, groups};
 use crate::report::results::Results;
 
-/// Columns: what, in which unit, against whom; and at the right of the bars, what came of it.
+/// Columns: unit and peer to the left of the bars, ratio and goal to the right.
 const UNIT: f64 = MARGIN + 200.0;
 const PEER: f64 = UNIT + 68.0;
 const FIGURE: f64 = RIGHT + 12.0;
 const GOAL: f64 = FIGURE + 134.0;
 
-/// Draws from `y` on, and says where it ends.
+/// Draws from `y` downwards. Returns the `y` at which the drawing ends.
 pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
     svg.text([MARGIN, y], "panel", "Speed, time and cost: ours to theirs");
     y += LINE;
@@ -42,23 +43,25 @@ fn words(svg: &mut Svg, y: f64, group: &Group) {
     let name = clipped(&group.name(), UNIT - MARGIN - 12.0);
     svg.text([MARGIN + 8.0, y], "", &name);
     svg.text([UNIT, y], "small", &row.unit);
-    let peer = clipped(&figure::against(row), LEFT - PEER - 4.0);
+    let peer = clipped(&row.peer_text(), LEFT - PEER - 4.0);
     svg.text([PEER, y], "", &peer);
-    svg.text([FIGURE, y], "", &figure::spread(&row.ratio));
-    let goal = figure::goal(row.goal);
-    match figure::is_met(row) {
+    svg.text([FIGURE, y], "", &row.ratio.to_string());
+    let goal = row.goal_text();
+    match row.meets_goal() {
         Some(false) => svg.text([GOAL, y], "missed", &format!("{goal} missed")),
         _ => svg.text([GOAL, y], "", &goal),
     }
 }
 
-/// Halves and doubles, from the smallest to the largest that is shown.
+/// A logarithmic axis that is symmetric around 1.
 struct Axis {
+    /// The largest ratio, as a power of 2.
     doublings: f64,
 }
 
 impl Axis {
-    /// A bar that goes beyond has a point there, and the figures beside it say how far it goes.
+    /// The limit for `doublings`. A bar beyond it ends in an arrow; the text beside it has the
+    /// ratio.
     const MOST: f64 = 3.0;
 
     fn of(groups: &[Group]) -> Self {
@@ -95,7 +98,7 @@ impl Axis {
         let (row, middle) = (group.worst(), y - MIDDLE);
         self.grid(svg, middle);
         let (from, to) = (self.x(1.0), self.x(row.ratio.median));
-        let fill = colour(figure::is_met(row));
+        let fill = colour(row.meets_goal());
         svg.bar([from.min(to), middle], (to - from).abs(), fill);
         if self.shows(row.ratio.median) {
             whisker(svg, self.x(row.ratio.min), self.x(row.ratio.max), middle);
@@ -139,7 +142,7 @@ fn whisker(svg: &mut Svg, min: f64, max: f64, y: f64) {
     }
 }
 
-/// A pole with a flag to the side where it is met.
+/// A pole with a flag. The flag points to the side on which the goal is met.
 fn mark(svg: &mut Svg, x: f64, y: f64, goal: Goal) {
     let side = match goal {
         Goal::AtLeast(_) => 1.0,

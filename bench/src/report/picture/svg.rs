@@ -1,5 +1,6 @@
-//! As much of SVG as the picture needs.
+//! The elements of SVG that the picture uses.
 
+use crate::measure::text;
 use std::fmt::Write;
 
 const STYLE: &str = "text{font-family:sans-serif;font-size:12px;fill:#222222}\
@@ -9,10 +10,10 @@ const STYLE: &str = "text{font-family:sans-serif;font-size:12px;fill:#222222}\
 
 const BAR: f64 = 11.0;
 
-/// The middle width of a letter of the usual fonts at 12 pixels; who has wider ones is cut late.
+/// The average width of a letter in common fonts at 12 pixels.
 const LETTER: f64 = 6.7;
 
-/// Pixels from the left and from the top.
+/// The distances from the left and from the top, in pixels.
 pub type Point = [f64; 2];
 
 #[derive(Default)]
@@ -21,7 +22,7 @@ pub struct Svg {
 }
 
 impl Svg {
-    /// A text that begins there, or has its middle there if it is a tick.
+    /// A text that starts at the point. The class `tick` centres it there.
     pub fn text(&mut self, [x, y]: Point, class: &str, text: &str) {
         let text = escaped(text);
         self.put(&format!(
@@ -29,7 +30,7 @@ impl Svg {
         ));
     }
 
-    /// A bar from there to the right.
+    /// A bar from the point to the right.
     pub fn bar(&mut self, [x, y]: Point, length: f64, fill: &str) {
         let top = y - BAR / 2.0;
         self.put(&format!(
@@ -63,21 +64,17 @@ impl Svg {
     }
 }
 
-/// About how wide a text is.
+/// The approximate width of a text.
 pub fn width(text: &str) -> f64 {
-    text.chars().count() as f64 * LETTER
+    text::length(text) as f64 * LETTER
 }
 
-/// A text that is no wider than that, if need be without its end.
+/// A text that is not wider than `most`. A wider text is cut and ends with an ellipsis.
 pub fn clipped(text: &str, most: f64) -> String {
-    if width(text) <= most {
-        return text.to_owned();
-    }
-    let letters = (most / LETTER) as usize;
-    text.chars().take(letters - 1).chain(['…']).collect()
+    text::clipped(text, (most / LETTER) as usize)
 }
 
-/// A text as lines that are no wider than that, broken after commas.
+/// The lines of a text, none of them wider than `most`. It is broken after commas.
 pub fn wrapped(text: &str, most: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for piece in text.split_inclusive(", ") {

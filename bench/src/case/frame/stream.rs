@@ -1,6 +1,6 @@
-//! A wire in memory, blocking for some and asynchronous for others.
+//! A stream in memory, for blocking and for asynchronous readers and writers.
 
-use super::Reads;
+use pve_tunnel::websocket::MAX_FRAME;
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::io::{self, IoSlice, Read, Write};
@@ -11,17 +11,44 @@ use std::slice::Iter;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Hands out the same bytes again and again; drops what is written, or keeps it.
+/// The sizes of reads.
+///
+/// Reads cost nothing here, which favours small ones: their data stays in the first-level cache. A
+/// read from a socket is a system call, so an expert configures large reads.
+#[derive(Clone, Copy)]
+pub struct Reads {
+    /// What successive reads deliver, in bytes.
+    pieces: &'static [usize],
+    /// What a contender should request at a time, in bytes.
+    pub most: usize,
+}
+
+impl Reads {
+    /// From a socket: all data that has arrived, which is usually much.
+    pub const LARGE: Self = Self {
+        pieces: &[1, 4095, 131_073, 70_000, 3],
+        most: MAX_FRAME,
+    };
+
+    /// From TLS: at most one record.
+    pub const TLS: Self = Self {
+        pieces: &[1, 4095, 16_384, 16_384, 16_384, 16_384, 3],
+        most: 16 << 10,
+    };
+}
+
+/// Delivers the same bytes again and again. Drops or keeps what is written.
 #[derive(Clone)]
-pub struct Wire {
+pub struct Stream {
     image: Vec<u8>,
     at: usize,
     pieces: Cycle<Iter<'static, usize>>,
+    /// What is left of the current piece.
     left: usize,
     kept: Option<Rc<RefCell<Vec<u8>>>>,
 }
 
-impl Wire {
+impl Stream {
     pub fn new(image: Vec<u8>, reads: Reads) -> Self {
         Self {
             image,
@@ -32,28 +59,28 @@ impl Wire {
         }
     }
 
-    /// One that is only written to.
+    /// A stream that is only written to.
     pub fn sink() -> Self {
         Self::new(Vec::new(), Reads::LARGE)
     }
 
-    /// The same, and everything that will be written to it.
+    /// The same. The second value is everything that is written to it.
     pub fn kept() -> (Self, Rc<RefCell<Vec<u8>>>) {
         let kept = Rc::default();
-        let wire = Self {
+        let stream = Self {
             kept: Some(Rc::clone(&kept)),
             ..Self::sink()
         };
-        (wire, kept)
+        (stream, kept)
     }
 
-    /// The next piece, or as much of it as there is room for.
-    fn deliver(&mut self, room: usize) -> &[u8] {
+    /// The next piece, or its first `most` bytes.
+    fn deliver(&mut self, most: usize) -> &[u8] {
         if self.left == 0 {
             self.left = self.pieces.next().copied().unwrap_or_default();
         }
         let start = self.at;
-        let count = room.min(self.left).min(self.image.len() - start);
+        let count = most.min(self.left).min(self.image.len() - start);
         self.at = (start + count) % self.image.len();
         self.left -= count;
         &self.image[start..start + count]
@@ -67,7 +94,7 @@ impl Wire {
     }
 }
 
-impl Read for Wire {
+impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let piece = self.deliver(buffer.len());
         buffer[..piece.len()].copy_from_slice(piece);
@@ -75,7 +102,7 @@ impl Read for Wire {
     }
 }
 
-impl Write for Wire {
+impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(self.accept(bytes))
     }
@@ -85,7 +112,7 @@ impl Write for Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context,
@@ -96,7 +123,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for Stream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _: &mut Context,
