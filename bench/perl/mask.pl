@@ -1,11 +1,12 @@
 #!/usr/bin/perl
 
-# Masking from Perl, call included: ours, and what there is otherwise.
+# Masking from Perl, including the call: pve-tunnel and its peers.
 #
 #   mask.pl SECONDS
 #
-# Says `ready` first. Then each line of input is a turn, `NAME LENGTH`: that contender masks a scalar
-# of that many bytes for SECONDS, and the answer is how many megabytes (10^6) a second that was.
+# Prints `ready` first. Each line of input is one turn, `NAME LENGTH`: the contender NAME masks a
+# scalar of LENGTH bytes for SECONDS. Then the program prints the rate in MB/s (10^6 bytes per
+# second).
 
 use v5.36;
 
@@ -16,25 +17,26 @@ use PVE::Tunnel::Native;
 
 my ($SECONDS) = @ARGV;
 my $KEY = pack('H*', '37fa213d');
-my $BATCH = 16; # calls between two looks at the clock
+my $BATCH = 16; # calls between two readings of the clock
 
-# Each gets a buffer, which it may change, and returns what is masked. A length is a multiple of the
-# key's, which spares Perl's own operators a substr.
+# Each contender gets a reference to a buffer, which it may change, and returns a reference to the
+# masked bytes. The length is a multiple of the key's length, so Perl's own operators need no substr.
 my %CONTENDERS = (
     'native' => sub ($data) {
         return sub { PVE::Tunnel::Native::mask($$data, $KEY); return $data };
     },
-    # The idiom at its best: in place. A key is good for one frame, so repeating it is part of it.
+    # The fastest form of this idiom: in place. Each frame has a new key, so the repetition of the
+    # key is part of the work.
     'perl-xor' => sub ($data) {
         return sub { $$data ^.= $KEY x (length($$data) / length($KEY)); return $data };
     },
-    # The same if it were not: what the operator alone does.
+    # The operator alone, without the repetition of the key.
     'perl-xor-cached' => sub ($data) {
         my $mask = $KEY x (length($$data) / length($KEY));
         return sub { $$data ^.= $mask; return $data };
     },
-    # Its cheapest way: reading a masked frame takes it about twice as long. It masks a copy, and
-    # puts a header before it.
+    # The module's fastest function: reading a masked frame takes about twice as long. It masks a
+    # copy, and adds a header.
     'Protocol::WebSocket' => sub ($data) {
         my %options = (type => 'binary', masked => 1, mask => unpack('N', $KEY));
         return sub {
@@ -48,7 +50,7 @@ my %CONTENDERS = (
     },
 );
 
-# Whoever masks wrongly is in no contest.
+# Checks that a contender masks correctly.
 sub check ($name, $length) {
     my @key = unpack('C*', $KEY);
     my @bytes = map { $_ % 251 } 1 .. $length;

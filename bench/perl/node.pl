@@ -1,7 +1,9 @@
 #!/usr/bin/perl
 
-# A target node with an open tunnel, for as long as standard input is: says in one line of JSON where
-# it is, or why there is none.
+# A target node with an open tunnel. It runs until the end of standard input.
+#
+# Prints one line of JSON: the data that a client requires to connect, or the reason why the node
+# cannot start.
 
 use v5.36;
 

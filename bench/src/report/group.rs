@@ -51,7 +51,7 @@ impl<'a> Group<'a> {
     pub fn name(&self) -> String {
         let kind = kind(&self.rows[0].name);
         if self.rows.iter().any(|row| self::kind(&row.name) != kind) {
-            return format!("{} (the worst)", self.worst().name);
+            return format!("{} (worst)", self.worst().name);
         }
         let names: Vec<Vec<&str>> = self.rows.iter().map(|row| parts(&row.name)).collect();
         let parts = (0..names[0].len()).map(|i| range(&names, i));

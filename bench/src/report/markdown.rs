@@ -1,5 +1,5 @@
-//! The generated blocks of documents, between marks such as `<!-- figures -->` and `<!-- /figures
-//! -->`.
+//! The generated blocks of documents. A block lies between two marks, `<!-- figures -->` and
+//! `<!-- /figures -->` for example.
 
 use super::group::{Detail, Group, groups};
 use super::results::Results;
@@ -18,13 +18,14 @@ pub fn with_block(document: &str, mark: &str, block: &str) -> Option<String> {
 pub fn figures(results: &Results) -> String {
     let goals = results.rows.iter().filter(|row| row.goal.is_some());
     let lines = lines(&groups(goals, Detail::Cases));
-    let heads = "| case | what | against | ratio | goal | CPU ratio | goal |";
+    let heads = "| case | measurement | peer | ratio | goal | CPU ratio | CPU goal |";
     format!(
-        "![Ratios to the peers, and CPU seconds for a GiB](bench/results.svg)\n\n{}\n\
-         Ratios are ours to theirs: the median of the runs in which they took turns, and from the least to\n\
-         the most of them; of a series, the worst. CPU is that of every process in the path.\n\
+        "![Ratios to the peers, and CPU seconds per GiB](bench/results.svg)\n\n{}\n\
+         A ratio is pve-tunnel's value divided by the peer's: the median of all turns, then minimum and\n\
+         maximum. A series shows its worst ratio. The CPU ratio compares the CPU time of all processes in\n\
+         the path.\n\
          Measured on {}.\n\
-         [bench/results.json](bench/results.json) has every row, and how often it was run.\n",
+         [bench/results.json](bench/results.json) has every row, with its number of turns.\n",
         table(heads, lines),
         results.machine_text(),
     )
@@ -33,7 +34,8 @@ pub fn figures(results: &Results) -> String {
 /// All results.
 pub fn results(results: &Results) -> String {
     let groups = groups(&results.rows, Detail::Ends);
-    let heads = "| case | what | ours | against | theirs | ratio | goal | CPU s/GiB |";
+    let heads =
+        "| case | measurement | pve-tunnel | peer | peer's value | ratio | goal | CPU s/GiB |";
     format!(
         "{}\nMeasured on {}.\n\nVersions: {}.\n",
         table(heads, groups.iter().map(cells)),
@@ -99,9 +101,9 @@ fn judged(group: Option<&Group>) -> [String; 2] {
     }
 }
 
-/// `ours: connector 0.31, listener 0.28; theirs: client 0.60, server 0.52`.
+/// `pve-tunnel: connector 0.31, listener 0.28; peer: client 0.60, server 0.52`.
 fn costs(cost: &Cost) -> String {
-    let sides = [("ours", &cost.ours), ("theirs", &cost.theirs)];
+    let sides = [("pve-tunnel", &cost.ours), ("peer", &cost.theirs)];
     let sides = sides.into_iter().filter(|(_, costs)| !costs.is_empty());
     let sides = sides.map(|(side, costs)| {
         let costs = costs.iter();

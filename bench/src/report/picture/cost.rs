@@ -32,7 +32,7 @@ pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
         return y;
     }
     let colours = Colours::of(paths().flat_map(|(_, path)| path.keys()));
-    svg.text([MARGIN, y], "panel", "CPU seconds for a GiB");
+    svg.text([MARGIN, y], "panel", "CPU seconds per GiB");
     y = colours.legend(svg, y + LINE);
     let mut case = "";
     for work in &works {

@@ -16,7 +16,11 @@ const GOAL: f64 = FIGURE + 134.0;
 
 /// Draws from `y` downwards. Returns the `y` at which the drawing ends.
 pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
-    svg.text([MARGIN, y], "panel", "Speed, time and cost: ours to theirs");
+    svg.text(
+        [MARGIN, y],
+        "panel",
+        "Speed, time and cost: ratio of pve-tunnel to peer",
+    );
     y += LINE;
     legend(svg, y);
     let groups = groups(&results.rows, Detail::Kinds);
@@ -166,12 +170,12 @@ fn legend(svg: &mut Svg, y: f64) {
         x += 112.0;
     }
     whisker(svg, x, x + 24.0, middle);
-    svg.text([x + 32.0, y], "", "least and most of the runs");
-    x += 216.0;
+    svg.text([x + 32.0, y], "", "minimum and maximum");
+    x += 184.0;
     mark(svg, x, middle, Goal::AtLeast(1.0));
     svg.text(
         [x + 12.0, y],
         "",
-        "goal, with its flag to the good side; of a series, the worst is shown",
+        "goal, flag on the better side; a series shows its worst row",
     );
 }
