@@ -27,6 +27,7 @@ pub mod plane;
 mod process;
 pub mod relay;
 mod scalar;
+pub mod seam;
 mod secret;
 mod system;
 pub mod tls;

@@ -9,7 +9,8 @@
 //! | `input` | C strings, bytes and output places as Rust types, within their bounds |
 //! | `sigpipe` | that a pipe without a reader is an error, whatever the caller does with SIGPIPE |
 //! | [`string`] | what C gets back, and how C gives it back |
-//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`configuration`], [`network`], [`connector`], [`listener`] | the functions |
+//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`configuration`], [`network`], [`connector`], [`listener`], [`seam`] | the functions |
+//! | [`limits`] | limits that a caller has to keep |
 //!
 //! `include/pve_tunnel.h` is made of this folder by cbindgen (`tests/header.rs`); the comments on
 //! the exported functions are the header's comments, and so are written for readers of C.
@@ -26,9 +27,11 @@ pub mod error;
 pub mod guard;
 mod handle;
 mod input;
+pub mod limits;
 pub mod listener;
 pub mod mask;
 pub mod network;
+pub mod seam;
 mod sigpipe;
 pub mod string;
 pub mod tls;

@@ -307,7 +307,11 @@ fn finish(
             network: network.clone(),
         },
         network,
-        privileges: privileges(input),
+        privileges: privileges(
+            input.migration_type,
+            input.migration_network.as_deref(),
+            input.configured,
+        ),
         warnings,
         reason: reason.to_owned(),
     }
@@ -316,11 +320,15 @@ fn finish(
 /// Clear text, and choosing the network guest data takes, are an administrator's decisions. The
 /// source's user is not known to the target's cluster, so that for clear text the target asks its
 /// own user again. Where the configuration chose, the administrator has decided already.
-fn privileges(input: &PlanInput) -> Vec<Privilege> {
-    if input.configured {
+pub fn privileges(
+    migration_type: MigrationType,
+    migration_network: Option<&str>,
+    configured: bool,
+) -> Vec<Privilege> {
+    if configured {
         return Vec::new();
     }
-    let on = match (input.migration_type, &input.migration_network) {
+    let on = match (migration_type, migration_network) {
         (MigrationType::Insecure, _) => vec![Node::Source, Node::Target],
         (MigrationType::Secure, Some(_)) => vec![Node::Source],
         (MigrationType::Secure, None) => return Vec::new(),
