@@ -14,7 +14,7 @@ SONAME := $(LIBRARY).0
 BLIB := perl/blib/lib perl/blib/arch
 # Options for the build of the Perl module. By default it can be used in this tree; debian/rules sets others.
 PERL_FLAGS ?= RPATH=$(CURDIR)/target/release AUTHOR=1
-BENCH := $(CARGO) bench -q -p pve-tunnel --bench bench --
+BENCH := $(CARGO) run --release -q -p bench --
 comma := ,
 # Tests that expect certain ports need a network namespace; without one, all tests run one at a time.
 PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc) + 1)); else echo 1; fi)

@@ -20,13 +20,33 @@ const FLOORS: &[&[&str]] = &[
     &["ffi"],
 ];
 
+/// The modules of the benchmarks (`bench/src`), lowest floor first.
+const BENCH_FLOORS: &[&[&str]] = &[
+    &[
+        "affinity", "link", "measure", "network", "project", "qemu", "tunnel",
+    ],
+    &["load", "peer", "perl"],
+    &["connection", "plane", "role"],
+    &["case"],
+    &["report"],
+];
+
 /// A module's path below the crate, as in `["connector", "forward"]`, and its source text.
 type Modules = BTreeMap<Vec<String>, String>;
 
 #[test]
 fn the_library_imports_downwards_only() {
-    let modules = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path());
+    let modules = read("src");
+    assert!(modules.len() > 50, "only {} modules found", modules.len());
     let violations = violations(FLOORS, &modules);
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
+
+#[test]
+fn the_benchmarks_import_downwards_only() {
+    let modules = read("bench/src");
+    assert!(modules.len() > 40, "only {} modules found", modules.len());
+    let violations = violations(BENCH_FLOORS, &modules);
     assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
@@ -101,11 +121,11 @@ fn modules(list: &[(&[&str], &str)]) -> Modules {
         .collect()
 }
 
-/// Every module below a folder, except the root of the crate.
-fn read(folder: &Path) -> Modules {
+/// Every module below a folder of the source tree, except the root of the crate.
+fn read(folder: &str) -> Modules {
     let mut modules = Modules::new();
-    collect(folder, &[], &mut modules);
-    assert!(modules.len() > 50, "only {} modules found", modules.len());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    collect(&folder, &[], &mut modules);
     modules
 }
 
@@ -117,7 +137,9 @@ fn collect(folder: &Path, path: &[String], modules: &mut Modules) {
         if entry.is_dir() {
             inner.push(name);
             collect(&entry, &inner, modules);
-        } else if entry.extension().is_some_and(|extension| extension == "rs") && name != "lib" {
+        } else if entry.extension().is_some_and(|extension| extension == "rs")
+            && !["lib", "main"].contains(&name.as_str())
+        {
             if name != "mod" {
                 inner.push(name);
             }

@@ -1,0 +1,138 @@
+//! Memory while the target reads slowly and the source writes as fast as it can.
+
+use crate::measure::{Effort, Row, Rows, Title};
+use crate::peer::node::{Front, Node};
+use crate::plane;
+use crate::tunnel::{CONNECTOR, Ends, LISTENER, Tunnel};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+use testing::stream::acquaint;
+use testing::{pattern, peak_memory};
+
+/// What the target reads per second, and at a time, in bytes.
+const RATE: f64 = 10e6;
+const PIECE: usize = 500_000;
+
+/// The most that the source writes, in bytes. It is far more than the target reads. It must fit
+/// into the memory of this machine, because pveproxy buffers all of it.
+const MUCH: usize = 1 << 30;
+
+/// The most that a process of pve-tunnel may grow, in MiB.
+const GROWTH: f64 = 8.0;
+
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
+    let time = Duration::from_secs(if effort.quick { 2 } else { 30 });
+    let paths: [fn(Duration) -> Result<Growth, String>; 4] = [
+        |time| direct("tls", time),
+        |time| direct("tcp", time),
+        |time| through_websocket(Front::TestNode, time),
+        |time| through_websocket(Front::Pveproxy, time),
+    ];
+    // All at once: after pveproxy's first seconds, no process uses much CPU time.
+    let paths = paths.map(|path| thread::spawn(move || path(time)));
+    for path in paths {
+        match path.join().unwrap() {
+            Ok(growth) => rows.extend(growth.rows()),
+            Err(reason) => println!("  skipped: {reason}"),
+        }
+    }
+    Ok(())
+}
+
+fn direct(plane: &str, time: Duration) -> Result<Growth, String> {
+    Ok(Growth::of(&mut plane::direct(plane), plane, time))
+}
+
+fn through_websocket(front: Front, time: Duration) -> Result<Growth, String> {
+    let path = format!("websocket to {}", front.name());
+    Ok(Growth::of(&mut Node::start(front)?, &path, time))
+}
+
+/// How much the processes in a path grow.
+struct Growth {
+    path: String,
+    /// Name and growth of each process, in MiB.
+    processes: Vec<(String, f64)>,
+    /// What the source wrote and the target did not read, in MiB.
+    unread: f64,
+}
+
+impl Growth {
+    fn of(tunnel: &mut dyn Tunnel, path: &str, time: Duration) -> Self {
+        let Ends { source, sink } = tunnel.connect();
+        acquaint(&source, &sink);
+        let processes = tunnel.processes();
+        let memory = || processes.iter().map(|(_, pid)| peak_memory(*pid));
+        let before: Vec<u64> = memory().collect();
+        let (after, unread) = thread::scope(|scope| {
+            let writer = scope.spawn(|| write(&source));
+            let read = read_slowly(&sink, time);
+            let after: Vec<u64> = memory().collect();
+            // Ends the writer. The rest is never read.
+            source.shutdown(Shutdown::Both).unwrap();
+            (after, writer.join().unwrap() - read)
+        });
+        let growth = after.iter().zip(&before);
+        let growth = growth.map(|(after, before)| (after - before) as f64 / 1024.0);
+        let names = processes.iter().map(|(name, _)| (*name).to_owned());
+        Self {
+            path: path.to_owned(),
+            processes: names.zip(growth).collect(),
+            unread: unread as f64 / f64::from(1 << 20),
+        }
+    }
+
+    /// Processes of pve-tunnel have a limit. The growth of a server is compared with the unread
+    /// data that it may have buffered.
+    fn rows(&self) -> Vec<Row> {
+        let row = |(process, growth): &(String, f64)| {
+            let name = format!("{}, {process}", self.path);
+            let title = Title {
+                case: "slow-reader",
+                name: &name,
+                unit: "MiB",
+            };
+            if [CONNECTOR, LISTENER].contains(&process.as_str()) {
+                Row::limited(title, &[*growth], GROWTH)
+            } else {
+                Row::new(title, "unread", &[*growth], &[self.unread], None)
+            }
+        };
+        self.processes.iter().map(row).collect()
+    }
+}
+
+/// Writes until the stream is closed. Returns the number of bytes.
+fn write(mut to: &UnixStream) -> usize {
+    let data = pattern(1 << 16);
+    let mut written = 0;
+    while written < MUCH {
+        match to.write(&data) {
+            Ok(count) => written += count,
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+/// Reads at the slow rate. Returns the number of bytes.
+fn read_slowly(mut from: &UnixStream, time: Duration) -> usize {
+    let mut buffer = vec![0; PIECE];
+    let started = Instant::now();
+    let mut read = 0;
+    while started.elapsed() < time {
+        let count = from.read(&mut buffer).unwrap();
+        assert!(count > 0, "the stream ended after {read} bytes");
+        read += count;
+        let due = Duration::from_secs_f64(read as f64 / RATE);
+        sleep(due.saturating_sub(started.elapsed()));
+    }
+    assert!(
+        read as f64 > RATE * time.as_secs_f64() / 2.0,
+        "{read} bytes"
+    );
+    read
+}

@@ -1,0 +1,56 @@
+//! A connection through a tunnel, and the CPU time that the tunnel spends on it.
+
+use crate::affinity::Side;
+use crate::load;
+use crate::measure::{Clocks, Sample, rate};
+use crate::tunnel::{Ends, Tunnel};
+use std::io::{Read, Write};
+use std::time::Instant;
+
+pub struct Connection {
+    pub ends: Ends,
+    clocks: Clocks,
+    tunnel: Box<dyn Tunnel>,
+}
+
+impl Connection {
+    pub fn through(tunnel: impl Tunnel + 'static) -> Self {
+        let mut tunnel: Box<dyn Tunnel> = Box::new(tunnel);
+        Self {
+            ends: tunnel.connect(),
+            clocks: Clocks::new(tunnel.processes()),
+            tunnel,
+        }
+    }
+
+    /// Moves `bytes` from the source to the sink. The value is in MB/s.
+    pub fn transfer(&self, bytes: u64) -> Sample {
+        load::measured_transfer(&self.ends.source, &self.ends.sink, bytes, &self.clocks)
+    }
+
+    /// Moves `bytes` that the tunnel's first process creates and its last process drops. The source
+    /// only sends the number of bytes; the sink only receives one byte when all of them have
+    /// arrived. The value is in MB/s.
+    pub fn transfer_inside(&self, bytes: u64) -> Sample {
+        let (time, cpu) = self.clocks.cost(bytes, || {
+            let started = Instant::now();
+            (&self.ends.source).write_all(&bytes.to_le_bytes()).unwrap();
+            (&self.ends.sink).read_exact(&mut [0]).unwrap();
+            started.elapsed()
+        });
+        let value = rate(bytes, time);
+        Sample { value, cpu }
+    }
+
+    /// Pins the tunnel's first process to the source's core, all others to the target's core.
+    pub fn pin_processes(&self) {
+        for (index, (_, pid)) in self.tunnel.processes().into_iter().enumerate() {
+            let side = if index == 0 {
+                Side::Source
+            } else {
+                Side::Target
+            };
+            side.pin_process(pid);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The programs at the ends of a connection: the source writes as fast as it can, the sink reads
+//! and drops.
+
+use crate::affinity::Side;
+use crate::measure::{Clocks, Sample, rate};
+use crate::tunnel::Ends;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What the source writes at a time, in bytes: about as much as QEMU and `dd` do.
+const PIECE: usize = 64 << 10;
+
+/// Moves `bytes` from the source to the sink. Returns the time from the first byte's departure to
+/// the last byte's arrival. The connection stays open.
+pub fn transfer<S: Sync>(source: &S, sink: &S, bytes: u64) -> Duration
+where
+    for<'a> &'a S: Read + Write,
+{
+    let started = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| write(source, bytes));
+        read(sink, bytes);
+    });
+    started.elapsed()
+}
+
+/// The same, as one turn of a contest: the rate in MB/s, and the CPU time of each process.
+pub fn measured_transfer(
+    source: &UnixStream,
+    sink: &UnixStream,
+    bytes: u64,
+    clocks: &Clocks,
+) -> Sample {
+    let (time, cpu) = clocks.cost(bytes, || transfer(source, sink, bytes));
+    Sample {
+        value: rate(bytes, time),
+        cpu,
+    }
+}
+
+fn write(mut to: impl Write, bytes: u64) {
+    let data = testing::pattern(PIECE);
+    let mut left = bytes;
+    while left > 0 {
+        let count = left.min(PIECE as u64);
+        to.write_all(&data[..count as usize]).unwrap();
+        left -= count;
+    }
+}
+
+fn read(mut from: impl Read, bytes: u64) {
+    let mut buffer = vec![0; 4 * PIECE];
+    let mut left = bytes;
+    while left > 0 {
+        let most = left.min(buffer.len() as u64) as usize;
+        let count = from.read(&mut buffer[..most]).unwrap();
+        assert!(count > 0, "the stream ended {left} bytes early");
+        left -= count as u64;
+    }
+}
+
+/// Sends a request of `size` bytes and waits until the sink has returned it, `rounds` times.
+/// Returns the time of each round trip. Source and sink run on their node's core.
+pub fn round_trips(
+    source: &UnixStream,
+    sink: &UnixStream,
+    size: usize,
+    rounds: usize,
+) -> Vec<Duration> {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            Side::Target.pin_this_thread();
+            let (mut sink, mut request) = (sink, vec![0; size]);
+            for _ in 0..rounds {
+                sink.read_exact(&mut request).unwrap();
+                sink.write_all(&request).unwrap();
+            }
+        });
+        let requests = scope.spawn(|| {
+            Side::Source.pin_this_thread();
+            let (mut source, mut bytes) = (source, testing::pattern(size));
+            let round_trip = |_| {
+                let started = Instant::now();
+                source.write_all(&bytes).unwrap();
+                source.read_exact(&mut bytes).unwrap();
+                started.elapsed()
+            };
+            (0..rounds).map(round_trip).collect()
+        });
+        requests.join().unwrap()
+    })
+}
+
+/// Moves bytes through all connections at once for `time`. Returns the number of bytes that arrived
+/// on each of them.
+///
+/// One thread writes to all sources and one reads from all sinks. So the number of connections does
+/// not change how the kernel divides its cores between the load and the tunnel.
+pub fn transfer_through_all(connections: &[Ends], time: Duration) -> Vec<u64> {
+    let sources: Vec<_> = connections.iter().map(|ends| &ends.source).collect();
+    let sinks: Vec<_> = connections.iter().map(|ends| &ends.sink).collect();
+    thread::scope(|scope| {
+        scope.spawn(|| write_to_all(&sources, time));
+        read_from_all(&sinks, time)
+    })
+}
+
+/// The last byte of each stream. All others are zero.
+const LAST: u8 = 1;
+
+fn write_to_all(sources: &[&UnixStream], time: Duration) {
+    let started = Instant::now();
+    for_each_ready(sources, EpollFlags::EPOLLOUT, |_, mut source| {
+        let is_last = started.elapsed() >= time;
+        let bytes: &[u8] = if is_last { &[LAST] } else { &[0; PIECE] };
+        source.write_all(bytes).unwrap();
+        is_last
+    });
+}
+
+/// Reads every stream to its last byte, and counts the bytes that arrive within `time`.
+fn read_from_all(sinks: &[&UnixStream], time: Duration) -> Vec<u64> {
+    let (mut read, mut piece) = (vec![0; sinks.len()], vec![0; PIECE]);
+    let started = Instant::now();
+    for_each_ready(sinks, EpollFlags::EPOLLIN, |index, mut sink| {
+        let count = sink.read(&mut piece).unwrap();
+        assert!(count > 0, "a stream ended early");
+        if started.elapsed() < time {
+            read[index] += count as u64;
+        }
+        piece[count - 1] == LAST
+    });
+    read
+}
+
+/// Calls `work` with each stream that is ready, until it has returned true for every stream.
+fn for_each_ready(
+    streams: &[&UnixStream],
+    ready: EpollFlags,
+    mut work: impl FnMut(usize, &UnixStream) -> bool,
+) {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    for (index, stream) in streams.iter().enumerate() {
+        let event = EpollEvent::new(ready, index as u64);
+        epoll.add(stream, event).unwrap();
+    }
+    let mut events = vec![EpollEvent::empty(); streams.len()];
+    let mut left = streams.len();
+    while left > 0 {
+        let count = epoll.wait(&mut events, EpollTimeout::NONE).unwrap();
+        for event in &events[..count] {
+            let index = event.data() as usize;
+            if work(index, streams[index]) {
+                epoll.delete(streams[index]).unwrap();
+                left -= 1;
+            }
+        }
+    }
+}
