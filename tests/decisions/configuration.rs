@@ -207,7 +207,7 @@ fn every_mistake_is_told_with_its_line() {
         ("boolean with a comment", "policy: cluster\n\trequire-encryption 1 # all\n", "line 2: 'require-encryption' of policy 'cluster': '1 # all' is no boolean"),
         ("CIDR with too long a prefix", "network: dc2\n\tsource 10.0.0.0/33\n", "line 2: 'source' of network 'dc2': migration network '10.0.0.0/33' has a prefix longer"),
         ("CIDR too wide", "network: dc2\n\tsource 0.0.0.0/0\n", "line 2: 'source' of network 'dc2': migration network '0.0.0.0/0' is too wide"),
-        ("CIDR of the target", "network: dc2\n\ttarget 10.0.0/24\n", "line 2: 'target' of network 'dc2': migration network '10.0.0/24' is no CIDR"),
+        ("CIDR of the target", "network: dc2\n\ttarget 10.0.0/24\n", "line 2: 'target' of network 'dc2': migration network '10.0.0/24' is not a CIDR"),
         ("address", "network: dc2\n\tsource 10.0.0.1\n", "line 2: 'source' of network 'dc2': migration network '10.0.0.1' is an address; write it with its prefix"),
         ("ID for this side", "network: dc2\n\tsource a-name-beyond-interfaces\n", "line 2: 'source' of network 'dc2': migration network 'a-name-beyond-interfaces' is neither"),
         ("two networks", "network: dc2\n\tsource 10.0.0.0/24,10.1.0.0/24\n", "line 2: 'source' of network 'dc2'"),

@@ -199,7 +199,7 @@ fn what_is_not_permitted_is_refused_with_the_ways_out() {
         ("an ID that is none, on the target", SITES, target("secure", json!("the-second-site.example")), "is not configured"),
         ("an ID without a file", "", source("192.0.2.7", null(), json!("the-second-site.example")), "(configured: none)"),
         ("no network", SITES, source("192.0.2.7", null(), json!("")), "migration network '' is empty"),
-        ("half a CIDR", SITES, source("192.0.2.7", null(), json!("10.0.0.0/")), "migration network '10.0.0.0/' is no CIDR"),
+        ("half a CIDR", SITES, source("192.0.2.7", null(), json!("10.0.0.0/")), "migration network '10.0.0.0/' is not a CIDR"),
         ("an address", SITES, target("secure", json!("10.0.0.1")), "migration network '10.0.0.1' is an address"),
         ("no remote", SITES, source("", null(), null()), "remote '' is empty"),
         ("a remote with a port", SITES, source("pve:8006", null(), null()), "remote 'pve:8006' has a port"),
