@@ -42,10 +42,10 @@ static void what_a_call_gets(void)
     /* On the target: an ID stands for this side. */
     selected(FILE_TEXT, "{\"side\":\"target\",\"migration_type\":\"secure\",\"migration_network\":\"dc2\"}",
              "{\"network\":\"10.0.0.0/24\",\"configured\":true,\"require_encryption\":false,\"public\":false,"
-             "\"reason\":\"network 'dc2' was asked for by its ID\"}");
+             "\"reason\":\"network 'dc2' was requested by its ID\"}");
     /* No file is an empty file. */
     const char *none = "{\"network\":null,\"configured\":false,\"require_encryption\":false,\"public\":false,"
-                       "\"reason\":\"no network was asked for\"}";
+                       "\"reason\":\"no network was requested\"}";
     selected(NULL, "{\"side\":\"target\",\"migration_type\":\"insecure\"}", none);
     selected("", "{\"side\":\"target\",\"migration_type\":\"insecure\",\"migration_network\":null}", none);
 }
