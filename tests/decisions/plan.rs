@@ -355,7 +355,7 @@ fn plan_input_takes_perl_values_and_nothing_unknown() {
     let error = planned(json!({"caps": ["Direct"]}))
         .unwrap_err()
         .to_string();
-    assert!(error.contains("has characters outside"), "{error}");
+    assert!(error.contains("has characters other than"), "{error}");
     let error = planned(json!({"migration_network": "10.0.0.1"}))
         .unwrap_err()
         .to_string();
