@@ -1,4 +1,4 @@
-# pve-tunnel: everything that can be done here, each by one word. `make help` lists them.
+# Targets to build, test and install pve-tunnel. `make help` lists them.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -12,28 +12,28 @@ export CARGO_TERM_COLOR ?= auto
 LIBRARY := target/release/libpve_tunnel.so
 SONAME := $(LIBRARY).0
 BLIB := perl/blib/lib perl/blib/arch
-# How the Perl module is built: to be used in place, unless somebody else says it (debian/rules).
+# Options for the build of the Perl module. By default it can be used in this tree; debian/rules sets others.
 PERL_FLAGS ?= RPATH=$(CURDIR)/target/release AUTHOR=1
 BENCH := $(CARGO) bench -q -p pve-tunnel --bench bench --
 comma := ,
 # Tests that expect certain ports need a network namespace; without one, all tests run one at a time.
 PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc) + 1)); else echo 1; fi)
-# The PVE modules that tests run against, if there are any, come from PERL5LIB.
+# Tests that require modules of Proxmox VE find them by PERL5LIB.
 PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
 .PHONY: help setup build library perl testnode demo test test-rust test-perl
 .PHONY: install install-command install-perl bench bench-peers bench-report lint header instructions clean
 
-help: ## this list
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: ## what is missing from Debian: installs it as root, or says how
+setup: ## install missing Debian packages as root, otherwise print the commands
 	@$(SETUP)
 
-build: library testnode perl ## everything that is built
+build: library testnode perl ## build library, command, test node and Perl module
 
-# Each package by itself: cargo would otherwise build the library with the test node's features. The command has none of
-# its own, so that the second of these builds takes the library of the first.
+# One cargo call for each package. A common call would build the library with the features of the test node. The command
+# requires no other features, so its build uses the library of the first call.
 library: setup
 	$(CARGO) build --release -p pve-tunnel
 	$(CARGO) build --release -p pve-tunnel-cli
@@ -46,11 +46,11 @@ perl: library
 	cd perl && perl Makefile.PL $(PERL_FLAGS) >/dev/null
 	$(MAKE) -C perl --silent
 
-demo: build ## two nodes, a real guest, every plane (RAM= DISK= OFFLINE= in MiB, PLANES=)
+demo: build ## migrate a real guest between two nodes on every plane (RAM= DISK= OFFLINE= in MiB, PLANES=)
 	demo/demo $(foreach name,RAM DISK OFFLINE PLANES PLANE,$(if $($(name)),$(name)=$($(name))))
 
-# In this order: the Perl suite runs what the first two have built, and with the library as it ships.
-test: test-rust test-c test-perl ## every suite
+# The order is important: the Perl tests use the programs that the first two build, and the library as released.
+test: test-rust test-c test-perl ## run all tests
 
 test-rust: setup
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel-cli
@@ -66,7 +66,7 @@ include debian/packages.mk
 
 manual-pages manual-command: setup
 
-install: install-c install-command install-manual install-perl ## what was built (DESTDIR=, PREFIX=/usr/local)
+install: install-c install-command install-manual install-perl ## install the build (DESTDIR=, PREFIX=/usr/local)
 
 install-command:
 	install -D -m 0755 target/release/pve-tunnel $(DESTDIR)$(PREFIX)/bin/pve-tunnel
@@ -75,19 +75,19 @@ install-command:
 install-perl:
 	$(MAKE) -C perl --silent install DESTDIR=$(DESTDIR)
 
-bench: build bench-peers ## ours against its peers (CASE= for some of it, QUICK=1 only tries it)
+bench: build bench-peers ## run the benchmarks (CASE= selects cases, QUICK=1 makes short runs)
 	$(BENCH) $(if $(QUICK),--quick) $(subst $(comma), ,$(CASE))
 
-bench-report: setup ## writes anew what is made of bench/results.json: picture, tables
+bench-report: setup ## update picture and tables from bench/results.json
 	$(BENCH) --report
 
-# Not --locked: what it locks does not compile any more. A compiler as old as ours gets what it can.
-bench-peers: setup ## what the benchmarks compare with
+# Not --locked: the locked versions do not compile any more. Cargo selects versions that our compiler supports.
+bench-peers: setup ## install the programs that the benchmarks compare with
 	@$(SETUP) --bench
 	CARGO_RESOLVER_INCOMPATIBLE_RUST_VERSIONS=fallback \
 		$(CARGO) install websocat@1.14.0 --root target/bench
 
-lint: build ## layout and lints of Rust and Perl, freshness of header and figures, POD
+lint: build ## check format, lints and POD, and that header, figures and debian/copyright are up to date
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release -q -p pve-tunnel --test header
@@ -97,12 +97,12 @@ lint: build ## layout and lints of Rust and Perl, freshness of header and figure
 	$(PROVE) t/00-pod.t t/01-tidy.t
 	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm docs/man/*.pod
 
-header: setup ## writes include/pve_tunnel.h anew
+header: setup ## update include/pve_tunnel.h
 	UPDATE_HEADER=1 $(CARGO) test --release -q -p pve-tunnel --test header
 
-instructions: setup ## writes bench/instructions.json anew
+instructions: setup ## update bench/instructions.json
 	UPDATE_INSTRUCTIONS=1 $(CARGO) test --release -q -p pve-tunnel --test instructions
 
-clean: ## removes what was built
+clean: ## remove the build
 	$(CARGO) clean
 	[ ! -e perl/Makefile ] || $(MAKE) -C perl realclean

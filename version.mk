@@ -1,2 +1,2 @@
-# The version of everything here, for the Makefiles that need it.
+# The version of pve-tunnel, for all Makefiles.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)

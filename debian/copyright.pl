@@ -1,11 +1,12 @@
 #!/usr/bin/perl
 
-# Writes debian/copyright, machine-readable: ours, and every crate's that the source package carries
-# in vendor/, by what `cargo metadata` and the crates' own files say.
+# Writes debian/copyright in the machine-readable format: the copyright of this project, and of every
+# crate in vendor/ of the source package. Uses `cargo metadata` and the files of the crates.
 #
 #   debian/copyright.pl >debian/copyright
 #
-# A license that is not known here, and a crate without one, end it: somebody has to read it first.
+# Fails if a crate has no license, or one that is not in the table below: a developer must read such
+# a license before it is added.
 
 use v5.36;
 
@@ -14,7 +15,7 @@ use JSON qw(decode_json);
 
 my $TOP = "$FindBin::RealBin/..";
 
-# What the licenses of crates are made of, and the text of each: Debian has it, or a crate does.
+# The licenses of the crates, and the source of each text: a file of Debian, or a file of a crate.
 my %TEXT = (
     'Apache-2.0' => 'debian',
     'LGPL-2.1-or-later' => 'debian LGPL-2.1',
@@ -28,7 +29,7 @@ my %TEXT = (
     'Unlicense' => 'memchr UNLICENSE',
 );
 
-# Where crates say whose they are.
+# Names of the files with copyright notices.
 my $NOTICE = qr/\A(?:LICEN[CS]E|COPYRIGHT|COPYING|NOTICE|UNLICENSE)/i;
 
 binmode(STDOUT, ':encoding(UTF-8)') or die "cannot set the encoding of standard output: $!\n";
@@ -36,7 +37,7 @@ binmode(STDOUT, ':encoding(UTF-8)') or die "cannot set the encoding of standard 
 my %crate;
 for my $package (metadata()->{packages}->@*) {
     next if !defined $package->{source};
-    $package->{folder} = $package->{manifest_path} =~ s{/[^/]*\z}{}r;
+    $package->{directory} = $package->{manifest_path} =~ s{/[^/]*\z}{}r;
     push $crate{ $package->{name} }->@*, $package;
 }
 
@@ -53,7 +54,7 @@ for my $package (
     } sort keys %crate
     )
 {
-    my $expression = $package->{license} // die "crate '$package->{name}' names no license\n";
+    my $expression = $package->{license} // die "crate '$package->{name}' has no license\n";
     $used{$_} = 1 for parts($expression, $package->{name});
     stanza(
         "vendor/$package->{name}-$package->{version}/*",
@@ -73,17 +74,18 @@ sub metadata () {
     return decode_json($json);
 }
 
-# The licenses that an SPDX expression names.
+# The licenses in an SPDX expression.
 sub parts ($expression, $name) {
     my @parts = split(m{\s+(?:OR|AND)\s+|/}, $expression =~ tr/()//dr);
     for my $part (@parts) {
-        die "crate '$name' has the license '$part', which is not known in $0: read it\n"
+        die "crate '$name' has the license '$part', which is not in the table of $0\n"
             if !$TEXT{$part};
     }
     return @parts;
 }
 
-# SPDX has parentheses, Debian's form a comma that binds less than its words.
+# Converts an SPDX expression. SPDX has parentheses. Debian's format has a comma instead, which has a
+# lower precedence than "and" and "or".
 sub debian_expression ($expression) {
     return $expression =~ s{\((.*?)\) AND }{$1, and }r =~ s{/| OR }{ or }gr =~ s/ AND / and /gr =~
         s/WITH (\S+)-exception/with $1 exception/r;
@@ -92,7 +94,7 @@ sub debian_expression ($expression) {
 sub holders ($package) {
     my %seen;
     my @holders;
-    for my $file (sort glob("$package->{folder}/*")) {
+    for my $file (sort glob("$package->{directory}/*")) {
         next if $file !~ m{/([^/]*)\z} || $1 !~ $NOTICE || !-f $file;
         push @holders, grep { !$seen{ lc($_) =~ s/\W//gr }++ } notices(slurp($file));
     }
@@ -102,8 +104,8 @@ sub holders ($package) {
     return "the $package->{name} developers <" . ($package->{repository} // 'crates.io') . '>';
 }
 
-# Lines that claim a copyright, without the word: not the forms in the appendix of the Apache license, nor
-# sentences about notices.
+# Lines with a copyright notice, without the word "copyright". The forms in the appendix of the Apache
+# license and sentences about notices are omitted.
 sub notices ($text) {
     my @found;
     while ($text =~ m{^[\s/*#]*copyright\s+(?=\S)(?:\(c\)\s*|©\s*)?(.*?)\s*$}gim) {
@@ -124,8 +126,8 @@ sub license_text ($license) {
         return "On Debian systems, the text of this license is in $path.\n";
     }
     my $package = ($crate{$where} // die "the text of '$license' was in crate '$where'\n")->[0];
-    my $text = slurp("$package->{folder}/$file");
-    # Of a license with an exception, Debian has the license.
+    my $text = slurp("$package->{directory}/$file");
+    # Debian has the text of the license without the exception.
     if ($license =~ /\A(.*) WITH /) {
         my $debian = license_text($1);
         $text =~ /^(-+ [^\n]* Exceptions? .*)/ms or die "'$file' of '$where' has no exception\n";

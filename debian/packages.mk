@@ -1,19 +1,19 @@
-# Source tarball and Debian packages. Included by the Makefile at the top; all paths are from there.
+# Source tarball and Debian packages. The top Makefile includes this file; all paths are relative to it.
 
 include version.mk
 
 DIST := target/dist
 DEB := target/deb
 RELEASE := pve-tunnel-$(VERSION)
-# Vendors crates for some platforms only: without it, more than half of the tarball were Windows. And without the manifests
-# as their authors wrote them: cargo reads what is beside them, and debhelper takes *.orig for leftovers.
+# Vendors the crates for Linux only; otherwise more than half of the tarball would be crates for Windows. Omits the
+# Cargo.toml.orig of each crate: cargo does not read it, and debhelper would remove it as a leftover of patch.
 FILTERER := cargo-vendor-filterer
 FILTERER_VERSION := 0.5.18
 PLATFORMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
 
 .PHONY: dist deb deb-check copyright
 
-dist: setup $(DIST)/bin/$(FILTERER) ## the source of the last commit with all crates: a tarball that builds offline
+dist: setup $(DIST)/bin/$(FILTERER) ## create the source tarball of HEAD with all crates, which builds offline
 	rm -rf $(DIST)/$(RELEASE)*
 	git archive --prefix=$(RELEASE)/ HEAD | tar -x -C $(DIST)
 	cd $(DIST)/$(RELEASE) && ../bin/$(FILTERER) --versioned-dirs $(addprefix --platform=,$(PLATFORMS)) \
@@ -27,7 +27,7 @@ dist: setup $(DIST)/bin/$(FILTERER) ## the source of the last commit with all cr
 $(DIST)/bin/$(FILTERER):
 	$(CARGO) install -q --locked $(FILTERER)@$(FILTERER_VERSION) --root $(DIST)
 
-deb: dist ## the Debian packages, into target/deb (DEB_BUILD_OPTIONS=nocheck leaves the suites out)
+deb: dist ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips the tests)
 	@$(SETUP) --packages
 	rm -rf $(DEB)
 	mkdir -p $(DEB)
@@ -36,10 +36,10 @@ deb: dist ## the Debian packages, into target/deb (DEB_BUILD_OPTIONS=nocheck lea
 	rm -r $(DEB)/$(RELEASE)
 	@ls $(DEB)/*.deb
 
-deb-check: dist ## builds, installs, tries and removes the packages in clean Debian 12 and 13 (as root; SUITE=, QUICK=1)
+deb-check: dist ## build, install, test and remove the packages in clean Debian 12 and 13 (as root; SUITE=, QUICK=1)
 	@$(SETUP) --packages
 	debian/check $(foreach suite,$(SUITE),--suite $(suite)) $(if $(QUICK),--quick)
 
-copyright: setup ## writes debian/copyright anew
+copyright: setup ## update debian/copyright
 	debian/copyright.pl >debian/copyright.new
 	mv debian/copyright.new debian/copyright

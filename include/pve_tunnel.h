@@ -32,6 +32,12 @@
 // libpve_tunnel.so.0.
 #define PVE_TUNNEL_ABI_VERSION 0
 
+// Most bytes of the configuration, /etc/pve/remote-migration.cfg.
+#define PVE_TUNNEL_CONFIGURATION_MAX 1048576
+
+// Most bytes of a line from or to a connector or listener, without its newline.
+#define PVE_TUNNEL_LINE_MAX 1048576
+
 // The value that a function returns: 0 for success, or one of these negative numbers.
 //
 // The meaning of a number never changes. Later versions may add numbers, so treat an unknown
@@ -592,6 +598,61 @@ int32_t pve_tunnel_connector_run(int input, int output, int log, const char *opt
 //
 // `options` is a C string.
 int32_t pve_tunnel_listener_run(int control, int log, const char *options);
+
+// Decides what a tunnel worker on the target does with a request about direct connections. Does no
+// I/O: the caller reads the configuration and carries the action out. docs/protocol.md describes the
+// requests.
+//
+// `text` is the content of the configuration, or NULL if there is no such file. `input` is a JSON
+// object:
+//
+//   direct      the request: the property `direct` of the worker's command, as it arrived
+//   file        path of the configuration, for messages
+//   unreadable  why the configuration could not be read, or null
+//   node        name of this node
+//   user        user of the API that the worker runs for, for messages, or null
+//   allowed     whether the user has the privilege of an earlier "check", or null
+//   listener    "none", "running" or "ended"
+//   sockets     paths of the UNIX sockets that the worker has for this migration
+//
+// `out` gets a JSON object, to be freed with `pve_tunnel_string_free`:
+//
+//   {"do":"check","path":"/","privilege":"Sys.Modify"}
+//               look the privilege up, then call again with the result in `allowed`
+//   {"do":"reply","reply":{...}}
+//               answer the source
+//   {"do":"listen","options":{...}}
+//               start pve_tunnel_listener_run with these options; its first line is the answer
+//   {"do":"ask","request":{"op":"forward","path":"/run/..."}}
+//               send the request to the listener; its line is the answer
+//   {"do":"close"}
+//               as "ask" with {"op":"close"}; then the listener ends
+//
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is not such an
+// object; PROTOCOL if the request is malformed; REFUSED if it is not allowed.
+//
+// Threads: any.
+//
+// # Safety
+//
+// `text` is NULL or a C string, `input` is a C string, `out` is writable.
+int32_t pve_tunnel_seam_decide(const char *text, const char *input, char **out);
+
+// Checks what a listener answered, before the worker sends it to the source.
+//
+// `operation` is "open" for the listener's first line, else "forward", "stat" or "close". `answer` is
+// the line. `out` gets the answer with the known members only, to be freed with
+// `pve_tunnel_string_free`.
+//
+// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; PROTOCOL if a member is missing or malformed.
+// The message names the member and does not contain its value.
+//
+// Threads: any.
+//
+// # Safety
+//
+// `operation` and `answer` are C strings, `out` is writable.
+int32_t pve_tunnel_seam_answer(const char *operation, const char *answer, char **out);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -126,6 +126,8 @@ BOOT:
             pve_tunnel_version());
     for (size_t i = 0; i < C_ARRAY_LENGTH(statuses); i++)
         newCONSTSUB(stash, statuses[i].name, newSViv(statuses[i].status));
+    newCONSTSUB(stash, "CONFIGURATION_MAX", newSVuv(PVE_TUNNEL_CONFIGURATION_MAX));
+    newCONSTSUB(stash, "LINE_MAX", newSVuv(PVE_TUNNEL_LINE_MAX));
 }
 
 UV
@@ -270,6 +272,36 @@ _configuration_select(SV *text, SV *json)
     check(aTHX_ "pve_tunnel_configuration_select",
         pve_tunnel_configuration_select(content, bytes, &answer));
     RETVAL = text_from(aTHX_ answer, SvTAINTED(text) || SvTAINTED(json));
+  OUTPUT:
+    RETVAL
+
+SV *
+_seam_decide(SV *text, SV *json)
+  PREINIT:
+    const char *content = NULL;
+    const char *bytes;
+    char *answer = NULL;
+  CODE:
+    SvGETMAGIC(text);
+    if (SvOK(text))
+        content = c_string(aTHX_ text, "pve_tunnel_seam_decide: text");
+    bytes = c_string(aTHX_ json, "pve_tunnel_seam_decide: input");
+    check(aTHX_ "pve_tunnel_seam_decide", pve_tunnel_seam_decide(content, bytes, &answer));
+    RETVAL = text_from(aTHX_ answer, false); /* the library has checked every value */
+  OUTPUT:
+    RETVAL
+
+SV *
+_seam_answer(SV *operation, SV *line)
+  PREINIT:
+    const char *name;
+    const char *bytes;
+    char *answer = NULL;
+  CODE:
+    name = c_string(aTHX_ operation, "pve_tunnel_seam_answer: operation");
+    bytes = c_string(aTHX_ line, "pve_tunnel_seam_answer: answer");
+    check(aTHX_ "pve_tunnel_seam_answer", pve_tunnel_seam_answer(name, bytes, &answer));
+    RETVAL = text_from(aTHX_ answer, false); /* the library has checked every value */
   OUTPUT:
     RETVAL
 

@@ -9,6 +9,7 @@
 //! | [`configuration`] | the configuration file: networks by ID or remote, and the policy |
 //! | [`network`] | a migration's address and port, and which endpoints of a target are acceptable |
 //! | [`plan`](mod@plan) | the decision table: the plane, the required privileges, and the warnings |
+//! | [`seam`] | what a tunnel worker on the target does with a request about direct connections |
 //! | [`websocket`] | masking, frames, the client's upgrade |
 //! | [`tls`] | rustls configurations: system CAs, pinned fingerprints, one-time identities |
 //! | [`relay`] | copying between two byte streams with backpressure, and how each of them ends |
@@ -29,6 +30,7 @@ pub mod plane;
 mod process;
 pub mod relay;
 mod scalar;
+pub mod seam;
 mod secret;
 mod system;
 pub mod tls;

@@ -29,20 +29,16 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 
 /// Foreign text for a one-line message: control characters become spaces, and long text is cut.
 pub(crate) fn one_line(text: &str) -> String {
-    let mut line: String = text
-        .trim()
-        .chars()
-        .take(MAX_SHOWN)
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
-        .collect();
-    if text.trim().chars().nth(MAX_SHOWN).is_some() {
-        line.push('…');
+    one_line_within(text, MAX_SHOWN)
+}
+
+/// As [`one_line`], with another limit in characters.
+pub(crate) fn one_line_within(text: &str, limit: usize) -> String {
+    let text = text.trim();
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let mut line: String = text.chars().take(limit).map(printable).collect();
+    if text.chars().nth(limit).is_some() {
+        line.push_str("...");
     }
     line
 }
@@ -70,7 +66,7 @@ pub(crate) fn decimal(value: &Value) -> Option<u64> {
 }
 
 /// A number, or a string of decimal digits, with or without a fraction.
-fn real(value: &Value) -> Option<f64> {
+pub(crate) fn real(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => {

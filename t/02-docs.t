@@ -54,8 +54,10 @@ subtest 'SYNOPSIS of PVE::Tunnel::Native' => sub {
         or die "there is no SYNOPSIS\n";
     my ($printed, $status) = run($code =~ s/^    //gmr);
     is($status, 0, 'exits with 0') or diag($printed);
-    like($printed, qr/^websocket: .+\ntext: Hello\n\z/,
-        '... and prints the plane and the text of the frame');
+    like(
+        $printed, qr/^websocket: .+\ntext: Hello\n\z/,
+        '... and prints the plane and the text of the frame'
+    );
 };
 
 done_testing();

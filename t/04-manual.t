@@ -106,8 +106,10 @@ subtest 'title, sections, date' => sub {
         is("@title[0 .. 2]", "$name $section $DATE", "$name($section): title, section and date");
         my @headings = map { s/"//gr } $text =~ m/^\.SH +(.+)$/gm;
         is($headings[0], 'NAME', '... NAME comes first');
-        ok((grep { m/\A(?:SYNOPSIS|DESCRIPTION)\z/ } @headings),
-            '... SYNOPSIS or DESCRIPTION follows');
+        ok(
+            (grep { m/\A(?:SYNOPSIS|DESCRIPTION)\z/ } @headings),
+            '... SYNOPSIS or DESCRIPTION follows'
+        );
         my ($named) = $text =~ m/^\.SH +"?NAME"?\n(?:\.[^\n]*\n)*([^\n]+)$/m;
         like(
             ($named // '') =~ s/\\-/-/gr,
@@ -201,8 +203,10 @@ subtest 'pve_tunnel(3) and the header' => sub {
 
     my %known = map { $_ => 1 } $header =~ m/\b(pve_tunnel_\w+|PVE_TUNNEL_\w+)/g;
     my %named = map { $_ => 1 } $page =~ m/\b(pve_tunnel_\w+|PVE_TUNNEL_\w+)/g;
-    is(join(' ', sort grep { !$known{$_} } keys %named), '',
-        'the manual names only what the header declares');
+    is(
+        join(' ', sort grep { !$known{$_} } keys %named), '',
+        'the manual names only what the header declares'
+    );
 };
 
 # The fixed parts of each message in the manual also stand in the source code.

@@ -33,8 +33,10 @@ subtest 'the last status and message' => sub {
         PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT,
         'last_status is its status',
     );
-    is(PVE::Tunnel::Native::last_error() . "\n", $error,
-        'last_error is the message that the call died with');
+    is(
+        PVE::Tunnel::Native::last_error() . "\n", $error,
+        'last_error is the message that the call died with'
+    );
 
     PVE::Tunnel::Native::fingerprint_parse('ab' x 32);
     is(PVE::Tunnel::Native::last_status(), 0, 'the next success clears the status');
@@ -50,12 +52,18 @@ subtest 'the last status and message' => sub {
 
 subtest 'fingerprints' => sub {
     my $canonical = join(':', ('0A', 'FF') x 16);
-    is(PVE::Tunnel::Native::fingerprint_parse('0aff' x 16), $canonical,
-        'lower case without colons is accepted');
-    is(PVE::Tunnel::Native::fingerprint_parse($canonical), $canonical,
-        'the form that Proxmox VE writes is accepted');
-    is(PVE::Tunnel::Native::fingerprint_parse(lc($canonical)), $canonical,
-        'lower case is accepted');
+    is(
+        PVE::Tunnel::Native::fingerprint_parse('0aff' x 16), $canonical,
+        'lower case without colons is accepted'
+    );
+    is(
+        PVE::Tunnel::Native::fingerprint_parse($canonical), $canonical,
+        'the form that Proxmox VE writes is accepted'
+    );
+    is(
+        PVE::Tunnel::Native::fingerprint_parse(lc($canonical)), $canonical,
+        'lower case is accepted'
+    );
 
     my %bad = (
         'too short' => '0A:FF',
@@ -69,8 +77,10 @@ subtest 'fingerprints' => sub {
     );
     for my $what (sort keys %bad) {
         ok(!eval { PVE::Tunnel::Native::fingerprint_parse($bad{$what}); 1 }, "$what is refused");
-        like($@, qr/\Apve_tunnel_fingerprint_parse: .+\n\z/,
-            '... with one line that names the function');
+        like(
+            $@, qr/\Apve_tunnel_fingerprint_parse: .+\n\z/,
+            '... with one line that names the function'
+        );
     }
 };
 
@@ -82,9 +92,10 @@ subtest 'time to load' => sub {
     for my $arguments (values(%best)) {
         $arguments = min(map { seconds($^X, @include, @$arguments) } 1 .. $ROUNDS);
     }
-    cmp_ok($best{native}, '<=', $LIMIT * $best{json},
-        "at most $LIMIT times the time that JSON needs")
-        or diag("native $best{native} s, JSON $best{json} s");
+    cmp_ok(
+        $best{native}, '<=', $LIMIT * $best{json},
+        "at most $LIMIT times the time that JSON needs"
+    ) or diag("native $best{native} s, JSON $best{json} s");
 };
 
 sub loaded ($module) {

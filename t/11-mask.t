@@ -52,8 +52,10 @@ subtest 'every length, alignment and phase' => sub {
     my ($first, $second) = (substr($whole, 0, 12_345), substr($whole, 12_345));
     mask($first, $KEY);
     mask($second, $KEY, length($first));
-    ok($first . $second eq $expected,
-        'a payload may be masked in two parts with the phase of the second');
+    ok(
+        $first . $second eq $expected,
+        'a payload may be masked in two parts with the phase of the second'
+    );
 
     my $far = 'abcdef';
     mask($far, $KEY, ~0);
@@ -73,8 +75,10 @@ subtest 'only the given buffer changes' => sub {
 
     my $frame = 'headerpayloadtrailer';
     mask(substr($frame, 6, 7), $KEY);
-    is($frame, 'header' . masked('payload', $KEY) . 'trailer',
-        'a part of a buffer can be masked through substr');
+    is(
+        $frame, 'header' . masked('payload', $KEY) . 'trailer',
+        'a part of a buffer can be masked through substr'
+    );
 
     my $self = 'abcd';
     mask($self, $self);
@@ -120,8 +124,10 @@ subtest 'magic' => sub {
     my $data = 'abcd';
     mask($data, $key, $phase);
     is($data, masked('abcd', $KEY, 2), 'a tied key and a tied phase are used');
-    is_deeply([tied($key)->{log}, tied($phase)->{log}], [['read'], ['read']],
-        '... and read once each');
+    is_deeply(
+        [tied($key)->{log}, tied($phase)->{log}], [['read'], ['read']],
+        '... and read once each'
+    );
 };
 
 subtest 'refused arguments' => sub {

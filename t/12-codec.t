@@ -131,8 +131,10 @@ subtest 'input in any pieces' => sub {
         [map { $_->{opcode} } grep { length($_->{payload}) } @got], [qw(text ping text)],
         'a ping between two fragments is returned between them',
     );
-    is(join('', map { $_->{payload} } grep { $_->{opcode} eq 'text' } @got), 'fragment',
-        '... and the message is intact');
+    is(
+        join('', map { $_->{payload} } grep { $_->{opcode} eq 'text' } @got), 'fragment',
+        '... and the message is intact'
+    );
     is($got[-1]{end}, 1, 'the last fragment ends the message');
     is($got[0]{end}, 0, 'the first fragment does not');
 };
@@ -147,8 +149,10 @@ subtest 'close' => sub {
     );
     my $other = codec();
     $other->feed(frame('close', ''));
-    is_deeply($other->next(), { opcode => 'close', end => 1, payload => '' },
-        'a close frame without a payload');
+    is_deeply(
+        $other->next(), { opcode => 'close', end => 1, payload => '' },
+        'a close frame without a payload'
+    );
 };
 
 subtest 'encoded frames' => sub {
@@ -156,15 +160,19 @@ subtest 'encoded frames' => sub {
     my $server = codec(role => 'server');
 
     my $frame = unframe($client->encode('binary', 'data'));
-    is_deeply([@$frame{qw(fin opcode payload rest)}], [1, 2, 'data', ''],
-        'encode returns one whole frame');
+    is_deeply(
+        [@$frame{qw(fin opcode payload rest)}], [1, 2, 'data', ''],
+        'encode returns one whole frame'
+    );
     ok(defined($frame->{key}), 'a client masks');
 
     my %keys = map { unframe($client->encode('ping', ''))->{key} => 1 } 1 .. 50;
     cmp_ok(scalar(keys(%keys)), '>', 45, '... with a new key for each frame');
     my $zero = codec(mask => 'zero');
-    is(unframe($zero->encode('text', 'x'))->{key}, "\0\0\0\0",
-        'mask zero uses the zero key, for connections over TLS');
+    is(
+        unframe($zero->encode('text', 'x'))->{key}, "\0\0\0\0",
+        'mask zero uses the zero key, for connections over TLS'
+    );
     is(unframe($server->encode('text', 'x'))->{key}, undef, 'a server does not mask');
 
     for my $name (qw(text binary close ping pong)) {
@@ -180,10 +188,14 @@ subtest 'encoded frames' => sub {
         $rest = $frames[-1]{rest};
     }
     is(scalar(@frames), 4, 'more than 131072 bytes are split into several frames');
-    is(scalar(grep { $_->{fin} && $_->{opcode} == 2 } @frames), 4,
-        '... each a final binary frame, as pveproxy requires');
-    is(scalar(grep { length($_->{payload}) > 131_072 } @frames), 0,
-        '... with at most 131072 bytes');
+    is(
+        scalar(grep { $_->{fin} && $_->{opcode} == 2 } @frames), 4,
+        '... each a final binary frame, as pveproxy requires'
+    );
+    is(
+        scalar(grep { length($_->{payload}) > 131_072 } @frames), 0,
+        '... with at most 131072 bytes'
+    );
     ok(join('', map { $_->{payload} } @frames) eq $long, '... and together they have all bytes');
 
     $server->feed($wire);
@@ -218,8 +230,10 @@ subtest 'input that breaks RFC 6455' => sub {
 
     my $codec = codec(max_frame => '1000');
     $codec->feed(frame('binary', 'x' x 1000));
-    is_deeply([messages($codec)], [['binary', 'x' x 1000]],
-        'a frame of exactly the limit is accepted');
+    is_deeply(
+        [messages($codec)], [['binary', 'x' x 1000]],
+        'a frame of exactly the limit is accepted'
+    );
 };
 
 subtest 'refused arguments' => sub {
@@ -239,11 +253,15 @@ subtest 'refused arguments' => sub {
     refused('a limit of 0', 'max_frame', sub { codec(max_frame => 0) });
     refused('a limit that is a word', 'max_frame|invalid type', sub { codec(max_frame => 'many') });
 
-    refused('a class in place of an object', 'no codec',
-        sub { PVE::Tunnel::Native::Codec->next() });
+    refused(
+        'a class in place of an object', 'no codec',
+        sub { PVE::Tunnel::Native::Codec->next() }
+    );
     refused('another object', 'no codec', sub { PVE::Tunnel::Native::Codec::next(bless({}, 'X')) });
-    refused('undef in place of an object', 'no codec',
-        sub { PVE::Tunnel::Native::Codec::next(undef) });
+    refused(
+        'undef in place of an object', 'no codec',
+        sub { PVE::Tunnel::Native::Codec::next(undef) }
+    );
     refused('an object in place of a class', 'class method', sub { $codec->new() });
 
     utf8::upgrade(my $upgraded = "\xe9\xff");

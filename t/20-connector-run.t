@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# connector_run as Perl calls it: in a child, with a pipe each way. What it does on the wire is
-# tested with the connector.
+# connector_run as Perl calls it: in a child process, with two pipes. The tests of the connector
+# check its connections.
 
 use v5.36;
 
@@ -12,9 +12,9 @@ use Test::More;
 
 use PVE::Tunnel::Native;
 
-my $LIMIT = 30; # seconds that anything here may take on a busy machine
+my $LIMIT = 30; # seconds for one line on a busy machine
 
-# A connector in a child: its two pipes and its log, to write to and read from.
+# Starts a connector in a child. Returns its PID and the test's ends of its two pipes and its log.
 sub connector ($options = undef, %how) {
     my %pipe;
     for my $name (qw(input output log)) {
@@ -33,7 +33,7 @@ sub connector ($options = undef, %how) {
             );
             1;
         };
-        # The descriptors are still ours: this arrives.
+        # connector_run leaves the descriptors open, so the test receives this line.
         syswrite($pipe{log}{writer}, $ok ? "returned\n" : "died: $@");
         POSIX::_exit($ok ? 0 : 1);
     }
@@ -47,11 +47,11 @@ sub connector ($options = undef, %how) {
     };
 }
 
-# The next line, or undef at the end; dies if neither comes.
+# Returns the next line, or undef at the end. Dies if there is neither within $LIMIT seconds.
 sub line ($handle) {
     my $line = '';
     while ($line !~ m/\n\z/) {
-        die "nothing came within $LIMIT s, after '$line'\n"
+        die "nothing received within $LIMIT s after '$line'\n"
             if !IO::Select->new($handle)->can_read($LIMIT);
         my $count = sysread($handle, $line, 1, length($line)) // die "cannot read: $!\n";
         return length($line) ? $line : undef if $count == 0;
@@ -67,17 +67,17 @@ sub rest ($handle) {
     return $text;
 }
 
-sub ended ($connector) {
+sub wait_status ($connector) {
     waitpid($connector->{pid}, 0);
     return $?;
 }
 
-subtest 'the end of its input is its end' => sub {
+subtest 'the end of its input ends the connector' => sub {
     my $connector = connector();
     close($connector->{input});
-    is(rest($connector->{output}), '', 'it says nothing');
-    is(rest($connector->{log}), "returned\n", 'and returns');
-    is(ended($connector), 0, 'well');
+    is(rest($connector->{output}), '', 'it writes nothing');
+    is(rest($connector->{log}), "returned\n", 'the function returns');
+    is(wait_status($connector), 0, 'the child exits with 0');
 };
 
 subtest 'one answer to each line' => sub {
@@ -86,49 +86,49 @@ subtest 'one answer to each line' => sub {
         syswrite($connector->{input}, "$line\n");
         my $answer = decode_json(line($connector->{output}));
         ok(!$answer->{success}, "'$line' is answered in JSON");
-        ok(length($answer->{msg}), 'with a reason');
+        ok(length($answer->{msg}), '... with a reason');
     }
     close($connector->{input});
-    is(rest($connector->{output}), '', 'and no more than one');
+    is(rest($connector->{output}), '', 'each line has had one answer');
     my @log = split(/\n/, rest($connector->{log}));
-    is(pop(@log), 'returned', 'it returns at the end');
-    cmp_ok(scalar(@log), '>=', 3, 'and has logged what it refused');
-    is(ended($connector), 0, 'well');
+    is(pop(@log), 'returned', 'the function returns at the end');
+    cmp_ok(scalar(@log), '>=', 3, 'the refusals are in the log');
+    is(wait_status($connector), 0, 'the child exits with 0');
 };
 
 subtest 'without a log' => sub {
     my $connector = connector(undef, silent => 1);
     syswrite($connector->{input}, "{\n");
-    ok(!decode_json(line($connector->{output}))->{success}, 'it answers');
+    ok(!decode_json(line($connector->{output}))->{success}, 'the line is answered');
     close($connector->{input});
-    is(rest($connector->{log}), "returned\n", 'and writes to nothing else');
-    is(ended($connector), 0, 'it ends well');
+    is(rest($connector->{log}), "returned\n", 'nothing is logged');
+    is(wait_status($connector), 0, 'the child exits with 0');
 };
 
 subtest 'ended by a signal' => sub {
     my $connector = connector();
     syswrite($connector->{input}, "{\n");
-    ok(line($connector->{output}), 'it runs');
+    ok(line($connector->{output}), 'the connector runs');
     kill('TERM', $connector->{pid});
     my $log = rest($connector->{log});
-    my $status = ended($connector);
-    ok($status, 'it does not end well') or diag($log);
-    is(rest($connector->{output}), '', 'and says nothing more');
+    my $status = wait_status($connector);
+    ok($status, 'the signal ends it with an error') or diag($log);
+    is(rest($connector->{output}), '', '... without further output');
     close($connector->{input});
 };
 
-subtest 'bad arguments' => sub {
+subtest 'refused arguments' => sub {
     my %bad = (
-        'no descriptor' => [undef, 1],
+        'an undefined descriptor' => [undef, 1],
         'a handle' => [\*STDIN, 1],
-        'a name' => ['STDIN', 1],
-        'a negative one' => [-1, 1],
-        'one that is not open' => [987, 1],
+        'the name of a handle' => ['STDIN', 1],
+        'a negative descriptor' => [-1, 1],
+        'a descriptor that is not open' => [987, 1],
         'a log that is not open' => [0, 1, 987],
-        'options that are no hash' => [0, 1, undef, [], 'hash reference'],
+        'options in an array' => [0, 1, undef, [], 'hash reference'],
         'an unknown option' => [0, 1, undef, { speed => 9 }, 'speed'],
         'an unknown mask' => [0, 1, undef, { mask => 'none' }, 'none'],
-        'a time limit in words' => [0, 1, undef, { connect_timeout => 'soon' }, 'soon'],
+        'a time limit that is a word' => [0, 1, undef, { connect_timeout => 'soon' }, 'soon'],
         'a time limit of 0' => [0, 1, undef, { connect_timeout => 0 }, 'time limit'],
     );
     for my $what (sort keys %bad) {
@@ -136,7 +136,7 @@ subtest 'bad arguments' => sub {
         my $ok = eval { PVE::Tunnel::Native::connector_run($input, $output, $log, $options); 1 };
         ok(!$ok, "$what is refused");
         $pattern //= 'descriptor';
-        like($@, qr/\Apve_tunnel_connector_run: .*$pattern.*\n\z/i, 'and told');
+        like($@, qr/\Apve_tunnel_connector_run: .*$pattern.*\n\z/i, '... with a reason');
     }
 };
 

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# Signals during a call: PVE sets its time limits with alarm and a handler that dies, which must
-# come through, inside the eval that it was meant for.
+# Signals during a call. PVE sets its time limits with alarm and a handler that dies. The exception
+# must reach the eval around the call.
 
 use v5.36;
 
@@ -31,7 +31,7 @@ my %QUICK = (
     plan => sub { PVE::Tunnel::Native::plan({ migration_type => 'secure' }) },
 );
 
-subtest 'signals all the time' => sub {
+subtest 'many signals during calls' => sub {
     for my $name (sort keys %QUICK) {
         my ($ticks, $interrupted) = (0, 0);
         local $SIG{ALRM} = sub { $ticks++ };
@@ -39,7 +39,7 @@ subtest 'signals all the time' => sub {
         my $ok = eval {
             my $done = 0;
             while ($done < $CALLS || $ticks < 10) {
-                # An interrupted call may say so, as a read does; it is then made again.
+                # An interrupted call may fail with this reason, as a read does. It is made again.
                 if (eval { $QUICK{$name}->(); 1 }) {
                     $done++;
                 } elsif ($@ =~ m/interrupted/i) {
@@ -52,7 +52,7 @@ subtest 'signals all the time' => sub {
         };
         my $error = $@;
         setitimer(ITIMER_REAL, 0);
-        ok($ok, "$name works") or diag($error);
+        ok($ok, "$name succeeds") or diag($error);
         note("$name: $ticks signals, $interrupted calls interrupted");
     }
 };
@@ -68,9 +68,9 @@ subtest 'a time limit' => sub {
                 $calls++;
             }
         };
-        is($@, "got timeout\n", "over $name is heard");
-        cmp_ok($calls, '>', 0, 'in the midst of calls');
-        ok(eval { $QUICK{$name}->(); 1 }, 'the next one works') or diag($@);
+        is($@, "got timeout\n", "a time limit on $name passes");
+        cmp_ok($calls, '>', 0, '... between or during calls');
+        ok(eval { $QUICK{$name}->(); 1 }, 'the next call succeeds') or diag($@);
     }
 };
 
@@ -85,23 +85,23 @@ subtest 'a time limit on the connector' => sub {
         $run->();
         1;
     };
-    is($@, "got timeout\n", 'ends it, though its input has not ended');
+    is($@, "got timeout\n", 'a time limit ends it although its input has not ended');
 
-    my $heard = 0;
+    my $received = 0;
     $ok = eval {
-        local $SIG{ALRM} = sub { $heard++ };
+        local $SIG{ALRM} = sub { $received++ };
         setitimer(ITIMER_REAL, 0.05);
         $run->();
         1;
     };
-    is($heard, 1, 'a handler that does not die is run');
-    like($@, qr/\Apve_tunnel_connector_run: .*SIGALRM\n\z/, 'and the connector says what ended it');
+    is($received, 1, 'a handler that does not die runs');
+    like($@, qr/\Apve_tunnel_connector_run: .*SIGALRM\n\z/, '... and the error names the signal');
 
     close($writer);
-    ok(eval { $run->(); 1 }, 'the next one works') or diag($@);
+    ok(eval { $run->(); 1 }, 'the next call succeeds') or diag($@);
 };
 
-# Takes several milliseconds, and fails at the end of them.
+# Takes several milliseconds and fails.
 sub fail_slowly() {
     state $endless = '{"api":2,"age":0,"x":[' . '1,' x 500_000;
     PVE::Tunnel::Native::version_reply_parse($endless);
@@ -109,7 +109,7 @@ sub fail_slowly() {
 }
 
 subtest 'a time limit that passes during a call that fails' => sub {
-    my %heard;
+    my %error;
     for (1 .. 20) {
         my $ok = eval {
             local $SIG{ALRM} = sub { die "got timeout\n" };
@@ -117,12 +117,12 @@ subtest 'a time limit that passes during a call that fails' => sub {
                 setitimer(ITIMER_REAL, 0.001);
                 fail_slowly();
             };
-            $heard{$@}++;
+            $error{$@}++;
             1;
         };
-        $heard{"outside: $@"}++ if !$ok;
+        $error{"outside: $@"}++ if !$ok;
     }
-    is_deeply(\%heard, { "got timeout\n" => 20 }, 'is heard inside the eval around that call');
+    is_deeply(\%error, { "got timeout\n" => 20 }, 'the eval around that call catches it');
 };
 
 done_testing();

@@ -1,7 +1,6 @@
 #!/usr/bin/perl
 
-# The seam on a stand-in of PVE::StorageTunnel: putting it in place and taking it away, and what is
-# not its own.
+# The seam in a fake PVE::StorageTunnel: install, uninstall, and commands that are not for the seam.
 
 use v5.36;
 
@@ -12,44 +11,45 @@ use Test::More;
 
 use Test::SeamWorker qw(refused in_perl);
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 
-# --- putting it in place ----------------------------------------------------------------------
+# --- install and uninstall ----------------------------------------------------------------------
 
-my $LOOK = <<'END';
+my $REPORT = <<'END';
 {
-my $said = sub ($params) {
+my $reply = sub ($params) {
     return eval { PVE::StorageTunnel::handle_query_disk_import({}, $params) } // $@;
 };
-print $said->({}) =~ /no import is running/ ? "theirs " : "BROKEN ";
-my $hello = $said->({ direct => { op => 'hello', protocol => 1 } });
-print ref($hello) && $hello->{direct}{protocol} == 1 ? "ours " : "none ";
-print ref($PVE::StorageTunnel::cmd_schema->{'query-disk-import'}{direct}) ? "taken\n" : "refused\n";
+print $reply->({}) =~ /no import is running/ ? "original " : "BROKEN ";
+my $hello = $reply->({ direct => { op => 'hello', protocol => 1 } });
+print ref($hello) && $hello->{direct}{protocol} == 1 ? "seam " : "none ";
+my $schema = $PVE::StorageTunnel::cmd_schema->{'query-disk-import'};
+print ref($schema->{direct}) ? "accepted\n" : "refused\n";
 }
 END
 my $ORIGINAL = 'my $original = \&PVE::StorageTunnel::handle_query_disk_import;';
-my $LAST =
+my $COMPARE =
     'print \&PVE::StorageTunnel::handle_query_disk_import == $original ? "same\n" : "other\n"';
-my $IN_PLACE = "theirs ours taken\n";
+my $INSTALLED = "original seam accepted\n";
 my $INSTALL = 'PVE::Tunnel::Seam::install();';
 
 subtest 'load order' => sub {
     for my $case (
         [
             'not installed', 'use PVE::StorageTunnel; use PVE::Tunnel::Seam;',
-            "theirs none refused\n"
+            "original none refused\n"
         ],
         ['PVE::StorageTunnel first', "use PVE::StorageTunnel; use PVE::Tunnel::Seam; $INSTALL"],
-        ['the seam first', "use PVE::Tunnel::Seam; use PVE::StorageTunnel; $INSTALL"],
-        ['installing loads PVE::StorageTunnel', "use PVE::Tunnel::Seam; $INSTALL"],
+        ['PVE::Tunnel::Seam first', "use PVE::Tunnel::Seam; use PVE::StorageTunnel; $INSTALL"],
+        ['install loads PVE::StorageTunnel', "use PVE::Tunnel::Seam; $INSTALL"],
         [
-            'PVE::StorageTunnel is used later',
+            'PVE::StorageTunnel is loaded after install',
             "use PVE::Tunnel::Seam; BEGIN { $INSTALL } use PVE::StorageTunnel;"
         ],
         [
-            'a table that was made before',
+            'a command table that was built before install',
             'use PVE::StorageTunnel; '
                 . 'my $table = $PVE::StorageTunnel::cmd_schema->{"query-disk-import"};'
                 . "use PVE::Tunnel::Seam; $INSTALL print \$table->{direct} ? '' : 'not shared ';"
@@ -57,121 +57,124 @@ subtest 'load order' => sub {
         )
     {
         my ($name, $code, $expected) = @$case;
-        is(in_perl($code . $LOOK), $expected // $IN_PLACE, $name);
+        is(in_perl($code . $REPORT), $expected // $INSTALLED, $name);
     }
 };
 
-subtest 'once' => sub {
+subtest 'repeated install and uninstall' => sub {
     my $begin = "use PVE::StorageTunnel; use PVE::Tunnel::Seam; $ORIGINAL";
-    my $undo = "PVE::Tunnel::Seam::uninstall(); $LAST";
+    my $undo = "PVE::Tunnel::Seam::uninstall(); $COMPARE";
     is(
-        in_perl("$begin $INSTALL $INSTALL $INSTALL $LOOK $undo"),
-        $IN_PLACE . "same\n",
+        in_perl("$begin $INSTALL $INSTALL $INSTALL $REPORT $undo"),
+        $INSTALLED . "same\n",
         'installed three times, uninstalled once'
     );
     is(
-        in_perl("$begin $INSTALL PVE::Tunnel::Seam::uninstall(); $LOOK $LAST"),
-        "theirs none refused\nsame\n",
-        'uninstalled: as before'
+        in_perl("$begin $INSTALL PVE::Tunnel::Seam::uninstall(); $REPORT $COMPARE"),
+        "original none refused\nsame\n",
+        'uninstall restores the original'
     );
     is(
-        in_perl("$begin $INSTALL PVE::Tunnel::Seam::uninstall(); $INSTALL $LOOK"),
-        $IN_PLACE, '... and installed again'
+        in_perl("$begin $INSTALL PVE::Tunnel::Seam::uninstall(); $INSTALL $REPORT"),
+        $INSTALLED, '... and the seam can be installed again'
     );
-    is(in_perl("$begin print PVE::Tunnel::Seam::uninstall()"), '0', 'uninstalled without a need');
+    is(
+        in_perl("$begin print PVE::Tunnel::Seam::uninstall()"), '0',
+        'uninstall without install does nothing'
+    );
     is(
         in_perl(
             "$begin $INSTALL { local \$SIG{__WARN__} = sub { }; delete \$INC{'PVE/Tunnel/Seam.pm'};"
-                . "require PVE::Tunnel::Seam; } $INSTALL $LOOK $undo"
+                . "require PVE::Tunnel::Seam; } $INSTALL $REPORT $undo"
         ),
-        $IN_PLACE . "same\n",
-        'the seam is loaded twice'
+        $INSTALLED . "same\n",
+        'PVE::Tunnel::Seam is loaded twice'
     );
     is(
         in_perl(
                   "$begin $INSTALL { local \$SIG{__WARN__} = sub { };"
                 . "delete \$INC{'PVE/StorageTunnel.pm'};"
-                . "require PVE::StorageTunnel; } $LOOK $INSTALL $LOOK $INSTALL $undo"
+                . "require PVE::StorageTunnel; } $REPORT $INSTALL $REPORT $INSTALL $undo"
         ),
-        "theirs none refused\n" . $IN_PLACE . "other\n",
-        'PVE::StorageTunnel is loaded anew: gone, and installed again'
+        "original none refused\n" . $INSTALLED . "other\n",
+        'loading PVE::StorageTunnel again removes the seam, and install restores it'
     );
 };
 
-subtest 'wrapped since' => sub {
+subtest 'a handler that other code has wrapped' => sub {
     my $wrap =
-          'my $calls = 0; my $ours = \&PVE::StorageTunnel::handle_query_disk_import;'
-        . 'my $theirs = sub { $calls++; goto &$ours }; sub set ($code) { no warnings "redefine";'
-        . '*PVE::StorageTunnel::handle_query_disk_import = $code } set($theirs);';
+          'my $calls = 0; my $seam = \&PVE::StorageTunnel::handle_query_disk_import;'
+        . 'my $wrapper = sub { $calls++; goto &$seam }; sub set ($code) { no warnings "redefine";'
+        . '*PVE::StorageTunnel::handle_query_disk_import = $code } set($wrapper);';
     my $begin = "use PVE::Tunnel::Seam; $INSTALL $wrap";
     is(
-        in_perl("$begin print eval { PVE::Tunnel::Seam::uninstall() } // \$@; $LOOK"),
+        in_perl("$begin print eval { PVE::Tunnel::Seam::uninstall() } // \$@; $REPORT"),
         'cannot uninstall: another has wrapped PVE::StorageTunnel::handle_query_disk_import since'
-            . "\n$IN_PLACE",
-        'is not uninstalled'
+            . "\n$INSTALLED",
+        'uninstall is refused'
     );
     is(
         in_perl(
-                  "$begin $INSTALL $LOOK print \"\$calls calls\\n\"; set(\$ours);"
-                . "print PVE::Tunnel::Seam::uninstall(), qq(\\n); $LOOK"
+                  "$begin $INSTALL $REPORT print \"\$calls calls\\n\"; set(\$seam);"
+                . "print PVE::Tunnel::Seam::uninstall(), qq(\\n); $REPORT"
         ),
-        $IN_PLACE . "2 calls\n1\ntheirs none refused\n",
-        'is not wrapped again, and can be uninstalled when the other has gone'
+        $INSTALLED . "2 calls\n1\noriginal none refused\n",
+        'install does not wrap it again, and uninstall succeeds without the other wrapper'
     );
     is(
         in_perl(
-                  "$begin my \$s = PVE::Tunnel::Seam::status(); set(\$ours);"
+                  "$begin my \$s = PVE::Tunnel::Seam::status(); set(\$seam);"
                 . 'my $t = PVE::Tunnel::Seam::status(); PVE::Tunnel::Seam::uninstall();'
                 . 'my $u = PVE::Tunnel::Seam::status(); '
                 . 'print "@$_{qw(installed topmost listeners)};" for $s, $t, $u'
         ),
         '1 0 0;1 1 0;0 0 0;',
-        'status tells'
+        'status reports it'
     );
 };
 
-subtest 'a shape that is not known' => sub {
-    my $touch = <<'END';
+subtest 'an unknown form of PVE::StorageTunnel' => sub {
+    my $try_install = <<'END';
 package main;
 use JSON;
 use PVE::Tunnel::Seam;
 no warnings 'once';
-my $look = sub {
+my $state = sub {
     return JSON->new->canonical->encode($PVE::StorageTunnel::cmd_schema // []),
         *PVE::StorageTunnel::handle_query_disk_import{CODE} // 'none';
 };
-my @before = $look->();
+my @before = $state->();
 print eval { PVE::Tunnel::Seam::install(); "installed\n" } // $@;
-my @after = $look->();
+my @after = $state->();
 print "schema changed\n" if $before[0] ne $after[0];
 print "wrapped\n" if $before[1] ne $after[1];
 print "status changed\n" if PVE::Tunnel::Seam::status()->{installed};
 END
-    my $like = 'BEGIN { $INC{"PVE/StorageTunnel.pm"} = "here" } package PVE::StorageTunnel;';
-    my $handler = 'sub handle_query_disk_import { die "theirs\n" }';
+    my $module = 'BEGIN { $INC{"PVE/StorageTunnel.pm"} = "here" } package PVE::StorageTunnel;';
+    my $handler = 'sub handle_query_disk_import { die "original\n" }';
     my $schema = 'our $cmd_schema = { "query-disk-import" => {} };';
     for my $case (
         ['no schema', $handler, qr/no \$cmd_schema with 'query-disk-import'/],
-        ['no such command', "$handler our \$cmd_schema = {};", qr/no \$cmd_schema with/],
-        ['a schema that is a list', "$handler our \$cmd_schema = [];", qr/no \$cmd_schema with/],
+        ['no query-disk-import', "$handler our \$cmd_schema = {};", qr/no \$cmd_schema with/],
+        ['a schema that is an array', "$handler our \$cmd_schema = [];", qr/no \$cmd_schema with/],
         [
-            'a command that is none',
+            'properties that are not a hash',
             "$handler our \$cmd_schema = { 'query-disk-import' => 1 };",
             qr/no \$cmd_schema with/
         ],
         ['no handler', $schema, qr/no handle_query_disk_import/],
         [
-            'a whole schema instead of properties',
+            'a whole schema in place of its properties',
             "$handler our \$cmd_schema = { 'query-disk-import' => { type => 'object' } };",
             qr/has 'type', which is no property/
         ],
         [
-            'the property is taken',
+            'a property with the same name',
             "$handler our \$cmd_schema = { 'query-disk-import' => { direct => {} } };",
             qr/has a property 'direct' already/
         ],
         [
-            'the schema is read-only',
+            'a read-only schema',
             "$handler $schema use Hash::Util 'lock_hashref';"
                 . "lock_hashref(\$cmd_schema->{'query-disk-import'});",
             qr/disallowed|read-only/
@@ -179,9 +182,11 @@ END
         )
     {
         my ($name, $code, $pattern) = @$case;
-        my $said = in_perl("$like $code $touch");
-        ok($said =~ /$pattern/ && $said =~ /\A[^\n]+\n\z/, "$name: refused, nothing touched")
-            or diag($said);
+        my $output = in_perl("$module $code $try_install");
+        ok(
+            $output =~ /$pattern/ && $output =~ /\A[^\n]+\n\z/,
+            "$name: install is refused and changes nothing"
+        ) or diag($output);
     }
     like(
         in_perl(
@@ -190,7 +195,7 @@ END
                 . $INSTALL
         ),
         qr/\Acannot load PVE::StorageTunnel, which the seam is for: Can't locate/,
-        'no PVE::StorageTunnel at all'
+        'install without PVE::StorageTunnel is refused'
     );
     is(
         in_perl(
@@ -199,20 +204,21 @@ END
                 . 'print PVE::Tunnel::Seam::status()->{installed}'
         ),
         "unknown option 'chek'\noption 'check' is not a code reference\n0",
-        'options that are none'
+        'unknown and malformed options are refused'
     );
 };
 
-# --- what is not its own ----------------------------------------------------------------------
+# --- commands that are not for the seam
+# ----------------------------------------------------------------------
 
-subtest 'a command without direct' => sub {
+subtest 'a command without the property direct' => sub {
     my @seen;
     require PVE::StorageTunnel;
     {
         no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
         *PVE::StorageTunnel::handle_query_disk_import = sub { ## no critic (RequireArgUnpacking)
             push @seen, [wantarray, (caller(0))[1, 2], scalar(@_), \@_[0 .. $#_]];
-            die "theirs\n" if ref($_[1]) eq 'HASH' && $_[1]{die};
+            die "original\n" if ref($_[1]) eq 'HASH' && $_[1]{die};
             return wantarray ? (1, 2, 3) : 'one';
         };
     }
@@ -223,23 +229,23 @@ subtest 'a command without direct' => sub {
     my $scalar = PVE::StorageTunnel::handle_query_disk_import($state, $params);
     PVE::StorageTunnel::handle_query_disk_import($state, undef);
     PVE::StorageTunnel::handle_query_disk_import();
-    is_deeply([\@list, $scalar], [[1, 2, 3], 'one'], 'answers as before');
-    is_deeply([map { $_->[0] } @seen], [1, '', undef, undef], 'in the same context');
-    is_deeply([@{ $seen[0] }[1, 2]], [__FILE__, $line], 'to the same caller');
-    is_deeply([map { $_->[3] } @seen], [3, 2, 2, 0], 'with the same number of arguments');
+    is_deeply([\@list, $scalar], [[1, 2, 3], 'one'], 'the original handler answers');
+    is_deeply([map { $_->[0] } @seen], [1, '', undef, undef], '... in the same context');
+    is_deeply([@{ $seen[0] }[1, 2]], [__FILE__, $line], '... with the same caller');
+    is_deeply([map { $_->[3] } @seen], [3, 2, 2, 0], '... with the same number of arguments');
     is_deeply(
         [map { "$_" } @{ $seen[0] }[4, 5]],
         [map { "$_" } \$state, \$params],
-        'which are the very same'
+        '... which are the same variables'
     );
     is_deeply($params, { status => 1 }, '... and unchanged');
     is(
         eval { PVE::StorageTunnel::handle_query_disk_import($state, { die => 1 }) } // $@,
-        "theirs\n", 'its error is its own'
+        "original\n", 'its error is not changed'
     );
-    is(scalar(@seen), 5, 'each went there');
-    refused($state, { op => 'hello' }, qr/protocol/, 'one with direct does not');
-    is(scalar(@seen), 5, '... go there');
+    is(scalar(@seen), 5, 'every call has reached it');
+    refused($state, { op => 'hello' }, qr/protocol/, 'the seam answers a command with direct');
+    is(scalar(@seen), 5, '... without the original handler');
     PVE::Tunnel::Seam::uninstall();
 };
 

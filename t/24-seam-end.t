@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# The real listener, started by the seam: it ends with its worker, whatever happens to that, and all
-# of it works under taint.
+# The real listener, started by the seam: it ends with its worker, however the worker ends. The seam
+# works under taint.
 
 use v5.36;
 
@@ -15,12 +15,12 @@ use Test::More;
 
 use Test::SeamWorker qw(in_perl);
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';
 
-my $REAL = <<'END';
+my $OPEN = <<'END';
 use Test::SeamWorker qw(direct open_request);
 $| = 1;
 $PVE::Tunnel::Seam::CONFIGURATION = '/nonexistent';
@@ -30,11 +30,11 @@ my $opened = direct($state, %{ open_request(network => '127.0.0.0/8') });
 print "$opened->{addresses}[0] $opened->{port}\n";
 END
 
-# It has the worker's socket to the listener, and only that.
+# A child that inherits only the worker's socket to the listener, and standard input.
 my $CHILD = <<'END';
 if (!fork()) {
-    my $said = readlink('/proc/self/fd/1');
-    POSIX::close($_) for grep { (readlink("/proc/self/fd/$_") // '') eq $said } 1 .. 99;
+    my $stdout = readlink('/proc/self/fd/1');
+    POSIX::close($_) for grep { (readlink("/proc/self/fd/$_") // '') eq $stdout } 1 .. 99;
     readline(STDIN);
     POSIX::_exit(0);
 }
@@ -48,48 +48,48 @@ subtest 'the end of the worker' => sub {
         ['SIGKILL', 'kill(KILL => $$); sleep;'],
         ['SIGTERM', 'kill(TERM => $$); sleep;'],
         [
-            'its end while another child of its lives',
+            'exit while another child of the worker lives',
             $CHILD . 'POSIX::_exit(0);'
         ],
         )
     {
         my ($name, $end) = @$row;
         pipe(my $held, my $hold) or die "pipe: $!\n";
-        pipe(my $output, my $theirs) or die "pipe: $!\n";
+        pipe(my $output, my $stdout) or die "pipe: $!\n";
         my $pid = fork() // die "fork: $!\n";
         if (!$pid) {
             open(STDIN, '<&', $held);
-            open(STDOUT, '>&', $theirs);
-            open(STDERR, '>&', $theirs);
-            close($_) for $hold, $output, $theirs, $held;
+            open(STDOUT, '>&', $stdout);
+            open(STDERR, '>&', $stdout);
+            close($_) for $hold, $output, $stdout, $held;
             my @command =
-                ($^X, (map { "-I$_" } grep { !ref } @INC), '-e', "use v5.36; $REAL <STDIN>; $end");
+                ($^X, (map { "-I$_" } grep { !ref } @INC), '-e', "use v5.36; $OPEN <STDIN>; $end");
             exec { $command[0] } @command or POSIX::_exit(127);
         }
-        close($_) for $theirs, $held;
-        # The listener's own line may come before.
+        close($_) for $stdout, $held;
+        # The log of the listener may come first.
         my ($address, $port);
         while (defined(my $line = readline $output)) {
             last if ($address, $port) = $line =~ /\A(127\.\S+) (\d+)\n/;
         }
-        my $stranger = IO::Socket::INET->new(PeerAddr => $address, PeerPort => $port);
-        ok($stranger, "$name: the listener listens") or next;
+        my $connection = IO::Socket::INET->new(PeerAddr => $address, PeerPort => $port);
+        ok($connection, "$name: the listener accepts connections") or next;
         syswrite($hold, "now\n");
         waitpid($pid, 0);
-        # Standard output and error are the listener's too: their end is its end.
+        # The listener holds standard output and error, too: their end shows its end.
         my $ended = IO::Select->new($output)->can_read(60)
             && do { 1 while sysread($output, my $x, 4096); 1 };
-        ok($ended, '... and ends with the worker');
+        ok($ended, '... it ends with the worker');
         ok(
-            IO::Select->new($stranger)->can_read(60) && !sysread($stranger, my $byte, 1),
-            '... with its connections'
+            IO::Select->new($connection)->can_read(60) && !sysread($connection, my $byte, 1),
+            '... and closes its connections'
         );
         close($hold);
     }
 };
 
 subtest 'under taint' => sub {
-    my $said = in_perl(<<'END', '-T');
+    my $output = in_perl(<<'END', '-T');
 use Test::SeamWorker qw(direct);
 use IO::Socket::UNIX;
 use Scalar::Util qw(tainted);
@@ -114,8 +114,11 @@ sub leaves ($value) {
 say join ' ', map { scalar grep { tainted $_ } leaves($_) } @answers;
 say "$answers[1]{plane} $answers[2]{number} $answers[3]{forwards}[0]{path}";
 END
-    # The listener's own line may come before.
-    like($said, qr{^0 0 0 0 0\ntls 1 /run/a\n\z}m, 'all is done, and what comes back is clean');
+    # The log of the listener may come first.
+    like(
+        $output, qr{^0 0 0 0 0\ntls 1 /run/a\n\z}m,
+        'every operation succeeds, and no answer is tainted'
+    );
 };
 
 done_testing;

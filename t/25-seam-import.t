@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# An import that asks how it went: what the listener's death cut off is not complete, whatever the
-# program that read it took it for.
+# The status of an import after the listener was killed: an import over a direct connection is not
+# reported as complete, even if the importing program took the cut for the end of the stream.
 
 use v5.36;
 
@@ -13,12 +13,12 @@ use Test::More;
 
 use Test::SeamWorker qw(direct fake_listener answer_control open_request);
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 
 package Import { ## no critic (ProhibitMultiplePackages)
-                 # An import in the worker's state; C<$before> runs while its status is asked for.
+                 # An import in the worker's state. C<$before> runs during the status query.
 
     sub new ($class, $status, $before = sub { }) {
         return bless { socket => '/run/a', status => $status, before => $before }, $class;
@@ -42,9 +42,9 @@ fake_listener(
     }
 );
 
-my $LOST = qr/\Awhat was on its way over the direct connections is lost: the listener has ended;/;
+my $LOST = qr/\Athe data on its way over the direct connections is lost: the listener has ended;/;
 
-# A worker with an open listener, whose process's number is in $pid.
+# The state of a worker with an open listener. $pid becomes the PID of the listener.
 sub worker () {
     my $state = { sockets => { '/run/a' => 1 } };
     direct($state, %{ open_request() });
@@ -52,42 +52,43 @@ sub worker () {
     return $state;
 }
 
-# What the worker answers about an import of that status, or its error.
-sub asked ($state, @import) {
+# The worker's answer to a status query, or its error, for an import with that status.
+sub reported ($state, @import) {
     $state->{disk_import} = Import->new(@import);
     my $answer = eval { PVE::StorageTunnel::handle_query_disk_import($state, {}) };
     return $answer ? $answer->{status} : $@;
 }
 
-# Returns when it is dead, as a program that reads from it ends after it.
+# Returns when it is dead. A program that reads from it also ends after it.
 sub kill_listener () {
     kill(KILL => $pid);
     1 while !is_zombie($pid);
     return;
 }
 
-subtest 'as ever' => sub {
-    is(asked({}, $_), $_, "$_, without a listener") for qw(pending complete error);
+subtest 'without a lost listener' => sub {
+    is(reported({}, $_), $_, "$_, without a listener") for qw(pending complete error);
     my $state = worker();
-    is(asked($state, $_), $_, "$_, with a listener") for qw(pending complete error);
+    is(reported($state, $_), $_, "$_, with a listener") for qw(pending complete error);
     direct($state, op => 'close');
-    is(asked($state, $_), $_, "$_, with one that was closed") for qw(pending complete error);
+    is(reported($state, $_), $_, "$_, after the listener was closed")
+        for qw(pending complete error);
 };
 
 subtest 'after the listener has been killed' => sub {
     for my $status (qw(complete pending error)) {
         my $state = worker();
         kill_listener();
-        like(asked($state, $status), $LOST, "not $status");
-        is($state->{disk_import}, undef, '... but the original knows what to clean up')
+        like(reported($state, $status), $LOST, "$status is replaced by an error");
+        is($state->{disk_import}, undef, '... and the original handler has removed the import')
             if $status ne 'pending';
-        like(asked($state, $status), $LOST, '... nor when it is asked again');
+        like(reported($state, $status), $LOST, '... and the next query has the same error');
     }
 };
 
-subtest 'while the question is answered' => sub {
+subtest 'the listener is killed during the query' => sub {
     my $state = worker();
-    like(asked($state, 'complete', \&kill_listener), $LOST, 'nor then');
+    like(reported($state, 'complete', \&kill_listener), $LOST, 'complete is replaced by an error');
 };
 
 sub is_zombie ($process) {

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# The listener's process as the seam handles it: what it inherits, what it may answer, and that it
-# is the worker's alone. A stand-in of listener_run, which can misbehave.
+# How the seam handles the process of the listener: what the process inherits, which answers the
+# seam accepts, and that only the worker controls it. A fake listener_run can misbehave.
 
 use v5.36;
 
@@ -17,8 +17,8 @@ use Test::More;
 
 use Test::SeamWorker qw(direct refused in_perl fake_listener answer_control open_request);
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';
 
@@ -28,23 +28,23 @@ PVE::Tunnel::Seam::install(check => sub (@) { return 1 }, node => 'pve7');
 
 my $GONE = qr/\Athe listener has ended; the log of this task may say why$/;
 
-# The stand-in writes its process's number, and what is asked for, to a file.
-my $told = "$DIR/told";
+# The fake listener writes its PID and the result of $inspect to this file.
+my $report = "$DIR/report";
 
-sub stand_in_with ($look, %more) {
+sub fake_listener_with ($inspect, %more) {
     fake_listener(
         sub ($control, $log, $) {
-            open(my $out, '>', $told) or die "$told: $!\n";
-            print {$out} "$$\n", $look->($control, $log, fileno $out);
-            close($out) or die "$told: $!\n";
+            open(my $out, '>', $report) or die "$report: $!\n";
+            print {$out} "$$\n", $inspect->($control, $log, fileno $out);
+            close($out) or die "$report: $!\n";
             return answer_control($control, %more);
         }
     );
     return;
 }
 
-sub told () {
-    open(my $in, '<', $told) or die "$told: $!\n";
+sub report () {
+    open(my $in, '<', $report) or die "$report: $!\n";
     chomp(my ($pid, @more) = readline $in);
     return ($pid, @more);
 }
@@ -57,7 +57,7 @@ sub gone ($pid, $what) {
 sub nothing (@) { return '' }
 
 subtest 'a session' => sub {
-    stand_in_with(\&nothing);
+    fake_listener_with(\&nothing);
     my $state = { sockets => { '/run/a' => 1, '/run/b' => 1, '/run/undef' => undef } };
     is_deeply(
         direct($state, %{ open_request() }),
@@ -71,20 +71,28 @@ subtest 'a session' => sub {
         },
         'open'
     );
-    my ($pid) = told();
-    is_deeply([sort keys %$state], ['sockets'], 'the worker\'s state has nothing new');
-    is(PVE::Tunnel::Seam::status()->{listeners}, 1, 'status counts it');
-    refused($state, open_request(), qr/a listener is open already/, 'a second open');
+    my ($pid) = report();
+    is_deeply([sort keys %$state], ['sockets'], 'the state of the worker has no new key');
+    is(PVE::Tunnel::Seam::status()->{listeners}, 1, 'status counts the listener');
+    refused($state, open_request(), qr/a listener is already open/, 'a second open');
     is(direct($state, op => 'forward', path => $_->[0])->{number}, $_->[1], "forward $_->[0]")
         for ['/run/a', 1], ['/run/b', 2], ['/run/a', 1];
-    refused($state, { op => 'forward', path => $_ }, qr/\Asocket '$_' is not known here$/, "not $_")
-        for '/run/c', '/run', '/run/a/', '/run/undef', '/etc/passwd';
+    refused(
+        $state, { op => 'forward', path => $_ }, qr/\Asocket '$_' is not known here$/,
+        "no forward to $_"
+    ) for '/run/c', '/run', '/run/a/', '/run/undef', '/etc/passwd';
     delete $state->{sockets}{'/run/b'};
-    refused($state, { op => 'forward', path => '/run/b' }, qr/not known/, 'nor one of the past');
+    refused(
+        $state, { op => 'forward', path => '/run/b' }, qr/not known/,
+        'no forward to a removed socket'
+    );
 
     for my $sockets (undef, [], 1) {
         local $state->{sockets} = $sockets;
-        refused($state, { op => 'forward', path => '/run/a' }, qr/not known/, 'nor without a list');
+        refused(
+            $state, { op => 'forward', path => '/run/a' }, qr/not known/,
+            'no forward without a list of sockets'
+        );
     }
     my $stat = {
         plane => 'tls',
@@ -103,33 +111,36 @@ subtest 'a session' => sub {
         ],
         refused => { tls => 1, map { $_ => 0 } qw(silent malformed key number crowded socket) },
     };
-    is_deeply(direct($state, op => 'stat'), $stat, 'stat, without what is new');
+    is_deeply(direct($state, op => 'stat'), $stat, 'stat, without unknown members');
     is(
         JSON->new->encode([direct($state, op => 'stat')->{connections}]),
-        '[3]', '... in numbers that are numbers'
+        '[3]', '... with numbers that are encoded as numbers'
     );
     is_deeply(direct($state, op => 'close'), $stat, 'close');
-    gone($pid, '... and it has gone, and was waited for');
-    refused($state, { op => $_ }, qr/no listener is open/, "then there is nothing to $_")
+    gone($pid, '... and the process has ended and was reaped');
+    refused($state, { op => $_ }, qr/no listener is open/, "$_ without a listener is refused")
         for qw(stat close);
-    ok(direct($state, %{ open_request() })->{port}, 'another may follow');
-    my ($other) = told();
+    ok(direct($state, %{ open_request() })->{port}, 'another listener can be opened');
+    my ($other) = report();
     my $foreign = { sockets => { '/run/a' => 1 } };
-    refused($foreign, { op => 'stat' }, qr/no listener is open/, 'another worker has its own');
+    refused(
+        $foreign, { op => 'stat' }, qr/no listener is open/,
+        'another state does not have this listener'
+    );
     undef $state;
-    gone($other, 'it goes with the worker\'s state');
-    is(PVE::Tunnel::Seam::status()->{listeners}, 0, '... and out of the status');
+    gone($other, 'the listener ends with the state of the worker');
+    is(PVE::Tunnel::Seam::status()->{listeners}, 0, '... and status does not count it');
 };
 
-subtest 'what the process is' => sub {
-    my $ours = "$DIR/lock";
-    open(my $lock, '>', $ours) or die "$ours: $!\n";
+subtest 'what the process inherits' => sub {
+    my $lock_file = "$DIR/lock";
+    open(my $lock, '>', $lock_file) or die "$lock_file: $!\n";
     flock($lock, LOCK_EX) or die "flock: $!\n";
-    stand_in_with(
+    fake_listener_with(
         sub ($control, $log, $out) {
             opendir(my $dir, '/proc/self/fd') or die "/proc/self/fd: $!\n";
             my @open = grep { /\A\d+\z/ && $_ > 2 && $_ != $control && $_ != $out } readdir $dir;
-            # One is the directory, one the pipe whose end is the process's.
+            # One is the directory, and one the pipe that ends with the process.
             my @kinds = map { readlink("/proc/self/fd/$_") // 'gone' } @open;
             my @signals = grep { ($SIG{$_} // 'DEFAULT') ne 'DEFAULT' } keys %SIG;
             open(my $in, '<', '/proc/self/status') or die "status: $!\n";
@@ -145,16 +156,16 @@ subtest 'what the process is' => sub {
         local $SIG{INT} = 'IGNORE';
         direct($state, %{ open_request() });
     }
-    my ($pid, $name, $signals, $mask, $kinds) = told();
-    is($name, '2 pve-tunnel listener', 'has its name, and standard error as its log');
-    is($signals, 'PIPE', 'has no signal handler');
-    is($mask, '0' x 16, '... and blocks none');
-    is($kinds, 'pipe', 'has no descriptor of the worker\'s');
+    my ($pid, $name, $signals, $mask, $kinds) = report();
+    is($name, '2 pve-tunnel listener', 'the process has its name, and standard error as log');
+    is($signals, 'PIPE', 'it has no signal handler except PIPE');
+    is($mask, '0' x 16, '... and blocks no signal');
+    is($kinds, 'pipe', 'it has no descriptor of the worker');
     close($lock) or die "close: $!\n";
-    open(my $again, '>', $ours) or die "$ours: $!\n";
+    open(my $again, '>', $lock_file) or die "$lock_file: $!\n";
     ok(
         flock($again, LOCK_EX | LOCK_NB),
-        '... so the worker\'s lock is gone with the worker\'s descriptor'
+        '... so a lock of the worker ends with the descriptor of the worker'
     );
 
     my $sockets = sub () {
@@ -164,7 +175,10 @@ subtest 'what the process is' => sub {
     };
     my $with = $sockets->();
     direct($state, op => 'close');
-    is($with, $sockets->(), 'what the worker executes does not inherit the socket to it');
+    is(
+        $with, $sockets->(),
+        'a program that the worker executes does not inherit the socket to the listener'
+    );
 };
 
 subtest 'a listener that cannot start' => sub {
@@ -174,32 +188,35 @@ subtest 'a listener that cannot start' => sub {
             qr/\Alistener: no port is free$/
         ],
         [
-            'words of any kind',
+            'an error with control characters',
             sub (@) { return '{"error":"a\\nb\\u001b[2J\\u263a"}' },
             qr/\Alistener: a b \[2J$/
         ],
-        ['no reason', sub (@) { return '{"error":{}}' }, qr/\Alistener: it gave no reason$/],
-        ['silence', sub (@) { POSIX::_exit(0) }, $GONE],
+        [
+            'an error that is not text', sub (@) { return '{"error":{}}' },
+            qr/\Alistener: it gave no reason$/
+        ],
+        ['no answer', sub (@) { POSIX::_exit(0) }, $GONE],
         [
             'an exception', sub (@) { die "pve_tunnel_listener_run: bad options\n" },
             qr/\Alistener: bad options$/
         ],
         [
-            'half a line',
+            'an incomplete line',
             sub ($, $line) { syswrite($line, '{"protocol":'); POSIX::_exit(0) }, $GONE
         ],
     );
     for my $row (@refusals) {
         my ($name, $answer, $pattern) = @$row;
-        stand_in_with(\&nothing, open => $answer);
+        fake_listener_with(\&nothing, open => $answer);
         my $state = {};
         refused($state, open_request(), $pattern, $name);
-        gone((told())[0], '... no process is left');
-        refused($state, { op => 'stat' }, qr/no listener is open/, '... and no listener');
+        gone((report())[0], '... the process was reaped');
+        refused($state, { op => 'stat' }, qr/no listener is open/, '... and no listener is open');
     }
 };
 
-subtest 'answers of a wrong shape' => sub {
+subtest 'malformed answers' => sub {
     my $open = Test::SeamWorker::open_line();
     my $stat = Test::SeamWorker::stat_line();
     my $ended = qr/\Athe listener was ended: its answer/;
@@ -246,13 +263,13 @@ subtest 'answers of a wrong shape' => sub {
             ['"half_open":0', '"half_open":0.5', 'half_open']
         ),
         [
-            'close', 'a line that never ends', 'x' x ((1 << 20) + 70_000),
+            'close', 'an overlong line', 'x' x ((1 << 20) + 70_000),
             qr/\Athe listener was ended: it sent a line longer than 1048576 bytes$/
         ],
         )
     {
         my ($op, $name, $line, $pattern) = @$row;
-        stand_in_with(\&nothing, $op => sub (@) { return $line });
+        fake_listener_with(\&nothing, $op => sub (@) { return $line });
         my $state = { sockets => { '/run/a' => 1 } };
         if ($op ne 'open') {
             direct($state, %{ open_request() });
@@ -260,77 +277,77 @@ subtest 'answers of a wrong shape' => sub {
             refused($state, $request, $pattern, "$op: $name");
             refused(
                 $state, { op => 'stat' }, $op eq 'close' ? qr/no listener/ : $pattern,
-                '... and it stays ended'
+                '... and later operations are refused'
             );
         } else {
             refused($state, open_request(), $pattern, "open: $name");
         }
-        gone((told())[0], '... at once');
-        unlike($@, qr/c0c0/i, '... the key is not told');
+        gone((report())[0], '... the process was reaped');
+        unlike($@, qr/c0c0/i, '... the error does not contain the key');
     }
 };
 
-subtest 'a listener that goes' => sub {
+subtest 'a listener that ends' => sub {
     for my $op (qw(forward stat close)) {
-        stand_in_with(\&nothing);
+        fake_listener_with(\&nothing);
         my $state = { sockets => { '/run/a' => 1 } };
         direct($state, %{ open_request() });
-        my ($pid) = told();
+        my ($pid) = report();
         kill(KILL => $pid);
         refused($state, { op => $op, path => '/run/a' }, $GONE, "killed before $op");
-        gone($pid, '... and waited for');
-        ok(direct($state, %{ open_request() })->{port}, '... another may be opened');
+        gone($pid, '... it was reaped');
+        ok(direct($state, %{ open_request() })->{port}, '... and another can be opened');
     }
-    stand_in_with(\&nothing, stat => sub (@) { die "the cable is out\n" });
+    fake_listener_with(\&nothing, stat => sub (@) { die "the link is down\n" });
     my $state = {};
     direct($state, %{ open_request() });
-    refused($state, { op => 'stat' }, qr/\Alistener: the cable is out$/, 'its last words are told');
-    refused($state, { op => 'stat' }, $GONE, '... and then that it has gone');
-    ok(direct($state, %{ open_request() })->{port}, '... another may be opened');
+    refused($state, { op => 'stat' }, qr/\Alistener: the link is down$/, 'its error is reported');
+    refused($state, { op => 'stat' }, $GONE, '... and the next operation reports its end');
+    ok(direct($state, %{ open_request() })->{port}, '... and another can be opened');
 };
 
-subtest 'a listener that is stuck' => sub {
-    stand_in_with(\&nothing, stat => sub (@) { kill(STOP => $$); return '{}' });
+subtest 'a listener that does not answer' => sub {
+    fake_listener_with(\&nothing, stat => sub (@) { kill(STOP => $$); return '{}' });
     my $state = {};
     direct($state, %{ open_request() });
     refused(
         $state, { op => 'stat' }, qr/\Athe listener was ended: it did not answer within 10 s$/,
-        'is not waited for longer'
+        'the seam stops waiting after 10 s'
     );
-    gone((told())[0], '... and killed');
+    gone((report())[0], '... and kills the process');
 };
 
-subtest 'a handler that dies' => sub {
+subtest 'a signal handler that dies' => sub {
     my $worker = $$;
-    stand_in_with(\&nothing, stat => sub (@) { kill(USR1 => $worker); return; });
+    fake_listener_with(\&nothing, stat => sub (@) { kill(USR1 => $worker); return; });
     my $state = { sockets => { '/run/a' => 1 } };
     direct($state, %{ open_request() });
-    my ($pid) = told();
+    my ($pid) = report();
     {
-        local $SIG{USR1} = sub { die "the worker's alarm\n" };
+        local $SIG{USR1} = sub { die "the handler died\n" };
         refused(
-            $state, { op => 'stat' }, qr/\Athe worker's alarm$/,
-            'is heard in the middle of an exchange'
+            $state, { op => 'stat' }, qr/\Athe handler died$/,
+            'its exception interrupts an exchange'
         );
     }
     refused(
         $state, { op => 'forward', path => '/run/a' },
         qr/\Athe listener was ended: an earlier exchange with it was cut off$/,
-        '... whose answer is not taken for another\'s'
+        '... whose late answer is not used for the next request'
     );
-    gone($pid, '... and the listener has gone');
+    gone($pid, '... and the listener was ended');
 };
 
-subtest 'forked children' => sub {
-    stand_in_with(\&nothing);
+subtest 'forked children of the worker' => sub {
+    fake_listener_with(\&nothing);
     my $state = {};
     direct($state, %{ open_request() });
-    my ($pid) = told();
+    my ($pid) = report();
     my $in_child = sub ($code) {
         my $child = fork() // die "fork: $!\n";
         if (!$child) {
             my $status = eval { $code->() } ? 0 : 1;
-            # As a child ends that is not ours: with its destructors.
+            # Runs the destructors, as the exit of any other child does.
             undef $state;
             %$state = ();
             POSIX::_exit($status);
@@ -346,7 +363,7 @@ subtest 'forked children' => sub {
             }
         ),
         0,
-        'cannot ask it'
+        'a child cannot ask the listener'
     );
     is(
         $in_child->(
@@ -356,21 +373,21 @@ subtest 'forked children' => sub {
             }
         ),
         0,
-        'cannot close it'
+        'a child cannot close it'
     );
     is(
         $in_child->(
             sub {
                 eval { direct($state, %{ open_request() }) };
-                $@ =~ /open already/;
+                $@ =~ /already open/;
             }
         ),
         0,
-        'cannot open another in its place'
+        'a child cannot open another in its place'
     );
-    is($in_child->(sub { undef $state; 1 }), 0, 'do not end it');
-    is(direct($state, op => 'stat')->{plane}, 'tls', 'it goes on');
-    my $said = in_perl(<<'END');
+    is($in_child->(sub { undef $state; 1 }), 0, 'the end of a child does not end it');
+    is(direct($state, op => 'stat')->{plane}, 'tls', 'the worker can still use it');
+    my $output = in_perl(<<'END');
 use Test::SeamWorker qw(direct fake_listener answer_control open_request);
 $PVE::Tunnel::Seam::CONFIGURATION = '/nonexistent';
 fake_listener(sub ($control, @) { answer_control($control) });
@@ -378,16 +395,16 @@ PVE::Tunnel::Seam::install();
 our $state = {};
 direct($state, %{ open_request() });
 my $child = fork() // die;
-exit(0) if !$child; # with END blocks and destructors, as a careless child does
+exit(0) if !$child; # runs END blocks and destructors
 waitpid($child, 0);
 print direct($state, op => 'stat')->{connections};
 $? = 7;
 direct($state, op => 'close');
 print " $?";
 END
-    is($said, '3 7', '... nor does one that exits; and $? is the caller\'s');
+    is($output, '3 7', 'the exit of a child does not end it, and close keeps $? of the caller');
     direct($state, op => 'close');
-    gone($pid, 'until the worker closes it');
+    gone($pid, 'close by the worker ends it');
 };
 
 done_testing;

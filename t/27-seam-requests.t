@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# Who may do what through the seam, and requests that make no sense.
+# Privileges for requests to the seam, and malformed requests.
 
 use v5.36;
 
@@ -14,8 +14,8 @@ use Test::More;
 use Test::SeamWorker
     qw(direct refused in_perl fake_listener answer_control open_request $FINGERPRINT);
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 
 my $DIR = tempdir(CLEANUP => 1);
@@ -28,13 +28,13 @@ sub configure ($text) {
     return;
 }
 
-# --- who may what -----------------------------------------------------------------------------
+# --- privileges -----------------------------------------------------------------------------
 
-# The listener tells what it was started with.
-my $told = "$DIR/options";
+# The fake listener writes the options that it was started with to this file.
+my $options_file = "$DIR/options";
 fake_listener(
     sub ($control, $log, $options) {
-        open(my $out, '>', $told) or die "options: $!\n";
+        open(my $out, '>', $options_file) or die "options: $!\n";
         print {$out} JSON->new->canonical->encode($options);
         close($out) or die "options: $!\n";
         my %plane = (
@@ -47,13 +47,16 @@ fake_listener(
 );
 
 sub options () {
-    open(my $in, '<', $told) or die "options: $!\n";
+    open(my $in, '<', $options_file) or die "options: $!\n";
     return decode_json(scalar(readline $in));
 }
 
-my (@asked, $may);
+my (@checked, $allowed);
 PVE::Tunnel::Seam::install(
-    check => sub (@arguments) { push @asked, \@arguments; return ref($may) ? $may->() : $may },
+    check => sub (@arguments) {
+        push @checked, \@arguments;
+        return ref($allowed) ? $allowed->() : $allowed;
+    },
     node => 'pve7',
 );
 
@@ -71,7 +74,7 @@ my $TCP = { op => 'open', protocol => 1, plane => 'tcp' };
 
 subtest 'privileges' => sub {
     configure($NETWORKS);
-    # Request; whether Sys.Modify is needed; the network that the listener gets, or why not.
+    # Name, request, whether Sys.Modify is needed, network that the listener gets.
     for my $row (
         ['tls', open_request(), 0, undef],
         ['tls on a configured network', open_request(network => 'clear'), 0, '10.9.0.0/24'],
@@ -87,34 +90,41 @@ subtest 'privileges' => sub {
         )
     {
         my ($name, $request, $needed, $network) = @$row;
-        for my $allowed (0, 1) {
-            ($may, @asked) = ($allowed);
+        for my $privileged (0, 1) {
+            ($allowed, @checked) = ($privileged);
             my $state = {};
-            if ($needed && !$allowed) {
+            if ($needed && !$privileged) {
                 refused(
                     $state, $request, qr/ is refused: .* lacks Sys\.Modify on '\/'/,
-                    "$name: not without Sys.Modify"
+                    "$name: refused without Sys.Modify"
                 );
-                refused($state, { op => 'stat' }, qr/no listener is open/, '... no listener');
+                refused(
+                    $state, { op => 'stat' }, qr/no listener is open/,
+                    '... and no listener is open'
+                );
             } else {
                 my $opened = eval { direct($state, %$request) };
-                is($opened && $opened->{port}, 60_007, "$name: may, with $allowed") or diag($@);
+                is($opened && $opened->{port}, 60_007, "$name: accepted, Sys.Modify: $privileged")
+                    or diag($@);
                 is(options()->{network}, $network, '... on the right network');
             }
-            is_deeply(\@asked, $needed ? [[undef, '/', 'Sys.Modify']] : [], '... was asked for')
-                if !$needed || $allowed;
+            is_deeply(
+                \@checked,
+                $needed ? [[undef, '/', 'Sys.Modify']] : [],
+                '... with the right privilege check'
+            ) if !$needed || $privileged;
         }
     }
-    $may = sub { die "no database\n" };
-    refused({}, $TCP, qr/lacks Sys\.Modify/, 'a checker that dies has said no');
-    $may = 0;
+    $allowed = sub { die "no database\n" };
+    refused({}, $TCP, qr/lacks Sys\.Modify/, 'a check that dies counts as refusal');
+    $allowed = 0;
     refused(
         {}, { %$TCP, network => 'closed' }, qr/'closed' does not allow/,
-        'a configured network allows what it allows'
+        'a type that the configured network does not allow is refused'
     );
     refused(
         {}, { %$TCP, network => 'nowhere' }, qr/is refused: /,
-        'an ID of nobody is no configured network'
+        'an unknown ID is refused'
     );
 };
 
@@ -135,45 +145,45 @@ END
             . "sub get { bless {} } sub get_user { $user }"
             . "sub check (\$self, \@arguments) { $check } package main;";
     };
-    my $refused = sub ($who) {
+    my $refused = sub ($user) {
         return
-            "direct-tls; $who lacks Sys.Modify on '/', and no network in /nonexistent allows clear "
-            . "text;clear text is refused: $who lacks Sys.Modify on '/'; the ID of a configured "
-            . "network needs none\n";
+              "direct-tls; $user lacks Sys.Modify on '/', and no network in /nonexistent allows "
+            . "clear text;clear text is refused: $user lacks Sys.Modify on '/'; the ID of a "
+            . "configured network needs none\n";
     };
-    my $nobody = 'the user of this tunnel';
-    is(in_perl($program), $refused->($nobody), 'is not there: refused');
-    my $decides =
+    my $unknown = 'the user of this tunnel';
+    is(in_perl($program), $refused->($unknown), 'without it, clear text is refused');
+    my $accepts =
         $environment->(q('move@pve!t'), 'print "$arguments[0] $arguments[1]$arguments[2][0] "; 1');
-    my $asked = 'move@pve!t /Sys.Modify ';
+    my $checked = 'move@pve!t /Sys.Modify ';
     is(
-        in_perl($decides . $program),
-        "${asked}direct-tls direct-tcp; ;${asked}60007",
-        'decides, for the user'
+        in_perl($accepts . $program),
+        "${checked}direct-tls direct-tcp; ;${checked}60007",
+        'its check for the user is used'
     );
     is(
         in_perl($environment->(q('move@pve'), 'return') . $program), $refused->("user 'move\@pve'"),
-        '... against'
+        '... and can refuse'
     );
     is(
-        in_perl($environment->('die "user not set"', 'return 1') . $program), $refused->($nobody),
-        'knows no user: refused'
+        in_perl($environment->('die "user not set"', 'return 1') . $program), $refused->($unknown),
+        'an error in get_user refuses clear text'
     );
     is(
-        in_perl($environment->('""', 'return 1') . $program), $refused->($nobody),
-        'an empty user: refused'
+        in_perl($environment->('""', 'return 1') . $program), $refused->($unknown),
+        'an empty user refuses clear text'
     );
     is(
         in_perl($environment->(q('move@pve'), 'die "no"') . $program),
         $refused->("user 'move\@pve'"),
-        'fails: refused'
+        'an error in check refuses clear text'
     );
 };
 
 subtest 'hello' => sub {
-    my $who = 'the user of this tunnel';
+    my $user = 'the user of this tunnel';
     my $file = $PVE::Tunnel::Seam::CONFIGURATION;
-    my $lacks = "$who lacks Sys.Modify on '/', and no network in $file allows clear text";
+    my $lacks = "$user lacks Sys.Modify on '/', and no network in $file allows clear text";
     my $policy = "policy: cluster\n    require-encryption 1\n\n";
     my $malformed = qr/\A\Q$file\E, line 1: 'nonsense'/;
     for my $row (
@@ -181,7 +191,7 @@ subtest 'hello' => sub {
         ['nothing configured, no privilege', '', 0, ['direct-tcp'], qr/\A\Q$lacks\E\z/],
         ['a network for clear text, no privilege', $NETWORKS, 0, []],
         [
-            'a network for encryption alone, no privilege',
+            'a network without clear text, no privilege',
             "network: closed\n    source lo\n",
             0, ['direct-tcp'], qr/\A\Q$lacks\E\z/
         ],
@@ -193,15 +203,15 @@ subtest 'hello' => sub {
         ['a malformed configuration', "nonsense\n", 1, [qw(direct-tcp direct-tls)], $malformed],
         )
     {
-        my ($name, $text, $allowed, $withheld, $reason) = @$row;
+        my ($name, $text, $privileged, $withheld, $reason) = @$row;
         configure($text);
-        $may = $allowed;
+        $allowed = $privileged;
         my $hello = direct({}, op => 'hello', protocol => 1, version => '9.9', new => {});
-        is_deeply([sort keys %{ $hello->{withheld} }], $withheld, "$name: withheld");
+        is_deeply([sort keys %{ $hello->{withheld} }], $withheld, "$name: withheld planes");
         my %withheld = map { $_ => 1 } @$withheld;
         is_deeply(
             $hello->{caps}, [grep { !$withheld{$_} } qw(direct-tls direct-tcp)],
-            '... offered'
+            '... offered planes'
         );
         like($_, $reason, '... with the reason') for values %{ $hello->{withheld} };
         is_deeply(
@@ -211,36 +221,48 @@ subtest 'hello' => sub {
     }
     is(
         direct({}, op => 'hello', protocol => 7)->{protocol}, 1,
-        'a newer source hears what we speak'
+        'a newer source receives the supported protocol'
     );
 
     configure($policy . $NETWORKS);
-    $may = 1;
-    refused({}, { %$TCP, @$_ }, qr/requires encryption/, 'clear text against the policy')
+    $allowed = 1;
+    refused({}, { %$TCP, @$_ }, qr/requires encryption/, 'clear text against the policy is refused')
         for [], [network => 'clear'], [network => '10.7.0.0/24'];
-    ok(direct({}, %{ open_request() })->{key}, '... which is not against tls');
+    ok(direct({}, %{ open_request() })->{key}, '... and tls is accepted');
     configure("nonsense\n");
-    refused({}, $_, qr/line 1: 'nonsense'/, 'nothing is opened with a malformed configuration')
+    refused({}, $_, qr/line 1: 'nonsense'/, 'a malformed configuration refuses every open')
         for open_request(), $TCP;
     unlink($file);
     mkdir($file);
-    refused({}, open_request(), qr/cannot read '\Q$file\E'/, '... or with one that cannot be read');
-    is_deeply(direct({}, op => 'hello', protocol => 1)->{caps}, [], '... or offered');
+    refused(
+        {}, open_request(), qr/cannot read '\Q$file\E'/,
+        'an unreadable configuration refuses open'
+    );
+    is_deeply(
+        direct({}, op => 'hello', protocol => 1)->{caps}, [],
+        '... and hello offers no plane'
+    );
     rmdir($file);
-    is_deeply(direct({}, op => 'hello', protocol => 1)->{withheld}, {}, 'none is an empty one');
+    is_deeply(
+        direct({}, op => 'hello', protocol => 1)->{withheld}, {},
+        'a missing file counts as empty'
+    );
 };
 
-# --- requests that make no sense --------------------------------------------------------------
+# --- malformed requests --------------------------------------------------------------
 
 subtest 'malformed requests' => sub {
-    $may = 1;
+    $allowed = 1;
     my $state = {};
     for my $direct (undef, 'hello', [], 1) {
         my $answered = eval {
             PVE::StorageTunnel::handle_query_disk_import($state, { direct => $direct });
             1;
         };
-        is($answered ? 'taken' : $@, "'direct' is not an object\n", 'no object');
+        is(
+            $answered ? 'accepted' : $@,
+            "'direct' is not an object\n", 'direct that is not an object is refused'
+        );
     }
     my $evil = "stat\nfake: line\x{1b}[2J" . 'x' x 500;
     for my $row (
@@ -249,7 +271,7 @@ subtest 'malformed requests' => sub {
         [{ op => ['hello'] }, qr/has no 'op'/],
         [
             { op => 'Hello' },
-            qr/unknown operation 'Hello' \(there are: hello, open, forward, stat, close\)/
+            qr/unknown operation 'Hello' \(expected one of: hello, open, forward, stat, close\)/
         ],
         [{ op => $evil }, qr/unknown operation 'stat fake: line \[2Jx{45}\.\.\.'/],
         [{ op => 'hello' }, qr/hello: 'protocol' is missing/],
@@ -261,7 +283,7 @@ subtest 'malformed requests' => sub {
     for my $number (0, -1, '1x', '01', 1.5, 65_536, [], {}, JSON::true, '', "1\n") {
         refused(
             $state, { op => 'hello', protocol => $number }, qr/hello: 'protocol' is malformed/,
-            'a protocol that is no number of one'
+            'a malformed protocol number is refused'
         );
     }
     for my $row (
@@ -280,32 +302,42 @@ subtest 'malformed requests' => sub {
             map { [dead_peer_timeout => $_, qr/'dead_peer_timeout' is malformed/] } 0, '0.000', -1,
             3601, '1e3', 'soon', [], JSON::true
         ),
-        [protocol => 2, qr/protocol 2 is not spoken here, only 1/],
+        [protocol => 2, qr/protocol 2 is not supported, only 1/],
         )
     {
         my ($name, $value, $pattern) = @$row;
-        refused($state, open_request($name => $value), $pattern, "open: $name");
+        refused(
+            $state, open_request($name => $value), $pattern,
+            "open: malformed or missing $name is refused"
+        );
     }
-    refused($state, { op => $_, path => '/run/a' }, qr/\A$_: no listener is open/, "$_ before open")
-        for qw(forward stat close);
-    is(PVE::Tunnel::Seam::status()->{listeners}, 0, 'nothing came of it');
+    refused(
+        $state, { op => $_, path => '/run/a' }, qr/\A$_: no listener is open/,
+        "$_ before open is refused"
+    ) for qw(forward stat close);
+    is(PVE::Tunnel::Seam::status()->{listeners}, 0, 'no listener was started');
 
-    ok(direct($state, %{ open_request() }), 'and then a request that makes sense');
-    is(options()->{dead_peer_timeout}, 60, '... with the limits that there are');
+    ok(direct($state, %{ open_request() }), 'a valid request is accepted afterwards');
+    is(options()->{dead_peer_timeout}, 60, '... with the default time limit');
     is_deeply(
         [@{ options() }{qw(plane node fingerprint hello_timeout)}],
         ['tls', 'pve7', $FINGERPRINT, 10],
-        '... and what the listener needs'
+        '... and all options of the listener'
     );
     for my $path (undef, '', 'run/a', "/run/\0a", '/' . 'x' x 107, ['/run/a'], {}) {
-        refused($state, { op => 'forward', path => $path }, qr/forward: 'path' is/, 'a bad path');
+        refused(
+            $state, { op => 'forward', path => $path }, qr/forward: 'path' is/,
+            'a malformed path is refused'
+        );
     }
-    is(direct($state, op => 'stat')->{plane}, 'tls', 'the listener does not mind');
+    is(direct($state, op => 'stat')->{plane}, 'tls', 'the listener still answers');
     my $lower = 'ab' x 32;
     direct($state, op => 'close');
     direct($state, %{ open_request(fingerprint => $lower, dead_peer_timeout => '2.5') });
-    is_deeply([@{ options() }{qw(fingerprint dead_peer_timeout)}], [$FINGERPRINT, 2.5],
-        'other forms');
+    is_deeply(
+        [@{ options() }{qw(fingerprint dead_peer_timeout)}], [$FINGERPRINT, 2.5],
+        'other forms of fingerprint and time limit are normalized'
+    );
 };
 
 done_testing;

@@ -1,8 +1,8 @@
 #!/usr/bin/perl
 
-# The seam in the real PVE::StorageTunnel, with schemas checked by the real PVE::JSONSchema, which
-# have to be installed or in PERL5LIB. What PVE::StorageTunnel loads besides and this test does not
-# reach, PVE::Storage above all, is replaced by empty modules where it is not there.
+# The seam in the real PVE::StorageTunnel, with the real PVE::JSONSchema for the schemas. Both must
+# be installed or in PERL5LIB. PVE::StorageTunnel also loads modules whose code this test does not
+# run, such as PVE::Storage. Empty modules replace these if they are missing.
 
 use v5.36;
 
@@ -15,13 +15,13 @@ use Test::More;
 use PVE::Tunnel::Seam;
 use Test::TunnelNode;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 
 BEGIN {
     my $missing = Test::TunnelNode::missing('PVE::JSONSchema', 'PVE::Tools', 'PVE::Tunnel');
-    $missing //= 'PVE::StorageTunnel is not there'
+    $missing //= 'PVE::StorageTunnel is missing'
         if !grep { !ref && -e "$_/PVE/StorageTunnel.pm" } @INC;
     plan skip_all => $missing if defined $missing;
 }
@@ -36,7 +36,8 @@ BEGIN {
         $INC{$file} = __FILE__; ## no critic (RequireLocalizedPunctuationVars)
         push @replaced, $module;
     }
-    # PVE::Storage brings the first for the schema of another command; the second is the handler's.
+    # PVE::Storage registers the option, which the schema of another command needs. The handler
+    # calls the function.
     if (@replaced) {
         PVE::JSONSchema::register_standard_option('pve-storage-image-format', { type => 'string' });
         no warnings 'once'; ## no critic (ProhibitNoWarnings)
@@ -49,7 +50,7 @@ BEGIN {
 diag "runs the real PVE::StorageTunnel ($INC{'PVE/StorageTunnel.pm'})"
     . (@replaced ? ", without @replaced" : '');
 
-# A worker's table shares the hash, and names the handler.
+# The command table of a worker refers to the same hash.
 my $table = { 'query-disk-import' => $PVE::StorageTunnel::cmd_schema->{'query-disk-import'} };
 my $DIRECT = { op => 'hello', protocol => 1, version => '0.1.0', more => [1, { a => undef }] };
 
@@ -73,14 +74,14 @@ sub line (%params) {
 }
 
 my $original = \&PVE::StorageTunnel::handle_query_disk_import;
-my $known = {
-    direct => qr/direct.*property is not defined in schema/s,
-    none => "no disk import running\n"
+my $refusal = {
+    probe => qr/direct.*property is not defined in schema/s,
+    no_import => "no disk import running\n"
 };
 
 subtest 'without the seam' => sub {
-    like(command({}, line(direct => $DIRECT)), $known->{direct}, 'the probe is refused');
-    is(command({}, line()), $known->{none}, 'the command is as ever');
+    like(command({}, line(direct => $DIRECT)), $refusal->{probe}, 'the probe is refused');
+    is(command({}, line()), $refusal->{no_import}, 'the command works as before');
 };
 
 PVE::Tunnel::Seam::install(check => sub (@) { return 0 });
@@ -91,22 +92,25 @@ subtest 'with the seam' => sub {
     is(ref($hello) && $hello->{direct}{protocol}, 1, 'the probe is answered')
         or diag(explain($hello));
     is_deeply($hello->{direct}{caps}, ['direct-tls'], '... by the seam');
-    ok(JSON->new->encode({ %$hello, success => JSON::true }), '... in what goes over the wire');
-    like(command({}, line(direct => $_)), qr/direct/, 'what is no object is refused')
+    ok(JSON->new->encode({ %$hello, success => JSON::true }), '... and can be encoded as JSON');
+    like(command({}, line(direct => $_)), qr/direct/, 'direct that is not an object is refused')
         for 'hello', 1, ['hello'];
-    like(command({}, line(direct => undef)), qr/'direct' is not an object/, 'null, too');
+    like(command({}, line(direct => undef)), qr/'direct' is not an object/, 'null is refused');
     like(
         command({}, line(more => 1)), qr/more.*property is not defined in schema/s,
-        'other properties are as unknown as before'
+        'other unknown properties are refused as before'
     );
-    is(command({}, line()), $known->{none}, 'without the property the command is as ever');
+    is(
+        command({}, line()), $refusal->{no_import},
+        'without the property the command works as before'
+    );
 
-    # An import that has ended and left its message.
-    pipe(my $fh, my $theirs) or die "pipe: $!\n";
+    # An import that has ended and has written a message.
+    pipe(my $fh, my $writer) or die "pipe: $!\n";
     my $pid = fork() // die "fork: $!\n";
     POSIX::_exit(0) if !$pid;
-    print {$theirs} "something went wrong\n";
-    close($theirs);
+    print {$writer} "something went wrong\n";
+    close($writer);
     my $state = {
         sockets => { '/nonexistent/a' => 1 },
         disk_import => { pid => $pid, fh => $fh, socket => '/nonexistent/a' }
@@ -118,19 +122,25 @@ subtest 'with the seam' => sub {
     open(STDOUT, '>&', $out) or die "dup: $!\n";
     is_deeply(
         $pending, { status => 'pending', msg => "something went wrong\n" },
-        'a running import is asked'
+        'the status of a running import is returned'
     );
-    ok($direct->{direct}, '... and the seam may be, meanwhile');
-    is_deeply([sort keys %$state], [qw(disk_import sockets)], '... which leaves its state alone');
+    ok($direct->{direct}, '... and the seam answers in the meantime');
+    is_deeply(
+        [sort keys %$state], [qw(disk_import sockets)],
+        '... without a change to the state of the import'
+    );
     waitpid($pid, 0);
 };
 
-subtest 'undone' => sub {
-    is(PVE::Tunnel::Seam::uninstall(), 1, 'uninstall');
-    is(\&PVE::StorageTunnel::handle_query_disk_import, $original, 'their handler');
-    like(command({}, line(direct => $DIRECT)), $known->{direct}, 'the probe is refused');
-    is(command({}, line()), $known->{none}, 'the command is as ever');
-    is_deeply($PVE::StorageTunnel::cmd_schema->{'query-disk-import'}, {}, 'their schema');
+subtest 'after uninstall' => sub {
+    is(PVE::Tunnel::Seam::uninstall(), 1, 'uninstall reports that the seam was installed');
+    is(\&PVE::StorageTunnel::handle_query_disk_import, $original, 'the original handler is back');
+    like(command({}, line(direct => $DIRECT)), $refusal->{probe}, 'the probe is refused');
+    is(command({}, line()), $refusal->{no_import}, 'the command works as before');
+    is_deeply(
+        $PVE::StorageTunnel::cmd_schema->{'query-disk-import'}, {},
+        'the original schema is back'
+    );
 };
 
 done_testing;

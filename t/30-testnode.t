@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The test node behaves well when it is not told otherwise.
+# The test node without faults: it follows the websocket rules of a correct server.
 
 use v5.36;
 
@@ -13,7 +13,7 @@ use Test::NodeChecks qw(check_node);
 use Test::TunnelClient;
 use Test::TunnelNode;
 
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm 300;
 local $SIG{PIPE} = 'IGNORE';
 
@@ -22,55 +22,58 @@ check_node();
 my $node = Test::TunnelNode->start;
 my $client = Test::TunnelClient->open($node, 'qemu', 100);
 
-subtest 'ends' => sub {
+subtest 'the end of a connection' => sub {
     my $source = $client->command('open', kind => 'source', bytes => 10)->{socket};
     my $end = $client->data('qemu', 100, $source)->drain;
-    is(length $end->{bytes}, 10, 'all of a source arrives');
-    is_deeply($end->{types}, ['binary'], 'then no close frame, as with pveproxy');
-    ok($end->{notified}, 'but close_notify');
+    is(length $end->{bytes}, 10, 'all bytes of a source arrive');
+    is_deeply($end->{types}, ['binary'], '... without a close frame, as with pveproxy');
+    ok($end->{notified}, '... but with close_notify');
 
     my $sink = $client->command('open', kind => 'sink')->{socket};
     my $left = $client->data('qemu', 100, $sink);
     $left->send('binary', 'abc');
     $left->disconnect;
     my $result = $client->command('result', socket => $sink);
-    is($result->{bytes}, 3, 'what came before a disconnect is passed on');
+    is($result->{bytes}, 3, 'bytes before a disconnect are passed on');
 
     my $echo = $client->command('open', kind => 'echo')->{socket};
     my $data = $client->data('qemu', 100, $echo);
     $data->send('binary', 'x' x 100_000);
     $data->send('close');
     $end = $data->drain;
-    is(length $end->{bytes}, 100_000, 'what the UNIX side says after our close frame comes');
-    is_deeply($end->{types}, ['binary', 'close'], 'then a close frame');
-    ok($end->{notified}, 'and close_notify');
+    is(
+        length $end->{bytes}, 100_000,
+        'bytes that the UNIX side sends after the client\'s close frame arrive'
+    );
+    is_deeply($end->{types}, ['binary', 'close'], '... and then a close frame');
+    ok($end->{notified}, '... and close_notify');
 };
 
-subtest 'frames are counted in the log, and those masked other than with zeros' => sub {
+subtest 'the log counts frames, and frames with a mask other than zero' => sub {
     for my $row (['00000000', 0], ['01020304', 2]) {
         my ($mask, $masked) = @$row;
         my $sink = $client->command('open', kind => 'sink')->{socket};
         my ($name) = $sink =~ m{([^/]+)\z};
         my $data = $client->data('qemu', 100, $sink);
-        # Masked with zeros, "ab" is itself; with 01020304, "ab" is what is sent as "``".
+        # With the zero mask "ab" is sent as "ab", with 01020304 as "``".
         $data->send_raw(pack 'H*', "8282${mask}" . ($masked ? '6060' : '6162'));
         $data->send_raw(pack 'H*', "8880${mask}");
         $data->drain;
         is(
             $client->command('result', socket => $sink)->{sha256},
             'fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603',
-            "mask $mask: ab"
+            "mask $mask: the sink received ab"
         );
         ok(
             $node->wait_log(
                 qr/\Q$name\E: close frame .*; 2 bytes in 1 data frames .*, $masked of its 2 frames masked/
             ),
-            "$masked counted as masked"
+            "$masked frames are counted as masked"
         );
     }
 };
 
-subtest 'frames that pveproxy does not take are refused with a reason' => sub {
+subtest 'frames that pveproxy does not accept are refused with a reason' => sub {
     my $sink = $client->command('open', kind => 'sink')->{socket};
     my @table = (
         ['not masked', 'binary', 'x', masked => 0],
@@ -83,8 +86,8 @@ subtest 'frames that pveproxy does not take are refused with a reason' => sub {
         my $data = $client->data('qemu', 100, $sink);
         $data->send(@frame);
         my $end = $data->drain;
-        is_deeply($end->{types}, ['close'], "$reason: closed");
-        ok($node->wait_log(qr/refused: .*\Q$reason\E/), "$reason: logged");
+        is_deeply($end->{types}, ['close'], "$reason: the node sends a close frame");
+        ok($node->wait_log(qr/refused: .*\Q$reason\E/), "$reason: the node logs the reason");
     }
 };
 
@@ -92,16 +95,22 @@ subtest 'a missing socket is an error with a reason' => sub {
     my $echo = $client->command('open', kind => 'echo')->{socket};
     unlink $echo;
     eval { $client->data('qemu', 100, $echo) };
-    like($@, qr/\A500 connect to .* failed/, 'status line');
+    like($@, qr/\A500 connect to .* failed/, 'the status line has the reason');
 };
 
 subtest 'the command line' => sub {
     my $dir = File::Temp->newdir('testnode-XXXXXX', TMPDIR => 1);
     my $testnode = "$FindBin::RealBin/../target/release/testnode";
-    my $told = JSON::decode_json(scalar `$testnode --make-certificate $dir`);
-    is_deeply([sort keys %$told], [qw(certificate fingerprint key)], 'a certificate on its own');
-    is(sprintf('%o', (stat $told->{key})[2] & oct 777), '600', 'mode of the key');
-    like(`$testnode --make-certificate $dir 2>&1`, qr/cannot write .*exists/, 'never overwritten');
+    my $reply = JSON::decode_json(scalar `$testnode --make-certificate $dir`);
+    is_deeply(
+        [sort keys %$reply], [qw(certificate fingerprint key)],
+        '--make-certificate makes a certificate'
+    );
+    is(sprintf('%o', (stat $reply->{key})[2] & oct 777), '600', 'the key file has mode 600');
+    like(
+        `$testnode --make-certificate $dir 2>&1`, qr/cannot write .*exists/,
+        'an existing file is not overwritten'
+    );
     my @table = (
         ["--dir $dir", qr/--worker/],
         ["--dir $dir --worker w --misbehave nonsense", qr/no misbehaviour is called `nonsense`/],
@@ -111,9 +120,9 @@ subtest 'the command line' => sub {
     );
     for my $row (@table) {
         my ($arguments, $reason) = @$row;
-        my $said = `$testnode $arguments 2>&1 </dev/null`;
+        my $output = `$testnode $arguments 2>&1 </dev/null`;
         isnt($?, 0, "refused: $arguments");
-        like($said, $reason, 'with a reason');
+        like($output, $reason, '... with a reason');
     }
 };
 

@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# Each fault of the test node is the fault that it says, on the connections it says.
+# Each fault of the test node, on the connections that it is requested for.
 
 use v5.36;
 
@@ -20,7 +20,7 @@ use Test::TunnelNode;
 
 my $MIB = 1024 * 1024;
 
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm 300;
 local $SIG{PIPE} = 'IGNORE';
 
@@ -32,7 +32,7 @@ subtest 'no-close-frame' => sub {
     $data->send('binary', 'abc');
     $data->send('close');
     my $end = $data->drain;
-    is($end->{bytes}, 'abc', 'all of the UNIX side comes');
+    is($end->{bytes}, 'abc', 'all bytes of the UNIX side arrive');
     is_deeply($end->{types}, ['binary'], 'no close frame');
     ok($end->{notified}, 'close_notify');
 };
@@ -45,7 +45,7 @@ subtest 'bare-fin' => sub {
     my $end = $data->drain;
     is_deeply($end->{types}, ['close'], 'a close frame');
     ok(!$end->{notified}, 'no close_notify');
-    is($client->command('result', socket => $socket)->{bytes}, 3, 'what came before is passed on');
+    is($client->command('result', socket => $socket)->{bytes}, 3, 'bytes before it are passed on');
 };
 
 subtest 'close-frame' => sub {
@@ -61,11 +61,11 @@ for my $bytes (1, 100_000, 131_072, 2 * $MIB) {
         my ($node, $client) = node("truncate=$bytes");
         my ($socket, $data) = data($client, kind => 'source', bytes => 3 * $MIB);
         my $end = $data->drain;
-        is(length $end->{bytes}, $bytes, 'so much comes');
-        is(sha256_hex($end->{bytes}), pattern_sha256($bytes), 'and it is right');
+        is(length $end->{bytes}, $bytes, 'the requested number of bytes arrives');
+        is(sha256_hex($end->{bytes}), pattern_sha256($bytes), '... with the right content');
         is_deeply($end->{types}, ['binary'], 'no close frame');
         ok(!$end->{notified}, 'no close_notify');
-        ok($client->command('version')->{success}, 'the command connection is not cut');
+        ok($client->command('version')->{success}, 'the command connection is not cut off');
     };
 }
 
@@ -73,14 +73,20 @@ subtest 'truncate-frame' => sub {
     my ($node, $client) = node('truncate-frame=100000');
     my ($socket, $data) = data($client, kind => 'source', bytes => $MIB);
     my $end = $data->drain;
-    ok(length $end->{bytes} < 100_000, 'whole frames have less');
+    ok(length $end->{bytes} < 100_000, 'complete frames have fewer bytes');
     my $rest = $data->{frames}{buffer};
     my ($promised, $header) =
           $rest =~ m/\A\x82\x7f/ ? (unpack('x2 Q>', $rest), 10)
         : $rest =~ m/\A\x82\x7e/ ? (unpack('x2 n', $rest), 4)
         : (unpack('x C', $rest), 2);
-    is(length($end->{bytes}) + length($rest) - $header, 100_000, 'with the begun frame it is all');
-    cmp_ok($promised, '>', length($rest) - $header, 'which had promised more');
+    is(
+        length($end->{bytes}) + length($rest) - $header, 100_000,
+        'complete and incomplete frames together have 100000 bytes'
+    );
+    cmp_ok(
+        $promised, '>', length($rest) - $header,
+        'the header of the incomplete frame announces more'
+    );
     ok(!$end->{notified}, 'no close_notify');
 };
 
@@ -93,8 +99,8 @@ subtest 'small-frames' => sub {
         $frames++;
         $largest = length $frame->{bytes} if length $frame->{bytes} > $largest;
     }
-    is($bytes, substr(pattern_block(0), 0, 1005), 'all comes');
-    is_deeply([$frames, $largest], [101, 10], 'in small frames');
+    is($bytes, substr(pattern_block(0), 0, 1005), 'all bytes arrive');
+    is_deeply([$frames, $largest], [101, 10], '... in small frames');
 };
 
 subtest 'fragment' => sub {
@@ -116,7 +122,7 @@ subtest 'fragment' => sub {
         $bytes .= $payload if $first != 0x89;
     }
     is_deeply(\@order, [qw(02 89 00 89 80)], 'three fragments with pings between them');
-    is($bytes, substr(pattern_block(0), 0, 1000), 'together they are the message');
+    is($bytes, substr(pattern_block(0), 0, 1000), 'together they have the message');
 };
 
 subtest 'ping' => sub {
@@ -131,15 +137,15 @@ subtest 'ping' => sub {
         is($data->next->{bytes}, "round $round", 'the message');
     }
     $data->send('close');
-    is_deeply($data->drain->{types}, ['close'], 'right pongs do no harm');
-    ok($node->wait_log(qr/\Q$name\E: close frame .*; 3 of 3 pings answered/), 'and are counted');
+    is_deeply($data->drain->{types}, ['close'], 'right pongs are accepted');
+    ok($node->wait_log(qr/\Q$name\E: close frame .*; 3 of 3 pings answered/), '... and counted');
 
     (undef, $data) = data($client, kind => 'echo');
     $data->send('binary', 'a');
     $data->next for 1 .. 2;
-    $data->send('pong', 'not what was asked');
+    $data->send('pong', 'another payload');
     is_deeply($data->drain->{types}, ['close'], 'a wrong pong is refused');
-    ok($node->wait_log(qr/refused: a pong with another payload/), 'and logged');
+    ok($node->wait_log(qr/refused: a pong has the wrong payload/), '... and logged');
 };
 
 subtest 'stall-read' => sub {
@@ -147,18 +153,24 @@ subtest 'stall-read' => sub {
     my ($socket, $data) = data($client, kind => 'sink');
     my $bytes = pattern_block(0) x 16;
     my $taken = send_what_fits($data, $bytes);
-    cmp_ok($taken, '<', 16 * $MIB, "the wire takes no more than its buffers ($taken bytes)");
+    cmp_ok(
+        $taken, '<', 16 * $MIB,
+        "the connection accepts no more than its buffers ($taken bytes)"
+    );
     is(
         $client->command('result', socket => $socket, wait => 0)->{bytes}, 0,
-        'nothing is passed on'
+        'no byte is passed on'
     );
-    ok($node->release, 'SIGUSR1 releases');
+    ok($node->release, 'SIGUSR1 ends the stall');
     my $sent = $data->{sent};
     $data->{handle}->blocking(1);
     $data->send_raw(substr $data->{frame}, $sent);
     $data->send('close');
     $data->drain;
-    is($client->command('result', socket => $socket)->{sha256}, sha256_hex($bytes), 'all arrives');
+    is(
+        $client->command('result', socket => $socket)->{sha256}, sha256_hex($bytes),
+        'all bytes arrive'
+    );
 };
 
 subtest 'backpressure of a slow UNIX side' => sub {
@@ -166,27 +178,33 @@ subtest 'backpressure of a slow UNIX side' => sub {
     my ($socket, $data) = data($client, kind => 'sink', stalled => 1);
     my $bytes = pattern_block(1) x 16;
     my $taken = send_what_fits($data, $bytes);
-    cmp_ok($taken, '<', 16 * $MIB, "the wire takes no more than the buffers ($taken bytes)");
+    cmp_ok(
+        $taken, '<', 16 * $MIB,
+        "the connection accepts no more than the buffers ($taken bytes)"
+    );
     $client->command('go', socket => $socket);
     $data->{handle}->blocking(1);
     $data->send_raw(substr $data->{frame}, $data->{sent});
     $data->send('close');
     $data->drain;
-    is($client->command('result', socket => $socket)->{sha256}, sha256_hex($bytes), 'all arrives');
+    is(
+        $client->command('result', socket => $socket)->{sha256}, sha256_hex($bytes),
+        'all bytes arrive'
+    );
 };
 
 subtest 'stall-write' => sub {
     my ($node, $client) = node('stall-write');
     my ($socket, $data) = data($client, kind => 'source', bytes => 16 * $MIB);
     ok($client->command('version')->{success}, 'the command connection is not stalled');
-    ok(is_silent($data), 'nothing comes');
+    ok(is_silent($data), 'no byte arrives');
     my $got = $client->command('result', socket => $socket, wait => 0);
-    ok(!$got->{finished}, 'the source has to wait');
-    ok($node->release, 'SIGUSR1 releases');
-    is(sha256_hex($data->drain->{bytes}), pattern_sha256(16 * $MIB), 'all comes');
+    ok(!$got->{finished}, 'the source waits');
+    ok($node->release, 'SIGUSR1 ends the stall');
+    is(sha256_hex($data->drain->{bytes}), pattern_sha256(16 * $MIB), 'all bytes arrive');
 };
 
-# Only lower bounds: a machine may be slower than it was told, never faster.
+# Lower bounds only: a busy machine may be slower than the requested rate.
 for my $fault ('slow-read', 'slow-write') {
     subtest $fault => sub {
         my ($node, $client) = node("$fault=1000000");
@@ -196,12 +214,12 @@ for my $fault ('slow-read', 'slow-write') {
             $data->send('binary', 'x' x 100_000) for 1 .. 3;
             $data->send('close');
             $data->drain;
-            is($client->command('result', socket => $socket)->{bytes}, 300_000, 'all arrives');
+            is($client->command('result', socket => $socket)->{bytes}, 300_000, 'all bytes arrive');
         } else {
             my ($socket, $data) = data($client, kind => 'source', bytes => 300_000);
-            is(length $data->drain->{bytes}, 300_000, 'all comes');
+            is(length $data->drain->{bytes}, 300_000, 'all bytes arrive');
         }
-        cmp_ok(Time::HiRes::time() - $start, '>=', 0.3, 'not faster than asked');
+        cmp_ok(Time::HiRes::time() - $start, '>=', 0.3, 'not faster than the requested rate');
     };
 }
 
@@ -229,7 +247,7 @@ subtest 'hang-handshake' => sub {
     print {$tcp} 'anything';
     $tcp->flush;
     ok($node->wait_log(qr/^handshake: silent/), 'the node has the connection');
-    ok(is_silent({ handle => $tcp }), 'and says nothing');
+    ok(is_silent({ handle => $tcp }), '... and sends nothing');
 };
 
 subtest 'control: instead of data' => sub {
@@ -237,7 +255,7 @@ subtest 'control: instead of data' => sub {
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
     $client->send('binary', qq({"cmd":"version"}\n));
     my $end = $client->drain;
-    is(length $end->{bytes}, 10, 'the command connection is cut');
+    is(length $end->{bytes}, 10, 'the command connection is cut off');
     ok(!$end->{notified}, 'no close_notify');
 };
 
@@ -253,8 +271,8 @@ sub data ($client, %socket) {
     return ($socket, $client->data('qemu', 100, $socket));
 }
 
-# Sends as much of some frames with $bytes as the wire takes. Returns the bytes taken, and leaves
-# frames and count in the client.
+# Sends frames with $bytes until the connection accepts no more. Returns the number of accepted
+# bytes, and stores frames and number in the client.
 sub send_what_fits ($data, $bytes) {
     my $frames = join '',
         map { pack('C C Q> N', 0x82, 0xff, 131072, 0) . substr $bytes, $_ * 131072, 131072 }
@@ -262,7 +280,7 @@ sub send_what_fits ($data, $bytes) {
     $data->{handle}->blocking(0);
     my $sent = 0;
     my $select = IO::Select->new($data->{handle});
-    # A node that reads makes room long before this limit.
+    # A node that reads frees buffer space long before this limit.
     while ($sent < length $frames && $select->can_write(0.5)) {
         my $count = syswrite $data->{handle}, $frames, 16384, $sent;
         $sent += $count // 0;

@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# The tests of the test node again, with PVE::APIServer::AnyEvent in place of the stand-in, and what
-# was measured on it. Needs that module, installed or in PERL5LIB.
+# The checks of the test node against PVE::APIServer::AnyEvent, and the measured peculiarities of
+# that module. It must be installed or in PERL5LIB.
 
 use v5.36;
 
@@ -18,7 +18,7 @@ use Test::TunnelNode;
 
 my $MIB = 1024 * 1024;
 
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm 300;
 local $SIG{PIPE} = 'IGNORE';
 
@@ -29,17 +29,17 @@ diag 'runs against the real PVE::APIServer::AnyEvent';
 check_node(front => 'pveproxy', delay => 1);
 check_pveproxy(front => 'pveproxy');
 
-subtest 'a client that is behind at the end of the UNIX side' => sub {
+subtest 'a slow client at the end of the UNIX side' => sub {
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
     my $source = $client->command('open', kind => 'source', bytes => 48 * $MIB)->{socket};
     my $data = $client->data('qemu', 100, $source);
     my $result = $client->command('result', socket => $source);
-    ok($result->{finished}, 'pveproxy takes everything without backpressure');
+    ok($result->{finished}, 'pveproxy accepts everything without backpressure');
     my $end = $data->drain;
     my $bytes = length $end->{bytes};
-    cmp_ok($bytes, '<', 48 * $MIB, "what it had queued is cut off ($bytes bytes came)");
-    is(sha256_hex($end->{bytes}), pattern_sha256($bytes), 'what came is right');
-    ok(!$end->{notified}, 'and only the missing close_notify tells');
+    cmp_ok($bytes, '<', 48 * $MIB, "pveproxy drops its queue ($bytes bytes arrived)");
+    is(sha256_hex($end->{bytes}), pattern_sha256($bytes), 'the bytes that arrived are right');
+    ok(!$end->{notified}, 'only the missing close_notify shows the loss');
 };
 
 done_testing;

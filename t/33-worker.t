@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The worker over its UNIX socket: commands, refusals, and how it ends.
+# The worker over its UNIX socket: commands, refusals, and the end of the worker.
 
 use v5.36;
 
@@ -12,15 +12,15 @@ use Test::More;
 
 use Test::TunnelWorker qw(worker refused start_parameters $KEY);
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 
 {
     my $worker = worker();
     is(
         (stat "$worker->{dir}/100.mtunnel")[2] // 'gone',
-        'gone', 'the socket is for one client only'
+        'gone', 'the socket is removed after the first client connects'
     ) if $worker->command('version')->{success};
     is_deeply(
         $worker->command('version'),
@@ -33,9 +33,9 @@ alarm(600);
         'a line that is not JSON'
     );
     unlike($worker->line("{ memory: secret-word\n")->{msg}, qr/secret-word/, '... is not quoted');
-    refused($worker->line("[1]\n"), qr/not a JSON object/, 'a line that is no object');
+    refused($worker->line("[1]\n"), qr/not a JSON object/, 'a line that is not an object');
     refused($worker->line("{}\n"), qr/no 'cmd'/, 'no command');
-    refused($worker->line("{\"cmd\":{}}\n"), qr/no 'cmd'/, 'a command that is no string');
+    refused($worker->line("{\"cmd\":{}}\n"), qr/no 'cmd'/, 'a command that is not a string');
     refused(
         $worker->command('format-disk'),
         qr/unknown command 'format-disk'/,
@@ -55,12 +55,12 @@ alarm(600);
     refused(
         $worker->command('quit', cleanup => 'maybe'),
         qr/cleanup: not a boolean/,
-        'a boolean that is none'
+        'a value that is not a boolean'
     );
     refused(
         $worker->command('query-disk-import'),
         qr/no import is running/,
-        'a question about no import'
+        'a status query without an import'
     );
     refused($worker->command($_), qr/the guest does not run/, "$_ without a guest")
         for qw(resume stop nbdstop);
@@ -91,13 +91,13 @@ alarm(600);
         [qw(version version format-disk version)],
         'the log names the commands'
     );
-    unlike($worker->{log}, qr/secret-word|$KEY/, '... and no secret');
+    unlike($worker->{log}, qr/secret-word|$KEY/, '... and contains no secret');
 }
 
 {
     my $worker = worker();
     is($worker->end(0), 1, 'a connection that ends without quit is an error');
-    like($worker->{log}, qr/ended without 'quit'/, '... that is told');
+    like($worker->{log}, qr/ended without 'quit'/, '... and is logged');
 }
 
 {
@@ -111,14 +111,14 @@ alarm(600);
 {
     my $worker = worker(no_client => 1);
     $worker->wait_log(qr/ready/);
-    is($worker->end, 1, 'the end of the node ends a worker that waits');
+    is($worker->end, 1, 'the end of the node ends a waiting worker');
     ok(!-e "$worker->{dir}/100.mtunnel", '... and removes its socket');
 }
 
 {
     my $worker = worker(no_client => 1, request => { dir => 'relative' });
-    is($worker->end(0), 1, 'a request that makes no sense');
-    like($worker->{log}, qr/\Aerror: bad dir/, '... is refused in one line');
+    is($worker->end(0), 1, 'a malformed request ends the worker');
+    like($worker->{log}, qr/\Aerror: bad dir/, '... with one line in the log');
 }
 
 for my $kind (qw(old no_direct)) {
@@ -128,9 +128,9 @@ for my $kind (qw(old no_direct)) {
         qr/direct: .*no such parameter/,
         "a worker without the seam ($kind) refuses the probe of a newer source"
     );
-    refused($worker->command('query-disk-import'), qr/no import is running/, '... and goes on');
+    refused($worker->command('query-disk-import'), qr/no import is running/, '... and continues');
     $worker->command('quit');
-    is($worker->end(0), 0, '... to its end');
+    is($worker->end(0), 0, '... until quit');
 }
 
 {
@@ -143,12 +143,12 @@ for my $kind (qw(old no_direct)) {
     refused(
         $worker->command('start', start_parameters('tcp', 'websocket')),
         qr/statefile: value 'tcp'/,
-        '... takes no TCP'
+        '... and refuses TCP'
     );
     refused(
         $worker->command('start', start_parameters('unix', 'insecure')),
         qr/type: value 'insecure'/,
-        '... and no clear text'
+        '... and clear text'
     );
     $worker->command('quit');
     $worker->end;
@@ -159,9 +159,9 @@ for my $kind (qw(old no_direct)) {
     refused(
         $worker->command('start', start_parameters('unix', 'websocket')),
         qr/unknown command/,
-        'a container has no start'
+        'a container has no start command'
     );
-    ok($worker->command('version')->{success}, '... but a version');
+    ok($worker->command('version')->{success}, '... but answers version');
     $worker->command('quit');
     $worker->end;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The worker makes disks and takes volumes in: really, and with every way to fail.
+# The worker allocates disks and imports volumes on a real file system, and reports every failure.
 
 use v5.36;
 
@@ -15,17 +15,17 @@ use Test::More;
 
 use Test::TunnelWorker qw(worker refused start_parameters disk_parameters $KEY);
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 
 {
     my $worker = worker();
     my $disk = $worker->command('disk', disk_parameters(1 << 20));
-    is($disk->{volid}, 'local:100/vm-100-disk-0.raw', 'disk: a volume');
+    is($disk->{volid}, 'local:100/vm-100-disk-0.raw', 'disk returns a volume');
     my $file = "$worker->{dir}/vm-100-disk-0.raw";
-    is(-s $file, 1 << 20, '... of the right size');
-    cmp_ok((stat $file)[12] * 512, '>=', 1 << 20, '... whose space is really taken');
+    is(-s $file, 1 << 20, '... whose file has the right size');
+    cmp_ok((stat $file)[12] * 512, '>=', 1 << 20, '... and whose space is allocated');
     refused($worker->command('disk', disk_parameters(1 << 20)), qr/already/, 'the same disk again');
     refused(
         $worker->command('disk', disk_parameters(0, 1)),
@@ -46,12 +46,12 @@ alarm(600);
     refused(
         $worker->command('start', start_parameters('tcp', 'websocket')),
         qr/do not go together/,
-        'start with a mixture'
+        'start with contradictory parameters'
     );
     refused(
         $worker->command('start', start_parameters('unix', 'websocket', nbd => { scsi5 => {} })),
         qr/'scsi5' was not allocated/,
-        'start with a foreign disk',
+        'start with an unknown disk',
     );
     $worker->command('quit', cleanup => 1);
     is($worker->end(0), 0, 'quit with cleanup');
@@ -59,10 +59,10 @@ alarm(600);
 }
 
 SKIP: {
-    skip 'a full file system needs root to make one', 3
+    skip 'creating a small file system needs root', 3
         if $> || system('unshare --mount true 2>/dev/null');
     my $dir = tempdir(CLEANUP => 1);
-# A file system of 4 MiB that only this worker sees, and that goes with it; the socket lies outside.
+    # A file system of 4 MiB in the worker's own mount namespace. The socket is outside of it.
     my $full = tempdir(CLEANUP => 1);
     my $worker = worker(
         dir => $dir,
@@ -79,10 +79,10 @@ SKIP: {
     );
     ok(
         $worker->command('disk', disk_parameters(1 << 20))->{success},
-        '... and a smaller one that fits: nothing was left behind'
+        '... leaves no file: a smaller disk fits'
     );
     $worker->command('quit');
-    is($worker->end(0), 0, '... and the worker goes on');
+    is($worker->end(0), 0, '... and the worker continues until quit');
 }
 
 sub import_parameters (@more) {
@@ -99,7 +99,7 @@ sub feed ($worker, $bytes) {
     my $stream = IO::Socket::UNIX->new(Peer => $import->{socket}) or die "connect: $!";
     print {$stream} $bytes;
     $stream->flush;
-    # As the storage layer does: the end is told by the half-close, the socket stays open.
+    # The storage layer does the same: a half-close ends the stream, and the socket stays open.
     shutdown($stream, 1);
     my $status;
     do { $status = $worker->command('query-disk-import') }
@@ -112,14 +112,14 @@ sub feed ($worker, $bytes) {
     my $data = join '', map { chr(rand 256) } 1 .. 70_001;
     my $file = "$worker->{dir}/vm-100-disk-7.raw";
     my $status = feed($worker, pack('Q<', length $data) . $data);
-    is($status->{status}, 'complete', 'an import') or diag(explain($status));
-    is($status->{volid}, 'local:100/vm-100-disk-7.raw', '... names its volume');
+    is($status->{status}, 'complete', 'an import completes') or diag(explain($status));
+    is($status->{volid}, 'local:100/vm-100-disk-7.raw', '... and names its volume');
     is(
         sha256_hex(
             do { local (@ARGV, $/) = $file; <> }
         ),
         sha256_hex($data),
-        '... has the right content'
+        '... which has the right content'
     );
     refused(
         $worker->command('disk-import', import_parameters()),
@@ -127,16 +127,16 @@ sub feed ($worker, $bytes) {
         'the same volume again'
     );
     my $renamed = $worker->command('disk-import', import_parameters(allow_rename => JSON::true));
-    ok($renamed->{success}, '... unless it may be renamed');
-    is($renamed->{format}, 'raw+size', '... in the one format there is');
+    ok($renamed->{success}, '... is accepted if it may be renamed');
+    is($renamed->{format}, 'raw+size', '... in the only supported format');
     refused(
         $worker->command('disk-import', import_parameters()),
         qr/running already/,
-        'two at once'
+        'a second import at the same time'
     );
     is(
         $worker->command('query-disk-import')->{status},
-        'pending', 'an import nobody feeds is pending'
+        'pending', 'an import without input is pending'
     );
     my $ticket = $worker->command('ticket', path => $renamed->{socket})->{ticket} // '';
     like($ticket, qr/\APVETUNNEL:[0-9A-F]{8}::[0-9a-f]{64}\z/, 'a ticket for its socket');
@@ -144,12 +144,12 @@ sub feed ($worker, $bytes) {
     is(
         $mac,
         hmac_sha256_hex("root\@pam\n$renamed->{socket}\n$time", pack('H*', $KEY)),
-        '... is the user\'s, for this path and time'
+        '... is for the user, the path and the time'
     );
     $worker->command('quit', cleanup => 1);
     $worker->end;
-    ok(!-e $renamed->{socket}, 'the socket goes with the worker');
-    unlike($worker->{log}, qr/\Q$mac\E/, 'no ticket in the log');
+    ok(!-e $renamed->{socket}, 'the socket is removed at the end of the worker');
+    unlike($worker->{log}, qr/\Q$mac\E/, 'the log contains no ticket');
 }
 
 for my $case (
@@ -162,9 +162,9 @@ for my $case (
     my $worker = worker();
     my $status = feed($worker, $bytes);
     is($status->{status}, 'error', "a stream that is $name is an error");
-    like($status->{msg}, $pattern, '... that says why');
+    like($status->{msg}, $pattern, '... with a reason');
     ok(!-e "$worker->{dir}/vm-100-disk-7.raw", '... and leaves no file');
-    ok($worker->command('version')->{success}, '... and the worker goes on');
+    ok($worker->command('version')->{success}, '... and the worker continues');
     $worker->command('quit');
     $worker->end;
 }

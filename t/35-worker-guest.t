@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# The worker starts a real guest, serves its disk, and ends it.
+# The worker starts a real guest, exports its disk, and stops it.
 
 use v5.36;
 
@@ -16,8 +16,8 @@ use Test::PrivateNetwork;
 use Test::TunnelWorker qw(worker refused start_parameters disk_parameters);
 use TestNode::QMP;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(600);
 
 plan skip_all => 'no qemu-system-x86_64'
@@ -52,7 +52,7 @@ plan skip_all => 'no qemu-system-x86_64'
     refused(
         $worker->command('start', start_parameters('unix', 'websocket')),
         qr/runs already/,
-        'start again'
+        'a second start'
     );
     ok(
         $worker->command('ticket', path => "$dir/100$_.migrate")->{ticket},
@@ -60,32 +60,32 @@ plan skip_all => 'no qemu-system-x86_64'
     ) for '', '_nbd';
     my $nbd = IO::Socket::UNIX->new(Peer => "$dir/100_nbd.migrate");
     read($nbd, my $magic, 8);
-    is($magic, 'NBDMAGIC', 'QEMU serves the disk');
+    is($magic, 'NBDMAGIC', 'QEMU exports the disk');
     close($nbd);
     my $monitor = TestNode::QMP->new("$dir/100.qmp");
     is($monitor->command('query-status')->{status}, 'inmigrate', 'QEMU waits for the guest');
     ok($worker->command('nbdstop')->{success}, 'nbdstop');
-    ok($worker->command('nbdstop')->{success}, '... once more');
+    ok($worker->command('nbdstop')->{success}, '... can be repeated');
     refused(
         $worker->command('ticket', path => "$dir/100_nbd.migrate"),
-        qr/not known/, '... ends the tickets for it'
+        qr/not known/, '... and ends tickets for its socket'
     );
     ok($worker->command('stop')->{success}, 'stop');
     ok(!eval { $monitor->command('query-status'); 1 }, '... ends QEMU');
-    refused($worker->command('resume'), qr/does not run/, '... for good');
+    refused($worker->command('resume'), qr/does not run/, '... and resume is refused');
 
     ok(
         $worker->command('start', start_parameters('unix', 'websocket'))->{success},
         'start after stop'
     );
     my ($pid) = grep { readlink("/proc/$_/exe") =~ /qemu/ } children($worker->{pid});
-    ok($pid, 'QEMU is the worker\'s child');
-    is($worker->end, 1, 'a worker that loses its client');
-    ok(!kill(0 => $pid), '... takes the guest along');
-    ok(!-e "$dir/100.migrate", '... and its sockets');
+    ok($pid, 'QEMU is a child of the worker');
+    is($worker->end, 1, 'a worker that loses its client exits with 1');
+    ok(!kill(0 => $pid), '... ends the guest');
+    ok(!-e "$dir/100.migrate", '... and removes its sockets');
 }
 
-# On TCP, where the source asked for clear text.
+# On TCP: the source requests clear text.
 {
     my $worker = worker();
     $worker->command('disk', disk_parameters(1 << 20));
@@ -94,7 +94,7 @@ plan skip_all => 'no qemu-system-x86_64'
         $worker->command(
             'start', start_parameters('tcp', 'insecure', network => '2001:db8:ffff::/64')
         ),
-        qr{2001:db8:ffff::/64}, 'a network that this node is not in',
+        qr{2001:db8:ffff::/64}, 'a network without an address of this node',
     );
 
     # Taken by us, or by somebody else already: either way it cannot be had.
@@ -116,13 +116,13 @@ plan skip_all => 'no qemu-system-x86_64'
     my ($port) =
         $started->{drives}{scsi0}{nbd_uri} =~ /\Anbd:127\.0\.0\.1:(\d+):exportname=drive-scsi0\z/;
     for my $found ($migrate->{port}, $port) {
-        cmp_ok($found, '>', 60000, '... on a port behind the one that is taken');
-        cmp_ok($found, '<', 60050, '... in the range');
+        cmp_ok($found, '>', 60000, '... on a port above the occupied one');
+        cmp_ok($found, '<', 60050, '... in the migration range');
     }
-    isnt($migrate->{port}, $port, '... RAM and disks on one each');
+    isnt($migrate->{port}, $port, '... with different ports for RAM and disks');
     my $nbd = IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => $port, Timeout => 60);
     read($nbd, my $magic, 8);
-    is($magic, 'NBDMAGIC', 'QEMU serves the disk there');
+    is($magic, 'NBDMAGIC', 'QEMU exports the disk on its port');
     close($nbd);
     $worker->command('quit', cleanup => 1);
     $worker->end;

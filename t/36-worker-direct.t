@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# Direct connections as the source has them from a node: everything is asked over the control plane,
-# through the node's front and its worker, and a volume goes past both.
+# Direct connections to a node: the requests go over the control plane, through the front of the
+# node and its worker. A volume goes over a direct connection, past both.
 
 use v5.36;
 
@@ -19,8 +19,8 @@ use Test::MinimalStream;
 use Test::Pattern qw(pattern_block);
 use TestNode::Node;
 
-# A test that stands still is a failed test.
-local $SIG{ALRM} = sub { die "the test stands still\n" };
+# A test that waits in vain fails.
+local $SIG{ALRM} = sub { die "the test timed out\n" };
 alarm(300);
 local $SIG{PIPE} = 'IGNORE';
 
@@ -29,7 +29,7 @@ my $LOOPBACK = '127.0.0.0/8';
 my $VMID = 100;
 my $nodes = 0;
 
-# A node with these options.
+# Starts a node with these options.
 sub node (@options) {
     return TestNode::Node->start(
         dir => "$DIR/node" . ++$nodes,
@@ -62,7 +62,7 @@ sub direct ($tunnel, %request) {
 
 sub refused ($tunnel, $request, $pattern, $what) {
     my $answer = eval { direct($tunnel, %$request) };
-    like($answer ? 'an answer' : $@, $pattern, $what);
+    like($answer ? 'accepted' : $@, $pattern, $what);
     return;
 }
 
@@ -81,8 +81,8 @@ sub open_request ($plane, %more) {
     };
 }
 
-# Sends a volume as PVE::StorageTunnel does: the end of the stream is a half-close, the connection
-# stays, and the worker is asked until it has everything.
+# Sends a volume as PVE::StorageTunnel does: a half-close ends the stream, the connection stays
+# open, and the source polls the status until the import has ended.
 sub send_volume ($tunnel, $stream, $content) {
     $stream->write_all(pack('Q<', length $content) . $content);
     $stream->finish;
@@ -110,7 +110,7 @@ for my $kind (qw(qemu lxc)) {
             my ($tunnel, $vmid) = tunnel($node, $kind);
             is_deeply(
                 $tunnel->{caps}, ['insecure-remote'],
-                'the version reply is the worker\'s own'
+                'the version reply has only the capabilities of the worker'
             );
             is_deeply(
                 hello($tunnel),
@@ -121,31 +121,40 @@ for my $kind (qw(qemu lxc)) {
                     withheld => {},
                     version => $PVE::Tunnel::Seam::VERSION // '0.1.0'
                 },
-                'hello'
+                'hello returns the offer'
             );
             refused(
                 $tunnel, { op => 'forward', path => '/etc/passwd' }, qr/no listener is open/,
-                'no forward before open'
+                'forward before open is refused'
             );
             my $opened = direct($tunnel, %{ open_request($plane, network => $LOOPBACK) });
-            is_deeply($opened->{addresses}, ['127.0.0.1'], 'open: one address');
-            ok($opened->{port} >= 60_000 && $opened->{port} < 60_050, '... a port of the range');
+            is_deeply($opened->{addresses}, ['127.0.0.1'], 'open returns one address');
+            ok(
+                $opened->{port} >= 60_000 && $opened->{port} < 60_050,
+                '... and a port in the migration range'
+            );
 
             my $socket = start_import($tunnel, "$vmid/vm-$vmid-disk-0.raw");
-            is(direct($tunnel, op => 'forward', path => $socket)->{number}, 1, 'forward');
+            is(
+                direct($tunnel, op => 'forward', path => $socket)->{number}, 1,
+                'forward returns a number'
+            );
             refused(
                 $tunnel, { op => 'forward', path => $_ }, qr/socket '\Q$_\E' is not known here/,
-                "... not to $_"
+                "... but not for $_"
             ) for '/etc/passwd', "$node->{dir}/$vmid.mtunnel";
             my $content = pattern_block(0) x 3 . 'end';
             my $stream = Test::MinimalClient::connect_forward($opened, 1, identity => $IDENTITY);
             my $status = send_volume($tunnel, $stream, $content);
             is($status->{status}, 'complete', 'the volume is complete') or diag(explain($status));
             my $file = "$node->{dir}/vm-$vmid-disk-0.raw";
-            is(sha256_hex(TestNode::Node::slurp($file)), sha256_hex($content), '... and the same');
+            is(
+                sha256_hex(TestNode::Node::slurp($file)), sha256_hex($content),
+                '... with the right content'
+            );
             refused(
                 $tunnel, { op => 'forward', path => $socket }, qr/not known here/,
-                'its socket is known no more'
+                '... and its socket is removed'
             );
             eval {
                 Test::MinimalClient::connect_forward(
@@ -153,28 +162,28 @@ for my $kind (qw(qemu lxc)) {
                     key => '00' x 32
                 );
             };
-            is($@, "refused\n", 'another key is refused');
+            is($@, "refused\n", 'a connection with another key is refused');
 
             my $stat = direct($tunnel, op => 'close');
             my ($forward) = @{ $stat->{forwards} };
-            is($forward->{received}, 8 + length $content, 'close: the bytes of the volume');
-            is($forward->{path}, $socket, '... on its socket');
-            is($stat->{refused}{key}, 1, '... and the stranger');
-            refused($tunnel, { op => 'stat' }, qr/no listener is open/, 'then there is none');
+            is($forward->{received}, 8 + length $content, 'close returns the number of bytes');
+            is($forward->{path}, $socket, '... the path of the socket');
+            is($stat->{refused}{key}, 1, '... and the connection with the wrong key');
+            refused($tunnel, { op => 'stat' }, qr/no listener is open/, 'close ends the listener');
             PVE::Tunnel::Client::finish_tunnel($tunnel);
             my $log = $node->worker_log($vmid);
             like($log, qr/^command: query-disk-import$/m, 'the worker\'s log has the commands');
-            unlike($log, qr/\Q$opened->{key}\E/i, '... and not the session key');
+            unlike($log, qr/\Q$opened->{key}\E/i, '... but not the session key');
         };
     }
 }
 
-subtest 'a source that goes' => sub {
+subtest 'a source that ends' => sub {
     for my $how (qw(quit vanish)) {
         my ($tunnel) = tunnel($node);
         my $opened = direct($tunnel, %{ open_request('tcp', network => $LOOPBACK) });
-        my $stranger = Test::MinimalClient::dial($opened);
-        sysread($stranger, my $challenge, 40);
+        my $connection = Test::MinimalClient::dial($opened);
+        sysread($connection, my $challenge, 40);
         if ($how eq 'quit') {
             PVE::Tunnel::Client::finish_tunnel($tunnel);
         } else {
@@ -182,7 +191,7 @@ subtest 'a source that goes' => sub {
             close($tunnel->{$_}) for qw(writer reader);
             PVE::Tunnel::Client::Child::reap($tunnel);
         }
-        is(sysread($stranger, my $byte, 1) // 0, 0, "$how without close: the listener has ended");
+        is(sysread($connection, my $byte, 1) // 0, 0, "$how without close: the listener has ended");
     }
 };
 
@@ -190,13 +199,13 @@ subtest 'a worker that dies' => sub {
     my $other = node();
     my ($tunnel) = tunnel($other);
     my $opened = direct($tunnel, %{ open_request('tcp', network => $LOOPBACK) });
-    my $stranger = Test::MinimalClient::dial($opened);
-    sysread($stranger, my $challenge, 40);
+    my $connection = Test::MinimalClient::dial($opened);
+    sysread($connection, my $challenge, 40);
     my @workers = split ' ',
         TestNode::Node::slurp("/proc/$other->{pid}/task/$other->{pid}/children");
-    is(scalar(@workers), 1, 'the worker');
+    is(scalar(@workers), 1, 'one worker runs');
     kill(KILL => @workers);
-    is(sysread($stranger, my $byte, 1) // 0, 0, '... takes its listener along');
+    is(sysread($connection, my $byte, 1) // 0, 0, '... and its listener ends with it');
     eval { PVE::Tunnel::Client::finish_tunnel($tunnel) };
 };
 
@@ -208,9 +217,9 @@ subtest 'a node without pve-tunnel' => sub {
             $tunnel, { op => 'hello', protocol => 1 }, qr/direct: .*no such parameter/,
             "$option: the probe is refused"
         );
-        ok(command($tunnel, 'bwlimit', storages => ['local']), '... and the worker goes on');
+        ok(command($tunnel, 'bwlimit', storages => ['local']), '... and the worker continues');
         PVE::Tunnel::Client::finish_tunnel($tunnel);
-        pass('... to its end');
+        pass('... until the tunnel ends');
     }
 };
 
@@ -227,19 +236,22 @@ subtest 'a user without Sys.Modify' => sub {
         is_deeply(
             [@$hello{qw(caps)}, [keys %{ $hello->{withheld} }]],
             $configured ? [[qw(direct-tls direct-tcp)], []] : [['direct-tls'], ['direct-tcp']],
-            $configured ? 'a configured network: both planes' : 'nothing configured: no clear text'
+            $configured
+            ? 'with a configured network both planes are offered'
+            : 'without a configured network clear text is withheld'
         );
         refused(
             $tunnel, open_request($_->[0], network => $LOOPBACK), $_->[1],
-            "... $_->[0] on a CIDR"
-            ) for ['tcp', qr/clear text is refused: .* lacks Sys\.Modify/],
+            "... $_->[0] on a CIDR is refused"
+            )
+            for ['tcp', qr/clear text is refused: .* lacks Sys\.Modify/],
             ['tls', qr/migration network '127\.0\.0\.0\/8' is refused: .* lacks Sys\.Modify/];
         for my $plane (qw(tls tcp)) {
             my $answer = eval { direct($tunnel, %{ open_request($plane, network => 'loop') }) };
             is(
                 $answer ? $answer->{addresses}[0] : 'refused',
                 $configured ? '127.0.0.1' : 'refused',
-                "... $plane on the network's ID"
+                "... $plane on the ID of the network"
             ) or diag($@);
             direct($tunnel, op => 'close') if $answer;
         }
@@ -247,7 +259,7 @@ subtest 'a user without Sys.Modify' => sub {
     }
 };
 
-subtest 'the node\'s own file' => sub {
+subtest 'the configuration file of the node' => sub {
     my $other = node();
     open(my $out, '>', "$other->{dir}/remote-migration.cfg") or die "configuration: $!\n";
     print {$out} "policy: cluster\n    require-encryption 1\n";
@@ -261,7 +273,7 @@ subtest 'the node\'s own file' => sub {
         $tunnel, open_request('tcp', network => $LOOPBACK), qr/requires encryption/,
         '... and refused'
     );
-    ok(direct($tunnel, %{ open_request('tls', network => $LOOPBACK) }), 'tls is not');
+    ok(direct($tunnel, %{ open_request('tls', network => $LOOPBACK) }), 'tls is accepted');
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 };
 

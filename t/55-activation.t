@@ -15,15 +15,17 @@ use Path::Tiny qw(path);
 use Test::More;
 
 use lib "$FindBin::RealBin/../debian/tests/lib";
-use Test::PackagedNode
-    qw(run run_ok said state_of all_stock modules_on diversions triggered loads stood_for stand_ins);
+use Test::PackagedNode qw(
+    run run_ok command_prints state_of all_stock modules_on diversions triggered loads
+    installed_fakes fake_packages
+);
 
 my $ROOT = "$FindBin::RealBin/..";
 
 if (!@ARGV) {
     plan skip_all => 'not root' if $> != 0;
     plan skip_all => 'no dpkg here' if !-x '/usr/bin/dpkg-deb';
-    plan skip_all => "this is a node: $_ is installed" for stood_for();
+    plan skip_all => "this is a node: $_ is installed" for installed_fakes();
     plan skip_all => 'pve-tunnel is not built' if !-x "$ROOT/target/release/pve-tunnel";
     plan skip_all => 'no mount namespaces here' if run('unshare', '--mount', 'true')->{code};
     # Created and removed outside of the namespace, where nothing is mounted in it.
@@ -47,10 +49,10 @@ my $new = package_of_build('0.2');
 subtest 'debian/tests/activation' => sub {
     run_ok('installed', 'dpkg', '-i', $old);
     my $run = run_ok('debian/tests/activation', $^X, "$ROOT/debian/tests/activation");
-    note($run->{said});
+    note($run->{output});
 };
 
-run_ok('a node', 'dpkg', '-i', stand_ins('1.0'));
+run_ok('a node', 'dpkg', '-i', fake_packages('1.0'));
 my $triggered = triggered();
 
 subtest 'installing' => sub {
@@ -66,13 +68,13 @@ subtest 'a copy that Perl finds first' => sub {
     my $copy = "$Config{sitelib}/PVE/StorageTunnel.pm";
     path($copy)->parent->mkdir;
     path($stock)->copy($copy);
-    said('enable', 1, qr/Perl loads \Q$copy\E in the place of $stock: move it away/);
+    command_prints('enable', 1, qr/Perl loads \Q$copy\E in the place of $stock: move it away/);
     is_deeply(state_of(), all_stock('1.0'), 'no stock file is changed');
     path($copy)->remove;
 };
 
 subtest 'an upgrade of pve-tunnel' => sub {
-    said('enable', 0, qr/^daemons: reloaded /m);
+    command_prints('enable', 0, qr/^daemons: reloaded /m);
     is(triggered(), $triggered + 1, 'enable reloads the daemons by dpkg-trigger');
     run_ok('the package is upgraded', 'dpkg', '-i', $new);
     is_deeply(state_of(), modules_on('1.0'), 'the links stay');
@@ -83,7 +85,7 @@ subtest 'an upgrade of pve-tunnel' => sub {
 subtest 'removal' => sub {
     my $removed = run_ok('the package is removed', 'dpkg', '-r', 'pve-tunnel');
     like(
-        $removed->{said}, qr/^overlay: off; .*^daemons: reload when the dpkg /ms,
+        $removed->{output}, qr/^overlay: off; .*^daemons: reload when the dpkg /ms,
         'removal disables it'
     );
     is_deeply(state_of(), all_stock('1.0'), 'the stock files are in their places');
@@ -92,7 +94,7 @@ subtest 'removal' => sub {
 
 subtest 'removal after the stock package' => sub {
     run_ok('the package is installed again', 'dpkg', '-i', $old);
-    said('enable', 0, qr/^overlay: on/m);
+    command_prints('enable', 0, qr/^overlay: on/m);
     run_ok('the stock package is removed', 'dpkg', '-r', 'libpve-guest-common-perl');
     run_ok('then pve-tunnel is removed', 'dpkg', '-r', 'pve-tunnel');
     is_deeply(
@@ -122,7 +124,7 @@ sub package_of_build ($version) {
     my $tree = "$dir/pve-tunnel-$version";
     my $make =
         run('make', '-C', $ROOT, 'install-command', 'install-perl', "DESTDIR=$tree", 'PREFIX=/usr');
-    die "cannot install: $make->{said}\n" if $make->{code};
+    die "cannot install: $make->{output}\n" if $make->{code};
     my $control = path("$tree/DEBIAN")->mkdir;
     $control->child('control')->spew(<<~"END");
         Package: pve-tunnel
@@ -138,16 +140,16 @@ sub package_of_build ($version) {
         $control->child($name)->chmod('a+x');
     }
     my $built = run('dpkg-deb', '-Znone', '--root-owner-group', '--build', $tree, "$tree.deb");
-    die "cannot build a package: $built->{said}\n" if $built->{code};
+    die "cannot build a package: $built->{output}\n" if $built->{code};
     return "$tree.deb";
 }
 
 sub status_without_problems ($state) {
     my $status = run('pve-tunnel', 'status', '--json');
-    my $report = JSON::decode_json($status->{said});
+    my $report = JSON::decode_json($status->{output});
     is_deeply(
         [@$report{qw(state problems)}, $status->{code}],
         [$state, [], 0], "status reports '$state' and no problem"
-    ) or diag($status->{said});
+    ) or diag($status->{output});
     return;
 }

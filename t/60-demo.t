@@ -130,7 +130,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     like($printed, qr/^plane +wire +MiB +seconds/m, 'a table follows');
     like(
         $printed,
-        qr/^$_->{name} +$_->{wire} .* equal +equal +equal +goes on$/m,
+        qr/^$_->{name} +$_->{wire} .* equal +equal +equal +running$/m,
         "the table has the plane '$_->{name}', $_->{wire}"
     ) for map { Demo::Plane::get($_) } Demo::Plane::names();
     unlike($printed, qr/[\r\e]/, 'without a terminal there is no progress bar');
@@ -154,7 +154,7 @@ SKIP: {
     for my $case (
         [
             'tls',
-            qr/\A'tls' was to be shown, .* but the plan is 'websocket' and 'websocket': /
+            qr/\Athe demo expects plane 'tls', .* but the plan is 'websocket' and 'websocket': /
         ],
         ['tcp', qr/upgrade the target node, or omit migration_type=insecure/],
         ['qemu', qr/upgrade the target node, or omit migration_type=insecure/],
@@ -198,7 +198,7 @@ for my $plane (qw(websocket tls)) {
     my %right = (
         plane => 'tls',
         record => { plane => 'tls', forwards_plane => 'tls' },
-        goes_on => 1,
+        running => 1,
         ram_sha256 => { source => $sum, target => $sum },
         disk_sha256 => { source => $sum, target => $sum },
         offline_sha256 => { source => $sum, target => $sum },
@@ -207,7 +207,7 @@ for my $plane (qw(websocket tls)) {
     my %wrong = (
         (map { ("${_}_sha256" => { source => $sum, target => 'b' x 64 }) } qw(ram disk offline)),
         record => { plane => 'websocket', forwards_plane => 'websocket' },
-        goes_on => 0,
+        running => 0,
     );
     for my $what (sort keys %wrong) {
         my @faults = Demo::Report::faults({ %right, $what => $wrong{$what} });

@@ -29,7 +29,7 @@ Demo::Image::write_volume("$DIR/volume", 4);
 my %COMMON = (node => $NODE, dir => $DIR, volume => "$DIR/volume");
 
 my @VICTIMS = ('caller', 'child', 'connector', 'worker', 'listener');
-my @POINTS = ('hello', 'volume', 'volume end', 'end');
+my @POINTS = ('handshake', 'volume', 'volume end', 'end');
 
 for my $plane (qw(tls tcp websocket)) {
     for my $victim (@VICTIMS) {

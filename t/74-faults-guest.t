@@ -42,8 +42,8 @@ my @VICTIMS = (@QEMU, 'caller', 'child', 'connector', 'worker', 'listener');
 # processes other than QEMU, and 73-faults-volume.t kills those. RAM and disk take the same path on
 # both planes, so all victims are killed during one of them, and during the other QEMU only.
 my %POINTS = (
-    tls => { hello => \@QEMU, nbd => \@QEMU, ram => \@VICTIMS, end => \@VICTIMS },
-    tcp => { hello => \@QEMU, nbd => \@VICTIMS, ram => \@QEMU, end => \@VICTIMS },
+    tls => { handshake => \@QEMU, nbd => \@QEMU, ram => \@VICTIMS, end => \@VICTIMS },
+    tcp => { handshake => \@QEMU, nbd => \@VICTIMS, ram => \@QEMU, end => \@VICTIMS },
 );
 
 # For a kill after all bytes have arrived and both ends of each connection have ended it: the guest
@@ -56,7 +56,7 @@ sub arrived ($vmid) {
 }
 
 for my $plane (qw(tls tcp)) {
-    for my $point (qw(hello nbd ram end)) {
+    for my $point (qw(handshake nbd ram end)) {
         for my $victim (@{ $POINTS{$plane}{$point} }) {
             # After the transfer, the guest stays paused at the source in case it must resume there.
             my %expected = $point eq 'end' ? (guest => 'postmigrate') : ();

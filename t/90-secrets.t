@@ -134,7 +134,7 @@ for my $plane (Demo::Plane::names()) {
         );
         $result{$plane} = $migration->run;
         sample_processes();
-        $migration->end_target;
+        $migration->stop_target;
         1;
     } or $error .= $@;
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/perl
 
-# The test node's front on PVE::APIServer::AnyEvent, the event loop that pveproxy itself is: the
-# same command line, ready line and tickets as `testnode`, so that the same tests run against both.
+# The API server of the test node, based on PVE::APIServer::AnyEvent, which is also the base of
+# pveproxy. Command line, ready line and tickets are those of `testnode`, so that the same tests run
+# with both.
 
 use v5.36;
 
@@ -15,11 +16,11 @@ use IO::Socket::IP ();
 use JSON ();
 
 use TestNode::Proxy;
-use TestNode::Starter;
+use TestNode::Workers;
 
 =head1 NAME
 
-pveproxy.pl - the target node of a migration, for tests, on the real PVE::APIServer::AnyEvent
+pveproxy.pl - the target node of a migration, for tests, with the real PVE::APIServer::AnyEvent
 
 =head1 SYNOPSIS
 
@@ -29,11 +30,11 @@ pveproxy.pl - the target node of a migration, for tests, on the real PVE::APISer
 
 =head1 DESCRIPTION
 
-Options and ready line are those of C<testnode --help>, less C<--misbehave>: this front behaves as
-pveproxy does. The certificate is made by C<target/release/testnode --make-certificate>; its key is
-on disk, in a directory of its own with mode 0700, only until it has been read.
+Options and ready line are those of C<testnode --help>, without C<--misbehave>: this program behaves
+as pveproxy does. C<target/release/testnode --make-certificate> creates the certificate. Its key is
+in a directory with mode 0700, which is removed as soon as the key has been read.
 
-Ends on SIGTERM, SIGINT or the end of stdin, and takes its workers with it.
+Ends on SIGTERM, SIGINT or end of file on stdin, and stops its workers first.
 
 =cut
 
@@ -42,12 +43,12 @@ my @known = qw(listen=s port=i dir=s worker=s node=s token-file=s tls=s plain);
 push @known, qw(old no-direct no-privilege configuration=s);
 die "see perldoc $0
 " if !GetOptions(\%options, @known) || @ARGV;
-length($options{$_} // '') || die "--$_ is needed\n" for qw(dir worker);
-die "--tls is 1.2 or 1.3\n" if ($options{tls} // '1.2') !~ m/\A1\.[23]\z/;
+length($options{$_} // '') || die "--$_ is required\n" for qw(dir worker);
+die "--tls must be 1.2 or 1.3\n" if ($options{tls} // '1.2') !~ m/\A1\.[23]\z/;
 die "--plain is for loopback addresses only\n"
     if $options{plain} && $options{listen} !~ m/\A(?:127\.[0-9.]+|::1)\z/;
 
-my ($token_file, $token, $token_is_ours) = token();
+my ($token_file, $token, $created_token) = token();
 my ($ssl, $fingerprint) = $options{plain} ? () : tls();
 my $socket = IO::Socket::IP->new(
     LocalAddr => $options{listen},
@@ -57,10 +58,10 @@ my $socket = IO::Socket::IP->new(
     GetAddrInfoFlags => Socket::AI_NUMERICHOST(),
 ) || die "listen on $options{listen} port $options{port}: $@\n";
 my $lock_file = "$options{dir}/accept.lock";
-# Open as long as the node lives.
+# Remains open until the program ends.
 open my $lock, '>', $lock_file ## no critic (RequireBriefOpen)
     or die "$lock_file: $!\n";
-my $workers = TestNode::Starter->new(
+my $workers = TestNode::Workers->new(
     dir => $options{dir},
     worker => $options{worker},
     node => $options{node},
@@ -85,12 +86,13 @@ say JSON->new->utf8->canonical->encode(
         token_file => $token_file,
     }
 );
-$proxy->run_until_told;
-$workers->end;
+$proxy->serve;
+$workers->stop;
 unlink $lock_file;
-unlink $token_file if $token_is_ours;
+unlink $token_file if $created_token;
 
-# The token in the given file, or a new one written there.
+# Reads the token from the given file, or creates one and writes it there. Returns the path, the
+# token, and whether it was created.
 sub token () {
     my $path = $options{'token-file'} // "$options{dir}/token";
     if (-e $path) {
@@ -98,7 +100,7 @@ sub token () {
         $value =~ m/\APVEAPIToken=[^!=]+![^=]+=.+\z/ or die "no token in $path\n";
         return ($path, $value, 0);
     }
-    my $random = TestNode::Starter::random(16);
+    my $random = TestNode::Workers::random(16);
     # Version and variant of RFC 9562, section 5.4.
     substr $random, 6, 1, chr(ord(substr $random, 6, 1) & 0x0f | 0x40);
     substr $random, 8, 1, chr(ord(substr $random, 8, 1) & 0x3f | 0x80);
@@ -110,7 +112,7 @@ sub token () {
     return ($path, $value, 1);
 }
 
-# What AnyEvent::TLS needs, and the fingerprint.
+# Returns the arguments of AnyEvent::TLS and the fingerprint.
 sub tls () {
     my $directory = File::Temp->newdir('pveproxy-XXXXXX', TMPDIR => 1);
     my @command = (
@@ -118,14 +120,14 @@ sub tls () {
         '--make-certificate', "$directory", '--listen', $options{listen},
     );
     open my $made, '-|', @command or die "$command[0]: $!\n";
-    my $told = readline $made;
-    close $made or die "$command[0] made no certificate\n";
-    $told = JSON::decode_json($told);
-    my %tls = map { $_->[0] => slurp($_->[1]) } ['cert', $told->{certificate}],
-        ['key', $told->{key}];
+    my $line = readline $made;
+    close $made or die "$command[0] created no certificate\n";
+    my $identity = JSON::decode_json($line);
+    my %tls = map { $_->[0] => slurp($_->[1]) } ['cert', $identity->{certificate}],
+        ['key', $identity->{key}];
     $tls{tlsv1_3} = 0 if ($options{tls} // '') eq '1.2';
     $tls{$_} = 0 for ($options{tls} // '') eq '1.3' ? qw(tlsv1 tlsv1_1 tlsv1_2) : ();
-    return (\%tls, $told->{fingerprint});
+    return (\%tls, $identity->{fingerprint});
 }
 
 sub slurp ($path) {

@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# The target's end of the control plane, started by the test node: see TestNode::Worker.
+# The worker of the test node, which serves the control plane. See TestNode::Worker.
 use v5.36;
 
 use FindBin;

@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["configuration", "capability"],
     &["plan", "process"],
     &["direct"],
-    &["connector", "listener"],
+    &["connector", "listener", "seam"],
     &["ffi"],
 ];
 

@@ -14,8 +14,9 @@ use std::process::Command;
 use std::{env, fs};
 
 /// The order in which a reader of the header meets them.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 13] = [
     "version",
+    "limits",
     "error",
     "string",
     "mask",
@@ -26,6 +27,7 @@ const SOURCES: [&str; 11] = [
     "network",
     "connector",
     "listener",
+    "seam",
 ];
 
 #[test]

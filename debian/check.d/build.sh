@@ -1,9 +1,9 @@
-# shellcheck shell=bash disable=SC2154 # what is used and not set here, debian/check.d/suite sets
-# The packages are built from the tarball alone, twice. Uses: builder, tarball, packages, source, work, suite, quick.
+# shellcheck shell=bash disable=SC2154 # debian/check.d/suite sets the other variables
+# Builds the packages twice from the tarball. Uses: builder, tarball, packages, source, work, suite, quick.
 
-# Where the first and the second build are, inside the tree: their users' homes.
+# Directories of the first and the second build inside the tree, which are the home directories of their users.
 readonly FIRST=/build SECOND=/srv/built/elsewhere
-# How far the clock of the second build is ahead.
+# Offset of the clock in the second build.
 readonly LATER='+400 days'
 
 build_dependencies() {
@@ -19,7 +19,7 @@ unpack() {
     xz -dc "$tarball" | as "$1" "$builder" tar -C "$2" -xf -
 }
 
-# The folder that the tarball unpacks to.
+# The directory that the tarball unpacks to, below $1.
 unpacked() {
     printf '%s/%s\n' "$1" "$(basename "$tarball" .tar.xz)"
 }
@@ -31,14 +31,14 @@ build_first() {
         HOME="$FIRST" LC_ALL=C.UTF-8 TZ=UTC "DEB_BUILD_OPTIONS=$options" \
         dpkg-buildpackage --no-sign 2>&1 | tee "$(build_log)"
     cp "$builder$FIRST"/*.deb "$builder$FIRST"/*.changes "$builder$FIRST"/*.dsc "$packages"
-    say "$(find "$packages" -name '*.deb' | wc -l) packages${quick:+, without their tests}"
+    note "$(find "$packages" -name '*.deb' | wc -l) packages${quick:+, built without tests}"
 }
 
 build_log() {
     printf '%s/%s.build.log\n' "$work" "$suite"
 }
 
-# Another folder, user, umask, locale, time zone, host name, number of jobs, and another year.
+# Uses another directory, user, umask, locale, time zone, host name, number of jobs, and another year.
 build_second() {
     inside "$builder" mkdir -p "$(dirname "$SECOND")"
     inside "$builder" useradd --create-home --home-dir "$SECOND" second
@@ -58,7 +58,7 @@ compare_builds() {
         cmp "$builder$FIRST/$deb" "$builder$SECOND/$deb" || { show_difference "$deb"; different=1; }
     done
     [ "$different" -eq 0 ] || fail 'the two builds differ'
-    say 'byte for byte'
+    note 'byte for byte'
 }
 
 show_difference() {

@@ -1,10 +1,11 @@
-# shellcheck shell=bash disable=SC2154 # what is used and not set here, debian/check.d/suite sets
-# The packages on a node that knows nothing of how they were built. Uses: node, packages, source, work, suite, here.
+# shellcheck shell=bash disable=SC2154 # debian/check.d/suite sets the other variables
+# Installs and tests the packages in a tree that was not used for the build. Uses: node, packages, source, work, suite,
+# here.
 
-# The version of the packages that stand for an earlier release.
+# The version of the packages that represent an earlier release.
 readonly PREVIOUS=0.0.1
 
-# Installed, removed and purged, they leave what was there before.
+# Installing, removing and purging the packages restores the previous state.
 install_and_purge() {
     make_tree "$node"
     offer "$packages" /packages
@@ -17,25 +18,25 @@ install_and_purge() {
     purge_ours
     snapshot after
     same before after
-    say "$(comm -13 "$(snapshot_of before)" "$(snapshot_of installed)" | wc -l) paths came and went"
+    note "$(comm -13 "$(snapshot_of before)" "$(snapshot_of installed)" | wc -l) paths installed and removed"
 }
 
-# No file differs from what its package says.
+# All files are as in their packages.
 verify_installed() {
     local names differing
     mapfile -t names < <(our_names)
     differing=$(inside "$node" dpkg --verify "${names[@]}")
-    [ -z "$differing" ] || fail "files that are not as their packages have them: $differing"
+    [ -z "$differing" ] || fail "files that differ from their packages: $differing"
 }
 
-# Copies packages into the tree; what only serves debugging is not installed by anybody here.
+# Copies the packages into the tree, except those with debug symbols.
 offer() {
     mkdir -p "$node$2"
     find "$1" -name '*.deb' ! -name '*-dbgsym_*' -exec cp -t "$node$2" {} +
 }
 
 install_from() {
-    # shellcheck disable=SC2016 # the inner shell's
+    # shellcheck disable=SC2016 # the inner shell expands it
     inside "$node" sh -c 'exec apt-get -q -y install "$1"/*.deb' sh "$1"
 }
 
@@ -46,16 +47,16 @@ purge_ours() {
 }
 
 purge() {
-    local name known=()
-    # apt has forgotten one that was removed and has left nothing.
+    local name installed=()
+    # apt rejects the name of a package that dpkg does not list: one that was removed and left no configuration files.
     for name in "$@"; do
-        ! inside "$node" dpkg-query -W "$name" >/dev/null 2>&1 || known+=("$name")
+        ! inside "$node" dpkg-query -W "$name" >/dev/null 2>&1 || installed+=("$name")
     done
-    [ ${#known[@]} -eq 0 ] || inside "$node" apt-get -q -y purge "${known[@]}"
+    [ ${#installed[@]} -eq 0 ] || inside "$node" apt-get -q -y purge "${installed[@]}"
     inside "$node" apt-get -q -y autoremove --purge
 }
 
-purge_stand_ins() {
+purge_fakes() {
     purge libpve-guest-common-perl proxmox-websocket-tunnel pve-manager
 }
 
@@ -66,11 +67,11 @@ our_names() {
     done | grep -v -e '-dbgsym$'
 }
 
-# Files, packages and processes.
+# Records files, packages and processes.
 snapshot() {
     {
         "$here/listing" "$node"
-        # shellcheck disable=SC2016 # dpkg-query's variables
+        # shellcheck disable=SC2016 # variables of dpkg-query
         inside "$node" dpkg-query -W -f 'package ${Package} ${Version} ${db:Status-Status}\n'
         running
     } | sort >"$(snapshot_of "$1")"
@@ -90,20 +91,20 @@ running() {
 }
 
 same() {
-    diff -U 0 "$(snapshot_of "$1")" "$(snapshot_of "$2")" || fail 'it is not as it was before'
+    diff -U 0 "$(snapshot_of "$1")" "$(snapshot_of "$2")" || fail 'files, packages or processes differ from the previous state'
 }
 
-# From an earlier release, switched on, to this one; then removed without switching it off.
+# Upgrades from an earlier release that is enabled, then removes the packages without disabling first.
 upgrade() {
     offer_previous /previous
-    mkdir -p "$node/stand-ins"
-    "$source/debian/tests/stand-in-packages" "$node/stand-ins" 1.0
+    mkdir -p "$node/fakes"
+    "$source/debian/tests/fake-packages" "$node/fakes" 1.0
     mkdir -p "$node/etc/pve"
     printf 'network: dc2\n\tremote pve.example.com\n\tsource 10.0.0.0/24\n' >"$node/etc/pve/remote-migration.cfg"
     snapshot upgrade-before
 
-    install_from /stand-ins
-    rm -f "$node/var/lib/stand-in/triggered"
+    install_from /fakes
+    rm -f "$node/var/lib/fake/triggered"
     snapshot stock
     install_from /previous
     [ "$(installed_version)" = "$PREVIOUS" ]
@@ -111,27 +112,27 @@ upgrade() {
     overlay_is_in_effect
     diversions >"$work/$suite/diversions"
 
-    rm -f "$node/var/lib/stand-in/triggered"
+    rm -f "$node/var/lib/fake/triggered"
     install_from /packages
     [ "$(installed_version)" != "$PREVIOUS" ]
     diversions | diff "$work/$suite/diversions" -
     overlay_is_in_effect
     inside "$node" pve-tunnel status
-    grep -qx pve-api-updates "$node/var/lib/stand-in/triggered" || fail 'the daemons were not told of the new version'
+    grep -qx pve-api-updates "$node/var/lib/fake/triggered" || fail 'the upgrade did not reload the daemons'
     grep -q 'remote pve.example.com' "$node/etc/pve/remote-migration.cfg"
-    say "from $PREVIOUS, switched on"
+    note "from $PREVIOUS, while enabled"
 
     purge_ours
-    rm -f "$node/var/lib/stand-in/triggered"
+    rm -f "$node/var/lib/fake/triggered"
     snapshot stock-again
     same stock stock-again
-    purge_stand_ins
+    purge_fakes
     snapshot upgrade-after
     same upgrade-before upgrade-after
 }
 
 installed_version() {
-    # shellcheck disable=SC2016 # dpkg-query's variable
+    # shellcheck disable=SC2016 # variable of dpkg-query
     inside "$node" dpkg-query -W -f '${Version}' pve-tunnel
 }
 
@@ -139,7 +140,7 @@ diversions() {
     inside "$node" dpkg-divert --list | grep /PVE/ | sort
 }
 
-# The same packages, said to be older.
+# Creates packages with the same content and an older version.
 offer_previous() {
     local deb tree version
     mkdir -p "$node$1"
@@ -147,7 +148,7 @@ offer_previous() {
         tree=$(mktemp -d)
         dpkg-deb -R "$deb" "$tree/package"
         version=$(dpkg-deb --field "$deb" Version)
-        # Exact dependencies, and those that come from the library's symbols.
+        # Also changes the version in dependencies that are exact or are derived from the library's symbols.
         sed -i -e "s/^Version: .*/Version: $PREVIOUS/" \
             -e "s/\(pve-tunnel[a-z0-9-]* (>\?= \)${version//./\\.})/\1$PREVIOUS)/g" "$tree/package/DEBIAN/control"
         dpkg-deb --build "$tree/package" "$node$1" >/dev/null
@@ -162,37 +163,37 @@ overlay_is_in_effect() {
 
 run_autopkgtest() {
     local output=$work/$suite.tests status=0
-    # An upgrade that failed has left them, and tests take them for the real ones.
-    purge_stand_ins
-    # All that tests and autopkgtest need stays: what is compared is what we leave.
+    # A failed upgrade check may have left the fake packages. Tests would treat them as a real Proxmox VE.
+    purge_fakes
+    # Installs all dependencies of the tests and of autopkgtest before the snapshot, and keeps them after it.
     install_from /packages
     inside "$node" apt-get -q -y satisfy "$(test_dependencies)"
     inside "$node" apt-get -q -y install apt-utils dpkg-dev
-    # shellcheck disable=SC2016 # the inner shell's, and dpkg-query's variables
+    # shellcheck disable=SC2016 # the inner shell and dpkg-query expand it
     inside "$node" sh -c 'apt-mark manual $(dpkg-query -W -f "\${Package}:\${Architecture} ") >/dev/null'
     purge_ours
     snapshot tests-before
     rm -rf "$output"
     autopkgtest --output-dir "$output" --no-built-binaries "$packages"/*.deb "$source/" -- chroot "$node" ||
         status=$?
-    # A test that is skipped has shown nothing: 2 will not do.
-    [ "$status" -eq 0 ] || fail "autopkgtest ended with $status; $output has what each test printed"
-    say "$(wc -l <"$output/summary") tests"
+    # Status 2 means that a test was skipped, which is a failure here.
+    [ "$status" -eq 0 ] || fail "autopkgtest ended with $status; $output contains the output of each test"
+    note "$(wc -l <"$output/summary") tests"
 }
 
-# Of all tests, less our own packages, which apt does not know.
+# The dependencies of all tests, except our own packages, which no repository contains.
 test_dependencies() {
     local ours
     mapfile -t ours < <(our_names)
     perl -MDpkg::Control -MDpkg::Deps -Mv5.36 -e '
         my ($file, @ours) = @ARGV;
         my %ours = map { $_ => 1 } @ours;
-        my @wanted;
+        my @required;
         open my $handle, "<", $file or die "$file: $!\n";
         while (my $test = eval { my $c = Dpkg::Control->new(type => CTRL_TESTS); $c->parse($handle, $file) && $c }) {
-            push @wanted, grep { !/^@/ && !$ours{ s/ .*//r } } split /\s*,\s*/, $test->{Depends} =~ s/\s+/ /gr;
+            push @required, grep { !/^@/ && !$ours{ s/ .*//r } } split /\s*,\s*/, $test->{Depends} =~ s/\s+/ /gr;
         }
-        say join ", ", @wanted;
+        say join ", ", @required;
     ' "$source/debian/tests/control" "${ours[@]}"
 }
 

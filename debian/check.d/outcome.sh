@@ -1,49 +1,50 @@
-# shellcheck shell=bash disable=SC2154 # what is used and not set here, debian/check.d/suite sets
-# What became of each check. Uses: log, results, suite.
+# shellcheck shell=bash disable=SC2154 # debian/check.d/suite sets the other variables
+# Runs checks and records their outcomes. Uses: log, results, suite.
 
-# Exit code of a check that cannot be done here.
+# Exit code of a check that is skipped.
 readonly SKIPPED=77
-# Lines of its output that are shown for a check that failed.
+# Number of lines of output that are printed for a failed check.
 readonly SHOWN=40
 
 declare -A outcome_of=()
 
-# check NAME NEEDS FUNCTION...
+# check NAME REQUIRED FUNCTION...
 #
-# Runs it as a program with errexit, its output in the log, and says in a line how it went. What it writes to
-# descriptor 3 is said there, too. One whose NEEDS did not go well is skipped.
+# Runs the function in a subshell with errexit. Its output goes to the log. Prints one line with the outcome and with
+# the notes of the function, which it writes to descriptor 3. Skips the function if the check REQUIRED has not succeeded.
 check() {
-    local name=$1 needs=$2 started=$SECONDS output outcome said
+    local name=$1 required=$2 started=$SECONDS output outcome notes
     shift 2
     output=$(mktemp)
-    if [ -n "$needs" ] && [ "${outcome_of[$needs]-}" != ok ]; then
+    if [ -n "$required" ] && [ "${outcome_of[$required]-}" != ok ]; then
         outcome=skipped
-        said="$needs did not go well"
+        notes="$required has not succeeded"
     else
-        # As a simple command: errexit counts for nothing where an exit code is asked for at once.
+        # Not in a condition: bash ignores errexit in commands whose exit code a condition tests.
         (
             set -e
             "$@"
-        ) >"$output" 2>&1 3>"$output.said"
+        ) >"$output" 2>&1 3>"$output.notes"
         case $? in
             0) outcome=ok ;;
             "$SKIPPED") outcome=skipped ;;
             *) outcome=FAILED ;;
         esac
-        said=$(paste -s -d ' ' "$output.said")
+        notes=$(paste -s -d ' ' "$output.notes")
     fi
     outcome_of[$name]=$outcome
-    printf '%s\t%s\t%d\t%s\n' "$outcome" "$name" $((SECONDS - started)) "$said" >>"$results"
-    printf '%-8s %s: %s%s\n' "$outcome" "$suite" "$name" "${said:+ ($said)}"
+    printf '%s\t%s\t%d\t%s\n' "$outcome" "$name" $((SECONDS - started)) "$notes" >>"$results"
+    printf '%-8s %s: %s%s\n' "$outcome" "$suite" "$name" "${notes:+ ($notes)}"
     {
         printf '==== %s: %s\n' "$name" "$outcome"
         cat "$output"
     } >>"$log"
     [ "$outcome" != FAILED ] || tail -n "$SHOWN" "$output" | sed 's/^/    /'
-    rm -f "$output" "$output.said"
+    rm -f "$output" "$output.notes"
 }
 
-say() {
+# Adds a note to the line of the running check.
+note() {
     printf '%s\n' "$*" >&3
 }
 
@@ -53,11 +54,11 @@ fail() {
 }
 
 skip() {
-    say "$*"
+    note "$*"
     exit "$SKIPPED"
 }
 
-# Nothing failed, and nothing was skipped because of it.
-all_well() {
+# True if no check has failed. Checks that require a failed one are skipped.
+none_failed() {
     ! grep -q '^FAILED' "$results"
 }

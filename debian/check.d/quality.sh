@@ -1,19 +1,19 @@
-# shellcheck shell=bash disable=SC2154 # what is used and not set here, debian/check.d/suite sets
-# What others' tools say of sources, build and packages. Uses: builder, packages, source.
+# shellcheck shell=bash disable=SC2154 # debian/check.d/suite sets the other variables
+# Runs Debian's analysis tools on sources, build log and packages. Uses: builder, packages, source.
 
 run_lintian() {
     inside "$builder" apt-get -q -y install lintian
-    # What is pedantic or only information is shown, and fails nothing.
+    # Pedantic and informational tags are printed, but are not failures.
     as first "$builder" sh -c \
         "exec lintian --pedantic --display-info --tag-display-limit 0 --fail-on error,warning $FIRST/*.changes"
 }
 
-# Each line of an override has a comment right above it, or above the lines that it stands with.
+# A comment with the reason must precede each override, or each group of overrides without an empty line between them.
 overrides_have_reasons() {
     local files
     mapfile -t files < <(find "$source/debian" -name '*lintian-overrides')
     if [ ${#files[@]} -eq 0 ]; then
-        say 'there are none'
+        note 'there are none'
         return
     fi
     awk '
@@ -27,13 +27,13 @@ overrides_have_reasons() {
 compiler_flags() {
     inside "$builder" apt-get -q -y install blhc
     cp "$(build_log)" "$builder$FIRST/build.log"
-    # "Compiling NAME vVERSION" is cargo's: no C compiler, and none that is hidden.
+    # The lines "Compiling NAME vVERSION" are from cargo, not from a C compiler.
     as first "$builder" blhc --line-numbers --ignore-line '\s*Compiling \S+ v[0-9]\S*( \(\S+\))?' "$FIRST/build.log"
 }
 
-# Asked of all three files: full RELRO, BIND_NOW, no run path, and the stack protector, which what is compiled from C has:
-# the Perl module, and ring in the library and the command. Of the command also PIE. Not asked: fortified functions and
-# -fcf-protection, which Rust does not have.
+# The command, the library and the Perl module must have full RELRO, BIND_NOW, no run path, and the stack protector. The
+# C code has the stack protector: the Perl module, and ring in the library and the command. The command must also be a
+# PIE. Fortified functions and -fcf-protection are not required, because Rust does not support them.
 hardening() {
     local tree=$builder$FIRST/unpacked deb file arch
     inside "$builder" apt-get -q -y install devscripts binutils
@@ -45,7 +45,7 @@ hardening() {
     library=$(only "$tree" "/usr/lib/$arch/libpve_tunnel.so.*.*")
     module=$(only "$tree" "/usr/lib/$arch/perl5/*/auto/PVE/Tunnel/Native/Native.so")
 
-    # Branch protection is ARM's, and newer than bookworm.
+    # Branch protection is a feature of ARM. The option does not exist in bookworm.
     local without=(--nofortify --nocfprotection)
     ! inside "$builder" grep -q nobranchprotection /usr/bin/hardening-check || without+=(--nobranchprotection)
     inside "$builder" hardening-check "${without[@]}" "$FIRST/unpacked$command"
@@ -55,15 +55,15 @@ hardening() {
     for file in "$command" "$library" "$module"; do
         no_run_path "$tree$file"
     done
-    say 'RELRO, BIND_NOW, PIE, stack protector of C, no run path'
+    note 'RELRO, BIND_NOW, PIE, stack protector of C, no run path'
 }
 
-# The one file that a pattern stands for, as a path in the tree.
+# The only file that matches a pattern, as a path in the tree.
 only() {
     local found
     # shellcheck disable=SC2086 # a pattern
     found=$(cd "$1" && find .$2 -maxdepth 0 -type f)
-    [ "$(wc -l <<<"$found")" -eq 1 ] || fail "there should be one $2, and there are: $found"
+    [ "$(wc -l <<<"$found")" -eq 1 ] || fail "expected one file $2, found: $found"
     printf '%s\n' "${found#.}"
 }
 

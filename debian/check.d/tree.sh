@@ -1,26 +1,26 @@
-# shellcheck shell=bash disable=SC2154 # what is used and not set here, debian/check.d/suite sets
-# Clean Debian systems in folders. Uses: suite, work.
+# shellcheck shell=bash disable=SC2154 # debian/check.d/suite sets the other variables
+# Creates clean Debian systems in directories ("trees"). Uses: suite, work.
 
 readonly KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
-# An older base lacks updates that came since; making one takes less than a minute.
+# Days. An older base system lacks recent updates. Creating one takes less than a minute.
 readonly BASE_DAYS=1
 
-# The base is kept as a tar, its downloads with it; all else is made from it each time.
+# The base system is kept as a tar archive, and so are the downloaded packages. All trees are unpacked from it.
 make_base() {
     local base=$work/$suite.tar tree=$work/$suite/base mirror
     if [ -n "$(find "$base" -mtime "-$BASE_DAYS" 2>/dev/null)" ]; then
-        say 'as of today'
+        note 'as of today'
         return
     fi
     mirror=$(sources | awk -v suite="$suite" '$2 == suite { print $1; exit }')
-    [ -n "$mirror" ] || fail "apt knows no mirror of Debian: its sources name no suite of this machine's codename"
+    [ -n "$mirror" ] || fail "apt's sources contain no Debian mirror with a suite of this machine's codename"
     rm -f "$base"
     debootstrap --variant=minbase --keyring="$KEYRING" "$suite" "$tree" "$mirror"
 
     sources | sed "s|^|deb [signed-by=$KEYRING] |" >"$tree/etc/apt/sources.list"
     apt-config dump | grep -E '^Acquire::https?::Proxy' >"$tree/etc/apt/apt.conf.d/01proxy" || true
-    # No more than what is declared: who leaves out a dependency shall hear of it. Nor does anything stay because it would be
-    # good to have.
+    # Only declared dependencies are installed, so that a missing one causes a failure. Recommended and suggested
+    # packages do not prevent an automatic removal.
     cat >"$tree/etc/apt/apt.conf.d/02check" <<-'END'
 	APT::Install-Recommends "false";
 	APT::AutoRemove::RecommendsImportant "false";
@@ -29,9 +29,9 @@ make_base() {
 	Acquire::Retries "3";
 	Dpkg::Use-Pty "false";
 	END
-    # It is thrown away: nothing has to survive a crash of the machine.
+    # The trees are temporary and need not survive a crash of the machine.
     echo force-unsafe-io >"$tree/etc/dpkg/dpkg.cfg.d/check"
-    # Nothing starts here by being installed.
+    # Installing a package must not start a service.
     printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d"
     chmod 755 "$tree/usr/sbin/policy-rc.d"
     printf '127.0.0.1 localhost\n::1 localhost\n127.0.1.1 %s\n' "$(uname -n)" >"$tree/etc/hosts"
@@ -45,12 +45,13 @@ make_base() {
     rm -rf --one-file-system "$tree"
 }
 
-# Mirror, suite and component of each of Debian's suites that this machine's apt knows, for the suite that is checked.
+# Prints mirror, suite and component of each Debian repository in this machine's apt sources. Replaces this machine's
+# codename by the suite that is checked.
 sources() {
     local codename
     # shellcheck source=/dev/null
     codename=$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")
-    # shellcheck disable=SC2016 # apt's variables
+    # shellcheck disable=SC2016 # variables of apt
     apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' |
         awk -v ours="$codename" -v theirs="$suite" '
             $3 == "main" && $4 == "Debian" && sub("^" ours, "", $2) && $2 ~ /^(|-updates|-security)$/ {
@@ -66,7 +67,7 @@ make_tree() {
     inside "$tree" apt-get -q update
 }
 
-# Nothing of this machine but its kernel: no bind mount leads out of the tree except that of the downloads.
+# Mounts the file systems that a system requires. The only bind mount from this machine is the directory of downloads.
 mount_into() {
     local tree=$1 name type minor
     mkdir -p "$work/$suite.archives/partial"
@@ -96,18 +97,19 @@ mount_into() {
 }
 
 unmount_from() {
-    local tree=$1 folder
-    for folder in dev/pts dev/shm dev sys proc var/cache/apt/archives; do
-        umount "$tree/$folder"
+    local tree=$1 path
+    for path in dev/pts dev/shm dev sys proc var/cache/apt/archives; do
+        umount "$tree/$path"
     done
 }
 
-# inside TREE [ARGUMENTS OF env]... COMMAND...: as root, and with nothing of this machine's environment but its proxies.
+# inside TREE [ARGUMENTS OF env]... COMMAND...: runs a command in the tree as root. Of this machine's environment, only
+# the proxies are passed.
 inside() {
     as 0 "$@"
 }
 
-# as USER TREE [ARGUMENTS OF env]... COMMAND...
+# as USER TREE [ARGUMENTS OF env]... COMMAND...: the same as another user.
 as() {
     local user=$1 tree=$2 name environment=()
     shift 2
@@ -121,9 +123,10 @@ as() {
 
 enter=()
 
-# offline HOSTNAME FUNCTION...: what this runs inside a tree finds a network that has loopback and no way out.
+# offline HOSTNAME FUNCTION...: runs a function. Commands that it runs inside a tree have this host name, and a network
+# with loopback only.
 offline() {
-    # shellcheck disable=SC2016 # the inner shell's
+    # shellcheck disable=SC2016 # the inner shell expands it
     local enter=(unshare --net --uts -- bash -c 'ip link set lo up && hostname "$0" && exec "$@"' "$1")
     shift
     "$@"

@@ -7,7 +7,7 @@ use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::PlaneRequest;
 use super::worker::{RequestError, WorkerChannel, ask_seam};
 use crate::capability::{Capabilities, Capability, CapabilityError};
-use crate::direct::message::{Offer, Open};
+use crate::direct::message::{MAX_ADDRESSES, Offer, Open};
 use crate::direct::{OLDEST_PROTOCOL, PROTOCOL};
 use crate::network::SystemLookup;
 use crate::network::endpoint::{self, EndpointInput, Migrate};
@@ -21,9 +21,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-
-/// Most addresses of a target that are dialled: more than a node has in one network.
-const MAX_ADDRESSES: usize = 16;
 
 /// Why there is no plan. Nothing has been changed on the target.
 #[derive(Debug, Error)]

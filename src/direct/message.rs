@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::net::IpAddr;
 use zeroize::Zeroizing;
 
+/// Most addresses of a listener: more than a node has in one network. Further ones are not dialled.
+pub const MAX_ADDRESSES: usize = 16;
+
 /// The answer to `hello`: what the target offers.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Offer {

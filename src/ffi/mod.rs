@@ -10,7 +10,8 @@
 //! | `input` | C strings, bytes and output pointers as Rust types, with their limits |
 //! | `sigpipe` | blocking SIGPIPE during a call |
 //! | [`string`] | strings and bytes for C, and the functions that free them |
-//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`configuration`], [`network`], [`connector`], [`listener`] | the C functions |
+//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`configuration`], [`network`], [`connector`], [`listener`], [`seam`] | the C functions |
+//! | [`limits`] | limits that a caller must not exceed |
 //!
 //! cbindgen generates `include/pve_tunnel.h` from this folder (see `tests/header.rs`). The comments
 //! of the exported functions become the comments of the header, so they are written for C
@@ -28,9 +29,11 @@ pub mod error;
 pub mod guard;
 mod handle;
 mod input;
+pub mod limits;
 pub mod listener;
 pub mod mask;
 pub mod network;
+pub mod seam;
 mod sigpipe;
 pub mod string;
 pub mod tls;

@@ -307,20 +307,30 @@ fn finish(
             network: network.clone(),
         },
         network,
-        privileges: privileges(input),
+        privileges: privileges(
+            input.migration_type,
+            input.migration_network.as_deref(),
+            input.configured,
+        ),
         warnings,
         reason: reason.to_owned(),
     }
 }
 
+/// The privileges that the user needs for type and network.
+///
 /// An administrator decides about clear text, and about the network of guest data. The user of the
 /// source does not exist in the target's cluster, so for clear text the target also checks the user
 /// of the API token. No privilege is necessary if an administrator has configured type and network.
-fn privileges(input: &PlanInput) -> Vec<Privilege> {
-    if input.configured {
+pub fn privileges(
+    migration_type: MigrationType,
+    migration_network: Option<&str>,
+    configured: bool,
+) -> Vec<Privilege> {
+    if configured {
         return Vec::new();
     }
-    let on = match (input.migration_type, &input.migration_network) {
+    let on = match (migration_type, migration_network) {
         (MigrationType::Insecure, _) => vec![Node::Source, Node::Target],
         (MigrationType::Secure, Some(_)) => vec![Node::Source],
         (MigrationType::Secure, None) => return Vec::new(),

@@ -1,8 +1,8 @@
 #!/usr/bin/perl
 
-# A tunnel worker that moves no guest: its sockets echo, swallow or produce data, and it says
-# afterwards what went through them. Each connection has a process of its own, so that commands
-# are answered while data flows, or stands still.
+# A tunnel worker without a guest: its sockets echo, consume or produce data, and it reports the
+# data of each connection. Each connection has its own process, so that commands are answered while
+# data flows or stalls.
 
 use v5.36;
 
@@ -23,42 +23,45 @@ use TestNode::Ticket qw(make_ticket);
 
 =head1 NAME
 
-fake-worker.pl - a tunnel worker for tests of the ways to it
+fake-worker.pl - a tunnel worker for tests of node and connector
 
 =head1 COMMANDS
 
-One JSON object a line, one answer a line with C<success> and, on failure, C<msg>. Besides
-C<version>, C<ticket {path}> and C<quit {cleanup?}>, which a real worker has too:
+Each line has one JSON object. Each answer is one line with C<success> and, on failure, C<msg>.
+Besides the commands C<version>, C<ticket {path}> and C<quit {cleanup?}> of a real worker:
 
 =over
 
 =item open {kind, bytes?, rate?, stalled?}
 
-Makes a UNIX socket and answers C<{"socket":path}>. For every connection to it:
+Creates a UNIX socket and answers C<{"socket":path}>. For every connection to it:
 
-C<echo> sends back what it gets until that ends; C<sink> reads until the end, then closes; C<source>
-sends the first C<bytes> bytes of the stream of L<Test::Pattern>, at C<rate> bytes a second if
-given, then closes (it does not read). With C<stalled> a connection begins as after C<stall>.
+C<echo> sends received bytes back until their end. C<sink> reads until the end and closes. C<source>
+sends the first C<bytes> bytes of the stream of L<Test::Pattern>, with at most C<rate> bytes per
+second if given, and closes; it does not read. With C<stalled> a connection begins stalled, as after
+C<stall>.
 
 =item admit {path}
 
-From now on there are tickets for the socket at C<path>, on which somebody else listens.
+From now on C<ticket> accepts the socket at C<path>, on which another program listens.
 
 =item stall {socket}, go {socket}
 
-Connections to it stop reading and writing, or go on. When the answer comes, they do.
+Connections to this socket stop reading and writing, or continue. The answer is sent after all
+connections have done so.
 
 =item result {socket, connection?, wait?}
 
-What became of a connection to that socket, numbered from 1, or of the newest one. Waits up to
-C<wait> seconds (30) for it to come and end. Answers C<{"finished","connection","bytes","sha256",
-"eof","error"}>: bytes read (by C<source>: written), their SHA-256 as hex, whether the other side
-ended cleanly (C<source>: whether all was written), and the error if one happened. Not finished:
-C<finished> is false, C<bytes> is the count so far, and there is no digest.
+The result of a connection to that socket: the one with this number, counted from 1, or the newest.
+Waits up to C<wait> seconds (30) for the connection and its end. Answers C<{"finished","connection",
+"bytes","sha256","eof","error"}>: the number of bytes read (C<source>: written), their SHA-256 in
+hexadecimal, whether the peer ended cleanly (C<source>: whether all was written), and the error if
+one occurred. Before the end of the connection, C<finished> is false, C<bytes> is the number so far,
+and there is no digest.
 
 =item params {}
 
-The form that the tunnel was opened with: C<{"params":{...}}>.
+The form of the request that opened the tunnel: C<{"params":{...}}>.
 
 =item list {}
 
@@ -116,8 +119,8 @@ my %commands = (
 
 turn() while 1;
 
-# One round of the event loop. $with_commands is false while a command waits for something: the
-# next command's turn has not come yet.
+# One round of the event loop. $with_commands is false while a command waits: the next command must
+# not run before its answer.
 sub turn ($with_commands = 1, $limit = undef) {
     my $select = IO::Select->new(\*STDIN, $control_listener);
     $select->add($control) if $control && $with_commands;
@@ -126,7 +129,7 @@ sub turn ($with_commands = 1, $limit = undef) {
         $select->add(map { $_->{commands} } grep { !$_->{finished} } $socket->{connections}->@*);
     }
     my @ready = $select->can_read($limit);
-    # A command may wait for what is ready, and serve it: its turn comes last.
+    # Commands come last: a command may wait for handles that are ready now, and serve them.
     my $commands = $control && grep { $_ == $control } @ready;
     for my $handle (grep { !$control || $_ != $control } @ready) {
         if ($handle == \*STDIN) {
@@ -159,7 +162,7 @@ sub answer ($line) {
     return { success => JSON::false, msg => 'not a JSON object' } if ref $params ne 'HASH';
     my $name = delete $params->{cmd} // '';
     my $command = $commands{$name};
-    # Not over the node, as standard output goes: it is in the log before it is answered.
+    # Standard output goes through the node. Standard error is in the log before the answer is sent.
     say STDERR 'command: ' . ($command ? $name : 'unknown');
     return { success => JSON::false, msg => "unknown command '$name'" } if !$command;
     my $answer = eval { $command->($params) };
@@ -203,8 +206,8 @@ sub switch_all ($params, $command) {
     return {};
 }
 
-# Sends a command to a connection's process and waits for its answer, or for its result, which
-# may cross the command.
+# Sends a command to the process of a connection and waits for its answer, or for its result, which
+# the process may have sent before it received the command.
 sub ask ($connection, $command) {
     print { $connection->{commands} } "$command\n";
     $connection->{commands}->flush;
@@ -214,7 +217,10 @@ sub ask ($connection, $command) {
 
 sub take ($connection) {
     my $line = readline $connection->{commands};
-    my $report = defined $line ? $json->decode($line) : { finished => JSON::true, error => 'died' };
+    my $report =
+        defined $line
+        ? $json->decode($line)
+        : { finished => JSON::true, error => 'the process of the connection died' };
     $connection->{bytes} = $report->{bytes};
     if ($report->{finished}) {
         $connection->{finished} = $report;
@@ -245,7 +251,7 @@ sub result ($params) {
     };
 }
 
-# A listener has a connection, or a connection's process has its result.
+# Accepts a connection on a listener, or takes the result from the process of a connection.
 sub serve ($handle) {
     for my $socket (values %sockets) {
         if ($socket->{listener} && $handle == $socket->{listener}) {
@@ -261,25 +267,26 @@ sub serve ($handle) {
 }
 
 sub accepted ($socket, $data) {
-    socketpair my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC or die "socketpair: $!\n";
+    socketpair my $commands, my $connection_end, AF_UNIX, SOCK_STREAM, PF_UNSPEC
+        or die "socketpair: $!\n";
     my $pid = fork // die "fork: $!\n";
     if (!$pid) {
-        # What the parent holds must end when the parent does, not with this process.
-        close $_ for $ours, $control_listener, $control // (), \*STDIN;
+        # Descriptors of the parent must be closed at the end of the parent, not of this process.
+        close $_ for $commands, $control_listener, $control // (), \*STDIN;
         for my $other (values %sockets) {
             close $other->{listener} if $other->{listener};
             close $_->{commands} for grep { !$_->{finished} } $other->{connections}->@*;
         }
-        my $report = eval { transfer($socket, $data, $theirs) };
+        my $report = eval { transfer($socket, $data, $connection_end) };
         $report //= { error => $@ };
-        print {$theirs} $json->encode({ $report->%*, finished => JSON::true }) . "\n";
-        $theirs->flush;
-        # Only now may the other side see the end: whoever sees it finds the result.
+        print {$connection_end} $json->encode({ $report->%*, finished => JSON::true }) . "\n";
+        $connection_end->flush;
+        # The peer sees the end only now, so the result is available when it does.
         close $data;
         POSIX::_exit(0);
     }
-    close $theirs;
-    push $socket->{connections}->@*, { commands => $ours, bytes => 0 };
+    close $connection_end;
+    push $socket->{connections}->@*, { commands => $commands, bytes => 0 };
     return;
 }
 
@@ -338,7 +345,7 @@ sub produce ($socket, $state) {
     return;
 }
 
-# Writes what the socket takes, piece by piece, so that commands are heard in between.
+# Writes as much as the socket accepts, piece by piece, and answers commands in between.
 sub send_all ($state, $bytes, $written) {
     $state->{data}->blocking(0);
     my $offset = 0;
@@ -356,7 +363,7 @@ sub send_all ($state, $bytes, $written) {
     return;
 }
 
-# Waits until the data socket is ready and not stalled, and answers commands meanwhile.
+# Waits until the data socket is ready and not stalled, and answers commands in the meantime.
 sub wait_for ($state, $direction) { ## no critic (RequireFinalReturn)
     my ($commands, $data) = map { fileno $state->{$_} } qw(commands data);
     while (1) {
@@ -367,7 +374,7 @@ sub wait_for ($state, $direction) { ## no critic (RequireFinalReturn)
         }
         next if select($read, $write, undef, undef) < 0;
         if (vec $read, $commands, 1) {
-            # The parent is gone, and with it the test.
+            # The parent has ended, and so has the test.
             POSIX::_exit(1) if !sysread $state->{commands}, my $command, 64;
             $state->{stalled} = 1 if $command eq "stall\n";
             $state->{stalled} = 0 if $command eq "go\n";

@@ -2,7 +2,7 @@ package Demo::Checksum;
 
 =head1 NAME
 
-Demo::Checksum - compares a stopped guest's RAM and disks at both ends
+Demo::Checksum - compares the RAM and the disks of a stopped guest at source and target
 
 =cut
 
@@ -18,10 +18,10 @@ use TestNode::Guest;
 =head2 compare
 
 C<compare(memory =E<gt> $mib, dir =E<gt> $dir, source =E<gt> \%side, target =E<gt> \%side)>: the
-SHA-256 of everything at both ends. A side is a hash: C<qmp> (the stopped guest's L<TestNode::QMP>),
-and C<disk> and C<offline>, arrays of files. Dumps of the RAM lie in C<dir> meanwhile. Returns a
-hash: C<ram_sha256>, C<disk_sha256> and C<offline_sha256>, each with C<source> and C<target>;
-without C<offline> where no files are given for it.
+SHA-256 of RAM and disks at source and target. A side is a hash: C<qmp> (the L<TestNode::QMP> of the
+stopped guest), C<disk> and C<offline> (arrays of files). Dumps of the RAM are temporarily in
+C<dir>. Returns a hash: C<ram_sha256>, C<disk_sha256> and C<offline_sha256>, each with C<source> and
+C<target>. C<offline_sha256> is missing if no such files are given.
 
 =cut
 
@@ -52,8 +52,8 @@ sub compare (%option) {
 
 =head2 dump_ram
 
-C<dump_ram($qmp, $memory, $file)>: has QEMU write all RAM of its guest of C<$memory> MiB to files
-whose names begin with C<$file>. The guest must be stopped. Returns the names, an array.
+C<dump_ram($qmp, $memory, $file)>: QEMU writes the RAM of its guest, C<$memory> MiB, to files whose
+names begin with C<$file>. The guest must be stopped. Returns a reference to an array of the names.
 
 =cut
 
@@ -64,13 +64,13 @@ sub dump_ram ($qmp, $memory, $file) {
     for my $range (TestNode::Guest->ram_ranges($memory)) {
         my ($address, $bytes) = @$range;
         push @files, sprintf('%s-%x', $file, $address);
-        # Seconds a GiB takes on a slow disk, and then some.
+        # Seconds: 20 MiB/s on a slow disk, and a minute in addition.
         my $limit = 60 + $bytes / (20 << 20);
         $qmp->command(
             'pmemsave', { val => 0 + $address, size => 0 + $bytes, filename => $files[-1] },
             $limit
         );
-        die "QEMU wrote too little of the guest's RAM: is the disk full?\n"
+        die "QEMU did not write all of the guest's RAM: is the disk full?\n"
             if (-s $files[-1] // 0) != $bytes;
     }
     return \@files;
@@ -78,9 +78,9 @@ sub dump_ram ($qmp, $memory, $file) {
 
 =head2 of_files
 
-C<of_files(name =E<gt> \@files, ...)>: the SHA-256 of the files of each name, one after another as
-if they were one. All names at once, a process for each. Returns a hash reference: name to
-lower-case hexadecimal digits.
+C<of_files(name =E<gt> \@files, ...)>: for each name, the SHA-256 of the concatenation of its files.
+One process per name runs in parallel. Returns a hash reference: name to lower-case hexadecimal
+digits.
 
 =cut
 
@@ -97,7 +97,7 @@ sub of_files (%files) {
     for my $name (sort keys %pipe) {
         my $sum = readline($pipe{$name}) // '';
         close($pipe{$name});
-        die "cannot make the checksum of $name: " . ($sum || "no answer\n")
+        die "cannot compute the checksum of $name: " . ($sum || "no result\n")
             if $sum !~ /\A[0-9a-f]{64}\z/;
         $sums{$name} = $sum;
     }

@@ -12,9 +12,9 @@ Demo::Hosts - two nodes on one machine: network namespaces as root, loopback oth
 
 =head1 DESCRIPTION
 
-As root, the demo itself moves into a fresh network namespace, which is the source node; a second
-one is the target, and a veth pair is the wire. Neither has a way out. Both are nameless: they go
-with the last process in them, so that nothing is left behind however the demo ends.
+As root, the demo restarts itself in a new network namespace, which is the source node. A second
+namespace is the target, and a veth pair connects them. They have no other network. The namespaces
+have no names. The kernel removes each with its last process, however the demo ends.
 
 =cut
 
@@ -24,7 +24,7 @@ use IO::Select;
 use POSIX ();
 
 use constant {
-    # Only ever seen inside the two namespaces.
+    # These addresses exist only in the two namespaces.
     SOURCE => '10.99.1.1',
     TARGET => '10.99.1.2',
     NETWORK => '10.99.1.0/24',
@@ -32,21 +32,21 @@ use constant {
     START_LIMIT => 30,
 };
 
-# Set in the second life of the program, the one inside the namespace.
+# Set if the program was restarted in the namespace: the ID of that process.
 my $MARK = 'PVE_TUNNEL_DEMO_NAMESPACE';
 
 =head1 FUNCTIONS AND METHODS
 
 =head2 enter
 
-C<enter(@arguments)>: starts the program again in a network namespace of its own if that is possible
-and not done yet. To be called before anything is created.
+C<enter(@arguments)>: restarts the program in a new network namespace, if this is possible and has
+not been done. Must be called before the program creates anything.
 
 =cut
 
 sub enter (@arguments) {
     return if $ENV{$MARK} || $>;
-    # In a container root may be refused this; loopback does then.
+    # In a container, root may not be allowed to do this. The demo then uses loopback.
     return if system('unshare --net true 2>/dev/null') || system('ip -V >/dev/null 2>&1');
     local $ENV{$MARK} = $$;
     exec('unshare', '--net', $^X, $0, @arguments) or die "cannot run unshare: $!\n";
@@ -54,13 +54,14 @@ sub enter (@arguments) {
 
 =head2 new
 
-Class method: makes the target's namespace and the wire, or settles for loopback.
+Class method: creates the target's namespace and the veth pair. Uses loopback if C<enter> has not
+created a namespace.
 
 =cut
 
 sub new ($class) {
     my $self = bless { owner => $$ }, $class;
-    # unshare keeps the process ID: a mark that was merely inherited names another process.
+    # unshare keeps the process ID. If the mark was inherited, it is the ID of another process.
     return $self if ($ENV{$MARK} // '') ne $$;
     $self->{namespaces} = 1;
     $self->hold_target;
@@ -77,21 +78,21 @@ sub new ($class) {
 
 =head2 namespaces
 
-True if the nodes are namespaces, false if they share loopback.
+True if each node is a namespace, false if both use loopback.
 
-=head2 target, network
+=head2 source, target, network
 
-The target node's address, and the migration network as CIDR.
+The addresses of the nodes, and the migration network as CIDR.
 
 =head2 configuration
 
-What an administrator of the source would write into F</etc/pve/remote-migration.cfg>: the migration
-network by the name of C<NETWORK_ID>, for both kinds of migration. Who migrates needs no privilege
-for a network that is configured, so the demonstration needs no root.
+The content of F</etc/pve/remote-migration.cfg> at the source: the migration network with the ID
+C<NETWORK_ID>, for both types of migration. A configured network requires no privilege, so the
+demonstration does not require root.
 
 =head2 at_target
 
-What to put in front of a command to run it at the target.
+The words that precede a command to run it at the target.
 
 =cut
 
@@ -115,8 +116,8 @@ sub at_target ($self) {
     return $self->{namespaces} ? ('nsenter', "--net=/proc/$self->{pid}/ns/net", '--') : ();
 }
 
-# A namespace lives while a process is in it: this one waits for the end of its input, which is our
-# end.
+# Starts a process that keeps the target's namespace. It ends at the end of its input, when the demo
+# ends.
 sub hold_target ($self) {
     pipe(my $input, my $writer) or die "pipe: $!\n";
     pipe(my $reader, my $output) or die "pipe: $!\n";
@@ -129,7 +130,7 @@ sub hold_target ($self) {
     @$self{qw(pid writer)} = ($pid, $writer);
     close($_) for $input, $output;
     my $line = IO::Select->new($reader)->can_read(START_LIMIT) ? readline($reader) : undef;
-    die "cannot make a network namespace for the target\n" if ($line // '') ne "ready\n";
+    die "cannot create a network namespace for the target\n" if ($line // '') ne "ready\n";
     return;
 }
 

@@ -2,14 +2,14 @@ package Demo::Image;
 
 =head1 NAME
 
-Demo::Image - what the demo's guest consists of: random RAM, a random disk, and a little program
+Demo::Image - the guest of the demo: random RAM, a random disk, and a small program
 
 =head1 DESCRIPTION
 
-The guest needs no operating system. The first sector of its disk is a program that the BIOS starts;
-at each tick of the clock (18.2 a second) it counts in RAM, fills one page with the count, and
-writes the count to the second sector of the disk through the BIOS. So a guest that is being moved
-is running: its RAM gets dirty and its disk is written to.
+The guest has no operating system. The BIOS starts a program in the first sector of its disk. At
+each tick of the timer (18.2 per second), the program increments a counter in RAM, fills one page
+with the count, and writes the count to the second sector of the disk through the BIOS. The guest
+thus keeps changing its RAM and its disk during the migration.
 
 =cut
 
@@ -18,22 +18,22 @@ use v5.36;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use constant {
-    # Seconds that the BIOS may take where everything is emulated.
+    # Seconds for the BIOS to start the program. Emulation is slow.
     BOOT_LIMIT => 60,
     # Physical address of the counter, 32 bit little endian.
     COUNTER => 0x600,
-    # Where the random bytes start: above what BIOS and program use.
+    # Start of the random bytes, above the memory that BIOS and program use.
     RANDOM_START => 16 << 20,
-    # Left alone at the end of RAM, where the BIOS keeps its tables.
+    # Size of the area without random bytes at the end of RAM, which contains tables of the BIOS.
     RANDOM_END_GAP => 16 << 20,
-    # The smallest guest in MiB: below, nothing random would fit.
+    # MiB. A smaller guest has too little memory for random bytes.
     MEMORY_MIN => 64,
     DISK_MIN => 1,
     BLOCK => 1 << 20,
 };
 
-# 16-bit code for address 0x7c00. The pages it fills are 0x10000 to 0x4ffff, the disk is the one it
-# was booted from.
+# 16-bit code for address 0x7c00. It fills the pages from 0x10000 to 0x4ffff, and writes to the disk
+# that the BIOS booted from.
 my $PROGRAM = pack 'H*', join '', qw(
     fa                    31c0 8ed8 8ed0        bc007c
     8816fe05              fc
@@ -47,23 +47,23 @@ my $PROGRAM = pack 'H*', join '', qw(
     1000 0100 0006 0000 0100000000000000
 );
 # cli; ds = ss = 0, stack below the program
-# boot drive kept at 0x5fe; cld
+# boot drive to 0x5fe; cld
 # counter = 0; sti
 # again: hlt, until the next tick
 # counter += 1; eax = counter
 # es = 0x1000 + (counter mod 64) * 0x100
 # 1024 times eax to es:0
 # disk address packet, drive, int 13h function 43h without verify
-# go on at "again"
+# jump to "again"
 # the packet: 1 sector from 0000:0600 to sector 1
 
 =head1 FUNCTIONS
 
 =head2 write_ram
 
-C<write_ram($dir, @ranges)>: random bytes for the guest's RAM as L<TestNode::Guest/ram_ranges>
-describes it: all of it but the first and the last 16 MiB below the devices. Returns a list of
-C<[$file, $address]>.
+C<write_ram($dir, @ranges)>: writes random bytes for the guest's RAM to files. C<@ranges> are those
+of L<TestNode::Guest/ram_ranges>. The first and the last 16 MiB below the hole for devices are
+omitted. Returns a list of C<[$file, $address]>.
 
 =cut
 
@@ -82,8 +82,8 @@ sub write_ram ($dir, @ranges) {
 
 =head2 write_disk
 
-C<write_disk($file, $size)>: a raw disk of C<$size> MiB (at least 1): the program, then random
-bytes.
+C<write_disk($file, $size)>: writes a raw disk of C<$size> MiB (at least 1): the program, then
+random bytes.
 
 =cut
 
@@ -95,7 +95,8 @@ sub write_disk ($file, $size) {
 
 =head2 write_volume
 
-C<write_volume($file, $size)>: the same without the program, for a disk that nothing is booted from.
+C<write_volume($file, $size)>: the same without the program, for a disk that the guest does not boot
+from.
 
 =cut
 
@@ -106,26 +107,26 @@ sub write_volume ($file, $size) {
 
 =head2 counter
 
-C<counter($qmp)>: how often the guest's program has been round.
+C<counter($qmp)>: the counter of the guest's program in RAM.
 
 =head2 count_on_disk
 
-C<count_on_disk($file)>: the count that the program has written to its disk.
+C<count_on_disk($file)>: the count that the program wrote to its disk last.
 
 =head2 wait_running
 
-C<wait_running($qmp)>: returns when the guest's BIOS has started the program and that has been
-round; dies if this takes too long.
+C<wait_running($qmp)>: returns when the guest's program is running and counting. Dies after 60
+seconds.
 
 =cut
 
 sub counter ($qmp) {
-    my $said = $qmp->command(
+    my $dump = $qmp->command(
         'human-monitor-command',
         { 'command-line' => sprintf('xp /1wx 0x%x', COUNTER) }
     );
     return
-        hex(($said =~ /:\s*0x([0-9a-f]{8})/)[0] // die "QEMU does not show the guest's memory\n");
+        hex(($dump =~ /:\s*0x([0-9a-f]{8})/)[0] // die "QEMU does not show the guest's memory\n");
 }
 
 sub count_on_disk ($file) {
@@ -138,11 +139,11 @@ sub count_on_disk ($file) {
 
 sub wait_running ($qmp) {
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + BOOT_LIMIT;
-    # What is in RAM before the program starts is not its count; two that follow each other are.
+    # Before the program starts, RAM contains another value. Two increasing values are its count.
     my ($before, $now) = (0, 0);
     while (!$before || $now <= $before || $now > $before + 100) {
         die "the guest does not start\n" if clock_gettime(CLOCK_MONOTONIC) > $deadline;
-        # Nothing tells of the count but the count: asked for once per round of the program, about.
+        # No event reports the count, so it is polled about once per timer tick.
         $qmp->wait_event('RESET', sub ($) { 0 }, 0.055);
         ($before, $now) = ($now, counter($qmp));
     }
@@ -154,8 +155,8 @@ sub write_random ($file, $start, $bytes) {
     open(my $out, '>:raw', $file) or die "cannot create '$file': $!\n";
     my $left = $bytes;
     while ($left > 0) {
-        my $want = $left < BLOCK ? $left : BLOCK;
-        my $got = sysread($random, my $block, $want) || die "cannot read /dev/urandom: $!\n";
+        my $size = $left < BLOCK ? $left : BLOCK;
+        my $got = sysread($random, my $block, $size) || die "cannot read /dev/urandom: $!\n";
         substr($block, 0, length $start, $start) if $left == $bytes;
         print {$out} $block or die "cannot write '$file': $!\n";
         $left -= $got;

@@ -2,7 +2,7 @@ package Demo::Migration;
 
 =head1 NAME
 
-Demo::Migration - moves a running guest to another node, the way qemu-server goes
+Demo::Migration - moves a running guest to another node, as qemu-server does
 
 =head1 SYNOPSIS
 
@@ -15,9 +15,9 @@ Demo::Migration - moves a running guest to another node, the way qemu-server goe
 
 =head1 DESCRIPTION
 
-One migration from open tunnel to C<quit>. All that it needs of pve-tunnel are the functions of
-L<PVE::Tunnel::Client> and L<PVE::Tunnel::Native>. C<run> reads like the migration: its calls are
-those of qemu-server, in its order.
+One migration, from opening the tunnel to C<quit>. It uses only the functions of
+L<PVE::Tunnel::Client> and L<PVE::Tunnel::Native>, in the order in which qemu-server calls them. See
+C<run> for the steps.
 
 =cut
 
@@ -39,9 +39,9 @@ use Demo::Transfer;
 use Demo::Volume;
 
 use constant {
-    # The worker's API that this driver speaks.
+    # The version of the worker's API that this module supports.
     OWN_API => 2,
-    # For a guest to be loaded at the target, and for its counter to move.
+    # Seconds for the target to load the guest, and for the guest's counter to increase.
     LOAD_LIMIT => 60,
     COUNT_LIMIT => 20,
 };
@@ -50,29 +50,30 @@ use constant {
 
 =head2 new
 
-Class method. Takes C<plane> (a name that L<Demo::Plane> knows), C<guest> (a running
-L<TestNode::Guest> booted from L<Demo::Image>), C<volumes> (hash: name of each volume that the guest
-has but does not use to its file; may be absent), C<node> (a L<TestNode::Node>), C<target_vmid>,
-C<dir> (for sockets and dumps), C<network> (the migration network: ID or CIDR), C<loopback> (true if
-both ends are on loopback), C<progress> (a L<Demo::Progress>), and C<log> as for the tunnel.
+Class method. Takes C<plane> (a name of L<Demo::Plane>), C<guest> (a running L<TestNode::Guest>
+booted from L<Demo::Image>), C<volumes> (hash: name to file of each volume that the guest does not
+use; may be absent), C<node> (a L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and dumps),
+C<network> (the migration network: ID or CIDR), C<loopback> (true if both nodes use loopback),
+C<progress> (a L<Demo::Progress>), and C<log> as for the tunnel.
 
 =head2 run
 
-Moves the guest. Returns a hash: C<plane>, C<ram_bytes>, C<disk_bytes> and C<offline_bytes> that
-went over, C<seconds> (from the start of the mirror to the end of the migration), C<offline_seconds>
-(until the target had the offline disks on its own disk), C<cpu_seconds> (of L<Demo::Cpu>),
-C<ram_sha256>, C<disk_sha256> and C<offline_sha256> (each with C<source> and C<target>), C<goes_on>,
-C<record> (the tunnel's), and C<endpoint> (where the source's QEMU sent the RAM by itself, undef if
-it did not). Dies with one line if the migration fails or would take another plane; then nothing is
-left at the target.
+Moves the guest. Returns a hash: C<plane>; the transferred bytes C<ram_bytes>, C<disk_bytes> and
+C<offline_bytes>; C<seconds> from the start of the mirror to the end of the migration;
+C<offline_seconds> until the target had written the offline disks; C<cpu_seconds> (see
+L<Demo::Cpu>); C<ram_sha256>, C<disk_sha256> and C<offline_sha256>, each with C<source> and
+C<target>; C<running>, true if the guest runs at the target; C<record> of the tunnel; and
+C<endpoint>, the address to which the source's QEMU sent the RAM directly, or undef. Dies with one
+line if the migration fails or the plan has another plane. Then the target has removed everything.
 
 =cut
 
 sub new ($class, %option) {
     my $row = Demo::Plane::get($option{plane}) // die "no such plane: '$option{plane}'\n";
-    my %wish = %{ $row->{wish} };
-    $wish{migration_network} = $option{network} if $row->{on_network};
-    return bless { volumes => {}, volids => {}, %option, row => $row, wish => \%wish }, $class;
+    my %request = %{ $row->{request} };
+    $request{migration_network} = $option{network} if $row->{on_network};
+    return bless { volumes => {}, volids => {}, %option, row => $row, request => \%request },
+        $class;
 }
 
 sub run ($self) {
@@ -86,12 +87,12 @@ sub run ($self) {
         $self->connect_planes;
         my $moved = $self->move;
         my $sums = $self->compare;
-        my $goes_on = $self->resume;
+        my $running = $self->resume;
         {
             plane => $self->{plane},
             %$sent, %$moved, %$sums,
             cpu_seconds => $cpu->seconds($self->{tunnel}),
-            goes_on => $goes_on,
+            running => $running,
             endpoint => $self->{endpoint},
         };
     };
@@ -102,17 +103,17 @@ sub run ($self) {
         die $error;
     }
     PVE::Tunnel::Client::finish_tunnel($self->{tunnel});
-    $result->{record} = $self->{tunnel}{record} // die "the tunnel left no record\n";
+    $result->{record} = $self->{tunnel}{record} // die "the tunnel has no record\n";
     return $result;
 }
 
-=head2 end_target
+=head2 stop_target
 
-Ends the guest at the target and removes its disks, when nobody needs it any more.
+Stops the guest at the target and removes its disks.
 
 =cut
 
-sub end_target ($self) {
+sub stop_target ($self) {
     my $inspect = delete $self->{inspect} // return;
     $inspect->command('quit');
     eval { 1 while defined $inspect->read_message(LOAD_LIMIT) };
@@ -125,15 +126,15 @@ sub info ($self, $text) {
     return;
 }
 
-# What the operator asked for, and which planes this program can use, decides on the plan, and that
-# is made while the tunnel is opened. If there is none, nothing has been created at the target.
+# Opening the tunnel also makes the plan, from the operator's request and the planes that this
+# program supports. If no plan is possible, this fails before anything is created at the target.
 sub open_tunnel ($self) {
     my ($node, $vmid) = @$self{qw(node target_vmid)};
     $self->{tunnel} = PVE::Tunnel::Client::fork_websocket_tunnel(
         $node->conn,
         $node->path($vmid),
         { storages => 'local', bridges => '' },
-        { %{ $self->{wish} }, url => $node->url($vmid) },
+        { %{ $self->{request} }, url => $node->url($vmid) },
         $self->{log},
     );
     return;
@@ -142,19 +143,19 @@ sub open_tunnel ($self) {
 sub check_plan ($self) {
     my ($tunnel, $row) = @$self{qw(tunnel row)};
     my ($api, $age) = @$tunnel{qw(version age)};
-    die "the target's tunnel is newer than this node understands: upgrade this node\n"
+    die "the target's tunnel is newer than this node supports: upgrade this node\n"
         if OWN_API < $api - $age;
     die "the target's tunnel is older than this node: upgrade the target node\n" if OWN_API > $api;
 
     my $plan = $tunnel->{plan};
-    die "'$row->{name}' was to be shown, with '$row->{offline}' for offline disks, but the plan is "
-        . "'$plan->{plane}' and '$plan->{offline}': $plan->{reason}\n"
+    die "the demo expects plane '$row->{name}', and '$row->{offline}' for offline disks, but the "
+        . "plan is '$plan->{plane}' and '$plan->{offline}': $plan->{reason}\n"
         if $plan->{plane} ne $row->{name} || $plan->{offline} ne $row->{offline};
     $self->{warned} = { map { $_ => 1 } @{ $plan->{warnings} } };
     return;
 }
 
-# Volumes that the guest does not use stand still, and go before anything else does.
+# Volumes that the guest does not use do not change, and are sent before everything else.
 sub send_volumes ($self) {
     my %sent = (offline_bytes => 0, offline_seconds => 0);
     my $number = 0;
@@ -175,7 +176,7 @@ sub send_volumes ($self) {
     return \%sent;
 }
 
-# The volumes' names at the target belong into the configuration.
+# The target allocates the disks. The configuration contains the names of the volumes at the target.
 sub prepare_target ($self) {
     my $guest = $self->{guest};
     my %conf = (memory => $guest->{memory}, %{ $self->{volids} });
@@ -218,24 +219,24 @@ sub start_target ($self) {
         die "the target does not serve disk '$drive'\n" if !$answer->{drives}{$drive};
     }
     $self->{started} = $answer;
-    # Events of the last seconds tell when the target has everything: whoever waits for them has to
-    # be there before.
+    # Connect now: QEMU sends events only to monitors that are connected, and an event reports that
+    # the target has loaded everything.
     $self->{inspect} = TestNode::QMP->new("$self->{node}{dir}/$self->{target_vmid}.qmp");
     return;
 }
 
-# What the target announces is another administration's word: it is checked before anything connects
-# there.
+# The target may belong to another administrator. What it announces is validated before anything
+# connects there.
 sub connect_planes ($self) {
     my ($migrate, $drives) = @{ $self->{started} }{qw(migrate drives)};
     return $self->check_endpoints($migrate, $drives) if $self->{tunnel}{plan}{plane} eq 'qemu';
 
-    die "the target announces '$migrate->{proto}' where a UNIX socket was agreed\n"
+    die "the target announces '$migrate->{proto}', but the plan requires a UNIX socket\n"
         if $migrate->{proto} ne 'unix';
     my $forward = sub ($remote, $suffix) {
-        my $wanted = "$self->{target_vmid}$suffix.migrate";
+        my $expected = "$self->{target_vmid}$suffix.migrate";
         die "unexpected socket '$remote' at the target\n"
-            if $remote !~ m{\A/[\w./-]*/\Q$wanted\E\z};
+            if $remote !~ m{\A/[\w./-]*/\Q$expected\E\z};
         my $local = "$self->{dir}/$self->{guest}{vmid}$suffix.migrate";
         return $local if $self->{tunnel}{forwarded}{$local};
         PVE::Tunnel::Client::forward_unix_socket($self->{tunnel}, $local, $remote);
@@ -253,41 +254,42 @@ sub connect_planes ($self) {
     return;
 }
 
-# On the plane 'qemu' there is no process of ours that would refuse to connect to a wrong place.
+# On the plane 'qemu', QEMU itself connects, and no process of pve-tunnel validates the address.
 sub check_endpoints ($self, $migrate, $drives) {
     my $state = $self->checked_endpoint(migrate => $migrate);
     $self->{uri} = $state->{uri};
     $self->{endpoint} = $state->{uri} =~ s/\Atcp://r;
-    $self->info("RAM goes to $state->{uri}");
+    $self->info("QEMU sends the RAM to $state->{uri}");
     for my $drive (sort keys %$drives) {
         my $nbd = $self->checked_endpoint(nbd_uri => $drives->{$drive}{nbd_uri});
         $self->{servers}{$drive} =
             [{ type => 'inet', host => $nbd->{address}, port => "$nbd->{port}" }, $nbd->{export}];
-        $self->info("disk $drive goes to $nbd->{uri}");
+        $self->info("QEMU sends disk $drive to $nbd->{uri}");
     }
     return;
 }
 
-# First what was announced, then the way there: clear text must stay in the migration network.
+# Validates the announced endpoint, then the route to it: clear text must not leave the migration
+# network.
 sub checked_endpoint ($self, %announced) {
     my $decided =
-        PVE::Tunnel::Client::Negotiation::wish($self->{node}->conn, { %{ $self->{wish} } });
+        PVE::Tunnel::Client::Negotiation::wish($self->{node}->conn, { %{ $self->{request} } });
     my $loopback = $self->{loopback} ? JSON::true : JSON::false;
     my $endpoint = PVE::Tunnel::Native::endpoint_check(
         { %announced, network => $decided->{network}, allow_loopback => $loopback });
-    my $way = PVE::Tunnel::Native::guard_check(
+    my $route = PVE::Tunnel::Native::guard_check(
         {
             address => $endpoint->{address},
             map { $_ => $decided->{$_} } qw(network source_network public gateway),
         },
     );
-    for my $warning (@{ $way->{warnings} }) {
+    for my $warning (@{ $route->{warnings} }) {
         $self->{log}->('warn', $warning) if !$self->{warned}{$warning}++;
     }
     return $endpoint;
 }
 
-# Disks, then RAM while the disks are kept alike, then both ends at once.
+# Mirrors the disks, then migrates the RAM while the mirrors continue.
 sub move ($self) {
     my $qmp = $self->{guest}->qmp;
     my $transfer = Demo::Transfer->new(
@@ -301,14 +303,14 @@ sub move ($self) {
 
     $self->{count} = Demo::Image::counter($qmp);
     my $ticks = $self->{count} - $before;
-    # A small guest moves between two ticks of its clock; a second has eighteen.
-    die "the guest stood still while it was moved\n" if $ticks <= 0 && $moved->{seconds} > 1;
-    $self->info(
-        "the guest did $ticks rounds of its work while it was moved; last seen at $self->{count}");
+    # A migration of a small guest may be shorter than a tick of its timer; there are 18 per second.
+    die "the guest did not run during the migration\n" if $ticks <= 0 && $moved->{seconds} > 1;
+    $self->info("the guest counted $ticks ticks during the migration, up to $self->{count}");
     return $moved;
 }
 
-# Both guests stand still now: the source has moved, the target has not been resumed.
+# Both guests are stopped now: the migration has stopped the source, and the target is not resumed
+# yet.
 sub compare ($self) {
     my $inspect = $self->{inspect};
     my $loaded = sub ($data) {
@@ -316,7 +318,7 @@ sub compare ($self) {
         return $data->{status} eq 'completed';
     };
     $inspect->wait_event('MIGRATION', $loaded, LOAD_LIMIT)
-        // die "the guest did not arrive at the target\n";
+        // die "the target has not loaded the guest\n";
 
     $self->info('comparing checksums');
     my ($guest, $volumes) = @$self{qw(guest volumes)};
@@ -336,19 +338,20 @@ sub compare ($self) {
     );
     for my $name ('RAM', 'disk', 'offline disk') {
         my $sum = $sums->{ lc($name =~ s/ .*//r) . '_sha256' } // next;
-        my ($here, $there) = @$sum{qw(source target)};
-        $self->info("$name SHA-256 $here at the source, "
-                . ($here eq $there ? 'the same' : $there)
+        my ($source, $target) = @$sum{qw(source target)};
+        $self->info("$name SHA-256 $source at the source, "
+                . ($source eq $target ? 'the same' : $target)
                 . ' at the target');
     }
     $self->check_last_write;
     return $sums;
 }
 
-# The guest writes its count to the disk on each round: the last but at most one must have made it.
+# The guest writes its count to the disk at each tick. The target's disk must have the last count,
+# or the one before if the guest was stopped between counting and writing.
 sub check_last_write ($self) {
     my $written = Demo::Image::count_on_disk($self->target_file('scsi0'));
-    die "the guest was at $self->{count}, but the target's disk is at $written\n"
+    die "the guest counted to $self->{count}, but the target's disk contains $written\n"
         if $written > $self->{count} || $written < $self->{count} - 1;
     $self->info("the guest's last write is on the target's disk: $written");
     return;
@@ -360,7 +363,8 @@ sub target_file ($self, $drive) {
     return "$self->{node}{dir}/$name";
 }
 
-# The guest goes on where it stopped, and does not begin anew.
+# Resumes the guest at the target. Returns whether it continues from its last count without a
+# restart.
 sub resume ($self) {
     $self->command(30, 'resume');
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + COUNT_LIMIT;
@@ -368,14 +372,14 @@ sub resume ($self) {
     while ($count <= $self->{count} && clock_gettime(CLOCK_MONOTONIC) < $deadline) {
         $count = Demo::Image::counter($self->{inspect});
     }
-    my $goes_on = $count > $self->{count} && $count < $self->{count} + 20 * COUNT_LIMIT;
+    my $running = $count > $self->{count} && $count < $self->{count} + 20 * COUNT_LIMIT;
     $self->info(
-        $goes_on
-        ? "the guest goes on at the target: $count"
-        : "the guest does not go on at the target: $count"
+        $running
+        ? "the guest is running at the target, and its count is $count"
+        : "the guest does not continue at the target, and its count is $count"
     );
     $self->{guest}->stop;
-    return $goes_on;
+    return $running;
 }
 
 sub command ($self, $limit, $name, $parameters = undef) {

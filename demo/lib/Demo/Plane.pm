@@ -4,46 +4,46 @@ package Demo::Plane;
 
 =head1 NAME
 
-Demo::Plane - the planes that are demonstrated: what to wish for, and what must come of it
+Demo::Plane - the planes of the demo: the request for each, and the expected plan
 
 =head1 DESCRIPTION
 
-A plane is not ordered but comes out of what the caller wishes, what both ends can do, and what the
-configuration allows. To see each of them, a row of this table says what is wished and allowed, and
-which plane that has to lead to: anything else is an error of the demonstration.
+A caller does not select a plane. pve-tunnel decides on a plane from the request, the capabilities
+of both nodes, and the configuration. Each row of this table has a request and the plane that must
+result from it. Any other plane is an error of the demo.
 
 =cut
 
 use v5.36;
 
-# In the order of demonstration.
+# In the order of the demo.
 my @PLANES = (
     {
         name => 'websocket',
         wire => 'encrypted',
-        wish => { migration_type => 'secure', planes => [] },
+        request => { migration_type => 'secure', planes => [] },
         offline => 'websocket',
     },
     {
         name => 'tls',
         wire => 'encrypted',
-        wish => { migration_type => 'secure', planes => ['tls'] },
+        request => { migration_type => 'secure', planes => ['tls'] },
         on_network => 1,
         offline => 'tls',
     },
     {
         name => 'tcp',
         wire => 'clear',
-        wish => { migration_type => 'insecure', planes => ['tcp'] },
+        request => { migration_type => 'insecure', planes => ['tcp'] },
         on_network => 1,
         offline => 'tcp',
     },
     {
         name => 'qemu',
         wire => 'clear',
-        wish => { migration_type => 'insecure', planes => [qw(tcp qemu)] },
+        request => { migration_type => 'insecure', planes => [qw(tcp qemu)] },
         on_network => 1,
-        # No QEMU has it open.
+        # QEMU does not send offline disks.
         offline => 'tcp',
     },
 );
@@ -52,11 +52,11 @@ my @PLANES = (
 
 =head2 names
 
-The planes' names, in the order of demonstration.
+The names of the planes, in the order of the demo.
 
 =head2 get
 
-C<get($name)>: a hash, or undef if there is no such plane:
+C<get($name)>: the row of this plane, or undef if the plane is unknown. A hash:
 
 =over
 
@@ -66,18 +66,18 @@ C<get($name)>: a hash, or undef if there is no such plane:
 
 C<encrypted> or C<clear>
 
-=item wish
+=item request
 
 hash with C<migration_type> and C<planes>, as in the C<$tunnel_params> of
 L<PVE::Tunnel::Client/fork_websocket_tunnel>
 
 =item on_network
 
-true if the wish is to name the migration network
+true if the request must contain the migration network
 
 =item offline
 
-the plane that offline disks take then
+the expected plane for offline disks
 
 =back
 

@@ -2,17 +2,17 @@ package Demo::Progress;
 
 =head1 NAME
 
-Demo::Progress - shows how far a migration is
+Demo::Progress - shows the progress of a migration
 
 =head1 SYNOPSIS
 
     my $progress = Demo::Progress->new(*STDOUT);
-    $progress->line('disk scsi0 goes over');
+    $progress->line('disk scsi0: mirroring');
     $progress->show('disk scsi0', $done, $total);
 
 =head1 DESCRIPTION
 
-A bar on a terminal; elsewhere plain lines, at most one a second.
+Shows a progress bar on a terminal. Otherwise prints lines, at most one per second.
 
 =cut
 
@@ -22,8 +22,9 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use constant {
     BAR => 32,
-# Seconds between two lines where there is no terminal, and between two drawings where there is one.
+    # Seconds between two lines, without a terminal.
     LINE_INTERVAL => 1,
+    # Seconds between two updates of the bar, on a terminal.
     BAR_INTERVAL => 0.1,
 };
 
@@ -35,15 +36,15 @@ Class method: C<< Demo::Progress->new($handle) >>.
 
 =head2 line
 
-C<< $progress->line($text) >>: a line that stays.
+C<< $progress->line($text) >>: prints a line, above the bar.
 
 =head2 show
 
-C<< $progress->show($what, $done, $total) >>: bytes done of bytes to do.
+C<< $progress->show($what, $done, $total) >>: shows the bytes done and the total number of bytes.
 
 =head2 interval
 
-Seconds after which it makes sense to C<show> again.
+Seconds between two updates. Earlier calls of C<show> have no effect.
 
 =cut
 
@@ -61,7 +62,8 @@ sub line ($self, $text) {
 sub show ($self, $what, $done, $total) {
     my $now = clock_gettime(CLOCK_MONOTONIC);
     my $start = ($self->{what} // '') ne $what;
-    # A line tells how far it has come, and so needs an interval behind it; a bar is there at once.
+    # The first line is printed after an interval, so that it can show a rate. The bar appears at
+    # once.
     @$self{qw(what first since last)} = ($what, $done, $now, $self->{terminal} ? 0 : $now)
         if $start;
     return if $now - $self->{last} < $self->interval;
@@ -87,7 +89,7 @@ sub interval ($self) { return $self->{terminal} ? BAR_INTERVAL : LINE_INTERVAL }
 
 =head2 clear
 
-Takes the bar away.
+Removes the bar.
 
 =cut
 

@@ -2,7 +2,7 @@ package Demo::Report;
 
 =head1 NAME
 
-Demo::Report - what came out of the crossings: a table for people, a file for programs
+Demo::Report - the results of the migrations: a table, and a JSON file
 
 =cut
 
@@ -29,43 +29,44 @@ my @COLUMNS = (
     ['guest', '%s'],
 );
 
-# For who sees the table for the first time.
 my @LEGEND = (
-    'MiB, seconds, MB/s: RAM and disk of the running guest. MB: 10^6 bytes.',
-    'connector, listener, pveproxy: CPU seconds of each for a GiB of all that went over. The test node is its pveproxy.',
-    'RAM, disk, offline: whether their SHA-256 is the same at both ends. The sums are above, and in the report.',
+    'MiB, seconds, MB/s: RAM and disk of the running guest. 1 MB = 10^6 bytes.',
+    'connector, listener, pveproxy: CPU seconds per GiB of all transferred data.',
+    'The test node replaces pveproxy.',
+    'RAM, disk, offline: whether the SHA-256 is equal at source and target.',
+    'The report contains the checksums.',
 );
 
-# What moves, as the names of its bytes and of its checksum begin.
+# The first part of the names of byte counts and checksums.
 my @MOVED = qw(ram disk offline);
 
 =head1 FUNCTIONS
 
-=head2 crossing
+=head2 migration
 
-C<crossing(\%result)>: a result of L<Demo::Migration> as the report has it:
+C<migration(\%result)>: the entry in the report for a result of L<Demo::Migration>:
 
 =over
 
 =item plane, ok
 
-its name, and whether everything was right
+the name of the plane, and whether the migration was correct
 
 =item ram_bytes, disk_bytes, offline_bytes
 
-that went over
+transferred bytes
 
 =item seconds, mb_per_s
 
-of the running guest's RAM and disk; MB are 10^6 bytes
+duration and rate for RAM and disk of the running guest; 1 MB is 10^6 bytes
 
 =item offline_seconds
 
-of the offline disk, until the target has written it
+duration for the offline disk, until the target had written it
 
 =item cpu_s_per_gib, listener_cpu_s_per_gib, pveproxy_cpu_s_per_gib
 
-CPU seconds of the connector and of those two for each GiB of all that went over
+CPU seconds of the connector, the listener and the test node per GiB of all transferred data
 
 =item ram_sha256, disk_sha256, offline_sha256
 
@@ -73,32 +74,32 @@ each with C<source> and C<target>
 
 =item endpoint, cipher, record
 
-where the RAM went, the tunnel's word for what protected the data, and the tunnel's own account
+the address that received the RAM, the cipher or C<UNENCRYPTED>, and the record of the tunnel
 
 =back
 
 =cut
 
-sub crossing ($result) {
-    my %crossing = map { $_ => $result->{$_} } 'plane', map { "${_}_sha256" } @MOVED;
-    $crossing{$_} = 0 + $result->{$_} for map { "${_}_bytes" } @MOVED;
-    $crossing{$_} = rounded($result->{$_}) for qw(seconds offline_seconds);
-    $crossing{mb_per_s} = rounded(live_bytes($result) / $result->{seconds} / 1e6);
+sub migration ($result) {
+    my %migration = map { $_ => $result->{$_} } 'plane', map { "${_}_sha256" } @MOVED;
+    $migration{$_} = 0 + $result->{$_} for map { "${_}_bytes" } @MOVED;
+    $migration{$_} = rounded($result->{$_}) for qw(seconds offline_seconds);
+    $migration{mb_per_s} = rounded(live_bytes($result) / $result->{seconds} / 1e6);
     my $gib = (live_bytes($result) + $result->{offline_bytes}) / (1 << 30);
     my $cpu = $result->{cpu_seconds};
-    $crossing{cpu_s_per_gib} = rounded($cpu->{connector} / $gib);
-    $crossing{"${_}_cpu_s_per_gib"} = rounded($cpu->{$_} / $gib) for qw(listener pveproxy);
+    $migration{cpu_s_per_gib} = rounded($cpu->{connector} / $gib);
+    $migration{"${_}_cpu_s_per_gib"} = rounded($cpu->{$_} / $gib) for qw(listener pveproxy);
     my $record = $result->{record};
-    @crossing{qw(cipher record)} = ($record->{cipher}, $record);
-    $crossing{endpoint} = $result->{endpoint} // $record->{remote};
-    $crossing{ok} = faults($result) ? JSON::false : JSON::true;
-    return \%crossing;
+    @migration{qw(cipher record)} = ($record->{cipher}, $record);
+    $migration{endpoint} = $result->{endpoint} // $record->{remote};
+    $migration{ok} = faults($result) ? JSON::false : JSON::true;
+    return \%migration;
 }
 
 =head2 faults
 
-C<faults(\%result)>: what went wrong, a list of sentences: a checksum differs, the data took another
-plane than the one that was to be shown, the guest does not go on at the target.
+C<faults(\%result)>: the faults of a migration, a list of messages: a checksum differs, the data
+used another plane than expected, or the guest does not continue at the target.
 
 =cut
 
@@ -110,10 +111,11 @@ sub faults ($result) {
         push @faults, "$what differs: SHA-256 $source at the source, $target at the target"
             if $source !~ /\A[0-9a-f]{64}\z/ || $source ne $target;
     }
-    my ($took, $of_forwards) = @{ $result->{record} }{qw(plane forwards_plane)};
-    push @faults, "the data took plane '$took', and '$of_forwards' without QEMU"
-        if $took ne $plane->{name} || $of_forwards ne $plane->{offline};
-    push @faults, 'the guest does not go on at the target' if !$result->{goes_on};
+    # The plane of the RAM and the disk, and that of the offline disk.
+    my $used = join(', ', @{ $result->{record} }{qw(plane forwards_plane)});
+    my $expected = join(', ', @$plane{qw(name offline)});
+    push @faults, "the data used the planes $used; expected $expected" if $used ne $expected;
+    push @faults, 'the guest does not continue at the target' if !$result->{running};
     return map { "plane '$result->{plane}': $_" } @faults;
 }
 
@@ -121,7 +123,7 @@ sub live_bytes ($result) { return $result->{ram_bytes} + $result->{disk_bytes} }
 
 =head2 table
 
-C<table(@results)>: the table and what its columns mean, as lines.
+C<table(@results)>: the lines of the table, followed by explanations.
 
 =cut
 
@@ -135,19 +137,19 @@ sub table (@results) {
     }
     my @lines = map { line($_, \@width) } @rows;
     splice(@lines, 1, 0, join('  ', map { '-' x $_ } @width));
-    return (@lines, '', (map { way($_) } @results), '', @LEGEND);
+    return (@lines, '', (map { path($_) } @results), '', @LEGEND);
 }
 
 =head2 write_file
 
-C<write_file($file, @results)>: the report, as JSON C<{"crossings":[...]}>.
+C<write_file($file, @results)>: writes the report, as JSON C<{"crossings":[...]}>.
 
 =cut
 
 sub write_file ($file, @results) {
     make_path(dirname($file));
     my $json =
-        JSON->new->canonical->pretty->encode({ crossings => [map { crossing($_) } @results] });
+        JSON->new->canonical->pretty->encode({ crossings => [map { migration($_) } @results] });
     open(my $out, '>', "$file.new") or die "cannot write '$file': $!\n";
     print {$out} $json;
     close($out) or die "cannot write '$file': $!\n";
@@ -156,26 +158,26 @@ sub write_file ($file, @results) {
 }
 
 sub row ($result) {
-    my $crossing = crossing($result);
+    my $migration = migration($result);
     my @values = (
         $result->{plane},
         Demo::Plane::get($result->{plane})->{wire},
         live_bytes($result) / 1048576,
-        @$crossing{qw(seconds mb_per_s cpu_s_per_gib)},
-        @$crossing{qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib)},
+        @$migration{qw(seconds mb_per_s cpu_s_per_gib)},
+        @$migration{qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib)},
         (map { agreement($result->{"${_}_sha256"}) } @MOVED),
-        $result->{goes_on} ? 'goes on' : 'STANDS',
+        $result->{running} ? 'running' : 'STOPPED',
     );
     return [map { sprintf($COLUMNS[$_][1], $values[$_]) } 0 .. $#COLUMNS];
 }
 
-sub way ($result) {
+# The path of the data: address and cipher.
+sub path ($result) {
     my $record = $result->{record};
     my $plane = sprintf('%-9s ', $result->{plane});
     return "$plane to $record->{remote}, $record->{cipher}" if !defined $result->{endpoint};
-    return
-          "$plane to $result->{endpoint}, UNENCRYPTED; offline disk by '$record->{forwards_plane}'"
-        . " to $record->{remote}, $record->{cipher}";
+    return "$plane to $result->{endpoint}, UNENCRYPTED; "
+        . "offline disk over '$record->{forwards_plane}' to $record->{remote}, $record->{cipher}";
 }
 
 sub agreement ($sum) { return $sum->{source} eq $sum->{target} ? 'equal' : 'DIFFERENT' }

@@ -2,20 +2,22 @@ package Demo::Transfer;
 
 =head1 NAME
 
-Demo::Transfer - mirrors a guest's disks and migrates its RAM, as seen from the source's QEMU
+Demo::Transfer - mirrors a guest's disks and migrates its RAM, with commands to the source's QEMU
 
 =head1 SYNOPSIS
 
     my $transfer = Demo::Transfer->new(
-        qmp => $guest->qmp, uri => 'unix:/...', nbd => { scsi0 => [\%server, 'drive-scsi0'] }, progress => $progress,
+        qmp => $guest->qmp, uri => 'unix:/...', progress => $progress,
+        nbd => { scsi0 => [\%server, 'drive-scsi0'] },
     );
     my $moved = $transfer->run(sub { ... });
 
 =head1 DESCRIPTION
 
-Disks first, then RAM while the mirrors keep the disks alike. The order at the end matters: the
-migration pauses when the guest has stopped and before its last RAM goes over; there the mirrors
-end, so that the target's disks are complete when the target's QEMU takes them.
+The mirrors of the disks start first. The RAM follows while the mirrors copy further changes. The
+order at the end is important: the migration pauses after the guest has stopped and before the last
+RAM is sent. The mirrors end during this pause, so that the target's disks are complete before the
+target's QEMU opens them.
 
 =cut
 
@@ -24,23 +26,23 @@ use v5.36;
 use JSON ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-# Seconds without any progress after which a mirror or a migration is given up.
+# Seconds without progress after which a mirror or a migration fails.
 use constant STALL_LIMIT => 120;
 
 =head1 METHODS
 
 =head2 new
 
-Class method. Takes C<qmp> (the source's L<TestNode::QMP>), C<uri> (where the RAM goes), C<nbd>
-(drive name to an array of QEMU's C<SocketAddress> and the export's name), and C<progress> (a
-L<Demo::Progress>).
+Class method. Takes C<qmp> (the source's L<TestNode::QMP>), C<uri> (the destination of the RAM),
+C<nbd> (drive name to an array of QEMU's C<SocketAddress> and the name of the export), and
+C<progress> (a L<Demo::Progress>).
 
 =head2 run
 
-C<< $transfer->run($mirrored) >>: does it all; C<$mirrored> is called when the disks at the target
-are complete. Returns a hash: C<ram_bytes> and C<disk_bytes> that went over, C<seconds> from the
-start of the first mirror to the end of the migration. The guest is stopped then. Dies with QEMU's
-reason if it fails.
+C<< $transfer->run($mirrored) >>: transfers disks and RAM. Calls C<$mirrored> when the disks at the
+target are complete. Returns a hash: the transferred C<ram_bytes> and C<disk_bytes>, and C<seconds>
+from the start of the first mirror to the end of the migration. The guest is then stopped. Dies with
+QEMU's reason on failure.
 
 =cut
 
@@ -101,10 +103,10 @@ sub mirror ($self) {
 sub wait_mirror ($self, $drive) {
     my $qmp = $self->{qmp};
     my $job = "mirror-$drive";
-    my $wait = $self->watch("disk $drive", sub { return job_progress($qmp, $job) });
+    my $check = $self->progress_check("disk $drive", sub { return job_progress($qmp, $job) });
     my $ready = sub ($data) { return ($data->{device} // '') eq $job };
-    # A job that fails is gone from the list, and that ends the wait.
-    $wait->() while !$qmp->wait_event('BLOCK_JOB_READY', $ready, $self->{progress}->interval);
+    # A failed job is not in the list, and job_progress dies.
+    $check->() while !$qmp->wait_event('BLOCK_JOB_READY', $ready, $self->{progress}->interval);
     my ($done) = job_progress($qmp, $job);
     return $done;
 }
@@ -113,7 +115,7 @@ sub job_progress ($qmp, $job) {
     my ($found) = grep { $_->{device} eq $job } @{ $qmp->command('query-block-jobs') };
     return @$found{qw(offset len)} if $found;
     my $ended = $qmp->wait_event('BLOCK_JOB_COMPLETED', sub ($data) { $data->{device} eq $job }, 1);
-    die "$job failed: " . ($ended->{error} // 'it ended early') . "\n";
+    die "$job failed: " . ($ended->{error} // 'it ended unexpectedly') . "\n";
 }
 
 sub end_mirror ($self) {
@@ -121,7 +123,7 @@ sub end_mirror ($self) {
     for my $drive (sort keys %{ $self->{nbd} }) {
         my $job = "mirror-$drive";
         $qmp->command('block-job-cancel', { device => $job });
-        # Cancelled when ready, a mirror still writes what is left, and counts as completed.
+        # QEMU completes a mirror that is cancelled when it is ready: it writes the remaining data.
         my $mine = sub ($data) { return $data->{device} eq $job };
         my $ended = $qmp->wait_event('BLOCK_JOB_COMPLETED', $mine, STALL_LIMIT);
         die "the mirror of disk '$drive' does not end\n" if !$ended;
@@ -131,9 +133,9 @@ sub end_mirror ($self) {
     return;
 }
 
-sub wait_migration ($self, $wanted) {
+sub wait_migration ($self, $status) {
     my $qmp = $self->{qmp};
-    my $wait = $self->watch(
+    my $check = $self->progress_check(
         'RAM',
         sub {
             my $ram = $qmp->command('query-migrate')->{ram} // return (0, 0);
@@ -141,23 +143,23 @@ sub wait_migration ($self, $wanted) {
         },
     );
     my $reached = sub ($data) {
-        return 1 if $data->{status} eq $wanted;
+        return 1 if $data->{status} eq $status;
         return 0 if $data->{status} !~ /\A(?:failed|cancelled)\z/;
         my $reason = $qmp->command('query-migrate')->{'error-desc'};
-        die 'the migration failed: ' . ($reason // 'the target has more on it') . "\n";
+        die 'the migration failed: ' . ($reason // 'see the log of the target') . "\n";
     };
-    $wait->() while !$qmp->wait_event('MIGRATION', $reached, $self->{progress}->interval);
+    $check->() while !$qmp->wait_event('MIGRATION', $reached, $self->{progress}->interval);
     return;
 }
 
-# Shows progress each time it is called, and dies when there was none for too long.
-sub watch ($self, $what, $measure) {
+# Returns a function that shows the progress, and dies after STALL_LIMIT seconds without progress.
+sub progress_check ($self, $what, $measure) {
     my ($last, $since) = (-1, clock_gettime(CLOCK_MONOTONIC));
     return sub {
         my ($done, $total) = $measure->();
         my $now = clock_gettime(CLOCK_MONOTONIC);
         ($last, $since) = ($done, $now) if $done != $last;
-        die "$what: nothing moved for " . STALL_LIMIT . " s\n" if $now - $since > STALL_LIMIT;
+        die "$what: no progress for " . STALL_LIMIT . " s\n" if $now - $since > STALL_LIMIT;
         $self->{progress}->show($what, $done, $total);
         return;
     };

@@ -2,21 +2,21 @@ package Demo::Volume;
 
 =head1 NAME
 
-Demo::Volume - sends a volume that no guest uses, the way PVE::StorageTunnel goes
+Demo::Volume - sends a volume that no guest uses, as PVE::StorageTunnel does
 
 =head1 SYNOPSIS
 
     my $sent = Demo::Volume->new(
-        tunnel => $tunnel, file => "$dir/unused0.raw", name => 'vm-200-disk-0.raw', local => "$dir/100.storage",
-        progress => $progress, log => $log,
+        tunnel => $tunnel, file => "$dir/unused0.raw", name => 'vm-200-disk-0.raw',
+        local => "$dir/100.storage", progress => $progress, log => $log,
     )->send_to('local');
 
 =head1 DESCRIPTION
 
-The target is told to import, and answers with a socket of its own; a local socket is made to stand
-for it. What matters is the end: only the writing side is shut down, and the socket stays open until
-the target says that the import is complete. So the end of the stream has to travel by itself, and
-nothing written before it may be lost.
+The target starts an import and returns the path of its socket. A local socket is forwarded to it.
+At the end of the stream, only the write direction of the local socket is shut down. The socket
+remains open until the target reports that the import is complete. The tunnel must therefore
+transmit the end of one direction, and must not lose data that precedes it.
 
 The stream is C<raw+size>: the size in bytes as a 64 bit little endian number, then the bytes.
 
@@ -36,16 +36,16 @@ use PVE::Tunnel::Client;
 use constant {
     FORMAT => 'raw+size',
     BLOCK => 1 << 20,
-    # Seconds for the target to make room for the volume, and to answer a question about it.
+    # Seconds for the target to allocate the volume, and to reply to a query.
     ALLOCATE_LIMIT => 600,
     QUERY_LIMIT => 10,
-    # Seconds without a byte after which the stream is given up, and from its end until the target
-    # has written everything to its disk.
+    # Seconds without progress after which the stream fails.
     STALL_LIMIT => 120,
+    # Seconds from the end of the stream until the target has written everything to its disk.
     IMPORT_LIMIT => 300,
-    # Seconds for the target to tell why a stream broke.
+    # Seconds for the target to report why a stream failed.
     REASON_LIMIT => 10,
-    # Seconds between two questions: the target does not tell by itself.
+    # Seconds between two queries. The target does not report the end without a query.
     QUERY_INTERVAL => 0.05,
 };
 
@@ -53,14 +53,14 @@ use constant {
 
 =head2 new
 
-Class method. Takes C<tunnel> (of L<PVE::Tunnel::Client>), C<file> (a raw volume), C<name> (the one
-wanted at the target), C<local> (path of the local socket; volumes may follow each other over the
-same), C<progress> (a L<Demo::Progress>) and C<log> as for the tunnel.
+Class method. Takes C<tunnel> (of L<PVE::Tunnel::Client>), C<file> (a raw volume), C<name> (the
+requested name at the target), C<local> (the path of the local socket; several volumes may use the
+same one after another), C<progress> (a L<Demo::Progress>) and C<log> as for the tunnel.
 
 =head2 send_to
 
-C<< $volume->send_to($storage) >>: sends it to that storage of the target. Returns a hash: C<volid>
-at the target, C<bytes> sent, C<seconds> until the target had it complete. Dies with a reason.
+C<< $volume->send_to($storage) >>: sends the volume to that storage of the target. Returns a hash:
+C<volid> at the target, C<bytes> sent, C<seconds> until the import was complete. Dies with a reason.
 
 =cut
 
@@ -68,12 +68,12 @@ sub new ($class, %option) { return bless {%option}, $class }
 
 sub send_to ($self, $storage) {
     my $started = clock_gettime(CLOCK_MONOTONIC);
-    my $socket = $self->connect_to($self->ask_for_import($storage));
+    my $socket = $self->connect_to($self->start_import($storage));
     my ($bytes, $broken) = $self->stream($socket);
     shutdown($socket, SHUT_WR);
-    # Why a stream broke is known at its other end: a full disk is not seen from here.
+    # If the stream failed, the target reports the reason, for example a full disk.
     my $volid = $self->wait_complete($broken ? REASON_LIMIT : IMPORT_LIMIT);
-    die "the tunnel took $bytes bytes of the volume and no more: $broken\n" if $broken;
+    die "the tunnel closed after $bytes bytes of the volume: $broken\n" if $broken;
     die "the target has not completed the import after " . IMPORT_LIMIT . " s\n"
         if !defined $volid;
     close($socket);
@@ -81,7 +81,7 @@ sub send_to ($self, $storage) {
     return { volid => $volid, bytes => $bytes, seconds => $seconds };
 }
 
-sub ask_for_import ($self, $storage) {
+sub start_import ($self, $storage) {
     my $answer = PVE::Tunnel::Client::write_tunnel(
         $self->{tunnel},
         ALLOCATE_LIMIT,
@@ -93,11 +93,11 @@ sub ask_for_import ($self, $storage) {
             export_formats => FORMAT,
             migration_snapshot => JSON::false,
             with_snapshots => JSON::false,
-            # Another volume may have the name already.
+            # Another volume may already have this name.
             allow_rename => JSON::true,
         },
     );
-    die "the target wants the volume as '$answer->{format}', which nobody offered\n"
+    die "the target requests the stream format '$answer->{format}', which was not offered\n"
         if $answer->{format} ne FORMAT;
     return $answer->{socket};
 }
@@ -110,13 +110,13 @@ sub connect_to ($self, $remote) {
     }
     my $socket = IO::Socket::UNIX->new(Peer => $local, Type => SOCK_STREAM)
         or die "cannot connect to the tunnel at '$local': $!\n";
-    # Nothing comes back.
+    # The target sends no data.
     shutdown($socket, SHUT_RD);
     $socket->blocking(0);
     return $socket;
 }
 
-# Returns how many bytes went, and why no more did where that is not all of them.
+# Returns the number of bytes sent, and the reason if not all could be sent.
 sub stream ($self, $socket) {
     open(my $in, '<:raw', $self->{file}) or die "cannot read '$self->{file}': $!\n";
     my $size = -s $in;
@@ -124,7 +124,7 @@ sub stream ($self, $socket) {
     my $broken = write_all($socket, pack('Q<', $size));
     while (!defined($broken) && $done < $size) {
         my $got = sysread($in, my $block, BLOCK) // die "cannot read '$self->{file}': $!\n";
-        die "'$self->{file}' has become shorter\n" if !$got;
+        die "'$self->{file}' was truncated\n" if !$got;
         $broken = write_all($socket, $block);
         $done += $got if !defined $broken;
         $self->{progress}->show('offline disk', $done, $size);
@@ -132,7 +132,7 @@ sub stream ($self, $socket) {
     return ($done, $broken);
 }
 
-# Returns why it could not, or undef.
+# Returns the reason if writing failed, otherwise undef.
 sub write_all ($socket, $bytes) {
     local $SIG{PIPE} = 'IGNORE';
     my $done = 0;
@@ -142,7 +142,7 @@ sub write_all ($socket, $bytes) {
             $done += $wrote;
         } elsif ($!{EAGAIN}) {
             IO::Select->new($socket)->can_write(STALL_LIMIT)
-                or die "the tunnel took nothing of the volume for " . STALL_LIMIT . " s\n";
+                or die "the tunnel accepted no data of the volume for " . STALL_LIMIT . " s\n";
         } elsif (!$!{EINTR}) {
             return "$!";
         }

@@ -19,6 +19,7 @@ use Time::HiRes ();
 use URI::Escape qw(uri_escape);
 
 use Test::TunnelClient;
+use Test::TunnelLog qw(wait_line);
 use Test::TunnelNode;
 
 =head1 NAME
@@ -267,15 +268,8 @@ sub log ($self) { ## no critic (ProhibitBuiltinHomonyms)
     return Test::TunnelNode::slurp("$self->{dir}/log");
 }
 
-sub wait_log ($self, $pattern, $seconds = 30) { ## no critic (RequireFinalReturn)
-    my $limit = Time::HiRes::time() + $seconds;
-    while (1) {
-        my ($line) = grep { m/$pattern/ } split m/\n/, $self->log;
-        return $line if defined $line;
-        return if Time::HiRes::time() > $limit;
-        # A file cannot be waited for with select; the log is looked at until the line is there.
-        Time::HiRes::sleep(0.02);
-    }
+sub wait_log ($self, $pattern, $seconds = 30) {
+    return wait_line(sub () { $self->log }, $pattern, $seconds);
 }
 
 sub printed ($self) {

@@ -22,8 +22,8 @@ Test::FaultInjection - kills a process of a migration and tests the result
 =head2 kill_at(%options)
 
 A subtest. C<victim> is the process to kill, a name as in L<Test::MigrationProcess/pid>. C<point> is
-where to kill it: a value of C<stop_at> there, or C<hello>, where the source has connected to the
-listener and the listener has sent nothing. The other options are those of
+where to kill it: a value of C<stop_at> there, or C<handshake>, where the source has connected to
+the listener and the listener has sent nothing. The other options are those of
 L<Test::MigrationProcess/start>; C<dir> is created below the given directory. C<guest> is the
 expected status of the guest at the source afterwards, by default C<running>. C<arrived> is called
 with the guest ID at the target and tests the guest there.
@@ -64,7 +64,7 @@ my $number = 0;
 
 sub kill_at (%option) {
     my ($victim, $point, $dir) = delete @option{qw(victim point dir)};
-    my $in_handshake = $point eq 'hello';
+    my $in_handshake = $point eq 'handshake';
     my $node = $option{node};
     my $target_vmid = 200 + ++$number;
     my $name = "$option{plane}: $victim, $point";

@@ -1,6 +1,6 @@
 package Test::MinimalClient;
 
-# The source's side of a direct connection, written from docs/protocol.md alone.
+# The source's end of a direct connection, written from docs/protocol.md alone.
 
 use v5.36;
 
@@ -16,7 +16,7 @@ Test::MinimalClient - connects to a listener of the direct planes
 =head1 SYNOPSIS
 
     my $identity = Test::MinimalStream::one_time_identity();
-    # ... tell $identity->{fingerprint} to the listener, get %open, the answer to `open` ...
+    # ... send $identity->{fingerprint} to the listener; %open is its answer to `open` ...
     my $stream = Test::MinimalClient::connect_forward(\%open, 1, identity => $identity);
     my $received = $stream->exchange('bytes');
     $stream->hang_up;
@@ -25,22 +25,23 @@ Test::MinimalClient - connects to a listener of the direct planes
 
 =head2 connect_forward(\%open, $number, %options)
 
-A L<Test::MinimalStream> after its hello. C<identity>: ours (C<tls>). C<key>: another session key,
-as hex. C<step_2>: code that is given the right second step and returns the one to send. Dies with
-C<refused> if the listener closes the connection instead of a status, and with C<status N> if that
-is not 0.
+Returns a L<Test::MinimalStream> after the handshake. Options: C<identity>, that of the source
+(C<tls>); C<key>, another session key in hexadecimal; C<step_2>, code that receives the right second
+step and returns the one to send. Dies with C<refused> if the listener closes the connection without
+a status, and with C<status N> if the status is not 0.
 
 =head2 connect_plane(\%open, %options)
 
-The same before the hello.
+The same before the handshake.
 
 =head2 dial(\%open)
 
-The bare TCP connection, an L<IO::Socket::IP>.
+The TCP connection alone, an L<IO::Socket::IP>.
 
 =head2 step_2($challenge, $key, $number)
 
-What is answered to the listener's first step. Dies if that is none of protocol 1.
+The second step of the handshake, which responds to the listener's first. Dies if the first step is
+not that of protocol 1.
 
 =cut
 
@@ -78,7 +79,7 @@ sub connect_forward ($open, $number, %options) {
 
 sub step_2 ($challenge, $key, $number) {
     my ($magic, $protocol, $nonce) = unpack 'a6 n a32', $challenge;
-    die "no listener of pve-tunnel\n" if $magic ne 'pvetun';
+    die "not a listener of pve-tunnel\n" if $magic ne 'pvetun';
     die "protocol $protocol\n" if $protocol != 1;
     my $forward = pack 'N', $number;
     return $forward . hmac_sha256($nonce . $forward, pack 'H*', $key);

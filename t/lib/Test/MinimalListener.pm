@@ -1,7 +1,7 @@
 package Test::MinimalListener;
 
-# The target's side of direct connections, written from docs/protocol.md alone: a peer for the
-# connector that shares nothing with our listener.
+# The target's end of direct connections, written from docs/protocol.md alone: a peer for the
+# connector that shares no code with the listener of pve-tunnel.
 
 use v5.36;
 
@@ -18,53 +18,58 @@ use Test::MinimalStream;
 
 =head1 NAME
 
-Test::MinimalListener - takes direct connections, a process for each
+Test::MinimalListener - accepts direct connections, with one process for each
 
 =head1 SYNOPSIS
 
     my $listener = Test::MinimalListener->start(plane => 'tls', fingerprint => $source);
-    my $open = $listener->announced;    # what `open` is answered with
+    my $open = $listener->announced;    # the answer to `open`
     my $number = $listener->ask(op => 'forward', path => '/run/...')->{number};
-    my $counters = $listener->stop; # what `close` is answered with
+    my $counters = $listener->stop; # the answer to `close`
 
 =head1 FUNCTIONS
 
-Those of L<Test::ListenerControl>, and:
+The functions of L<Test::ListenerControl>, and:
 
 =head2 start(%options)
 
-Class method. C<plane>; C<fingerprint> of the source (C<tls>); C<address> (127.0.0.1). To misbehave:
+Class method. Options: C<plane>; C<fingerprint> of the source (C<tls>); C<address> (default
+127.0.0.1). Options for faults:
 
 =over
 
 =item step_1
 
-40 other bytes, or fewer, instead of the first step; it closes then
+Sends these bytes, at most 40, in place of the first step, and closes the connection.
 
 =item status
 
-another status for each forward
+Answers each forward with this status.
 
 =item cut_after
 
-dies by SIGKILL in the middle of each forward, once that many bytes have come from the source
+Kills the process of a forward by SIGKILL after this number of bytes from the source.
 
 =item mute
 
-leaves the watch without answers
+Does not answer on the heartbeat.
 
 =item identity
 
-one of L<Test::MinimalStream>'s, instead of its own. C<announce>: the fingerprint told instead of
-its own.
+Uses this identity of L<Test::MinimalStream> in place of a new one.
+
+=item announce
+
+Announces this fingerprint in place of the right one.
 
 =back
 
 =head1 DESCRIPTION
 
-Bytes are counted when a connection is over. Unlike what the protocol asks for, the program at the
-target's socket gets an end of stream however the connection ended, there is no limit of half-open
-ones, and a hello has 30 s.
+Bytes are counted at the end of a connection. This listener differs from the protocol in three
+points: the program at the socket of the target receives an end of stream however the connection
+ended, the number of half-open connections is not limited, and the time limit of a handshake is 30
+s.
 
 =cut
 
@@ -80,7 +85,7 @@ sub start ($class, %options) {
     return $class->fork_with(sub ($control) { serve($control, {%options}) });
 }
 
-# The listener's process: control lines, connections, and what has become of these.
+# The process of the listener: control lines, connections, and the reports of their processes.
 sub serve ($control, $options) {
     my $socket = listen_on($options->{address} // '127.0.0.1');
     my $identity = $options->{identity} // Test::MinimalStream::one_time_identity();
@@ -114,14 +119,14 @@ sub serve ($control, $options) {
         my @reports = map { $_->{pipe} } values $state->{children}->%*;
         my @ready = IO::Select->new($control, $socket, @reports)->can_read;
         take_connection($state, $socket, $control) if grep { $_ == $socket } @ready;
-        # What has happened is counted before anybody is told the counters.
+        # Reports are counted before an answer with counters is sent.
         take_reports($state);
         next if !grep { $_ == $control } @ready;
         my $count = sysread $control, $buffer, 65536, length $buffer;
         return end_children($state) if !$count;
         while ($buffer =~ s/\A(.*)\n//) {
             my $line = $JSON->decode($1);
-            print {$control} $JSON->encode(obey($state, $line)) . "\n";
+            print {$control} $JSON->encode(execute($state, $line)) . "\n";
             return end_children($state) if $line->{op} eq 'close';
         }
     }
@@ -132,8 +137,8 @@ sub take_reports ($state) {
     my %children = $state->{children}->%*;
     while (my @ready = IO::Select->new(map { $_->{pipe} } values %children)->can_read(0)) {
         for my $child (map { $children{ fileno $_ } } @ready) {
-            if (sysread $child->{pipe}, $child->{said}, 65536, length $child->{said}) {
-                note_event($state, $JSON->decode($1)) while $child->{said} =~ s/\A(.*)\n//;
+            if (sysread $child->{pipe}, $child->{report}, 65536, length $child->{report}) {
+                note_event($state, $JSON->decode($1)) while $child->{report} =~ s/\A(.*)\n//;
                 next;
             }
             delete $_->{ fileno $child->{pipe} } for \%children, $state->{children};
@@ -151,7 +156,7 @@ sub end_children ($state) {
     return;
 }
 
-sub obey ($state, $line) {
+sub execute ($state, $line) {
     if ($line->{op} eq 'forward') {
         my $path = $line->{path};
         return { number => $state->{paths}{$path} } if $state->{paths}{$path};
@@ -172,12 +177,12 @@ sub obey ($state, $line) {
 }
 
 sub note_event ($state, $event) {
-    $state->{half_open}-- if $event->{hello};
+    $state->{half_open}-- if $event->{handshake};
     $state->{refused}{ $event->{refused} }++ if $event->{refused};
     my $forward = $event->{number} && $state->{forwards}[$event->{number} - 1];
     return if !$forward;
-    $forward->{connections}++ if $event->{hello};
-    $forward->{open} += $event->{hello} ? 1 : -1;
+    $forward->{connections}++ if $event->{handshake};
+    $forward->{open} += $event->{handshake} ? 1 : -1;
     $forward->{$_} += $event->{$_} // 0 for qw(failed received sent);
     return;
 }
@@ -192,85 +197,85 @@ sub take_connection ($state, $socket, $control) {
         local $SIG{TERM} = 'DEFAULT';
         close $_ for $reader, $socket, $control;
         $writer->autoflush(1);
-        my $say = sub (%event) { print {$writer} $JSON->encode(\%event) . "\n" };
-        attend($state, $connection, $say);
+        my $report = sub (%event) { print {$writer} $JSON->encode(\%event) . "\n" };
+        serve_connection($state, $connection, $report);
         POSIX::_exit(0);
     }
     close $writer;
-    $state->{children}{ fileno $reader } = { pid => $pid, pipe => $reader, said => '' };
+    $state->{children}{ fileno $reader } = { pid => $pid, pipe => $reader, report => '' };
     return;
 }
 
-# A connection's process.
-sub attend ($state, $connection, $say) {
+# The process of a connection.
+sub serve_connection ($state, $connection, $report) {
     my $open = $state->{open};
     my $stream = eval {
         $open->{plane} eq 'tcp'
             ? Test::MinimalStream->clear($connection)
             : Test::MinimalStream->tls($connection, 'server', $state->@{qw(identity fingerprint)});
     };
-    return $say->(hello => 1, refused => $@ eq "timeout\n" ? 'silent' : 'tls') if !$stream;
+    return $report->(handshake => 1, refused => $@ eq "timeout\n" ? 'silent' : 'tls') if !$stream;
 
     if (defined $state->{step_1}) {
         eval { $stream->write_all($state->{step_1}) };
-        # Not with a reset, which could be there before the bytes are read.
+        # A reset could arrive before the source has read the bytes.
         $stream->hang_up;
-        return $say->(hello => 1, refused => 'malformed');
+        return $report->(handshake => 1, refused => 'malformed');
     }
     my $nonce = random_bytes(32);
     my $answer = eval {
         $stream->write_all('pvetun' . pack('n', $open->{protocol}) . $nonce);
         $stream->read_exactly(36);
     };
-    return $say->(hello => 1, refused => $@ eq "timeout\n" ? 'silent' : 'malformed')
+    return $report->(handshake => 1, refused => $@ eq "timeout\n" ? 'silent' : 'malformed')
         if !defined $answer;
     my ($forward, $proof) = unpack 'a4 a32', $answer;
-    return $say->(hello => 1, refused => 'key')
+    return $report->(handshake => 1, refused => 'key')
         if $proof ne hmac_sha256($nonce . $forward, pack 'H*', $open->{key});
     my $number = unpack 'N', $forward;
-    return watch($state, $stream, $say) if $number == 0;
+    return heartbeat($state, $stream, $report) if $number == 0;
 
-    # The paths known are those of when this process was forked: what the source asks for has been
-    # registered before it connects.
+    # This process has the paths from the time of its fork. The source connects only after its
+    # forward is registered, so its path is among them.
     my $path = $state->{forwards}[$number - 1] && $state->{forwards}[$number - 1]{path};
-    return $say->(hello => 1, refused => 'number') if !defined $path;
+    return $report->(handshake => 1, refused => 'number') if !defined $path;
     my $local = IO::Socket::UNIX->new(Peer => $path);
     my $status = $state->{status} // ($local ? 0 : 1);
-    $say->(hello => 1, $status ? (refused => 'socket') : (number => $number));
+    $report->(handshake => 1, $status ? (refused => 'socket') : (number => $number));
     eval { $stream->write_all(chr $status) };
     return $stream->finish if $status;
 
     my %moved = (there => 0, back => 0);
-    my $count = sub ($way, $bytes) {
-        $moved{$way} += $bytes;
+    my $count = sub ($direction, $bytes) {
+        $moved{$direction} += $bytes;
         kill KILL => $$
             if defined($state->{cut_after}) && $moved{there} >= $state->{cut_after};
     };
-    my $well = eval {
+    my $clean = eval {
         Test::MinimalStream::carry($stream, Test::MinimalStream->clear($local), $count);
         1;
     };
-    $say->(
+    $report->(
         number => $number,
-        failed => $well ? 0 : 1,
+        failed => $clean ? 0 : 1,
         received => $moved{there},
         sent => $moved{back}
     );
-    return $well ? $stream->hang_up : $stream->abort;
+    return $clean ? $stream->hang_up : $stream->abort;
 }
 
-# Sends back what comes, until the source ends it or this process is killed.
-sub watch ($state, $stream, $say) {
-    $say->(hello => 1);
+# Sends received bytes back until the source ends the connection or this process is killed.
+sub heartbeat ($state, $stream, $report) {
+    $report->(handshake => 1);
     my $beat = sub {
         my $bytes = $stream->take;
         $stream->wait_for('read') if !defined $bytes;
         $stream->write_all($bytes) if length($bytes // '') && !$state->{mute};
         return !defined($bytes) || length $bytes;
     };
-    my $goes_on = eval { $stream->write_all("\0"); 1 };
-    while ($goes_on) {
-        $goes_on = eval { $beat->() };
+    my $continue = eval { $stream->write_all("\0"); 1 };
+    while ($continue) {
+        $continue = eval { $beat->() };
     }
     return;
 }
@@ -286,8 +291,8 @@ sub listen_on ($address) {
 }
 
 sub random_bytes ($count) {
-    open(my $random, '<:raw', '/dev/urandom') or die "no randomness: $!\n";
-    sysread($random, my $bytes, $count) == $count or die "no randomness\n";
+    open(my $random, '<:raw', '/dev/urandom') or die "cannot open /dev/urandom: $!\n";
+    sysread($random, my $bytes, $count) == $count or die "cannot read /dev/urandom\n";
     close $random;
     return $bytes;
 }

@@ -1,7 +1,7 @@
 package Test::MinimalStream;
 
-# A connection of a direct plane as docs/protocol.md describes it, written from that page alone:
-# nothing of PVE::Tunnel::Native is used here, so that both can be held against each other.
+# A connection of a direct plane, written from docs/protocol.md alone. It uses nothing of
+# PVE::Tunnel::Native, so that tests can compare the two implementations.
 
 use v5.36;
 
@@ -17,64 +17,67 @@ Test::MinimalStream - one connection of the tls or the tcp plane
 
 =head1 DESCRIPTION
 
-Over sockets that do not block; all that waits has a limit of 30 s and dies then. A failure of the
-connection is a message: C<ECONNRESET>, C<truncated> (an end that is none on this plane),
-C<timeout>, or what OpenSSL says.
+The sockets are non-blocking. Functions that wait die after 30 s. They die with one of these
+messages if the connection fails: C<ECONNRESET>, C<truncated> (an end that is not clean on this
+plane), C<timeout>, or the error of OpenSSL.
 
 =head1 FUNCTIONS
 
 =head2 one_time_identity(%options)
 
-A certificate that signs itself, with its key and C<fingerprint>. C<from> and C<until>: its
-validity, seconds since 1970; else from yesterday to tomorrow.
+A self-signed C<certificate>, its C<key> and its C<fingerprint>. C<from> and C<until> are its
+validity in seconds since 1970. The default is from yesterday to tomorrow.
 
 =head2 clear($socket)
 
-Class method. Clear TCP; from now on a death of this process is a reset at the other end. Serves for
-a UNIX socket, too.
+Class method. A stream over clear TCP. If this process is killed, the peer receives a reset. A UNIX
+socket is accepted, too.
 
 =head2 tls($socket, $role, $identity, $fingerprint)
 
-Class method. TLS 1.3 as C<client> or C<server>; dies unless the peer's certificate is that one.
-C<$identity> may be C<undef> for a client without one.
+Class method. A stream over TLS 1.3 as C<client> or C<server>. Dies unless the certificate of the
+peer has the fingerprint. C<$identity> may be C<undef> for a client without a certificate.
 
 =head2 take($max = 65536)
 
-Bytes; C<''> at the end of what the peer sends; C<undef> if there is nothing now.
+Returns received bytes, C<''> at the end of the peer's stream, and C<undef> if no byte is available
+now.
 
 =head2 give($bytes)
 
-How many bytes were taken on, C<undef> if none can be now.
+Sends bytes. Returns the number of accepted bytes, and C<undef> if none can be accepted now.
 
 =head2 finish
 
-Ends what we send; reading goes on.
+Ends the sent stream. Reading continues.
 
 =head2 hang_up, abort
 
-The end: after both directions have ended, or before, which is a failure at the other end.
+Both close the connection: C<hang_up> after the end of both directions, C<abort> before it, which is
+a failure for the peer.
 
 =head2 read_exactly($count), write_all($bytes)
 
-Wait for that many bytes; dies with C<truncated> where they end before.
+Wait for that number of bytes. C<read_exactly> dies with C<truncated> if the stream ends before.
 
 =head2 wait_for($direction)
 
-Until the socket can be C<read> or C<write>n, or C<both>.
+Waits until the socket is ready to C<read>, to C<write>, or for either (C<both>).
 
 =head2 carry($one, $other, $count)
 
-Function. Moves bytes both ways until both have ended and been told so. C<$count> is called with
-C<there> or C<back> and a number of bytes, before they are written. No limit on time.
+Function. Copies bytes in both directions until both have ended, and passes on each end. Calls
+C<$count> with C<there> or C<back> and a number of bytes before it writes them. There is no time
+limit.
 
 =head2 exchange($bytes, %options)
 
-Sends all, ends, and returns what came until the peer's end. C<first>: take the peer's end before
-ours, and send only then.
+Sends all bytes, ends the sent stream, and returns all bytes until the end of the peer's stream.
+With C<first>, it sends only after the end of the peer's stream.
 
 =head2 cipher
 
-What was negotiated.
+The negotiated cipher.
 
 =cut
 
@@ -118,7 +121,7 @@ sub tls ($class, $socket, $role, $identity, $fingerprint) {
     Net::SSLeay::CTX_set_verify(
         $context,
         Net::SSLeay::VERIFY_PEER() | Net::SSLeay::VERIFY_FAIL_IF_NO_PEER_CERT(),
-        sub ($well, $store) { return is_pinned($store, $fingerprint) },
+        sub ($preverified, $store) { return is_pinned($store, $fingerprint) },
     );
     my $ssl = Net::SSLeay::new($context);
     Net::SSLeay::set_fd($ssl, fileno $socket);
@@ -129,8 +132,8 @@ sub tls ($class, $socket, $role, $identity, $fingerprint) {
     return $self;
 }
 
-# OpenSSL asks for each thing that is wrong with the chain: that its issuer is unknown does not
-# matter, that it is another certificate or not valid now does.
+# OpenSSL calls this for each error in the chain. An unknown issuer is accepted. Another
+# certificate, and one that is not valid now, is not.
 sub is_pinned ($store, $fingerprint) {
     my $certificate = Net::SSLeay::X509_STORE_CTX_get_current_cert($store);
     my $actual = Net::SSLeay::X509_get_fingerprint($certificate, 'sha256');
@@ -145,7 +148,7 @@ sub take ($self, $max = 65536) {
     if (my $ssl = $self->{ssl}) {
         my ($bytes, $result) = Net::SSLeay::read($ssl, $max);
         return $bytes if defined($bytes) && length $bytes;
-        return $self->why($result // -1);
+        return $self->end_or_die($result // -1);
     }
     my $count = sysread($self->{socket}, my $bytes, $max);
     return $bytes if defined $count;
@@ -158,7 +161,7 @@ sub give ($self, $bytes) {
     if (my $ssl = $self->{ssl}) {
         my $count = Net::SSLeay::write($ssl, $bytes);
         return $count if $count > 0;
-        $self->why($count);
+        $self->end_or_die($count);
         return;
     }
     my $count = syswrite $self->{socket}, $bytes;
@@ -250,35 +253,35 @@ sub exchange ($self, $bytes, %options) {
 }
 
 sub carry ($one, $other, $count) {
-    my @ways = (
+    my @directions = (
         { name => 'there', from => $one, to => $other, held => '' },
         { name => 'back', from => $other, to => $one, held => '' },
     );
-    while (@ways = grep { !$_->{over} } @ways) {
-        next if grep { move($_, $count) } @ways;
+    while (@directions = grep { !$_->{ended} } @directions) {
+        next if grep { move($_, $count) } @directions;
         my ($read, $write) = ('', '');
-        for my $way (@ways) {
-            vec($read, fileno $way->{from}{socket}, 1) = 1 if $way->{held} eq '';
-            vec($write, fileno $way->{to}{socket}, 1) = 1 if $way->{held} ne '';
+        for my $direction (@directions) {
+            vec($read, fileno $direction->{from}{socket}, 1) = 1 if $direction->{held} eq '';
+            vec($write, fileno $direction->{to}{socket}, 1) = 1 if $direction->{held} ne '';
         }
         select($read, $write, undef, undef);
     }
     return;
 }
 
-# One step of one way; false if there was none to make.
-sub move ($way, $count) {
-    if ($way->{held} eq '') {
-        my $bytes = $way->{from}->take // return 0;
+# One read or write in one direction; false if neither is possible now.
+sub move ($direction, $count) {
+    if ($direction->{held} eq '') {
+        my $bytes = $direction->{from}->take // return 0;
         if ($bytes eq '') {
-            $way->{to}->finish;
-            return $way->{over} = 1;
+            $direction->{to}->finish;
+            return $direction->{ended} = 1;
         }
-        $count->($way->{name}, length $bytes);
-        $way->{held} = $bytes;
+        $count->($direction->{name}, length $bytes);
+        $direction->{held} = $bytes;
     }
-    my $written = $way->{to}->give($way->{held}) // return 0;
-    substr($way->{held}, 0, $written, '');
+    my $written = $direction->{to}->give($direction->{held}) // return 0;
+    substr($direction->{held}, 0, $written, '');
     return 1;
 }
 
@@ -286,8 +289,8 @@ sub cipher ($self) {
     return $self->{ssl} && Net::SSLeay::get_cipher($self->{ssl});
 }
 
-# What a result of OpenSSL's that is none means: the end, not now, or a failure.
-sub why ($self, $result) {
+# The meaning of a result <= 0 of OpenSSL: '' for the end, undef for "not now"; dies for a failure.
+sub end_or_die ($self, $result) {
     my $errno = $!;
     my $error = Net::SSLeay::get_error($self->{ssl}, $result);
     my @queue;
@@ -306,7 +309,7 @@ sub why ($self, $result) {
 sub until_done ($self, $step) {
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + $self->{limit};
     while ((my $result = $step->()) <= 0) {
-        my $end = $self->why($result);
+        my $end = $self->end_or_die($result);
         die "truncated\n" if defined $end;
         my $wants = Net::SSLeay::want($self->{ssl});
         $self->wait_for($wants == Net::SSLeay::WRITING() ? 'write' : 'read', $deadline);

@@ -1,7 +1,7 @@
 package Test::NativeListener;
 
-# Our listener in a process of its own, as the worker on the target has it: everything closed but
-# 0, 1, 2, the control socket and the log.
+# The listener of pve-tunnel in its own process, as the worker on the target starts it: all
+# descriptors except 0, 1, 2, the control socket and the log are closed.
 
 use v5.36;
 
@@ -11,20 +11,20 @@ use parent 'Test::ListenerControl';
 
 =head1 NAME
 
-Test::NativeListener - PVE::Tunnel::Native::listener_run behind its control lines
+Test::NativeListener - runs PVE::Tunnel::Native::listener_run and exchanges control lines with it
 
 =head1 FUNCTIONS
 
-Those of L<Test::ListenerControl>, and:
+The functions of L<Test::ListenerControl>, and:
 
 =head2 start(%options)
 
-Class method. The options of C<listener_run>; on 127.0.0.1 unless C<network> says otherwise. Dies
-with the listener's C<error>.
+Class method. Takes the options of C<listener_run>. The default of C<network> is 127.0.0.1/32. Dies
+with the C<error> of the listener.
 
 =head2 log_lines
 
-What it has logged since the last call, lines.
+The lines that the listener has logged since the last call.
 
 =cut
 

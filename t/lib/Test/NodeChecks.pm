@@ -1,7 +1,7 @@
 package Test::NodeChecks;
 
-# What every target node does, whatever its front is, and what was measured on pveproxy. The client
-# is Test::TunnelClient, which shares no code with pve-tunnel or the node.
+# Checks that hold for every target node with any front, and checks of the measured peculiarities of
+# pveproxy. The client is Test::TunnelClient, which shares no code with pve-tunnel or the node.
 
 use v5.36;
 
@@ -20,23 +20,23 @@ our @EXPORT_OK = qw(check_node check_pveproxy is_silent);
 
 =head1 NAME
 
-Test::NodeChecks - subtests for a test node
+Test::NodeChecks - checks of a test node, as subtests
 
 =head1 FUNCTIONS
 
 =head2 check_node(%start)
 
-What holds for every node: identity, admission, tickets, the tunnel, data both ways, ending.
-C<%start> goes to L<Test::TunnelNode/start>; C<delay> tells that 401 is slow, and fewer of them are
-tried.
+Checks that hold for every node: identity, authentication, tickets, the tunnel, data in both
+directions, the end of the node. C<%start> has the options for L<Test::TunnelNode/start>. With
+C<delay>, fewer requests are made that get status 401, because the node delays this answer.
 
 =head2 is_silent($client)
 
-Whether nothing has come on a connection, not even an end.
+Whether nothing has been received on a connection, not even its end.
 
 =head2 check_pveproxy(%start)
 
-What was measured on pveproxy and is not good conduct.
+Checks of the measured peculiarities of pveproxy, which a correct server does not have.
 
 =cut
 
@@ -46,13 +46,13 @@ sub check_node (%start) {
     my $delay = delete $start{delay};
     my $node = Test::TunnelNode->start(%start);
     subtest 'identity' => sub { identity($node) };
-    subtest 'who gets in' => sub { admission($node, $delay) };
+    subtest 'authentication' => sub { authentication($node, $delay) };
     subtest 'a ticket is for one user, one path, one minute' => sub { tickets($node, $delay) };
-    subtest 'the tunnel is a line for a line' => sub { tunnel($node) };
-    subtest 'several connections at once' => sub { several($node) };
+    subtest 'the tunnel answers each line with one line' => sub { tunnel($node) };
+    subtest 'several connections at the same time' => sub { several($node) };
     subtest 'no secrets in the log' => sub { secrets($node) };
-    subtest 'the node takes its workers with it' => sub { ending($node, %start) };
-    subtest 'an old node says nothing of capabilities' => sub {
+    subtest 'the end of the node ends its workers' => sub { ending($node, %start) };
+    subtest 'an old node has no capabilities' => sub {
         my $old = Test::TunnelNode->start(%start, old => 1);
         my $version = Test::TunnelClient->open($old, 'qemu', 100)->command('version');
         ok($version->{success} && !exists $version->{caps}, 'no caps');
@@ -60,19 +60,22 @@ sub check_node (%start) {
     subtest 'a worker that does not start' => sub {
         my $broken = Test::TunnelNode->start(%start, worker => '/nonexistent/worker.pl');
         eval { Test::TunnelClient->open($broken, 'qemu', 100) };
-        like($@, qr/\A500 the worker did not start/, 'is an error with a reason');
-        like($broken->worker_log(100), qr/Can't open perl script/, 'and its log has the cause');
+        like($@, qr/\A500 the worker did not start/, 'the request fails with a reason');
+        like(
+            $broken->worker_log(100), qr/Can't open perl script/,
+            '... and the log of the worker has the cause'
+        );
     };
     for my $how ([tls => '1.2'], [tls => '1.3'], [plain => 1], [listen => '::1']) {
-        subtest "data both ways with @$how" => sub {
-            data_both_ways(Test::TunnelNode->start(%start, @$how));
+        subtest "data in both directions with @$how" => sub {
+            data_both_directions(Test::TunnelNode->start(%start, @$how));
         };
     }
     return;
 }
 
 sub check_pveproxy (%start) {
-    # With TLS 1.3 session tickets come unasked, and silence would not be silence.
+    # TLS 1.3 sends session tickets unasked, so a silent connection would not be detected.
     my $node = Test::TunnelNode->start(%start, tls => '1.2');
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
     my $open = sub (%socket) {
@@ -86,44 +89,44 @@ sub check_pveproxy (%start) {
         send_mib($data, 8);
         $data->send('close', pack 'n', 1000);
         my $end = $data->drain;
-        is_deeply($end->{types}, [], 'no close frame comes back');
+        is_deeply($end->{types}, [], 'no close frame is sent back');
         ok(!$end->{notified}, 'FIN without close_notify');
         $client->command('go', socket => $socket);
-        is($result->($socket)->{bytes}, 8 * $MIB, 'all sent before it arrives');
-        ok($result->($socket)->{eof}, 'then the end');
+        is($result->($socket)->{bytes}, 8 * $MIB, 'all bytes sent before the close frame arrive');
+        ok($result->($socket)->{eof}, '... and then the end');
     };
-    subtest 'a close frame, and the UNIX side has more to say' => sub {
+    subtest 'a close frame before the UNIX side has sent all' => sub {
         my ($socket, $data) = $open->(kind => 'source', bytes => $MIB, stalled => 1);
         $data->send('close', pack 'n', 1000);
         my $end = $data->drain;
         $data->disconnect;
         $client->command('go', socket => $socket);
-        is($end->{bytes}, '', 'it is lost');
+        is($end->{bytes}, '', 'the bytes of the UNIX side are lost');
         ok(!$end->{notified}, 'FIN without close_notify');
-        isnt($result->($socket)->{error}, undef, 'the UNIX side cannot say it');
+        isnt($result->($socket)->{error}, undef, 'the UNIX side gets an error');
     };
     subtest 'a disconnect without a close frame' => sub {
         my ($socket, $data) = $open->(kind => 'sink', stalled => 1);
-        ok(send_mib($data, 8), 'all is taken, without backpressure');
+        ok(send_mib($data, 8), 'all bytes are accepted without backpressure');
         $data->send('ping', 'all there');
-        is($data->next->{type}, 'pong', 'and has been read');
+        is($data->next->{type}, 'pong', '... and have been read');
         $data->disconnect;
-        # The next connection is served after this one's end.
+        # The node accepts the next connection after the end of this one.
         $open->(kind => 'echo');
-        ok($node->wait_log(qr/went without a close frame/), 'its end was seen')
+        ok($node->wait_log(qr/went without a close frame/), 'the node has seen the end')
             if ($start{front} // '') ne 'pveproxy';
         $client->command('go', socket => $socket);
         my $got = $result->($socket);
         ok(
             $got->{bytes} < 8 * $MIB,
-            "what was still buffered is thrown away ($got->{bytes} bytes)"
+            "buffered bytes are discarded ($got->{bytes} bytes arrived)"
         );
-        ok($got->{eof}, 'and the UNIX side takes it for an end');
+        ok($got->{eof}, '... and the UNIX side sees a clean end');
     };
     subtest 'the end of the UNIX side' => sub {
         my ($socket, $data) = $open->(kind => 'source', bytes => 2 * $MIB);
         my $end = $data->drain;
-        is(sha256_hex($end->{bytes}), pattern_sha256(2 * $MIB), 'all of it arrives');
+        is(sha256_hex($end->{bytes}), pattern_sha256(2 * $MIB), 'all bytes arrive');
         is_deeply($end->{types}, ['binary'], 'no close frame');
         ok($end->{notified}, 'close_notify');
     };
@@ -133,7 +136,7 @@ sub check_pveproxy (%start) {
         $data->send('binary', '');
         $data->send('close');
         $data->drain;
-        is($result->($socket)->{bytes}, 131072, '131072 bytes are taken, and an empty one');
+        is($result->($socket)->{bytes}, 131072, '131072 bytes are accepted, and an empty frame');
     };
     subtest 'a fragmented frame' => sub {
         my ($socket, $data) = $open->(kind => 'sink');
@@ -142,7 +145,10 @@ sub check_pveproxy (%start) {
         $data->send('ping', 'there?');
         $client->command('version');
         ok(is_silent($data), 'no error, no close frame, no pong');
-        is($client->command('result', socket => $socket, wait => 0)->{bytes}, 0, 'nothing goes on');
+        is(
+            $client->command('result', socket => $socket, wait => 0)->{bytes}, 0,
+            'no byte is passed on'
+        );
         $data->disconnect;
     };
     subtest 'a missing socket' => sub {
@@ -150,7 +156,8 @@ sub check_pveproxy (%start) {
         unlink $socket;
         my $ticket = $client->command('ticket', path => $socket)->{ticket};
         my $asked = Test::TunnelClient->ask_upgrade($node, 'qemu', 100, $ticket, $socket);
-        ok($node->wait_log(qr/silent/), 'it was tried') if ($start{front} // '') ne 'pveproxy';
+        ok($node->wait_log(qr/sending no response/), 'the node has tried to connect')
+            if ($start{front} // '') ne 'pveproxy';
         Test::TunnelClient->request($node, 'POST', '/', headers => []) for 1 .. 2;
         ok(is_silent($asked), 'no answer');
     };
@@ -158,7 +165,7 @@ sub check_pveproxy (%start) {
 }
 
 sub identity ($node) {
-    is($node->{address}, '127.0.0.1', 'address');
+    is($node->{address}, '127.0.0.1', 'the address');
     like($node->{fingerprint}, qr/\A(?:[0-9A-F]{2}:){31}[0-9A-F]{2}\z/, 'fingerprint');
     like($node->{token}, qr/\APVEAPIToken=root\@pam!demo=[0-9a-f-]{36}\z/, 'token');
     my $mode = (stat "$node->{dir}/token")[2] & oct 777;
@@ -166,21 +173,24 @@ sub identity ($node) {
     my $value = value_of($node);
     my $arguments = Test::TunnelNode::slurp("/proc/$node->{pid}/cmdline");
     like($arguments, qr/--worker/, 'the arguments can be read');
-    unlike($arguments, qr/\Q$value\E/, 'no token among them');
+    unlike($arguments, qr/\Q$value\E/, '... and contain no token');
     my $shown = uc Test::TunnelClient::dial($node)->get_fingerprint('sha256');
-    is($shown =~ s/\ASHA256\$//r, $node->{fingerprint} =~ tr/://dr, 'the certificate is the one');
+    is(
+        $shown =~ s/\ASHA256\$//r, $node->{fingerprint} =~ tr/://dr,
+        'the certificate has the announced fingerprint'
+    );
     return;
 }
 
-sub admission ($node, $delay) {
+sub authentication ($node, $delay) {
     my $tunnel = '/api2/json/nodes/target/qemu/100/mtunnel';
     my $right = "Authorization: $node->{token}";
     my @table = (
         ['another node', 'POST', $tunnel =~ s/target/other/r, [$right], 500, qr/node/],
         ['another path', 'POST', "${tunnel}s", [$right], 501, qr/not implemented/],
         ['another method', 'GET', $tunnel, [$right], 501, qr/not implemented/],
-        ['another kind', 'POST', $tunnel =~ s/qemu/xen/r, [$right], 501, qr/not implemented/],
-        ['no guest', 'POST', $tunnel =~ s/100/1/r, [$right], 400, qr/Parameter/],
+        ['an unknown kind', 'POST', $tunnel =~ s/qemu/xen/r, [$right], 501, qr/not implemented/],
+        ['an invalid guest ID', 'POST', $tunnel =~ s/100/1/r, [$right], 400, qr/Parameter/],
         ['a wrong token', 'POST', $tunnel, ["$right-"], 401, qr/token/],
         ['no token', 'POST', $tunnel, [], 401, qr/No ticket/],
         ['no ticket', 'GET', "${tunnel}websocket?socket=/x", [$right], 401, qr/ticket/],
@@ -201,12 +211,12 @@ sub tickets ($node, $delay) {
     my $ticket = $client->command('ticket', path => $one)->{ticket};
     my $other = $ticket =~ s/:([0-9A-F]{8}):/sprintf ':%08X:', 1 + hex $1/er;
     my @table = (
-        ['the right one', $ticket, $one, undef],
-        ['again', $ticket, $one, undef],
+        ['the right ticket', $ticket, $one, undef],
+        ['a second use', $ticket, $one, undef],
         ['another path', $ticket, $two, qr/\A401 .*ticket/],
         ['another time', $other, $one, qr/\A401 .*ticket/],
-        ['none', '', $one, qr/\A401 .*ticket/],
-        ['half of it', substr($ticket, 0, 40), $one, qr/\A401 .*ticket/],
+        ['no ticket', '', $one, qr/\A401 .*ticket/],
+        ['a truncated ticket', substr($ticket, 0, 40), $one, qr/\A401 .*ticket/],
     );
     splice @table, -2 if $delay;
     for my $row (@table) {
@@ -215,7 +225,7 @@ sub tickets ($node, $delay) {
         defined $refusal ? like($@, $refusal, $name) : ok($got, $name);
     }
     my $refused = $client->command('ticket', path => '/etc/passwd');
-    ok(!$refused->{success}, 'the worker makes no ticket for a path that is none of its sockets');
+    ok(!$refused->{success}, 'the worker makes no ticket for an unknown path');
     return;
 }
 
@@ -226,17 +236,17 @@ sub tunnel ($node) {
     is_deeply($version->{caps}, ['insecure-remote'], 'capabilities');
     my $unknown = $client->command('reboot');
     ok(!$unknown->{success}, 'an unknown command is refused');
-    like($unknown->{msg}, qr/unknown command/, 'with a reason');
-    ok($client->command('version')->{success}, 'and the worker goes on');
-    is($client->command('params')->{params}{storages}, 'local', 'the form came to the worker');
+    like($unknown->{msg}, qr/unknown command/, '... with a reason');
+    ok($client->command('version')->{success}, '... and the worker continues');
+    is($client->command('params')->{params}{storages}, 'local', 'the worker has received the form');
     eval { Test::TunnelClient->open($node, 'qemu', 100) };
-    like($@, qr/\A500 .*100 has a tunnel/, 'a guest has one tunnel');
+    like($@, qr/\A500 .*100 already has a tunnel/, 'a guest has only one tunnel');
     my $container = Test::TunnelClient->open($node, 'lxc', 101);
-    like($container->{socket_path}, qr/ct-101\.mtunnel\z/, 'containers have theirs');
+    like($container->{socket_path}, qr/ct-101\.mtunnel\z/, 'a container can have a tunnel');
     is_deeply(
         [$node->worker_log(100) =~ m/^command: (\w+)/mg],
         [qw(version unknown version params)],
-        'the worker has logged what it was told'
+        'the worker has logged its commands'
     );
     return;
 }
@@ -247,7 +257,7 @@ sub several ($node) {
     my @clients = map { $client->data('qemu', 300, $echo) } 1 .. 5;
     $clients[$_]->send('binary', "number $_") for reverse 0 .. 4;
     is($clients[$_]->next->{bytes}, "number $_", "echo $_") for 0 .. 4;
-    is($client->command('list')->{sockets}{$echo}{connections}, 5, 'all are counted');
+    is($client->command('list')->{sockets}{$echo}{connections}, 5, 'all connections are counted');
     return;
 }
 
@@ -257,13 +267,13 @@ sub secrets ($node) {
     my $ticket = $client->command('ticket', path => $echo)->{ticket};
     Test::TunnelClient->upgrade($node, 'qemu', 400, $ticket, $echo)->disconnect;
     eval { Test::TunnelClient->upgrade($node, 'qemu', 400, $ticket, '/elsewhere') };
-    like($@, qr/\A401/, 'a refusal');
-    ok($node->wait_log(qr/400.*mtunnelwebsocket 401/), 'the log has it');
+    like($@, qr/\A401/, 'another path is refused');
+    ok($node->wait_log(qr/400.*mtunnelwebsocket 401/), 'the log has the refusal');
     my $log = $node->log . $node->worker_log(400);
     my $value = value_of($node);
-    unlike($log, qr/\Q$value\E/, 'no token');
-    unlike($log, qr/PVETUNNEL|ticket=/, 'no ticket');
-    unlike($log, qr/geheim/, 'no form');
+    unlike($log, qr/\Q$value\E/, 'the log contains no token');
+    unlike($log, qr/PVETUNNEL|ticket=/, '... no ticket');
+    unlike($log, qr/geheim/, '... and no form');
     return;
 }
 
@@ -272,24 +282,24 @@ sub ending ($node, %start) {
     my $worker = worker_of($client);
     ok(is_running($worker), 'a worker runs');
     is($node->stop, 0, 'SIGTERM ends the node');
-    ok(!is_running($worker), 'its worker is gone');
-    ok(!-e "$node->{dir}/$_", "$_ is gone") for 'token', '500.mtunnel';
+    ok(!is_running($worker), 'its worker has ended');
+    ok(!-e "$node->{dir}/$_", "$_ is removed") for 'token', '500.mtunnel';
 
     my $second = Test::TunnelNode->start(%start);
     $worker = worker_of(Test::TunnelClient->open($second, 'qemu', 500));
-    is($second->end_input, 0, 'so does the end of stdin');
-    ok(!is_running($worker), 'its worker is gone');
+    is($second->end_input, 0, 'the end of standard input ends the node');
+    ok(!is_running($worker), 'its worker has ended');
 
     my $third = Test::TunnelNode->start(%start);
     $worker = worker_of(Test::TunnelClient->open($third, 'qemu', 500));
     kill 'KILL', $third->{pid};
-    # Nobody told the worker but the end of its stdin; the subtest hangs if that does not do.
+    # Only the end of its standard input can end the worker. The test times out if it does not.
     Time::HiRes::sleep(0.02) while is_running($worker);
     pass('a killed node leaves no worker');
     return;
 }
 
-sub data_both_ways ($node) {
+sub data_both_directions ($node) {
     my $client = Test::TunnelClient->open($node, 'qemu', 100);
     my $sink = $client->command('open', kind => 'sink')->{socket};
     my $data = $client->data('qemu', 100, $sink);
@@ -298,23 +308,23 @@ sub data_both_ways ($node) {
     $data->drain;
     $data->disconnect;
     my $result = $client->command('result', socket => $sink);
-    ok($result->{eof}, 'the sink saw the end');
-    is($result->{sha256}, sha256_hex(mib() x 2), 'and all before it');
+    ok($result->{eof}, 'the sink has seen the end');
+    is($result->{sha256}, sha256_hex(mib() x 2), '... and all bytes before it');
 
     my $source = $client->command('open', kind => 'source', bytes => 5 * $MIB + 7)->{socket};
     my $end = $client->data('qemu', 100, $source)->drain;
-    is(sha256_hex($end->{bytes}), pattern_sha256(5 * $MIB + 7), 'all of the source arrived');
-    ok($end->{notified}, 'then close_notify');
+    is(sha256_hex($end->{bytes}), pattern_sha256(5 * $MIB + 7), 'all bytes of the source arrive');
+    ok($end->{notified}, '... and then close_notify');
     $result = $client->command('result', socket => $source);
-    is($result->{sha256}, pattern_sha256(5 * $MIB + 7), 'as the source says');
+    is($result->{sha256}, pattern_sha256(5 * $MIB + 7), 'the source reports the same digest');
 
     my $echo = $client->command('open', kind => 'echo')->{socket};
     $data = $client->data('qemu', 100, $echo);
-    $data->send('ping', 'are you there');
+    $data->send('ping', 'any payload');
     my $pong = $data->next;
-    is("$pong->{type} $pong->{bytes}", 'pong are you there', 'a pong carries the payload');
+    is("$pong->{type} $pong->{bytes}", 'pong any payload', 'a pong has the payload of the ping');
     $data->send('text', 'as text');
-    is($data->next->{bytes}, 'as text', 'text frames are data');
+    is($data->next->{bytes}, 'as text', 'text frames are passed on as data');
     return;
 }
 

@@ -1,7 +1,7 @@
 package Test::Pattern;
 
-# Bytes that are quick to make, never repeat, and are the same everywhere: tests compare digests
-# of what one end made with what the other end got.
+# Bytes that are fast to generate, do not repeat, and are the same in every process: a test compares
+# the digest of the sent bytes with the digest of the received bytes.
 
 use v5.36;
 
@@ -16,10 +16,10 @@ Test::Pattern - a deterministic stream of bytes
 
 =head1 DESCRIPTION
 
-The stream is made of blocks of 1 MiB. A block's bytes are SHA-256(0), SHA-256(1), ...
-SHA-256(32767) one after another, where each number is hashed as 8 bytes big endian; its first 8
-bytes are then replaced by the block's index, 8 bytes big endian. A stream of N bytes is the first N
-bytes of that.
+The stream consists of blocks of 1 MiB. A block is the concatenation of SHA-256(0), SHA-256(1), ...
+SHA-256(32767), where each number is hashed as 8 bytes big endian. The index of the block, 8 bytes
+big endian, then replaces its first 8 bytes. A stream of N bytes is the first N bytes of this
+sequence.
 
 =head1 FUNCTIONS
 

@@ -1,6 +1,6 @@
 package Test::Processes;
 
-# What a migration leaves behind: processes, listening ports and sockets, wherever they come from.
+# Finds what a migration has left: processes, listening ports and sockets of any origin.
 
 use v5.36;
 
@@ -13,48 +13,50 @@ our @EXPORT_OK =
 
 =head1 NAME
 
-Test::Processes - looks at processes, ports and sockets from outside
+Test::Processes - lists processes, ports and sockets of the system
 
 =head1 FUNCTIONS
 
 =head2 children($pid)
 
-The process IDs of its children. Zombies count nowhere.
+The process IDs of its children. No function of this module counts zombies.
 
 =head2 in_session($pid)
 
-Those of all processes in the session that this one leads, whoever has become their parent since.
+The process IDs of all processes in the session that this process leads, whatever their parent is
+now.
 
 =head2 is_running($pid)
 
-Whether there is such a process. A zombie is none.
+Whether this process exists.
 
 =head2 program($pid), command_line($pid)
 
-Name of the file that it executes, and its command line as C<ps> shows it; undef if it is gone.
+The name of the executed file, and the command line as C<ps> shows it; undef if the process has
+ended.
 
 =head2 listening($pid)
 
-Ports of the migration range that somebody listens on in this process's network namespace.
+The ports of the migration range with a listening socket in the network namespace of the process.
 
 =head2 established($port, $pid)
 
-How many connections to that port there are in that namespace, counted at the listener's end.
+The number of connections to that port in the same namespace, counted at the end of the listener.
 
 =head2 sockets_in($dir)
 
-Names of the UNIX sockets in a directory.
+The names of the UNIX sockets in a directory.
 
 =head2 wait_until($condition, $seconds = 30)
 
-Returns the first true value of C<$condition>, undef after that time.
+Calls C<$condition> until its value is true. Returns the value, or undef after that time.
 
 =cut
 
-# Proxmox VE's range for migrations.
+# The port range of Proxmox VE for migrations.
 use constant { FIRST_PORT => 60_000, LAST_PORT => 60_049 };
 
-# Of /proc/net/tcp.
+# States in /proc/net/tcp.
 use constant { ESTABLISHED => '01', LISTEN => '0A' };
 
 sub children ($pid) {
@@ -73,7 +75,7 @@ sub processes () {
     return map { process($_) } glob '/proc/[0-9]*/stat';
 }
 
-# What such a file says; nothing if the process has ended since.
+# The fields of one stat file; nothing if the process has ended.
 sub process ($file) {
     open my $in, '<', $file or return;
     my $text = do { local $/ = undef; readline $in };
@@ -123,8 +125,8 @@ sub sockets_in ($dir) {
     return @names;
 }
 
-# Nobody tells when a process of somebody else's ends or a kernel's table changes, so they are
-# looked at again and again.
+# No event reports the end of a process that is not a child, a change of a kernel table, or a new
+# line in a file: the condition is polled.
 sub wait_until ($condition, $seconds = 30) {
     my $deadline = clock_gettime(CLOCK_MONOTONIC) + $seconds;
     my $value;

@@ -1,7 +1,7 @@
 package Test::SeamWorker;
 
-# What a worker does with the seam, in the test's own process: its command table finds schema and
-# handler of query-disk-import in the stand-in of PVE::StorageTunnel.
+# Sends requests to the seam as a worker does, in the process of the test. The schema and the
+# handler of query-disk-import are in the fake PVE::StorageTunnel of the test node.
 
 use v5.36;
 
@@ -19,31 +19,32 @@ our @EXPORT_OK = qw(direct refused answer_control in_perl fake_listener open_req
 
 =head1 NAME
 
-Test::SeamWorker - asks the seam as a worker does
+Test::SeamWorker - sends requests to the seam as a worker does
 
 =head1 FUNCTIONS
 
 =head2 direct($state, %request)
 
-The answer's C<direct>. Dies as the handler does.
+Returns the member C<direct> of the answer. Dies if the handler dies.
 
 =head2 refused($state, \%request, $pattern, $what)
 
-A test: the handler dies with one line that matches.
+Tests that the handler dies with one line that matches.
 
 =head2 in_perl($code, @switches)
 
-Runs a program that can load what the test can; returns what it printed, errors included.
+Runs a program with the C<@INC> of the test. Returns its output, standard error included.
 
 =head2 fake_listener($code)
 
-From now on the listener's process runs C<$code> with what C<listener_run> is given.
+From now on the process of the listener calls C<$code> in place of C<listener_run>, with its
+arguments.
 
 =head2 answer_control($control, %more)
 
-For C<fake_listener>: keeps to the protocol on descriptor C<$control>. C<%more> has, by operation, code
-that gives another line than the usual, or undef for none; it gets the forward's number and a
-handle.
+For C<fake_listener>: answers the control lines on descriptor C<$control> as the protocol requires.
+C<%more> has code by operation. This code receives the number of the forward and a handle, and
+returns another answer than the default, or undef for no answer.
 
 =head2 open_request(%more)
 
@@ -61,8 +62,9 @@ sub direct ($state, %request) {
 sub refused ($state, $request, $pattern, $what) {
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my $answered = eval { direct($state, %$request) };
-    my $error = $answered ? 'there was an answer' : $@;
-    ok($error =~ $pattern && $error =~ /\A[^\n]+\n\z/, $what) or diag("$error\nis not $pattern");
+    my $error = $answered ? 'the request was accepted' : $@;
+    ok($error =~ $pattern && $error =~ /\A[^\n]+\n\z/, $what)
+        or diag("$error\ndoes not match $pattern");
     return;
 }
 
@@ -74,9 +76,9 @@ sub in_perl ($code, @switches) {
         exec { $command[0] } @command or POSIX::_exit(127);
     }
     local $/ = undef;
-    my $said = readline($output) // '';
+    my $text = readline($output) // '';
     close($output);
-    return $said;
+    return $text;
 }
 
 sub fake_listener ($code) {
@@ -91,7 +93,7 @@ sub open_request (%more) {
 
 sub answer_control ($control, %more) {
     open(my $line, '+<&=', $control) or die "fdopen: $!\n";
-    my %usual = (
+    my %default = (
         open => \&open_line,
         forward => \&forward_line,
         stat => \&stat_line,
@@ -100,13 +102,13 @@ sub answer_control ($control, %more) {
     my ($count, %number) = (0);
     my $answer = sub ($op, $path) {
         $number{$path} //= ++$count if $op eq 'forward';
-        my $text = ($more{$op} // $usual{$op})->($number{$path}, $line);
+        my $text = ($more{$op} // $default{$op})->($number{$path}, $line);
         syswrite($line, "$text\n") if defined $text;
         return;
     };
     $answer->('open', '');
     while (defined(my $request = readline $line)) {
-        my ($op) = $request =~ /"op":"(\w+)"/ or die "what is '$request'\n";
+        my ($op) = $request =~ /"op":"(\w+)"/ or die "no operation in '$request'\n";
         my ($path) = $request =~ /"path":"([^"]*)"/;
         $answer->($op, $path // '');
         return if $op eq 'close';

@@ -2,7 +2,7 @@ package Test::TunnelLog;
 
 =head1 NAME
 
-Test::TunnelLog - what a tunnel logs, and how a call dies
+Test::TunnelLog - the log of a tunnel, and the error of a call
 
 =head1 SYNOPSIS
 
@@ -16,12 +16,17 @@ Test::TunnelLog - what a tunnel logs, and how a call dies
 
 =head2 log_line
 
-C<log_line($level, $text)>: adds C<level: text> to C<$FILE>. A tunnel logs in two processes, so the
-file is opened for each line.
+C<log_line($level, $text)>: appends C<level: text> to C<$FILE>. Two processes of a tunnel log, so
+the file is opened for each line.
 
 =head2 death
 
-C<death($code)>: what it dies with; the empty string if it lives.
+C<death($code)>: calls the code. Returns the error that it dies with, or the empty string.
+
+=head2 wait_line
+
+C<wait_line($read, $pattern, $seconds)>: calls C<$read>, which returns a log, until a line of the
+log matches. Returns the line, or undef after that time.
 
 =cut
 
@@ -29,7 +34,9 @@ use v5.36;
 
 use Exporter qw(import);
 
-our @EXPORT_OK = qw(log_line death);
+use Test::Processes qw(wait_until);
+
+our @EXPORT_OK = qw(log_line death wait_line);
 
 our $FILE;
 
@@ -42,6 +49,14 @@ sub log_line ($level, $text) {
 sub death ($code) {
     return '' if eval { $code->(); 1 };
     return $@;
+}
+
+sub wait_line ($read, $pattern, $seconds) {
+    my $line = sub {
+        my ($first) = grep { m/$pattern/ } split m/\n/, $read->();
+        return $first;
+    };
+    return wait_until($line, $seconds);
 }
 
 1;

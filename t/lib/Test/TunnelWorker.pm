@@ -1,6 +1,6 @@
 package Test::TunnelWorker;
 
-# A worker of the test node without a node in front: the test gives it its request and is its
+# A worker of the test node without a node: the test sends the request to the worker and is its
 # client.
 
 use v5.36;
@@ -18,11 +18,11 @@ our @EXPORT_OK = qw(worker refused start_parameters disk_parameters $KEY);
 our $KEY = 'ab' x 32;
 
 my $WORKER = dirname(__FILE__) . '/../../../testnode/worker.pl';
-# Seconds. What takes longer stands still.
+# Seconds for one reply.
 my $LIMIT = 60;
 
-# Options: dir; request (what differs from the usual); wrap (a command that runs the worker);
-# no_client.
+# Starts a worker. Options: dir; request (members that differ from the defaults); wrap (a command
+# that runs the worker); no_client (without the connection of a client).
 sub worker (%option) {
     my $dir = $option{dir} // tempdir(CLEANUP => 1);
     my %request = (
@@ -37,13 +37,13 @@ sub worker (%option) {
         params => {},
         %{ $option{request} // {} },
     );
-    pipe(my $stdin, my $to) or die;
-    pipe(my $from, my $stdout) or die;
+    pipe(my $stdin, my $to) or die "pipe: $!";
+    pipe(my $from, my $stdout) or die "pipe: $!";
     my $pid = fork() // die "fork: $!";
     if (!$pid) {
-        open(STDIN, '<&', $stdin) or die;
-        open(STDOUT, '>&', $stdout) or die;
-        open(STDERR, '>&', $stdout) or die;
+        open(STDIN, '<&', $stdin) or die "stdin: $!";
+        open(STDOUT, '>&', $stdout) or die "stdout: $!";
+        open(STDERR, '>&', $stdout) or die "stderr: $!";
         exec(@{ $option{wrap} // [] }, $^X, $WORKER) or die "exec: $!";
     }
     close($_) for $stdin, $stdout;
@@ -72,7 +72,7 @@ sub line ($self, $line) {
     return $self->reply;
 }
 
-# The log is read meanwhile: a worker that cannot write it would stand still.
+# Reads the log in the meantime: a worker that cannot write its log would block.
 sub reply ($self) {
     my $select = IO::Select->new($self->{client}, $self->{from});
     while (my @ready = $select->can_read($LIMIT)) {
@@ -90,7 +90,7 @@ sub command ($self, $name, %parameters) {
     return $self->line(encode_json({ cmd => $name, %parameters }) . "\n");
 }
 
-# Closes the connection, and with it (or by the node's end) the process; returns its exit code.
+# Closes the connection and, if $node_ends, the worker's standard input. Returns the exit code.
 sub end ($self, $node_ends = 1) {
     close($self->{client}) if $self->{client};
     close($self->{to}) if $node_ends;

@@ -2,7 +2,7 @@ package TestNode::Commands;
 
 =head1 NAME
 
-TestNode::Commands - what the test node's worker can be told to do
+TestNode::Commands - the commands of the test node's worker
 
 =head1 SYNOPSIS
 
@@ -11,10 +11,11 @@ TestNode::Commands - what the test node's worker can be told to do
 
 =head1 DESCRIPTION
 
-A closed table: a name, the parameters it takes, and what it does. A name or a parameter that is not
-in it is refused. Schema and handler of C<query-disk-import> are those of C<PVE::StorageTunnel>,
-found by their full names at run time, as in a worker of Proxmox VE. An I<old> node has no C<caps>
-and takes only what Proxmox VE 9 takes for C<start>; containers have fewer commands.
+A fixed table of commands: the name, the parameters and the code of each. A name or a parameter that
+is not in the table is rejected. C<query-disk-import> uses the schema and the handler of
+C<PVE::StorageTunnel> and looks them up by their full names at run time, as a worker of Proxmox VE
+does. An I<old> node reports no C<caps>, and its C<start> accepts only the parameters of Proxmox VE
+9. Containers have fewer commands.
 
 =cut
 
@@ -33,9 +34,9 @@ use TestNode::Ticket qw(make_ticket);
 use constant {
     API => 2,
     AGE => 0,
-    # 1 TiB in MiB: far more than a test machine has, and no number that overflows anything.
+    # 1 TiB in MiB: more than a test machine has, and small enough not to overflow.
     MAX_MEMORY => 1 << 20,
-    # Bytes. What is larger no file system holds.
+    # Bytes. No file system supports larger files.
     MAX_DISK => 1 << 62,
     MAX_DISKS => 30,
 };
@@ -130,7 +131,7 @@ my %TABLE = (
         code => \&disk_import,
     },
     'query-disk-import' => {
-        # By reference: what is added to it while the worker runs counts.
+        # A reference: a property that is added while the worker runs is accepted.
         schema => $PVE::StorageTunnel::cmd_schema->{'query-disk-import'},
         code => \&query_disk_import,
     },
@@ -140,7 +141,8 @@ my %TABLE = (
         code => \&start,
         kind => 'qemu'
     },
-    # The demo's guest has no agent that could trim; a node answers the same for such a guest.
+    # The guest of the demo has no agent that could trim. A node of Proxmox VE sends the same answer
+    # for such a guest.
     fstrim => { schema => {}, code => sub ($self, $p) { return {} }, kind => 'qemu' },
     stop => { schema => {}, code => \&stop, kind => 'qemu' },
     nbdstop => { schema => {}, code => \&nbdstop, kind => 'qemu' },
@@ -154,19 +156,19 @@ my %TABLE = (
 
 =head2 new
 
-Class method: takes the node's request as L<TestNode::Worker> describes it.
+Class method. C<$request> is the node's request, see L<TestNode::Worker>.
 
 =head2 handle
 
-C<< $commands->handle($name, \%parameters) >>: the result, a hash. Dies with one line.
+C<< $commands->handle($name, \%parameters) >>: returns the result, a hash. Dies with one line.
 
 =head2 monitor
 
-The monitor of the running guest, or undef.
+The L<TestNode::QMP> of the running guest, or undef.
 
 =head2 abort
 
-Ends guest and import at once, and removes the sockets.
+Kills the guest and the import, and removes the sockets.
 
 =cut
 
@@ -176,13 +178,13 @@ sub new ($class, $request) {
         or die "bad vmid in the node's request\n";
     ($self{dir}) = $request->{dir} =~ m{\A(/[\w./-]+)\z} or die "bad dir in the node's request\n";
     die "bad ticket_key in the node's request\n" if $self{ticket_key} !~ /\A[0-9a-fA-F]{64}\z/;
-    # A token acts for its user: tickets are the user's.
+    # Tickets are for the user, without the name of the token.
     $self{user} = $request->{user} =~ s/!.*//sr;
     my $sockets = {};
     return bless {
         %self,
         sockets => $sockets,
-        # What a worker of Proxmox VE hands to handlers that are not its own.
+        # A worker of Proxmox VE passes this state to the handlers of other modules.
         state => { vmid => $self{vmid}, sockets => $sockets },
         disks => {},
         volumes => {},
@@ -192,7 +194,7 @@ sub new ($class, $request) {
 }
 
 sub handle ($self, $name, $parameters) {
-    die "the tunnel is ending, '$name' comes too late\n" if $self->{exit};
+    die "the tunnel is closing, '$name' is not accepted\n" if $self->{exit};
     my $entry = $TABLE{$name};
     die "unknown command '$name'\n"
         if !$entry || ($entry->{kind} // $self->{kind}) ne $self->{kind};
@@ -259,10 +261,10 @@ sub disk ($self, $p) {
     return { volid => $volid, drivestr => $drivestr };
 }
 
-# A new, empty file for a volume: the wanted name, or the first free number.
-sub allocate ($self, $storage, $wanted) {
+# Creates an empty file for a volume. Uses the requested name, or the first free number.
+sub allocate ($self, $storage, $requested) {
     my $vmid = $self->{vmid};
-    my @names = defined($wanted) ? ($wanted) : map { "vm-$vmid-disk-$_.raw" } 0 .. MAX_DISKS;
+    my @names = defined($requested) ? ($requested) : map { "vm-$vmid-disk-$_.raw" } 0 .. MAX_DISKS;
     for my $name (@names) {
         my $file = "$self->{dir}/$name";
         if (sysopen(my $out, $file, O_WRONLY | O_CREAT | O_EXCL, 0600)) {
@@ -275,20 +277,21 @@ sub allocate ($self, $storage, $wanted) {
     die "volume '$names[0]' exists already\n";
 }
 
-# Really takes the space, so that a full disk is told now and not in the middle of the mirror.
+# Allocates the space, so that a full disk is reported now and not during the mirror.
 sub reserve ($file, $size) {
     my $pid = open(my $out, '-|') // die "fork: $!\n";
     if (!$pid) {
         open(STDERR, '>&', \*STDOUT);
         exec('fallocate', '--length', $size, $file) or POSIX::_exit(127);
     }
-    my $said = join('', <$out>);
+    my $message = join('', <$out>);
     return if close($out);
-    # Its --posix, which would write where this is not supported, hides a full disk.
-    return write_zeros($file, $size) if $said =~ /not supported/;
-    $said =~ s/\Afallocate: (?:fallocate failed: )?//;
-    chomp $said;
-    die(($said || "fallocate ended with $?") . "\n");
+    # The option --posix would write zeros where fallocate() is not supported, but it does not
+    # report a full disk.
+    return write_zeros($file, $size) if $message =~ /not supported/;
+    $message =~ s/\Afallocate: (?:fallocate failed: )?//;
+    chomp $message;
+    die(($message || "fallocate ended with $?") . "\n");
 }
 
 sub write_zeros ($file, $size) {
@@ -304,7 +307,7 @@ sub write_zeros ($file, $size) {
 
 sub disk_import ($self, $p) {
     die "an import is running already\n" if $self->{state}{disk_import};
-    die "the stream would have to be 'raw+size', and '$p->{export_formats}' has none\n"
+    die "the only supported stream format 'raw+size' is not in '$p->{export_formats}'\n"
         if !grep { $_ eq 'raw+size' } split(/[\s,;]+/, $p->{export_formats});
     die "format '$p->{format}' is not supported here\n" if $p->{format} ne 'raw';
     die "snapshots cannot be imported here\n" if $p->{with_snapshots};
@@ -325,7 +328,7 @@ sub disk_import ($self, $p) {
 sub query_disk_import ($self, $p) {
     my $import = $self->{state}{disk_import};
     my $answer = PVE::StorageTunnel::handle_query_disk_import($self->{state}, $p);
-    # An import that failed has removed its file.
+    # A failed import has removed its file.
     delete $self->{volumes}{ $import->{volid} } if ($answer->{status} // '') eq 'error';
     return $answer;
 }

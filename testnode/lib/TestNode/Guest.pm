@@ -2,7 +2,7 @@ package TestNode::Guest;
 
 =head1 NAME
 
-TestNode::Guest - one QEMU process with a disk
+TestNode::Guest - a QEMU process with disks
 
 =head1 SYNOPSIS
 
@@ -15,11 +15,11 @@ TestNode::Guest - one QEMU process with a disk
 
 =head1 DESCRIPTION
 
-The same machine on both sides of a migration: an i440FX with the RAM and disks it is told, no
-display, no network. It is hardware-virtualised where the kernel can, and emulated elsewhere.
+The same machine on both nodes of a migration: an i440FX with the given RAM and disks, without
+display and network. KVM is used if available, otherwise QEMU emulates the CPU.
 
-The process ends with C<stop>, with the object, or with the process that started it, whichever comes
-first.
+QEMU ends on C<stop>, when the object is destroyed, or when the process that started it ends,
+whichever is first.
 
 =cut
 
@@ -36,11 +36,11 @@ use TestNode::QMP;
 
 use constant {
     QEMU => 'qemu-system-x86_64',
-    # Where RAM goes on above the hole for devices: told to QEMU, so that both ends and `ram_ranges`
-    # agree.
+    # RAM beyond the first limit is above the hole for devices. QEMU gets the limit as an option, so
+    # that source, target and `ram_ranges` agree.
     LOW_RAM_MAX => 2 << 30,
     HIGH_RAM => 4 << 30,
-    # How long QEMU may take to leave when asked, in seconds.
+    # Seconds for QEMU to end after `quit`, and again after SIGTERM.
     STOP_LIMIT => 10,
 };
 
@@ -54,12 +54,11 @@ Class method. Takes
 
 =item vmid
 
-a number; also names the files in C<dir>
+a number; file names in C<dir> contain it
 
 =item dir
 
-an absolute path: the monitor for others is F<DIR/VMID.qmp>, what QEMU says goes to
-F<DIR/VMID.qemu.log>
+an absolute path: F<DIR/VMID.qmp> is the second monitor, F<DIR/VMID.qemu.log> the output of QEMU
 
 =item memory
 
@@ -67,20 +66,20 @@ MiB
 
 =item disks
 
-hash: drive name (C<scsi0>, ...) to the path of a raw file; its block node is C<drive-NAME>, the
-first in order is booted
+hash: drive name (C<scsi0>, ...) to the path of a raw file; the block node is C<drive-NAME>, and the
+guest boots from the drive whose name sorts first
 
 =item incoming
 
-true: waits for C<migrate-incoming>, and stays stopped after it
+true: QEMU waits for C<migrate-incoming>, and the guest remains stopped after the migration
 
 =item load
 
-array of C<[$file, $address]>: what RAM contains at the start
+array of C<[$file, $address]>: files that QEMU loads into RAM at the start
 
 =back
 
-Returns when QEMU's monitor answers. Dies with QEMU's own words if it does not come up.
+Returns when QEMU's monitor replies. Dies with the last line that QEMU printed if it does not start.
 
 =cut
 
@@ -89,7 +88,7 @@ sub start ($class, %option) {
     my $self = bless { %option, owner => $$, inspect => "$dir/$vmid.qmp" }, $class;
 
     unlink $self->{inspect};
-    # Made here and handed to QEMU: who connects to it never comes too early.
+    # Created here and inherited by QEMU, so that a client can connect at any time.
     my $inspect = IO::Socket::UNIX->new(Local => $self->{inspect}, Listen => SOMAXCONN)
         or die "cannot listen on '$self->{inspect}': $!\n";
     chmod(0600, $self->{inspect}) or die "cannot protect '$self->{inspect}': $!\n";
@@ -109,19 +108,19 @@ sub start ($class, %option) {
     if (!eval { $self->{qmp} = TestNode::QMP->attach($control); 1 }) {
         my $error = $@;
         $self->kill_now;
-        my $said = last_line($log);
-        die "cannot start QEMU: " . ($said ne '' ? "$said\n" : $error);
+        my $message = last_line($log);
+        die "cannot start QEMU: " . ($message ne '' ? "$message\n" : $error);
     }
     return $self;
 }
 
 =head2 qmp
 
-The L<TestNode::QMP> of the process that started the guest. Others connect to C<inspect>.
+The L<TestNode::QMP> of the process that started the guest. Other processes connect to C<inspect>.
 
 =head2 inspect
 
-The path of the monitor socket for others, one at a time.
+The path of the second monitor socket, for other processes. It serves one client at a time.
 
 =head2 pid
 
@@ -135,8 +134,8 @@ sub pid ($self) { return $self->{pid} }
 
 =head2 ram_ranges
 
-Class method: C<< TestNode::Guest->ram_ranges($memory) >>. Where the RAM of a guest of that many MiB
-lies in its physical address space: a list of C<[$address, $bytes]>.
+Class method: C<< TestNode::Guest->ram_ranges($memory) >>. The physical address ranges of the RAM of
+a guest with C<$memory> MiB: a list of C<[$address, $bytes]>.
 
 =cut
 
@@ -148,7 +147,8 @@ sub ram_ranges ($class, $memory) {
 
 =head2 stop
 
-Asks QEMU to quit, and sees to it that this process has ended. Safe to call again.
+Sends C<quit> to QEMU and waits until the process has ended; sends SIGTERM, then SIGKILL if it does
+not end in time. May be called again.
 
 =cut
 
@@ -161,22 +161,22 @@ sub stop ($self) {
     return;
 }
 
-# The monitor's connection ends with the process: that is the event to wait for.
+# Waits for the end of the monitor connection, which the kernel closes when QEMU ends.
 sub wait_end ($self, $limit) {
     return 1 if !$self->{pid};
-    my $still_there = eval {
+    my $still_running = eval {
         my $deadline = clock_gettime(CLOCK_MONOTONIC) + $limit;
         1 while defined $self->{qmp}->read_message($deadline - clock_gettime(CLOCK_MONOTONIC));
         1;
     };
-    return 0 if $still_there;
+    return 0 if $still_running;
     waitpid($self->{pid}, 0);
     delete $self->{pid};
     return 1;
 }
 
 sub kill_now ($self) {
-    # Without a process of ours there is nothing to end: no number must ever reach kill by accident.
+    # Only a child of this process may be killed. An undefined PID must never reach kill().
     return if !$self->{pid} || $self->{owner} != $$;
     kill(KILL => $self->{pid});
     1 while waitpid($self->{pid}, 0) < 0 && $!{EINTR};
@@ -193,10 +193,11 @@ sub DESTROY ($self) {
 
 sub command_line ($self, $control_fd, $inspect_fd) {
     my @command = (
-        # Without hardware virtualisation QEMU takes the second; both migrate alike.
+        # QEMU uses TCG if KVM is not available. Migration is the same with both.
         QEMU, '-machine', 'pc,accel=kvm:tcg,max-ram-below-4g=' . LOW_RAM_MAX,
-        # The BIOS would set up KVM's clock, and a target's kernel rewrites that page in guest RAM
-        # before the guest runs there: a difference that no migration made.
+        # With KVM visible, the BIOS would set up the KVM clock. The target's kernel writes to the
+        # clock's page in guest RAM before the guest runs there, and the checksums would differ
+        # although the migration was correct.
         '-cpu', 'qemu64,kvm=off',
         '-name', "guest-$self->{vmid}",
         '-m', $self->{memory},
@@ -230,7 +231,7 @@ sub exec_qemu ($log, $inherit, $command) {
     open(STDIN, '<', '/dev/null') or return;
     open(STDOUT, '>', $log) or return;
     open(STDERR, '>&', \*STDOUT) or return;
-    # QEMU goes with the process that started it, however that ended.
+    # The kernel kills QEMU when the process that started it ends for any reason.
     exec('setpriv', '--pdeathsig', 'KILL', @$command) or print STDERR "cannot run setpriv: $!\n";
     return;
 }

@@ -2,7 +2,7 @@ package TestNode::Import;
 
 =head1 NAME
 
-TestNode::Import - writes a volume that comes in over a UNIX socket
+TestNode::Import - writes a volume that it receives over a UNIX socket
 
 =head1 SYNOPSIS
 
@@ -11,9 +11,9 @@ TestNode::Import - writes a volume that comes in over a UNIX socket
 
 =head1 DESCRIPTION
 
-A process that accepts one connection and writes what comes to a file. The stream is C<raw+size>:
-the size in bytes as a 64 bit little endian number, then that many bytes, then the end. A stream
-that is shorter or longer is an error, and so is a write that fails; the file is then removed.
+A process that accepts one connection and writes the stream to a file. The stream format is
+C<raw+size>: the size in bytes as a 64 bit little endian number, that many bytes, and end of file. A
+shorter or longer stream is an error, and so is a failed write. After an error the file is removed.
 
 =cut
 
@@ -29,15 +29,16 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use constant {
     BLOCK => 1 << 20,
-    # How long the stream may take to begin, and to go on after a pause, in seconds.
-    SILENCE_LIMIT => 300,
+    # Seconds to wait for the connection, and for each further part of the stream.
+    IDLE_LIMIT => 300,
 };
 
 =head1 METHODS
 
 =head2 start
 
-Class method. Listens on C<socket> (mode 0600) when it returns; writes to C<file>, which exists.
+Class method. Takes C<socket> (the path to listen on, mode 0600), C<file> (an existing file to write
+to) and C<volid>. Returns when the socket is listening.
 
 =cut
 
@@ -50,7 +51,7 @@ sub start ($class, %option) {
     die "cannot listen on '$self->{socket}': $!\n" if !$listener;
 
     pipe(my $result, my $result_end) or die "pipe: $!\n";
-    # Its other end closes with the worker, however that ends.
+    # The kernel closes the other end when the worker ends for any reason.
     pipe(my $worker_end, my $worker) or die "pipe: $!\n";
     my $pid = fork() // die "fork: $!\n";
     if (!$pid) {
@@ -68,29 +69,29 @@ sub start ($class, %option) {
 =head2 status
 
 C<< { status => 'pending' } >>, C<< { status => 'complete', volid => ... } >> or C<< { status =>
-'error', msg => ... } >>. After one of the last two the import is over.
+'error', msg => ... } >>. The last two are final.
 
 =cut
 
 sub status ($self) {
     return { status => 'pending', msg => 'waiting for data' }
         if !IO::Select->new($self->{result})->can_read(0);
-    my $said = join('', readline $self->{result});
+    my $result = join('', readline $self->{result});
     waitpid($self->{pid}, 0);
     delete $self->{pid};
     unlink $self->{socket};
-    return { status => 'complete', volid => $self->{volid} } if $said =~ /\Aok /;
+    return { status => 'complete', volid => $self->{volid} } if $result =~ /\Aok /;
     unlink $self->{file};
-    chomp $said;
+    chomp $result;
     return {
         status => 'error',
-        msg => $said =~ s/\Aerror //r || 'the import ended without a word'
+        msg => $result =~ s/\Aerror //r || 'the import process ended without a result'
     };
 }
 
 =head2 abort
 
-Ends the import now and removes the file.
+Kills the import and removes the file.
 
 =cut
 
@@ -141,14 +142,14 @@ sub read_some ($stream, $worker, $block, $max) { ## no critic (RequireFinalRetur
 }
 
 sub wait_for ($handle, $worker) {
-    my $deadline = clock_gettime(CLOCK_MONOTONIC) + SILENCE_LIMIT;
+    my $deadline = clock_gettime(CLOCK_MONOTONIC) + IDLE_LIMIT;
     my $select = IO::Select->new($handle, $worker);
     while ((my $left = $deadline - clock_gettime(CLOCK_MONOTONIC)) > 0) {
         my @ready = $select->can_read($left);
         die "the worker ended\n" if grep { $_ == $worker } @ready;
         return if @ready;
     }
-    die "nothing came for " . SILENCE_LIMIT . " s\n";
+    die "no data for " . IDLE_LIMIT . " s\n";
 }
 
 1;

@@ -2,24 +2,24 @@ package TestNode::Incoming;
 
 =head1 NAME
 
-TestNode::Incoming - a guest that waits for its RAM and disks
+TestNode::Incoming - a guest that receives its RAM and disks
 
 =head1 SYNOPSIS
 
     my $incoming = TestNode::Incoming->on_unix(
         vmid => 100, dir => $dir, memory => 256, disks => \%disks, export => ['scsi0'],
     );
-    my $answer = $incoming->answer;    # what 'start' says to the source
+    my $answer = $incoming->answer;    # the result of the command 'start'
     $incoming->resume;
 
 =head1 DESCRIPTION
 
-Starts QEMU, has it listen for the migration state and serve the disks over NBD, on UNIX sockets or
+Starts QEMU, which listens for the migration state and serves the disks over NBD, on UNIX sockets or
 on TCP.
 
-On TCP the address is the one this node has in the migration network, and QEMU itself binds the
-ports: the first free one of 60000 to 60049 for each. Nobody chooses a port before it is bound, so
-two starts cannot choose the same.
+On TCP, QEMU uses the address of this node in the migration network. It binds the first free port of
+60000 to 60049 for the state, and the next free one for the disks. A port is never selected before
+it is bound, so two guests cannot select the same port.
 
 =cut
 
@@ -30,10 +30,10 @@ use JSON ();
 use TestNode::Guest;
 
 use constant {
-    # Proxmox VE's range for migrations; the end is outside.
+    # The port range of Proxmox VE for migrations; END_PORT is not part of it.
     FIRST_PORT => 60000,
     END_PORT => 60050,
-    # What the target may still need after the source has sent its last byte, in seconds.
+    # Seconds for the target to load the state after the source has sent the last byte.
     LOAD_LIMIT => 60,
 };
 
@@ -42,12 +42,13 @@ use constant {
 =head2 on_unix
 
 Class method. Takes C<vmid>, C<dir>, C<memory> (MiB), C<disks> (name to C<< { file, drivestr } >>)
-and C<export> (the names served). The sockets are F<DIR/VMID.migrate> and F<DIR/VMID_nbd.migrate>.
+and C<export> (names of the disks to serve). The sockets are F<DIR/VMID.migrate> and
+F<DIR/VMID_nbd.migrate>.
 
 =head2 on_tcp
 
-Class method. The same with C<network> (as in L<PVE::Tunnel::Native/network_address>, may be undef)
-and C<node>.
+Class method. Takes the same, and C<network> (as in L<PVE::Tunnel::Native/network_address>, may be
+undef) and C<node>.
 
 =cut
 
@@ -92,8 +93,8 @@ sub on_tcp ($class, %option) {
 
 =head2 answer
 
-What C<start> answers: C<migrate> (C<proto>, C<addr>, and C<unix_sockets> or C<port>) and C<drives>,
-where each disk has C<drivestr> and C<nbd_uri>.
+The result of the command C<start>: C<migrate> (C<proto>, C<addr>, and C<unix_sockets> or C<port>)
+and C<drives>, with C<drivestr> and C<nbd_uri> for each disk.
 
 =cut
 
@@ -109,7 +110,7 @@ sub answer ($self) {
 
 =head2 sockets
 
-The paths of the UNIX sockets: those a ticket may be had for.
+The paths of the UNIX sockets. The worker issues tickets for them.
 
 =head2 monitor
 
@@ -122,7 +123,7 @@ sub monitor ($self) { return $self->{guest}->qmp }
 
 =head2 stop_nbd
 
-Ends the disks' server, if there is one. Returns the socket it was on.
+Stops the NBD server, if it is running. Returns the path of its UNIX socket, if it had one.
 
 =cut
 
@@ -135,7 +136,7 @@ sub stop_nbd ($self) {
 
 =head2 resume
 
-Waits until QEMU has loaded everything, then lets the guest run.
+Waits until QEMU has loaded the state, then starts the guest.
 
 =cut
 
@@ -157,11 +158,11 @@ sub resume ($self) {
 
 =head2 stop
 
-Ends QEMU in good order.
+Stops QEMU and waits for its end.
 
 =head2 abort
 
-Ends QEMU now, from a signal handler too.
+Kills QEMU. May be called from a signal handler.
 
 =cut
 
@@ -191,7 +192,7 @@ sub start ($class, $option, $listen) {
         sockets => {}
     }, $class;
     my $qmp = $guest->qmp;
-    # Its completion is an event, so that nobody has to ask again and again.
+    # QEMU then reports the end of the migration as an event, and polling is not necessary.
     $qmp->command(
         'migrate-set-capabilities',
         { capabilities => [{ capability => 'events', state => JSON::true }] }
@@ -212,17 +213,18 @@ sub start ($class, $option, $listen) {
     return $self;
 }
 
-# An incoming migration can be started once only, so QEMU is given the whole range, and tells what
-# it took.
+# QEMU accepts `migrate-incoming` only once. It therefore gets the whole port range, and reports the
+# port that it has bound.
 sub listen_for_state ($qmp, $host) {
     my $last = END_PORT - 1;
     $qmp->command('migrate-incoming', { uri => "tcp:$host:${\FIRST_PORT},to=$last" });
     my ($listening) = @{ $qmp->command('query-migrate')->{'socket-address'} // [] };
-    my ($port) = ($listening->{port} // '') =~ /\A(\d+)\z/ or die "QEMU does not tell its port\n";
+    my ($port) = ($listening->{port} // '') =~ /\A(\d+)\z/ or die "QEMU does not report its port\n";
     return 0 + $port;
 }
 
-# Where QEMU serves disks it does not tell, but it can be asked again after a port that was taken.
+# QEMU does not report the port of its NBD server, but `nbd-server-start` may be repeated with
+# another port if one is in use.
 sub serve_disks ($qmp, $address) {
     for my $port (FIRST_PORT .. END_PORT - 1) {
         my $inet = { host => $address, port => "$port" };

@@ -13,8 +13,9 @@ TestNode::Node - a test node in a process of its own
 
 =head1 DESCRIPTION
 
-Starts C<target/release/testnode> with the Perl worker beside this file. It ends with C<stop>, with
-the object, or with the process that started it, and takes its workers and their guests with it.
+Starts C<target/release/testnode> with the Perl worker F<testnode/worker.pl>. The node ends on
+C<stop>, when the object is destroyed, or when the process that started it ends. It stops its
+workers and their guests first.
 
 =cut
 
@@ -28,23 +29,26 @@ use POSIX ();
 
 my $ROOT = abs_path(dirname(__FILE__) . '/../../..');
 
-# What a loaded machine may need to make a certificate and listen, in seconds.
+# Seconds to create a certificate and listen. A loaded machine is slow.
 use constant START_LIMIT => 60;
 
 =head1 METHODS
 
 =head2 start
 
-Class method. Takes C<dir> (absolute; made if missing), C<listen> (an address), and optionally
+Class method. Takes C<dir> (absolute; created if missing), C<listen> (an address), and optionally
 C<old> (true: a node without capabilities), C<worker> (another worker program), C<options> (array,
 further arguments of the program), C<wrap> (array, a command that runs the program, such as
-C<nsenter>). Returns when the node listens. Dies with what it said if it does not.
+C<nsenter>). Returns when the node is listening. Dies with the output of the program if it does not
+start.
+
+C<program>: a program with the same options in place of C<testnode>.
 
 =cut
 
 sub start ($class, %option) {
-    my $program = "$ROOT/target/release/testnode";
-    die "'$program' is missing: build it with cargo build --release --workspace\n" if !-x $program;
+    my $program = $option{program} // "$ROOT/target/release/testnode";
+    die "'$program' is missing: build it with cargo build --release --workspace\n" if !-e $program;
     my @command = (
         @{ $option{wrap} // [] }, $program,
         '--listen', $option{listen},
@@ -71,34 +75,35 @@ sub start ($class, %option) {
     }, $class;
     close($_) for $input, $output;
     my $line = IO::Select->new($reader)->can_read(START_LIMIT) ? readline($reader) : undef;
-    my $told = eval { decode_json($line) };
-    if (ref($told) ne 'HASH') {
-        my $said = slurp($errors);
-        die 'cannot start the test node: ' . ($said =~ /\S/ ? $said : "'$program' said nothing\n");
+    my $ready = eval { decode_json($line) };
+    if (ref($ready) ne 'HASH') {
+        my $message = slurp($errors);
+        die 'cannot start the test node: '
+            . ($message =~ /\S/ ? $message : "'$program' printed nothing\n");
     }
-    @$self{ keys %$told } = values %$told;
+    @$self{ keys %$ready } = values %$ready;
     return $self;
 }
 
 =head2 conn
 
-The C<$conn> for L<PVE::Tunnel::Client/fork_websocket_tunnel>, token and fingerprint included.
+The C<$conn> for L<PVE::Tunnel::Client/fork_websocket_tunnel>, with token and fingerprint.
 
 =head2 path
 
-C<< $node->path($vmid) >>: the C<$url> for it. Guests are C<qemu>.
+C<< $node->path($vmid) >>: the C<$url> for the same function. The kind of the guest is C<qemu>.
 
 =head2 url
 
-C<< $node->url($vmid) >>: the websocket's URL for it.
+C<< $node->url($vmid) >>: the URL of the websocket, for the same function.
 
 =head2 worker_log
 
-C<< $node->worker_log($vmid) >>: what the worker of that guest has printed so far.
+C<< $node->worker_log($vmid) >>: the output of the worker of that guest up to now.
 
 =head2 token
 
-The API token: for tests that look for it where it must not be.
+The API token, for tests that search output for secrets.
 
 =cut
 
@@ -129,16 +134,18 @@ sub token ($self) {
 
 =head2 stop
 
-Ends the node and waits for it.
+Stops the node and waits for its end.
+
+Returns the exit code, or 128 plus the number of the signal that ended the node.
 
 =cut
 
 sub stop ($self) {
-    return if !$self->{pid} || $self->{owner} != $$;
+    return $self->{code} if !$self->{pid} || $self->{owner} != $$;
     close($self->{writer});
     waitpid($self->{pid}, 0);
     delete $self->{pid};
-    return;
+    return $self->{code} = $? & 127 ? 128 + ($? & 127) : $? >> 8;
 }
 
 sub DESTROY ($self) {

@@ -12,16 +12,16 @@ use PVE::APIServer::Formatter::Standard;
 
 =head1 NAME
 
-TestNode::Proxy - the two requests of a tunnel on PVE::APIServer::AnyEvent
+TestNode::Proxy - handles the two requests of a tunnel with PVE::APIServer::AnyEvent
 
 =head1 METHODS
 
 =head2 new(%arguments)
 
-Class method. Those of PVE::APIServer::AnyEvent, and C<workers> (a L<TestNode::Starter>) and
-C<api_token> (the whole C<PVEAPIToken=...>).
+Class method. Takes the arguments of PVE::APIServer::AnyEvent, C<workers> (a L<TestNode::Workers>)
+and C<api_token> (the whole C<PVEAPIToken=...>).
 
-=head2 run_until_told
+=head2 serve
 
 Serves until SIGTERM, SIGINT or the end of stdin.
 
@@ -31,8 +31,8 @@ sub new ($class, %arguments) {
     return $class->SUPER::new(%arguments);
 }
 
-sub run_until_told ($self) {
-    # The base class would fork a successor for open connections; a test node just ends.
+sub serve ($self) {
+    # The base class would fork a successor for open connections. A test node does not need one.
     delete $self->{$_} for qw(term_watch quit_watch);
     my $end = sub { $self->{end_cond}->send(1) };
     my @watches = map { AnyEvent->signal(signal => $_, cb => $end) } qw(TERM INT);
@@ -49,7 +49,7 @@ sub run_until_told ($self) {
 sub auth_handler ($self, $method, $path, $ticket, $csrf_token, $api_token, $host) {
     my ($expected) = $self->{api_token} =~ m/\APVEAPIToken=(.*)\z/;
     die "No ticket\n" if !defined $api_token;
-    # Comparing digests takes as long for every wrong token.
+    # The duration of this comparison of digests reveals nothing about the token.
     die "invalid API token\n"
         if Digest::SHA::sha256($api_token) ne Digest::SHA::sha256($expected);
     my $user = $self->{workers}->user;
@@ -81,8 +81,8 @@ sub open_tunnel ($self, $kind, $vmid, $params) {
         fh => $output,
         poll => 'r',
         cb => sub {
-            if (sysread $output, my $said, 65536) {
-                print {$log} $said;
+            if (sysread $output, my $bytes, 65536) {
+                print {$log} $bytes;
             } else {
                 delete $self->{logs}{$vmid};
             }
@@ -96,11 +96,11 @@ sub open_tunnel ($self, $kind, $vmid, $params) {
     };
 }
 
-# The base class connects to the socket it gets here, and relays.
+# The base class connects to the returned socket and relays.
 sub websocket ($self, $params) {
     my ($ticket, $socket) = map { $_ // '' } $params->@{qw(ticket socket)};
     return refusal(HTTP_UNAUTHORIZED, 'permission denied - invalid PVETUNNEL ticket')
-        if !$self->{workers}->admits($ticket, $socket);
+        if !$self->{workers}->authorizes($ticket, $socket);
     return { status => HTTP_OK, data => { socket => $socket } };
 }
 
@@ -108,7 +108,7 @@ sub refusal ($status, $message) {
     return { status => $status, message => $message };
 }
 
-# Overrides the access log: to stderr, and without the query, which has the ticket.
+# Overrides the access log. Writes to stderr, without the query, which contains the ticket.
 sub write_log ($self, $line) {
     my ($request, $status) = $line =~ m/"(\S+ [^? "]*)[^"]*" ([0-9]+)/ or return;
     print STDERR "$request $status\n";

@@ -2,7 +2,7 @@ package TestNode::QMP;
 
 =head1 NAME
 
-TestNode::QMP - a client of QEMU's machine protocol, with a time limit on everything
+TestNode::QMP - a client of the QEMU machine protocol, with a time limit for every operation
 
 =head1 SYNOPSIS
 
@@ -12,8 +12,8 @@ TestNode::QMP - a client of QEMU's machine protocol, with a time limit on everyt
 
 =head1 DESCRIPTION
 
-One command at a time, as QEMU answers them. Events that arrive meanwhile are kept, so that waiting
-for one that has already come ends at once.
+Sends one command at a time. Events that arrive meanwhile are stored, and C<wait_event> returns
+immediately if the event has already arrived.
 
 =cut
 
@@ -25,11 +25,12 @@ use IO::Socket::UNIX;
 use JSON;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-# A stopped guest answers in milliseconds; a loaded machine under TCG has been seen to need seconds.
+# Seconds. QEMU usually replies within milliseconds, but with TCG on a loaded machine it can need
+# several seconds.
 use constant COMMAND_LIMIT => 60;
-# Replies of QEMU are a few KiB; what is longer than this is not QEMU.
+# Bytes. Replies of QEMU have a few KiB; a longer line is not from QEMU.
 use constant MAX_LINE => 4 << 20;
-# Nobody waits for more than the last few events; older ones go.
+# Callers only wait for recent events. Older ones are discarded.
 use constant MAX_EVENTS => 1000;
 
 =head1 METHODS
@@ -37,8 +38,8 @@ use constant MAX_EVENTS => 1000;
 =head2 new
 
 Class method: C<< TestNode::QMP->new($path, $limit) >>. Connects to the UNIX socket C<$path> and
-reads the greeting within C<$limit> seconds (default 60). The socket must be listening already:
-L<TestNode::Guest> makes it before QEMU is started. Dies with a message.
+reads the greeting within C<$limit> seconds (default 60). The socket must already be listening;
+L<TestNode::Guest> creates it before it starts QEMU. Dies with a message.
 
 =cut
 
@@ -50,8 +51,7 @@ sub new ($class, $path, $limit = COMMAND_LIMIT) {
 
 =head2 attach
 
-Class method: C<< TestNode::QMP->attach($socket, $limit) >>. The same on a socket that is connected
-already.
+Class method: C<< TestNode::QMP->attach($socket, $limit) >>. The same with a connected socket.
 
 =cut
 
@@ -59,7 +59,7 @@ sub attach ($class, $socket, $limit = COMMAND_LIMIT) {
     my $self = bless { socket => $socket, buffer => '', events => [] }, $class;
     $socket->blocking(0);
     my $greeting = $self->read_message($limit)
-        // die "QEMU's monitor did not greet within $limit s\n";
+        // die "QEMU's monitor sent no greeting within $limit s\n";
     die "this is not a QEMU monitor\n" if !$greeting->{QMP};
     $self->{version} = $greeting->{QMP}{version}{qemu};
     $self->command('qmp_capabilities');
@@ -68,8 +68,9 @@ sub attach ($class, $socket, $limit = COMMAND_LIMIT) {
 
 =head2 command
 
-C<< $qmp->command($name, \%arguments, $limit) >>: what QEMU returns for it. Dies with C<"NAME:
-reason"> if QEMU refuses, ends, or does not answer within C<$limit> seconds (default 60).
+C<< $qmp->command($name, \%arguments, $limit) >>: returns the value that QEMU returns. Dies with
+C<"NAME: reason"> if QEMU reports an error, ends, or does not reply within C<$limit> seconds
+(default 60).
 
 =cut
 
@@ -90,20 +91,20 @@ sub command ($self, $name, $arguments = undef, $limit = COMMAND_LIMIT) {
 
 =head2 wait_event
 
-C<< $qmp->wait_event($name, $wanted, $limit) >>: the data of the first event of that name for which
-C<< $wanted->($data) >> is true, from those kept or those to come; it is then forgotten. Undef after
-C<$limit> seconds. C<$wanted> may die to give up.
+C<< $qmp->wait_event($name, $matches, $limit) >>: waits for an event of that name for which
+C<< $matches->($data) >> is true. Returns its data and removes it from the stored events. Returns
+undef after C<$limit> seconds. If C<$matches> dies, C<wait_event> dies too.
 
 =cut
 
-sub wait_event ($self, $name, $wanted, $limit) { ## no critic (RequireFinalReturn)
+sub wait_event ($self, $name, $matches, $limit) { ## no critic (RequireFinalReturn)
     my $deadline = now() + $limit;
     my $seen = 0;
     while (1) {
         my $events = $self->{events};
         for (; $seen < @$events; $seen++) {
             my $event = $events->[$seen];
-            next if $event->{event} ne $name || !$wanted->($event->{data});
+            next if $event->{event} ne $name || !$matches->($event->{data});
             splice(@$events, $seen, 1);
             return $event->{data};
         }
@@ -114,7 +115,7 @@ sub wait_event ($self, $name, $wanted, $limit) { ## no critic (RequireFinalRetur
 
 =head2 forget_events
 
-Forgets the events kept so far.
+Discards the stored events.
 
 =cut
 
@@ -133,7 +134,7 @@ sub keep_event ($self, $message) {
 
 sub now () { return clock_gettime(CLOCK_MONOTONIC) }
 
-# Returns the next JSON object, undef when the time is over.
+# Returns the next JSON object, or undef after $limit seconds.
 sub read_message ($self, $limit) {
     my $deadline = now() + $limit;
     my $end;
@@ -162,7 +163,7 @@ sub write_all ($self, $bytes, $limit) {
         }
         die "QEMU has ended\n" if !$!{EAGAIN} && !$!{EINTR};
         my $left = $deadline - now();
-        die "QEMU's monitor takes no commands\n" if $left < 0;
+        die "QEMU's monitor accepts no commands\n" if $left < 0;
         IO::Select->new($self->{socket})->can_write($left);
     }
     return;

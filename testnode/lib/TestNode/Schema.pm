@@ -2,18 +2,20 @@ package TestNode::Schema;
 
 =head1 NAME
 
-TestNode::Schema - checks a command's parameters against the list of those it takes
+TestNode::Schema - checks the parameters of a command against its schema
 
 =head1 SYNOPSIS
 
-    check({ path => { type => 'string' }, cleanup => { type => 'boolean', optional => 1 } }, $parameters);
+    my $path = { type => 'string' };
+    my $cleanup = { type => 'boolean', optional => 1 };
+    check({ path => $path, cleanup => $cleanup }, $parameters);
 
 =head1 DESCRIPTION
 
-What a node checks before it does anything: the parameters are those listed, the required ones are
-there, and each is of its type. The types are C<string> (with C<enum> or C<pattern>), C<integer>
-(with C<minimum>, C<maximum>), C<boolean> (JSON's, or 0 and 1), C<array> (of C<items>), and
-C<object> (with C<properties>, or open without).
+Every parameter must be in the schema, the required ones must be present, and each must have the
+right type. The types are C<string> (with C<enum> or C<pattern>), C<integer> (with C<minimum>,
+C<maximum>), C<boolean> (JSON's, or 0 and 1), C<array> (of C<items>), and C<object> (with
+C<properties>; without it, any object is accepted).
 
 =cut
 
@@ -36,8 +38,8 @@ my %CHECK = (
 
 =head2 check
 
-C<check(\%properties, $value)>: dies with one line that names the first parameter that does not fit,
-by its path.
+C<check(\%properties, $value)>: dies with one line that contains the path of the first invalid
+parameter.
 
 =cut
 

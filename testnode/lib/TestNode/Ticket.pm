@@ -9,27 +9,27 @@ our @EXPORT_OK = qw(make_ticket check_ticket);
 
 =head1 NAME
 
-TestNode::Ticket - tickets that admit one user to one socket of the test node
+TestNode::Ticket - tickets that authorize one user for one socket of the test node
 
 =head1 DESCRIPTION
 
 A ticket is C<PVETUNNEL:TIME::TAG>, where TIME is the UNIX time as eight upper-case hex digits and
-TAG the lower-case hex HMAC-SHA-256 of user, socket path and TIME, each but the last followed by a
-newline. It is valid from 20 s before to 40 s after that time, as a tunnel ticket of Proxmox VE is.
+TAG the lower-case hex HMAC-SHA-256 of user, socket path and TIME, joined by newlines. A ticket is
+valid from 20 s before to 40 s after that time, like a tunnel ticket of Proxmox VE.
 
 =head1 FUNCTIONS
 
 =head2 make_ticket($key, $user, $path, $time = time)
 
-A ticket. C<$key> are 32 bytes; C<$user> is without the name of an API token.
+Returns a ticket. C<$key> has 32 bytes. C<$user> does not contain the name of an API token.
 
 =head2 check_ticket($key, $ticket, $user, $path, $now = time)
 
-Whether the ticket admits C<$user> to C<$path>.
+Whether the ticket authorizes C<$user> for C<$path>.
 
 =cut
 
-# Seconds around the time that a ticket carries.
+# Seconds before and after the time in a ticket.
 my $VALID_BEFORE = 20;
 my $VALID_AFTER = 40;
 
@@ -42,7 +42,7 @@ sub check_ticket ($key, $ticket, $user, $path, $now = time) {
     my ($stamp, $tag) = $ticket =~ m/\APVETUNNEL:([0-9A-F]{8})::([0-9a-f]{64})\z/ or return 0;
     my $time = hex $stamp;
     return 0 if $now < $time - $VALID_BEFORE || $now > $time + $VALID_AFTER;
-    # Digests of the tags are compared, so that time tells nothing about the tag itself.
+    # The duration of this comparison of digests reveals nothing about the tag.
     return Digest::SHA::sha256($tag) eq Digest::SHA::sha256(tag($key, $user, $path, $stamp));
 }
 

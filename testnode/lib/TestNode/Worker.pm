@@ -10,25 +10,25 @@ TestNode::Worker - the mtunnel worker of the test node
 
 =head1 DESCRIPTION
 
-Stands in for the worker that C<POST .../mtunnel> forks on a Proxmox VE node. It is told who it is
-by one JSON line on its input, listens on its UNIX socket, says C<{"ready":1}>, and serves one
-client: a JSON line in, a JSON line out, with C<success>, and C<msg> where that is false. Which
-commands there are is L<TestNode::Commands>'s matter.
+Replaces the worker that C<POST .../mtunnel> forks on a Proxmox VE node. It reads its settings from
+its input as one JSON line, listens on a UNIX socket, prints C<{"ready":1}>, and serves one client.
+Each command and each reply is one JSON line. A reply contains C<success>, and C<msg> if that is
+false. L<TestNode::Commands> implements the commands.
 
-The first line has C<socket>, C<vmid>, C<kind> (C<qemu> or C<lxc>), C<node>, C<dir>, C<user>,
-C<ticket_key> (64 hex digits), C<old> and C<params>. The input then stays open; its end is the order
-to leave.
+The settings are C<socket>, C<vmid>, C<kind> (C<qemu> or C<lxc>), C<node>, C<dir>, C<user>,
+C<ticket_key> (64 hex digits), C<old> and C<params>. The input remains open after that line, and the
+worker ends at its end of file.
 
-Unless the node is C<old> or C<no_direct> is true, the worker installs L<PVE::Tunnel::Seam>, as a
-node with pve-tunnel does. C<configuration> is then the file with the node's networks (by default
-F<remote-migration.cfg> in C<dir>), and with a true C<no_privilege> the user lacks C<Sys.Modify>.
+Unless C<old> or C<no_direct> is true, the worker installs L<PVE::Tunnel::Seam>, as a node with
+pve-tunnel does. C<configuration> is then the file with the node's networks (by default
+F<remote-migration.cfg> in C<dir>). If C<no_privilege> is true, the user lacks C<Sys.Modify>.
 
-After C<quit> the worker waits for the client to disconnect. A guest that was started lives on, and
-the worker with it, until the input ends. A connection that ends without C<quit> is an error, and
-takes the guest along.
+After C<quit> the worker waits for the client to disconnect. If a guest was started, it keeps
+running, and so does the worker, until the end of the input. A connection that ends without C<quit>
+is an error, and the worker kills the guest.
 
-What it prints is its log: one C<command: NAME> for each command received, and no ticket, key or
-configuration.
+The output of the worker is its log: one line C<command: NAME> for each command received, and no
+ticket, key or configuration.
 
 =cut
 
@@ -45,12 +45,12 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use TestNode::Commands;
 
 use constant {
-    # A command is a few KiB, a configuration at most some tens: what is longer is an attack or a
-    # mistake.
+    # Bytes. A command has a few KiB, and a configuration some tens at most. A longer line is an
+    # attack or an error.
     MAX_LINE => 1 << 20,
-    # How long a node waits for the source to connect, in seconds; as Proxmox VE does.
+    # Seconds for the source to connect, as in Proxmox VE.
     CLIENT_LIMIT => 300,
-    # sun_path without its final zero.
+    # Size of sun_path without the terminating zero byte.
     MAX_SOCKET_PATH => 107,
 };
 
@@ -64,7 +64,7 @@ Class method: C<< TestNode::Worker->new($input, $output) >>.
 
 =head2 run
 
-Does all of the above. Returns the exit code: 0 after C<quit>, 1 otherwise.
+Runs the worker. Returns the exit code: 0 after C<quit>, 1 otherwise.
 
 =cut
 
@@ -79,7 +79,7 @@ sub run ($self) {
         my $request = read_request($self->{input});
         $self->{commands} = TestNode::Commands->new($request);
         install_seam($request) if !$request->{old} && !$request->{no_direct};
-        # A signal may come in the middle of anything: then the guest gets no polite goodbye.
+        # A signal may arrive at any point, so the handler kills the guest.
         local @SIG{qw(TERM INT HUP)} = (sub { $self->{commands}->abort; POSIX::_exit(1) }) x 3;
         $self->serve;
         $self->keep_guest;
@@ -92,7 +92,8 @@ sub run ($self) {
     return 1;
 }
 
-# Not over the node, as standard output goes: a command is in the log before it is answered.
+# Writes to stderr, which is the log file. Standard output passes through the node, and a command
+# must be in the log before the worker replies to it.
 sub record ($self, $text) {
     chomp $text;
     print STDERR "$text\n";
@@ -111,7 +112,7 @@ sub serve ($self) {
     print { $self->{output} } '{"ready":1}' . "\n";
     my $accepted = eval { $self->wait_for($listener, CLIENT_LIMIT) && $listener->accept };
     my $error = $@;
-    # One client: whoever comes later finds no socket.
+    # The worker serves one client, so the socket is removed now.
     close($listener);
     unlink $path;
     $self->{client} = $accepted || die($error || "no client within " . CLIENT_LIMIT . " s\n");
@@ -125,10 +126,10 @@ sub serve ($self) {
     return;
 }
 
-# The node ends when it wants the guest gone; QEMU may also end on its own.
+# Waits for the end of the input or of QEMU.
 sub keep_guest ($self) {
     my $monitor = $self->{commands}->monitor // return;
-    $self->record('guest goes on');
+    $self->record('guest keeps running');
     eval {
         while ($self->wait_for($monitor->{socket}, undef)) {
             $monitor->read_message(1);
@@ -139,8 +140,7 @@ sub keep_guest ($self) {
     return;
 }
 
-# True when the handle can be read, false when the time is over; dies when the node wants us to
-# leave.
+# Returns true if the handle is readable, false after $limit seconds. Dies at the end of the input.
 sub wait_for ($self, $handle, $limit) { ## no critic (RequireFinalReturn)
     my $deadline = defined($limit) ? clock_gettime(CLOCK_MONOTONIC) + $limit : undef;
     my $select = IO::Select->new($handle, $self->{input});
@@ -176,7 +176,7 @@ sub reply ($self, $reply) {
     while (length $bytes) {
         my $wrote = syswrite($self->{client}, $bytes);
         next if !defined($wrote) && $!{EINTR};
-        # Who does not wait for the answer is found out by the next read.
+        # The client has disconnected. The next read reports it.
         return if !defined $wrote;
         substr($bytes, 0, $wrote, '');
     }
@@ -185,7 +185,8 @@ sub reply ($self, $reply) {
 
 sub answer ($self, $line) {
     my $command = eval { $JSON->decode($line) };
-    # The parser's own message quotes the line, which may be a guest's configuration.
+    # The parser's message is not used: it quotes the line, which may contain a guest's
+    # configuration.
     return failure('the command is not a JSON object') if ref($command) ne 'HASH';
     my $name = delete $command->{cmd};
     return failure("the command has no 'cmd'") if !defined($name) || ref $name;
@@ -207,7 +208,7 @@ sub install_seam ($request) {
         // "$request->{dir}/remote-migration.cfg";
     my $may = !$request->{no_privilege};
     PVE::Tunnel::Seam::install(
-        # This node has one user and no other privileges.
+        # This node has one user, and only this privilege is checked.
         check => sub ($user, $path, $privilege) { return $may },
         node => $request->{node},
     );
@@ -217,10 +218,10 @@ sub install_seam ($request) {
 sub read_request ($input) {
     my $line = '';
     while ($line !~ /\n/) {
-        # Byte by byte, so that nothing after the line is taken from whoever reads next.
+        # Byte by byte, so that nothing after the line is read.
         my $got = sysread($input, $line, 1, length $line);
         next if !defined($got) && $!{EINTR};
-        die "the node gave no request\n" if !$got || length($line) > MAX_LINE;
+        die "the node sent no request\n" if !$got || length($line) > MAX_LINE;
     }
     my $request = eval { $JSON->decode($line) } // die "the node's request is not JSON\n";
     for my $name (qw(socket vmid kind node dir user ticket_key)) {

@@ -2,7 +2,7 @@ package PVE::StorageTunnel;
 
 =head1 NAME
 
-PVE::StorageTunnel - a stand-in for the module of that name in Proxmox VE
+PVE::StorageTunnel - a fake of the Proxmox VE module with this name
 
 =head1 SYNOPSIS
 
@@ -11,10 +11,10 @@ PVE::StorageTunnel - a stand-in for the module of that name in Proxmox VE
 
 =head1 DESCRIPTION
 
-As much of it as the test node's worker and L<PVE::Tunnel::Seam> meet: a hash of schemas, shared by
-reference with the worker's table of commands, and a handler that is called by its full name. It
-lies in a directory of its own, which only the worker and tests of the seam search, so that it is
-never taken for the real one.
+Contains the parts that the test node's worker and L<PVE::Tunnel::Seam> use: a hash of schemas, to
+which the worker's table of commands has references, and a handler that the worker calls by its full
+name. The module has a directory of its own. Only the worker and the tests of the seam search this
+directory, so that no other program loads the fake instead of the real module.
 
 =cut
 
@@ -28,9 +28,9 @@ our $cmd_schema = { 'query-disk-import' => {} };
 
 =head2 handle_query_disk_import
 
-C<handle_query_disk_import($state, \%parameters)>: how the import in C<< $state->{disk_import} >>, a
-L<TestNode::Import>, is getting on. One that is over is taken out of C<$state>, and its socket
-out of C<< $state->{sockets} >>.
+C<handle_query_disk_import($state, \%parameters)>: returns the status of the import in
+C<< $state->{disk_import} >>, a L<TestNode::Import>. If it is final, the import is removed from
+C<$state>, and its socket from C<< $state->{sockets} >>.
 
 =cut
 

@@ -1,6 +1,7 @@
 package Test::PackagedNode;
 
-# A system on which pve-tunnel is installed, as seen from outside: files, diversions, what Perl loads.
+# Inspects a system with pve-tunnel installed: its files, its diversions, and the modules that Perl
+# loads.
 
 use v5.36;
 
@@ -10,72 +11,76 @@ use File::Temp ();
 use IO::Handle ();
 use Test::More;
 
-our @EXPORT_OK = qw(run run_ok said state_of all_stock modules_on diversions triggered loads daemon
-    stood_for stand_ins purge_stand_ins);
+our @EXPORT_OK =
+    qw(run run_ok command_prints state_of all_stock modules_on diversions triggered loads daemon
+    installed_fakes fake_packages purge_fakes);
 
 =head1 NAME
 
-Test::PackagedNode - the system that packages are tried on
+Test::PackagedNode - the system that tests install packages on
 
 =head1 FUNCTIONS
 
 =head2 run(@command)
 
-Runs it and returns C<{code, said}>: exit code, and what it wrote to standard output and standard
-error.
+Runs a command. Returns C<{code, output}>: its exit code, and its standard output and standard error
+in one string.
 
-=head2 run_ok($what, @command)
+=head2 run_ok($name, @command)
 
-Tests that it ends well, and returns the same.
+Runs a command and tests that its exit code is 0. Returns the same.
 
-=head2 said($arguments, $code, $pattern)
+=head2 command_prints($arguments, $code, $pattern)
 
-Tests that C<pve-tunnel> with these arguments ends with that code and says that. Returns what it
-says.
+Tests that C<pve-tunnel> with these arguments returns that exit code and prints output that matches.
+Returns the output.
 
 =head2 state_of
 
-For each part (C<overlay>, C<seam>, C<helper>) what is in its place: C<stock VERSION>, C<ours over
-VERSION>, C<ours over nothing>, C<nothing>, or words for what should never be.
+The state of each component (C<overlay>, C<seam>, C<helper>), a hash reference. A state is C<stock
+VERSION>, C<pve-tunnel over VERSION> (the replacement is installed over the diverted stock file),
+C<pve-tunnel over nothing>, C<nothing>, or a description of an invalid state.
 
 =head2 all_stock($version)
 
-The same where that version is installed (undef: none), and nothing is enabled.
+The expected result of C<state_of> if that stock version is installed (undef: none) and pve-tunnel
+is disabled.
 
 =head2 modules_on($version, $over = $version)
 
-The same after C<pve-tunnel enable>; C<$over> is C<nothing> where the stock modules have been removed.
+The expected result after C<pve-tunnel enable>. C<$over> is C<nothing> if the stock modules were
+removed.
 
 =head2 diversions
 
-How many diversions pve-tunnel has.
+The number of diversions of pve-tunnel.
 
 =head2 triggered
 
-How often the daemons were told to reload.
+How often the trigger that reloads the daemons has run.
 
 =head2 loads($module)
 
-C<stock>, C<overlay>, C<seam>, or C<not>: what a fresh Perl under C<-T> has after loading a module of
-Proxmox VE. In list context also the warnings.
+Loads a module of Proxmox VE in a new Perl process with C<-T>. Returns C<stock>, C<overlay> or
+C<seam> for the code that is in effect, or C<not> if the module cannot be loaded. In list context,
+also returns a reference to an array of the warnings.
 
 =head2 daemon
 
-Starts a process that looks like C<pvedaemon>, and has loaded PVE::Tunnel when this returns. Its method
-C<end> ends it.
+Starts a process with the name C<pvedaemon>, and returns when it has loaded PVE::Tunnel. The method
+C<end> of the result ends the process.
 
-=head2 stood_for
+=head2 installed_fakes
 
-The names of the packages that there are stand-ins for, of those that are installed.
+The names of the installed packages that tests replace by fakes.
 
-=head2 stand_ins($version, $shape = '')
+=head2 fake_packages($version, $shape = '')
 
-Makes the stand-in packages of that version and returns their files. The first is that with the
-modules.
+Creates the fake packages with that version and returns their files. The first contains the modules.
 
-=head2 purge_stand_ins
+=head2 purge_fakes
 
-Removes those of them that are installed, without a trace.
+Purges the fake packages that are installed.
 
 =cut
 
@@ -84,7 +89,7 @@ my %PATH = (
     seam => '/usr/share/perl5/PVE/StorageTunnel.pm',
     helper => '/usr/bin/proxmox-websocket-tunnel',
 );
-my %STAND_IN = (
+my %REPLACEMENT = (
     overlay => '/usr/share/pve-tunnel/perl5/PVE/Tunnel.pm',
     seam => '/usr/share/pve-tunnel/perl5/PVE/StorageTunnel.pm',
     helper => '/usr/bin/pve-tunnel',
@@ -99,22 +104,22 @@ sub run (@command) {
         exec { $command[0] } @command or die "cannot run $command[0]: $!\n";
     }
     local $/ = undef;
-    my $said = readline($output) // '';
+    my $printed = readline($output) // '';
     close $output;
-    return { code => $? >> 8, said => $said };
+    return { code => $? >> 8, output => $printed };
 }
 
-sub run_ok ($what, @command) {
+sub run_ok ($name, @command) {
     my $run = run(@command);
-    is($run->{code}, 0, $what) or diag($run->{said});
+    is($run->{code}, 0, $name) or diag($run->{output});
     return $run;
 }
 
-sub said ($arguments, $code, $pattern) {
+sub command_prints ($arguments, $code, $pattern) {
     my $run = run('pve-tunnel', split / /, $arguments);
-    my $well = $run->{code} == $code && $run->{said} =~ $pattern;
-    ok($well, "pve-tunnel $arguments: exit code $code") or diag("$run->{code}: $run->{said}");
-    return $run->{said};
+    my $matches = $run->{code} == $code && $run->{output} =~ $pattern;
+    ok($matches, "pve-tunnel $arguments: exit code $code") or diag("$run->{code}: $run->{output}");
+    return $run->{output};
 }
 
 sub state_of () {
@@ -122,18 +127,18 @@ sub state_of () {
     return { map { $_ => _state($_, $diverted->{ $PATH{$_} }) } keys %PATH };
 }
 
-sub _state ($part, $aside) {
-    my $path = $PATH{$part};
-    my $ours = -l $path && readlink $path;
-    if ($ours) {
-        # Relative, as all links within /usr are.
-        my $folder = $path =~ s{/[^/]*\z}{}r;
-        my $there = run('realpath', '-m', "$folder/$ours")->{said} =~ s/\n\z//r;
-        return "a link to $there" if $there ne $STAND_IN{$part} || !-e $there;
-        return 'ours, and no diversion' if ($aside // '') ne "$path.distrib";
-        return 'ours over ' . (_version("$path.distrib") // 'nothing');
+sub _state ($component, $diverted_to) {
+    my $path = $PATH{$component};
+    my $link = -l $path && readlink $path;
+    if ($link) {
+        # Relative, like all links within /usr.
+        my $directory = $path =~ s{/[^/]*\z}{}r;
+        my $target = run('realpath', '-m', "$directory/$link")->{output} =~ s/\n\z//r;
+        return "a link to $target" if $target ne $REPLACEMENT{$component} || !-e $target;
+        return 'pve-tunnel without a diversion' if ($diverted_to // '') ne "$path.distrib";
+        return 'pve-tunnel over ' . (_version("$path.distrib") // 'nothing');
     }
-    return 'a diversion without a link' if defined $aside;
+    return 'a diversion without a link' if defined $diverted_to;
     return "$path.distrib without a diversion" if -e "$path.distrib";
     my $version = _version($path) // return 'nothing';
     return "stock $version";
@@ -142,7 +147,7 @@ sub _state ($part, $aside) {
 sub _version ($path) {
     open my $file, '<', $path or return;
     local $/ = undef;
-    my ($version) = readline($file) =~ /stand-in ([0-9.]+)/;
+    my ($version) = readline($file) =~ /\bfake ([0-9.]+)/;
     close $file;
     return $version // 'unknown';
 }
@@ -152,11 +157,11 @@ sub all_stock ($version) {
 }
 
 sub modules_on ($version, $over = $version) {
-    return { %{ all_stock($version) }, map { $_ => "ours over $over" } qw(overlay seam) };
+    return { %{ all_stock($version) }, map { $_ => "pve-tunnel over $over" } qw(overlay seam) };
 }
 
 sub _diverted () {
-    my $listed = run('dpkg-divert', '--list')->{said};
+    my $listed = run('dpkg-divert', '--list')->{output};
     return { $listed =~ /^diversion of (\S+) to (\S+) by pve-tunnel$/mg };
 }
 
@@ -165,17 +170,17 @@ sub diversions () {
 }
 
 sub triggered () {
-    open my $file, '<', '/var/lib/stand-in/triggered' or return 0;
+    open my $file, '<', '/var/lib/fake/triggered' or return 0;
     my @lines = readline $file;
     close $file;
     return scalar @lines;
 }
 
-# What says of itself that it is in effect in a module.
-my %REPLACED_BY = ('PVE::Tunnel' => 'Overlay', 'PVE::StorageTunnel' => 'Seam');
+# The module of pve-tunnel that changes each module of Proxmox VE, and reports whether it does.
+my %CHANGED_BY = ('PVE::Tunnel' => 'Overlay', 'PVE::StorageTunnel' => 'Seam');
 
 sub loads ($module) {
-    my $ours = $REPLACED_BY{$module};
+    my $ours = $CHANGED_BY{$module};
     my $code = <<~"END";
         if (!eval { require $module; 1 }) {
             print "answer: not\n";
@@ -185,9 +190,9 @@ sub loads ($module) {
             print "answer: \L$ours\E\n";
         }
         END
-    my $asked = run($^X, '-T', '-e', $code);
-    my ($answer) = $asked->{said} =~ s/^answer: (.*)\n//m ? $1 : 'nothing at all';
-    return wantarray ? ($answer, [split /\n/, $asked->{said}]) : $answer;
+    my $run = run($^X, '-T', '-e', $code);
+    my ($answer) = $run->{output} =~ s/^answer: (.*)\n//m ? $1 : 'no answer';
+    return wantarray ? ($answer, [split /\n/, $run->{output}]) : $answer;
 }
 
 sub daemon () {
@@ -202,7 +207,7 @@ sub daemon () {
         exec {$^X} $^X, '-T', '-e', $code or die "cannot run perl: $!\n";
     }
     close $_ for $input, $output;
-    readline($ready) // die "the stand-in daemon does not start\n";
+    readline($ready) // die "the fake daemon does not start\n";
     open my $file, '>', $PID_FILE or die "cannot write $PID_FILE: $!\n";
     print {$file} "$pid\n" or die "cannot write $PID_FILE: $!\n";
     close $file or die "cannot write $PID_FILE: $!\n";
@@ -217,7 +222,7 @@ sub end ($self) {
     return;
 }
 
-# A test that died leaves none behind.
+# Ends the process even if the test dies.
 sub DESTROY ($self) {
     return if $self->{owner} != $$;
     local ($@, $!, $?);
@@ -225,25 +230,25 @@ sub DESTROY ($self) {
     return;
 }
 
-my @STOOD_FOR = qw(libpve-guest-common-perl proxmox-websocket-tunnel pve-manager);
+my @FAKED = qw(libpve-guest-common-perl proxmox-websocket-tunnel pve-manager);
 
-sub stood_for () {
+sub installed_fakes () {
     return
-        grep { run('dpkg-query', '-W', '-f', '${db:Status-Status}', $_)->{said} =~ /\Ainstalled/ }
-        @STOOD_FOR;
+        grep { run('dpkg-query', '-W', '-f', '${db:Status-Status}', $_)->{output} =~ /\Ainstalled/ }
+        @FAKED;
 }
 
-my $STAND_IN_PACKAGES = dirname(__FILE__) . '/../../stand-in-packages';
-my $made = File::Temp->newdir('stand-ins-XXXXXX', TMPDIR => 1);
+my $PROGRAM = dirname(__FILE__) . '/../../fake-packages';
+my $directory = File::Temp->newdir('fakes-XXXXXX', TMPDIR => 1);
 
-sub stand_ins ($version, $shape = '') {
-    my $run = run($STAND_IN_PACKAGES, "$made", $version, $shape);
-    die "no stand-in packages: $run->{said}" if $run->{code};
-    return split /\n/, $run->{said};
+sub fake_packages ($version, $shape = '') {
+    my $run = run($PROGRAM, "$directory", $version, $shape);
+    die "cannot create the fake packages: $run->{output}" if $run->{code};
+    return split /\n/, $run->{output};
 }
 
-sub purge_stand_ins () {
-    return run('dpkg', '-P', @STOOD_FOR);
+sub purge_fakes () {
+    return run('dpkg', '-P', @FAKED);
 }
 
 1;

@@ -5,6 +5,7 @@ use v5.36;
 use JSON ();
 
 use PVE::Tunnel::Native;
+use PVE::Tunnel::Text;
 
 use PVE::Tunnel::Client::API;
 use PVE::Tunnel::Client::Child;
@@ -152,7 +153,7 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
     my $done = eval { _quit($tunnel, $cleanup); 1 };
     my $error = $@;
     if ($done && defined(my $death = $answer && $answer->{error})) {
-        ($done, $error) = (0, PVE::Tunnel::Client::Lines::one_line($death) . "\n");
+        ($done, $error) = (0, PVE::Tunnel::Text::one_line($death) . "\n");
     }
     _end_child($tunnel);
     for my $path (@{ $tunnel->{unix_sockets} // [] }) {

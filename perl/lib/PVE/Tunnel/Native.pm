@@ -22,6 +22,14 @@ sub configuration_select ($text, $input) {
         _configuration_select($text, _encode('pve_tunnel_configuration_select', $input)));
 }
 
+sub seam_decide ($text, $input) {
+    return _decode(_seam_decide($text, _encode('pve_tunnel_seam_decide', $input)));
+}
+
+sub seam_answer ($operation, $line) {
+    return _decode(_seam_answer($operation, $line));
+}
+
 sub network_address ($network, $node) {
     return _decode(_network_address($network, $node));
 }
@@ -302,6 +310,46 @@ C<STATUS_TOO_LONG> above 1 MiB; with C<STATUS_REFUSED> if the configuration does
 asked for: a type that the network does not allow, clear text where the policy requires encryption,
 even by default, a network that is for other remotes, an ID that there is not.
 
+=item seam_decide($text, $input)
+
+Decides what a tunnel worker on the target does with a request about direct connections. C<$text> is
+the content of the configuration, or C<undef>. C<$input>:
+
+    # the request, as it arrived
+    direct => { op => 'open', protocol => 1, plane => 'tcp' },
+    # path of the configuration, for messages
+    file => '/etc/pve/remote-migration.cfg',
+    # why it could not be read, or undef
+    unreadable => undef,
+    # this node's name
+    node => 'pve1',
+    # user of the API, for messages, or undef
+    user => 'move@pve',
+    # result of an earlier 'check', or undef
+    allowed => undef,
+    # or 'running', 'ended'
+    listener => 'none',
+    # the worker's UNIX sockets
+    sockets => ['/run/qemu-server/100.migrate'],
+
+Returns a hash whose C<do> is one of
+
+    check    look up 'privilege' on 'path', then call again with
+             the result in 'allowed'
+    reply    answer with 'reply'
+    listen   start a listener with 'options', answer with its line
+    ask      send 'request' to the listener, answer with its line
+    close    send { op => 'close' }, answer with its line
+
+Dies with C<STATUS_PROTOCOL> if the request is malformed, and with C<STATUS_REFUSED> if it is not
+allowed.
+
+=item seam_answer($operation, $line)
+
+Checks a line of the listener: its answer to C<open> (the first line), C<forward>, C<stat> or
+C<close>. Returns the answer with the known members. Dies with C<STATUS_PROTOCOL> if one is missing or
+malformed; the message does not contain its value.
+
 =back
 
 =head2 Addresses and ports
@@ -525,6 +573,10 @@ C<$control> fails, or a signal came.
 
 Version of the library, such as C<0.1.0>. C<$PVE::Tunnel::Native::VERSION> is that of this module.
 
+=item CONFIGURATION_MAX, LINE_MAX
+
+Constants: most bytes of the configuration, and of a line from or to a connector or listener.
+
 =item abi_version()
 
 Number of the library's ABI. The module refuses to load with another than it was built for.
@@ -657,7 +709,8 @@ Under C<perl -T>, what was made of something tainted is tainted: every value of 
 made of one tainted value, the payload of a codec that was fed tainted bytes (from then on), data
 masked with a tainted key. Take values out by a pattern after checking them, as ever. Names of hash
 elements are never tainted in Perl, nor are the booleans of JSON. C<port_bind> refuses a tainted
-address; what it returns comes from the kernel and is not tainted.
+address; what it returns comes from the kernel and is not tainted. What C<seam_decide> and
+C<seam_answer> return is not tainted either, because the library has checked every value.
 
 =head1 LIFETIMES
 

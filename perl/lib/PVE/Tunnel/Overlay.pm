@@ -81,7 +81,7 @@ sub _wrapped ($found) {
 # Why PVE::Tunnel is not one to touch, or undef. Loads it.
 sub _refusal () {
     if (!PVE::Tunnel->can('fork_websocket_tunnel') && !eval { require PVE::Tunnel; 1 }) {
-        return PVE::Tunnel::Client::Lines::one_line("it cannot be loaded: $@");
+        return PVE::Tunnel::Text::one_line("it cannot be loaded: $@");
     }
     return PVE::Tunnel::Overlay::Shape::fault('PVE::Tunnel');
 }

@@ -4,12 +4,13 @@ use v5.36;
 
 use Hash::Util::FieldHash qw(fieldhash);
 
+use PVE::Tunnel::Configuration;
 use PVE::Tunnel::Seam::Session;
 
 our $VERSION = '0.1.0';
 
-# Where administrators configure networks for migrations to other clusters.
-our $CONFIGURATION = '/etc/pve/remote-migration.cfg';
+# Variable for tests.
+our $CONFIGURATION = $PVE::Tunnel::Configuration::FILE;
 
 # The command whose clothes the seam's requests wear, and the parameter that tells them apart.
 my $COMMAND = 'query-disk-import';

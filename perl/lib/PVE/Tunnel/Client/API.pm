@@ -6,6 +6,7 @@ use HTTP::Tiny;
 use JSON ();
 
 use PVE::Tunnel::Native;
+use PVE::Tunnel::Text;
 
 our $VERSION = '0.1.0';
 
@@ -42,7 +43,7 @@ sub post ($conn, $path, $params) {
         # 599 is HTTP::Tiny's own: the connection failed, and the reason is the content.
         my $reason =
             $answer->{status} == 599 ? $answer->{content} : "$answer->{status} $answer->{reason}";
-        die _one_line("the request for a tunnel to $conn->{host} failed: $reason", $conn) . "\n";
+        die _redacted("the request for a tunnel to $conn->{host} failed: $reason", $conn) . "\n";
     }
     my $data = eval { $JSON->decode($answer->{content})->{data} };
     for my $name (qw(ticket socket upid)) {
@@ -106,13 +107,12 @@ sub _pinned ($expected, $mismatch) {
 }
 
 # A status line is the target's to write, and it must not bring back what was sent.
-sub _one_line ($text, $conn) {
-    $text =~ s/[\x00-\x20\x7f]+/ /g;
+# A message without the token.
+sub _redacted ($text, $conn) {
     $text =~ s/\Q$conn->{apitoken}\E/(token)/g;
     my ($secret) = $conn->{apitoken} =~ /=([^=]+)\z/;
     $text =~ s/\Q$secret\E/(token)/g if defined $secret;
-    $text =~ s/\s+\z//;
-    return length($text) > 1000 ? substr($text, 0, 1000) . '...' : $text;
+    return PVE::Tunnel::Text::one_line($text);
 }
 
 1;

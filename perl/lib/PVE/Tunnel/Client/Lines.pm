@@ -8,15 +8,16 @@ use JSON ();
 use Scalar::Util qw(looks_like_number);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
+use PVE::Tunnel::Native;
+use PVE::Tunnel::Text;
+
 our $VERSION = '0.1.0';
 
 use constant {
-    # No answer of a worker comes near; what does is not an answer.
-    MAX_LINE => 1 << 20,
-    # What a time limit may be: a day. Longer is a mistake in units.
+    # Bytes.
+    MAX_LINE => PVE::Tunnel::Native::LINE_MAX(),
+    # Longest time limit, in seconds: a day. A longer one is a mistake in units.
     MAX_LIMIT => 86400,
-    # What the other side says may be of any length; a log line should be read.
-    MAX_TEXT => 1000,
 };
 
 my $JSON = JSON->new->utf8->canonical;
@@ -32,7 +33,7 @@ sub ask ($tunnel, $limit, $command) {
         my $left = $deadline - clock_gettime(CLOCK_MONOTONIC);
         die "no answer to '$command->{cmd}' within $limit s\n" if $left <= 0;
         $line = eval { $tunnel->{read_line}->($tunnel, $left) }
-            // die "no answer to '$command->{cmd}': " . one_line($@) . "\n";
+            // die "no answer to '$command->{cmd}': " . PVE::Tunnel::Text::one_line($@) . "\n";
         $tunnel->{unanswered}--;
     }
     my $answer = eval { $JSON->decode($line) };
@@ -94,18 +95,12 @@ sub deadline ($limit) {
 sub failure_text ($reply) {
     my $text = $reply->{msg};
     return 'the other side gave no reason' if !defined($text) || ref($text) || $text !~ /\S/;
-    return one_line($text);
-}
-
-sub one_line ($text) {
-    $text =~ s/[\x00-\x20\x7f]+/ /g;
-    $text =~ s/\s+\z//;
-    return length($text) > MAX_TEXT ? substr($text, 0, MAX_TEXT) . '...' : $text;
+    return PVE::Tunnel::Text::one_line($text);
 }
 
 sub log_line ($log, $level, $text) {
     # A log that fails must not end the tunnel.
-    eval { $log->($level, one_line($text)) };
+    eval { $log->($level, PVE::Tunnel::Text::one_line($text)) };
     return;
 }
 
@@ -150,10 +145,6 @@ C<deadline($limit)>: when that limit ends, in seconds of the monotonic clock.
 =head2 failure_text
 
 C<failure_text(\%answer)>: C<msg> as one line of at most a thousand characters.
-
-=head2 one_line
-
-C<one_line($text)>: any text as such a line.
 
 =head2 log_line
 

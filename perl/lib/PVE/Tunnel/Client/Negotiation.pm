@@ -4,21 +4,18 @@ use v5.36;
 
 use JSON ();
 
+use PVE::Tunnel::Configuration;
 use PVE::Tunnel::Native;
+use PVE::Tunnel::Text;
 
 use PVE::Tunnel::Client::Lines;
 
 our $VERSION = '0.1.0';
 
-# Variable for tests and for whoever keeps it elsewhere.
-our $CONFIGURATION = '/etc/pve/remote-migration.cfg';
+# Variable for tests, and for a file in another place.
+our $CONFIGURATION = $PVE::Tunnel::Configuration::FILE;
 
 use constant {
-    # Bytes. The cluster file system holds no larger file.
-    MAX_CONFIGURATION => 1 << 20,
-    # Seconds that the target's listener has to take a connection, hello included, before the way
-    # to it counts as blocked.
-    DIAL_LIMIT => 5,
     # Seconds for the whole negotiation: the connector's own limits for three answers of the worker
     # (15 each) and for the way to its addresses come first, so that its reason is heard.
     DIRECT_LIMIT => 120,
@@ -37,37 +34,23 @@ sub wish ($conn, $tunnel_params) {
     $planes //= [@PLANES];
     die "planes is not an array\n" if ref($planes) ne 'ARRAY';
 
-    my $text = _configuration();
+    my $text = PVE::Tunnel::Configuration::read_file($CONFIGURATION);
     my %call = (migration_type => $type, migration_network => $network);
     my %source = (side => 'source', remote => $conn->{host}, %call);
     my $wish = eval { PVE::Tunnel::Native::configuration_select($text, \%source) }
-        // die "$CONFIGURATION: " . _reason($@);
+        // die "$CONFIGURATION: " . PVE::Tunnel::Text::reason($@) . "\n";
 
     # What even the best of targets could not do is refused before the target hears of it.
     my %known = map { $_ => $wish->{$_} }
         qw(migration_type migration_network configured require_encryption);
     my $best =
         eval { PVE::Tunnel::Native::plan({ %known, planes => $planes, caps => [@ALL_CAPS] }) }
-        // die _reason($@);
+        // die PVE::Tunnel::Text::reason($@) . "\n";
     for my $needed (@{ $best->{privileges} }) {
         _require_privilege($wish, @$needed{qw(privilege path)})
             if grep { $_ eq 'source' } @{ $needed->{on} };
     }
-    return { %$wish, planes => $planes, dial_timeout => DIAL_LIMIT };
-}
-
-# The library's functions name themselves first, which is for programmers.
-sub _reason ($error) { return $error =~ s/\Apve_tunnel_\w+: //r }
-
-sub _configuration () {
-    my $opened = open(my $in, '<:raw', $CONFIGURATION);
-    return if !$opened && $!{ENOENT};
-    my $got = $opened && read($in, my $text, MAX_CONFIGURATION + 1);
-    # Not knowing what is forbidden is no reason to allow it.
-    die "cannot read '$CONFIGURATION': $!\n" if !$opened || !defined $got;
-    die "'$CONFIGURATION' is longer than " . MAX_CONFIGURATION . " bytes\n"
-        if $got > MAX_CONFIGURATION;
-    return $text;
+    return { %$wish, planes => $planes };
 }
 
 sub _require_privilege ($wish, $privilege, $path) {

@@ -12,7 +12,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Native;
 use PVE::Tunnel::Process;
-use PVE::Tunnel::Seam::Message;
+use PVE::Tunnel::Text;
 
 our $VERSION = '0.1.0';
 
@@ -22,8 +22,8 @@ use constant {
     ANSWER_LIMIT => 10,
     # Seconds for a listener to end that has been told to. It has nothing to wait for.
     END_LIMIT => 5,
-    # Bytes. A stat of 256 forwards is far shorter.
-    MAX_LINE => 1 << 20,
+    # Bytes.
+    MAX_LINE => PVE::Tunnel::Native::LINE_MAX(),
     # Standard error, the task's log: the one descriptor for lines that the listener is left.
     LOG => 2,
     GONE => 'the listener has ended; the log of this task may say why',
@@ -50,7 +50,7 @@ sub start ($class, $options) {
     return ($self, $opened);
 }
 
-sub ask ($self, $op, %more) {
+sub ask ($self, $request) {
     die "the listener belongs to process $self->{owner}\n" if $self->{owner} != $$;
     die "$self->{over}\n" if defined $self->{over};
     # A handler of the caller's, such as that of an alarm, may have died in the middle of the last
@@ -58,13 +58,13 @@ sub ask ($self, $op, %more) {
     $self->_fail('the listener was ended: an earlier exchange with it was cut off')
         if $self->{asking};
     $self->{asking} = 1;
-    my $reason = $self->_write($JSON->encode({ %more, op => $op }) . "\n");
+    my $reason = $self->_write($JSON->encode($request) . "\n");
     $self->_fail($reason) if defined $reason;
-    return $self->_hear($op);
+    return $self->_hear($request->{op});
 }
 
 sub close ($self) { ## no critic (ProhibitBuiltinHomonyms)
-    my $last = $self->ask('close');
+    my $last = $self->ask({ op => 'close' });
     $self->_end;
     return $last;
 }
@@ -91,7 +91,7 @@ sub _serve ($theirs, $options) {
     my $control = fileno $theirs;
     return 0 if eval { PVE::Tunnel::Native::listener_run($control, LOG, $options); 1 };
     # If it ended before its first line, this is that line; later it is the next answer.
-    my $error = PVE::Tunnel::Seam::Message::one_line($@ =~ s/\Apve_tunnel_\w+: //r);
+    my $error = PVE::Tunnel::Text::ascii_line(PVE::Tunnel::Text::reason($@));
     my $line = $JSON->encode({ error => $error }) . "\n";
     POSIX::write($control, $line, length $line);
     return 1;
@@ -106,15 +106,14 @@ sub _hear ($self, $op) {
     $self->_fail('the listener was ended: its answer is not JSON') if ref($answer) ne 'HASH';
     if (defined(my $error = $answer->{error})) {
         $self->{asking} = 0;
-        my $words =
-            ref($error) ? 'it gave no reason' : PVE::Tunnel::Seam::Message::one_line($error);
+        my $words = ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::ascii_line($error);
         # Without an address or a port there is nothing to go on with.
         $self->_end($words) if $op eq 'open';
         die "listener: $words\n";
     }
-    my $checked = eval { PVE::Tunnel::Seam::Message::answer($op, $answer) };
+    my $checked = eval { PVE::Tunnel::Native::seam_answer($op, $line) };
     if (!$checked) {
-        chomp(my $mistake = $@);
+        my $mistake = PVE::Tunnel::Text::reason($@);
         $self->_fail("the listener was ended: its answer to '$op': $mistake");
     }
     $self->{asking} = 0;

@@ -1,4 +1,4 @@
-package TestNode::Starter;
+package TestNode::Workers;
 
 use v5.36;
 
@@ -12,61 +12,61 @@ use TestNode::Ticket qw(check_ticket make_ticket);
 
 =head1 NAME
 
-TestNode::Starter - starts and ends the workers of a Perl front, and knows their tickets
+TestNode::Workers - starts and stops the workers, and issues and verifies their tickets
 
 =head1 METHODS
 
-=head2 new(%home)
+=head2 new(%settings)
 
-Class method. C<dir>, C<worker> (path of the program), C<node>, C<user>; and what else
-L<TestNode::Worker> wants to know of the node: C<old>, C<no_direct>, C<no_privilege>,
-C<configuration>.
+Class method. Takes C<dir>, C<worker> (path of the program), C<node>, C<user>, and the further
+settings of L<TestNode::Worker>: C<old>, C<no_direct>, C<no_privilege>, C<configuration>.
 
 =head2 start($kind, $vmid, \%params)
 
-Starts a worker and waits, up to 10 s, until it listens. Returns C<{socket, pid, ticket, output,
-log}>: its command socket, process, a ticket for the socket, and the handles from and to which its
-log is to be copied. Dies with a reason. A guest has one worker at a time.
+Starts a worker and waits up to 10 s until it listens. Returns C<{socket, pid, ticket, output,
+log}>: its command socket, its process ID, a ticket for the socket, the handle of its output, and
+the handle of its log file. The caller copies the output to the log. Dies with a reason. A guest has
+one worker at a time.
 
-=head2 admits($ticket, $path)
+=head2 authorizes($ticket, $path)
 
-Whether a ticket admits the user to that socket now.
+Whether the ticket authorizes the user for that socket now.
 
 =head2 node, user
 
-As given.
+The values passed to C<new>.
 
-=head2 end
+=head2 stop
 
-Ends all workers; those not gone after 10 s are killed.
+Stops all workers, and kills those that have not ended after 10 s.
 
 =head1 FUNCTIONS
 
 =head2 random($count)
 
-So many random bytes from the system.
+Returns C<$count> random bytes of the system.
 
 =cut
 
-# Seconds until a worker has to listen, and until it has to be gone: it may have to stop QEMU.
+# Seconds for a worker to start listening, and to end. At its end it may have to stop QEMU.
 my $READY_LIMIT = 10;
 my $END_LIMIT = 10;
 
-sub new ($class, %home) {
-    return bless { %home, key => random(32), workers => {} }, $class;
+sub new ($class, %settings) {
+    return bless { %settings, key => random(32), workers => {} }, $class;
 }
 
 sub node ($self) { return $self->{node} }
 
 sub user ($self) { return $self->{user} }
 
-sub admits ($self, $ticket, $path) {
+sub authorizes ($self, $ticket, $path) {
     return check_ticket($self->{key}, $ticket, $self->{user}, $path);
 }
 
 sub start ($self, $kind, $vmid, $params) {
     my $running = $self->{workers}{$vmid};
-    die "guest $vmid has a tunnel already\n"
+    die "guest $vmid already has a tunnel\n"
         if $running && waitpid($running->{pid}, POSIX::WNOHANG()) == 0;
     my $socket = $self->{dir} . ($kind eq 'lxc' ? "/ct-$vmid.mtunnel" : "/$vmid.mtunnel");
     my $worker = $self->spawn($vmid);
@@ -124,7 +124,7 @@ sub not_ready ($worker) {
         my $left = $limit - Time::HiRes::time();
         return 'it took too long to listen' if $left <= 0;
         next if select($read, undef, undef, $left) <= 0;
-        return 'it ended without a word, see its log'
+        return 'it exited without a ready line, see its log'
             if !sysread $worker->{output}, $line, 4096, length $line;
     }
     my ($first, $rest) = split m/\n/, $line, 2;
@@ -135,7 +135,7 @@ sub not_ready ($worker) {
     return;
 }
 
-sub end ($self) {
+sub stop ($self) {
     my @workers = values $self->{workers}->%*;
     close $_->{stdin} for @workers;
     for my $worker (@workers) {
@@ -150,9 +150,9 @@ sub end ($self) {
             kill 'KILL', $worker->{pid};
             waitpid $worker->{pid}, 0;
         }
-        # What it said last is in the pipe still.
-        while (sysread $worker->{output}, my $said, 65536) {
-            print { $worker->{log} } $said;
+        # The pipe may still contain the last output of the worker.
+        while (sysread $worker->{output}, my $bytes, 65536) {
+            print { $worker->{log} } $bytes;
         }
         unlink $worker->{socket};
     }
