@@ -1,16 +1,15 @@
-//! A library for `tests/c/panic.c`: the whole ABI, and one more function that panics behind the
-//! same guard.
+//! A library for `tests/c/panic.c`: the whole ABI, and one more function, which panics inside the
+//! same guard as all others.
 //!
-//! The library that users get has no such function, so the promise that a panic becomes an error is
-//! shown on this one.
+//! The installed library has no function that panics, so the test uses this library to show that a
+//! panic becomes an error.
 
-// An exported name and a panic are the point of it.
+// The function has an exported name, and panics on purpose.
 #![allow(unsafe_code, clippy::panic)]
 
 use pve_tunnel::ffi::guard::guard;
 
-/// Panics on purpose: with `code` in the message if it is positive, else with a payload that is no
-/// text.
+/// Panics: with `code` in the message if it is positive, else with a payload that is not text.
 #[unsafe(no_mangle)]
 pub extern "C" fn pve_tunnel_panic_probe(code: i32) -> i32 {
     guard("pve_tunnel_panic_probe", || {

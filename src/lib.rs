@@ -1,19 +1,22 @@
 //! pve-tunnel: the native tunnel for moving guests between Proxmox VE clusters.
 //!
-//! The map of the house, from decisions (pure functions over plain data) to the edges (I/O):
+//! The modules, from decisions (pure functions over plain data) to I/O:
 //!
-//! | room | owns |
+//! | module | content |
 //! |---|---|
-//! | [`capability`] | the worker's version reply, `caps`, the [`capability::Plan`] made of them |
-//! | [`configuration`] | what an administrator has configured: networks by ID or remote, the policy |
+//! | [`plane`] | the names of planes and migration types |
+//! | [`capability`] | the worker's version reply and its `caps` |
+//! | [`configuration`] | the configuration file: networks by ID or remote, and the policy |
 //! | [`network`] | a migration's address and port, and which endpoints of a target are acceptable |
-//! | [`websocket`] | masking, framing, the client's upgrade |
-//! | [`tls`] | rustls configurations: system CAs or a pinned fingerprint |
+//! | [`plan`](mod@plan) | the decision table: the plane, the required privileges, and the warnings |
+//! | [`seam`] | what a tunnel worker on the target does with a request about direct connections |
+//! | [`websocket`] | masking, frames, the client's upgrade |
+//! | [`tls`] | rustls configurations: system CAs, pinned fingerprints, one-time identities |
 //! | [`relay`] | copying between two byte streams with backpressure, and how each of them ends |
-//! | [`direct`] | the direct connection: hello, wires, watch, for both of its ends |
+//! | [`direct`] | direct connections, for source and target: handshake, heartbeat, messages |
 //! | [`connector`] | the process on the source: control protocol, forwards, planes |
-//! | [`listener`] | the process on the target: port, hello, dispatch to UNIX sockets |
-//! | [`ffi`] | the C ABI over all of them |
+//! | [`listener`] | the process on the target: port, handshake, connections to UNIX sockets |
+//! | [`ffi`] | the C ABI |
 
 pub mod capability;
 pub mod configuration;

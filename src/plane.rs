@@ -32,13 +32,13 @@ impl MigrationType {
     }
 }
 
-/// The way guest data takes.
+/// How guest data travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Plane {
     /// TLS and websockets through the target's API; always possible.
     Websocket,
-    /// TLS 1.3 straight to the target's listener.
+    /// TLS 1.3 directly to the target's listener.
     Tls,
     /// Clear TCP to the target's listener.
     Tcp,

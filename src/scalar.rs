@@ -1,15 +1,15 @@
 //! Perl scalars in JSON, and foreign text in messages.
 //!
-//! Perl has one scalar type: what was last used as a string is encoded as a string, so `2` may
-//! arrive as `"2"`, and false as `0`, `"0"`, `""`, `null` or `false`. Exactly these spellings are
-//! taken, nothing is rounded or trimmed.
+//! Perl has one type for scalars, and encodes a scalar that was last used as a string as a string.
+//! So `2` may arrive as `"2"`, and false as `0`, `"0"`, `""`, `null` or `false`. Only these
+//! spellings are accepted; nothing is rounded or trimmed.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Longest piece of foreign text that is repeated in a message, in characters.
+/// Longest foreign text in a message, in characters.
 const MAX_SHOWN: usize = 600;
 
 /// Time limits that options may set, in seconds.
@@ -27,8 +27,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Foreign text as part of a one-line message: control characters become spaces, and text above
-/// [`MAX_SHOWN`] characters is shortened.
+/// Foreign text for a one-line message: control characters become spaces, and long text is cut.
 pub(crate) fn one_line(text: &str) -> String {
     one_line_within(text, MAX_SHOWN)
 }
@@ -49,7 +48,7 @@ pub(crate) fn shown(text: &str) -> String {
     format!("'{}'", one_line(text))
 }
 
-/// An exact decimal: no sign, no leading zero, no fraction, no spaces.
+/// A decimal number without sign, leading zero, fraction and spaces.
 pub(crate) fn decimal_text(text: &str) -> Option<u64> {
     let canonical = !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_digit())
@@ -57,7 +56,7 @@ pub(crate) fn decimal_text(text: &str) -> Option<u64> {
     if canonical { text.parse().ok() } else { None }
 }
 
-/// A number, or a string that is one exactly.
+/// A number, or a string as for [`decimal_text`].
 pub(crate) fn decimal(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64(),
@@ -66,7 +65,7 @@ pub(crate) fn decimal(value: &Value) -> Option<u64> {
     }
 }
 
-/// A number, or a string that is one: decimal digits, with a fraction or without.
+/// A number, or a string of decimal digits, with or without a fraction.
 pub(crate) fn real(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
@@ -99,7 +98,7 @@ pub(crate) fn flag(value: &Value) -> Option<bool> {
     }
 }
 
-/// For `deserialize_with`: a number of any width, see [`decimal`].
+/// For `deserialize_with`: an unsigned number of any size, see [`decimal`].
 pub(crate) fn deserialize_number<'de, D, T>(source: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -150,7 +149,7 @@ pub(crate) fn deserialize_flag<'de, D: Deserializer<'de>>(source: D) -> Result<b
         .ok_or_else(|| de::Error::custom(format!("expected a boolean, got {}", kind(&value))))
 }
 
-/// For `deserialize_with`: an undefined Perl value means the default, as an absent key does.
+/// For `deserialize_with`: an undefined Perl value stands for the default, as an absent key does.
 pub(crate) fn deserialize_or_default<'de, D, T>(source: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -159,7 +158,7 @@ where
     Option::<T>::deserialize(source).map(Option::unwrap_or_default)
 }
 
-/// For `deserialize_with`: a time limit in seconds, from 0.001 to 3600.
+/// For `deserialize_with`: a time limit in seconds, within [`TIME_LIMITS`].
 pub(crate) fn deserialize_time_limit<'de, D: Deserializer<'de>>(
     source: D,
 ) -> Result<Duration, D::Error> {

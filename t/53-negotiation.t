@@ -218,7 +218,7 @@ subtest 'refused requests' => sub {
         [
             'clear text without a plane for it',
             { migration_type => 'insecure', planes => ['tls'] },
-            qr/this node can do none of these/
+            qr/this node supports none of these/
         ],
         )
     {

@@ -1,11 +1,13 @@
-//! The worker's version reply, its capabilities, and the plan made of them.
+//! The worker's version reply and its capabilities.
 //!
-//! Everything here is a pure function over plain data: the caller does the talking, this room
-//! decides. Both ends of a migration use it, so that they cannot come to different plans.
+//! This module consists of pure functions over plain data; the caller exchanges the messages.
 //!
-//! * [`parse_version`] reads the reply to `version` and checks that the two ends speak to each other at all;
-//! * [`Capabilities`] is what a target promises, [`Capabilities::merge`] joins what it says in two places;
-//! * [`plan`] is the decision table: which plane, with which privileges and warnings, and why.
+//! * [`parse_version`] reads the reply to `version`, and checks that the target supports this
+//!   node's tunnel version.
+//! * [`Capabilities`] is the list of what a target supports. [`Capabilities::merge`] joins two
+//!   lists.
+//!
+//! [`plan`](mod@crate::plan) decides with them how guest data travels.
 
 mod version;
 
@@ -16,28 +18,28 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-/// Most names in one `caps` list: many times what exists, and a bound on what a reply can make us
-/// keep.
+/// Most names in one `caps` list. The limit is many times the number of names that exist, and
+/// bounds the memory that a reply can use.
 pub const MAX_CAPS: usize = 64;
 
 /// Longest capability name, in characters.
 pub const MAX_CAP_LEN: usize = 64;
 
-/// What a target may promise, as far as this version knows.
+/// The capabilities that this version recognizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
-    /// `insecure-remote`: its `start` command accepts QEMU listening on clear TCP on the migration
+    /// `insecure-remote`: the `start` command can make QEMU listen on clear TCP in the migration
     /// network.
     InsecureRemote,
-    /// `direct-tls`: it can run a listener that speaks the `tls` plane.
+    /// `direct-tls`: the target can run a listener for the `tls` plane.
     DirectTls,
-    /// `direct-tcp`: it can run a listener that speaks the `tcp` plane.
+    /// `direct-tcp`: the target can run a listener for the `tcp` plane.
     DirectTcp,
 }
 
 impl Capability {
-    /// The capability of that name, if this version knows it.
+    /// The capability with that name, if this version recognizes it.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "insecure-remote" => Some(Self::InsecureRemote),
@@ -47,7 +49,7 @@ impl Capability {
         }
     }
 
-    /// Its name on the wire.
+    /// Its name in `caps`.
     pub fn name(self) -> &'static str {
         match self {
             Self::InsecureRemote => "insecure-remote",
@@ -57,12 +59,12 @@ impl Capability {
     }
 }
 
-/// A checked `caps` list, each name once and in the order first seen.
+/// A checked `caps` list. Each name occurs once, in the order of its first occurrence.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// Names this version knows.
+    /// The names that this version recognizes.
     pub caps: Vec<Capability>,
-    /// Names it does not: kept and reported, without effect on any plan.
+    /// All other names. They are kept and reported, and have no effect on any plan.
     pub unknown: Vec<String>,
 }
 
@@ -71,8 +73,8 @@ impl Capabilities {
     /// characters from `[a-z0-9-]`. Duplicates become one.
     ///
     /// # Errors
-    /// Anything else, named with its place in the list. A list that is partly wrong is wrong: what
-    /// a target can do decides whether guest data travels in clear text, so nothing is guessed.
+    /// Any other value, with its index in the list. One bad entry makes the whole list invalid: the
+    /// list decides whether guest data travels in clear text, so nothing is guessed.
     pub fn from_json(value: &Value) -> Result<Self, CapabilityError> {
         let Value::Array(list) = value else {
             return Err(CapabilityError::CapsNotArray {
@@ -95,8 +97,8 @@ impl Capabilities {
         Ok(all)
     }
 
-    /// As [`Capabilities::from_json`], from names that are strings already. There is no limit on
-    /// their number here: the lists they come from, which may have been merged, had one each.
+    /// As [`Capabilities::from_json`], for names that are strings already. Their number is not
+    /// limited here, because they may come from several lists, each of which was limited.
     ///
     /// # Errors
     /// A name that is empty, too long, or has other characters.
@@ -108,13 +110,13 @@ impl Capabilities {
         Ok(all)
     }
 
-    /// Whether the target promises this.
+    /// Whether the list contains this capability.
     pub fn has(&self, capability: Capability) -> bool {
         self.caps.contains(&capability)
     }
 
-    /// What either list names, each name once: the version reply and a seam's `hello` may both
-    /// carry `caps`.
+    /// The names of both lists, each once. The version reply and the answer to the seam's `hello`
+    /// may both have `caps`.
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {
         let mut all = self.clone();
@@ -127,7 +129,7 @@ impl Capabilities {
         all
     }
 
-    /// Every name, known ones first.
+    /// All names, the known ones first.
     pub fn names(&self) -> Vec<&str> {
         let known = self.caps.iter().map(|capability| capability.name());
         known
@@ -137,14 +139,14 @@ impl Capabilities {
 
     fn add(&mut self, index: usize, name: &str) -> Result<(), CapabilityError> {
         let reason = if name.is_empty() {
-            "is empty"
+            "is empty".to_owned()
         } else if name.chars().count() > MAX_CAP_LEN {
-            "is longer than 64 characters"
+            format!("is longer than {MAX_CAP_LEN} characters")
         } else if !name
             .bytes()
             .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         {
-            "has characters outside a-z, 0-9 and '-'"
+            "has characters other than a-z, 0-9 and '-'".to_owned()
         } else {
             match Capability::from_name(name) {
                 Some(capability) => self.add_known(capability),
@@ -172,91 +174,91 @@ impl Capabilities {
     }
 }
 
-/// Why a version reply or a `caps` list was not accepted.
+/// Why a version reply or a `caps` list is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CapabilityError {
-    /// Not JSON at all.
+    /// The reply is not JSON.
     #[error("the target's version reply is not JSON: {reason}")]
     NotJson {
-        /// What the parser says, with line and column.
+        /// The parser's error, with line and column.
         reason: String,
     },
-    /// JSON, but no object.
+    /// The reply is JSON, but not an object.
     #[error("the target's version reply is {found}, expected an object")]
     NotObject {
-        /// The JSON type it has.
+        /// The JSON type of the reply.
         found: &'static str,
     },
     /// The worker answered `success: false`.
     #[error("the target refused the version command: {message}")]
     Refused {
-        /// Its `msg`, on one line and cut to a readable length.
+        /// The worker's `msg`, on one line, cut if it is long.
         message: String,
     },
     /// `api` or `age` is missing.
     #[error("the target's version reply has no '{key}'")]
     Missing {
-        /// The key.
+        /// `api` or `age`.
         key: &'static str,
     },
-    /// `api` or `age` is something else than a decimal number from 0 to 4294967295.
+    /// `api` or `age` is not a decimal number from 0 to 4294967295.
     #[error("'{key}' in the target's version reply is {found}, expected a decimal number")]
     NotDecimal {
-        /// The key.
+        /// `api` or `age`.
         key: &'static str,
-        /// What it is instead.
+        /// The value or its JSON type.
         found: String,
     },
-    /// `caps` is something else than an array.
+    /// `caps` is not an array.
     #[error("'caps' of the target is {found}, expected an array of names")]
     CapsNotArray {
-        /// The JSON type it has.
+        /// The JSON type of `caps`.
         found: &'static str,
     },
     /// `caps` is too long.
-    #[error("'caps' of the target has {count} entries, at most 64 are accepted")]
+    #[error("'caps' of the target has {count} entries, at most {MAX_CAPS} are accepted")]
     TooManyCaps {
-        /// How many it has.
+        /// Number of entries.
         count: usize,
     },
-    /// An entry of `caps` is no string.
+    /// An entry of `caps` is not a string.
     #[error("entry {index} of the target's 'caps' is {found}, expected a name")]
     CapNotString {
-        /// Its place, from 0.
+        /// Index of the entry, from 0.
         index: usize,
-        /// The JSON type it has.
+        /// The JSON type of the entry.
         found: &'static str,
     },
-    /// An entry of `caps` is no name.
+    /// An entry of `caps` is not a valid name.
     #[error("entry {index} of the target's 'caps', {name}, {reason}")]
     CapName {
-        /// Its place, from 0.
+        /// Index of the entry, from 0.
         index: usize,
         /// The entry, quoted, cut if it is long.
         name: String,
-        /// What is wrong with it.
-        reason: &'static str,
+        /// What is wrong with it, as the rest of a sentence.
+        reason: String,
     },
-    /// The target's software no longer speaks our version.
+    /// The target no longer supports this node's tunnel version.
     #[error(
-        "the target speaks tunnel versions {oldest} to {api}, this node speaks {own}: upgrade this node"
+        "the target supports tunnel versions {oldest} to {api}, this node supports {own}: upgrade this node"
     )]
     TargetTooNew {
-        /// The oldest version the target speaks.
+        /// The oldest version that the target supports.
         oldest: u32,
-        /// Its newest.
+        /// The newest version that the target supports.
         api: u32,
-        /// Ours.
+        /// This node's version.
         own: u32,
     },
-    /// The target's software does not speak our version yet.
+    /// The target does not support this node's tunnel version yet.
     #[error(
-        "the target speaks tunnel versions up to {api}, this node speaks {own}: upgrade the target node"
+        "the target supports tunnel versions up to {api}, this node supports {own}: upgrade the target node"
     )]
     TargetTooOld {
-        /// The newest version the target speaks.
+        /// The newest version that the target supports.
         api: u32,
-        /// Ours.
+        /// This node's version.
         own: u32,
     },
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{Capabilities, CapabilityError};
 use crate::scalar;
 
-/// The tunnel version this software speaks: the one of the stock sources and targets it meets.
+/// The tunnel version that this software supports. It is the version of stock sources and targets.
 pub const OWN_API: u32 = 2;
 
 /// A worker's version reply.
@@ -14,19 +14,19 @@ pub const OWN_API: u32 = 2;
 /// As JSON: `{"api":2,"age":0,"caps":["insecure-remote"],"unknown":["x-y"]}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionReply {
-    /// Newest tunnel version the target speaks.
+    /// Newest tunnel version that the target supports.
     pub api: u32,
-    /// How many versions before `api` it still speaks.
+    /// Number of versions before `api` that it supports too.
     pub age: u32,
-    /// What it promises besides, empty for an old target.
+    /// What else it supports. An old target has no capabilities.
     #[serde(flatten)]
     pub capabilities: Capabilities,
 }
 
-/// Reads a version reply and checks that the target speaks [`OWN_API`].
+/// Reads a version reply and checks that the target supports [`OWN_API`].
 ///
 /// # Errors
-/// [`VersionReply::read`] and [`VersionReply::check_window`].
+/// Those of [`VersionReply::read`] and [`VersionReply::check_window`].
 pub fn parse_version(reply: &str) -> Result<VersionReply, CapabilityError> {
     let version = VersionReply::read(reply)?;
     version.check_window(OWN_API)?;
@@ -35,12 +35,12 @@ pub fn parse_version(reply: &str) -> Result<VersionReply, CapabilityError> {
 
 impl VersionReply {
     /// Reads a version reply: `{"success":1,"api":2,"age":0,"caps":[…]}`. `api` and `age` may be
-    /// decimal strings; `caps` absent means none; other keys are those of a newer target and
-    /// ignored.
+    /// decimal strings. Without `caps` the target has no capabilities. Other keys are ignored; a
+    /// newer target may send some.
     ///
     /// # Errors
-    /// What is no such object; `success` present and false, with the target's `msg`; malformed
-    /// `caps`.
+    /// The reply does not have this form; `success` is present and false (then the error has the
+    /// target's `msg`); `caps` is malformed.
     pub fn read(reply: &str) -> Result<Self, CapabilityError> {
         let value: Value =
             serde_json::from_str(reply).map_err(|error| CapabilityError::NotJson {
@@ -66,11 +66,11 @@ impl VersionReply {
         })
     }
 
-    /// Whether a source of version `own` can talk to this target: `own` must be at least `api -
-    /// age` and at most `api`, the comparison every caller of `PVE::Tunnel` makes.
+    /// Checks that the target supports a source of version `own`, which must be at least `api - age`
+    /// and at most `api`. Every caller of `PVE::Tunnel` makes the same comparison.
     ///
     /// # Errors
-    /// Which of the two nodes has to be upgraded.
+    /// The node that has to be upgraded.
     pub fn check_window(&self, own: u32) -> Result<(), CapabilityError> {
         let oldest = self.api.saturating_sub(self.age);
         if own < oldest {
@@ -90,7 +90,7 @@ impl VersionReply {
 fn refusal(fields: &Map<String, Value>) -> CapabilityError {
     let message = match fields.get("msg") {
         Some(Value::String(message)) if !message.trim().is_empty() => scalar::one_line(message),
-        _ => "without a reason".to_owned(),
+        _ => "no reason given".to_owned(),
     };
     CapabilityError::Refused { message }
 }

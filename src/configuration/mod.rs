@@ -1,14 +1,14 @@
-//! What an administrator has configured, and what follows from it for one migration.
+//! The configuration that an administrator writes, and what it means for one migration.
 //!
-//! The file `/etc/pve/remote-migration.cfg` names networks for migrations to other clusters, by ID
-//! and by remote, and a policy for all of them; its reference is
-//! `docs/man/remote-migration.cfg.pod`, the manual page remote-migration.cfg(5).
-//! Reading the file is the caller's part, so that everything here is a pure function over text.
+//! The file `/etc/pve/remote-migration.cfg` defines networks for migrations to other clusters, by
+//! ID and by remote, and a policy for all of them. Its reference is the manual page
+//! remote-migration.cfg(5), in `docs/man/remote-migration.cfg.pod`. The caller reads the file, so
+//! that this module consists of pure functions over text.
 //!
-//! * [`Configuration::parse`] reads the text strictly: what is not understood is an error with its
-//!   line, because a misspelt `require-encryption` must not pass for none;
-//! * [`select`] says what one call gets: kind, networks, limits, and whether the administrator has
-//!   decided this already.
+//! * [`Configuration::parse`] is strict: unknown text is an error with its line. A misspelt
+//!   `require-encryption` must not count as an absent one.
+//! * [`select`] returns what applies to one call: type, networks and limits, and whether the
+//!   administrator has configured them.
 
 mod host;
 mod parse;
@@ -25,36 +25,36 @@ use thiserror::Error;
 use crate::network::NetworkError;
 use crate::plane::MigrationType;
 
-/// Largest file, in bytes: pmxcfs, where it lives, keeps no larger one.
+/// Largest file, in bytes. The file is in pmxcfs, which has the same limit.
 pub const MAX_FILE: usize = 1 << 20;
 
-/// Longest line, in bytes: room for the remotes of a cluster of a hundred nodes.
+/// Longest line, in bytes. A line can list the remotes of a cluster with a hundred nodes.
 pub const MAX_LINE: usize = 4096;
 
-/// Most sections of a file: many times the clusters that anybody migrates between.
+/// Most sections of a file, many times the number of clusters of one operator.
 pub const MAX_SECTIONS: usize = 256;
 
-/// Lengths of an ID, in characters. Two at least, as for every ID of Proxmox VE's configurations.
+/// Length of an ID, in characters. Every ID in Proxmox VE's configurations has at least two.
 pub const ID_LEN: RangeInclusive<usize> = 2..=40;
 
-/// After how long without a sign of life the other node counts as dead, in seconds, unless an entry
-/// says otherwise: longer than a switch takes to bring its ports up again.
+/// Default for the time without data or answers after which the peer counts as dead, in seconds. It
+/// is longer than a switch needs to enable its ports after a restart.
 pub const DEAD_PEER_TIMEOUT: u16 = 60;
 
-/// [`DEAD_PEER_TIMEOUT`] as a duration, for options that do not set it.
+/// [`DEAD_PEER_TIMEOUT`] as a duration.
 pub fn default_dead_peer_timeout() -> Duration {
     Duration::from_secs(DEAD_PEER_TIMEOUT.into())
 }
 
-/// What an entry may say instead, in seconds: TCP itself gives up before the hour is over.
+/// Values of `dead-peer-timeout`, in seconds. TCP itself gives up in less than an hour.
 pub const DEAD_PEER_TIMEOUTS: RangeInclusive<u16> = 1..=3600;
 
-/// A configuration that was read. The default is that of an empty file, and of none.
+/// The content of a configuration file. The default stands for an empty file, and for no file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Configuration {
-    /// In the order of the file, no ID and no remote twice.
+    /// In the order of the file. IDs and remotes are unique.
     pub networks: Vec<Network>,
-    /// No migration may send guest data in clear text, whatever a network or a call says.
+    /// No migration may send guest data in clear text, even if a network or a call allows it.
     pub require_encryption: bool,
 }
 
@@ -62,18 +62,18 @@ impl Configuration {
     /// Reads the content of the file, UTF-8, of at most [`MAX_FILE`] bytes.
     ///
     /// # Errors
-    /// The first thing that is not understood, with its line: unknown sections and keys,
-    /// duplicates, values that are none, a remote in two networks, bytes that are no text.
+    /// The first mistake, with its line: an unknown section or key, a duplicate, an invalid value,
+    /// a remote in two networks, bytes that are not UTF-8.
     pub fn parse(content: &[u8]) -> Result<Self, ConfigurationError> {
         parse::parse(content)
     }
 
-    /// The network of that ID.
+    /// The network with that ID.
     pub fn network(&self, id: &str) -> Option<&Network> {
         self.networks.iter().find(|network| network.id == id)
     }
 
-    /// The network that is for this remote; there is one at most.
+    /// The network that lists this remote. At most one network does.
     pub fn network_for(&self, remote: &Host) -> Option<&Network> {
         self.networks
             .iter()
@@ -86,16 +86,16 @@ impl Configuration {
 pub struct Network {
     /// Its name in calls, see [`is_id`].
     pub id: String,
-    /// The targets that it is for; empty: it is used by ID alone, and for any target.
+    /// The targets that use it by default. If empty, it is used only by its ID, for any target.
     pub remotes: Vec<Host>,
-    /// This side of it: a CIDR or an interface name, as it was written.
+    /// The network of this node: a CIDR or an interface name, as written in the file.
     pub source: Option<String>,
-    /// The other side: a CIDR, an interface name, or an ID of the target's own configuration, as it
-    /// was written.
+    /// The network of the target: a CIDR, an interface name, or an ID of the target's own
+    /// configuration, as written in the file.
     pub target: Option<String>,
-    /// Which types of migration may use it, at least one.
+    /// The types of migration that may use it, at least one.
     pub allowed: Vec<MigrationType>,
-    /// Which one a call gets that does not say; one of `allowed`.
+    /// The type of a call that does not specify one; one of `allowed`.
     pub default: MigrationType,
     /// Clear text may go to publicly routable addresses.
     pub public: bool,
@@ -103,105 +103,107 @@ pub struct Network {
     pub gateway: bool,
     /// Seconds, one of [`DEAD_PEER_TIMEOUTS`].
     pub dead_peer_timeout: u16,
-    /// For people.
+    /// Free text, without effect.
     pub comment: Option<String>,
 }
 
-/// Whether a text can be the ID of a network: a letter, then letters, digits, `-`, `_` and `.`, and
-/// as long as [`ID_LEN`] says. Many interface names can.
+/// Whether a text can be the ID of a network: a letter, then letters, digits, `-`, `_` and `.`,
+/// with a length in [`ID_LEN`]. Many interface names have this form too.
 pub fn is_id(text: &str) -> bool {
     id_mistake(text).is_none()
 }
 
-fn id_mistake(text: &str) -> Option<&'static str> {
-    let of_ids = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+/// What is wrong with an ID, as the rest of a sentence; none if it is valid.
+fn id_mistake(text: &str) -> Option<String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !text.starts_with(|first: char| first.is_ascii_alphabetic()) {
-        Some("does not begin with a letter")
-    } else if !text.bytes().all(of_ids) {
-        Some("has characters outside letters, digits, '-', '_' and '.'")
+        Some("does not begin with a letter".to_owned())
+    } else if !text.bytes().all(allowed) {
+        Some("has characters other than letters, digits, '-', '_' and '.'".to_owned())
     } else if !ID_LEN.contains(&text.len()) {
-        Some("does not have 2 to 40 characters")
+        let (shortest, longest) = (ID_LEN.start(), ID_LEN.end());
+        Some(format!("does not have {shortest} to {longest} characters"))
     } else {
         None
     }
 }
 
-/// Why there is no configuration, or nothing in it for a call.
+/// Why a configuration is invalid, or does not permit a call.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfigurationError {
     /// The file is above [`MAX_FILE`].
-    #[error("the file has {bytes} bytes, at most 1048576 are accepted")]
+    #[error("the file has {bytes} bytes, at most {MAX_FILE} are accepted")]
     TooLong {
-        /// How many it has.
+        /// Size of the file.
         bytes: usize,
     },
-    /// Bytes that are no text.
+    /// The bytes of a line are not text.
     #[error("line {line}: is not UTF-8; save the file as UTF-8")]
     NotUtf8 {
         /// The line, from 1.
         line: usize,
     },
-    /// A line that is not understood.
+    /// A line is not valid.
     #[error("line {line}: {mistake}")]
     Line {
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it, where.
+        /// What is wrong with it, and in which section and key.
         mistake: String,
     },
-    /// The call's remote can be no host.
+    /// The call's remote is not a host.
     #[error("remote '{host}' {reason}")]
     Remote {
         /// The text, cut if it is long.
         host: String,
-        /// What is wrong with it.
-        reason: &'static str,
+        /// What is wrong with it, as the rest of a sentence.
+        reason: String,
     },
-    /// The call's network is neither ID, CIDR nor interface name.
+    /// The call's network is not an ID, a CIDR or an interface name.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// The call's network can only be an ID, and there is none such.
+    /// The call's network can only be an ID, and no section has this ID.
     #[error(
         "migration network '{id}' is not configured (configured: {known}), and is too long for the name of an interface"
     )]
     UnknownId {
-        /// The ID.
+        /// The requested ID.
         id: String,
-        /// Those that are.
+        /// The configured IDs, or `none`.
         known: String,
     },
-    /// The network asked for is kept for other remotes.
+    /// The requested network is configured for other remotes.
     #[error(
-        "network '{id}' is configured for {remotes}, not for '{remote}': add that to its 'remote', or omit migration_network"
+        "network '{id}' is configured for {remotes}, not for '{remote}': add '{remote}' to its 'remote', or omit migration_network"
     )]
     OtherRemote {
-        /// The network.
+        /// ID of the network.
         id: String,
-        /// Those that it is for.
+        /// The network's remotes.
         remotes: String,
         /// The call's remote.
         remote: String,
     },
-    /// The network does not allow the type that was asked for.
+    /// The network does not allow the type of the call.
     #[error(
-        "network '{id}' does not allow migration_type={asked} (it allows: {allowed}): ask for what it allows, or change its 'allow'"
+        "network '{id}' does not allow migration_type={requested} (it allows: {allowed}): request a type that it allows, or change its 'allow'"
     )]
     NotAllowed {
-        /// The network.
+        /// ID of the network.
         id: String,
-        /// What the call asks for.
-        asked: &'static str,
-        /// What it could have.
+        /// The requested type, or the default.
+        requested: &'static str,
+        /// The types that the network allows.
         allowed: String,
     },
-    /// Clear text, against the policy.
+    /// The call would send clear text, and the policy forbids it.
     #[error(
-        "{cause} would send guest data in clear text, but the policy in the configuration requires encryption (require-encryption): {way_out}"
+        "{cause} would send guest data in clear text, but the policy in the configuration requires encryption (require-encryption): {solution}"
     )]
     EncryptionRequired {
-        /// The call, or the network's default.
+        /// The type of the call, or the network's default.
         cause: String,
         /// What to do instead.
-        way_out: String,
+        solution: String,
     },
 }

@@ -1,8 +1,9 @@
-//! The text of the file, in the syntax of Proxmox VE's section files: `type: ID` at the beginning
-//! of a line, then `key value` lines that begin with white space, then an empty line.
+//! Parsing the file, in the syntax of Proxmox VE's section files: `type: ID` at the beginning of a
+//! line, then `key value` lines that begin with white space, then an empty line.
 //!
-//! Stricter than theirs: what they warn of and leave out, such as a property after an empty line,
-//! is an error here. What is left out of a policy does not protect anybody.
+//! This parser is stricter than that of Proxmox VE, which ignores some mistakes with a warning,
+//! such as a property after an empty line. They are errors here, because a policy that is ignored
+//! does not protect guest data.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
 
-/// The one ID that a `policy` section has: it is for all nodes of the cluster.
+/// The ID of the `policy` section, which applies to all nodes of the cluster.
 const POLICY_ID: &str = "cluster";
 
 type Parsed<T> = Result<T, ConfigurationError>;
@@ -35,7 +36,7 @@ pub(super) fn parse(content: &[u8]) -> Parsed<Configuration> {
     Ok(reader.configuration)
 }
 
-/// One line as text, without its end. Editors of other systems end lines with CR LF.
+/// One line as text, without CR LF, with which editors on other systems end lines.
 fn line_text(bytes: &[u8], line: usize) -> Parsed<&str> {
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     if bytes.len() > MAX_LINE {
@@ -64,16 +65,16 @@ fn mistake<T>(line: usize, mistake: impl Into<String>) -> Parsed<T> {
     Err(ConfigurationError::Line { line, mistake })
 }
 
-/// What has been read so far.
+/// The state of the parser: what has been read so far.
 #[derive(Default)]
 struct Reader {
     configuration: Configuration,
     line: usize,
     /// The section that is being read.
     section: Option<Section>,
-    /// The first line of each ID.
+    /// The line of each ID.
     ids: BTreeMap<String, usize>,
-    /// Network and line of each remote.
+    /// The network's ID and the line of each remote.
     remotes: BTreeMap<Host, (String, usize)>,
 }
 
@@ -89,7 +90,7 @@ enum Kind {
     Policy { require_encryption: bool },
 }
 
-/// A network as far as it was read.
+/// The keys of a network that have been read so far.
 #[derive(Default)]
 struct NetworkKeys {
     remotes: Vec<Host>,
@@ -104,7 +105,7 @@ struct NetworkKeys {
 }
 
 impl Section {
-    /// As messages name it.
+    /// Its name in messages.
     fn name(&self) -> String {
         match self.kind {
             Kind::Network(_) => format!("network '{}'", self.id),
@@ -133,7 +134,7 @@ impl Reader {
         let header = content.split_once(':');
         let Some((kind, id)) = header.filter(|(kind, _)| !kind.contains([' ', '\t'])) else {
             return self.wrong(format!(
-                "{} is no section ('network: ID'), and a property begins with white space",
+                "{} is not a section ('network: ID'), and a property begins with white space",
                 scalar::shown(content)
             ));
         };
@@ -145,7 +146,7 @@ impl Reader {
             },
             other => {
                 return self.wrong(format!(
-                    "unknown section type {} (there are: network, policy)",
+                    "unknown section type {}, expected one of: network, policy",
                     scalar::shown(other)
                 ));
             }
@@ -160,7 +161,9 @@ impl Reader {
             return self.wrong(format!("the policy's ID is '{POLICY_ID}', not '{id}'"));
         }
         if let Some(first) = self.ids.insert(id.to_owned(), self.line) {
-            return self.wrong(format!("ID '{id}' is taken by the section at line {first}"));
+            return self.wrong(format!(
+                "ID '{id}' is already used by the section at line {first}"
+            ));
         }
         if self.ids.len() > MAX_SECTIONS {
             return self.wrong(format!("more than {MAX_SECTIONS} sections"));
@@ -179,7 +182,7 @@ impl Reader {
         let line = self.line;
         let Some(section) = &mut self.section else {
             let before = if self.ids.is_empty() {
-                "stands before any section"
+                "is before any section"
             } else {
                 "follows an empty line, which ends a section"
             };
@@ -195,8 +198,8 @@ impl Reader {
             return mistake(line, format!("unknown key {key} in {name}"));
         }
         if let Some(first) = section.keys.insert(key.to_owned(), line) {
-            let again = format!("key '{key}' in {name} is given already at line {first}");
-            return mistake(line, again);
+            let duplicate = format!("key '{key}' in {name} is already given at line {first}");
+            return mistake(line, duplicate);
         }
         if value.is_empty() {
             return mistake(line, format!("key '{key}' in {name} has no value"));
@@ -224,9 +227,10 @@ impl Reader {
                     .finish(&section.id)
                     .or_else(|reason| mistake(line("default"), reason))?;
                 for remote in &network.remotes {
-                    let place = (network.id.clone(), line("remote"));
-                    if let Some((other, first)) = self.remotes.insert(remote.clone(), place) {
-                        return mistake(line("remote"), twice(remote, &network.id, &other, first));
+                    let entry = (network.id.clone(), line("remote"));
+                    if let Some((other, first)) = self.remotes.insert(remote.clone(), entry) {
+                        let text = duplicate_remote(remote, &network.id, &other, first);
+                        return mistake(line("remote"), text);
                     }
                 }
                 self.configuration.networks.push(network);
@@ -240,13 +244,14 @@ impl Reader {
     }
 }
 
-/// A remote leads to one network: with two, the order of the file would decide what is encrypted.
-fn twice(remote: &Host, id: &str, other: &str, first: usize) -> String {
+/// The message for a remote in two networks. With two, their order in the file would decide whether
+/// guest data is encrypted.
+fn duplicate_remote(remote: &Host, id: &str, other: &str, first: usize) -> String {
     if id == other {
         return format!("remote '{remote}' is listed twice in network '{id}'");
     }
     format!(
-        "remote '{remote}' of network '{id}' is listed in network '{other}' at line {first} already"
+        "remote '{remote}' of network '{id}' is already listed in network '{other}' at line {first}"
     )
 }
 
@@ -263,7 +268,7 @@ impl NetworkKeys {
         "comment",
     ];
 
-    /// One of [`Self::NAMES`]; the error says what is wrong with the value.
+    /// Sets one of [`Self::NAMES`]. The error is what is wrong with the value.
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "remote" => self.remotes = remotes(value)?,
@@ -279,7 +284,7 @@ impl NetworkKeys {
         Ok(())
     }
 
-    /// The network with its defaults; the error is one of `default`.
+    /// The network with its defaults. The error is a mistake in `default`.
     fn finish(self, id: &str) -> Result<Network, String> {
         let allowed = self.allowed.unwrap_or_else(|| vec![MigrationType::Secure]);
         let default = match self.default {
@@ -309,7 +314,7 @@ impl NetworkKeys {
     }
 }
 
-/// For messages.
+/// The names of these types, for messages.
 pub(super) fn type_names(types: &[MigrationType]) -> String {
     let names: Vec<&str> = types.iter().map(|kind| kind.name()).collect();
     names.join(", ")
@@ -327,7 +332,7 @@ fn remotes(value: &str) -> Result<Vec<Host>, String> {
         .collect()
 }
 
-/// A CIDR or an interface name, and for the other side an ID of its configuration.
+/// Checks a CIDR or an interface name or, with `or_id`, an ID of the target's configuration.
 fn network(value: &str, or_id: bool) -> Result<String, String> {
     if !(or_id && is_id(value)) {
         Spec::parse(value).map_err(|error| error.to_string())?;
@@ -350,17 +355,17 @@ fn types(value: &str) -> Result<Vec<MigrationType>, String> {
 fn migration_type(value: &str) -> Result<MigrationType, String> {
     MigrationType::from_name(value).ok_or_else(|| {
         let value = scalar::shown(value);
-        format!("{value} is no type of migration (there are: secure, insecure)")
+        format!("{value} is not a type of migration, expected one of: secure, insecure")
     })
 }
 
-/// The words that Proxmox VE takes for a boolean, in any case.
+/// The words that Proxmox VE accepts as a boolean, in upper or lower case.
 fn boolean(value: &str) -> Result<bool, String> {
     match value.to_ascii_lowercase().as_str() {
         "1" | "yes" | "on" | "true" => Ok(true),
         "0" | "no" | "off" | "false" => Ok(false),
         _ => Err(format!(
-            "{} is no boolean: write 0 or 1",
+            "{} is not a boolean: write 0 or 1",
             scalar::shown(value)
         )),
     }
@@ -372,8 +377,10 @@ fn seconds(value: &str) -> Result<u16, String> {
         .filter(|number| DEAD_PEER_TIMEOUTS.contains(number))
         .ok_or_else(|| {
             format!(
-                "{} is no number of seconds, 1 to 3600",
-                scalar::shown(value)
+                "{} is not a number of seconds from {} to {}",
+                scalar::shown(value),
+                DEAD_PEER_TIMEOUTS.start(),
+                DEAD_PEER_TIMEOUTS.end()
             )
         })
 }

@@ -1,4 +1,4 @@
-//! What the configuration says to one call.
+//! What the configuration means for one call.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
 
-/// The call, on either side. Keys that are not listed here are refused.
+/// The call, on the source or on the target. Other keys are an error.
 ///
 /// As JSON:
 /// `{"side":"source","remote":"192.0.2.7","migration_type":null,"migration_network":"dc2"}` or
@@ -20,46 +20,49 @@ pub enum SelectionInput {
     Source {
         /// The host of the target endpoint: a name or an address.
         remote: String,
-        /// As asked for; null if the call does not say.
+        /// The requested type; null if the call does not specify one.
         #[serde(default)]
         migration_type: Option<MigrationType>,
-        /// As asked for: an ID, a CIDR or an interface name; null if the call does not say.
+        /// The requested network: an ID, a CIDR or an interface name; null if the call does not
+        /// specify one.
         #[serde(default)]
         migration_network: Option<String>,
     },
-    /// Where it goes.
+    /// Where the guest moves to.
     Target {
-        /// What the source will do.
+        /// The type that the source has chosen.
         migration_type: MigrationType,
-        /// What the source asks for: an ID of this side, a CIDR or an interface name; null for
-        /// none.
+        /// The network that the source requests: an ID of this node's configuration, a CIDR or an
+        /// interface name; null for none.
         #[serde(default)]
         migration_network: Option<String>,
     },
 }
 
-/// What a call gets.
+/// What applies to a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Selection {
-    /// To a call on the source.
+    /// On the source.
     Source(SourceSelection),
-    /// To a call on the target.
+    /// On the target.
     Target(TargetSelection),
 }
 
-/// What a call on the source gets.
+/// What applies to a call on the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceSelection {
-    /// The type asked for, else the network's default, else secure.
+    /// The requested type, else the network's default, else secure.
     pub migration_type: MigrationType,
-    /// For words: the ID of the configured network, or what the call gave.
+    /// For messages: the ID of the configured network, or what the call requested.
     pub migration_network: Option<String>,
-    /// An administrator has decided this: no more is needed than for the migration itself.
+    /// An administrator has configured this. The user needs only the privileges of the migration
+    /// itself.
     pub configured: bool,
-    /// What to ask the target for: a CIDR, an interface name, or an ID of the target's.
+    /// What to request from the target: a CIDR, an interface name, or an ID of the target's
+    /// configuration.
     pub network: Option<String>,
-    /// Where this side's end must lie: a CIDR or an interface name.
+    /// The network of this node's own address: a CIDR or an interface name.
     pub source_network: Option<String>,
     /// The policy forbids clear text.
     pub require_encryption: bool,
@@ -67,41 +70,46 @@ pub struct SourceSelection {
     pub public: bool,
     /// Clear text may go through the default gateway.
     pub gateway: bool,
-    /// Seconds.
+    /// Seconds, one of [`DEAD_PEER_TIMEOUTS`](super::DEAD_PEER_TIMEOUTS).
     pub dead_peer_timeout: u16,
-    /// Where this comes from, in one sentence.
+    /// Why this network was selected, in one sentence.
     pub reason: String,
 }
 
-/// What a call on the target gets.
+/// What applies to a call on the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TargetSelection {
-    /// Where to listen: a CIDR or an interface name of this side; null for the node's own address.
+    /// The network to listen on: a CIDR or an interface name of this node; null for the node's own
+    /// address.
     pub network: Option<String>,
-    /// An administrator has decided this: no more is needed than for the migration itself.
+    /// An administrator has configured this. The user needs only the privileges of the migration
+    /// itself.
     pub configured: bool,
     /// The policy forbids clear text.
     pub require_encryption: bool,
-    /// Clear text may go to publicly routable addresses.
+    /// Clear text may be received on publicly routable addresses.
     pub public: bool,
-    /// Where this comes from, in one sentence.
+    /// Why this network was selected, in one sentence.
     pub reason: String,
 }
 
 /// Selects what applies to one call.
 ///
-/// | the call gives | on the source | on the target |
+/// | the call requests | on the source | on the target |
 /// |---|---|---|
-/// | the ID of a network | that network | that network, whose `source` is this side |
-/// | a CIDR or an interface name | just that; networks of the configuration do not count | just that |
-/// | no network | the network whose `remote` has the call's; else none | none |
+/// | the ID of a network | that network | the `source` of that network |
+/// | a CIDR or an interface name | only that; configured networks are ignored | only that |
+/// | no network | the network whose `remote` lists the call's remote, else none | none |
 ///
-/// An ID wins over an interface of the same name. The policy counts in every case.
+/// An ID has precedence over an interface of the same name. The policy applies in every case.
 ///
 /// # Errors
-/// A type that the network does not allow; clear text against the policy, asked for or by default:
-/// it never turns into anything else in silence; the ID of a network that is for other remotes,
-/// since what is allowed towards one is not allowed towards all; malformed remotes and networks.
+/// * The network does not allow the type.
+/// * The type is insecure, requested or by default, and the policy requires encryption. The type is
+///   never changed silently.
+/// * The network is configured for other remotes: what is allowed for one remote is not allowed for
+///   all of them.
+/// * The remote or the network is malformed.
 pub fn select(
     configuration: &Configuration,
     input: &SelectionInput,
@@ -129,7 +137,7 @@ pub fn select(
 fn source(
     configuration: &Configuration,
     remote: &str,
-    asked: Option<MigrationType>,
+    requested: Option<MigrationType>,
     given: Option<&str>,
 ) -> Result<SourceSelection, ConfigurationError> {
     let remote = Host::parse(remote).map_err(|reason| ConfigurationError::Remote {
@@ -140,7 +148,7 @@ fn source(
     let (network, reason) = match (given, for_remote) {
         (Some(text), other) => match by_id(configuration, text)? {
             Some(network) => {
-                serves(network, &remote)?;
+                check_remote(network, &remote)?;
                 (Some(network), by_id_reason(network))
             }
             None => (None, given_reason(text, other, &remote)),
@@ -155,7 +163,7 @@ fn source(
             (None, reason)
         }
     };
-    let migration_type = permitted(configuration, network, asked)?;
+    let migration_type = permitted(configuration, network, requested)?;
     Ok(match network {
         Some(network) => SourceSelection {
             migration_type,
@@ -205,12 +213,12 @@ fn target(
         reason: match (network, given) {
             (Some(network), _) => by_id_reason(network),
             (None, Some(text)) => format!("migration network '{text}' was given"),
-            (None, None) => "no network was asked for".to_owned(),
+            (None, None) => "no network was requested".to_owned(),
         },
     })
 }
 
-/// The network of that ID, or none if the text is a CIDR or an interface name.
+/// The network with that ID, or none if the text is a CIDR or an interface name.
 fn by_id<'a>(
     configuration: &'a Configuration,
     text: &str,
@@ -220,7 +228,7 @@ fn by_id<'a>(
     }
     match Spec::parse(text) {
         Ok(_) => Ok(None),
-        // Of all that an ID may be, only a long one is no interface name.
+        // An ID that is not an interface name is too long for one.
         Err(_) if is_id(text) => Err(ConfigurationError::UnknownId {
             id: text.to_owned(),
             known: known_ids(configuration),
@@ -241,9 +249,9 @@ fn known_ids(configuration: &Configuration) -> String {
     scalar::one_line(&ids.join(", "))
 }
 
-/// Selecting by ID needs no privilege, so that the ID of one remote's network must not lead to
-/// another.
-fn serves(network: &Network, remote: &Host) -> Result<(), ConfigurationError> {
+/// Checks that the network may be used for this remote. Selection by ID requires no privilege, so
+/// the ID of a network for one remote must not work for another one.
+fn check_remote(network: &Network, remote: &Host) -> Result<(), ConfigurationError> {
     if network.remotes.is_empty() || network.remotes.contains(remote) {
         return Ok(());
     }
@@ -256,7 +264,7 @@ fn serves(network: &Network, remote: &Host) -> Result<(), ConfigurationError> {
 }
 
 fn by_id_reason(network: &Network) -> String {
-    format!("network '{}' was asked for by its ID", network.id)
+    format!("network '{}' was requested by its ID", network.id)
 }
 
 fn given_reason(text: &str, other: Option<&Network>, remote: &Host) -> String {
@@ -264,36 +272,38 @@ fn given_reason(text: &str, other: Option<&Network>, remote: &Host) -> String {
     match other {
         Some(other) => {
             let id = &other.id;
-            format!("{given}, and replaces network '{id}', configured for remote '{remote}'")
+            format!(
+                "{given}, and replaces network '{id}', which is configured for remote '{remote}'"
+            )
         }
         None => given,
     }
 }
 
-/// The type that is asked for or the default one, if network and policy let it pass.
+/// The requested type, or the default, if the network and the policy permit it.
 fn permitted(
     configuration: &Configuration,
     network: Option<&Network>,
-    asked: Option<MigrationType>,
+    requested: Option<MigrationType>,
 ) -> Result<MigrationType, ConfigurationError> {
     let default = network.map(|network| network.default).unwrap_or_default();
-    let kind = asked.unwrap_or(default);
+    let kind = requested.unwrap_or(default);
     if kind == MigrationType::Insecure && configuration.require_encryption {
-        return Err(encryption_required(network, asked.is_some()));
+        return Err(encryption_required(network, requested.is_some()));
     }
     match network {
         Some(network) if !network.allowed.contains(&kind) => Err(ConfigurationError::NotAllowed {
             id: network.id.clone(),
-            asked: kind.name(),
+            requested: kind.name(),
             allowed: type_names(&network.allowed),
         }),
         _ => Ok(kind),
     }
 }
 
-fn encryption_required(network: Option<&Network>, asked: bool) -> ConfigurationError {
+fn encryption_required(network: Option<&Network>, requested: bool) -> ConfigurationError {
     let cause = match network {
-        Some(network) if !asked => {
+        Some(network) if !requested => {
             format!(
                 "migration_type=insecure, the default of network '{}',",
                 network.id
@@ -301,11 +311,11 @@ fn encryption_required(network: Option<&Network>, asked: bool) -> ConfigurationE
         }
         _ => "migration_type=insecure".to_owned(),
     };
-    let way_out = match network {
+    let solution = match network {
         Some(network) if !network.allowed.contains(&MigrationType::Secure) => {
-            format!("network '{}' needs an 'allow' with secure", network.id)
+            format!("add secure to the 'allow' of network '{}'", network.id)
         }
-        _ => "ask for migration_type=secure".to_owned(),
+        _ => "use migration_type=secure".to_owned(),
     };
-    ConfigurationError::EncryptionRequired { cause, way_out }
+    ConfigurationError::EncryptionRequired { cause, solution }
 }

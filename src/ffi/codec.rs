@@ -13,12 +13,12 @@ use crate::websocket::{
     OpCode, Role,
 };
 
-/// Most bytes one call takes: an event loop has read that much at once from no socket, and a wrong
-/// length is caught early.
+/// Most bytes of one call. An event loop never reads as much from a socket at once, so a larger
+/// length is a mistake of the caller.
 const CALL_MAX: usize = 16 << 20;
 
-/// One end of a websocket connection after its upgrade: takes wire bytes apart into frames, and
-/// makes frames. Does no I/O.
+/// The frame codec for one end of a websocket connection, after the upgrade. It decodes received
+/// bytes, and encodes payloads as frames. It does no I/O.
 pub struct Codec(Handle<Ends>);
 
 struct Ends {
@@ -51,22 +51,24 @@ enum RoleName {
     Server,
 }
 
-/// Makes a codec for one connection.
+/// Creates a codec for one connection.
 ///
-/// `options` is NULL for the defaults, or a JSON object whose members are all optional:
+/// `options` is NULL for the defaults, or a JSON object. Each member is optional:
 ///
-///   role       "client" (the default) or "server": which end this is
-///   mask       "random" (the default) or "zero": how a client masks; zero only where TLS protects the wire. A server
-///              does not mask
-///   max_frame  longest payload taken from the peer in one frame, in bytes: 125 to 16777216, by default 131072 as pveproxy
+///   role       "client" (the default) or "server": the end that uses this codec
+///   mask       "random" (the default) or "zero": the masking keys of a client. Use zero only on a
+///              connection that TLS protects. A server does not mask
+///   max_frame  longest payload of one received frame, in bytes: 125 to 16777216; by default
+///              131072, the limit of pveproxy
 ///
-/// `out` gets the codec, to be freed with `pve_tunnel_codec_free`.
+/// `out` gets the codec. Free it with `pve_tunnel_codec_free`.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `options` is no such
-/// object.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `options` is not such
+/// an object.
 ///
-/// Threads: any. A codec may be used by any thread; calls from several take turns. After a fork it
-/// belongs to the process that made it: in the other one every call gives WRONG_PROCESS.
+/// Threads: any. Any thread may use the codec, and simultaneous calls run one after another. After
+/// a fork the codec belongs to the process that created it. In any other process every call fails
+/// with WRONG_PROCESS.
 ///
 /// # Safety
 ///
@@ -89,41 +91,41 @@ pub unsafe extern "C" fn pve_tunnel_codec_new(options: *const c_char, out: *mut 
 
 /// Frees a codec.
 ///
-/// NULL is allowed and does nothing. In a process that did not make the codec (after a fork)
-/// nothing is released, and `pve_tunnel_last_status` says WRONG_PROCESS; otherwise the last message
-/// and status stay as they are.
+/// NULL is allowed and has no effect. In a process that did not create the codec (after a fork) the
+/// function releases nothing and sets the last status to WRONG_PROCESS. Otherwise it does not
+/// change the last message and status.
 ///
-/// Threads: any, but no other call on this codec may be under way.
+/// Threads: any, but not during another call on this codec.
 ///
 /// # Safety
 ///
-/// `codec` is NULL or came from `pve_tunnel_codec_new`, and is freed once in the process that made
-/// it.
+/// `codec` is NULL, or an output of `pve_tunnel_codec_new`. It is freed once in the process that
+/// created it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_codec_free(codec: *mut Codec) {
     if codec.is_null() {
         return;
     }
-    // SAFETY: alive until here, as the caller promises.
+    // SAFETY: not freed yet, as the caller promises.
     let foreign = unsafe { &*codec }.0.check_process();
     if foreign.is_err() {
         guard("pve_tunnel_codec_free", || foreign);
         return;
     }
-    // SAFETY: made by `Box::into_raw` in this process, and freed once, as the caller promises.
+    // SAFETY: created by `Box::into_raw` in this process, and freed once, as the caller promises.
     drop(unsafe { Box::from_raw(codec) });
 }
 
-/// Gives bytes from the wire to a codec, which copies what it needs.
+/// Passes received bytes to a codec, which copies them.
 ///
-/// Then call `pve_tunnel_codec_next` until it has nothing more: what is not taken out piles up in
-/// memory. `data` may be NULL if `len` is 0.
+/// Afterwards call `pve_tunnel_codec_next` until it returns the opcode 0. Bytes that are not
+/// decoded stay in memory. `data` may be NULL if `len` is 0.
 ///
-/// Errors: NULL_POINTER; TOO_LONG above 16 MiB a call; WRONG_PROCESS.
+/// Errors: NULL_POINTER; TOO_LONG above 16 MiB in one call; WRONG_PROCESS.
 ///
 /// # Safety
 ///
-/// `codec` is alive, `data` is readable for `len` bytes.
+/// `codec` is not freed, and `data` is readable for `len` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_codec_feed(
     codec: *mut Codec,
@@ -131,7 +133,7 @@ pub unsafe extern "C" fn pve_tunnel_codec_feed(
     len: usize,
 ) -> i32 {
     guard("pve_tunnel_codec_feed", || {
-        // SAFETY: NULL or alive, as the caller promises.
+        // SAFETY: NULL or not freed, as the caller promises.
         let codec = unsafe { input::handle(codec, "codec") }?;
         // SAFETY: readable for `len` bytes, as the caller promises.
         let data = unsafe { input::bytes(data, len, "data", CALL_MAX) }?;
@@ -142,24 +144,27 @@ pub unsafe extern "C" fn pve_tunnel_codec_feed(
     })
 }
 
-/// Takes the next piece out of what was fed.
+/// Returns the next decoded piece of a message, or a control frame.
 ///
-/// `opcode` gets what it is: 0 nothing yet, feed more; 1 text; 2 binary; 8 close; 9 ping; 10 pong.
-/// `payload` and `len` get the unmasked bytes, to be freed with `pve_tunnel_bytes_free`; one NUL
-/// byte follows them that `len` does not count. For 0, `payload` is NULL and `len` 0.
+/// `opcode` gets its type: 0 if more bytes are needed; 1 text; 2 binary; 8 close; 9 ping; 10 pong.
+/// `payload` and `len` get the unmasked bytes. Free them with `pve_tunnel_bytes_free`. One NUL byte
+/// follows the bytes; `len` does not count it. For the opcode 0, `payload` is NULL and `len` is 0.
 ///
-/// Text and binary come piece by piece as their bytes arrive, each with the opcode of its message;
-/// `end` is true on the message's last piece, which may be empty. What is text is not checked to be
-/// UTF-8. Control frames come whole, may come between pieces, and always have `end` true. The
-/// payload of a close is empty, or a two-byte code in network byte order and a reason in UTF-8;
-/// nothing comes after a close. Answering pings and closes is the caller's.
+/// Text and binary messages are returned in pieces as their bytes arrive. Each piece has the opcode
+/// of its message. `end` is true for the last piece, which may be empty. The codec does not check
+/// that text is UTF-8.
 ///
-/// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer broke RFC 6455 or the frame limit.
-/// After PROTOCOL the stream cannot be understood any more: end the connection and free the codec.
+/// Control frames are returned whole, possibly between the pieces of a message, and always with
+/// `end` true. The payload of a close is empty, or it is a two-byte code in network byte order and
+/// a reason in UTF-8. Nothing is returned after a close. The caller answers pings and closes.
+///
+/// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer violates RFC 6455 or exceeds the frame
+/// limit. After PROTOCOL the rest of the stream cannot be decoded: end the connection and free the
+/// codec.
 ///
 /// # Safety
 ///
-/// `codec` is alive, the outputs are writable.
+/// `codec` is not freed, and the outputs are writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_codec_next(
     codec: *mut Codec,
@@ -169,7 +174,7 @@ pub unsafe extern "C" fn pve_tunnel_codec_next(
     len: *mut usize,
 ) -> i32 {
     guard("pve_tunnel_codec_next", || {
-        // SAFETY: NULL or alive, as the caller promises.
+        // SAFETY: NULL or not freed, as the caller promises.
         let codec = unsafe { input::handle(codec, "codec") }?;
         let opcode = Out::new(opcode, "opcode")?;
         let end = Out::new(end, "end")?;
@@ -191,22 +196,22 @@ pub unsafe extern "C" fn pve_tunnel_codec_next(
     })
 }
 
-/// Makes the wire bytes that carry a payload.
+/// Encodes a payload as frames.
 ///
-/// `opcode` is 1 text, 2 binary, 8 close, 9 ping or 10 pong. Text and binary longer than 131072
-/// bytes become several frames, each a whole message (FIN), because that is all pveproxy takes. The
-/// others have at most 125 bytes; a close is empty or begins with its code in network byte order.
-/// `data` may be NULL if `len` is 0.
+/// `opcode` is 1 text, 2 binary, 8 close, 9 ping or 10 pong. Text and binary payloads of more than
+/// 131072 bytes become several frames, each of which is a complete message (FIN), because pveproxy
+/// accepts only such frames. The other payloads have at most 125 bytes. A close is empty, or it
+/// begins with its code in network byte order. `data` may be NULL if `len` is 0.
 ///
-/// `out` and `out_len` get the bytes to send, to be freed with `pve_tunnel_bytes_free`.
+/// `out` and `out_len` get the bytes to send. Free them with `pve_tunnel_bytes_free`.
 ///
-/// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB a call or 125 bytes in a close, ping
-/// or pong; INVALID_ARGUMENT for another opcode; IO if the system gives no random bytes for the
-/// mask.
+/// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB in one call, or above 125 bytes in a
+/// close, ping or pong; INVALID_ARGUMENT for another opcode; IO if the system returns no random
+/// bytes for the mask.
 ///
 /// # Safety
 ///
-/// `codec` is alive, `data` is readable for `len` bytes, the outputs are writable.
+/// `codec` is not freed, `data` is readable for `len` bytes, and the outputs are writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_codec_encode(
     codec: *mut Codec,
@@ -217,24 +222,23 @@ pub unsafe extern "C" fn pve_tunnel_codec_encode(
     out_len: *mut usize,
 ) -> i32 {
     guard("pve_tunnel_codec_encode", || {
-        // SAFETY: NULL or alive, as the caller promises.
+        // SAFETY: NULL or not freed, as the caller promises.
         let codec = unsafe { input::handle(codec, "codec") }?;
         let out = Out::new(out, "out")?;
         let out_len = Out::new(out_len, "out_len")?;
         // SAFETY: readable for `len` bytes, as the caller promises.
         let data = unsafe { input::bytes(data, len, "data", CALL_MAX) }?;
         let opcode = opcode_to_send(opcode)?;
-        let wire = codec.0.with(|ends| {
-            // Room for the payload, the header of each 128 KiB of it, and the NUL behind it: one
-            // allocation.
-            let mut wire =
+        let frames = codec.0.with(|ends| {
+            // One allocation for the payload, one header for each frame, and the NUL after them.
+            let mut frames =
                 Vec::with_capacity(data.len() + MAX_HEADER * (data.len() / MAX_FRAME + 1) + 1);
             ends.encoder
-                .encode(opcode, data, &mut wire)
+                .encode(opcode, data, &mut frames)
                 .map_err(|error| cannot_encode(&error))?;
-            Ok(wire)
+            Ok(frames)
         })?;
-        let (bytes, count) = string::bytes_to_c(wire);
+        let (bytes, count) = string::bytes_to_c(frames);
         // SAFETY: both writable, as the caller promises.
         unsafe {
             out.write(bytes);
@@ -244,7 +248,7 @@ pub unsafe extern "C" fn pve_tunnel_codec_encode(
     })
 }
 
-/// What `pve_tunnel_codec_next` reports.
+/// What `pve_tunnel_codec_next` returns.
 struct Piece {
     opcode: i32,
     end: bool,
@@ -253,7 +257,7 @@ struct Piece {
 
 impl Piece {
     fn new(opcode: OpCode, end: bool, payload: &[u8]) -> Self {
-        // With room for the NUL that `bytes_to_c` puts behind it.
+        // With space for the NUL that `bytes_to_c` adds.
         let mut copy = Vec::with_capacity(payload.len() + 1);
         copy.extend_from_slice(payload);
         Self {
@@ -276,7 +280,7 @@ impl Ends {
             return Err(Failure::new(
                 Status::InvalidArgument,
                 format!(
-                    "max_frame is {}, not {MAX_CONTROL_PAYLOAD} to {CALL_MAX}",
+                    "max_frame is {}, expected {MAX_CONTROL_PAYLOAD} to {CALL_MAX}",
                     options.max_frame
                 ),
             ));
@@ -295,7 +299,7 @@ impl Ends {
         let event = self
             .decoder
             .next_event()
-            .map_err(|error: FrameError| Failure::from_room(Status::Protocol, &error))?;
+            .map_err(|error: FrameError| Failure::from_error(Status::Protocol, &error))?;
         Ok(match event {
             None => Piece::NOTHING,
             Some(Event::Data { payload, text, end }) => {
@@ -322,7 +326,7 @@ fn cannot_encode(error: &FrameError) -> Failure {
         FrameError::NoRandom => Status::Io,
         _ => Status::InvalidArgument,
     };
-    Failure::from_room(status, error)
+    Failure::from_error(status, error)
 }
 
 fn opcode_to_send(number: i32) -> Result<OpCode, Failure> {
@@ -334,7 +338,9 @@ fn opcode_to_send(number: i32) -> Result<OpCode, Failure> {
         10 => Ok(OpCode::Pong),
         other => Err(Failure::new(
             Status::InvalidArgument,
-            format!("opcode {other} is not 1 text, 2 binary, 8 close, 9 ping or 10 pong"),
+            format!(
+                "opcode is {other}, expected 1 (text), 2 (binary), 8 (close), 9 (ping) or 10 (pong)"
+            ),
         )),
     }
 }

@@ -10,51 +10,53 @@ use crate::configuration::{
     self, Configuration, ConfigurationError, MAX_FILE, Selection, SelectionInput,
 };
 
-/// Says what the configuration of a node, /etc/pve/remote-migration.cfg, means for one migration.
-/// Does no I/O: the caller reads the file. remote-migration.cfg(5) says what may stand in it.
+/// Returns what the configuration of a node, /etc/pve/remote-migration.cfg, means for one
+/// migration. Does no I/O: the caller reads the file. Its format is documented in
+/// remote-migration.cfg(5).
 ///
-/// `text` is its content, or NULL if there is no such file, which is the same as an empty one.
-/// `input` is a JSON object, on the source node:
+/// `text` is the content of the file. NULL stands for a missing file, which has the same meaning as
+/// an empty one. `input` is a JSON object. On the source node:
 ///
 ///   side                "source"
-///   remote              name or address of the target, as it is connected to
-///   migration_type      "secure", "insecure", or null if the call does not say
+///   remote              name or address of the target, as used for the connection
+///   migration_type      "secure", "insecure", or null if the call does not specify one
 ///   migration_network   an ID of the configuration, a CIDR, an interface name, or null if the call
-///                       does not say
+///                       does not specify one
 ///
-/// and on the target node:
+/// On the target node:
 ///
 ///   side                "target"
-///   migration_type      "secure" or "insecure": what the source will do
-///   migration_network   what the source asks for: an ID of this node's configuration, a CIDR, an
-///                       interface name, or null
+///   migration_type      "secure" or "insecure", as chosen by the source
+///   migration_network   the network that the source requests: an ID of this node's configuration,
+///                       a CIDR, an interface name, or null
 ///
-/// Other members are an error. An ID wins over an interface of the same name. Without a network,
-/// the source uses the configured network that is for the remote, if there is one.
+/// Other members are an error. An ID has precedence over an interface of the same name. If the call
+/// does not specify a network, the source uses the configured network of the remote, if there is
+/// one.
 ///
-/// `out` gets a JSON object, to be freed with `pve_tunnel_string_free`. On the source:
+/// `out` gets a JSON object. Free it with `pve_tunnel_string_free`. On the source node:
 ///
 ///   migration_type      "secure" or "insecure"
-///   migration_network   the ID of the configured network, or what the call gave, or null
-///   configured          true if a configured network is used: then no privilege is needed for
-///                       type and network
-///   network             what to ask the target for: a CIDR, an interface name or an ID; or null
-///   source_network      where this node's end must lie: a CIDR or an interface name; or null
+///   migration_network   the ID of the configured network, or the network of the call, or null
+///   configured          true if a configured network is used; then type and network need no
+///                       privilege
+///   network             network to request from the target: a CIDR, an interface name, an ID, or
+///                       null
+///   source_network      network of this node's own address: a CIDR, an interface name, or null
 ///   require_encryption  true if the policy forbids clear text
 ///   public              true if clear text may go to publicly routable addresses
 ///   gateway             true if clear text may go through the default gateway
 ///   dead_peer_timeout   seconds, 1 to 3600
-///   reason              one sentence: where this comes from
+///   reason              why this network was selected, in one sentence
 ///
-/// On the target: `network` (a CIDR or an interface name of this node, or null for its own
+/// On the target node: `network` (a CIDR or an interface name of this node, or null for its own
 /// address), `configured`, `require_encryption`, `public` and `reason`.
 ///
-/// Errors: NULL_POINTER; TOO_LONG above 1 MiB; NOT_UTF8; INVALID_ARGUMENT if `input` is no such
-/// object, its remote no host or its network malformed, or if there is a mistake in `text`; REFUSED
-/// if the configuration does not permit what was asked for: a type that the network does not allow,
-/// clear text where the policy requires encryption, a network that is for other remotes, an ID that
-/// is none. Messages about `text` begin with the line, as in "line 7: unknown key 'foo' in network
-/// 'dc2'".
+/// Errors: NULL_POINTER; TOO_LONG above 1 MiB; NOT_UTF8; INVALID_ARGUMENT if `input` is not such an
+/// object, its remote is not a host, its network is malformed, or `text` has a mistake; REFUSED if
+/// the configuration does not permit the request: the network does not allow the type, the policy
+/// requires encryption, the network is configured for other remotes, or the ID is not configured.
+/// Messages about `text` begin with the line, as in "line 7: unknown key 'foo' in network 'dc2'".
 ///
 /// Threads: any.
 ///
@@ -79,7 +81,7 @@ pub unsafe extern "C" fn pve_tunnel_configuration_select(
         let call = unsafe { input::text(input, "input", JSON_MAX) }?;
         let call: SelectionInput = input::json(call, "input")?;
         let selection =
-            select(content, &call).map_err(|error| Failure::from_room(status(&error), &error))?;
+            select(content, &call).map_err(|error| Failure::from_error(status(&error), &error))?;
         let answer = string::to_c(input::to_json(&selection)?)?;
         // SAFETY: writable, as the caller promises.
         unsafe { out.write(answer.into_raw()) };

@@ -11,41 +11,44 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 
 /// Runs the source's end of a tunnel until its input ends.
 ///
-/// Speaks the protocol of proxmox-websocket-tunnel, one JSON line for one JSON line: reads commands
-/// from `input`, writes answers to `output`, and one line for each thing worth telling to `log`, or
-/// nowhere if that is -1. Forwards' UNIX sockets are made with mode 0600 and removed at the end.
-/// Bad lines get an answer line that says so, and it goes on.
+/// Uses the protocol of proxmox-websocket-tunnel, with one JSON line for each JSON line: it reads
+/// commands from `input` and writes answers to `output`. Messages go to `log`, one line each; -1
+/// disables them. The UNIX sockets of forwards have mode 0600, and are removed at the end. The
+/// answer to an invalid line contains the mistake, and the connector continues.
 ///
-/// `options` is NULL for the defaults, or a JSON object whose members are all optional:
+/// `options` is NULL for the defaults, or a JSON object. Each member is optional:
 ///
-///   mask               "zero" (the default) or "random": how frames over TLS are masked
-///   connect_timeout    for TCP to connect, by default 10
-///   handshake_timeout  for TLS, by default 10
-///   upgrade_timeout    for the websocket upgrade, by default 20
-///   ticket_timeout     for the worker to answer a ticket command, by default 30
-///   dead_peer_timeout  for data to make no progress on a connection to the API, by default 60
-///   end_with_parent    true: SIGTERM comes when the thread that forked this process ends (false)
+///   mask               "zero" (the default) or "random": the masking keys of frames over TLS
+///   connect_timeout    time limit for TCP to connect, by default 10
+///   handshake_timeout  time limit for the TLS handshake, by default 10
+///   upgrade_timeout    time limit for the websocket upgrade, by default 20
+///   ticket_timeout     time limit for the worker's answer to a ticket command, by default 30
+///   dead_peer_timeout  time without progress after which a connection to the API counts as dead,
+///                      by default 60
+///   end_with_parent    true: the kernel sends SIGTERM when the thread that forked this process
+///                      ends; by default false
 ///
 /// Times are in seconds, from 0.001 to 3600.
 ///
-/// Ends with 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) stay
-/// the caller's: they are not closed, and not made non-blocking.
+/// Returns 0 after the end of `input`. The descriptors (pipes, sockets, terminals, files) belong to
+/// the caller: the function does not close them, and does not make them non-blocking.
 ///
-/// Meanwhile SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread. One of
-/// the first four ends it, with IO; once everything is cleaned up and the signal mask restored, the
-/// signal is raised again, so that the caller's handler or the default action takes it. A reader
-/// that went away is an error and no SIGPIPE. Handlers are never touched. Resolving a host name
-/// starts a thread, which may live on until the resolver gives up.
+/// During the call SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread.
+/// The first four end the call with IO. After everything is cleaned up and the signal mask is
+/// restored, the signal is raised again for the caller's handler or the default action. Writing to
+/// a pipe without a reader is an error, and does not cause SIGPIPE. Signal handlers are never
+/// changed. To resolve a host name the function starts a thread, which may exist until the resolver
+/// returns.
 ///
-/// The process's soft limit on open descriptors is raised, as far as its hard limit allows.
+/// The process's soft limit on open descriptors is raised, at most to its hard limit.
 ///
 /// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of
 /// options; PROTOCOL if the worker sends a line above 1 MiB; IO if `input` or `output` fail, a
-/// connection that was asked for could not be opened, the control connection ended before `input`
-/// did, or a signal came.
+/// requested connection cannot be opened, the control connection ends before `input`, or a signal
+/// arrives.
 ///
-/// Threads: any, and blocks it. Meant for a process forked for it. Several may run at once on
-/// different descriptors.
+/// Threads: any. The call blocks the thread, and is intended for a process forked for this purpose.
+/// Several calls may run at the same time on different descriptors.
 ///
 /// # Safety
 ///
@@ -72,7 +75,7 @@ pub unsafe extern "C" fn pve_tunnel_connector_run(
         };
         let _blocked = SigpipeBlocked::new()?;
         connector::run(input, output, log, &options)
-            .map_err(|error| Failure::from_room(run_status(&error), &error))
+            .map_err(|error| Failure::from_error(run_status(&error), &error))
     })
 }
 

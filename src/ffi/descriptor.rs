@@ -1,11 +1,11 @@
-//! Descriptors that stay the caller's.
+//! Copies of the caller's descriptors.
 
 use std::ffi::c_int;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::error::{Failure, Status};
 
-/// Our own descriptor of the caller's open file, so that closing ours leaves the caller's alone.
+/// Duplicates a descriptor, so that the library can close its copy and the caller's stays open.
 pub(super) fn duplicate(fd: c_int, what: &str) -> Result<OwnedFd, Failure> {
     let bad = |why: &str| {
         Failure::new(
@@ -16,7 +16,7 @@ pub(super) fn duplicate(fd: c_int, what: &str) -> Result<OwnedFd, Failure> {
     if fd < 0 {
         return Err(bad("negative"));
     }
-    // SAFETY: not -1; whether it is open is what the kernel is about to say.
+    // SAFETY: not -1; the kernel reports an error if it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     borrowed
         .try_clone_to_owned()

@@ -1,40 +1,40 @@
-//! Statuses, messages, and the last outcome of each thread.
+//! Statuses, messages, and the last result of each thread.
 
 use std::cell::RefCell;
 use std::error::Error;
 use std::ffi::{CStr, CString, c_char};
 
-/// Longest message kept, in bytes: an error may quote its input, and input may be a mebibyte.
+/// Longest message that is kept, in bytes. An error may quote its input, which may have a mebibyte.
 const MESSAGE_MAX: usize = 4096;
 
-/// What a function returned: 0, or one of these negative numbers.
+/// The value that a function returns: 0 for success, or one of these negative numbers.
 ///
-/// Numbers never change their meaning; later versions may add some, so treat an unknown negative
-/// number as a failure.
+/// The meaning of a number never changes. Later versions may add numbers, so treat an unknown
+/// negative number as a failure.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Success.
+    /// The call succeeded, and its outputs are written.
     Ok = 0,
-    /// A pointer that must not be NULL was NULL.
+    /// A pointer is NULL that must not be NULL.
     NullPointer = -1,
-    /// An argument has a value that makes no sense here; the message names it.
+    /// An argument has a value that the function does not accept. The message names the argument.
     InvalidArgument = -2,
     /// A string is not UTF-8.
     NotUtf8 = -3,
-    /// An argument is longer than the limit stated with the function.
+    /// An argument is longer than the limit of the function.
     TooLong = -4,
-    /// What a peer sent breaks the protocol.
+    /// The data of a peer violates the protocol.
     Protocol = -5,
-    /// The operating system or the network refused; the message says what was tried and why it
-    /// failed.
+    /// The operating system or the network returned an error. The message contains the failed step
+    /// and the cause.
     Io = -6,
-    /// Understood, and declined: a plan that is not possible, an endpoint that is not safe, a
-    /// handle that is broken.
+    /// The arguments are valid, but the request is refused: for example, a plan is not possible, an
+    /// endpoint is not safe, or an earlier call left the handle unusable.
     Refused = -7,
-    /// The handle was made by another process, before a fork.
+    /// Another process created the handle, before a fork.
     WrongProcess = -8,
-    /// A defect in this library, caught at its border. The message is worth a bug report.
+    /// A defect in this library. Please report the message.
     Panic = -9,
 }
 
@@ -46,23 +46,24 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with its status and a message for people, without the function's name.
+    /// A failure with its status and message. The message does not contain the function's name.
     pub fn new(status: Status, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { status, message }
     }
 
-    /// A failure of a room, with the causes below it that its own message leaves out.
-    pub(super) fn from_room(status: Status, error: &dyn Error) -> Self {
+    /// A failure with the message of an error, and with the messages of its causes that the error's
+    /// own message does not contain.
+    pub(super) fn from_error(status: Status, error: &dyn Error) -> Self {
         let mut message = error.to_string();
-        let mut below = error.source();
-        while let Some(cause) = below {
+        let mut source = error.source();
+        while let Some(cause) = source {
             let text = cause.to_string();
             if !message.contains(&text) {
                 message.push_str(": ");
                 message.push_str(&text);
             }
-            below = cause.source();
+            source = cause.source();
         }
         Self { status, message }
     }
@@ -70,7 +71,7 @@ impl Failure {
 
 struct LastOutcome {
     status: Status,
-    /// `None` after a success: no allocation on the way that is taken a million times.
+    /// `None` after a success, so that successful calls do not allocate memory.
     message: Option<CString>,
 }
 
@@ -80,7 +81,7 @@ thread_local! {
     };
 }
 
-/// Keeps the outcome for `pve_tunnel_last_error` and gives the number to return.
+/// Keeps the result for `pve_tunnel_last_error`, and returns the number for the caller.
 pub(super) fn remember(function: &str, outcome: Result<(), Failure>) -> i32 {
     let last = match outcome {
         Ok(()) => LastOutcome {
@@ -93,13 +94,13 @@ pub(super) fn remember(function: &str, outcome: Result<(), Failure>) -> i32 {
         },
     };
     let status = last.status as i32;
-    // While a thread ends its locals may be gone already; the returned status still tells the
-    // caller.
+    // Fails if the thread is ending and has destroyed its local values. The status is returned
+    // anyway.
     let _ = LAST.try_with(|kept| kept.replace(last));
     status
 }
 
-/// `function: message` as one bounded C string on one line, so that it can be logged as it is.
+/// `function: message` as a C string on one line, with a bounded length, ready for a log.
 fn c_message(function: &str, message: &str) -> CString {
     let mut text = format!("{function}: {message}");
     if text.len() > MESSAGE_MAX {
@@ -114,19 +115,19 @@ fn c_message(function: &str, message: &str) -> CString {
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    // A NUL is a control character: none is left for this to fail on.
+    // NUL is a control character and was replaced, so this does not fail.
     CString::new(line).unwrap_or_default()
 }
 
-/// Message of the last failure in the calling thread, one line of UTF-8 that starts with the
+/// Returns the message of the calling thread's last failure: one line of UTF-8 that begins with the
 /// function's name.
 ///
-/// Returns "" if the thread's last call succeeded or it made none; never NULL. The text belongs to
-/// the library and is valid until the thread's next call that returns a status (or makes one to be
-/// read here, as `pve_tunnel_codec_free` in the wrong process does), or until the thread ends. It
-/// holds no ticket, token or key.
+/// Returns "" if the thread's last call succeeded, or if there was no call. Never NULL. The text
+/// belongs to the library. It is valid until the thread's next call that sets a status, or until
+/// the thread ends. Functions that return a status set it, and so does `pve_tunnel_codec_free` in
+/// the wrong process. The text does not contain tickets, tokens or keys.
 ///
-/// Threads: any; each has its own.
+/// Threads: any. Each thread has its own message.
 #[unsafe(no_mangle)]
 pub extern "C" fn pve_tunnel_last_error() -> *const c_char {
     let none: &'static CStr = c"";
@@ -137,11 +138,12 @@ pub extern "C" fn pve_tunnel_last_error() -> *const c_char {
     .unwrap_or(none.as_ptr())
 }
 
-/// Status of the calling thread's last call that had one: 0 or a negative `pve_tunnel_status`.
+/// Returns the status of the calling thread's last call that set one: 0 or a negative
+/// `pve_tunnel_status`.
 ///
-/// Kept as long as the text of `pve_tunnel_last_error`.
+/// It is kept as long as the text of `pve_tunnel_last_error`.
 ///
-/// Threads: any; each has its own.
+/// Threads: any. Each thread has its own status.
 #[unsafe(no_mangle)]
 pub extern "C" fn pve_tunnel_last_status() -> i32 {
     LAST.try_with(|kept| kept.borrow().status as i32)
@@ -167,12 +169,12 @@ mod tests {
     }
 
     #[test]
-    fn causes_below_are_told_once() {
+    fn each_cause_is_reported_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot read the plan")]
         struct Outer(#[source] std::io::Error);
 
-        let failure = Failure::from_room(Status::Io, &Outer(std::io::Error::other("disk on fire")));
-        assert_eq!(failure.message, "cannot read the plan: disk on fire");
+        let failure = Failure::from_error(Status::Io, &Outer(std::io::Error::other("disk error")));
+        assert_eq!(failure.message, "cannot read the plan: disk error");
     }
 }

@@ -1,4 +1,4 @@
-//! The one way in: every function of the ABI that can fail runs its body through [`guard`].
+//! The entry of the ABI: every function that can fail runs its body in [`guard`].
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -12,20 +12,19 @@ thread_local! {
     static PANIC_NOTE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// The hook that was there before ours. A static and not a capture of ours: so neither of them
-/// allocates.
+/// The panic hook that was installed before. It is a static and not captured by the new hook, so
+/// that the new hook has no captures, and its `Box` allocates no memory.
 static PREVIOUS_HOOK: OnceLock<PanicHook> = OnceLock::new();
 
 type PanicHook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
 
-/// Runs `body`, keeps its outcome as the calling thread's last one, and gives the status to return
-/// to C.
+/// Runs `body`, keeps the result as the calling thread's last one, and returns the status for C.
 ///
-/// `function` is the C name, which starts the message. A panic in `body` ends here: it becomes
-/// [`Status::Panic`], with the panic's text and place as message and nothing printed.
+/// `function` is the C name, with which the message begins. A panic in `body` becomes
+/// [`Status::Panic`], with the panic's text and location as the message. Nothing is printed.
 pub fn guard(function: &str, body: impl FnOnce() -> Result<(), Failure>) -> i32 {
-    // Unwind safety: on a panic the closure's captures are only raw pointers and plain values that
-    // the caller still owns; what lies behind a handle is in a mutex, which is poisoned and then
+    // Unwind safety: the closure captures only raw pointers and plain values, which the caller
+    // still owns. The value of a handle is in a mutex, which a panic poisons; later calls are
     // refused (see `handle`).
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
         PREVIOUS_HOOK.get_or_init(install_quiet_hook);
@@ -36,7 +35,7 @@ pub fn guard(function: &str, body: impl FnOnce() -> Result<(), Failure>) -> i32 
     remember(function, outcome)
 }
 
-/// Marks this thread as inside the library for as long as it lives.
+/// While this value exists, the thread is marked as inside the library.
 struct Inside;
 
 impl Inside {
@@ -52,9 +51,10 @@ impl Drop for Inside {
     }
 }
 
-/// A library never prints, but Rust's own panic hook does. This one keeps the note of a panic
-/// inside [`guard`] for the error message, and leaves all other panics to the hook that was there
-/// (a Rust program that links us may have its own).
+/// Installs a panic hook that prints nothing for a panic inside [`guard`], and returns the previous
+/// one. Rust's own hook prints, which a library must not do. The new hook keeps text and location
+/// for the error message. It passes all other panics to the previous hook, because a Rust program
+/// that links this library may have a hook of its own.
 fn install_quiet_hook() -> PanicHook {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(|info| {
@@ -73,7 +73,8 @@ fn keep_note(info: &PanicHookInfo<'_>) {
         Some(place) => format!("{text} ({}:{})", place.file(), place.line()),
         None => text.to_owned(),
     };
-    // A thread whose locals are already gone has nobody left to read the note.
+    // Fails if the thread is ending and has destroyed its local values. Then the note is not
+    // needed.
     let _ = PANIC_NOTE.try_with(|kept| kept.replace(Some(note)));
 }
 
@@ -83,8 +84,8 @@ fn panicked(payload: Box<dyn Any + Send>) -> Failure {
         .ok()
         .flatten()
         .unwrap_or_else(|| payload_text(&*payload).to_owned());
-    // The payload's own drop may panic, and that must not cross into C either; what it threw is
-    // then given up.
+    // Dropping the payload may panic again. That panic must not reach C either, and its own payload
+    // is leaked.
     if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);
     }

@@ -1,4 +1,4 @@
-//! What an opaque handle knows of its maker.
+//! Opaque handles, which work only in the process that created them.
 
 use std::process;
 use std::sync::Mutex;
@@ -7,34 +7,35 @@ use super::error::{Failure, Status};
 
 /// A value behind an opaque pointer.
 ///
-/// PVE forks everywhere, and a child inherits the pointers of its parent: the handle keeps its
-/// maker's process id and works nowhere else. Calls from several threads take turns.
+/// PVE forks many processes, and a child inherits the pointers of its parent. The handle keeps the
+/// ID of the process that created it, and does not work in another one. Simultaneous calls run one
+/// after another.
 #[derive(Debug)]
 pub(super) struct Handle<T> {
-    maker: u32,
+    creator: u32,
     value: Mutex<T>,
 }
 
 impl<T> Handle<T> {
     pub(super) fn new(value: T) -> Self {
         Self {
-            maker: process::id(),
+            creator: process::id(),
             value: Mutex::new(value),
         }
     }
 
-    /// Refuses a handle of another process. To be asked before the lock: a child may inherit it
-    /// locked for ever.
+    /// Fails in a process that did not create the handle. Call this before taking the lock: a child
+    /// may have inherited a locked mutex, which is never unlocked.
     pub(super) fn check_process(&self) -> Result<(), Failure> {
         let here = process::id();
-        if self.maker == here {
+        if self.creator == here {
             return Ok(());
         }
         Err(Failure::new(
             Status::WrongProcess,
             format!(
-                "the handle was made in process {} and this is process {here}; make a new one after a fork",
-                self.maker
+                "the handle belongs to process {} and cannot be used in process {here}; create a new one after a fork",
+                self.creator
             ),
         ))
     }
@@ -48,7 +49,7 @@ impl<T> Handle<T> {
             Ok(mut value) => body(&mut value),
             Err(_) => Err(Failure::new(
                 Status::Refused,
-                "an earlier call on this handle ended in a defect of the library; free it and make a new one",
+                "an earlier call on this handle failed by a defect in the library; free it and create a new one",
             )),
         }
     }
@@ -63,12 +64,12 @@ mod tests {
     fn a_handle_of_another_process_is_refused() {
         let mut handle = Handle::new(7);
         assert_eq!(handle.with(|value| Ok(*value)).ok(), Some(7));
-        handle.maker = handle.maker.wrapping_add(1);
+        handle.creator = handle.creator.wrapping_add(1);
         assert!(handle.with(|value| Ok(*value)).is_err());
     }
 
     #[test]
-    fn a_handle_that_saw_a_panic_is_refused() {
+    fn a_handle_is_refused_after_a_panic_in_a_call_on_it() {
         let handle = Handle::new(7);
         let panicked = std::panic::catch_unwind(|| {
             handle.with(|_| -> Result<(), Failure> { panic!("deliberate") })

@@ -1,4 +1,4 @@
-//! C strings, bytes and output places as Rust types, within their bounds.
+//! C strings, bytes and output pointers as Rust types, with their limits.
 
 use std::ffi::c_char;
 use std::fmt::Display;
@@ -10,19 +10,19 @@ use serde::de::DeserializeOwned;
 
 use super::error::{Failure, Status};
 
-/// Longest JSON text: far above any plan or endpoint, far below what would make parsing it a burden
-/// on a daemon.
+/// Longest JSON text, in bytes. It is much longer than any plan or endpoint, and short enough to be
+/// parsed in a daemon.
 pub(super) const JSON_MAX: usize = 1 << 20;
 
-/// Longest name, address or fingerprint. Each of them is much shorter where it is valid; this only
-/// ends the search for a NUL.
+/// Longest name, address or fingerprint, in bytes. Valid ones are much shorter. The limit ends the
+/// search for a NUL.
 pub(super) const NAME_MAX: usize = 4096;
 
-/// Reads a C string of at most `max` bytes; `what` names the argument in messages.
+/// Reads a C string of at most `max` bytes. `what` is the name of the argument in messages.
 ///
 /// # Safety
-/// `text` is NULL, or readable up to and including a NUL byte or `max + 1` bytes, and unchanged
-/// while the result lives.
+/// `text` is NULL, or readable up to and including a NUL byte or `max + 1` bytes. It does not
+/// change while the result exists.
 pub(super) unsafe fn text<'a>(
     text: *const c_char,
     what: &str,
@@ -33,12 +33,12 @@ pub(super) unsafe fn text<'a>(
     std::str::from_utf8(bytes).map_err(|error| {
         Failure::new(
             Status::NotUtf8,
-            format!("{what} is not UTF-8 from byte {} on", error.valid_up_to()),
+            format!("{what} is not UTF-8 from byte {}", error.valid_up_to()),
         )
     })
 }
 
-/// As [`text`](fn@text), for a room that says itself where something is not UTF-8.
+/// As [`text`](fn@text), without the check for UTF-8, which the caller makes with its own message.
 ///
 /// # Safety
 /// As for [`text`](fn@text).
@@ -49,7 +49,7 @@ pub(super) unsafe fn c_bytes<'a>(
 ) -> Result<&'a [u8], Failure> {
     not_null(text, what)?;
     // SAFETY: not NULL, and readable up to a NUL or the limit, as the caller promises; strnlen
-    // looks no further.
+    // reads no further.
     let len = unsafe { libc::strnlen(text, max + 1) };
     if len > max {
         return Err(Failure::new(
@@ -57,11 +57,11 @@ pub(super) unsafe fn c_bytes<'a>(
             format!("{what} is longer than {max} bytes"),
         ));
     }
-    // SAFETY: strnlen has just read these bytes, and the NUL behind them.
+    // SAFETY: strnlen has just read these bytes, and the NUL after them.
     Ok(unsafe { slice::from_raw_parts(text.cast::<u8>(), len) })
 }
 
-/// As [`text`](fn@text), with NULL for "not given".
+/// As [`text`](fn@text), where NULL stands for an absent argument.
 ///
 /// # Safety
 /// As for [`text`](fn@text).
@@ -77,24 +77,24 @@ pub(super) unsafe fn optional_text<'a>(
     unsafe { text(given, what, max) }.map(Some)
 }
 
-/// Parses a JSON argument, which is an object.
+/// Parses a JSON argument, which must be an object.
 ///
-/// Asked for here, because serde also takes an array of the members' values for one, and would read
-/// `[]` as "all defaults".
+/// The check is made here, because serde also accepts an array of the members' values, and would
+/// read `[]` as an object with all defaults.
 pub(super) fn json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Failure> {
     let refused = |reason: &dyn Display| {
         Failure::new(
             Status::InvalidArgument,
-            format!("{what} is not the JSON expected here: {reason}"),
+            format!("{what} is not valid: {reason}"),
         )
     };
     if !text.trim_start().starts_with('{') {
-        return Err(refused(&"it does not begin as an object"));
+        return Err(refused(&"it is not a JSON object"));
     }
     serde_json::from_str(text).map_err(|error| refused(&error))
 }
 
-/// Writes a value of a room as JSON text.
+/// A value as JSON text.
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, Failure> {
     serde_json::to_string(value).map_err(|error| {
         Failure::new(
@@ -104,10 +104,10 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, Failure> {
     })
 }
 
-/// Bytes of at most `max`; NULL is allowed where `len` is 0.
+/// At most `max` bytes. NULL is allowed if `len` is 0.
 ///
 /// # Safety
-/// `data` is readable for `len` bytes (or NULL), and unchanged while the result lives.
+/// `data` is NULL or readable for `len` bytes. The bytes do not change while the result exists.
 pub(super) unsafe fn bytes<'a>(
     data: *const u8,
     len: usize,
@@ -119,16 +119,16 @@ pub(super) unsafe fn bytes<'a>(
         return Ok(&[]);
     }
     not_null(data, what)?;
-    // SAFETY: not NULL, readable for `len` bytes as the caller promises, and `len` is below
+    // SAFETY: not NULL, readable for `len` bytes as the caller promises, and `len` is at most
     // isize::MAX.
     Ok(unsafe { slice::from_raw_parts(data, len) })
 }
 
-/// As [`bytes`](fn@bytes), to change in place.
+/// As [`bytes`](fn@bytes), for a change in place.
 ///
 /// # Safety
-/// `data` is readable and writable for `len` bytes (or NULL), and nobody else's while the result
-/// lives.
+/// `data` is NULL, or readable and writable for `len` bytes. Nothing else uses the bytes while the
+/// result exists.
 pub(super) unsafe fn bytes_mut<'a>(
     data: *mut u8,
     len: usize,
@@ -140,7 +140,8 @@ pub(super) unsafe fn bytes_mut<'a>(
         return Ok(&mut []);
     }
     not_null(data, what)?;
-    // SAFETY: not NULL, the caller's alone for `len` bytes, and `len` is below isize::MAX.
+    // SAFETY: not NULL, writable for `len` bytes that nothing else uses, as the caller promises,
+    // and `len` is at most isize::MAX.
     Ok(unsafe { slice::from_raw_parts_mut(data, len) })
 }
 
@@ -150,34 +151,34 @@ pub(super) unsafe fn bytes_mut<'a>(
 /// `key` is NULL or readable for 4 bytes.
 pub(super) unsafe fn key(key: *const u8) -> Result<[u8; 4], Failure> {
     not_null(key, "key")?;
-    // SAFETY: not NULL, and four bytes as the caller promises; an array of bytes has no alignment
-    // to keep.
+    // SAFETY: not NULL, and four bytes as the caller promises; an array of bytes needs no
+    // alignment.
     Ok(unsafe { key.cast::<[u8; 4]>().read() })
 }
 
 /// A handle that is not NULL.
 ///
 /// # Safety
-/// `handle` is NULL, or came from the `_new` function of its type and was not freed.
+/// `handle` is NULL, or an output of the `_new` function of its type that is not freed.
 pub(super) unsafe fn handle<'a, T>(handle: *const T, what: &str) -> Result<&'a T, Failure> {
     not_null(handle, what)?;
-    // SAFETY: not NULL, and alive as the caller promises.
+    // SAFETY: not NULL, and not freed, as the caller promises.
     Ok(unsafe { &*handle })
 }
 
-/// Where an output goes; checked before the work, written after it.
+/// The pointer to an output. It is checked before the work, and written after it.
 pub(super) struct Out<T>(NonNull<T>);
 
 impl<T> Out<T> {
-    pub(super) fn new(place: *mut T, what: &str) -> Result<Self, Failure> {
-        NonNull::new(place).map(Self).ok_or_else(|| null(what))
+    pub(super) fn new(pointer: *mut T, what: &str) -> Result<Self, Failure> {
+        NonNull::new(pointer).map(Self).ok_or_else(|| null(what))
     }
 
     /// # Safety
-    /// The place is writable and aligned.
+    /// The pointer is aligned, and its target is writable.
     pub(super) unsafe fn write(self, value: T) {
-        // SAFETY: not NULL, writable and aligned as the caller promises; what was there may be
-        // uninitialised and is not dropped.
+        // SAFETY: not NULL, writable and aligned, as the caller promises. The old value may be
+        // uninitialised, and is not dropped.
         unsafe { self.0.as_ptr().write(value) }
     }
 }
@@ -186,7 +187,7 @@ fn check_len(len: usize, what: &str, max: usize) -> Result<(), Failure> {
     if len > max {
         return Err(Failure::new(
             Status::TooLong,
-            format!("{what} has {len} bytes, more than {max}"),
+            format!("{what} has {len} bytes, at most {max} are accepted"),
         ));
     }
     Ok(())

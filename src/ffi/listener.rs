@@ -9,43 +9,44 @@ use super::input::{self, JSON_MAX};
 use super::sigpipe::SigpipeBlocked;
 use crate::listener::{self, ListenerError, Options};
 
-/// Runs the target's end of direct connections until its worker has no more use for it.
+/// Runs the target's end of direct connections until its worker closes it.
 ///
-/// `control` is one end of a UNIX stream socket pair, the worker's line: a JSON line for a JSON
-/// line. The first line is this function's: where it listens and what the source needs to be let
-/// in (`protocol`, `plane`, `addresses`, `port`, `fingerprint`, `key`), or {"error":"..."}. Then it
-/// answers {"op":"forward","path":"/run/..."} with {"number":1}, {"op":"stat"} with counters, and
-/// {"op":"close"} with the last counters before it ends. One line for each thing worth telling goes
-/// to `log`, or nowhere if that is -1. docs/protocol.md describes all of it, and the connections.
+/// `control` is one end of a UNIX stream socket pair, whose other end the worker uses. It carries
+/// JSON lines. The listener sends the first line: its addresses, and what the source needs to
+/// connect (`protocol`, `plane`, `addresses`, `port`, `fingerprint`, `key`), or {"error":"..."}.
+/// Afterwards it answers each line of the worker: {"op":"forward","path":"/run/..."} with
+/// {"number":1}, {"op":"stat"} with counters, and {"op":"close"} with the last counters before it
+/// ends. Messages go to `log`, one line each; -1 disables them. docs/protocol.md specifies the
+/// lines and the connections.
 ///
 /// `options` is a JSON object:
 ///
 ///   plane              "tls" or "tcp"
 ///   network            CIDR or interface name to listen on, or null
-///   node               name of this node, whose address counts without `network`
-///   fingerprint        "tls": SHA-256 of the source's one-time certificate
-///   public             true: "tcp" may listen on a publicly routable address, by default false
-///   hello_timeout      for a connection to say who it is, by default 10
-///   dead_peer_timeout  for the source to be silent, by default 60
+///   node               name of this node, whose address is used without `network`
+///   fingerprint        for "tls": SHA-256 of the source's one-time certificate
+///   public             true: "tcp" may listen on a publicly routable address; by default false
+///   hello_timeout      time limit for TLS and the handshake of a connection, by default 10
+///   dead_peer_timeout  time after which a silent source counts as dead, by default 60
 ///
 /// Times are in seconds, from 0.001 to 3600.
 ///
-/// Ends with 0 after `close` and after the end of `control`. It also ends when the process that
-/// forked this one dies, by SIGTERM from the kernel (PR_SET_PDEATHSIG). The descriptors stay the
-/// caller's: they are not closed, and not made non-blocking. Every descriptor that is not its own
-/// should have been closed before.
+/// Returns 0 after `close`, and after the end of `control`. It also ends when the process that
+/// forked this one dies, because the kernel then sends SIGTERM (PR_SET_PDEATHSIG). The descriptors
+/// belong to the caller: the function does not close them, and does not make them non-blocking. The
+/// caller should close all other descriptors before the call.
 ///
-/// Meanwhile SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread. One of
-/// the first four ends it, with IO; once everything is cleaned up and the signal mask restored, the
-/// signal is raised again. Handlers are never touched.
+/// During the call SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread.
+/// The first four end the call with IO. After everything is cleaned up and the signal mask is
+/// restored, the signal is raised again. Signal handlers are never changed.
 ///
-/// The process's soft limit on open descriptors is raised, as far as its hard limit allows.
+/// The process's soft limit on open descriptors is raised, at most to its hard limit.
 ///
-/// Errors: NULL_POINTER, NOT_UTF8, TOO_LONG above 1 MiB, INVALID_ARGUMENT for bad options or
-/// descriptors; REFUSED if there is no address to listen on, or clear text may not be received
-/// there; IO if no port is free, `control` fails, or a signal came.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT for bad options or
+/// descriptors; REFUSED if there is no address to listen on, or if the address may not receive
+/// clear text; IO if no port is free, `control` fails, or a signal arrives.
 ///
-/// Threads: any, and blocks it. Meant for a process forked for it.
+/// Threads: any. The call blocks the thread, and is intended for a process forked for this purpose.
 ///
 /// # Safety
 ///
@@ -67,7 +68,7 @@ pub unsafe extern "C" fn pve_tunnel_listener_run(
         };
         let _blocked = SigpipeBlocked::new()?;
         listener::run(control, log, &options)
-            .map_err(|error| Failure::from_room(run_status(&error), &error))
+            .map_err(|error| Failure::from_error(run_status(&error), &error))
     })
 }
 

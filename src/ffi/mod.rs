@@ -1,21 +1,23 @@
-//! The C ABI: one file per room, and the machinery of the boundary apart from it.
+//! The C ABI. Each module of the library has one file with its C functions; the other files serve
+//! all of them.
 //!
-//! | file | owns |
+//! | file | content |
 //! |---|---|
-//! | [`guard`] | the one way in: a panic becomes an error, the outcome is kept for the calling thread |
-//! | `descriptor` | descriptors that stay the caller's |
-//! | [`error`] | statuses, messages, and the last outcome of each thread |
-//! | `handle` | what an opaque handle knows of its maker |
-//! | `input` | C strings, bytes and output places as Rust types, within their bounds |
-//! | `sigpipe` | that a pipe without a reader is an error, whatever the caller does with SIGPIPE |
-//! | [`string`] | what C gets back, and how C gives it back |
-//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`configuration`], [`network`], [`connector`], [`listener`], [`seam`] | the functions |
-//! | [`limits`] | limits that a caller has to keep |
+//! | [`guard`] | runs the body of each function: a panic becomes an error, and the result is kept for the calling thread |
+//! | `descriptor` | copies of the caller's descriptors |
+//! | [`error`] | statuses, messages, and the last result of each thread |
+//! | `handle` | opaque handles, which work only in the process that created them |
+//! | `input` | C strings, bytes and output pointers as Rust types, with their limits |
+//! | `sigpipe` | blocking SIGPIPE during a call |
+//! | [`string`] | strings and bytes for C, and the functions that free them |
+//! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`configuration`], [`network`], [`connector`], [`listener`], [`seam`] | the C functions |
+//! | [`limits`] | limits that a caller must not exceed |
 //!
-//! `include/pve_tunnel.h` is made of this folder by cbindgen (`tests/header.rs`); the comments on
-//! the exported functions are the header's comments, and so are written for readers of C.
+//! cbindgen generates `include/pve_tunnel.h` from this folder (see `tests/header.rs`). The comments
+//! of the exported functions become the comments of the header, so they are written for C
+//! programmers.
 
-// The boundary is where raw pointers become references; nothing outside this folder may need this.
+// Raw pointers become references here.
 #![allow(unsafe_code)]
 
 pub mod capability;

@@ -1,4 +1,4 @@
-//! Addresses, ports, announced endpoints and the guard of clear text, for C.
+//! Addresses, ports, announced endpoints and the clear-text guard, for C.
 
 use std::ffi::{c_char, c_int};
 use std::net::IpAddr;
@@ -12,21 +12,22 @@ use crate::network::endpoint::{self, EndpointError, EndpointInput};
 use crate::network::guard::{GuardError, GuardInput};
 use crate::network::{self, NetworkError, SystemLookup};
 
-/// Finds the address of this host that a migration uses.
+/// Finds the address of this host for a migration.
 ///
 /// `network` is a CIDR such as "10.0.0.0/24" or "2001:db8::/64", an interface name, or NULL for the
-/// address that `node_name` resolves to. Only addresses of interfaces that are up count; temporary,
-/// deprecated, tentative and duplicate ones do not; there must be exactly one. Reads the kernel's
-/// list of addresses; without `network` it asks the system's resolver, which may block.
+/// address that `node_name` resolves to. Exactly one address must match. Only addresses of
+/// interfaces that are up count; temporary, deprecated, tentative and duplicate addresses do not.
+/// The function reads the kernel's list of addresses. Without `network` it calls the system's
+/// resolver, which may block.
 ///
-/// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"},
-/// where `uri_host` has brackets around IPv6 as URIs need them. To be freed with
+/// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"}.
+/// `uri_host` has the brackets that URIs require around IPv6. Free it with
 /// `pve_tunnel_string_free`.
 ///
 /// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `network` or
-/// `node_name` is malformed; REFUSED if no address or more than one is left, with what was seen and
-/// why each lost; IO if the kernel or the resolver refused, or a signal handler ran meanwhile (it
-/// is not tried again, so that alarm works).
+/// `node_name` is malformed; REFUSED if no address or more than one matches, with the addresses
+/// that were found and why each was rejected; IO if the kernel or the resolver returns an error, or
+/// if a signal handler ran during the call (the call is not restarted, so that alarm works).
 ///
 /// Threads: any.
 ///
@@ -46,7 +47,7 @@ pub unsafe extern "C" fn pve_tunnel_network_address(
         // SAFETY: a C string, as the caller promises.
         let node = unsafe { input::text(node_name, "node_name", NAME_MAX) }?;
         let address = network::address(spec, node, &SystemLookup)
-            .map_err(|error| Failure::from_room(network_status(&error), &error))?;
+            .map_err(|error| Failure::from_error(network_status(&error), &error))?;
         let answer = string::to_c(input::to_json(&address)?)?;
         // SAFETY: writable, as the caller promises.
         unsafe { out.write(answer.into_raw()) };
@@ -54,11 +55,11 @@ pub unsafe extern "C" fn pve_tunnel_network_address(
     })
 }
 
-/// Binds the first free port of 60000 to 60049 on exactly this address, and listens.
+/// Binds the first free port from 60000 to 60049 on exactly this address, and listens on it.
 ///
 /// `address` is a literal IPv4 or IPv6 address of this host. `fd` gets the listening TCP socket,
-/// close-on-exec and blocking, which belongs to the caller and is to be closed by the caller;
-/// `port` gets its port in host byte order.
+/// close-on-exec and blocking, which the caller must close. `port` gets its port in host byte
+/// order.
 ///
 /// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `address` is not
 /// one literal address; IO if it is not an address of this host or no port is free.
@@ -86,7 +87,7 @@ pub unsafe extern "C" fn pve_tunnel_port_bind(
             )
         })?;
         let bound = network::bind_port(address)
-            .map_err(|error| Failure::from_room(network_status(&error), &error))?;
+            .map_err(|error| Failure::from_error(network_status(&error), &error))?;
         // SAFETY: both writable, as the caller promises.
         unsafe {
             port.write(bound.port);
@@ -96,19 +97,23 @@ pub unsafe extern "C" fn pve_tunnel_port_bind(
     })
 }
 
-/// Checks an endpoint that a migration target announced, before anything connects to it. Does no
-/// I/O.
+/// Checks an endpoint that a migration target announces, before a connection to it. Does no I/O.
 ///
-/// `input` is a JSON object: `migrate` ({"proto":"tcp","addr":"192.0.2.7","port":60000}) or
-/// `nbd_uri` ("nbd:192.0.2.7:60001:exportname=drive-scsi0"), exactly one of them; `network`, a CIDR
-/// or null; `allow_loopback`, true for tests only.
+/// `input` is a JSON object:
 ///
-/// `out` gets {"address":"192.0.2.7","port":60000,"uri":"tcp:192.0.2.7:60000"}, for `nbd_uri` with
-/// "export":"drive-scsi0". To be freed with `pve_tunnel_string_free`.
+///   migrate         {"proto":"tcp","addr":"192.0.2.7","port":60000}
+///   nbd_uri         "nbd:192.0.2.7:60001:exportname=drive-scsi0"
+///   network         the migration network: a CIDR, or null
+///   allow_loopback  true: accept loopback addresses, for tests only
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such
-/// object or its `network` no CIDR; REFUSED if the endpoint is not a literal address with a port of
-/// 60000 to 60049 inside the network, or is loopback, multicast or unspecified.
+/// It has exactly one of `migrate` and `nbd_uri`.
+///
+/// `out` gets {"address":"192.0.2.7","port":60000,"uri":"tcp:192.0.2.7:60000"}, and for `nbd_uri`
+/// also "export":"drive-scsi0". Free it with `pve_tunnel_string_free`.
+///
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is not such an
+/// object, or its `network` is not a CIDR; REFUSED if the address is not literal, is outside the
+/// network, or is loopback, multicast or unspecified, or if the port is not 60000 to 60049.
 ///
 /// Threads: any.
 ///
@@ -126,7 +131,7 @@ pub unsafe extern "C" fn pve_tunnel_endpoint_check(
         let text = unsafe { input::text(input, "input", JSON_MAX) }?;
         let announced: EndpointInput = input::json(text, "input")?;
         let accepted = endpoint::check(&announced)
-            .map_err(|error| Failure::from_room(endpoint_status(&error), &error))?;
+            .map_err(|error| Failure::from_error(endpoint_status(&error), &error))?;
         let answer = string::to_c(input::to_json(&accepted)?)?;
         // SAFETY: writable, as the caller promises.
         unsafe { out.write(answer.into_raw()) };
@@ -134,39 +139,46 @@ pub unsafe extern "C" fn pve_tunnel_endpoint_check(
     })
 }
 
-/// Checks whether guest data may go to an address in clear text, before anything connects to it.
-/// Asks the kernel which way it would send; sends nothing.
+/// Checks whether guest data may be sent to an address in clear text, before a connection to it.
+/// Asks the kernel for its route. Sends nothing to the address.
 ///
 /// `input` is a JSON object:
 ///
-///   address         what the target announced: a literal address, IPv6 without brackets
-///   network         null, or where that address has to be: a CIDR, or the name of an interface of this
-///                   host, which data then leaves by
-///   source_network  null, or where this host has to send from: a CIDR of its own address, or the name
-///                   of the interface that data leaves by
+///   address         the announced address: literal, IPv6 without brackets
+///   network         network that the address must be in: a CIDR, an interface of this host (which
+///                   is then also the outgoing interface), or null
+///   source_network  network that this host must send from: a CIDR that contains its own address,
+///                   the outgoing interface, or null
 ///   public          true if the configuration allows publicly routable addresses
-///   gateway         true if the configuration allows the default route, and, where `network` is an
+///   gateway         true if the configuration allows the default route and, if `network` is an
 ///                   interface, addresses outside its networks
 ///
-/// All but `address` may be left out and count as null or false. Other members are an error.
+/// Members other than `address` may be left out, and then count as null or false. Unknown members
+/// are an error.
 ///
-/// `out` gets a JSON object, to be freed with `pve_tunnel_string_free`:
+/// `out` gets a JSON object, which is freed with `pve_tunnel_string_free`:
 ///
 ///   address         the announced address
-///   source          this host's address towards it
-///   interface       the name of the interface that data leaves by
-///   gateway         the router on the way, or null
+///   source          this host's source address of a connection to it
+///   interface       name of the outgoing interface
+///   gateway         the next router, or null
 ///   scope           the range of `address`: "private", "unique-local", "shared", "link-local",
 ///                   "loopback", "documentation", "benchmarking" or "global"
-///   warnings        array of sentences for log and operator, at least one: the first says that guest
-///                   data travels in clear text, and where
+///   warnings        array of sentences for log and operator, at least one; the first states that
+///                   guest data is sent in clear text, and where
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is no such
-/// object, or one of its networks is malformed; REFUSED, with the way out, if the address is not
-/// literal, is none of a single other host (loopback passes if `network` is a CIDR inside that range),
-/// or outside `network`, if either address is publicly routable, if only the default route leads there,
-/// or if this host would send from outside `source_network`; IO if there is no route or the kernel
-/// could not be asked, or a signal handler ran meanwhile (it is not tried again, so that alarm works).
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is not such an
+/// object, or one of its networks is malformed; IO if there is no route, the kernel cannot be
+/// asked, or a signal handler ran during the call (the call is not restarted, so that alarm works);
+/// REFUSED in these cases, with possible solutions in the message:
+///
+///   - The address is not literal.
+///   - It is not the address of a single other host. Loopback is accepted if `network` is a CIDR
+///     inside that range.
+///   - It is outside `network`.
+///   - It, or this host's own address, is publicly routable.
+///   - Only the default route leads to it.
+///   - This host would send from outside `source_network`.
 ///
 /// Threads: any.
 ///
@@ -184,7 +196,7 @@ pub unsafe extern "C" fn pve_tunnel_guard_check(
         let text = unsafe { input::text(input, "input", JSON_MAX) }?;
         let announced: GuardInput = input::json(text, "input")?;
         let verdict = network::guard::check(&announced, &SystemLookup)
-            .map_err(|error| Failure::from_room(guard_status(&error), &error))?;
+            .map_err(|error| Failure::from_error(guard_status(&error), &error))?;
         let answer = string::to_c(input::to_json(&verdict)?)?;
         // SAFETY: writable, as the caller promises.
         unsafe { out.write(answer.into_raw()) };

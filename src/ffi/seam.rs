@@ -66,7 +66,7 @@ pub unsafe extern "C" fn pve_tunnel_seam_decide(
         let known = unsafe { input::text(input, "input", JSON_MAX) }?;
         let known: SeamInput = input::json(known, "input")?;
         let action = seam::decide(content, &known)
-            .map_err(|error| Failure::from_room(status(&error), &error))?;
+            .map_err(|error| Failure::from_error(status(&error), &error))?;
         let answer = string::to_c(input::to_json(&action)?)?;
         // SAFETY: writable, as the caller promises.
         unsafe { out.write(answer.into_raw()) };
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn pve_tunnel_seam_answer(
         let operation = unsafe { input::text(operation, "operation", NAME_MAX) }?;
         // SAFETY: a C string, as the caller promises.
         let line = unsafe { input::text(answer, "answer", JSON_MAX) }?;
-        let malformed = |error: &FieldError| Failure::from_room(Status::Protocol, error);
+        let malformed = |error: &FieldError| Failure::from_error(Status::Protocol, error);
         let answer: Value =
             serde_json::from_str(line).map_err(|_| malformed(&FieldError::NotObject))?;
         let checked = seam::check_answer(operation, &answer).map_err(|error| malformed(&error))?;

@@ -1,8 +1,9 @@
-//! Writing to a pipe that nobody reads is an error here, not the end of the process.
+//! Blocking SIGPIPE, so that writing to a pipe without a reader is an error and does not end the
+//! process.
 //!
-//! Rust programs ignore SIGPIPE from their start on; a C or Perl program that calls us may not, and
-//! its handlers are not ours to change. So the signal is blocked in the calling thread, and what we
-//! caused is taken away before it is unblocked.
+//! Rust programs ignore SIGPIPE. A C or Perl program that calls the library may not ignore it, and
+//! the library must not change the program's signal handlers. So it blocks the signal in the
+//! calling thread, and removes a signal that it has caused before it unblocks it.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -11,12 +12,12 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use super::error::{Failure, Status};
 
-/// While this value lives, SIGPIPE is blocked in the thread that made it, and in threads which that
-/// one starts.
+/// While this value exists, SIGPIPE is blocked in the thread that created it, and in threads that
+/// this thread starts.
 pub(super) struct SigpipeBlocked {
-    /// It was blocked before: the caller's business, and stays so.
+    /// The caller had blocked SIGPIPE before. Then it stays blocked.
     before: bool,
-    /// It was already waiting to be delivered: the caller's too.
+    /// A SIGPIPE was pending before. Then it stays pending.
     pending: bool,
 }
 
@@ -39,7 +40,7 @@ impl Drop for SigpipeBlocked {
             while is_pending() && take_one() {}
         }
         if !self.before {
-            // Fails for an invalid argument only, and this is the one that worked before.
+            // Fails only for an invalid argument, and the same argument was valid before.
             let _ = only_sigpipe().thread_unblock();
         }
     }
@@ -51,20 +52,20 @@ fn only_sigpipe() -> SigSet {
 
 fn is_pending() -> bool {
     let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigpending fills the set that it is given; it is read only if that worked.
+    // SAFETY: sigpending initialises the set, which is read only if the call succeeded.
     unsafe {
         libc::sigpending(pending.as_mut_ptr()) == 0
             && libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1
     }
 }
 
-/// Takes one waiting SIGPIPE without waiting for it.
+/// Removes one pending SIGPIPE, without a wait. Returns whether there was one.
 fn take_one() -> bool {
     let now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     let set = only_sigpipe();
-    // SAFETY: the set and the time live for the call, and nobody asks for details of the signal.
+    // SAFETY: the set and the time are valid during the call, and NULL requests no details.
     unsafe { libc::sigtimedwait(set.as_ref(), ptr::null_mut(), &now) == libc::SIGPIPE }
 }

@@ -1,10 +1,10 @@
-//! What C gets back, and how C gives it back.
+//! Strings and bytes for C, and the functions that free them.
 
 use std::ffi::{CString, c_char};
 
 use super::error::{Failure, Status};
 
-/// Text on its way to C.
+/// Text as a C string.
 pub(super) fn to_c(text: String) -> Result<CString, Failure> {
     CString::new(text).map_err(|_| {
         Failure::new(
@@ -14,10 +14,10 @@ pub(super) fn to_c(text: String) -> Result<CString, Failure> {
     })
 }
 
-/// Bytes on their way to C: a pointer that is real even for no bytes, and how many of them count.
+/// Bytes as a pointer and a length. The pointer is valid even if there are no bytes.
 ///
-/// One NUL byte follows them, which the length leaves out: it gives an empty payload an address of
-/// its own, and spares a C caller the copy where the payload is text.
+/// One NUL byte follows the bytes, which the length does not count. It gives an empty payload an
+/// address, and lets a C program use a text payload without a copy.
 pub(super) fn bytes_to_c(mut bytes: Vec<u8>) -> (*mut u8, usize) {
     let len = bytes.len();
     bytes.reserve_exact(1);
@@ -25,43 +25,43 @@ pub(super) fn bytes_to_c(mut bytes: Vec<u8>) -> (*mut u8, usize) {
     (Box::into_raw(bytes.into_boxed_slice()).cast::<u8>(), len)
 }
 
-/// Frees a string that a function of this library gave out.
+/// Frees a string that a function of this library returned.
 ///
-/// NULL is allowed and does nothing. The last message and status stay as they are.
+/// NULL is allowed and has no effect. Does not change the last message and status.
 ///
-/// Threads: any, not only the one that got the string. After a fork parent and child each free
-/// their own copy.
+/// Threads: any, not only the thread that received the string. After a fork, parent and child each
+/// free their own copy.
 ///
 /// # Safety
 ///
-/// `text` is NULL or came from this library as `char **`, was not changed in length, and is freed
+/// `text` is NULL, or a `char **` output of this library. Its length is unchanged, and it is freed
 /// once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_string_free(text: *mut c_char) {
     if !text.is_null() {
-        // SAFETY: made by `CString::into_raw` on this library's side, given back once, as the
-        // caller promises.
+        // SAFETY: created by `CString::into_raw` in this library, and freed once, as the caller
+        // promises.
         drop(unsafe { CString::from_raw(text) });
     }
 }
 
-/// Frees bytes that a function of this library gave out.
+/// Frees bytes that a function of this library returned.
 ///
-/// NULL is allowed and does nothing. The last message and status stay as they are.
+/// NULL is allowed and has no effect. Does not change the last message and status.
 ///
-/// Threads: any, not only the one that got the bytes. After a fork parent and child each free their
-/// own copy.
+/// Threads: any, not only the thread that received the bytes. After a fork, parent and child each
+/// free their own copy.
 ///
 /// # Safety
 ///
-/// `bytes` is NULL or came from this library as `uint8_t **`, `len` is the length that came with
-/// it, and both are given once.
+/// `bytes` is NULL, or a `uint8_t **` output of this library, and `len` is its length. It is freed
+/// once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pve_tunnel_bytes_free(bytes: *mut u8, len: usize) {
     if !bytes.is_null() {
-        // `bytes_to_c` put one NUL behind what it counted.
+        // `bytes_to_c` added one NUL, which the length does not count.
         let whole = std::ptr::slice_from_raw_parts_mut(bytes, len.saturating_add(1));
-        // SAFETY: made by `bytes_to_c` with this length, given back once, as the caller promises.
+        // SAFETY: created by `bytes_to_c` with this length, and freed once, as the caller promises.
         drop(unsafe { Box::from_raw(whole) });
     }
 }

@@ -8,14 +8,14 @@ use super::input::{self, NAME_MAX, Out};
 use super::string;
 use crate::tls::Fingerprint;
 
-/// Reads a certificate's SHA-256 fingerprint, in any case and with or without colons, and writes it
-/// the way Proxmox VE does: 32 upper-case hexadecimal pairs with colons between them (95
-/// characters).
+/// Converts the SHA-256 fingerprint of a certificate to the format of Proxmox VE.
 ///
-/// `canonical` gets the text, to be freed with `pve_tunnel_string_free`.
+/// `text` has hexadecimal digits in upper or lower case, with or without colons. `canonical` gets
+/// 32 upper-case hexadecimal pairs with colons between them (95 characters). Free it with
+/// `pve_tunnel_string_free`.
 ///
-/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if it is no such
-/// fingerprint.
+/// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `text` is not a
+/// SHA-256 fingerprint.
 ///
 /// Threads: any.
 ///
@@ -33,7 +33,7 @@ pub unsafe extern "C" fn pve_tunnel_fingerprint_parse(
         let text = unsafe { input::text(text, "text", NAME_MAX) }?;
         let fingerprint: Fingerprint = text
             .parse()
-            .map_err(|error| Failure::from_room(Status::InvalidArgument, &error))?;
+            .map_err(|error| Failure::from_error(Status::InvalidArgument, &error))?;
         let answer = string::to_c(fingerprint.to_string())?;
         // SAFETY: writable, as the caller promises.
         unsafe { canonical.write(answer.into_raw()) };

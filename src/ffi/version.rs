@@ -1,8 +1,9 @@
-//! Which library this is.
+//! The versions of library and ABI.
 
 use std::ffi::{CStr, c_char};
 
-/// Number of the ABI that this header describes, and of the soname: libpve_tunnel.so.0.
+/// Number of the ABI that this header describes. It is also the number in the soname
+/// libpve_tunnel.so.0.
 pub const ABI_VERSION: u32 = 0;
 
 const VERSION: &CStr =
@@ -11,21 +12,21 @@ const VERSION: &CStr =
         Err(_) => c"",
     };
 
-/// Number of the ABI of the library that is loaded.
+/// Returns the number of the ABI of the loaded library.
 ///
-/// Who loads it with dlopen compares this with `PVE_TUNNEL_ABI_VERSION` of the header; who links
-/// gets the same check from the soname.
+/// A program that loads the library with dlopen compares it with `PVE_TUNNEL_ABI_VERSION`. For a
+/// program that links the library, the soname has the same purpose.
 ///
-/// Threads: any. Leaves the last message and status as they are.
+/// Threads: any. Does not change the last message and status.
 #[unsafe(no_mangle)]
 pub extern "C" fn pve_tunnel_abi_version() -> u32 {
     ABI_VERSION
 }
 
-/// Version of the software, such as "0.1.0". Belongs to the library, valid as long as it is loaded,
-/// never NULL.
+/// Returns the version of the software, such as "0.1.0". Never NULL. The text belongs to the
+/// library and is valid as long as the library is loaded.
 ///
-/// Threads: any. Leaves the last message and status as they are.
+/// Threads: any. Does not change the last message and status.
 #[unsafe(no_mangle)]
 pub extern "C" fn pve_tunnel_version() -> *const c_char {
     VERSION.as_ptr()

@@ -1,4 +1,4 @@
-//! Which of this node's addresses a migration network stands for.
+//! Choosing this node's address in a migration network.
 
 use std::net::IpAddr;
 
@@ -7,20 +7,22 @@ use ipnet::IpNet;
 use super::{InterfaceAddress, Lookup, NetworkError, NodeAddress, Scope, Spec, scope, uri_host};
 use crate::scalar;
 
-/// Most addresses an error lists: a router's tables would drown the message.
+/// Most addresses that an error lists. A router can have thousands.
 pub(super) const MAX_LISTED: usize = 32;
 
-/// Chooses this node's address: with `spec`, the one address of an interface that is up and that
-/// the CIDR or interface matches; without, the one that the node's name resolves to.
+/// Chooses this node's address. With `spec`, it is the one address that matches the CIDR or the
+/// interface name and whose interface is up. Without `spec`, it is the address that the node's name
+/// resolves to.
 ///
-/// Not counted are temporary, deprecated, tentative and duplicate addresses, link-local IPv6 (it
-/// means nothing without a zone, which no URI of QEMU carries), and loopback and link-local IPv4
-/// unless the network is a CIDR inside these ranges: who writes `127.0.0.0/8` means it. One address
-/// on several interfaces counts once.
+/// These addresses do not count: temporary, deprecated, tentative and duplicate ones; link-local
+/// IPv6, which requires a zone that QEMU's URIs cannot contain; loopback and link-local IPv4,
+/// unless the network is a CIDR inside these ranges (`127.0.0.0/8` is written on purpose). An
+/// address on several interfaces counts once.
 ///
 /// # Errors
 /// A malformed `spec`; a name that does not resolve; no address, or several different ones: then
-/// the error lists what was seen, on which interface, and why each lost. What [`Lookup`] says.
+/// the error lists the addresses, their interfaces, and why each was rejected. The errors of
+/// [`Lookup`].
 pub fn address(
     spec: Option<&str>,
     node: &str,
@@ -39,30 +41,32 @@ pub fn address(
     choose(network, &candidates)
 }
 
-/// An address that was considered, and why it does not count, if so.
+/// An address that was considered.
 struct Candidate {
     address: IpAddr,
-    /// The interface that has it and the prefix there; none if the node has no such address.
-    place: Option<(String, u8)>,
-    lost: Option<&'static str>,
+    /// Its interface, and the length of its prefix there; none if this node does not have the
+    /// address.
+    interface: Option<(String, u8)>,
+    /// Why it does not count; none if it does.
+    rejected: Option<&'static str>,
 }
 
 impl Candidate {
-    fn new(own: &InterfaceAddress, lost: Option<&'static str>) -> Self {
+    fn new(own: &InterfaceAddress, rejected: Option<&'static str>) -> Self {
         Self {
             address: own.address,
-            place: Some((own.interface.clone(), own.prefix_len)),
-            lost,
+            interface: Some((own.interface.clone(), own.prefix_len)),
+            rejected,
         }
     }
 
     fn describe(&self) -> String {
-        let place = match &self.place {
-            Some((interface, prefix_len)) => format!("/{prefix_len} on {interface}"),
+        let interface = match &self.interface {
+            Some((name, prefix_len)) => format!("/{prefix_len} on {name}"),
             None => String::new(),
         };
-        let verdict = self.lost.unwrap_or("usable");
-        format!("{}{place}: {verdict}", self.address)
+        let verdict = self.rejected.unwrap_or("usable");
+        format!("{}{interface}: {verdict}", self.address)
     }
 }
 
@@ -84,21 +88,21 @@ fn of_network(spec: &Spec, lookup: &dyn Lookup) -> Result<Vec<Candidate>, Networ
     Ok(candidates.collect())
 }
 
-/// What a name resolves to counts only where the node really has it: elsewhere it could not be
-/// bound, and a stale entry in `/etc/hosts` would show much later.
+/// The addresses of a name count only if this node has them. An address that it does not have
+/// cannot be bound, and an old entry in `/etc/hosts` would cause an error much later.
 fn of_name(name: &str, lookup: &dyn Lookup) -> Result<Vec<Candidate>, NetworkError> {
     let resolved = lookup.resolve(name)?;
     let addresses = lookup.addresses()?;
     let mut candidates = Vec::new();
     for address in resolved {
         let before = candidates.len();
-        let places = addresses.iter().filter(|own| own.address == address);
-        candidates.extend(places.map(|own| Candidate::new(own, unusable(own, None))));
+        let matching = addresses.iter().filter(|own| own.address == address);
+        candidates.extend(matching.map(|own| Candidate::new(own, unusable(own, None))));
         if candidates.len() == before {
             candidates.push(Candidate {
                 address,
-                place: None,
-                lost: Some(if address.is_loopback() {
+                interface: None,
+                rejected: Some(if address.is_loopback() {
                     "loopback"
                 } else {
                     "no interface of this node has it"
@@ -128,12 +132,12 @@ fn unusable(own: &InterfaceAddress, cidr: Option<&IpNet>) -> Option<&'static str
     special(own.address, cidr)
 }
 
-/// Whole ranges that do not count.
+/// Why a whole range does not count, if the address is in one.
 fn special(address: IpAddr, cidr: Option<&IpNet>) -> Option<&'static str> {
     match (Scope::of(address), address) {
-        (Scope::Loopback, _) => (!scope::is_meant(address, cidr)).then_some("loopback"),
+        (Scope::Loopback, _) => (!scope::is_inside_range(address, cidr)).then_some("loopback"),
         (Scope::LinkLocal, IpAddr::V4(_)) => {
-            (!scope::is_meant(address, cidr)).then_some("link-local")
+            (!scope::is_inside_range(address, cidr)).then_some("link-local")
         }
         (Scope::LinkLocal, IpAddr::V6(_)) => Some("link-local, unusable without a zone"),
         _ => None,
@@ -143,20 +147,21 @@ fn special(address: IpAddr, cidr: Option<&IpNet>) -> Option<&'static str> {
 fn choose(network: String, candidates: &[Candidate]) -> Result<NodeAddress, NetworkError> {
     let mut usable = candidates
         .iter()
-        .filter(|candidate| candidate.lost.is_none());
-    let winner = usable
-        .next()
-        .and_then(|winner| winner.place.clone().map(|place| (winner.address, place)));
-    let Some((address, (interface, prefix_len))) = winner else {
+        .filter(|candidate| candidate.rejected.is_none());
+    let first = usable.next().and_then(|candidate| {
+        let interface = candidate.interface.clone()?;
+        Some((candidate.address, interface))
+    });
+    let Some((address, (interface, prefix_len))) = first else {
         return Err(NetworkError::NoAddress {
             network,
-            seen: describe(candidates),
+            found: describe(candidates),
         });
     };
     if usable.any(|other| other.address != address) {
         return Err(NetworkError::SeveralAddresses {
             network,
-            seen: describe(candidates),
+            found: describe(candidates),
         });
     }
     Ok(NodeAddress {
@@ -167,17 +172,17 @@ fn choose(network: String, candidates: &[Candidate]) -> Result<NodeAddress, Netw
     })
 }
 
-/// Usable ones first, since several of them are the usual cause.
+/// Lists the usable addresses first, because several usable addresses are the usual cause.
 fn describe(candidates: &[Candidate]) -> String {
     if candidates.is_empty() {
-        return "there is none".to_owned();
+        return "no address was found".to_owned();
     }
-    let (usable, lost): (Vec<_>, Vec<_>) = candidates
+    let (usable, rejected): (Vec<_>, Vec<_>) = candidates
         .iter()
-        .partition(|candidate| candidate.lost.is_none());
+        .partition(|candidate| candidate.rejected.is_none());
     let all: Vec<String> = usable
         .into_iter()
-        .chain(lost)
+        .chain(rejected)
         .map(Candidate::describe)
         .collect();
     let listed = all
@@ -187,7 +192,7 @@ fn describe(candidates: &[Candidate]) -> String {
         .collect::<Vec<_>>()
         .join(", ");
     match all.len().saturating_sub(MAX_LISTED) {
-        0 => format!("seen: {listed}"),
-        more => format!("seen: {listed}, and {more} more"),
+        0 => format!("found: {listed}"),
+        more => format!("found: {listed}, and {more} more"),
     }
 }

@@ -1,8 +1,8 @@
-//! What a target announces for the `qemu` plane, judged before anybody connects there.
+//! Checks of the endpoints that a target announces for the `qemu` plane, before QEMU connects.
 //!
-//! The target is another administration's machine. What it announces decides where guest RAM and
-//! disks go in clear text, so that only literal addresses in one spelling are taken, and only where
-//! the source expects them.
+//! The target belongs to another administration. The endpoint that it announces decides where guest
+//! RAM and disks are sent in clear text. So only literal addresses in their usual spelling are
+//! accepted, and only inside the network and port range that the source expects.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,14 +14,14 @@ use thiserror::Error;
 use super::{PORTS, announced, spec, uri_host};
 use crate::scalar;
 
-/// Longest export name. QEMU's own are `drive-` and the name of a drive.
+/// Longest export name, in characters. QEMU's own names are `drive-` and the name of a drive.
 const MAX_EXPORT_LEN: usize = 64;
 
 /// What to check: exactly one of `migrate` and `nbd_uri`.
 ///
-/// As JSON:
-/// `{"migrate":{"proto":"tcp","addr":"192.0.2.7","port":60000},"network":"192.0.2.0/24","allow_loopback":false}`
-/// or `{"nbd_uri":"nbd:192.0.2.7:60001:exportname=drive-scsi0","network":null}`.
+/// As JSON: `{"migrate":{"proto":"tcp","addr":"192.0.2.7","port":60000},"network":"192.0.2.0/24"}`
+/// or
+/// `{"nbd_uri":"nbd:192.0.2.7:60001:exportname=drive-scsi0","network":null,"allow_loopback":false}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointInput {
@@ -31,43 +31,42 @@ pub struct EndpointInput {
     /// Where QEMU serves a disk: `nbd:<IPv4 or [IPv6]>:<port>:exportname=<name>`.
     #[serde(default)]
     pub nbd_uri: Option<String>,
-    /// The migration network as CIDR, null if none is given. Who has an interface name passes the
-    /// CIDR of the source's own address on it: the name means nothing on the other side.
+    /// The migration network as CIDR, null if none is given. A caller with an interface name passes
+    /// the CIDR of the source's own address on it, because the name has no meaning on the target.
     #[serde(default)]
     pub network: Option<String>,
-    /// Accept loopback addresses: both ends are on one machine.
+    /// Accept loopback addresses, for source and target on one machine.
     #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     pub allow_loopback: bool,
 }
 
-/// The worker's `migrate` answer. Other keys (`unix_sockets`) belong to other planes and are
-/// ignored.
+/// The `migrate` member of the worker's answer. Other keys (`unix_sockets`) belong to other planes
+/// and are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Migrate {
-    /// `tcp`.
+    /// Must be `tcp`.
     pub proto: String,
-    /// Literal address, IPv6 with or without brackets.
+    /// A literal address, IPv6 with or without brackets.
     pub addr: String,
-    /// Number or decimal string.
+    /// A number or a decimal string.
     pub port: Value,
 }
 
-/// An endpoint that may be connected to.
+/// An endpoint that QEMU may connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Its address.
+    /// Inside the network, if one was given.
     pub address: IpAddr,
-    /// Its port.
+    /// One of [`PORTS`].
     pub port: u16,
-    /// `tcp:<host>:<port>` or `nbd:<host>:<port>:exportname=<name>`, put together from the checked
-    /// parts.
+    /// `tcp:<host>:<port>` or `nbd:<host>:<port>:exportname=<name>`, built from the checked parts.
     pub uri: String,
     /// The name of the export, for NBD only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export: Option<String>,
 }
 
-/// Why an announced endpoint is refused.
+/// Why an announced endpoint is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EndpointError {
     /// Neither or both of `migrate` and `nbd_uri`.
@@ -76,75 +75,80 @@ pub enum EndpointError {
     /// The caller's own network is malformed.
     #[error("cannot check an endpoint against network '{network}': it {reason}")]
     Network {
-        /// The text.
+        /// The text, cut if it is long.
         network: String,
-        /// What is wrong with it.
-        reason: &'static str,
+        /// What is wrong with it, as the rest of a sentence.
+        reason: String,
     },
     /// A protocol other than TCP.
     #[error("the target announces protocol {0}, expected 'tcp'")]
     Protocol(String),
-    /// Not of the form `nbd:<address>:<port>:exportname=<name>`.
+    /// The URI does not have the form `nbd:<address>:<port>:exportname=<name>`.
     #[error("the target announces NBD at {uri}: it {reason}")]
     NbdUri {
-        /// What it announced.
+        /// The announced text, quoted, cut if it is long.
         uri: String,
-        /// What is wrong with it.
+        /// What is wrong with it, as the rest of a sentence.
         reason: &'static str,
     },
-    /// No literal address, or not in its one spelling.
+    /// The address is not literal, or not in its usual spelling.
     #[error("the target announces address {address}: it {reason}")]
     Literal {
-        /// What it announced.
+        /// The announced text, quoted, cut if it is long.
         address: String,
-        /// What is wrong with it.
+        /// What is wrong with it, as the rest of a sentence.
         reason: &'static str,
     },
-    /// No decimal number in the migration range.
-    #[error("the target announces port {port}: {reason}")]
-    Port {
-        /// What it announced.
-        port: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// An address guest data must not go to.
+    /// The port is not a decimal number.
+    #[error("the target announces port {0}: it is not a decimal number")]
+    PortNotDecimal(String),
+    /// The port is not one of [`PORTS`].
+    #[error(
+        "the target announces port {0}: it is outside {first} to {last}",
+        first = PORTS.start(),
+        last = PORTS.end()
+    )]
+    PortOutside(String),
+    /// Guest data must not be sent to this kind of address.
     #[error("the target announces address {address}: it is {kind}")]
     Special {
-        /// The address.
+        /// The announced address.
         address: IpAddr,
-        /// What it is.
+        /// What kind of address it is.
         kind: &'static str,
     },
-    /// Not in the migration network.
+    /// The address is not in the migration network.
     #[error(
         "the target announces address {address}: it is outside the migration network {network}"
     )]
     Outside {
-        /// The address.
+        /// The announced address.
         address: IpAddr,
-        /// The network.
+        /// The network that the source expects.
         network: IpNet,
     },
-    /// A name that is no name of a drive's export.
+    /// The name cannot be the name of a drive's export.
     #[error("the target announces NBD export {name}: it {reason}")]
     Export {
-        /// What it announced.
+        /// The announced name, quoted, cut if it is long.
         name: String,
-        /// What is wrong with it.
-        reason: &'static str,
+        /// What is wrong with it, as the rest of a sentence.
+        reason: String,
     },
 }
 
 /// Checks one announced endpoint.
 ///
-/// The address must be literal, in its usual spelling (no name, zone, short form, leading zero,
-/// IPv4 inside IPv6), and not unspecified, multicast, broadcast, link-local (IPv4 link-local passes
-/// if the network is one), or loopback (unless allowed); inside `network` if one is given; the port
-/// in [`PORTS`]; an export name of letters, digits, `-`, `_` and `.`.
+/// * The address is literal, in its usual spelling: no name, zone, short form, leading zero, or
+///   IPv4 inside IPv6.
+/// * It is not unspecified, multicast, broadcast or link-local, and loopback only if that is
+///   allowed. IPv4 link-local is accepted if `network` lies inside that range.
+/// * It is inside `network`, if one is given.
+/// * The port is one of [`PORTS`].
+/// * The export name consists of letters, digits, `-`, `_` and `.`.
 ///
 /// # Errors
-/// One reason each.
+/// The first rule that the endpoint breaks.
 pub fn check(input: &EndpointInput) -> Result<Endpoint, EndpointError> {
     let network = input.network.as_deref().map(network).transpose()?;
     match (&input.migrate, &input.nbd_uri) {
@@ -182,7 +186,7 @@ pub fn check(input: &EndpointInput) -> Result<Endpoint, EndpointError> {
 fn network(text: &str) -> Result<IpNet, EndpointError> {
     match text.split_once('/') {
         Some((address, prefix)) => spec::cidr(address, prefix),
-        None => Err("is no CIDR"),
+        None => Err("is not a CIDR".to_owned()),
     }
     .map_err(|reason| EndpointError::Network {
         network: scalar::one_line(text),
@@ -190,7 +194,7 @@ fn network(text: &str) -> Result<IpNet, EndpointError> {
     })
 }
 
-/// The parts of `nbd:<host>:<port>:exportname=<name>`, the host as it is written.
+/// Splits `nbd:<host>:<port>:exportname=<name>` into address, port and export name.
 fn nbd_parts(uri: &str) -> Result<(IpAddr, &str, &str), EndpointError> {
     let refuse = |reason| EndpointError::NbdUri {
         uri: scalar::shown(uri),
@@ -200,7 +204,7 @@ fn nbd_parts(uri: &str) -> Result<(IpAddr, &str, &str), EndpointError> {
         .strip_prefix("nbd:")
         .ok_or_else(|| refuse("does not begin with 'nbd:'"))?;
     if rest.starts_with("unix:") {
-        return Err(refuse("is a UNIX socket, this plane needs TCP"));
+        return Err(refuse("is a UNIX socket; this plane requires TCP"));
     }
     let before_export = rest.split(":exportname=").next().unwrap_or(rest);
     if before_export
@@ -223,11 +227,11 @@ fn nbd_parts(uri: &str) -> Result<(IpAddr, &str, &str), EndpointError> {
         .ok_or_else(|| refuse("has no export name"))?;
     let export = rest
         .strip_prefix("exportname=")
-        .ok_or_else(|| refuse("has something else than 'exportname=' after its port"))?;
+        .ok_or_else(|| refuse("has something other than 'exportname=' after its port"))?;
     Ok((address, port, export))
 }
 
-/// The address of a `migrate` answer: stock workers put IPv6 into brackets there.
+/// Reads the address of a `migrate` answer, where stock workers put IPv6 into brackets.
 fn unbracketed(text: &str) -> Result<IpAddr, EndpointError> {
     if let Some(inner) = text.strip_prefix('[') {
         let inner = inner
@@ -239,18 +243,15 @@ fn unbracketed(text: &str) -> Result<IpAddr, EndpointError> {
 }
 
 fn number(port: &Value) -> Result<u16, EndpointError> {
-    let refuse = |reason| EndpointError::Port {
-        port: match port {
-            Value::String(text) => scalar::shown(text),
-            other => scalar::one_line(&other.to_string()),
-        },
-        reason,
+    let announced = || match port {
+        Value::String(text) => scalar::shown(text),
+        other => scalar::one_line(&other.to_string()),
     };
-    let number = scalar::decimal(port).ok_or_else(|| refuse("it is no decimal number"))?;
+    let number = scalar::decimal(port).ok_or_else(|| EndpointError::PortNotDecimal(announced()))?;
     u16::try_from(number)
         .ok()
         .filter(|port| PORTS.contains(port))
-        .ok_or_else(|| refuse("it is outside 60000 to 60049"))
+        .ok_or_else(|| EndpointError::PortOutside(announced()))
 }
 
 fn literal_v4(text: &str) -> Result<Ipv4Addr, EndpointError> {
@@ -273,7 +274,7 @@ fn acceptable(
     network: Option<IpNet>,
     allow_loopback: bool,
 ) -> Result<IpAddr, EndpointError> {
-    if let Some(kind) = announced::unfit(address, network.as_ref(), allow_loopback) {
+    if let Some(kind) = announced::unusable_kind(address, network.as_ref(), allow_loopback) {
         return Err(EndpointError::Special { address, kind });
     }
     match network {
@@ -287,14 +288,14 @@ fn acceptable(
 fn export_name(name: &str) -> Result<&str, EndpointError> {
     let sane = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let reason = if name.is_empty() {
-        "is empty"
+        "is empty".to_owned()
     } else if name.len() > MAX_EXPORT_LEN {
-        "is longer than 64 characters"
+        format!("is longer than {MAX_EXPORT_LEN} characters")
     } else if !name.bytes().all(sane) {
-        // A colon or comma would add options to what QEMU is told.
-        "has characters outside letters, digits, '-', '_' and '.'"
+        // A colon or comma would add options to the URI that QEMU gets.
+        "has characters other than letters, digits, '-', '_' and '.'".to_owned()
     } else if !name.starts_with(|first: char| first.is_ascii_alphanumeric()) {
-        "does not begin with a letter or digit"
+        "does not begin with a letter or digit".to_owned()
     } else {
         return Ok(name);
     };

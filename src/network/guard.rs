@@ -1,9 +1,10 @@
-//! Whether guest data may go to an address in clear text, judged before anything connects there.
+//! Checks whether guest data may be sent to an address in clear text, before a connection is
+//! opened.
 //!
-//! Clear text is for networks where nobody listens. That a migration network is one, its operator
-//! says; that guest data stays inside it, is checked here: the announced address, the way that the
-//! kernel would take there, and the address that it would send from. What fails is refused with the
-//! way out; what passes comes with a warning that names what travels where.
+//! Clear text is for networks without eavesdroppers. The operator is responsible for the choice of
+//! such a migration network. This check makes sure that guest data stays inside it: it looks at the
+//! announced address, the kernel's route to it, and the source address of that route. An error
+//! names what the operator can do. A verdict contains a warning that names the data and its path.
 
 use std::net::IpAddr;
 
@@ -15,176 +16,178 @@ use super::choice::MAX_LISTED;
 use super::{InterfaceAddress, Lookup, NetworkError, Route, Scope, Spec, announced, scope};
 use crate::scalar;
 
-/// What ends most refusals: the last way out is always to encrypt.
+/// The end of most errors: encryption is always the last of the possible solutions.
 const OR_ENCRYPT: &str =
     "for this network in /etc/pve/remote-migration.cfg, or omit migration_type=insecure";
 
 /// What to check.
 ///
 /// As JSON:
-/// `{"address":"192.0.2.7","network":"192.0.2.0/24","source_network":null,"public":false,"gateway":false}`.
-/// What is left out counts as null or false.
+/// `{"address":"192.0.2.7","network":"192.0.2.0/24","source_network":null,"public":false}`. A
+/// member that is left out counts as null or false.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuardInput {
-    /// Where the target says that it listens: a literal address, IPv6 without brackets.
+    /// The address that the target announces: literal, IPv6 without brackets.
     pub address: String,
-    /// The migration network that the address has to be in: a CIDR, or the name of an interface of
-    /// this node. A name that only the target knows is not for here.
+    /// The migration network that the address must be in: a CIDR, or the name of an interface of
+    /// this node. The name of an interface of the target is not valid here.
     #[serde(default)]
     pub network: Option<String>,
-    /// Where this node has to send from: a CIDR that its own address is in, or the name of the
-    /// interface that data leaves by.
+    /// The network that this node must send from: a CIDR that contains its own address, or the name
+    /// of the outgoing interface.
     #[serde(default)]
     pub source_network: Option<String>,
-    /// Accept publicly routable addresses, at either end.
+    /// Accept publicly routable addresses, of the target and of this node.
     #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     pub public: bool,
-    /// Accept the default route.
+    /// Accept the default route, and addresses outside the networks of the interface `network`.
     #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     pub gateway: bool,
 }
 
-/// What may be connected to, and how that would go.
+/// An address that may be connected to, and the route to it.
 ///
-/// As JSON:
-/// `{"address":"10.0.0.7","source":"10.0.0.1","interface":"eth1","gateway":null,"scope":"private","warnings":["CLEAR TEXT: …"]}`.
+/// As JSON: `{"address":"10.0.0.7","source":"10.0.0.1","interface":"eth1","gateway":null,`
+/// `"scope":"private","warnings":["CLEAR TEXT: …"]}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardVerdict {
     /// The announced address.
     pub address: IpAddr,
-    /// This node's address towards it.
+    /// This node's source address of a connection to it.
     pub source: IpAddr,
-    /// The interface that data leaves by.
+    /// Name of the outgoing interface.
     pub interface: String,
-    /// The router on the way, null if the address is on the interface's own network.
+    /// The next router, null if the address is on the interface's own network.
     pub gateway: Option<IpAddr>,
-    /// The range that the announced address is of.
+    /// The range of the announced address.
     pub scope: Scope,
-    /// Sentences for log and operator, at least one: the first says that guest data travels in clear
-    /// text, and where; the others what else is unusual about the way.
+    /// Sentences for log and operator, at least one. The first states that guest data is sent in
+    /// clear text, and where. The others state what else is unusual about the route.
     pub warnings: Vec<String>,
 }
 
-/// Why nothing may be sent there in clear text.
+/// Why guest data may not be sent to the address in clear text.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GuardError {
-    /// A network of the caller's is malformed.
+    /// One of the caller's networks is malformed.
     #[error("cannot check clear text against the {which}: {cause}")]
     Network {
-        /// Which of the two.
+        /// `network` or `source network`.
         which: &'static str,
         /// What is wrong with it.
         cause: NetworkError,
     },
-    /// No literal address, or not in its one spelling.
-    #[error("no clear text to {address}, which the target announces: it {reason}")]
+    /// The address is not literal, or not in its usual spelling.
+    #[error("clear text to {address}, which the target announces, is refused: it {reason}")]
     Literal {
-        /// What it announced.
+        /// The announced text, quoted, cut if it is long.
         address: String,
-        /// What is wrong with it.
+        /// What is wrong with it, as the rest of a sentence.
         reason: &'static str,
     },
-    /// An address guest data must not go to.
+    /// Guest data must not be sent to this kind of address.
     #[error(
-        "no clear text to {address}: it is {kind}; name a migration network that the target has an address in"
+        "clear text to {address} is refused: it is {kind}; name a migration network that the target has an address in"
     )]
     Special {
-        /// The address.
+        /// The announced address.
         address: IpAddr,
-        /// What it is.
+        /// What kind of address it is.
         kind: &'static str,
     },
-    /// The internet may be in between.
+    /// The internet may be between the nodes.
     #[error(
-        "no clear text to {address}: it is publicly routable; name a migration network of private addresses, set 'public 1' {OR_ENCRYPT}"
+        "clear text to {address} is refused: it is publicly routable; name a migration network of private addresses, set 'public 1' {OR_ENCRYPT}"
     )]
     Public {
-        /// The address.
+        /// The announced address.
         address: IpAddr,
     },
-    /// Not in the migration network.
+    /// The address is not in the migration network.
     #[error(
-        "no clear text to {address}: it is outside the migration network {network}; name the network that the target's address is in, or omit migration_type=insecure"
+        "clear text to {address} is refused: it is outside the migration network {network}; name the network that the target's address is in, or omit migration_type=insecure"
     )]
     Outside {
-        /// The address.
+        /// The announced address.
         address: IpAddr,
-        /// The network.
+        /// The migration network.
         network: IpNet,
     },
-    /// Not in a network of the interface that is the migration network.
+    /// The migration network is an interface, and the address is not in one of its networks.
     #[error(
-        "no clear text to {address}: it is in no network of this node's interface '{interface}' ({seen}); name the migration network as a CIDR, set 'gateway 1' {OR_ENCRYPT}"
+        "clear text to {address} is refused: it is not in a network of this node's interface '{interface}' ({networks}); name the migration network as a CIDR, set 'gateway 1' {OR_ENCRYPT}"
     )]
     OutsideInterface {
-        /// The address.
+        /// The announced address.
         address: IpAddr,
-        /// The interface.
+        /// Name of the interface.
         interface: String,
-        /// What the interface has.
-        seen: String,
+        /// Addresses and prefixes of the interface.
+        networks: String,
     },
-    /// No way there, or the kernel cannot be asked.
-    #[error("no clear text to the announced address: {0}")]
+    /// There is no route to the address, or the kernel cannot be asked.
+    #[error("clear text to the announced address is refused: {0}")]
     Lookup(#[from] NetworkError),
-    /// It is this node.
+    /// The address belongs to this node.
     #[error(
-        "no clear text to {address}: it is an address of this node itself; look whether both nodes have it, or the target announces the wrong one"
+        "clear text to {address} is refused: it is an address of this node itself; check whether both nodes have this address, or the target announces a wrong one"
     )]
     Own {
-        /// The address.
+        /// The announced address.
         address: IpAddr,
     },
-    /// Only the default route leads there.
+    /// The kernel would use the default route.
     #[error(
-        "no clear text to {address}: this node would send by its default route {way}; check that the migration network is up on this node, add a route that leads to it, set 'gateway 1' {OR_ENCRYPT}"
+        "clear text to {address} is refused: this node would use its default route {path}; check that the migration network is up on this node, add a route that leads to it, set 'gateway 1' {OR_ENCRYPT}"
     )]
     DefaultRoute {
-        /// The address.
+        /// The announced address.
         address: IpAddr,
-        /// Route, router, interface, source address.
-        way: String,
+        /// Router, interface, source address and route.
+        path: String,
     },
-    /// This node's address may be on the internet.
+    /// This node's own address is publicly routable, so the internet may be between the nodes.
     #[error(
-        "no clear text to {address}: this node would send from {source_address} on {interface}, which is publicly routable; name a migration network of private addresses, set 'public 1' {OR_ENCRYPT}"
+        "clear text to {address} is refused: this node would send from {source_address} on {interface}, which is publicly routable; name a migration network of private addresses, set 'public 1' {OR_ENCRYPT}"
     )]
     PublicSource {
         /// The announced address.
         address: IpAddr,
-        /// The node's own.
+        /// This node's source address.
         source_address: IpAddr,
-        /// The interface.
+        /// The outgoing interface.
         interface: String,
     },
-    /// Data would leave from elsewhere than the migration network.
+    /// The kernel would not send from the migration network.
     #[error(
-        "no clear text to {address}: this node would send {way}, outside its {network}; check that the migration network is up on this node and that the route to {address} leads through it, or omit migration_type=insecure"
+        "clear text to {address} is refused: this node would send {path}, outside its {network}; check that the migration network is up on this node and that the route to {address} leads through it, or omit migration_type=insecure"
     )]
     Source {
         /// The announced address.
         address: IpAddr,
-        /// Route, router, interface, source address.
-        way: String,
-        /// The network that it would have to be.
+        /// Router, interface, source address and route.
+        path: String,
+        /// The network that this node must send from.
         network: Spec,
     },
 }
 
-/// Checks one announced address, and the way there.
+/// Checks one announced address and the route to it.
 ///
-/// * The address is literal, and neither unspecified, multicast, broadcast nor one of this node;
-///   loopback and link-local IPv4 only for a `network` that is a CIDR inside that range.
-/// * It is inside `network`: of a CIDR, or, for an interface, of one of the networks that its
-///   addresses are in, which is not asked for with `gateway`. Data leaves by that interface.
-/// * This node's address towards it is inside `source_network`, or on that interface.
-/// * Neither address is publicly routable, except with `public`.
-/// * The route is no default route ([`Route::is_default`]), except with `gateway`. Another route
-///   through a router is one that an administrator made: it is taken, with a warning.
+/// * The address is literal. It is not unspecified, multicast or broadcast, and not an address of
+///   this node. Loopback and link-local IPv4 are accepted only if `network` is a CIDR inside that
+///   range.
+/// * The address is inside `network`. If that is an interface, the address is in one of its
+///   networks (not checked with `gateway`), and the route uses this interface.
+/// * This node's source address is inside `source_network`, or the route uses that interface.
+/// * Neither of the two addresses is publicly routable, except with `public`.
+/// * The route is not a default route ([`Route::is_default`]), except with `gateway`. Any other
+///   route through a router was configured by an administrator: it is accepted, with a warning.
 ///
 /// # Errors
-/// One reason each, see [`GuardError`], with what the operator can do. What [`Lookup`] says.
+/// The first rule that is broken, with what the operator can do (see [`GuardError`]). The errors of
+/// [`Lookup`].
 pub fn check(input: &GuardInput, lookup: &dyn Lookup) -> Result<GuardVerdict, GuardError> {
     let network = spec("network", input.network.as_deref())?;
     let source_network = spec("source network", input.source_network.as_deref())?;
@@ -202,7 +205,7 @@ pub fn check(input: &GuardInput, lookup: &dyn Lookup) -> Result<GuardVerdict, Gu
             });
         }
         Some(Spec::Interface(name)) if !input.gateway => {
-            on_interface(address, name, &lookup.addresses()?)?;
+            check_interface(address, name, &lookup.addresses()?)?;
         }
         _ => {}
     }
@@ -214,12 +217,12 @@ pub fn check(input: &GuardInput, lookup: &dyn Lookup) -> Result<GuardVerdict, Gu
     if route.is_default() && !input.gateway {
         return Err(GuardError::DefaultRoute {
             address,
-            way: way(&route),
+            path: describe(&route),
         });
     }
-    let by_interface = network.filter(|network| network.cidr().is_none());
-    for network in [by_interface, source_network].into_iter().flatten() {
-        leaves_by(address, &route, network)?;
+    let interface = network.filter(|network| network.cidr().is_none());
+    for network in [interface, source_network].into_iter().flatten() {
+        check_source(address, &route, network)?;
     }
     if Scope::of(route.source) == Scope::Global && !input.public {
         return Err(GuardError::PublicSource {
@@ -250,15 +253,16 @@ fn announced(text: &str, network: Option<&Spec>) -> Result<IpAddr, GuardError> {
         reason,
     })?;
     let cidr = network.and_then(Spec::cidr);
-    // Who names a network inside the loopback range has both ends on one machine.
-    match announced::unfit(address, cidr, scope::is_meant(address, cidr)) {
+    // With a network inside the loopback range, source and target are on one machine.
+    let allow_loopback = scope::is_inside_range(address, cidr);
+    match announced::unusable_kind(address, cidr, allow_loopback) {
         Some(kind) => Err(GuardError::Special { address, kind }),
         None => Ok(address),
     }
 }
 
-/// The address is in a network that the interface is in.
-fn on_interface(
+/// Checks that the address is in one of the interface's networks.
+fn check_interface(
     address: IpAddr,
     name: &str,
     addresses: &[InterfaceAddress],
@@ -274,7 +278,7 @@ fn on_interface(
     if inside {
         return Ok(());
     }
-    let mut seen: Vec<String> = own
+    let mut networks: Vec<String> = own
         .iter()
         .take(MAX_LISTED)
         .map(|own| {
@@ -282,17 +286,18 @@ fn on_interface(
             format!("{}/{}{down}", own.address, own.prefix_len)
         })
         .collect();
-    if seen.is_empty() {
-        seen.push("there is none of that name, or it has no address".to_owned());
+    if networks.is_empty() {
+        networks.push("no interface has this name, or it has no address".to_owned());
     }
     Err(GuardError::OutsideInterface {
         address,
         interface: name.to_owned(),
-        seen: seen.join(", "),
+        networks: networks.join(", "),
     })
 }
 
-fn leaves_by(address: IpAddr, route: &Route, network: Spec) -> Result<(), GuardError> {
+/// Checks that the route sends from this network.
+fn check_source(address: IpAddr, route: &Route, network: Spec) -> Result<(), GuardError> {
     let inside = match &network {
         Spec::Cidr(cidr) => cidr.contains(&route.source),
         Spec::Interface(name) => *name == route.interface,
@@ -302,13 +307,13 @@ fn leaves_by(address: IpAddr, route: &Route, network: Spec) -> Result<(), GuardE
     }
     Err(GuardError::Source {
         address,
-        way: way(route),
+        path: describe(route),
         network,
     })
 }
 
 /// `through 192.0.2.1 on eth0, from 192.0.2.7 (route 0.0.0.0/0)`.
-fn way(route: &Route) -> String {
+fn describe(route: &Route) -> String {
     let router = match route.gateway {
         Some(gateway) => format!("through {gateway} "),
         None => String::new(),
@@ -322,26 +327,28 @@ fn way(route: &Route) -> String {
 fn warnings(address: IpAddr, scope: Scope, route: &Route) -> Vec<String> {
     let mut warnings = vec![format!(
         "CLEAR TEXT: guest RAM and disks travel UNENCRYPTED from {} (interface {}) to {address}: \
-         whoever is on the way can read and change them",
+         every host on the path can read and change them",
         route.source, route.interface
     )];
     if scope == Scope::Global {
-        warnings.push(format!("{address} is publicly routable, which was allowed"));
+        warnings.push(format!(
+            "{address} is publicly routable, which the configuration allows"
+        ));
     }
     if Scope::of(route.source) == Scope::Global {
         warnings.push(format!(
-            "this node's address {} is publicly routable, which was allowed",
+            "this node's address {} is publicly routable, which the configuration allows",
             route.source
         ));
     }
     if route.is_default() {
         warnings.push(format!(
-            "{address} is reached by the default route {}, which was allowed",
-            way(route)
+            "{address} is reached through the default route ({}), which the configuration allows",
+            describe(route)
         ));
     } else if let Some(gateway) = route.gateway {
         warnings.push(format!(
-            "{address} is not on a network of this node: the router {gateway} sends it on (route {})",
+            "{address} is not on a network of this node: the router {gateway} forwards to it (route {})",
             route.destination
         ));
     }

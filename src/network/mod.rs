@@ -1,32 +1,39 @@
-//! Which address a migration uses, its port, and which endpoints of a target are acceptable.
+//! The address and port of a migration, and which endpoints of a target are acceptable.
 //!
-//! * [`Spec`] is a migration network as an operator writes it: CIDR, interface name, or none;
-//! * [`address`] chooses this node's address for it, with the rules of a migration inside a cluster;
-//! * [`Lookup`] is where addresses, names and routes come from: [`SystemLookup`] asks kernel and resolver, tests hand in a table;
-//! * [`bind_port`] takes a port of the migration range, bound and listening;
-//! * [`endpoint`] judges what a target announces for QEMU's own connections;
-//! * [`guard`] judges whether guest data may go to an address in clear text.
+//! * [`Spec`] is a migration network as an operator writes it: a CIDR or an interface name.
+//! * [`address`] chooses this node's address in it, by the rules of a migration inside a cluster.
+//! * [`Lookup`] provides addresses, names and routes. [`SystemLookup`] reads them from the kernel
+//!   and the resolver; tests pass a table.
+//! * [`bind_port`] binds a port of the migration range, and listens on it.
+//! * [`endpoint`] checks what a target announces for QEMU's own connections.
+//! * [`guard`] checks whether guest data may go to an address in clear text.
 //!
-//! # Before anybody connects in clear text
+//! # Checks before a connection in clear text
 //!
-//! For `tcp`, where the connection is ours, the announced address goes through [`guard::check`]. The
-//! connection is then bound to the address and interface of the verdict, so that a route that changes
-//! between check and connection, or during a migration, ends it instead of leading it elsewhere.
+//! On the `tcp` plane the connector opens the connection. The announced address goes through
+//! [`guard::check`], and the connection is bound to the address and interface of the verdict. If
+//! the route changes between check and connection, or during a migration, the connection ends; it
+//! does not move to another network.
 //!
-//! For `qemu`, where QEMU connects, each announced endpoint, that of the RAM stream and that of every
-//! disk, goes through both, in this order:
+//! On the `qemu` plane QEMU opens the connections. Each announced endpoint (one for the RAM stream,
+//! one for every disk) goes through these steps, in this order:
 //!
-//! 1. [`endpoint::check`] reads it: form, port range, export name, and the address inside the network
-//!    if that is a CIDR. It needs nothing but the text, and gives the [`endpoint::Endpoint`].
-//! 2. [`guard::check`] with the [`endpoint::Endpoint::address`] of its result, once for each different
-//!    address: scope, network, route and source address, which only the kernel knows.
-//! 3. QEMU is told the [`endpoint::Endpoint::uri`] of the first, never the target's own text.
+//! 1. [`endpoint::check`] checks the form, the port range, the export name, and that the address is
+//!    inside the network if that is a CIDR. It needs only the text, and returns an
+//!    [`endpoint::Endpoint`].
+//! 2. [`guard::check`] checks the [`endpoint::Endpoint::address`] of the result, once for each
+//!    different address: scope, network, route and source address. It asks the kernel for the
+//!    route.
+//! 3. QEMU gets the [`endpoint::Endpoint::uri`] of step 1, never the text that the target sent.
 //!
-//! Neither replaces the other: `endpoint` knows no routes, `guard` no ports and exports. Both take the
-//! same `network`; where it is an interface name, `endpoint` gets none, as the name says nothing of the target there. Loopback
-//! needs `allow_loopback` there and a network inside the loopback range here. QEMU binds its
-//! connections to nothing, so the check holds for the routes at the time of the check: have it as
-//! late as possible, just before QEMU is told to connect.
+//! Both checks are necessary: `endpoint` does not look at routes, and `guard` does not look at
+//! ports and exports. Both take the same `network`. If it is an interface name, `endpoint` gets
+//! none, because the name has no meaning on the target. A loopback address requires
+//! `allow_loopback` in `endpoint` and a network inside the loopback range in `guard`.
+//!
+//! QEMU does not bind its connections to an address or interface, so the check is valid only for
+//! the routes at the time of the check. Run it as late as possible, immediately before QEMU
+//! connects.
 
 mod announced;
 mod choice;
@@ -50,29 +57,29 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// An address of this node, as the kernel lists it.
+/// An address of this node, as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceAddress {
-    /// Name of the interface it is on.
+    /// Name of its interface.
     pub interface: String,
-    /// The node's own address, not the peer's of a point-to-point link.
+    /// The node's own address. On a point-to-point link this is not the peer's address.
     pub address: IpAddr,
     /// Length of the prefix, in bits.
     pub prefix_len: u8,
-    /// Whether the interface is up (`IFF_UP`; a cable is not needed).
+    /// Whether the interface is up (`IFF_UP`, which does not require a cable).
     pub up: bool,
     /// An IPv6 privacy address, which changes every few hours.
     pub temporary: bool,
-    /// Its preferred lifetime is over: valid for old connections, not for new ones.
+    /// Its preferred lifetime is over: it is valid for existing connections, not for new ones.
     pub deprecated: bool,
-    /// IPv6 duplicate detection is still running: it cannot be bound yet.
+    /// IPv6 duplicate detection is still running: the address cannot be bound yet.
     pub tentative: bool,
-    /// IPv6 duplicate detection found it elsewhere: it must not be used.
+    /// IPv6 duplicate detection found the address on another host: it must not be used.
     pub duplicate: bool,
 }
 
 impl InterfaceAddress {
-    /// A plain address of an interface that is up.
+    /// An address of an interface that is up, without any of the flags.
     pub fn new(interface: &str, address: IpAddr, prefix_len: u8) -> Self {
         Self {
             interface: interface.to_owned(),
@@ -87,46 +94,47 @@ impl InterfaceAddress {
     }
 }
 
-/// Where addresses and names come from.
+/// A source of addresses, names and routes.
 pub trait Lookup {
-    /// Every address of this node, of interfaces that are down too: errors list them.
+    /// Every address of this node, including those of interfaces that are down, which errors list.
     ///
     /// # Errors
-    /// The addresses cannot be read; [`NetworkError::Interrupted`] if a signal came first.
+    /// The addresses cannot be read; [`NetworkError::Interrupted`] if a signal arrived first.
     fn addresses(&self) -> Result<Vec<InterfaceAddress>, NetworkError>;
 
-    /// The addresses a host name stands for, in the resolver's order.
+    /// The addresses of a host name, in the resolver's order.
     ///
     /// # Errors
     /// The name cannot be resolved.
     fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetworkError>;
 
-    /// Which way a TCP connection to a port of [`PORTS`] at this address would take, if it were made
-    /// now and its socket were bound to nothing.
+    /// The route of a TCP connection to a port of [`PORTS`] at this address, if it were opened now
+    /// from a socket that is not bound.
     ///
     /// # Errors
-    /// [`NetworkError::NoRoute`] if there is none, or one that refuses (unreachable, blackhole,
-    /// prohibit), or the address is a broadcast one; the kernel cannot be asked;
-    /// [`NetworkError::Interrupted`] if a signal came first.
+    /// [`NetworkError::NoRoute`] if there is no route, if the route rejects or drops packets
+    /// (unreachable, blackhole, prohibit), or if the address is a broadcast address;
+    /// [`NetworkError::Route`] if the kernel cannot be asked; [`NetworkError::Interrupted`] if a
+    /// signal arrived first.
     fn route(&self, destination: IpAddr) -> Result<Route, NetworkError>;
 }
 
-/// The address a migration network stands for on this node.
+/// This node's address in a migration network.
 ///
 /// As JSON: `{"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeAddress {
-    /// The address itself.
+    /// IPv4 or IPv6, never one that needs a zone.
     pub address: IpAddr,
     /// Length of its prefix, in bits.
     pub prefix_len: u8,
     /// The first interface that has it.
     pub interface: String,
-    /// The address as URIs need it, see [`uri_host`].
+    /// The address in the form that URIs require, see [`uri_host`].
     pub uri_host: String,
 }
 
-/// An address as the host of a URI: IPv6 in brackets (RFC 3986, section 3.2.2).
+/// An address as the host of a URI: IPv6 is put in brackets (RFC 3986, section 3.2.2).
 pub fn uri_host(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
@@ -134,96 +142,94 @@ pub fn uri_host(address: IpAddr) -> String {
     }
 }
 
-/// Why there is no address or no port.
+/// Why there is no address, no route or no port.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NetworkError {
-    /// The migration network is neither CIDR nor interface name.
+    /// The migration network is neither a CIDR nor an interface name.
     #[error("migration network '{spec}' {reason}")]
     Spec {
         /// The text, cut if it is long.
         spec: String,
-        /// What is wrong with it.
-        reason: &'static str,
+        /// What is wrong with it, as the rest of a sentence.
+        reason: String,
     },
-    /// Nothing matches, or nothing that matches may be used.
-    #[error("{network}: no usable address on this node; {seen}")]
+    /// No address matches, or none that matches may be used.
+    #[error("{network}: no usable address on this node; {found}")]
     NoAddress {
         /// The migration network, or the node's name.
         network: String,
-        /// Every address that was considered, with interface, and why it lost.
-        seen: String,
+        /// Every address that was considered, with its interface and why it was rejected.
+        found: String,
     },
     /// More than one different address matches.
     #[error(
-        "{network}: more than one address on this node; {seen}; name a CIDR that contains just one"
+        "{network}: more than one address on this node; {found}; name a CIDR that contains only one of them"
     )]
     SeveralAddresses {
         /// The migration network, or the node's name.
         network: String,
-        /// Every address that was considered, with interface, and why it lost if it did.
-        seen: String,
+        /// Every address that was considered, with its interface and, if so, why it was rejected.
+        found: String,
     },
     /// The node's name cannot be resolved.
     #[error("cannot resolve the node's name '{name}': {cause}")]
     Resolve {
-        /// The name.
+        /// The name, cut if it is long.
         name: String,
-        /// What the resolver says.
+        /// The resolver's error.
         cause: String,
     },
     /// The kernel did not list its addresses.
     #[error("cannot list the addresses of this node: {cause}")]
     Addresses {
-        /// The step and what the kernel says.
+        /// The step that failed and the kernel's error.
         cause: String,
     },
-    /// A signal arrived first: the caller's handler has to run.
-    #[error("asking the kernel for addresses or routes was interrupted by a signal")]
+    /// A signal arrived first. The call returns, so that the caller's signal handler can run.
+    #[error("reading addresses or routes from the kernel was interrupted by a signal")]
     Interrupted,
-    /// No route leads there, or one that refuses.
+    /// There is no route to the address, or the route rejects or drops packets.
     #[error("no route to {address}: {cause}; check that its network is up on this node")]
     NoRoute {
-        /// The address.
+        /// The destination.
         address: IpAddr,
-        /// What the kernel says.
+        /// The kernel's error, or the type of the route.
         cause: String,
     },
-    /// The kernel did not say which way it would send.
-    #[error("cannot find out the route to {address}: {cause}")]
+    /// The kernel did not return its route.
+    #[error("cannot determine the route to {address}: {cause}")]
     Route {
-        /// The address.
+        /// The destination.
         address: IpAddr,
-        /// The step and what the kernel says.
+        /// The step that failed and the kernel's error.
         cause: String,
     },
-    /// The address is no single address of an interface.
-    #[error("cannot listen on {address}: it is {kind}, an exact address is needed")]
+    /// The address is not a single address of an interface.
+    #[error("cannot listen on {address}: it is {kind}; an exact address is required")]
     NotExact {
-        /// The address.
+        /// The requested address.
         address: IpAddr,
-        /// What it is.
+        /// What kind of address it is.
         kind: &'static str,
     },
-    /// All ports of the range are taken.
+    /// All ports of [`PORTS`] are in use.
     #[error(
-        "all ports from {first} to {last} on {address} are in use: wait for other migrations to end, or look what listens there"
+        "all ports from {first} to {last} on {address} are in use: wait for other migrations to end, or check which programs use them",
+        first = PORTS.start(),
+        last = PORTS.end()
     )]
     PortsExhausted {
-        /// The address.
+        /// The requested address.
         address: IpAddr,
-        /// First port of the range.
-        first: u16,
-        /// Last port of the range.
-        last: u16,
     },
-    /// Listening failed for another reason than a port in use.
+    /// Listening failed, and not because the port is in use.
     #[error("cannot listen on {address}, port {port}: {cause}")]
     Bind {
-        /// The address.
+        /// The requested address.
         address: IpAddr,
         /// The port that was tried.
         port: u16,
-        /// What the kernel says.
+        /// The kernel's error.
         cause: String,
     },
 }

@@ -1,4 +1,4 @@
-//! A port of the migration range, bound and listening.
+//! Binding a port of the migration range.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -8,10 +8,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::NetworkError;
 
-/// The ports PVE uses for migration: 60000 up to and excluding 60050.
+/// The ports that PVE uses for migration.
 pub const PORTS: RangeInclusive<u16> = 60000..=60049;
 
-/// Connections waiting to be accepted: multifd and NBD open a few each.
+/// Connections that may wait to be accepted. Multifd and NBD open a few each.
 const BACKLOG: i32 = 128;
 
 /// A listening socket and its port.
@@ -19,17 +19,18 @@ const BACKLOG: i32 = 128;
 pub struct BoundPort {
     /// Listening, blocking, close-on-exec.
     pub listener: TcpListener,
-    /// Its port.
+    /// In host byte order, one of [`PORTS`].
     pub port: u16,
 }
 
-/// Binds the first free port of [`PORTS`] on exactly this address and family, and listens at once,
-/// so that nobody else can take it between choosing and using.
+/// Binds the first free port of [`PORTS`] on exactly this address and family, and listens on it
+/// immediately, so that no other process can take the port between the choice and its use.
 ///
 /// # Errors
-/// An unspecified or multicast address, or one of the other family in disguise; all ports in use;
-/// any other failure at once, since the next port would not do better (an address this node does
-/// not have, no permission).
+/// [`NetworkError::NotExact`] for an unspecified or multicast address, or an IPv4 address written
+/// as IPv6; [`NetworkError::PortsExhausted`]; [`NetworkError::Bind`] for any other failure, without
+/// a try of the next port, which would fail in the same way (this node does not have the address,
+/// or the process lacks a permission).
 pub fn bind_port(address: IpAddr) -> Result<BoundPort, NetworkError> {
     let inexact = match address {
         _ if address.is_unspecified() => Some("the unspecified address"),
@@ -53,11 +54,7 @@ pub fn bind_port(address: IpAddr) -> Result<BoundPort, NetworkError> {
             }
         }
     }
-    Err(NetworkError::PortsExhausted {
-        address,
-        first: *PORTS.start(),
-        last: *PORTS.end(),
-    })
+    Err(NetworkError::PortsExhausted { address })
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -69,9 +66,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Connections of the last migration that linger in TIME_WAIT do not make a port unusable. Two
-    // that bind the same port with this option are told apart by listen: the second gets EADDRINUSE
-    // there.
+    // A connection of an earlier migration in TIME_WAIT must not block the port. With this option
+    // two processes may bind the same port; `listen` then fails with EADDRINUSE in the second one.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -1,11 +1,11 @@
-//! How far an address reaches: whether the internet can be between two nodes that use it.
+//! The scope of an address: whether the internet can be between two nodes that use it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-/// What range an address is of, by IANA's special-purpose registries (RFC 6890).
+/// The range of an address in IANA's special-purpose registries (RFC 6890).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
@@ -24,13 +24,13 @@ pub enum Scope {
     Documentation,
     /// 198.18.0.0/15 (RFC 2544), 2001:2::/48 (RFC 5180).
     Benchmarking,
-    /// All others: what is not known to stay off the internet is taken to be on it.
+    /// All other addresses. An address counts as public unless it is known not to be.
     Global,
 }
 
 impl Scope {
-    /// The scope of an address. Unspecified, multicast and broadcast ones are [`Scope::Global`]
-    /// here: nobody may send guest data to them, whatever their scope.
+    /// The scope of an address. Unspecified, multicast and broadcast addresses are
+    /// [`Scope::Global`] here; guest data may not be sent to them in any case.
     pub fn of(address: IpAddr) -> Self {
         range(address).map_or(Self::Global, |(_, scope)| scope)
     }
@@ -84,9 +84,9 @@ fn range(address: IpAddr) -> Option<(IpNet, Scope)> {
     }
 }
 
-/// Whether the network lies inside the special range that the address is of. Who names such a
-/// network means it; a wider one only happens to contain the range.
-pub(super) fn is_meant(address: IpAddr, network: Option<&IpNet>) -> bool {
+/// Whether the network lies inside the special range of the address. An operator who configures
+/// such a network chose that range on purpose. A wider network only contains the range by accident.
+pub(super) fn is_inside_range(address: IpAddr, network: Option<&IpNet>) -> bool {
     match (range(address), network) {
         (Some((range, _)), Some(network)) => range.contains(network),
         _ => false,

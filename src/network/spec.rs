@@ -8,31 +8,32 @@ use ipnet::IpNet;
 use super::NetworkError;
 use crate::scalar;
 
-/// Longest interface name: the kernel's `IFNAMSIZ` less the terminating zero.
+/// Longest interface name, in bytes: the kernel's `IFNAMSIZ` without the terminating NUL.
 const MAX_INTERFACE_LEN: usize = 15;
 
-/// Shortest prefix: PVE's own format for a CIDR asks for as much. Anything wider is no network of
-/// one's own, and would let every address pass the checks that keep clear text inside it.
+/// Shortest prefix, in bits; PVE's own format for a CIDR has the same bound. A wider network is not
+/// one that belongs to a single operator, and the checks that keep clear text inside it would
+/// accept almost every address.
 pub(super) const MIN_PREFIX: u8 = 8;
 
 /// A migration network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
     /// Every address inside it matches. Host bits are cleared: `10.0.0.7/24` means `10.0.0.0/24`,
-    /// as `ip address show to` takes it.
+    /// as for `ip address show to`.
     Cidr(IpNet),
     /// Every address of the interface matches.
     Interface(String),
 }
 
 impl Spec {
-    /// Reads `192.0.2.0/24`, `fd00::/64` or an interface name by the kernel's rules (1 to 15 bytes,
-    /// not `.` or `..`, no slash, colon, white space, and here no control characters, since names
-    /// go into messages).
+    /// Reads `192.0.2.0/24`, `fd00::/64` or an interface name. Names follow the kernel's rules: 1
+    /// to 15 bytes, not `.` or `..`, without slash, colon and white space. Control characters are
+    /// rejected too, because names are part of messages.
     ///
     /// # Errors
-    /// Each kind of mistake has its own words. An address without a prefix is one: it would pass
-    /// for an interface name.
+    /// [`NetworkError::Spec`], with the mistake. An address without a prefix is a mistake, because
+    /// it could be read as an interface name.
     pub fn parse(text: &str) -> Result<Self, NetworkError> {
         let parsed = match text.split_once('/') {
             Some((address, prefix)) => cidr(address, prefix).map(Self::Cidr),
@@ -46,7 +47,7 @@ impl Spec {
 }
 
 impl Spec {
-    /// The CIDR, if it is one.
+    /// The network, if this is a CIDR.
     pub(super) fn cidr(&self) -> Option<&IpNet> {
         match self {
             Self::Cidr(network) => Some(network),
@@ -64,50 +65,61 @@ impl fmt::Display for Spec {
     }
 }
 
-/// A CIDR, strictly: a literal address, a plain decimal prefix, host bits cleared.
-pub(super) fn cidr(address: &str, prefix: &str) -> Result<IpNet, &'static str> {
+/// Reads a CIDR: a literal address, and the prefix length in decimal. Clears the host bits.
+///
+/// The error is what is wrong with it, as the rest of a sentence.
+pub(super) fn cidr(address: &str, prefix: &str) -> Result<IpNet, String> {
     let Ok(address) = address.parse::<IpAddr>() else {
-        return Err(if address.contains('%') {
+        return mistake(if address.contains('%') {
             "has a zone; write the network without it, or name the interface"
         } else {
-            "is no CIDR: what stands before the slash is no IP address"
+            "is not a CIDR: the part before the slash is not an IP address"
         });
     };
     if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
-        return Err("is an IPv4 network written as IPv6; write it as IPv4");
+        return mistake("is an IPv4 network written as IPv6; write it as IPv4");
     }
-    let prefix = scalar::decimal_text(prefix)
-        .and_then(|bits| u8::try_from(bits).ok())
-        .ok_or("is no CIDR: what stands after the slash is no prefix length")?;
+    let Some(prefix) = scalar::decimal_text(prefix).and_then(|bits| u8::try_from(bits).ok()) else {
+        return mistake("is not a CIDR: the part after the slash is not a prefix length");
+    };
     let Ok(network) = IpNet::new(address, prefix) else {
-        return Err("has a prefix longer than an address of its family");
+        return mistake("has a prefix longer than an address of its family");
     };
     if prefix < MIN_PREFIX {
-        return Err("is too wide: a migration network has a prefix of at least 8 bits");
+        return mistake(format!(
+            "is too wide: a migration network has a prefix of at least {MIN_PREFIX} bits"
+        ));
     }
     Ok(network.trunc())
 }
 
-fn interface(name: &str) -> Result<&str, &'static str> {
+/// The error is what is wrong with the name, as the rest of a sentence.
+fn interface(name: &str) -> Result<&str, String> {
     if name.is_empty() {
-        return Err("is empty");
+        return mistake("is empty");
     }
     if name.parse::<IpAddr>().is_ok() {
-        return Err("is an address; write it with its prefix length, as in 192.0.2.0/24");
+        return mistake("is an address; write it with its prefix length, as in 192.0.2.0/24");
     }
     if name == "." || name == ".." {
-        return Err("cannot be the name of an interface");
+        return mistake("cannot be the name of an interface");
     }
     if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err("has white space or control characters");
+        return mistake("has white space or control characters");
     }
     if name.contains(':') {
-        return Err(
-            "has a colon: it is neither a CIDR nor the name of an interface (aliases have none of their own)",
+        return mistake(
+            "has a colon: it is neither a CIDR nor the name of an interface (an alias is not an interface of its own)",
         );
     }
     if name.len() > MAX_INTERFACE_LEN {
-        return Err("is neither a CIDR nor the name of an interface, which has at most 15 bytes");
+        return mistake(format!(
+            "is neither a CIDR nor the name of an interface, which has at most {MAX_INTERFACE_LEN} bytes"
+        ));
     }
     Ok(name)
+}
+
+fn mistake<T>(reason: impl Into<String>) -> Result<T, String> {
+    Err(reason.into())
 }

@@ -1,4 +1,4 @@
-//! The decision table: what was asked and what both ends can do become one plan.
+//! The decision table: it chooses the plane from the request and from what both nodes support.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -9,20 +9,20 @@ use crate::network::{NetworkError, Spec};
 use crate::plane::{MigrationType, Plane};
 use crate::scalar;
 
-/// How a dial to the target's listener went.
+/// The result of a connection to the target's listener.
 ///
-/// As JSON: `{"ok":true}` or `{"ok":false,"address":"192.0.2.7","port":60000,"error":"connection
-/// refused"}`.
+/// As JSON: `{"ok":true}` or
+/// `{"ok":false,"address":"192.0.2.7","port":60000,"error":"connection refused"}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dial {
-    /// Whether it answered within the limit.
+    /// Whether the listener answered within the time limit.
     #[serde(deserialize_with = "scalar::deserialize_flag")]
     pub ok: bool,
-    /// The address dialled; none if it did not come so far.
+    /// The address that was dialled; none if no address was.
     #[serde(default)]
     pub address: Option<String>,
-    /// The port dialled.
+    /// The port that was dialled.
     #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub port: Option<u16>,
     /// Why it failed.
@@ -30,43 +30,44 @@ pub struct Dial {
     pub error: Option<String>,
 }
 
-/// All that a plan depends on. Keys that are not listed here are refused: a misspelt
-/// `require_encryption` must not pass for `false`.
+/// Everything that a plan depends on. Other keys are an error: a misspelt `require_encryption` must
+/// not count as `false`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanInput {
     /// `secure` if absent or null.
     #[serde(default, deserialize_with = "scalar::deserialize_or_default")]
     pub migration_type: MigrationType,
-    /// A CIDR or an interface name; null for the target node's own address. With `configured`, the
-    /// ID of the configured network is as good.
+    /// A CIDR or an interface name; null for the target node's own address. With `configured`, it
+    /// may be the ID of the configured network.
     #[serde(default)]
     pub migration_network: Option<String>,
-    /// Type and network are an administrator's choice already: a network of the configuration was
-    /// selected, see [`crate::configuration`]. Then the user needs no privilege for them.
+    /// An administrator has chosen type and network: a network of the configuration was selected,
+    /// see [`crate::configuration`]. The user then needs no privilege for them.
     #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     pub configured: bool,
-    /// Every capability the target names, known or not.
+    /// All capability names of the target, including unknown ones.
     #[serde(default)]
     pub caps: Vec<String>,
-    /// What this source can do; `websocket` is always implied.
+    /// The planes that this source supports; `websocket` is always supported.
     #[serde(default)]
     pub planes: Vec<Plane>,
     /// The configuration forbids clear text.
     #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     pub require_encryption: bool,
-    /// How the listener answered; null while it was not dialled, which counts as "answers".
+    /// The result of a connection to the listener. Null before the first attempt, which counts as a
+    /// success.
     #[serde(default)]
     pub dial: Option<Dial>,
 }
 
-/// What to put into the worker's `start` command.
+/// Parameters of the worker's `start` command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// `tcp` for the `qemu` plane; `unix` for all others, where QEMU stays on UNIX sockets.
     pub statefile: String,
-    /// `insecure` for the `qemu` plane, `websocket` for all others: the one type a stock worker
-    /// accepts.
+    /// `insecure` for the `qemu` plane; `websocket` for all others, because a stock worker accepts
+    /// only this type.
     #[serde(rename = "type")]
     pub kind: String,
     /// The migration network, if one was given and the plane uses it.
@@ -80,29 +81,29 @@ pub struct Start {
 pub enum Node {
     /// Where the guest runs.
     Source,
-    /// Where it goes.
+    /// Where the guest moves to.
     Target,
 }
 
 /// A privilege the migrating user must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Privilege {
-    /// ACL path.
+    /// ACL path, such as `/`.
     pub path: String,
-    /// Name of the privilege.
+    /// Name of the privilege, such as `Sys.Modify`.
     pub privilege: String,
-    /// Which nodes check it.
+    /// The nodes that check it.
     pub on: Vec<Node>,
 }
 
 /// The plan of one migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// For the RAM stream and live disks alike.
+    /// For the RAM stream and for live disks.
     pub plane: Plane,
-    /// For offline disks and container volumes: never `qemu`.
+    /// For offline disks and container volumes; never `qemu`.
     pub offline: Plane,
-    /// The migration network the data takes; null where the plane uses none.
+    /// The migration network of the data; null if the plane does not use one.
     pub network: Option<String>,
     /// For the worker's `start` command.
     pub start: Start,
@@ -110,63 +111,63 @@ pub struct Plan {
     pub privileges: Vec<Privilege>,
     /// To be printed before anything is created.
     pub warnings: Vec<String>,
-    /// Why this plane, in one sentence.
+    /// Why this plane was chosen, in one sentence.
     pub reason: String,
 }
 
-/// Why there is no plan. No command that changes the target may be sent after one of these.
+/// Why there is no plan. After such an error no command that changes the target may be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PlanError {
-    /// The configuration forbids what was asked for.
+    /// The configuration forbids clear text, which was requested.
     #[error(
         "migration_type=insecure would send guest data in clear text, but the configuration requires encryption: omit migration_type=insecure"
     )]
     EncryptionRequired,
-    /// The target cannot do clear text.
+    /// The target does not support clear text.
     #[error(
         "the target node does not support migration_type=insecure for remote migration (it offers {offered}): upgrade the target node, or omit migration_type=insecure"
     )]
     TargetCannot {
-        /// The capabilities it names.
+        /// The target's capabilities.
         offered: String,
     },
-    /// The target could, but this source cannot do any plane it offers.
+    /// The target supports clear text, but this source supports none of the planes that it offers.
     #[error(
-        "the target node offers migration_type=insecure as {offered}, but this node can do none of these: upgrade this node, or omit migration_type=insecure"
+        "the target node offers migration_type=insecure on the planes {offered}, but this node supports none of these: upgrade this node, or omit migration_type=insecure"
     )]
     SourceCannot {
-        /// The planes the target offers.
+        /// The planes that the target offers.
         offered: String,
     },
-    /// The `tcp` plane was planned and its listener does not answer.
-    #[error("clear text is not possible: {trouble}; mend that, or omit migration_type=insecure")]
+    /// The plane would be `tcp`, but the target's listener does not answer.
+    #[error("clear text is not possible: {problem}; fix that, or omit migration_type=insecure")]
     Unreachable {
-        /// Address, port and cause, as far as there are any.
-        trouble: String,
+        /// Address, port and cause, if they are known.
+        problem: String,
     },
     /// A capability name is malformed.
     #[error(transparent)]
     Capability(#[from] CapabilityError),
-    /// The migration network is neither CIDR nor interface name.
+    /// The migration network is neither a CIDR nor an interface name.
     #[error(transparent)]
     Network(#[from] NetworkError),
 }
 
 /// Decides how guest data travels.
 ///
-/// | asked | target offers | plan |
+/// | request | target offers | plan |
 /// |---|---|---|
-/// | secure | `direct-tls`, it answers a dial, and the source can do `tls` | `tls` |
-/// | secure | `direct-tls`, but no dial succeeds | `websocket`, with a warning |
+/// | secure | `direct-tls`, its listener answers, and the source supports `tls` | `tls` |
+/// | secure | `direct-tls`, but its listener does not answer | `websocket`, with a warning |
 /// | secure | otherwise | `websocket` |
-/// | insecure | `insecure-remote`, and the source can do `qemu` | `qemu`; offline volumes `tcp` if both can, else `websocket` |
-/// | insecure | `direct-tcp`, and the source can do `tcp` | `tcp` |
+/// | insecure | `insecure-remote`, and the source supports `qemu` | `qemu`; offline volumes `tcp` if both support it, else `websocket` |
+/// | insecure | `direct-tcp`, and the source supports `tcp` | `tcp` |
 /// | insecure | otherwise | error |
 /// | insecure, encryption required | anything | error |
 ///
 /// # Errors
-/// The error rows above; a `tcp` listener that was dialled in vain, because clear text never turns
-/// into anything else in silence; malformed capability names; a malformed migration network.
+/// The error rows above; a `tcp` listener that does not answer, because clear text is never
+/// replaced silently; malformed capability names; a malformed migration network.
 pub fn plan(input: &PlanInput) -> Result<Plan, PlanError> {
     let offered = Capabilities::from_names(&input.caps)?;
     if let Some(network) = &input.migration_network {
@@ -189,25 +190,25 @@ fn secure(input: &PlanInput, offered: &Capabilities) -> Plan {
     let (plane, reason) = match failed_dial(input) {
         None if target_can && source_can => (
             Plane::Tls,
-            "secure was asked for and both ends can do direct TLS",
+            "secure was requested, and both nodes support direct TLS",
         ),
         Some(dial) if target_can && source_can => {
             warnings.push(format!(
-                "{}; guest data takes the encrypted websocket through its API instead, which is slower",
-                trouble(dial)
+                "{}; guest data uses the encrypted websocket through its API instead, which is slower",
+                problem(dial)
             ));
             (
                 Plane::Websocket,
-                "secure was asked for and the target's direct TLS listener is unreachable",
+                "secure was requested, and the target's direct TLS listener is unreachable",
             )
         }
         _ if target_can => (
             Plane::Websocket,
-            "secure was asked for and this node cannot do direct TLS",
+            "secure was requested, and this node does not support direct TLS",
         ),
         _ => (
             Plane::Websocket,
-            "secure was asked for and the target does not offer direct TLS",
+            "secure was requested, and the target does not offer direct TLS",
         ),
     };
     let unused = input
@@ -232,11 +233,11 @@ fn insecure(input: &PlanInput, offered: &Capabilities) -> Result<Plan, PlanError
     if tcp {
         if let Some(dial) = failed_dial(input) {
             return Err(PlanError::Unreachable {
-                trouble: trouble(dial),
+                problem: problem(dial),
             });
         }
         let warnings = vec![clear_text(input, "guest RAM and all disks and volumes")];
-        let reason = "insecure was asked for and the target takes clear TCP at its listener";
+        let reason = "insecure was requested, and the target accepts clear TCP at its listener";
         return Ok(finish(input, Plane::Tcp, Plane::Tcp, warnings, reason));
     }
     if qemu_offered || tcp_offered {
@@ -261,9 +262,8 @@ fn insecure(input: &PlanInput, offered: &Capabilities) -> Result<Plan, PlanError
 }
 
 fn qemu(input: &PlanInput, tcp: bool) -> Plan {
-    let reason = "insecure was asked for and the target lets QEMU listen on clear TCP";
-    // A dial says nothing about QEMU's own ports, which open later; it does about the listener for
-    // offline volumes.
+    let reason = "insecure was requested, and the target lets QEMU listen on clear TCP";
+    // The dial tests the listener, which serves offline volumes. QEMU's own ports open later.
     let failed = failed_dial(input).filter(|_| tcp);
     let offline = if tcp && failed.is_none() {
         Plane::Tcp
@@ -276,8 +276,8 @@ fn qemu(input: &PlanInput, tcp: bool) -> Plan {
     }];
     if let Some(dial) = failed {
         warnings.push(format!(
-            "{}; offline volumes take the encrypted websocket through its API instead, which is slower",
-            trouble(dial)
+            "{}; offline volumes use the encrypted websocket through its API instead, which is slower",
+            problem(dial)
         ));
     }
     finish(input, Plane::Qemu, offline, warnings, reason)
@@ -317,9 +317,11 @@ fn finish(
     }
 }
 
-/// Clear text, and choosing the network guest data takes, are an administrator's decisions. The
-/// source's user is not known to the target's cluster, so that for clear text the target asks its
-/// own user again. Where the configuration chose, the administrator has decided already.
+/// The privileges that the user needs for type and network.
+///
+/// An administrator decides about clear text, and about the network of guest data. The user of the
+/// source does not exist in the target's cluster, so for clear text the target also checks the user
+/// of the API token. No privilege is necessary if an administrator has configured type and network.
 pub fn privileges(
     migration_type: MigrationType,
     migration_network: Option<&str>,
@@ -344,12 +346,12 @@ fn clear_text(input: &PlanInput, what: &str) -> String {
     let network = match &input.migration_network {
         Some(network) => format!("migration network '{network}'"),
         None => {
-            "whatever network lies between the nodes' own addresses (no migration network is given)"
+            "an unknown network between the nodes' own addresses (no migration network is given)"
                 .to_owned()
         }
     };
     format!(
-        "WARNING: CLEAR TEXT! {what} will travel UNENCRYPTED over {network}. Anybody on the way can read and change them. Make sure that this is a private network that you trust, and never the internet"
+        "WARNING: CLEAR TEXT! {what} will travel UNENCRYPTED over {network}. Every host on the path can read and change them. Make sure that this is a private network that you trust, and never the internet"
     )
 }
 
@@ -357,8 +359,8 @@ fn failed_dial(input: &PlanInput) -> Option<&Dial> {
     input.dial.as_ref().filter(|dial| !dial.ok)
 }
 
-/// What is wrong with the listener: it was dialled in vain, or there was nothing to dial.
-fn trouble(dial: &Dial) -> String {
+/// What is wrong with the listener: it did not answer, or it has no address to connect to.
+fn problem(dial: &Dial) -> String {
     let cause = match &dial.error {
         Some(error) => scalar::one_line(error),
         None => "no cause given".to_owned(),

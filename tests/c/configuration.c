@@ -43,10 +43,10 @@ static void accepted_input(void)
     /* On the target: an ID selects the network of this node. */
     selected(FILE_TEXT, "{\"side\":\"target\",\"migration_type\":\"secure\",\"migration_network\":\"dc2\"}",
              "{\"network\":\"10.0.0.0/24\",\"configured\":true,\"require_encryption\":false,\"public\":false,"
-             "\"reason\":\"network 'dc2' was asked for by its ID\"}");
-    /* NULL in place of the text is an empty file. */
+             "\"reason\":\"network 'dc2' was requested by its ID\"}");
+    /* NULL instead of the text counts as an empty file. */
     const char *none = "{\"network\":null,\"configured\":false,\"require_encryption\":false,\"public\":false,"
-                       "\"reason\":\"no network was asked for\"}";
+                       "\"reason\":\"no network was requested\"}";
     selected(NULL, "{\"side\":\"target\",\"migration_type\":\"insecure\"}", none);
     selected("", "{\"side\":\"target\",\"migration_type\":\"insecure\",\"migration_network\":null}", none);
 }

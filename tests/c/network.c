@@ -128,7 +128,7 @@ static void clear_text(void)
     passes(pve_tunnel_guard_check, "{\"address\":\"127.0.0.1\",\"network\":\"127.0.0.0/8\",\"source_network\":\"lo\"}",
            "{\"address\":\"127.0.0.1\",\"source\":\"127.0.0.1\",\"interface\":\"lo\",\"gateway\":null,\"scope\":\"loopback\","
            "\"warnings\":[\"CLEAR TEXT: guest RAM and disks travel UNENCRYPTED from 127.0.0.1 (interface lo) to 127.0.0.1: "
-           "whoever is on the way can read and change them\"]}");
+           "every host on the path can read and change them\"]}");
     fails(pve_tunnel_guard_check, "{\"address\":\"127.0.0.1\"}", PVE_TUNNEL_STATUS_REFUSED);
     fails(pve_tunnel_guard_check, "{\"address\":\"10.0.0.7\",\"network\":\"10.0.0.0\"}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);
     fails(pve_tunnel_guard_check, "{}", PVE_TUNNEL_STATUS_INVALID_ARGUMENT);

@@ -92,11 +92,11 @@ fn malformed_version_replies_are_refused_with_a_reason() {
         ("caps nested", base("caps", json!([["direct-tls"]])), "entry 0 of the target's 'caps' is an array"),
         ("an empty name", base("caps", json!([""])), "entry 0 of the target's 'caps', '', is empty"),
         ("65 characters", base("caps", json!(["a".repeat(65)])), "is longer than 64 characters"),
-        ("upper case", base("caps", json!(["Direct-TLS"])), "'Direct-TLS', has characters outside"),
-        ("underscore", base("caps", json!(["direct_tls"])), "has characters outside"),
-        ("space", base("caps", json!(["direct-tls "])), "has characters outside"),
-        ("not ASCII", base("caps", json!(["direct-tlś"])), "has characters outside"),
-        ("a newline", base("caps", json!(["x\ny"])), "'x y', has characters outside"),
+        ("upper case", base("caps", json!(["Direct-TLS"])), "'Direct-TLS', has characters other than"),
+        ("underscore", base("caps", json!(["direct_tls"])), "has characters other than"),
+        ("space", base("caps", json!(["direct-tls "])), "has characters other than"),
+        ("not ASCII", base("caps", json!(["direct-tlś"])), "has characters other than"),
+        ("a newline", base("caps", json!(["x\ny"])), "'x y', has characters other than"),
     ];
     for (name, reply, expected) in table {
         let error = version(reply).expect_err(name);
@@ -116,8 +116,8 @@ fn a_target_that_refuses_is_quoted_on_one_line() {
         (json!({"success": 0, "msg": "no\nsuch\u{1b} command\n"}), "no such  command"),
         (json!({"success": false, "msg": "locked"}), "locked"),
         (json!({"success": "", "msg": "locked"}), "locked"),
-        (json!({"success": "0"}), "without a reason"),
-        (json!({"success": null, "msg": 7, "api": 2, "age": 0}), "without a reason"),
+        (json!({"success": "0"}), "no reason given"),
+        (json!({"success": null, "msg": 7, "api": 2, "age": 0}), "no reason given"),
     ];
     for (reply, expected) in table {
         assert_eq!(
@@ -140,12 +140,12 @@ fn the_version_window_names_the_node_to_upgrade() {
         (3, 1, 2, None),
         (5, 3, 2, None),
         (2, 5, 2, None),
-        (3, 0, 2, Some("versions 3 to 3, this node speaks 2: upgrade this node")),
-        (9, 6, 2, Some("versions 3 to 9, this node speaks 2: upgrade this node")),
-        (1, 0, 2, Some("up to 1, this node speaks 2: upgrade the target node")),
-        (1, 1, 2, Some("up to 1, this node speaks 2: upgrade the target node")),
-        (0, 0, 2, Some("up to 0, this node speaks 2: upgrade the target node")),
-        (2, 0, 3, Some("up to 2, this node speaks 3: upgrade the target node")),
+        (3, 0, 2, Some("versions 3 to 3, this node supports 2: upgrade this node")),
+        (9, 6, 2, Some("versions 3 to 9, this node supports 2: upgrade this node")),
+        (1, 0, 2, Some("up to 1, this node supports 2: upgrade the target node")),
+        (1, 1, 2, Some("up to 1, this node supports 2: upgrade the target node")),
+        (0, 0, 2, Some("up to 0, this node supports 2: upgrade the target node")),
+        (2, 0, 3, Some("up to 2, this node supports 3: upgrade the target node")),
     ];
     for (api, age, own, expected) in table {
         let reply = VersionReply {

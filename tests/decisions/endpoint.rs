@@ -68,14 +68,14 @@ fn addresses_that_are_not_literal_are_refused() {
         ("one number", "167772167", "four decimal numbers"),
         ("too large a number", "10.0.0.256", "four decimal numbers"),
         ("five numbers", "10.0.0.7.1", "four decimal numbers"),
-        ("IPv4 with a port", "10.0.0.7:60000", "is no IPv6 address"),
-        ("IPv4 in brackets", "[10.0.0.7]", "is no IPv6 address"),
+        ("IPv4 with a port", "10.0.0.7:60000", "is not an IPv6 address"),
+        ("IPv4 in brackets", "[10.0.0.7]", "is not an IPv6 address"),
         ("an open bracket", "[fd00::7", "has no closing bracket"),
         ("a zone", "fe80::1%eth0", "has a zone"),
         ("a zone in brackets", "[fe80::1%2]", "has a zone"),
         ("IPv4 mapped into IPv6", "::ffff:10.0.0.7", "is an IPv4 address written as IPv6"),
         ("IPv4 mapped, in hexadecimal", "[::ffff:a00:7]", "is an IPv4 address written as IPv6"),
-        ("IPv6 with two gaps", "fd00::1::2", "is no IPv6 address"),
+        ("IPv6 with two gaps", "fd00::1::2", "is not an IPv6 address"),
         ("another option for QEMU", "10.0.0.7,ipv4=on", "only literal addresses are accepted"),
     ];
     for (name, addr, expected) in table {
@@ -156,7 +156,7 @@ fn addresses_outside_the_migration_network_are_refused() {
 #[test]
 fn ports_outside_the_range_are_refused() {
     let outside = "it is outside 60000 to 60049";
-    let malformed = "it is no decimal number";
+    let malformed = "it is not a decimal number";
     #[rustfmt::skip] // One row a line.
     let table = [
         ("below", json!(59999), outside),
@@ -196,19 +196,19 @@ fn nbd_uris_of_another_form_are_refused() {
         ("a UNIX socket", "nbd:unix:/run/x:exportname=drive-scsi0", "is a UNIX socket"),
         ("no port", "nbd:10.0.0.7", "has no port"),
         ("no export", "nbd:10.0.0.7:60000", "has no export name"),
-        ("another option", "nbd:10.0.0.7:60000:name=a", "has something else than 'exportname='"),
+        ("another option", "nbd:10.0.0.7:60000:name=a", "has something other than 'exportname='"),
         ("a name for an address", "nbd:target:60000:exportname=a", "only literal addresses"),
         ("IPv6 without brackets", "nbd:fd00::7:60000:exportname=a", "has IPv6 without brackets"),
         ("an open bracket", "nbd:[fd00::7:60000:exportname=a", "has no ']:' after its IPv6 address"),
         ("text after the bracket", "nbd:[fd00::7]x:60000:exportname=a", "has no ']:' after its IPv6 address"),
-        ("IPv4 in brackets", "nbd:[10.0.0.7]:60000:exportname=a", "is no IPv6 address"),
-        ("no port number", "nbd:10.0.0.7::exportname=a", "it is no decimal number"),
+        ("IPv4 in brackets", "nbd:[10.0.0.7]:60000:exportname=a", "is not an IPv6 address"),
+        ("no port number", "nbd:10.0.0.7::exportname=a", "it is not a decimal number"),
         ("outside the network", "nbd:10.0.1.7:60000:exportname=a", "outside the migration network"),
         ("an empty export", "nbd:10.0.0.7:60000:exportname=", "export '': it is empty"),
         ("one more option", "nbd:10.0.0.7:60000:exportname=a:b=c", "export 'a:b=c': it has characters"),
-        ("a comma", "nbd:10.0.0.7:60000:exportname=a,b", "has characters outside"),
-        ("a path", "nbd:10.0.0.7:60000:exportname=../a", "has characters outside"),
-        ("a newline", "nbd:10.0.0.7:60000:exportname=a\nb", "has characters outside"),
+        ("a comma", "nbd:10.0.0.7:60000:exportname=a,b", "has characters other than"),
+        ("a path", "nbd:10.0.0.7:60000:exportname=../a", "has characters other than"),
+        ("a newline", "nbd:10.0.0.7:60000:exportname=a\nb", "has characters other than"),
         ("an option's look", "nbd:10.0.0.7:60000:exportname=-a", "does not begin with a letter or digit"),
     ];
     for (name, uri, expected) in table {
@@ -237,9 +237,9 @@ fn the_input_itself_is_checked() {
         ("UNIX sockets", json!({"migrate": {"proto": "unix", "addr": "/run/x", "port": 60000}}),
             "protocol 'unix', expected 'tcp'"),
         ("TLS", json!({"migrate": {"proto": "TCP", "addr": "10.0.0.7", "port": 60000}}), "protocol 'TCP', expected 'tcp'"),
-        ("a network without a prefix", json!({"migrate": fine, "network": "10.0.0.0"}), "it is no CIDR"),
-        ("an interface for a network", json!({"migrate": fine, "network": "vmbr0"}), "it is no CIDR"),
-        ("an empty network", json!({"migrate": fine, "network": ""}), "it is no CIDR"),
+        ("a network without a prefix", json!({"migrate": fine, "network": "10.0.0.0"}), "it is not a CIDR"),
+        ("an interface for a network", json!({"migrate": fine, "network": "vmbr0"}), "it is not a CIDR"),
+        ("an empty network", json!({"migrate": fine, "network": ""}), "it is not a CIDR"),
         ("the whole internet", json!({"migrate": fine, "network": "0.0.0.0/0"}), "it is too wide"),
         ("a boolean in words", json!({"migrate": fine, "allow_loopback": "yes"}), "expected a boolean"),
     ];

@@ -117,7 +117,7 @@ fn a_verdict_names_the_way_and_warns_first_of_clear_text() {
             "gateway": null,
             "scope": "private",
             "warnings": ["CLEAR TEXT: guest RAM and disks travel UNENCRYPTED from 10.0.0.1 (interface eth1) \
-                          to 10.0.0.7: whoever is on the way can read and change them"],
+                          to 10.0.0.7: every host on the path can read and change them"],
         })
     );
     let verdict = taken(
@@ -149,7 +149,7 @@ fn the_address_has_to_be_inside_the_network() {
     }
 
     let cidr = "outside the migration network";
-    let interface = "is in no network of this node's interface";
+    let interface = "is not in a network of this node's interface";
     #[rustfmt::skip] // One row a line.
     let outside = [
         ("below a CIDR", "9.255.255.255", "10.0.0.0/24", "publicly routable"),
@@ -162,7 +162,7 @@ fn the_address_has_to_be_inside_the_network() {
         ("another interface's network", "192.168.9.7", "eth1", interface),
         ("the other end of an address without a network", "10.99.0.2", "wg0", "'wg0' (10.99.0.1/32)"),
         ("an interface that is down", "172.16.5.7", "eth2", "172.16.5.1/16, interface is down"),
-        ("an interface that is not there", "10.0.0.7", "eth9", "there is none of that name"),
+        ("an interface that is not there", "10.0.0.7", "eth9", "no interface has this name"),
     ];
     for (what, address, network, expected) in outside {
         let input = json!({"address": address, "network": network});
@@ -230,7 +230,7 @@ fn the_default_route_is_for_who_allows_it() {
             let mut input = json!({"address": address, "network": network});
             let error = refused(what, &input, way);
             for part in [
-                "by its default route",
+                "would use its default route",
                 "'gateway 1'",
                 "/etc/pve/remote-migration.cfg",
                 "omit migration_type=insecure",
@@ -241,7 +241,7 @@ fn the_default_route_is_for_who_allows_it() {
             let verdict = taken(what, &input, way);
             let warning = verdict["warnings"][1].as_str().unwrap();
             assert!(
-                warning.contains("by the default route"),
+                warning.contains("through the default route"),
                 "{what}: {warning}"
             );
             assert!(warning.contains(&route(way).interface), "{what}: {warning}");
@@ -261,7 +261,7 @@ fn a_router_that_an_administrator_chose_is_named() {
     assert_eq!(verdict["gateway"], "10.0.0.254");
     assert_eq!(
         verdict["warnings"][1],
-        "10.5.0.7 is not on a network of this node: the router 10.0.0.254 sends it on (route 10.5.0.0/16)"
+        "10.5.0.7 is not on a network of this node: the router 10.0.0.254 forwards to it (route 10.5.0.0/16)"
     );
     // As BGP without numbers sets them up (RFC 5549).
     let way = "10.5.0.0/16 via fe80::1 dev eth1 src 10.0.0.1";
@@ -278,7 +278,7 @@ fn publicly_routable_addresses_are_for_who_allows_them() {
         let mut input = json!({"address": "11.0.0.7", "network": network});
         let error = refused("IPv4", &input, way);
         for part in [
-            "11.0.0.7: it is publicly routable",
+            "11.0.0.7 is refused: it is publicly routable",
             "'public 1'",
             "/etc/pve/remote-migration.cfg",
             "omit migration_type=insecure",
@@ -290,7 +290,7 @@ fn publicly_routable_addresses_are_for_who_allows_them() {
         assert_eq!(verdict["scope"], "global");
         assert_eq!(
             verdict["warnings"][1],
-            "11.0.0.7 is publicly routable, which was allowed"
+            "11.0.0.7 is publicly routable, which the configuration allows"
         );
     }
 
@@ -427,8 +427,8 @@ fn addresses_that_no_configuration_allows() {
         ("a leading zero", "010.0.0.7", "without leading zeros"),
         ("IPv4 mapped into IPv6", "::ffff:10.0.0.7", "is an IPv4 address written as IPv6"),
         ("a zone", "fe80::1%eth1", "has a zone"),
-        ("brackets", "[fd00::7]", "is no IPv6 address"),
-        ("a port", "10.0.0.7:60000", "is no IPv6 address"),
+        ("brackets", "[fd00::7]", "is not an IPv6 address"),
+        ("a port", "10.0.0.7:60000", "is not an IPv6 address"),
         ("a newline", "10.0.0.7\n", "only literal addresses are accepted"),
     ];
     for (what, address, expected) in table {
@@ -477,7 +477,10 @@ fn loopback_and_link_local_are_for_who_names_such_a_network() {
             &json!({"address": address, "network": network}),
             looped,
         );
-        assert!(error.contains("no clear text to"), "{error}");
+        assert!(
+            error.contains("clear text to") && error.contains("is refused"),
+            "{error}"
+        );
         assert!(
             error.contains("loopback") || error.contains("link-local"),
             "{error}"

@@ -170,7 +170,7 @@ fn no_address_lists_what_was_seen_and_why_it_lost() {
         ("loopback is not meant by a wider network", "::/8", &["lo ::1/128"], &["::1/128 on lo: loopback"]),
         ("link-local is not meant by a wider network", "169.0.0.0/8", &["en5 169.254.3.1/16"],
             &["169.254.3.1/16 on en5: link-local"]),
-        ("no addresses at all", "eth1", &[], &["'eth1'", "there is none"]),
+        ("no addresses at all", "eth1", &[], &["'eth1'", "no address was found"]),
         ("a name that only begins the same", "eth", USUAL, &["10.0.0.7/24 on eth1: on another interface"]),
     ];
     for (name, spec, lines, expected) in table {
@@ -194,7 +194,7 @@ fn several_addresses_are_an_error_that_lists_them() {
     let table: &[Lost] = &[
         ("two on one interface", "10.0.0.0/24", &["eth1 10.0.0.7/24", "eth1 10.0.0.8/24", "eth2 10.1.0.1/24"],
             &["migration network '10.0.0.0/24': more than one", "10.0.0.7/24 on eth1: usable, 10.0.0.8/24 on eth1: usable",
-            "10.1.0.1/24 on eth2: outside that network", "name a CIDR that contains just one"]),
+            "10.1.0.1/24 on eth2: outside that network", "name a CIDR that contains only one of them"]),
         ("both families of an interface", "vmbr0", USUAL, &["'vmbr0'", "192.0.2.7/24 on vmbr0: usable",
             "2001:db8::7/64 on vmbr0: usable", "fe80::7/64 on vmbr0: link-local"]),
         ("two networks inside a wide one", "10.0.0.0/8", &["eth1 10.0.0.7/24", "eth2 10.1.0.7/24"],
@@ -224,7 +224,7 @@ fn a_node_name_that_does_not_decide_is_an_error() {
         ("a stale entry", &["192.0.2.99"], &["192.0.2.99: no interface of this node has it"]),
         ("two", &["192.0.2.7", "10.0.0.7"],
             &["node name 'pve1': more than one", "192.0.2.7/24 on vmbr0: usable", "10.0.0.7/24 on eth1: usable"]),
-        ("nothing", &[], &["there is none"]),
+        ("nothing", &[], &["no address was found"]),
     ];
     for (name, resolved, expected) in table {
         let error = address(None, "pve1", &named("pve1", resolved, USUAL))
@@ -262,16 +262,16 @@ fn malformed_migration_networks_are_refused_with_a_reason() {
         ("empty", "", "is empty"),
         ("an address without a prefix", "10.0.0.7", "is an address; write it with its prefix length"),
         ("an IPv6 address without a prefix", "fd00::7", "is an address; write it with its prefix length"),
-        ("no address", "host/24", "what stands before the slash is no IP address"),
-        ("a short address", "10.0/16", "what stands before the slash is no IP address"),
-        ("a leading zero", "010.0.0.0/24", "what stands before the slash is no IP address"),
+        ("no address", "host/24", "the part before the slash is not an IP address"),
+        ("a short address", "10.0/16", "the part before the slash is not an IP address"),
+        ("a leading zero", "010.0.0.0/24", "the part before the slash is not an IP address"),
         ("a zone", "fe80::%eth0/64", "has a zone"),
-        ("no prefix", "10.0.0.0/", "what stands after the slash is no prefix length"),
-        ("a netmask", "10.0.0.0/255.255.255.0", "what stands after the slash is no prefix length"),
-        ("a signed prefix", "10.0.0.0/+24", "what stands after the slash is no prefix length"),
-        ("a prefix with a leading zero", "10.0.0.0/024", "what stands after the slash is no prefix length"),
-        ("two slashes", "10.0.0.0/24/8", "what stands after the slash is no prefix length"),
-        ("a huge prefix", "10.0.0.0/256", "what stands after the slash is no prefix length"),
+        ("no prefix", "10.0.0.0/", "the part after the slash is not a prefix length"),
+        ("a netmask", "10.0.0.0/255.255.255.0", "the part after the slash is not a prefix length"),
+        ("a signed prefix", "10.0.0.0/+24", "the part after the slash is not a prefix length"),
+        ("a prefix with a leading zero", "10.0.0.0/024", "the part after the slash is not a prefix length"),
+        ("two slashes", "10.0.0.0/24/8", "the part after the slash is not a prefix length"),
+        ("a huge prefix", "10.0.0.0/256", "the part after the slash is not a prefix length"),
         ("too long a prefix", "10.0.0.0/33", "has a prefix longer than an address of its family"),
         ("too long an IPv6 prefix", "fd00::/129", "has a prefix longer than an address of its family"),
         ("the whole internet", "0.0.0.0/0", "is too wide"),
@@ -301,7 +301,7 @@ fn malformed_migration_networks_are_refused_with_a_reason() {
     );
     assert_eq!(
         Spec::parse("ab/8").unwrap_err().to_string(),
-        "migration network 'ab/8' is no CIDR: what stands before the slash is no IP address"
+        "migration network 'ab/8' is not a CIDR: the part before the slash is not an IP address"
     );
 }
 

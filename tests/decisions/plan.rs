@@ -96,10 +96,10 @@ fn insecure_to_a_target_without_it_names_both_ways_out() {
 fn insecure_from_a_source_without_it_says_so() {
     #[rustfmt::skip] // One row a line.
     let table = [
-        (json!(["insecure-remote"]), json!(["websocket", "tcp"]), "as qemu,"),
-        (json!(["direct-tcp"]), json!(["qemu"]), "as tcp,"),
-        (json!(ALL), json!(["websocket", "tls"]), "as qemu, tcp,"),
-        (json!(ALL), json!([]), "as qemu, tcp,"),
+        (json!(["insecure-remote"]), json!(["websocket", "tcp"]), "on the planes qemu,"),
+        (json!(["direct-tcp"]), json!(["qemu"]), "on the planes tcp,"),
+        (json!(ALL), json!(["websocket", "tls"]), "on the planes qemu, tcp,"),
+        (json!(ALL), json!([]), "on the planes qemu, tcp,"),
     ];
     for (caps, planes, offered) in table {
         let error = planned(json!({"migration_type": "insecure", "caps": caps, "planes": planes}))
@@ -355,7 +355,7 @@ fn plan_input_takes_perl_values_and_nothing_unknown() {
     let error = planned(json!({"caps": ["Direct"]}))
         .unwrap_err()
         .to_string();
-    assert!(error.contains("has characters outside"), "{error}");
+    assert!(error.contains("has characters other than"), "{error}");
     let error = planned(json!({"migration_network": "10.0.0.1"}))
         .unwrap_err()
         .to_string();

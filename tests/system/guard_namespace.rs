@@ -94,7 +94,7 @@ fn a_migration_network_that_is_down_does_not_leak_through_the_default_gateway() 
             refused(json!({"address": address}), &way);
             refused(
                 json!({"address": address, "network": "mig0"}),
-                &["in no network of this node's interface 'mig0'"],
+                &["not in a network of this node's interface 'mig0'"],
             );
 
             // The configuration may allow the gateway; the source network still counts.
@@ -132,7 +132,7 @@ fn a_migration_network_that_is_gone_does_not_leak_either() {
             );
             refused(
                 json!({"address": address, "network": "mig0"}),
-                &["there is none of that name"],
+                &["no interface has this name"],
             );
         }
         // Nor through what a VPN client puts over the default route, or over half the internet.
@@ -182,7 +182,7 @@ fn a_router_of_the_migration_network_is_taken_and_named() {
             }
             refused(
                 json!({"address": address, "network": "mig0"}),
-                &["is in no network of this node's interface 'mig0'"],
+                &["is not in a network of this node's interface 'mig0'"],
             );
             taken(json!({"address": address, "network": "mig0", "gateway": true}));
         }

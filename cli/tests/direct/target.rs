@@ -91,7 +91,9 @@ fn an_interface_that_the_call_names_is_this_nodes_too() {
         let crossing = Crossing::with(seam, &wish_with("insecure", &named));
         let told = crossing.answer["msg"].as_str().unwrap();
         assert!(
-            told.contains("10.88.0.9: it is in no network of this node's interface 'mig0'"),
+            told.contains(
+                "10.88.0.9 is refused: it is not in a network of this node's interface 'mig0'"
+            ),
             "{told}"
         );
     });

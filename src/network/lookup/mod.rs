@@ -1,4 +1,4 @@
-//! This node's addresses and routes from the kernel (rtnetlink), and names from the system's
+//! Addresses and routes of this node from the kernel (rtnetlink), and names from the system's
 //! resolver.
 
 mod netlink;
@@ -14,23 +14,23 @@ use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkMessage};
 
 use super::{InterfaceAddress, Lookup, NetworkError, Route};
 use crate::scalar;
-use netlink::{NetlinkError, Unread};
+use netlink::{NetlinkError, Unparsed};
 
-/// `struct ifinfomsg`, and the attribute for the name (`linux/if_link.h`).
+/// Size of `struct ifinfomsg`, and the attribute with the name (`linux/if_link.h`).
 const LINK_HEADER_LEN: usize = 16;
 const IFLA_IFNAME: u16 = 3;
 
-/// `linux/rtnetlink.h`.
+/// Message types (`linux/rtnetlink.h`).
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 
-/// Kernel and resolver of this machine.
+/// Lookups by the kernel and resolver of this machine.
 ///
-/// Addresses and routes are those of the calling thread's network namespace. A signal during
-/// [`Lookup::addresses`] or [`Lookup::route`] ends it with [`NetworkError::Interrupted`], so that
-/// `alarm` works in a calling Perl. [`Lookup::resolve`] is the C library's `getaddrinfo`: for a node name, which PVE
-/// keeps in `/etc/hosts`, it does not block; a name server is waited for as `resolv.conf` says,
-/// whatever signals come.
+/// Addresses and routes are those of the calling thread's network namespace. A signal ends
+/// [`Lookup::addresses`] and [`Lookup::route`] with [`NetworkError::Interrupted`], so that `alarm`
+/// works in a Perl program. [`Lookup::resolve`] calls the C library's `getaddrinfo`. It does not
+/// block for the name of a node, because PVE keeps that in `/etc/hosts`. For other names it waits
+/// for the name server as long as `resolv.conf` states, and signals do not end the wait.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemLookup;
 
@@ -67,7 +67,7 @@ impl Lookup for SystemLookup {
 }
 
 fn addresses() -> Result<Vec<InterfaceAddress>, NetlinkError> {
-    // Links first: an address that appears later may lack its link, which is then not taken for up.
+    // Links are read first. An address whose link was added later then counts as down, not as up.
     let links = netlink::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
     let addresses = netlink::dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     let links: HashMap<u32, (String, bool)> = links
@@ -86,7 +86,7 @@ fn addresses() -> Result<Vec<InterfaceAddress>, NetlinkError> {
     Ok(found)
 }
 
-fn link(message: &Unread) -> Result<(u32, (String, bool)), DecodeError> {
+fn link(message: &Unparsed) -> Result<(u32, (String, bool)), DecodeError> {
     let header = LinkHeader::parse(&message.payload)?;
     let mut name = format!("interface {}", header.index);
     let attributes = message.payload.get(LINK_HEADER_LEN..).unwrap_or(&[]);
@@ -110,8 +110,8 @@ fn interface_address(
 ) -> Option<InterfaceAddress> {
     let mut own = None;
     let mut other = None;
-    // IFA_FLAGS has all flags, the header only the first eight; kernels before 3.14 send only the
-    // header's.
+    // The attribute IFA_FLAGS has all flags, the header has only the first eight. Kernels before
+    // 3.14 send no attribute.
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     for attribute in &message.attributes {
         match attribute {
@@ -121,8 +121,8 @@ fn interface_address(
             _ => {}
         }
     }
-    // On point-to-point links IFA_LOCAL is ours and IFA_ADDRESS the peer's; IPv6 otherwise has only
-    // IFA_ADDRESS.
+    // On point-to-point links IFA_LOCAL is this node's address and IFA_ADDRESS the peer's. On other
+    // links IPv6 has only IFA_ADDRESS.
     let address = own.or(other)?;
     let (interface, up) = match links.get(&message.header.index) {
         Some((name, up)) => (name.clone(), *up),
@@ -133,8 +133,8 @@ fn interface_address(
         address,
         prefix_len: message.header.prefix_len,
         up,
-        // One bit with two names: IFA_F_TEMPORARY for IPv6, IFA_F_SECONDARY for IPv4, where it is
-        // an ordinary address.
+        // One bit with two meanings: IFA_F_TEMPORARY for IPv6, and IFA_F_SECONDARY for IPv4, where
+        // the address is an ordinary one.
         temporary: address.is_ipv6() && flags.contains(AddressFlags::Secondary),
         deprecated: flags.contains(AddressFlags::Deprecated),
         tentative: flags.contains(AddressFlags::Tentative),

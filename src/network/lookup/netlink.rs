@@ -1,4 +1,4 @@
-//! Questions to rtnetlink, and its answers before their attributes are read.
+//! Requests to rtnetlink, and its answers before their attributes are parsed.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -11,28 +11,28 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use thiserror::Error;
 
-/// The kernel answers from memory; whoever has waited this long waits for nothing.
+/// Time limit for one request. The kernel answers from memory, so a longer wait means a defect.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// The kernel fills buffers of at most 32 KiB for a dump.
+/// Twice the largest datagram that the kernel sends for a dump (32 KiB).
 const BUFFER_LEN: usize = 64 * 1024;
 
-/// Most messages of one dump: more addresses or interfaces than a node can have and still be one.
+/// Most messages of one dump. No node has as many addresses or interfaces.
 const MAX_MESSAGES: usize = 65_536;
 
-/// How often a dump is repeated when the tables changed while they were read.
+/// How often a dump is tried if the tables change while the kernel reads them.
 const MAX_ATTEMPTS: usize = 4;
 
-/// Why there is no answer, or why the answer is no.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub(super) enum NetlinkError {
     /// A signal arrived first.
     #[error("interrupted by a signal")]
     Interrupted,
-    /// The kernel's own answer.
+    /// The kernel answered with an error.
     #[error("netlink answer: {0}")]
     Refused(io::Error),
-    /// Something on the way to an answer.
+    /// There is no valid answer: the failed step and its cause.
     #[error("{0}")]
     Failed(String),
 }
@@ -52,15 +52,16 @@ impl From<DecodeError> for NetlinkError {
     }
 }
 
-/// A message of the kernel whose attributes are not yet read. Link messages carry dozens that grow
-/// with every kernel; two fields of them matter here, and one that the crate cannot read yet must
-/// not fail a migration.
-pub(super) struct Unread {
+/// A message of the kernel whose attributes are not parsed yet.
+///
+/// Link messages have dozens of attributes, and each kernel version adds some. Only two fields are
+/// needed here. An attribute that the crate does not support yet must not fail a migration.
+pub(super) struct Unparsed {
     pub(super) kind: u16,
     pub(super) payload: Vec<u8>,
 }
 
-impl NetlinkDeserializable for Unread {
+impl NetlinkDeserializable for Unparsed {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
@@ -71,18 +72,19 @@ impl NetlinkDeserializable for Unread {
     }
 }
 
-/// A whole table.
-pub(super) fn dump(request: RouteNetlinkMessage) -> Result<Vec<Unread>, NetlinkError> {
+/// Reads a whole table.
+pub(super) fn dump(request: RouteNetlinkMessage) -> Result<Vec<Unparsed>, NetlinkError> {
     exchange(request, NLM_F_DUMP)
 }
 
-/// What the kernel says to one question: [`NetlinkError::Refused`] if it says no.
-pub(super) fn ask(request: RouteNetlinkMessage) -> Result<Vec<Unread>, NetlinkError> {
-    // The acknowledgement is what ends the answer, as the end of a dump does there.
+/// Sends one request that is not a dump. [`NetlinkError::Refused`] if the kernel answers with an
+/// error.
+pub(super) fn request(request: RouteNetlinkMessage) -> Result<Vec<Unparsed>, NetlinkError> {
+    // The acknowledgement marks the end of the answer.
     exchange(request, NLM_F_ACK)
 }
 
-fn exchange(request: RouteNetlinkMessage, flags: u16) -> Result<Vec<Unread>, NetlinkError> {
+fn exchange(request: RouteNetlinkMessage, flags: u16) -> Result<Vec<Unparsed>, NetlinkError> {
     let mut packet = NetlinkMessage::from(request);
     packet.header.flags = NLM_F_REQUEST | flags;
     packet.header.sequence_number = 1;
@@ -97,12 +99,12 @@ fn exchange(request: RouteNetlinkMessage, flags: u16) -> Result<Vec<Unread>, Net
         }
     }
     Err(NetlinkError::Failed(
-        "they keep changing while they are read".to_owned(),
+        "the kernel's tables keep changing while they are read".to_owned(),
     ))
 }
 
-/// One exchange over a socket of its own; `None` if the kernel says that a dump is not consistent.
-fn attempt(request: &[u8], deadline: Instant) -> Result<Option<Vec<Unread>>, NetlinkError> {
+/// One exchange over a new socket; `None` if the kernel reports that the dump is not consistent.
+fn attempt(request: &[u8], deadline: Instant) -> Result<Option<Vec<Unparsed>>, NetlinkError> {
     let socket =
         Socket::new(NETLINK_ROUTE).map_err(|error| NetlinkError::step("netlink socket", &error))?;
     let kernel = SocketAddr::new(0, 0);
@@ -116,7 +118,7 @@ fn attempt(request: &[u8], deadline: Instant) -> Result<Option<Vec<Unread>>, Net
         let buffer = receive(&socket, deadline)?;
         let mut rest = buffer.as_slice();
         while !rest.is_empty() {
-            let message = NetlinkMessage::<Unread>::deserialize(rest)?;
+            let message = NetlinkMessage::<Unparsed>::deserialize(rest)?;
             consistent &= message.header.flags & NLM_F_DUMP_INTR == 0;
             let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
             match message.payload {
@@ -140,7 +142,7 @@ fn attempt(request: &[u8], deadline: Instant) -> Result<Option<Vec<Unread>>, Net
     }
 }
 
-/// The next datagram of the kernel.
+/// Receives the next datagram of the kernel.
 pub(super) fn receive(socket: &Socket, deadline: Instant) -> Result<Vec<u8>, NetlinkError> {
     let step = "netlink answer";
     loop {
@@ -151,7 +153,7 @@ pub(super) fn receive(socket: &Socket, deadline: Instant) -> Result<Vec<u8>, Net
                 TIME_LIMIT.as_secs()
             )));
         }
-        // With a receive timeout, recv returns on every signal, also under SA_RESTART (signal(7)).
+        // With a receive timeout, recv returns on every signal, even with SA_RESTART (signal(7)).
         socket2::SockRef::from(socket)
             .set_read_timeout(Some(left))
             .map_err(|error| NetlinkError::step(step, &error))?;
@@ -162,7 +164,7 @@ pub(super) fn receive(socket: &Socket, deadline: Instant) -> Result<Vec<u8>, Net
                     "{step} of {length} bytes is too long"
                 )));
             }
-            // Other processes may send to a netlink socket too; the kernel is port 0.
+            // Other processes may send to a netlink socket too. The kernel has port 0.
             Ok((_, sender)) if sender.port_number() == 0 => return Ok(buffer),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -1,4 +1,4 @@
-//! Which way the kernel would send, asked with `RTM_GETROUTE` (rtnetlink(7)).
+//! The kernel's route to an address, requested with `RTM_GETROUTE` (rtnetlink(7)).
 
 use std::io;
 use std::net::IpAddr;
@@ -11,10 +11,10 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::net::if_::if_indextoname;
 
-use super::netlink::{self, NetlinkError, Unread};
+use super::netlink::{self, NetlinkError, Unparsed};
 use crate::network::{NetworkError, PORTS, Route};
 
-/// `struct rtmsg`, and attributes of routes (`linux/rtnetlink.h`).
+/// Size of `struct rtmsg`, a message type, and attributes of routes (`linux/rtnetlink.h`).
 const ROUTE_HEADER_LEN: usize = 12;
 const RTM_NEWROUTE: u16 = 24;
 const RTA_DST: u16 = 1;
@@ -26,12 +26,16 @@ const RTA_VIA: u16 = 18;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 
-/// Asks three times: for the address that a connection would have; then, as the kernel does in
-/// `connect`, with that address, since rules may go by it, for what the connection would get, which is
-/// one interface and one router also where a route has several; and for the route that this comes from.
+/// The route of a TCP connection to this address. It takes three requests:
+///
+/// 1. for the source address that the connection would have;
+/// 2. for the interface and router, with that source address, because policy rules may depend on
+///    it. The kernel does the same in `connect`. The answer has one interface and one router, even
+///    if the route has several.
+/// 3. for the route that this answer comes from.
 pub(super) fn route(address: IpAddr) -> Result<Route, NetworkError> {
     let answer = |source, flags| {
-        ask(address, source, flags).map_err(|error| match error {
+        get_route(address, source, flags).map_err(|error| match error {
             NetlinkError::Interrupted => NetworkError::Interrupted,
             NetlinkError::Refused(cause) => no_route(address, refusal(&cause)),
             NetlinkError::Failed(cause) => NetworkError::Route { address, cause },
@@ -39,7 +43,7 @@ pub(super) fn route(address: IpAddr) -> Result<Route, NetworkError> {
     };
     let missing = |what: &str| NetworkError::Route {
         address,
-        cause: format!("the kernel names no {what}"),
+        cause: format!("the kernel returned no {what}"),
     };
     let source = answer(None, RouteFlags::empty())?.source;
     let source = source.ok_or_else(|| missing("source address"))?;
@@ -51,7 +55,7 @@ pub(super) fn route(address: IpAddr) -> Result<Route, NetworkError> {
     };
     let matched = answer(Some(source), RouteFlags::FibMatch)?;
 
-    // No destination stands for all addresses of the family.
+    // A default route has no destination attribute.
     let destination = matched.destination.unwrap_or(match address {
         IpAddr::V4(_) => IpAddr::from([0; 4]),
         IpAddr::V6(_) => IpAddr::from([0; 16]),
@@ -67,7 +71,7 @@ pub(super) fn route(address: IpAddr) -> Result<Route, NetworkError> {
     })
 }
 
-/// The name of an interface; none if it does not exist any more. nix reports that as an empty name.
+/// The name of an interface; none if it no longer exists, which nix reports as an empty name.
 fn interface_name(index: u32) -> Option<String> {
     let name = if_indextoname(index).ok()?.to_string_lossy().into_owned();
     (!name.is_empty()).then_some(name)
@@ -77,7 +81,8 @@ fn no_route(address: IpAddr, cause: String) -> NetworkError {
     NetworkError::NoRoute { address, cause }
 }
 
-/// Routes that exist in order to refuse come as errors of their own, IPv4's at least.
+/// The cause of an error answer. For an IPv4 route that rejects or drops packets, the kernel
+/// returns an error that stands for the type of the route.
 fn refusal(cause: &io::Error) -> String {
     match cause.raw_os_error() {
         Some(libc::ENETUNREACH) => "network is unreachable".to_owned(),
@@ -90,8 +95,8 @@ fn refusal(cause: &io::Error) -> String {
 
 fn kind(kind: RouteType) -> String {
     match kind {
-        RouteType::Unreachable => "an 'unreachable' route refuses it".to_owned(),
-        RouteType::BlackHole => "a 'blackhole' route swallows it".to_owned(),
+        RouteType::Unreachable => "an 'unreachable' route rejects it".to_owned(),
+        RouteType::BlackHole => "a 'blackhole' route drops it".to_owned(),
         RouteType::Prohibit => "a 'prohibit' route forbids it".to_owned(),
         RouteType::Broadcast => "it is a broadcast address of this node's network".to_owned(),
         RouteType::Anycast => "it is an anycast address of this node's network".to_owned(),
@@ -100,7 +105,7 @@ fn kind(kind: RouteType) -> String {
     }
 }
 
-/// What matters of one answer.
+/// The parts of an answer that are used.
 struct Answer {
     kind: RouteType,
     prefix_len: u8,
@@ -110,13 +115,17 @@ struct Answer {
     gateway: Option<IpAddr>,
 }
 
-fn ask(address: IpAddr, source: Option<IpAddr>, flags: RouteFlags) -> Result<Answer, NetlinkError> {
+fn get_route(
+    address: IpAddr,
+    source: Option<IpAddr>,
+    flags: RouteFlags,
+) -> Result<Answer, NetlinkError> {
     let (family, prefix_len, destination) = literal(address);
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     message.header.destination_prefix_length = prefix_len;
     message.header.flags = flags;
-    // Policy routing may depend on protocol and port: a rule for the ports of migrations counts.
+    // Policy rules may depend on protocol and port, so that a rule for the migration ports applies.
     message.attributes = vec![
         RouteAttribute::Destination(destination),
         RouteAttribute::IpProto(TCP),
@@ -127,7 +136,7 @@ fn ask(address: IpAddr, source: Option<IpAddr>, flags: RouteFlags) -> Result<Ans
         message.header.source_prefix_length = prefix_len;
         message.attributes.push(RouteAttribute::Source(source));
     }
-    let answers = netlink::ask(RouteNetlinkMessage::GetRoute(message))?;
+    let answers = netlink::request(RouteNetlinkMessage::GetRoute(message))?;
     let found = answers.iter().find(|message| message.kind == RTM_NEWROUTE);
     match found {
         Some(message) => Ok(read(message)?),
@@ -143,8 +152,8 @@ fn literal(address: IpAddr) -> (AddressFamily, u8, RouteAddress) {
     }
 }
 
-/// Read by hand for the reason given at [`Unread`].
-fn read(message: &Unread) -> Result<Answer, DecodeError> {
+/// Parses the attributes, one by one for the reason given at [`Unparsed`].
+fn read(message: &Unparsed) -> Result<Answer, DecodeError> {
     let header = RouteHeader::parse(&message.payload)?;
     let mut answer = Answer {
         kind: header.kind,
@@ -162,7 +171,7 @@ fn read(message: &Unread) -> Result<Answer, DecodeError> {
             RTA_DST => answer.destination = Some(ip(value)?),
             RTA_PREFSRC => answer.source = Some(ip(value)?),
             RTA_GATEWAY => answer.gateway = Some(ip(value)?),
-            // struct rtvia: the family, then the address.
+            // `struct rtvia`: two bytes with the family, then the address.
             RTA_VIA => answer.gateway = Some(ip(value.get(2..).unwrap_or(&[]))?),
             RTA_OIF => answer.interface = Some(index(value)?),
             _ => {}

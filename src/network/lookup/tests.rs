@@ -1,7 +1,7 @@
-//! A netlink socket that nobody answers: what ends the wait.
+//! The wait for an answer on a netlink socket without a sender.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// For the signal, which has no safe interface.
+// Sending a signal to a thread has no safe interface.
 #![allow(unsafe_code)]
 
 use std::os::unix::thread::JoinHandleExt;
@@ -20,7 +20,7 @@ fn silent_socket() -> Socket {
 }
 
 #[test]
-fn silence_ends_at_the_limit() {
+fn a_wait_without_an_answer_ends_at_the_time_limit() {
     let started = Instant::now();
     let deadline = started + Duration::from_millis(50);
     let error = receive(&silent_socket(), deadline).unwrap_err().to_string();
@@ -32,8 +32,8 @@ extern "C" fn ignore(_: libc::c_int) {}
 
 #[test]
 fn a_signal_ends_the_wait() {
-    // SAFETY: an empty handler is installed for a signal that nothing else in this test program
-    // uses. Restarting is asked for on purpose: it must not restart this wait.
+    // SAFETY: the handler is empty, and nothing else in this test program uses the signal.
+    // SA_RESTART is set on purpose: it must not restart this wait.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = ignore as *const () as libc::sighandler_t;
@@ -44,9 +44,10 @@ fn a_signal_ends_the_wait() {
         let deadline = Instant::now() + Duration::from_secs(60);
         receive(&silent_socket(), deadline)
     });
-    // A signal before the wait begins is lost, hence again until one hits.
+    // A signal that arrives before the wait begins has no effect, so it is sent until the thread
+    // ends.
     while !waiting.is_finished() {
-        // SAFETY: the thread has not been joined, so that its id is valid.
+        // SAFETY: the thread has not been joined, so its id is valid.
         unsafe { libc::pthread_kill(waiting.as_pthread_t(), libc::SIGUSR1) };
         thread::yield_now();
     }
