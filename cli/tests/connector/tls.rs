@@ -154,7 +154,7 @@ fn refusals_are_shown_with_status_and_reason() {
         ),
         (
             "HTTP/1.1 101 Fine\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n",
-            "does not belong to our key",
+            "does not match the key",
         ),
         ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "not HTTP/1.1"),
         ("", "closed the connection instead of answering"),
