@@ -21,7 +21,7 @@ PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc)
 # Tests that require modules of Proxmox VE find them by PERL5LIB.
 PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
-.PHONY: help setup build library perl testnode demo check test test-rust test-perl
+.PHONY: help setup build library perl testnode demo check fuzz sanitize test test-rust test-perl
 .PHONY: install install-command install-perl bench bench-peers bench-report lint header instructions clean
 
 help: ## list the targets
@@ -59,6 +59,12 @@ check: setup ## run the quick checks: format, lints, decisions, codecs, and a co
 	$(CARGO) test -q --profile quick -p pve-tunnel --lib --test decisions --test websocket --test floors --test header
 	$(CARGO) build -q --profile quick -p pve-tunnel-cli -p testnode
 	CARGO_PROFILE=quick prove -It/lib -Itestnode/lib -Iperl/lib t/40-connector.t
+
+fuzz: ## run the fuzz targets (SECONDS= for each, TARGET= selects one)
+	fuzz/run $(or $(SECONDS),60) $(TARGET)
+
+sanitize: ## run library, relay and C ABI tests with AddressSanitizer and leak detection
+	fuzz/sanitize
 
 test-rust: setup
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel-cli

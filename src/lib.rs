@@ -23,6 +23,9 @@ pub mod configuration;
 pub mod connector;
 pub mod direct;
 pub mod ffi;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod listener;
 pub mod network;
 pub mod plan;

@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["plan", "process"],
     &["direct"],
     &["connector", "listener", "seam"],
-    &["ffi"],
+    &["ffi", "fuzzing"],
 ];
 
 /// The modules of the benchmarks (`bench/src`), lowest floor first.

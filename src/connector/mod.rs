@@ -33,6 +33,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use thiserror::Error;
 
+/// Whether a line on standard input is accepted.
+#[cfg(fuzzing)]
+pub(crate) fn fuzzing_accepts(line: &[u8]) -> bool {
+    protocol::parse(line).is_ok()
+}
+
 /// Why the connector ended before its input did.
 #[derive(Debug, Error)]
 pub enum ConnectorError {

@@ -93,11 +93,19 @@ fn privacy_address() -> io::Result<()> {
     std::fs::write(format!("{settings}/accept_dad"), "0")?;
     std::fs::write(format!("{settings}/use_tempaddr"), "2")?;
     run("ip addr add fd7a::7/64 dev mig1 mngtmpaddr valid_lft 36000 preferred_lft 18000");
-    let all = SystemLookup.addresses().unwrap();
-    let (temporary, lasting): (Vec<_>, Vec<_>) = all
-        .into_iter()
-        .filter(|own| own.address.to_string().starts_with("fd7a:"))
-        .partition(|own| own.temporary);
+    let of_network = || {
+        let all = SystemLookup.addresses().unwrap().into_iter();
+        all.filter(|own| own.address.to_string().starts_with("fd7a:"))
+            .collect::<Vec<_>>()
+    };
+    // Without duplicate detection an address is tentative, too, until the kernel has added it.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while of_network().iter().any(|own| own.tentative) {
+        assert!(Instant::now() < deadline, "an address stays tentative");
+        thread::yield_now();
+    }
+    let (temporary, lasting): (Vec<_>, Vec<_>) =
+        of_network().into_iter().partition(|own| own.temporary);
     assert_eq!(temporary.len(), 1, "{temporary:?}");
     assert_eq!(lasting.len(), 1, "{lasting:?}");
     let chosen = address(Some("fd7a::/64"), "node", &SystemLookup).unwrap();

@@ -1,0 +1,44 @@
+//! Private parts of the library as the fuzz targets call them. Compiled only with `--cfg fuzzing`,
+//! which cargo-fuzz sets.
+
+use crate::connector;
+use crate::direct::{SessionKey, handshake};
+use crate::process::{Line, Lines};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Whether a line on the connector's standard input is accepted.
+pub fn connector_accepts(line: &[u8]) -> bool {
+    connector::fuzzing_accepts(line)
+}
+
+/// The lines of a stream that arrives in pieces; none stands for a line above the limit.
+pub fn lines<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Option<Vec<u8>>> {
+    let mut lines = Lines::default();
+    let mut found = Vec::new();
+    for piece in pieces {
+        lines.push(piece);
+        while let Some(line) = lines.next() {
+            found.push(match line {
+                Line::Whole(line) => Some(line),
+                Line::TooLong => None,
+            });
+        }
+    }
+    found
+}
+
+/// The listener's half of a handshake: the forward number if the proof is right.
+pub async fn challenge<S>(stream: &mut S, key: &SessionKey) -> Option<u32>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    handshake::challenge(stream, key).await.ok()
+}
+
+/// The source's half of a handshake: whether the listener answered that it is connected.
+pub async fn respond<S>(stream: &mut S, key: &SessionKey) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    handshake::respond(stream, key, 1).await.is_ok()
+}
