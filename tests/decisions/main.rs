@@ -1,4 +1,5 @@
-//! Decisions over plain data: no socket, no file, no process. Each is a table of inputs and results.
+//! Decisions over plain data, without sockets, files or processes. Most tests are tables of inputs and
+//! results.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod capability;
