@@ -7,7 +7,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection};
 use std::sync::Arc;
 use std::time::Duration;
-use testing::tls::{Anybody, anywhere, identities, meet, pair};
+use testing::tls::{AnyCertificate, complete_handshake, identities, pinned_pair, server_name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -122,7 +122,7 @@ impl Source {
             .with_protocol_versions(&[&TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody::new()))
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate::new()))
             .with_client_auth_cert(vec![certificate.der().clone()], key)
             .unwrap();
         Arc::new(config)
@@ -130,7 +130,7 @@ impl Source {
 
     fn new(config: &Arc<ClientConfig>) -> Self {
         Self {
-            connection: ClientConnection::new(config.clone(), anywhere()).unwrap(),
+            connection: ClientConnection::new(config.clone(), server_name()).unwrap(),
         }
     }
 
@@ -236,7 +236,7 @@ async fn a_damaged_client_certificate_is_an_error_at_once() {
 #[tokio::test]
 async fn a_damaged_server_hello_is_an_error_at_once() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     let mut numbers = Numbers(0x70_7665_7475_6e03);
     for _ in 0..500 {
         let (near, mut wire) = UnixStream::pair().unwrap();
@@ -259,7 +259,7 @@ async fn a_damaged_server_hello_is_an_error_at_once() {
         let result = result.unwrap_or_else(|_| panic!("no end to {}", hex(&sent)));
         assert!(result.is_err(), "{}", hex(&sent));
     }
-    let (near, far) = meet(&client, &server).await;
+    let (near, far) = complete_handshake(&client, &server).await;
     near.unwrap();
     far.unwrap();
 }

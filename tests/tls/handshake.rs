@@ -11,7 +11,10 @@ use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testing::assert_error;
 use testing::pattern;
-use testing::tls::{LIMIT, certificate_of, established, identities, last_words, meet, pair};
+use testing::tls::{
+    LIMIT, alert_after_handshake, certificate_of, complete_handshake, established, identities,
+    pinned_pair,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -39,7 +42,7 @@ async fn two_that_pin_each_other_speak_tls_1_3() {
 #[tokio::test]
 async fn a_target_is_known_by_its_certificate_and_not_by_a_name() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     for host in ["pve2.example.com", "2001:db8::7", "fe80::7%eth1"] {
         let (near, far) = UnixStream::pair().unwrap();
         let (near, far) = tokio::join!(client.handshake(host, near), server.handshake(far));
@@ -52,9 +55,9 @@ async fn a_target_is_known_by_its_certificate_and_not_by_a_name() {
 #[tokio::test]
 async fn a_second_connection_is_no_resumption() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     for _ in 0..3 {
-        let (near, far) = meet(&client, &server).await;
+        let (near, far) = complete_handshake(&client, &server).await;
         let (mut near, mut far) = (near.unwrap(), far.unwrap());
         // A ticket, if there were one, would come before the first byte.
         far.write_all(b"x").await.unwrap();
@@ -124,7 +127,7 @@ async fn another_target_is_refused_with_both_fingerprints() {
     let stranger = Identity::one_time().unwrap();
     let client = Client::direct(&source, target.fingerprint()).unwrap();
     let server = Server::direct(&stranger, source.fingerprint()).unwrap();
-    let (near, far) = meet(&client, &server).await;
+    let (near, far) = complete_handshake(&client, &server).await;
     assert_error!(
         near.unwrap_err(),
         TlsError::Mismatch(Mismatch {
@@ -152,7 +155,7 @@ async fn another_source_is_refused_with_both_fingerprints() {
     let stranger = Identity::one_time().unwrap();
     let client = Client::direct(&stranger, target.fingerprint()).unwrap();
     let server = Server::direct(&target, source.fingerprint()).unwrap();
-    let (near, far) = meet(&client, &server).await;
+    let (near, far) = complete_handshake(&client, &server).await;
     assert_error!(
         far.unwrap_err(),
         TlsError::Mismatch(Mismatch {
@@ -165,7 +168,7 @@ async fn another_source_is_refused_with_both_fingerprints() {
     );
     // To the stranger, the handshake looked well.
     assert_error!(
-        last_words(near.unwrap()).await,
+        alert_after_handshake(near.unwrap()).await,
         TlsError::Refused {
             peer: Peer::Target,
             ..
@@ -186,8 +189,8 @@ async fn a_certificate_counts_only_in_its_time() {
     ] {
         let right = Identity::one_time().unwrap();
 
-        let (client, server) = pair(&right, wrong);
-        let (near, far) = meet(&client, &server).await;
+        let (client, server) = pinned_pair(&right, wrong);
+        let (near, far) = complete_handshake(&client, &server).await;
         assert_error!(
             near.unwrap_err(),
             TlsError::Expired {
@@ -209,8 +212,8 @@ async fn a_certificate_counts_only_in_its_time() {
             "not valid by its clock"
         );
 
-        let (client, server) = pair(wrong, &right);
-        let (near, far) = meet(&client, &server).await;
+        let (client, server) = pinned_pair(wrong, &right);
+        let (near, far) = complete_handshake(&client, &server).await;
         assert_error!(
             far.unwrap_err(),
             TlsError::Expired {
@@ -224,7 +227,7 @@ async fn a_certificate_counts_only_in_its_time() {
             "compare the clocks"
         );
         assert_error!(
-            last_words(near.unwrap()).await,
+            alert_after_handshake(near.unwrap()).await,
             TlsError::Refused {
                 peer: Peer::Target,
                 ..
@@ -268,7 +271,7 @@ fn debug_shows_the_fingerprint_and_no_key() {
         format!("{source:?}"),
         format!("Identity({})", source.fingerprint())
     );
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     for (shown, pinned) in [
         (format!("{client:?}"), target.fingerprint()),
         (format!("{server:?}"), source.fingerprint()),

@@ -4,4 +4,4 @@
 mod damage;
 mod handshake;
 mod key;
-mod strangers;
+mod untrusted_peers;

@@ -7,8 +7,8 @@ use rustls::version::{TLS12, TLS13};
 use std::io;
 use testing::assert_error;
 use testing::tls::{
-    LIMIT, anywhere, certificate_of, certified, gullible_client, gullible_server, identities,
-    last_words, meet, pair,
+    LIMIT, alert_after_handshake, certificate_of, certified, complete_handshake, identities,
+    pinned_pair, server_name, unverifying_client, unverifying_server,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -27,12 +27,12 @@ fn alert(error: &io::Error) -> AlertDescription {
 
 fn server() -> Server {
     let (source, target) = identities();
-    pair(&source, &target).1
+    pinned_pair(&source, &target).1
 }
 
 fn client() -> Client {
     let (source, target) = identities();
-    pair(&source, &target).0
+    pinned_pair(&source, &target).0
 }
 
 /// A key, and a certificate of the kind that anybody makes.
@@ -49,16 +49,18 @@ fn homemade() -> (KeyPair, rcgen::Certificate) {
 async fn a_source_without_a_certificate_is_refused() {
     let server = server();
     let (near, far) = UnixStream::pair().unwrap();
-    let anonymous = gullible_client(&TLS13, None);
-    let (stranger, refused) =
-        tokio::join!(anonymous.connect(anywhere(), near), server.handshake(far));
+    let anonymous = unverifying_client(&TLS13, None);
+    let (stranger, refused) = tokio::join!(
+        anonymous.connect(server_name(), near),
+        server.handshake(far)
+    );
     assert_error!(
         refused.unwrap_err(),
         TlsError::NoCertificate(Peer::Source),
         "the source presented no certificate"
     );
     assert_error!(
-        last_words(stranger.unwrap()).await,
+        alert_after_handshake(stranger.unwrap()).await,
         TlsError::Refused { .. },
         "it requires a certificate"
     );
@@ -70,8 +72,8 @@ async fn a_source_with_an_older_tls_is_refused() {
     let identity = Identity::one_time().unwrap();
     let server = Server::direct(&identity, Fingerprint::of(certificate.der())).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let old = gullible_client(&TLS12, Some(certified(certificate.der().clone(), &key)));
-    let (stranger, refused) = tokio::join!(old.connect(anywhere(), near), server.handshake(far));
+    let old = unverifying_client(&TLS12, Some(certified(certificate.der().clone(), &key)));
+    let (stranger, refused) = tokio::join!(old.connect(server_name(), near), server.handshake(far));
     assert_error!(
         refused.unwrap_err(),
         TlsError::OldVersion(Peer::Source),
@@ -89,7 +91,7 @@ async fn a_target_with_an_older_tls_is_refused() {
     let identity = Identity::one_time().unwrap();
     let client = Client::direct(&identity, Fingerprint::of(certificate.der())).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let old = gullible_server(&TLS12, certified(certificate.der().clone(), &key));
+    let old = unverifying_server(&TLS12, certified(certificate.der().clone(), &key));
     let (refused, stranger) = tokio::join!(client.handshake("192.0.2.7", near), old.accept(far));
     assert_error!(
         refused.unwrap_err(),
@@ -161,12 +163,12 @@ async fn who_goes_away_is_said_to_have_gone() {
 #[tokio::test]
 async fn a_man_in_the_middle_is_refused_by_both_ends() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     let (as_source, as_target) = identities();
     let to_source = Server::direct(&as_target, source.fingerprint()).unwrap();
     let to_target = Client::direct(&as_source, target.fingerprint()).unwrap();
 
-    let (near, mallory) = meet(&client, &to_source).await;
+    let (near, mallory) = complete_handshake(&client, &to_source).await;
     assert_error!(
         near.unwrap_err(),
         TlsError::Mismatch(_),
@@ -180,7 +182,7 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
         "does not accept this node's certificate"
     );
 
-    let (mallory, far) = meet(&to_target, &server).await;
+    let (mallory, far) = complete_handshake(&to_target, &server).await;
     assert_error!(
         far.unwrap_err(),
         TlsError::Mismatch(_),
@@ -188,7 +190,7 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
         &source.fingerprint().to_string()
     );
     assert_error!(
-        last_words(mallory.unwrap()).await,
+        alert_after_handshake(mallory.unwrap()).await,
         TlsError::Refused { .. },
         "does not accept this node's certificate"
     );
@@ -198,7 +200,7 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
 #[tokio::test]
 async fn a_copied_certificate_without_its_key_is_refused() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     let (key, certificate) = homemade();
     let own = || certified(certificate.der().clone(), &key);
 
@@ -207,13 +209,13 @@ async fn a_copied_certificate_without_its_key_is_refused() {
     assert_eq!(Fingerprint::of(&of_target), target.fingerprint());
     let trusting = Client::direct(&source, Fingerprint::of(certificate.der())).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let asking = gullible_server(&TLS13, own());
+    let asking = unverifying_server(&TLS13, own());
     let (_, asked) = tokio::join!(trusting.handshake("192.0.2.7", near), asking.accept(far));
     let of_source = asked.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone();
     assert_eq!(Fingerprint::of(&of_source), source.fingerprint());
 
     let (near, far) = UnixStream::pair().unwrap();
-    let copy = gullible_server(&TLS13, certified(of_target, &key));
+    let copy = unverifying_server(&TLS13, certified(of_target, &key));
     let (refused, mallory) = tokio::join!(client.handshake("192.0.2.7", near), copy.accept(far));
     assert_error!(
         refused.unwrap_err(),
@@ -223,8 +225,8 @@ async fn a_copied_certificate_without_its_key_is_refused() {
     mallory.unwrap_err();
 
     let (near, far) = UnixStream::pair().unwrap();
-    let copy = gullible_client(&TLS13, Some(certified(of_source, &key)));
-    let (mallory, refused) = tokio::join!(copy.connect(anywhere(), near), server.handshake(far));
+    let copy = unverifying_client(&TLS13, Some(certified(of_source, &key)));
+    let (mallory, refused) = tokio::join!(copy.connect(server_name(), near), server.handshake(far));
     assert_error!(
         refused.unwrap_err(),
         TlsError::NoKey(Peer::Source),
@@ -243,8 +245,8 @@ async fn a_certificate_of_the_wrong_kind_is_named_as_such() {
     let pin = Fingerprint::of(certificate.der());
     let server = Server::direct(&Identity::one_time().unwrap(), pin).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let ca = gullible_client(&TLS13, Some(certified(certificate.der().clone(), &key)));
-    let (_near, refused) = tokio::join!(ca.connect(anywhere(), near), server.handshake(far));
+    let ca = unverifying_client(&TLS13, Some(certified(certificate.der().clone(), &key)));
+    let (_near, refused) = tokio::join!(ca.connect(server_name(), near), server.handshake(far));
     assert_error!(
         refused.unwrap_err(),
         TlsError::Unusable {

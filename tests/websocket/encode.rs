@@ -6,7 +6,7 @@ use pve_tunnel::websocket::{
 };
 use std::collections::HashSet;
 use std::io::{Cursor, Read, Write};
-use testing::frames::{Outcome, Random, Seen, binary, decode, frame, text};
+use testing::frames::{Decoded, Outcome, Random, binary, decode, frame, text};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode as TheirOpCode};
 use tungstenite::protocol::frame::{Frame, FrameSocket};
 use tungstenite::protocol::{Role as TheirRole, WebSocketConfig};
@@ -44,7 +44,7 @@ fn their_frames(bytes: Vec<u8>) -> Vec<Frame> {
 }
 
 /// Whole messages as tungstenite reads them, up to a close, an error or the end.
-fn their_messages(role: Role, bytes: Vec<u8>) -> (Vec<Seen>, Option<Error>) {
+fn their_messages(role: Role, bytes: Vec<u8>) -> (Vec<Decoded>, Option<Error>) {
     let role = match role {
         Role::Client => TheirRole::Client,
         Role::Server => TheirRole::Server,
@@ -58,12 +58,12 @@ fn their_messages(role: Role, bytes: Vec<u8>) -> (Vec<Seen>, Option<Error>) {
         match socket.read() {
             Ok(Message::Binary(payload)) => seen.push(binary(&payload)),
             Ok(Message::Text(payload)) => seen.push(text(&payload)),
-            Ok(Message::Ping(payload)) => seen.push(Seen::Ping(payload.to_vec())),
-            Ok(Message::Pong(payload)) => seen.push(Seen::Pong(payload.to_vec())),
+            Ok(Message::Ping(payload)) => seen.push(Decoded::Ping(payload.to_vec())),
+            Ok(Message::Pong(payload)) => seen.push(Decoded::Pong(payload.to_vec())),
             Ok(Message::Close(close)) => {
                 let code = close.as_ref().map(|close| close.code.into());
                 let reason = close.map_or(String::new(), |close| close.reason.to_string());
-                seen.push(Seen::Close(code, reason));
+                seen.push(Decoded::Close(code, reason));
                 return (seen, None);
             }
             Ok(Message::Frame(frame)) => panic!("a raw frame: {frame}"),
@@ -76,16 +76,16 @@ fn their_messages(role: Role, bytes: Vec<u8>) -> (Vec<Seen>, Option<Error>) {
 }
 
 /// Ours, as whole messages in the order in which they end.
-fn our_messages((seen, result): Outcome) -> (Vec<Seen>, Option<FrameError>) {
+fn our_messages((seen, result): Outcome) -> (Vec<Decoded>, Option<FrameError>) {
     let mut whole = Vec::new();
     let mut begun: Vec<u8> = Vec::new();
     for entry in seen {
         match entry {
-            Seen::Data { payload, text, end } => {
+            Decoded::Data { payload, text, end } => {
                 begun.extend_from_slice(&payload);
                 if end {
                     let payload = std::mem::take(&mut begun);
-                    whole.push(Seen::Data { payload, text, end });
+                    whole.push(Decoded::Data { payload, text, end });
                 }
             }
             control => whole.push(control),
@@ -165,7 +165,7 @@ fn data_above_the_limit_becomes_several_messages() {
         let whole: Vec<u8> = ours
             .into_iter()
             .flat_map(|message| match message {
-                Seen::Data { payload, .. } => payload,
+                Decoded::Data { payload, .. } => payload,
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -287,8 +287,8 @@ fn their_frames_are_read_by_ours() {
         assert_eq!(result, Ok(()));
         let expected = [
             binary(&payload),
-            Seen::Ping(b"?".to_vec()),
-            Seen::Close(None, String::new()),
+            Decoded::Ping(b"?".to_vec()),
+            Decoded::Close(None, String::new()),
         ];
         assert!(seen == expected, "{size} bytes");
     }
@@ -366,7 +366,7 @@ fn damaged_streams_are_read_as_another_implementation_reads_them() {
         assert_eq!(pieces, whole, "stream {seed}");
         let (mut ours, our_error) = our_messages(whole);
         let (mut theirs, their_error) = their_messages(role, bytes);
-        if let Some(Seen::Close(Some(1014), _)) = ours.last() {
+        if let Some(Decoded::Close(Some(1014), _)) = ours.last() {
             // Registered with IANA after RFC 6455; they do not know it.
             ours.pop();
             theirs.truncate(ours.len());

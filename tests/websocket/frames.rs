@@ -3,7 +3,7 @@
 
 use pve_tunnel::websocket::{Decoder, Event, FrameError, MAX_FRAME, Role};
 use testing::frames::{
-    Outcome, Random, Seen, binary, decode, frame, frame_of_form, header, part, text,
+    Decoded, Outcome, Random, binary, decode, fragment, frame, frame_of_form, header, text,
 };
 
 const FIN: u8 = 0x80;
@@ -39,7 +39,7 @@ fn delivered(role: Role, stream: &[u8]) -> Outcome {
 }
 
 #[track_caller]
-fn accepts(role: Role, stream: &[u8], expected: &[Seen]) {
+fn accepts(role: Role, stream: &[u8], expected: &[Decoded]) {
     let (seen, result) = delivered(role, stream);
     assert_eq!(result, Ok(()));
     assert!(
@@ -50,7 +50,7 @@ fn accepts(role: Role, stream: &[u8], expected: &[Seen]) {
 
 /// Everything before the wrong frame is seen, then the reason.
 #[track_caller]
-fn refuses(role: Role, stream: &[u8], before: &[Seen], reason: &FrameError) {
+fn refuses(role: Role, stream: &[u8], before: &[Decoded], reason: &FrameError) {
     let (seen, result) = delivered(role, stream);
     assert_eq!(result.as_ref(), Err(reason));
     assert_eq!(seen, before);
@@ -78,14 +78,14 @@ fn the_examples_of_rfc_6455_section_5_7() {
     accepts(
         Role::Client,
         &[0x89, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f],
-        &[Seen::Ping(b"Hello".to_vec())],
+        &[Decoded::Ping(b"Hello".to_vec())],
     );
     accepts(
         Role::Server,
         &[
             0x8a, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
         ],
-        &[Seen::Pong(b"Hello".to_vec())],
+        &[Decoded::Pong(b"Hello".to_vec())],
     );
     let bytes: Vec<u8> = (0..65536_u32).map(|i| (i * 7) as u8).collect();
     let short = [&[0x82, 0x7e, 0x01, 0x00], &bytes[..256]].concat();
@@ -99,7 +99,7 @@ fn every_form_of_length_both_ways_with_and_without_a_key() {
     for length in [0, 1, 125, 126, 127, 65_535, 65_536, 131_071, 131_072] {
         let payload = Random(length as u64).bytes(length);
         for first in [FIN | BINARY, FIN | TEXT] {
-            let expected = Seen::Data {
+            let expected = Decoded::Data {
                 payload: payload.clone(),
                 text: first & 0xf == TEXT,
                 end: true,
@@ -145,7 +145,7 @@ fn longer_frames_are_refused_by_their_header_alone() {
             header(FIN | CONTINUATION, false, length, 8),
         ]
         .concat();
-        refuses(Role::Client, &stream, &[part(b"x")], &reason);
+        refuses(Role::Client, &stream, &[fragment(b"x")], &reason);
     }
 }
 
@@ -195,7 +195,7 @@ fn lengths_in_a_longer_form_than_needed_are_refused() {
 fn fragments_empty_ones_too_and_control_frames_between_them() {
     // Two fragments and three, in both kinds of message.
     for opcode in [TEXT, BINARY] {
-        let whole = |payload: &[u8]| Seen::Data {
+        let whole = |payload: &[u8]| Decoded::Data {
             payload: payload.to_vec(),
             text: opcode == TEXT,
             end: true,
@@ -231,11 +231,11 @@ fn fragments_empty_ones_too_and_control_frames_between_them() {
         frame(FIN | BINARY, None, b"next"),
     ];
     let expected = [
-        part(b"one"),
-        Seen::Ping(b"?".to_vec()),
-        Seen::Pong(Vec::new()),
-        part(b"two"),
-        Seen::Ping(Vec::new()),
+        fragment(b"one"),
+        Decoded::Ping(b"?".to_vec()),
+        Decoded::Pong(Vec::new()),
+        fragment(b"two"),
+        Decoded::Ping(Vec::new()),
         binary(b"three"),
         binary(b"next"),
     ];
@@ -248,7 +248,7 @@ fn fragments_empty_ones_too_and_control_frames_between_them() {
     accepts(
         Role::Client,
         &stream.concat(),
-        &[part(b"one"), Seen::Close(Some(1001), String::new())],
+        &[fragment(b"one"), Decoded::Close(Some(1001), String::new())],
     );
 }
 
@@ -271,8 +271,8 @@ fn control_frames_up_to_125_bytes() {
     for length in [0, 1, 124, 125] {
         let payload = Random(1).bytes(length);
         for (opcode, expected) in [
-            (PING, Seen::Ping(payload.clone())),
-            (PONG, Seen::Pong(payload.clone())),
+            (PING, Decoded::Ping(payload.clone())),
+            (PONG, Decoded::Pong(payload.clone())),
         ] {
             let stream = frame(FIN | opcode, None, &payload);
             accepts(Role::Client, &stream, std::slice::from_ref(&expected));
@@ -296,7 +296,7 @@ fn control_frames_are_never_fragments() {
         refuses(Role::Client, &stream, &[], &FrameError::ControlFragmented);
         let stream = [frame(BINARY, None, b"x"), frame(opcode, None, b"")].concat();
         let reason = FrameError::ControlFragmented;
-        refuses(Role::Client, &stream, &[part(b"x")], &reason);
+        refuses(Role::Client, &stream, &[fragment(b"x")], &reason);
     }
 }
 
@@ -350,7 +350,7 @@ fn messages_follow_each_other() {
             frame(fin | CONTINUATION, None, b""),
         ]
         .concat();
-        refuses(Role::Client, &stream, &[Seen::Ping(Vec::new())], &reason);
+        refuses(Role::Client, &stream, &[Decoded::Ping(Vec::new())], &reason);
         for opcode in [TEXT, BINARY] {
             let stream = [
                 frame(BINARY, None, b"begun"),
@@ -358,7 +358,7 @@ fn messages_follow_each_other() {
             ]
             .concat();
             let reason = FrameError::UnfinishedMessage;
-            refuses(Role::Client, &stream, &[part(b"begun")], &reason);
+            refuses(Role::Client, &stream, &[fragment(b"begun")], &reason);
         }
     }
 }
@@ -370,7 +370,7 @@ fn close_frames() {
     accepts(
         Role::Client,
         &close(b""),
-        &[Seen::Close(None, String::new())],
+        &[Decoded::Close(None, String::new())],
     );
     refuses(
         Role::Client,
@@ -381,11 +381,11 @@ fn close_frames() {
     let longest = "ä".repeat(61) + "!";
     assert_eq!(longest.len(), 123);
     for reason in ["", "x", &longest] {
-        let expected = Seen::Close(Some(1000), reason.to_owned());
+        let expected = Decoded::Close(Some(1000), reason.to_owned());
         accepts(Role::Client, &with(1000, reason.as_bytes()), &[expected]);
     }
     let masked = frame(FIN | CLOSE, Some(KEY), b"\x03\xe8done");
-    let expected = Seen::Close(Some(1000), "done".to_owned());
+    let expected = Decoded::Close(Some(1000), "done".to_owned());
     accepts(Role::Server, &masked, &[expected]);
     for reason in [&b"\xff"[..], b"half of \xc3", b"\xed\xa0\x80"] {
         refuses(
@@ -407,7 +407,7 @@ fn close_codes() {
         let (seen, result) = decode(Role::Client, [&stream[..]]);
         if sent(code) {
             assert_eq!(result, Ok(()));
-            assert_eq!(seen, [Seen::Close(Some(code), String::new())]);
+            assert_eq!(seen, [Decoded::Close(Some(code), String::new())]);
         } else {
             assert_eq!(result, Err(FrameError::CloseCode(code)));
         }
@@ -423,7 +423,7 @@ fn what_follows_a_close_frame_is_ignored() {
         &[0; 300_000],
     ] {
         let stream = [&close, rest].concat();
-        let expected = [Seen::Close(Some(1000), String::new())];
+        let expected = [Decoded::Close(Some(1000), String::new())];
         accepts(Role::Client, &stream, &expected);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
         .output()
         .is_err()
     {
-        testing::skipped("all of it", &"dpkg-divert is not installed");
+        testing::report_skipped("all of it", &"dpkg-divert is not installed");
         return;
     }
     test(&Tree::new());
@@ -38,7 +38,7 @@ pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
 #[track_caller]
 pub(crate) fn with_installing_tree(test: impl FnOnce(&Tree)) {
     if !nix::unistd::geteuid().is_root() {
-        testing::skipped("all of it", &"only root can install packages");
+        testing::report_skipped("all of it", &"only root can install packages");
         return;
     }
     with_tree(test);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 use testing::connector::{Connector, forward_command};
-use testing::read_out;
+use testing::read_to_end;
 use testing::target::{Request, Target, serve_worker, stock_answer};
 use tungstenite::Message;
 
@@ -44,11 +44,11 @@ fn answers_come_in_any_pieces() {
     connector.connect(&target);
     for _ in 0..10 {
         for _ in 0..3 {
-            connector.say(&json!({ "cmd": "version" }));
+            connector.send(&json!({ "cmd": "version" }));
         }
-        assert_eq!(connector.hear(), json!({ "api": 2 }));
-        assert_eq!(connector.hear(), json!({ "two": 2 }));
-        assert_eq!(connector.hear(), json!({ "three": 3 }));
+        assert_eq!(connector.receive(), json!({ "api": 2 }));
+        assert_eq!(connector.receive(), json!({ "two": 2 }));
+        assert_eq!(connector.receive(), json!({ "three": 3 }));
     }
 }
 
@@ -74,11 +74,11 @@ fn a_ticket_that_is_long_in_coming_holds_up_no_answer_of_our_own() {
     let _local = connector.open(&target, "/one");
     was_asked.recv().unwrap();
     let path = connector.directory.path().join("other");
-    let answer = connector.ask(&forward_command(&target, &path, "/two"));
+    let answer = connector.request(&forward_command(&target, &path, "/two"));
     assert_eq!(answer["success"], true, "{answer}");
     assert!(!gave_up.load(Ordering::SeqCst), "it waited for the ticket");
     go.send(()).unwrap();
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_ticket_that_comes_too_late_is_nobody_elses_answer() {
         true
     );
     let local = UnixStream::connect(&path).unwrap();
-    let (_, end) = read_out(local);
+    let (_, end) = read_to_end(local);
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     go.send(()).unwrap();
     assert_eq!(ask(json!({ "cmd": "version" }), true)["api"], 2);

@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use testing::connector::Connector;
-use testing::target::{Request, Target, end_well, serve_worker, stock_answer};
-use testing::{pattern, read_out, sha256, write_in_pieces};
+use testing::target::{Request, Target, close_cleanly, serve_worker, stock_answer};
+use testing::{pattern, read_to_end, sha256, write_in_pieces};
 use tungstenite::Message;
 
 const MIB: usize = 1 << 20;
@@ -38,7 +38,7 @@ fn target(results: mpsc::Sender<String>) -> Target {
                 websocket.write(Message::binary(piece.to_vec())).unwrap();
             }
             websocket.flush().unwrap();
-            end_well(websocket.into_inner());
+            close_cleanly(websocket.into_inner());
         }
         other => panic!("{other}"),
     })
@@ -49,7 +49,7 @@ fn echo(request: Request) {
     loop {
         match websocket.read() {
             Ok(Message::Binary(bytes)) => websocket.send(Message::Binary(bytes)).unwrap(),
-            Ok(Message::Close(_)) => return end_well(websocket.into_inner()),
+            Ok(Message::Close(_)) => return close_cleanly(websocket.into_inner()),
             other => panic!("{other:?}"),
         }
     }
@@ -79,7 +79,7 @@ fn everything_arrives_upwards_before_the_close_frame() {
     write_in_pieces(&mut local, &data).unwrap();
     local.shutdown(Shutdown::Write).unwrap();
     assert_eq!(result.recv().unwrap(), sha256(&data));
-    let (rest, end) = read_out(&local);
+    let (rest, end) = read_to_end(&local);
     assert!(rest.is_empty());
     end.unwrap();
     let finished = connector.finish();
@@ -97,7 +97,7 @@ fn everything_arrives_upwards_before_the_close_frame() {
 fn everything_arrives_downwards_and_then_a_clean_end() {
     let target = target(mpsc::channel().0);
     let mut connector = Connector::connected(&target);
-    let (data, end) = read_out(connector.open(&target, "/source"));
+    let (data, end) = read_to_end(connector.open(&target, "/source"));
     end.unwrap();
     assert_eq!(sha256(&data), sha256(&pattern(MUCH)));
 }
@@ -117,7 +117,7 @@ fn both_directions_flow_at_once() {
     writer.join().unwrap();
     assert_eq!(sha256(&back), sha256(&data));
     local.shutdown(Shutdown::Write).unwrap();
-    assert!(read_out(&local).0.is_empty());
+    assert!(read_to_end(&local).0.is_empty());
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_program_that_shuts_down_its_reading_side_first_loses_nothing() {
     local.shutdown(Shutdown::Write).unwrap();
     assert_eq!(result.recv().unwrap(), sha256(&data));
     // It polls over the control connection and closes only then.
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
@@ -147,11 +147,11 @@ fn a_reader_that_stalls_locally_stops_the_wire_and_memory_stays() {
     // Commands go on meanwhile: they show that the connector runs, and give it time to take more
     // than it should.
     for _ in 0..2000 {
-        connector.ask(&json!({ "cmd": "version" }));
+        connector.request(&json!({ "cmd": "version" }));
     }
     let grown = connector.peak_memory() - before;
     assert!(grown <= MEMORY_PER_CONNECTION, "grew by {grown} KiB");
-    let (rest, end) = read_out(&local);
+    let (rest, end) = read_to_end(&local);
     end.unwrap();
     assert_eq!(
         sha256(&[&first[..], &rest].concat()),
@@ -193,7 +193,7 @@ fn a_wire_that_stalls_stops_the_local_writer_and_memory_stays() {
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 refused += 1;
-                connector.ask(&json!({ "cmd": "version" }));
+                connector.request(&json!({ "cmd": "version" }));
             }
             Err(error) => panic!("{error}"),
         }
@@ -255,10 +255,10 @@ fn many_connections_on_one_forward_each_with_its_own_ticket() {
         .collect();
     for number in 0..100 {
         let name = format!("command-{number}");
-        connector.say(&json!({ "cmd": name }));
-        connector.say(&json!({ "cmd": "version" }));
-        assert_eq!(connector.hear()["success"], false);
-        assert_eq!(connector.hear()["api"], 2);
+        connector.send(&json!({ "cmd": name }));
+        connector.send(&json!({ "cmd": "version" }));
+        assert_eq!(connector.receive()["success"], false);
+        assert_eq!(connector.receive()["api"], 2);
     }
     let locals: Vec<UnixStream> = threads.into_iter().map(|t| t.join().unwrap()).collect();
     drop(locals);

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::{Mutex, mpsc};
 use testing::connector::Connector;
-use testing::target::{Request, Target, Tls, end_well, serve_worker, stock_answer};
-use testing::{pattern, read_out};
+use testing::target::{Request, Target, Tls, close_cleanly, serve_worker, stock_answer};
+use testing::{pattern, read_to_end};
 
 const MANY: usize = 64 << 20;
 
@@ -44,7 +44,7 @@ fn bare_fin(tls: Tls) {
     let (_, tcp) = tls.into_parts();
     tcp.shutdown(Shutdown::Write).unwrap();
     // The other end closes when it has seen it.
-    let _ = read_out(&tcp);
+    let _ = read_to_end(&tcp);
 }
 
 /// Reads frames up to the close frame; the payload bytes, unmasked (the default key is zero).
@@ -93,7 +93,7 @@ fn a_truncated_stream_is_an_error_for_a_program_that_had_asked_something() {
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/cut");
     local.write_all(b"please").unwrap();
-    let (data, end) = read_out(&local);
+    let (data, end) = read_to_end(&local);
     assert_eq!(data.len(), MANY, "what did arrive is delivered");
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     let finished = connector.finish();
@@ -123,7 +123,7 @@ fn a_truncated_stream_is_no_end_for_a_program_that_only_reads() {
     local.read_exact(&mut part).unwrap();
     was_cut.recv().unwrap();
     // The connector knows by now, and has had every opportunity to say so wrongly.
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     local.set_nonblocking(true).unwrap();
     assert_eq!(
         local.read(&mut part).unwrap_err().kind(),
@@ -144,13 +144,13 @@ fn a_stream_that_stops_inside_a_frame_is_truncated_even_with_close_notify() {
         let mut tls = request.accept();
         let whole = frame(&pattern(1000));
         tls.write_all(&whole[..500]).unwrap();
-        end_well(tls);
+        close_cleanly(tls);
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/cut");
     local.write_all(b"please").unwrap();
     assert_eq!(
-        read_out(&local).1.unwrap_err().kind(),
+        read_to_end(&local).1.unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
 }
@@ -168,7 +168,7 @@ fn a_close_frame_from_the_target_is_a_clean_end_and_is_answered() {
         answered.lock().unwrap().send(()).unwrap();
     });
     let mut connector = Connector::connected(&target);
-    let (data, end) = read_out(connector.open(&target, "/closes"));
+    let (data, end) = read_to_end(connector.open(&target, "/closes"));
     assert_eq!(data, b"all of it");
     end.unwrap();
     answer.recv().unwrap();
@@ -188,7 +188,7 @@ fn pveproxy_ends_without_a_word_once_we_have_closed_and_that_is_no_error() {
     let mut local = connector.open(&target, "/sink");
     local.write_all(&pattern(MANY)).unwrap();
     local.shutdown(Shutdown::Write).unwrap();
-    let (answer, end) = read_out(&local);
+    let (answer, end) = read_to_end(&local);
     assert_eq!(answer, b"late answer");
     end.unwrap();
     let finished = connector.finish();
@@ -218,22 +218,22 @@ fn a_wrong_frame_ends_its_connection_and_no_other() {
             // A masked frame from a server.
             tls.write_all(&[0x82, 0x81, 0, 0, 0, 0, b'x']).unwrap();
             tls.flush().unwrap();
-            let _ = read_out(&mut tls);
+            let _ = read_to_end(&mut tls);
         }
         _ => {
             let mut tls = request.accept();
             tls.write_all(&frame(b"fine")).unwrap();
-            end_well(tls);
+            close_cleanly(tls);
         }
     });
     let mut connector = Connector::connected(&target);
     let mut wrong = connector.open(&target, "/wrong");
     wrong.write_all(b"please").unwrap();
     assert_eq!(
-        read_out(&wrong).1.unwrap_err().kind(),
+        read_to_end(&wrong).1.unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
-    let (data, end) = read_out(connector.open(&target, "/fine"));
+    let (data, end) = read_to_end(connector.open(&target, "/fine"));
     assert_eq!(data, b"fine");
     end.unwrap();
     let finished = connector.finish();
@@ -255,13 +255,13 @@ fn a_record_that_was_tampered_with_is_an_error_even_after_our_close_frame() {
         // A record of application data that no key of this connection has made.
         tcp.write_all(&[0x17, 3, 3, 0, 32]).unwrap();
         tcp.write_all(&[0x55; 32]).unwrap();
-        let _ = read_out(&tcp);
+        let _ = read_to_end(&tcp);
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/tampered");
     local.write_all(b"please").unwrap();
     local.shutdown(Shutdown::Write).unwrap();
-    let (data, end) = read_out(&local);
+    let (data, end) = read_to_end(&local);
     // What came in one piece with the wrong record may be lost with it, but nothing else comes.
     assert!(b"half of it".starts_with(&data), "{data:?}");
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -283,19 +283,19 @@ fn a_connection_that_cannot_be_opened_is_reset_and_the_next_one_works() {
         _ => {
             let mut tls = request.accept();
             tls.write_all(&frame(b"now")).unwrap();
-            end_well(tls);
+            close_cleanly(tls);
         }
     });
     let mut connector = Connector::connected(&target);
     let path = connector.forward(&target, "/late");
-    let (data, end) = read_out(UnixStream::connect(&path).unwrap());
+    let (data, end) = read_to_end(UnixStream::connect(&path).unwrap());
     assert!(data.is_empty());
     assert_eq!(
         end.unwrap_err().kind(),
         ErrorKind::ConnectionReset,
         "not an empty stream"
     );
-    let (data, end) = read_out(UnixStream::connect(&path).unwrap());
+    let (data, end) = read_to_end(UnixStream::connect(&path).unwrap());
     assert_eq!(data, b"now");
     end.unwrap();
     let finished = connector.finish();
@@ -343,7 +343,7 @@ fn sockets_are_removed_on_a_signal() {
 #[test]
 fn sockets_are_removed_when_the_control_connection_is_lost() {
     sockets_are_removed(|connector| {
-        connector.say(&json!({ "cmd": "hang up" }));
+        connector.send(&json!({ "cmd": "disconnect" }));
     });
 }
 
@@ -356,7 +356,7 @@ fn a_killed_connector_is_an_error_for_a_program_that_has_sent() {
         let mut frame = [0; 7];
         tls.read_exact(&mut frame).unwrap();
         arrived.lock().unwrap().send(()).unwrap();
-        let _ = read_out(&mut tls);
+        let _ = read_to_end(&mut tls);
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/any");
@@ -364,7 +364,7 @@ fn a_killed_connector_is_an_error_for_a_program_that_has_sent() {
     has_arrived.recv().unwrap();
     connector.child.kill().unwrap();
     assert_eq!(
-        read_out(&local).1.unwrap_err().kind(),
+        read_to_end(&local).1.unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
 }

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::{Mutex, mpsc};
 use testing::connector::{Connector, executable, forward_command};
-use testing::read_out;
-use testing::target::{Request, Target, end_well, serve_worker, stock_answer};
+use testing::read_to_end;
+use testing::target::{Request, Target, close_cleanly, serve_worker, stock_answer};
 use tungstenite::Message;
 
 /// Sends the name of the socket that was asked for, then what comes, until the client closes.
@@ -19,7 +19,7 @@ fn name_and_echo(request: Request) {
     loop {
         match websocket.read() {
             Ok(Message::Binary(bytes)) => websocket.send(Message::Binary(bytes)).unwrap(),
-            Ok(Message::Close(_)) => return end_well(websocket.into_inner()),
+            Ok(Message::Close(_)) => return close_cleanly(websocket.into_inner()),
             _ => return,
         }
     }
@@ -41,7 +41,7 @@ fn hears(mut local: &UnixStream, expected: &str) {
 }
 
 fn is_reset(local: &UnixStream) {
-    let (data, end) = read_out(local);
+    let (data, end) = read_to_end(local);
     assert!(data.is_empty());
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
@@ -54,7 +54,7 @@ fn a_soft_limit_on_descriptors_holds_nobody_up() {
     command.arg(executable());
     let mut connector = Connector::spawn(&mut command);
     connector.connect(&target);
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     let path = connector.forward(&target, "/many");
     let locals: Vec<UnixStream> = (0..30)
         .map(|_| UnixStream::connect(&path).unwrap())
@@ -81,7 +81,7 @@ fn a_forward_outlives_a_time_without_descriptors() {
     command.arg(executable()).arg(&log);
     let mut connector = Connector::spawn(&mut command);
     connector.connect(&target);
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     let path = connector.forward(&target, "/many");
     // Each needs two descriptors.
     let locals: Vec<UnixStream> = (0..20)
@@ -91,7 +91,7 @@ fn a_forward_outlives_a_time_without_descriptors() {
         .unwrap()
         .contains("Too many open files")
     {
-        assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+        assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     }
     hears(&locals[0], "/many");
     (&locals[0]).write_all(b"still here").unwrap();
@@ -122,7 +122,7 @@ fn a_path_that_was_forwarded_anew_stays_with_the_new_forward() {
     was_asked.recv().unwrap();
     // As PVE::Tunnel does for the next disk.
     fs::remove_file(&path).unwrap();
-    let answer = connector.ask(&forward_command(&target, &path, "/new"));
+    let answer = connector.request(&forward_command(&target, &path, "/new"));
     assert_eq!(answer["success"], true, "{answer}");
     go.send(()).unwrap();
     is_reset(&old);
@@ -139,7 +139,7 @@ fn one_path_serves_any_number_of_disks_one_after_the_other() {
     for disk in 0..260 {
         let name = format!("/disk-{disk}");
         let _ = fs::remove_file(&path);
-        let answer = connector.ask(&forward_command(&target, &path, &name));
+        let answer = connector.request(&forward_command(&target, &path, &name));
         assert_eq!(answer["success"], true, "{answer}");
         let local = UnixStream::connect(&path).unwrap();
         hears(&local, &name);
@@ -189,7 +189,7 @@ fn connections_outlive_the_socket_that_they_came_by() {
     let moved = connector.directory.path().join("moved");
     fs::rename(&path, &moved).unwrap();
     is_reset(&UnixStream::connect(&moved).unwrap());
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     (&one).write_all(b"still here").unwrap();
     hears(&one, "still here");
     let log = connector.finish().log;

@@ -17,9 +17,9 @@ fn connect_has_no_answer_and_version_has_the_workers() {
     let target = stock_target();
     let mut connector = Connector::start();
     connector.connect(&target);
-    connector.say(&json!({ "cmd": "version" }));
+    connector.send(&json!({ "cmd": "version" }));
     assert_eq!(
-        connector.hear(),
+        connector.receive(),
         json!({ "success": true, "api": 2, "age": 0 })
     );
     let finished = connector.finish();
@@ -39,7 +39,7 @@ fn it_answers_to_the_helpers_name() {
     command.arg0("/usr/bin/proxmox-websocket-tunnel");
     let mut connector = Connector::spawn(&mut command);
     connector.connect(&target);
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
@@ -57,9 +57,9 @@ fn the_upgrade_carries_the_headers_and_lines_pass_as_they_are() {
     let mut connector = Connector::start();
     connector.connect(&target);
     let line = r#"{"cmd":"config","conf":"näme: ☃\n"}"#;
-    connector.say_raw(line);
+    connector.send_raw(line);
     assert_eq!(
-        connector.hear(),
+        connector.receive(),
         serde_json::from_str::<serde_json::Value>(line).unwrap()
     );
     assert_eq!(seen.recv().unwrap(), TOKEN);
@@ -92,14 +92,14 @@ fn bad_input_gets_a_well_formed_answer_and_the_next_command_works() {
         (too_long.as_str(), "longer than 1 MiB"),
     ];
     for (line, expected) in cases {
-        connector.say_raw(line);
-        let answer = connector.hear();
+        connector.send_raw(line);
+        let answer = connector.receive();
         assert_eq!(answer["success"], false);
         assert!(
             answer["msg"].as_str().unwrap().contains(expected),
             "{answer}"
         );
-        assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+        assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     }
     let finished = connector.finish();
     for (_, expected) in cases {
@@ -112,19 +112,19 @@ fn answers_keep_their_order_whoever_gives_them() {
     let target = stock_target();
     let mut connector = Connector::connected(&target);
     for _ in 0..200 {
-        connector.say(&json!({ "cmd": "version" }));
-        connector.say_raw("nonsense");
-        connector.say(&json!({ "cmd": "what" }));
+        connector.send(&json!({ "cmd": "version" }));
+        connector.send_raw("nonsense");
+        connector.send(&json!({ "cmd": "what" }));
     }
     for _ in 0..200 {
-        assert_eq!(connector.hear()["api"], 2);
+        assert_eq!(connector.receive()["api"], 2);
         assert!(
-            connector.hear()["msg"]
+            connector.receive()["msg"]
                 .as_str()
                 .unwrap()
                 .contains("not JSON")
         );
-        assert_eq!(connector.hear()["msg"], "unknown command");
+        assert_eq!(connector.receive()["msg"], "unknown command");
     }
 }
 
@@ -148,14 +148,14 @@ fn a_forward_that_cannot_listen_is_answered_with_the_reason() {
         (directory.path().join("x".repeat(200)), "cannot listen on"),
     ];
     for (path, expected) in cases {
-        let answer = connector.ask(&forward_command(&target, &path, "/run/remote"));
+        let answer = connector.request(&forward_command(&target, &path, "/run/remote"));
         assert_eq!(answer["success"], false);
         assert!(
             answer["msg"].as_str().unwrap().contains(expected),
             "{answer}"
         );
     }
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     connector.finish();
     assert!(taken.exists(), "another's socket is left alone");
     assert_eq!(std::fs::read_to_string(file).unwrap(), "not a socket");
@@ -171,7 +171,7 @@ fn a_worker_that_gives_no_ticket_is_quoted() {
     });
     let mut connector = Connector::connected(&target);
     let local = connector.open(&target, "/run/unknown");
-    assert!(testing::read_out(&local).1.is_err());
+    assert!(testing::read_to_end(&local).1.is_err());
     let log = connector.finish().log;
     assert!(
         log.contains("refuses a ticket for '/run/unknown': no such socket"),
@@ -183,17 +183,17 @@ fn a_worker_that_gives_no_ticket_is_quoted() {
 fn commands_without_a_connection_are_answered() {
     let target = stock_target();
     let mut connector = Connector::start();
-    let answer = connector.ask(&json!({ "cmd": "version" }));
+    let answer = connector.request(&json!({ "cmd": "version" }));
     assert!(
         answer["msg"].as_str().unwrap().starts_with("not connected"),
         "{answer}"
     );
     let local = connector.directory.path().join("early");
-    let answer = connector.ask(&forward_command(&target, &local, "/x"));
+    let answer = connector.request(&forward_command(&target, &local, "/x"));
     assert_eq!(answer["msg"], "forward: there is no control connection");
     // And then it may be opened.
     connector.connect(&target);
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn answers_that_are_due_at_the_end_of_input_are_still_given() {
     let target = stock_target();
     let mut connector = Connector::start();
     connector.connect(&target);
-    connector.say(&json!({ "cmd": "version" }));
+    connector.send(&json!({ "cmd": "version" }));
     let finished = connector.finish();
     assert!(finished.status.success(), "{}", finished.log);
     assert!(finished.rest.contains(r#""api":2"#), "{}", finished.rest);

@@ -15,7 +15,7 @@ use testing::target::{Identity, Target, serve_worker, stock_answer};
 fn refusal(url: &str, fingerprint: Option<Fingerprint>) -> String {
     let mut connector = Connector::start();
     connector.connect_to(url, fingerprint);
-    let answer = connector.ask(&json!({ "cmd": "version" }));
+    let answer = connector.request(&json!({ "cmd": "version" }));
     assert_eq!(answer["success"], false);
     let reason = answer["msg"]
         .as_str()
@@ -43,7 +43,7 @@ fn a_fingerprint_pins_in_any_spelling() {
         assert_eq!(spelling.parse::<Fingerprint>().unwrap(), target.fingerprint);
     }
     for version in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13]] {
-        let target = Target::with(&Identity::new(), version, |request| {
+        let target = Target::with_identity(&Identity::new(), version, |request| {
             serve_worker(request, stock_answer);
         });
         let log = Connector::connected(&target).finish().log;
@@ -91,7 +91,7 @@ fn a_mismatch_names_expected_and_actual() {
 #[test]
 fn without_a_pin_the_systems_cas_decide() {
     let identity = Identity::new();
-    let target = Target::with(&identity, rustls::ALL_VERSIONS, |request| {
+    let target = Target::with_identity(&identity, rustls::ALL_VERSIONS, |request| {
         serve_worker(request, stock_answer);
     });
     let reason = refusal(&target.url("ticket=T&socket=S"), None);
@@ -113,7 +113,7 @@ fn without_a_pin_the_systems_cas_decide() {
         let mut connector = with_ca();
         let url = target.url("ticket=T&socket=S").replace("127.0.0.1", host);
         connector.connect_to(&url, None);
-        let answer = connector.ask(&json!({ "cmd": "version" }));
+        let answer = connector.request(&json!({ "cmd": "version" }));
         assert_eq!(answer["api"], 2, "{host}: {answer}");
     }
     let mut connector = with_ca();
@@ -126,7 +126,7 @@ fn without_a_pin_the_systems_cas_decide() {
     // Nobody listens on that address but the same target, bound to another: the connection itself
     // is refused.
     assert_eq!(
-        connector.ask(&json!({ "cmd": "version" }))["success"],
+        connector.request(&json!({ "cmd": "version" }))["success"],
         false
     );
 }

@@ -5,8 +5,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
-use testing::seam::{Crossing, Seam, wish};
-use testing::stream::acquaint;
+use testing::seam::{NegotiatedTunnel, Seam, plane_request};
+use testing::stream::exchange_bytes;
 use testing::{pattern, peak_memory, role};
 
 /// What the slow reader reads in a second, in bytes, and in one go.
@@ -29,11 +29,11 @@ const PERIOD: usize = 65_521;
 fn a_slow_reader_slows_its_writer_and_no_process_grows() {
     let planes = [("secure", "tls"), ("insecure", "tcp")].map(|(kind, plane)| {
         thread::spawn(move || {
-            let seam = Seam::starting(role::listeners());
-            let mut crossing = Crossing::on(plane, seam, &wish(kind));
-            let (source, target) = crossing.pair();
-            acquaint(&source, &target);
-            let pids = [crossing.connector.child.id(), crossing.seam.listener_pid()];
+            let seam = Seam::with_listeners(role::listeners());
+            let mut tunnel = NegotiatedTunnel::on_plane(plane, seam, &plane_request(kind));
+            let (source, target) = tunnel.pair();
+            exchange_bytes(&source, &target);
+            let pids = [tunnel.connector.child.id(), tunnel.seam.listener_pid()];
             let before = pids.map(peak_memory);
 
             // Both ways at once.
@@ -55,7 +55,7 @@ fn a_slow_reader_slows_its_writer_and_no_process_grows() {
                 assert!(grown < GROWTH, "{plane}: {grown} KiB");
             }
             drop((source, target));
-            let (record, _) = crossing.finish();
+            let (record, _) = tunnel.finish();
             assert_eq!(record["failed"], 0, "{record}");
         })
     });

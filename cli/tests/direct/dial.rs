@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 use testing::listener::Listener;
-use testing::read_out;
-use testing::seam::{Crossing, Seam, wish_with};
+use testing::read_to_end;
+use testing::seam::{NegotiatedTunnel, Seam, plane_request_with};
 
 /// What is not to be waited for is over long before this limit, and what waits does so for it.
-const FAR: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A limit that is waited for, and how long after it everything is over.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -74,20 +74,20 @@ fn distorting(distort: impl Fn(&mut Value) + Send + Sync + 'static) -> Seam {
 /// A dial that fails: what the operator is told, and how long it took.
 fn failing(kind: &str, seam: &Seam, limit: Duration) -> (String, Duration) {
     let limit = json!({ "dial_timeout": limit.as_secs_f64() });
-    let (mut crossing, told) = refused(kind, seam, &limit);
-    assert_eq!(seam.said(), ["version", "hello", "open", "close"]);
-    goes_on(kind, &mut crossing);
-    (told, crossing.took)
+    let (mut tunnel, told) = refused(kind, seam, &limit);
+    assert_eq!(seam.received(), ["version", "hello", "open", "close"]);
+    goes_on(kind, &mut tunnel);
+    (told, tunnel.took)
 }
 
 /// A negotiation that comes to no direct plane, and what the operator is told.
-fn refused(kind: &str, seam: &Seam, fields: &Value) -> (Crossing, String) {
-    let crossing = Crossing::with(seam.clone(), &wish_with(kind, fields));
-    let answer = &crossing.answer;
+fn refused(kind: &str, seam: &Seam, fields: &Value) -> (NegotiatedTunnel, String) {
+    let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request_with(kind, fields));
+    let answer = &tunnel.answer;
     if kind == "insecure" {
         assert_eq!(answer["success"], false, "{answer}");
         let told = answer["msg"].as_str().unwrap().to_owned();
-        return (crossing, told);
+        return (tunnel, told);
     }
     assert_eq!(answer["success"], true, "{answer}");
     assert_eq!(answer["plan"]["plane"], "websocket", "{answer}");
@@ -103,15 +103,15 @@ fn refused(kind: &str, seam: &Seam, fields: &Value) -> (Crossing, String) {
         .collect();
     assert!(warnings.len() <= 1, "{answer}");
     let told = warnings.first().copied().unwrap_or_default().to_owned();
-    (crossing, told)
+    (tunnel, told)
 }
 
 /// The control connection serves on; after `secure`, so do forwards.
-fn goes_on(kind: &str, crossing: &mut Crossing) {
-    let version = crossing.connector.ask(&json!({ "cmd": "version" }));
+fn goes_on(kind: &str, tunnel: &mut NegotiatedTunnel) {
+    let version = tunnel.connector.request(&json!({ "cmd": "version" }));
     assert_eq!(version["api"], 2);
     if kind == "secure" {
-        let mut local = crossing.connector.open(&crossing.target, "/run/echo");
+        let mut local = tunnel.connector.open(&tunnel.target, "/run/echo");
         local.write_all(b"by websocket").unwrap();
         let mut answer = [0; 12];
         local.read_exact(&mut answer).unwrap();
@@ -130,16 +130,16 @@ fn a_closed_port_is_told_by_its_errno() {
     for kind in ["secure", "insecure"] {
         let address = SocketAddr::new(fresh(), 60_007);
         let seam = announcing(&[address.ip()], address.port());
-        let (told, took) = failing(kind, &seam, FAR);
+        let (told, took) = failing(kind, &seam, TIMEOUT);
         names(&told, address, "Connection refused (os error 111)");
-        assert!(took < FAR / 2, "{took:?}");
+        assert!(took < TIMEOUT / 2, "{took:?}");
     }
 }
 
 #[test]
 fn every_address_that_was_tried_is_told() {
     let (one, other) = (fresh(), fresh());
-    let (told, _) = failing("secure", &announcing(&[one, other], 60_008), FAR);
+    let (told, _) = failing("secure", &announcing(&[one, other], 60_008), TIMEOUT);
     let place = format!("{one}, {other}, port 60008");
     assert!(told.contains(&place), "{told}");
     assert!(
@@ -188,12 +188,12 @@ fn one_that_says_something_else_is_no_listener() {
         let address = stranger(move |mut stream| {
             let _ = stream.write_all(said);
             let _ = stream.shutdown(std::net::Shutdown::Write);
-            let _ = read_out(&stream);
+            let _ = read_to_end(&stream);
         });
         let seam = announcing(&[address.ip()], address.port());
-        let (told, took) = failing(kind, &seam, FAR);
+        let (told, took) = failing(kind, &seam, TIMEOUT);
         names(&told, address, words);
-        assert!(took < FAR / 2, "{took:?}");
+        assert!(took < TIMEOUT / 2, "{took:?}");
     }
 }
 
@@ -230,7 +230,7 @@ fn one_in_the_middle_that_leads_to_another_listener_gets_nothing() {
             open["addresses"] = json!([address.ip()]);
             open["port"] = json!(address.port());
         });
-        let (told, _) = failing(kind, &seam, FAR);
+        let (told, _) = failing(kind, &seam, TIMEOUT);
         names(&told, address, words);
         // Ours has been closed, unused.
         let (ended, _) = seam.take_listener().end();
@@ -279,9 +279,9 @@ fn one_in_the_middle_with_a_certificate_of_its_own_learns_nothing() {
         }
         answer
     });
-    let (told, _) = failing("secure", &seam, FAR);
+    let (told, _) = failing("secure", &seam, TIMEOUT);
     names(&told, address, "fingerprint");
-    testing::until("the one in the middle is done", || {
+    testing::wait_until("the one in the middle is done", || {
         !heard.lock().unwrap().is_empty()
     });
     // Refused within the handshake.
@@ -296,19 +296,19 @@ fn the_second_address_is_taken_where_the_first_is_closed() {
             let right = open["addresses"][0].clone();
             open["addresses"] = json!([closed, right]);
         });
-        let crossing = Crossing::on(
+        let tunnel = NegotiatedTunnel::on_plane(
             plane,
             seam.clone(),
-            &wish_with(
+            &plane_request_with(
                 kind,
                 &json!({
-                    "dial_timeout": FAR.as_secs(),
+                    "dial_timeout": TIMEOUT.as_secs(),
                 }),
             ),
         );
-        assert_eq!(crossing.answer["direct"]["address"], "127.0.0.1");
-        assert_eq!(seam.ops(), ["hello", "open"]);
-        assert!(crossing.took < FAR / 2);
+        assert_eq!(tunnel.answer["direct"]["address"], "127.0.0.1");
+        assert_eq!(seam.operations(), ["hello", "open"]);
+        assert!(tunnel.took < TIMEOUT / 2);
     }
 }
 
@@ -352,9 +352,9 @@ fn announcements_that_are_not_acceptable_are_dialled_nowhere() {
                 open["addresses"] = json!([outside.ip()]);
                 open[&field] = value.clone();
             });
-            let (told, took) = failing(kind, &seam, FAR);
+            let (told, took) = failing(kind, &seam, TIMEOUT);
             assert!(told.contains(words), "{words}: {told}");
-            assert!(took < FAR / 2, "{took:?}");
+            assert!(took < TIMEOUT / 2, "{took:?}");
             seam.take_listener().end().0.unwrap();
         }
     }
@@ -365,7 +365,7 @@ fn announcements_that_are_not_acceptable_are_dialled_nowhere() {
 fn the_other_direct_plane_is_not_what_was_asked_for() {
     for (kind, other) in [("secure", "tcp"), ("insecure", "tls")] {
         let seam = distorting(move |open| open["plane"] = json!(other));
-        let (told, _) = failing(kind, &seam, FAR);
+        let (told, _) = failing(kind, &seam, TIMEOUT);
         assert!(told.contains("which was not requested"), "{told}");
     }
 }
@@ -378,7 +378,7 @@ fn a_loopback_address_is_not_dialled_unless_its_network_was_named() {
         let fields = json!({ "migration_network": null, "network": null, "source_network": null });
         let (_, told) = refused(kind, &seam, &fields);
         assert!(told.contains(words), "{told}");
-        assert_eq!(seam.said(), ["version", "hello", "open", "close"]);
+        assert_eq!(seam.received(), ["version", "hello", "open", "close"]);
     }
 }
 
@@ -401,7 +401,7 @@ fn an_answer_that_is_not_understood_opens_nothing_that_stays_open() {
             let what = format!("{kind}: {field} {value}");
             let (field, value) = ((*field).to_owned(), value.clone());
             let seam = distorting(move |open| open[&field] = value.clone());
-            let (told, _) = failing(kind, &seam, FAR);
+            let (told, _) = failing(kind, &seam, TIMEOUT);
             assert!(told.contains("invalid answer"), "{what}: {told}");
             let (ended, _) = seam.take_listener().end();
             ended.unwrap();
@@ -410,7 +410,7 @@ fn an_answer_that_is_not_understood_opens_nothing_that_stays_open() {
     // A fingerprint that is none, or is missing.
     for value in [json!("AA:BB"), Value::Null] {
         let seam = distorting(move |open| open["fingerprint"] = value.clone());
-        let (told, _) = failing("secure", &seam, FAR);
+        let (told, _) = failing("secure", &seam, TIMEOUT);
         assert!(told.contains("fingerprint"), "{told}");
     }
 }
@@ -441,7 +441,7 @@ fn an_open_that_is_refused_or_says_nothing_of_itself() {
             let (_, told) = refused(kind, &seam, &json!({}));
             assert!(told.contains(words), "{told}");
             let said = ["version", "hello", "open", "close"];
-            assert_eq!(seam.said(), said[..3 + usize::from(closes)]);
+            assert_eq!(seam.received(), said[..3 + usize::from(closes)]);
         }
     }
 }

@@ -9,13 +9,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use testing::listener::Listener;
-use testing::namespace::{add_addresses, run, within};
-use testing::seam::{Crossing, Seam, program, wish};
-use testing::tcp_source::{endpoint, enter};
-use testing::{read_out, role, until};
+use testing::namespace::{add_addresses, in_namespace, run};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, program};
+use testing::tcp_source::{connect_to_forward, endpoint};
+use testing::{read_to_end, role, wait_until};
 
 /// Far longer than anything here takes.
-const FAR: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Forwards, and connections of each at one time.
 const FORWARDS: usize = 256;
@@ -43,7 +43,7 @@ fn keeps() -> (
 
 #[test]
 fn two_migrations_at_once_have_a_port_each() {
-    within(|| {
+    in_namespace(|| {
         let mut listeners = [Listener::tcp(), Listener::tcp()];
         let ports = listeners
             .each_ref()
@@ -56,8 +56,8 @@ fn two_migrations_at_once_have_a_port_each() {
         for listener in &mut listeners {
             let (_directory, path, takes) = keeps();
             let number = listener.forward(&path);
-            assert_eq!(enter(&listener.opened, number).1, Some(0));
-            takes.recv_timeout(FAR).unwrap();
+            assert_eq!(connect_to_forward(&listener.opened, number).1, Some(0));
+            takes.recv_timeout(TIMEOUT).unwrap();
         }
         // The first one's port is free for the next at once.
         let [first, second] = listeners;
@@ -69,7 +69,7 @@ fn two_migrations_at_once_have_a_port_each() {
 
 #[test]
 fn a_full_range_is_told_as_such() {
-    within(|| {
+    in_namespace(|| {
         let address = IpAddr::from(Ipv4Addr::LOCALHOST);
         let mut others: Vec<TcpListener> = PORTS
             .map(|port| TcpListener::bind((address, port)).unwrap())
@@ -92,7 +92,7 @@ fn a_full_range_is_told_as_such() {
 
 #[test]
 fn it_listens_at_its_address_and_at_no_other() {
-    within(|| {
+    in_namespace(|| {
         run("ip link add mig0 type veth peer name mig1");
         run("ip link set mig1 up");
         run("ip link set mig0 up");
@@ -107,8 +107,12 @@ fn it_listens_at_its_address_and_at_no_other() {
             assert_eq!(at, SocketAddr::new(address.parse().unwrap(), 60_000));
             let (_directory, path, takes) = keeps();
             let number = listener.forward(&path);
-            assert_eq!(enter(&listener.opened, number).1, Some(0), "{network}");
-            takes.recv_timeout(FAR).unwrap();
+            assert_eq!(
+                connect_to_forward(&listener.opened, number).1,
+                Some(0),
+                "{network}"
+            );
+            takes.recv_timeout(TIMEOUT).unwrap();
             for other in others {
                 let other: IpAddr = other.parse().unwrap();
                 let error = TcpStream::connect((other, at.port())).unwrap_err();
@@ -140,22 +144,22 @@ fn the_figures_are_right() {
     let opened = listener.opened.clone();
 
     // One that is over, one that goes on, one that was cut.
-    let (mut over, _) = enter(&opened, number);
-    let mut program = takes.recv_timeout(FAR).unwrap();
+    let (mut over, _) = connect_to_forward(&opened, number);
+    let mut program = takes.recv_timeout(TIMEOUT).unwrap();
     over.write_all(&[1; 1000]).unwrap();
     over.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_out(&program).0.len(), 1000);
+    assert_eq!(read_to_end(&program).0.len(), 1000);
     program.write_all(&[2; 77]).unwrap();
     drop(program);
-    assert_eq!(read_out(&over).0.len(), 77);
+    assert_eq!(read_to_end(&over).0.len(), 77);
 
-    let (mut on, _) = enter(&opened, number);
-    let mut kept = takes.recv_timeout(FAR).unwrap();
+    let (mut on, _) = connect_to_forward(&opened, number);
+    let mut kept = takes.recv_timeout(TIMEOUT).unwrap();
     on.write_all(&[3; 5000]).unwrap();
     kept.read_exact(&mut [0; 5000]).unwrap();
 
-    let (cut, _) = enter(&opened, number);
-    let lost = takes.recv_timeout(FAR).unwrap();
+    let (cut, _) = connect_to_forward(&opened, number);
+    let lost = takes.recv_timeout(TIMEOUT).unwrap();
     socket2::SockRef::from(&cut)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
@@ -163,9 +167,9 @@ fn the_figures_are_right() {
 
     // One that says nothing, one for nobody, one for a number that there is not.
     let silent = TcpStream::connect(endpoint(&opened)).unwrap();
-    assert_eq!(enter(&opened, 2).1, Some(1));
-    assert_eq!(enter(&opened, 3).1, None);
-    assert_eq!(enter(&opened, u32::MAX).1, None);
+    assert_eq!(connect_to_forward(&opened, 2).1, Some(1));
+    assert_eq!(connect_to_forward(&opened, 3).1, None);
+    assert_eq!(connect_to_forward(&opened, u32::MAX).1, None);
 
     let stat = listener.stat_until(|stat| {
         stat.forwards[0].failed == 1 && stat.refused.total() == 3 && stat.half_open == 1
@@ -197,7 +201,7 @@ fn the_figures_are_right() {
     let stat = listener.stat_until(|stat| stat.half_open == 0 && stat.forwards[0].open == 0);
     assert_eq!(stat.refused.malformed, 1, "{stat:?}");
 
-    let last = listener.ask(&json!({ "op": "close" }));
+    let last = listener.request(&json!({ "op": "close" }));
     assert_eq!(last, serde_json::to_value(&stat).unwrap());
     let (ended, log) = listener.end();
     ended.unwrap();
@@ -214,12 +218,12 @@ fn forwards_are_bounded_and_a_path_is_one_forward() {
     for (path, number) in paths[..FORWARDS].iter().zip(1..) {
         assert_eq!(listener.forward(path), number);
     }
-    let full = listener.ask(&json!({ "op": "forward", "path": paths[FORWARDS] }));
+    let full = listener.request(&json!({ "op": "forward", "path": paths[FORWARDS] }));
     assert_eq!(full, json!({ "error": "there are already 256 forwards" }));
     // The 200th still is the 200th, and works.
     assert_eq!(listener.forward(&paths[199]), 200);
     let program = UnixListener::bind(&paths[199]).unwrap();
-    let (mut stream, status) = enter(&listener.opened, 200);
+    let (mut stream, status) = connect_to_forward(&listener.opened, 200);
     assert_eq!(status, Some(0));
     stream.write_all(b"200").unwrap();
     let mut said = [0; 3];
@@ -237,7 +241,7 @@ fn a_path_that_is_none_is_refused_and_nothing_else() {
         &format!("/{}", "x".repeat(107)),
         "/run/a\0b",
     ] {
-        let answer = listener.ask(&json!({ "op": "forward", "path": path }));
+        let answer = listener.request(&json!({ "op": "forward", "path": path }));
         assert!(
             answer["error"]
                 .as_str()
@@ -248,7 +252,7 @@ fn a_path_that_is_none_is_refused_and_nothing_else() {
     }
     let longest = format!("/{}", "x".repeat(106));
     assert_eq!(
-        listener.ask(&json!({ "op": "forward", "path": longest }))["number"],
+        listener.request(&json!({ "op": "forward", "path": longest }))["number"],
         1
     );
     for line in [
@@ -256,7 +260,7 @@ fn a_path_that_is_none_is_refused_and_nothing_else() {
         json!({ "op": "forward" }),
         json!(7),
     ] {
-        let answer = listener.ask(&line);
+        let answer = listener.request(&line);
         assert!(
             answer["error"]
                 .as_str()
@@ -277,12 +281,14 @@ fn connections_of_a_forward_are_bounded_and_the_next_finds_room_again() {
     let number = listener.forward(&path);
     let beside = listener.forward(&other);
     let opened = listener.opened.clone();
-    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| enter(&opened, number)).collect();
+    let mut streams: Vec<_> = (0..CONNECTIONS)
+        .map(|_| connect_to_forward(&opened, number))
+        .collect();
     assert!(streams.iter().all(|(_, status)| *status == Some(0)));
     let programs: Vec<_> = (0..CONNECTIONS)
-        .map(|_| takes.recv_timeout(FAR).unwrap())
+        .map(|_| takes.recv_timeout(TIMEOUT).unwrap())
         .collect();
-    assert_eq!(enter(&opened, number).1, None);
+    assert_eq!(connect_to_forward(&opened, number).1, None);
     let stat = listener.stat_until(|stat| stat.refused.crowded == 1);
     assert_eq!(stat.forwards[0].open, CONNECTIONS as u64, "{stat:?}");
     assert!(
@@ -290,8 +296,8 @@ fn connections_of_a_forward_are_bounded_and_the_next_finds_room_again() {
         "nothing came of the one too many"
     );
     // Another forward has room of its own.
-    assert_eq!(enter(&opened, beside).1, Some(0));
-    others.recv_timeout(FAR).unwrap();
+    assert_eq!(connect_to_forward(&opened, beside).1, Some(0));
+    others.recv_timeout(TIMEOUT).unwrap();
     // All of them work, the first as well as the last.
     for ((stream, _), mut program) in streams.iter_mut().zip(&programs) {
         stream.write_all(b"x").unwrap();
@@ -301,16 +307,20 @@ fn connections_of_a_forward_are_bounded_and_the_next_finds_room_again() {
     drop(programs);
     drop(stream);
     listener.stat_until(|stat| stat.forwards[0].open < CONNECTIONS as u64);
-    assert_eq!(enter(&opened, number).1, Some(0));
+    assert_eq!(connect_to_forward(&opened, number).1, Some(0));
 }
 
 #[test]
 fn at_the_source_a_connection_too_many_waits() {
-    let mut crossing = Crossing::on("tls", Seam::starting(role::listeners()), &wish("secure"));
+    let mut tunnel = NegotiatedTunnel::on_plane(
+        "tls",
+        Seam::with_listeners(role::listeners()),
+        &plane_request("secure"),
+    );
     let (_directory, path, takes) = keeps();
-    let forward = crossing
+    let forward = tunnel
         .connector
-        .forward(&crossing.target, path.to_str().unwrap());
+        .forward(&tunnel.target, path.to_str().unwrap());
     let connect = || {
         let mut stream = UnixStream::connect(&forward).unwrap();
         stream.write_all(b"!").unwrap();
@@ -318,22 +328,22 @@ fn at_the_source_a_connection_too_many_waits() {
     };
     let mut locals: Vec<_> = (0..CONNECTIONS).map(|_| connect()).collect();
     let mut programs: Vec<_> = (0..CONNECTIONS)
-        .map(|_| takes.recv_timeout(FAR).unwrap())
+        .map(|_| takes.recv_timeout(TIMEOUT).unwrap())
         .collect();
     let mut late = connect();
     // It has had every opportunity: one that is asked later has its answer.
     assert_eq!(
-        crossing.connector.ask(&json!({ "cmd": "version" }))["api"],
+        tunnel.connector.request(&json!({ "cmd": "version" }))["api"],
         2
     );
     assert!(takes.try_recv().is_err());
     // The first two that are over make room.
     drop((locals.remove(0), programs.remove(0)));
-    let mut program = takes.recv_timeout(FAR).unwrap();
+    let mut program = takes.recv_timeout(TIMEOUT).unwrap();
     program.read_exact(&mut [0]).unwrap();
     program.write_all(b"!").unwrap();
     late.read_exact(&mut [0]).unwrap();
-    let stat = crossing.stat_until(|stat| stat.forwards[0].connections == 257);
+    let stat = tunnel.stat_until(|stat| stat.forwards[0].connections == 257);
     assert_eq!(stat.refused.total(), 0, "{stat:?}");
 }
 
@@ -346,8 +356,8 @@ fn many_in_their_hello_do_not_keep_the_honest_out() {
     let mut strangers: Vec<_> = (0..64).map(|_| TcpStream::connect(at).unwrap()).collect();
     listener.stat_until(|stat| stat.half_open == 64);
     // The oldest goes for each that comes.
-    assert_eq!(enter(&listener.opened, number).1, Some(0));
-    takes.recv_timeout(FAR).unwrap();
+    assert_eq!(connect_to_forward(&listener.opened, number).1, Some(0));
+    takes.recv_timeout(TIMEOUT).unwrap();
     let stat = listener.stat_until(|stat| stat.half_open == 63);
     assert_eq!(stat.refused.crowded, 1, "{stat:?}");
     let mut challenge = [0; 40];
@@ -356,7 +366,7 @@ fn many_in_their_hello_do_not_keep_the_honest_out() {
     let waits = strangers.pop().unwrap();
     waits.set_nonblocking(true).unwrap();
     let mut young = &waits;
-    until("its challenge", || {
+    wait_until("its challenge", || {
         young.read(&mut challenge).is_ok_and(|count| count == 40)
     });
     assert_eq!(
@@ -371,8 +381,8 @@ fn whoever_says_nothing_has_the_hello_limit() {
     options["hello_timeout"] = json!(1);
     let mut listener = Listener::start(options);
     let silent = TcpStream::connect(endpoint(&listener.opened)).unwrap();
-    silent.set_read_timeout(Some(FAR)).unwrap();
-    let reader = thread::spawn(move || read_out(&silent).0.len());
+    silent.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let reader = thread::spawn(move || read_to_end(&silent).0.len());
     let stat = listener.stat_until(|stat| stat.refused.silent == 1);
     assert_eq!((stat.half_open, stat.refused.total()), (0, 1), "{stat:?}");
     // Its challenge, and nothing more.

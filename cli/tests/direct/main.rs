@@ -6,10 +6,10 @@
 
 mod admission;
 mod backpressure;
-mod crossing;
 mod cut;
 mod dial;
 mod dial_namespace;
+mod end_to_end;
 mod kill;
 mod listener;
 mod progress;

@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use testing::seam::{Crossing, Seam, wish, wish_with};
-use testing::until;
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with};
+use testing::wait_until;
 
 /// A forward on which something moves has one line in this time.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -19,10 +19,10 @@ fn moves(count: usize, mut from: &UnixStream, mut to: &UnixStream) {
 #[test]
 fn a_forward_that_moves_has_a_line_in_ten_seconds_and_one_that_does_not_has_none() {
     let started = Instant::now();
-    let mut crossing = Crossing::on("tls", Seam::default(), &wish("secure"));
-    let (busy, also, idle) = (crossing.pair(), crossing.pair(), crossing.pair());
+    let mut tunnel = NegotiatedTunnel::on_plane("tls", Seam::default(), &plane_request("secure"));
+    let (busy, also, idle) = (tunnel.pair(), tunnel.pair(), tunnel.pair());
     let name = |number: u32| {
-        let path = crossing
+        let path = tunnel
             .connector
             .directory
             .path()
@@ -31,7 +31,7 @@ fn a_forward_that_moves_has_a_line_in_ten_seconds_and_one_that_does_not_has_none
     };
     let names = [name(0), name(1), name(2)];
     let lines = |name: &str| {
-        let logged = crossing.connector.logged().into_iter();
+        let logged = tunnel.connector.logged().into_iter();
         logged
             .filter(|(_, line)| line.starts_with(name))
             .collect::<Vec<_>>()
@@ -66,7 +66,7 @@ fn a_forward_that_moves_has_a_line_in_ten_seconds_and_one_that_does_not_has_none
     assert!(lines(&names[2]).is_empty());
     drop((busy, also, idle));
 
-    let (record, finished) = crossing.finish();
+    let (record, finished) = tunnel.finish();
     assert_eq!(record["sent"], (moved << 10) + (3 << 10), "{record}");
     assert_eq!(record["received"], moved * 10, "{record}");
     assert_eq!(record["forwards"], 3, "{record}");
@@ -111,28 +111,28 @@ fn the_record_says_what_happened_on_each_plane() {
         ("insecure", json!(["tls", "tcp"]), "tcp"),
         ("secure", json!([]), "websocket"),
     ] {
-        let wish = wish_with(kind, &json!({ "planes": planes }));
-        let mut crossing = Crossing::on(plane, Seam::default(), &wish);
-        let announced = crossing.answer["direct"].clone();
+        let request = plane_request_with(kind, &json!({ "planes": planes }));
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &request);
+        let announced = tunnel.answer["direct"].clone();
         if plane == "websocket" {
             // There, every socket echoes.
-            let mut local = crossing.connector.open(&crossing.target, "/run/echo");
+            let mut local = tunnel.connector.open(&tunnel.target, "/run/echo");
             local.write_all(&[7; 1000]).unwrap();
             local.read_exact(&mut [0; 1000]).unwrap();
         } else {
-            let (source, target) = crossing.pair();
+            let (source, target) = tunnel.pair();
             moves(1000, &source, &target);
             moves(1000, &target, &source);
         }
-        let api = crossing.target.address.to_string();
+        let api = tunnel.target.address.to_string();
         // The connection is over, and counted.
-        let log = || crossing.connector.logged();
-        until("it is over", || {
+        let log = || tunnel.connector.logged();
+        wait_until("it is over", || {
             log()
                 .iter()
                 .any(|(_, line)| line.contains("closed (1000 bytes"))
         });
-        let (record, finished) = crossing.finish();
+        let (record, finished) = tunnel.finish();
         assert_eq!(record, record_in(&finished.log));
         let for_people = |line: &&str| line.starts_with("migration data: plane ");
         assert_eq!(finished.log.lines().filter(for_people).count(), 1);
@@ -187,11 +187,11 @@ fn the_record_says_what_happened_on_each_plane() {
 
 #[test]
 fn what_was_refused_is_in_the_record() {
-    let mut crossing = Crossing::on("tcp", Seam::default(), &wish("insecure"));
-    let nobody = crossing.directory.path().join("nobody");
-    let local = crossing.open(&nobody);
-    assert!(testing::read_out(&local).1.is_err());
-    let (record, finished) = crossing.finish();
+    let mut tunnel = NegotiatedTunnel::on_plane("tcp", Seam::default(), &plane_request("insecure"));
+    let nobody = tunnel.directory.path().join("nobody");
+    let local = tunnel.open(&nobody);
+    assert!(testing::read_to_end(&local).1.is_err());
+    let (record, finished) = tunnel.finish();
     assert_eq!(record["refused"]["socket"], 1, "{record}");
     assert_eq!(
         (&record["failed"], &record["connections"]),

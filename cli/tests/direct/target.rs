@@ -2,8 +2,8 @@
 //! has died.
 
 use serde_json::{Value, json};
-use testing::namespace::{run, within};
-use testing::seam::{Crossing, Seam, wish, wish_with};
+use testing::namespace::{in_namespace, run};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with};
 
 const KINDS: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
 
@@ -26,9 +26,10 @@ fn numbers_may_be_text_both_ways() {
             answer
         });
         let limits = json!({ "dead_peer_timeout": "60", "dial_timeout": "5.5" });
-        let mut crossing = Crossing::on(plane, seam, &wish_with(kind, &limits));
-        crossing.connector.forward(&crossing.target, "/run/any");
-        let (record, _) = crossing.finish();
+        let mut tunnel =
+            NegotiatedTunnel::on_plane(plane, seam, &plane_request_with(kind, &limits));
+        tunnel.connector.forward(&tunnel.target, "/run/any");
+        let (record, _) = tunnel.finish();
         assert_eq!(record["refused"]["key"], 0, "{record}");
     }
 }
@@ -44,9 +45,9 @@ fn a_listener_that_does_not_count_failures_is_closed_like_any_other() {
         }
         answer
     });
-    let mut crossing = Crossing::on("tls", seam, &wish("secure"));
-    crossing.connector.forward(&crossing.target, "/run/any");
-    let (record, ended) = crossing.finish();
+    let mut tunnel = NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
+    tunnel.connector.forward(&tunnel.target, "/run/any");
+    let (record, ended) = tunnel.finish();
     assert_eq!(record["refused"]["tls"], 0, "{record}");
     assert!(!ended.log.contains("cannot be closed"), "{}", ended.log);
 }
@@ -62,8 +63,8 @@ fn what_is_withheld_is_told_of_what_is_known() {
         }
         answer
     });
-    let crossing = Crossing::on("tls", seam, &wish("secure"));
-    let (_, ended) = crossing.finish();
+    let tunnel = NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
+    let (_, ended) = tunnel.finish();
     let told = "the target does not offer direct-tcp: not on Sundays";
     assert!(ended.log.contains(told), "{}", ended.log);
     assert!(!ended.log.contains("flood"), "{}", ended.log);
@@ -71,7 +72,7 @@ fn what_is_withheld_is_told_of_what_is_known() {
 
 #[test]
 fn an_interface_that_the_call_names_is_this_nodes_too() {
-    within(|| {
+    in_namespace(|| {
         run("ip link add mig0 type veth peer name mig1");
         run("ip link set mig1 up");
         run("ip link set mig0 up");
@@ -88,8 +89,8 @@ fn an_interface_that_the_call_names_is_this_nodes_too() {
             "migration_network": "mig0", "network": "mig0", "source_network": "mig0",
             "dial_timeout": 1,
         });
-        let crossing = Crossing::with(seam, &wish_with("insecure", &named));
-        let told = crossing.answer["msg"].as_str().unwrap();
+        let tunnel = NegotiatedTunnel::negotiate(seam, &plane_request_with("insecure", &named));
+        let told = tunnel.answer["msg"].as_str().unwrap();
         assert!(
             told.contains(
                 "10.88.0.9 is refused: it is not in a network of this node's interface 'mig0'"
@@ -104,29 +105,29 @@ fn an_interface_that_the_call_names_is_this_nodes_too() {
 #[test]
 fn no_import_is_complete_after_the_listener_has_died() {
     for (kind, plane) in KINDS {
-        let mut crossing = Crossing::on(plane, Seam::default(), &wish(kind));
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &plane_request(kind));
         let question = json!({ "cmd": "query-disk-import" });
         let asked = |seam: &Seam| {
-            let said = seam.said();
+            let said = seam.received();
             said.iter()
                 .filter(|word| *word == "query-disk-import")
                 .count()
         };
-        let before = crossing.connector.ask(&question);
-        assert_eq!(asked(&crossing.seam), 1, "{before}");
+        let before = tunnel.connector.request(&question);
+        assert_eq!(asked(&tunnel.seam), 1, "{before}");
 
-        crossing.seam.take_listener().end().0.unwrap();
+        tunnel.seam.take_listener().end().0.unwrap();
         let mut told = Value::Null;
-        testing::until("the death is known", || {
-            told = crossing.connector.ask(&question);
+        testing::wait_until("the death is known", || {
+            told = tunnel.connector.request(&question);
             told["msg"].as_str().is_some_and(|msg| msg.contains("dead"))
         });
         assert_eq!(told["success"], false, "{told}");
-        let before = asked(&crossing.seam);
-        crossing.connector.ask(&question);
-        assert_eq!(asked(&crossing.seam), before, "the worker is not asked");
+        let before = asked(&tunnel.seam);
+        tunnel.connector.request(&question);
+        assert_eq!(asked(&tunnel.seam), before, "the worker is not asked");
         // Everything else goes on: the caller has to clean up.
-        let version = crossing.connector.ask(&json!({ "cmd": "version" }));
+        let version = tunnel.connector.request(&json!({ "cmd": "version" }));
         assert_eq!(version["api"], 2, "{version}");
     }
 }

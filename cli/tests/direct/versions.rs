@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
-use testing::seam::{Crossing, Seam, program, wish, wish_with};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with, program};
 
 /// A seam that answers `hello` with this.
 fn greeting(answer: Value) -> Seam {
@@ -19,13 +19,13 @@ fn saying(hello: Value) -> Seam {
     greeting(json!({ "success": 1, "direct": hello }))
 }
 
-fn echoes(crossing: &mut Crossing) {
-    let path = program(crossing.directory.path(), |mut stream| {
+fn echoes(tunnel: &mut NegotiatedTunnel) {
+    let path = program(tunnel.directory.path(), |mut stream| {
         let mut data = [0; 5];
         stream.read_exact(&mut data).unwrap();
         stream.write_all(&data).unwrap();
     });
-    let mut local = crossing.open(&path);
+    let mut local = tunnel.open(&path);
     local.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
     local.read_exact(&mut answer).unwrap();
@@ -37,14 +37,14 @@ fn echoes(crossing: &mut Crossing) {
 fn has_none(what: &str, answer: impl Fn() -> Seam, words: &str) {
     for kind in ["secure", "insecure"] {
         let seam = answer();
-        let mut crossing = Crossing::with(seam.clone(), &wish(kind));
-        let told = crossing.answer.clone();
-        assert_eq!(seam.said(), ["version", "hello"], "{what}");
+        let mut tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request(kind));
+        let told = tunnel.answer.clone();
+        assert_eq!(seam.received(), ["version", "hello"], "{what}");
         if kind == "secure" {
             assert_eq!(told["success"], true, "{what}: {told}");
             assert_eq!(told["plan"]["plane"], "websocket", "{what}: {told}");
             assert_eq!(told["direct"], Value::Null, "{what}: {told}");
-            echoes(&mut crossing);
+            echoes(&mut tunnel);
         } else {
             assert_eq!(told["success"], false, "{what}: {told}");
             let message = told["msg"].as_str().unwrap();
@@ -54,7 +54,7 @@ fn has_none(what: &str, answer: impl Fn() -> Seam, words: &str) {
                 "{message}"
             );
         }
-        let log = crossing.connector.finish().log;
+        let log = tunnel.connector.finish().log;
         assert!(log.contains(words), "{what}: {log}");
     }
 }
@@ -63,13 +63,13 @@ fn has_none(what: &str, answer: impl Fn() -> Seam, words: &str) {
 fn has_both(hello: Value) {
     for (kind, plane) in [("secure", "tls"), ("insecure", "tcp")] {
         let seam = saying(hello.clone());
-        let mut crossing = Crossing::on(plane, seam.clone(), &wish(kind));
-        assert_eq!(crossing.answer["direct"]["protocol"], 1);
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, seam.clone(), &plane_request(kind));
+        assert_eq!(tunnel.answer["direct"]["protocol"], 1);
         let open = &seam.requests("open")[0];
         assert_eq!(open["protocol"], 1, "{hello}");
         // An integer, as the protocol says: not every reader of JSON takes 60.0 for one.
         assert_eq!(open["dead_peer_timeout"].as_u64(), Some(60), "{open}");
-        echoes(&mut crossing);
+        echoes(&mut tunnel);
     }
 }
 
@@ -156,11 +156,11 @@ fn malformed_capabilities_are_refused_with_a_reason() {
     ] {
         for kind in ["secure", "insecure"] {
             let seam = saying(json!({ "protocol": 1, "caps": caps }));
-            let crossing = Crossing::with(seam.clone(), &wish(kind));
-            let told = &crossing.answer;
+            let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request(kind));
+            let told = &tunnel.answer;
             assert_eq!(told["success"], false, "{told}");
             assert!(told["msg"].as_str().unwrap().contains(words), "{told}");
-            assert_eq!(seam.said(), ["version", "hello"]);
+            assert_eq!(seam.received(), ["version", "hello"]);
         }
     }
 }
@@ -171,22 +171,25 @@ fn what_the_target_withholds_is_logged_and_not_had() {
         "protocol": 1, "caps": ["direct-tls"],
         "withheld": { "direct-tcp": "this node's configuration requires encryption" },
     }));
-    let crossing = Crossing::with(seam.clone(), &wish("insecure"));
-    assert_eq!(crossing.answer["success"], false);
-    let log = crossing.connector.finish().log;
+    let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request("insecure"));
+    assert_eq!(tunnel.answer["success"], false);
+    let log = tunnel.connector.finish().log;
     assert!(
         log.contains("does not offer direct-tcp: this node's configuration requires encryption"),
         "{log}"
     );
-    Crossing::on("tls", seam, &wish("secure"));
+    NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
 }
 
 #[test]
 fn a_caller_that_allows_no_direct_plane_asks_for_none() {
     let seam = Seam::default();
-    let crossing = Crossing::with(seam.clone(), &wish_with("secure", &json!({ "planes": [] })));
-    assert_eq!(crossing.answer["plan"]["plane"], "websocket");
-    assert_eq!(seam.said(), ["version"]);
+    let tunnel = NegotiatedTunnel::negotiate(
+        seam.clone(),
+        &plane_request_with("secure", &json!({ "planes": [] })),
+    );
+    assert_eq!(tunnel.answer["plan"]["plane"], "websocket");
+    assert_eq!(seam.received(), ["version"]);
 }
 
 #[test]
@@ -198,19 +201,11 @@ fn a_seam_that_never_answers_is_waited_for_until_its_limit() {
         let _ = held.lock().unwrap().recv();
         Value::Null
     });
-    let crossing = Crossing::with(seam.clone(), &wish("secure"));
-    let told = &crossing.answer;
+    let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request("secure"));
+    let told = &tunnel.answer;
     assert_eq!(told["plan"]["plane"], "websocket", "{told}");
-    assert!(
-        crossing.took >= Duration::from_secs(15),
-        "{:?}",
-        crossing.took
-    );
-    assert!(
-        crossing.took < Duration::from_secs(25),
-        "{:?}",
-        crossing.took
-    );
-    assert_eq!(seam.said(), ["version", "hello"]);
+    assert!(tunnel.took >= Duration::from_secs(15), "{:?}", tunnel.took);
+    assert!(tunnel.took < Duration::from_secs(25), "{:?}", tunnel.took);
+    assert_eq!(seam.received(), ["version", "hello"]);
     drop(hold);
 }

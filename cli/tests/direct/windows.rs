@@ -7,9 +7,9 @@ use socket2::{Protocol, Socket};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use testing::connector::Connector;
-use testing::seam::{Crossing, Seam, wish};
-use testing::stream::acquaint;
-use testing::{role, skipped};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request};
+use testing::stream::exchange_bytes;
+use testing::{report_skipped, role};
 
 /// The TCP sockets of a process, under descriptors of our own.
 fn tcp_sockets(pid: u32) -> io::Result<Vec<Socket>> {
@@ -73,7 +73,7 @@ fn assert_windows_grow(pid: u32, at_least: usize) {
     let sockets = match tcp_sockets(pid) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let what = "may not take another process's descriptors";
-            return skipped(what, &error);
+            return report_skipped(what, &error);
         }
         sockets => sockets.unwrap(),
     };
@@ -86,13 +86,13 @@ fn assert_windows_grow(pid: u32, at_least: usize) {
 #[test]
 fn the_windows_of_direct_connections_may_grow() {
     for (plane, kind) in [("tls", "secure"), ("tcp", "insecure")] {
-        let seam = Seam::starting(role::listeners());
-        let mut crossing = Crossing::on(plane, seam, &wish(kind));
-        let (source, target) = crossing.pair();
-        acquaint(&source, &target);
+        let seam = Seam::with_listeners(role::listeners());
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, seam, &plane_request(kind));
+        let (source, target) = tunnel.pair();
+        exchange_bytes(&source, &target);
         // There is the control plane's, too, and the socket that listens.
-        assert_windows_grow(crossing.connector.child.id(), 2);
-        let listener = crossing.seam.listener.lock().unwrap();
+        assert_windows_grow(tunnel.connector.child.id(), 2);
+        let listener = tunnel.seam.listener.lock().unwrap();
         assert_windows_grow(listener.as_ref().unwrap().pid(), 2);
     }
 }
@@ -102,6 +102,6 @@ fn the_windows_of_websockets_may_grow() {
     let target = Seam::default().target();
     let mut connector = Connector::connected(&target);
     let echo = connector.open(&target, "/run/echo");
-    acquaint(&echo, &echo);
+    exchange_bytes(&echo, &echo);
     assert_windows_grow(connector.child.id(), 2);
 }
