@@ -1,4 +1,4 @@
-//! TLS between two nodes that know each other by fingerprint.
+//! TLS between two nodes that pin each other's certificate by its fingerprint.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod damage;
