@@ -1,5 +1,5 @@
-//! What the decoder makes of each frame: RFC 6455 §5 and §7.4 as tables. Every stream is delivered
-//! whole, byte by byte and in odd pieces, and must say the same each time.
+//! The decoder's result for each kind of frame: RFC 6455 §5 and §7.4 as tables. Each stream is delivered
+//! whole, byte by byte and in random pieces, and the results must be equal.
 
 use pve_tunnel::websocket::{Decoder, Event, FrameError, MAX_FRAME, Role};
 use testing::frames::{
@@ -17,10 +17,10 @@ const PONG: u8 = 10;
 /// The key of the RFC's examples.
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// Decodes in every delivery, which must not matter.
+/// Decodes the stream in different pieces and requires equal results.
 fn delivered(role: Role, stream: &[u8]) -> Outcome {
     let whole = decode(role, [stream]);
-    // Byte by byte costs time with the long frames, whose middles are all alike.
+    // A long frame is delivered byte by byte only at its beginning and end, to save time.
     if stream.len() < 4096 {
         assert_eq!(decode(role, stream.chunks(1)), whole, "byte by byte");
     } else {
@@ -44,11 +44,11 @@ fn accepts(role: Role, stream: &[u8], expected: &[Decoded]) {
     assert_eq!(result, Ok(()));
     assert!(
         seen == expected,
-        "expected {expected:.200?}, saw {seen:.200?}"
+        "expected {expected:.200?}, decoded {seen:.200?}"
     );
 }
 
-/// Everything before the wrong frame is seen, then the reason.
+/// Requires the data before the wrong frame, then this error.
 #[track_caller]
 fn refuses(role: Role, stream: &[u8], before: &[Decoded], reason: &FrameError) {
     let (seen, result) = delivered(role, stream);
@@ -95,7 +95,7 @@ fn the_examples_of_rfc_6455_section_5_7() {
 }
 
 #[test]
-fn every_form_of_length_both_ways_with_and_without_a_key() {
+fn every_form_of_length_is_accepted_masked_and_unmasked() {
     for length in [0, 1, 125, 126, 127, 65_535, 65_536, 131_071, 131_072] {
         let payload = Random(length as u64).bytes(length);
         for first in [FIN | BINARY, FIN | TEXT] {
@@ -115,7 +115,7 @@ fn every_form_of_length_both_ways_with_and_without_a_key() {
 }
 
 #[test]
-fn longer_frames_are_refused_by_their_header_alone() {
+fn frames_above_the_limit_are_refused_when_their_header_arrives() {
     for length in [
         131_073,
         1 << 20,
@@ -132,14 +132,14 @@ fn longer_frames_are_refused_by_their_header_alone() {
         let before = frame(FIN | BINARY, None, b"fine");
         let stream = [before, header(FIN | BINARY, false, length, 8)].concat();
         refuses(Role::Client, &stream, &[binary(b"fine")], &reason);
-        // Before the masking key has come.
+        // Before the masking key has arrived.
         refuses(
             Role::Server,
             &header(FIN | TEXT, true, length, 8),
             &[],
             &reason,
         );
-        // A continuation is a frame like others.
+        // The limit applies to a continuation as well.
         let stream = [
             frame(BINARY, None, b"x"),
             header(FIN | CONTINUATION, false, length, 8),
@@ -150,7 +150,7 @@ fn longer_frames_are_refused_by_their_header_alone() {
 }
 
 #[test]
-fn the_limit_is_the_callers() {
+fn the_caller_sets_the_limit() {
     for (limit, length, taken) in [(0, 0, true), (0, 1, false), (10, 10, true), (10, 11, false)] {
         let mut decoder = Decoder::new(Role::Client, limit);
         decoder.feed(&frame(FIN | BINARY, None, &vec![7; length]));
@@ -192,7 +192,7 @@ fn lengths_in_a_longer_form_than_needed_are_refused() {
 }
 
 #[test]
-fn fragments_empty_ones_too_and_control_frames_between_them() {
+fn fragments_may_be_empty_and_have_control_frames_between_them() {
     // Two fragments and three, in both kinds of message.
     for opcode in [TEXT, BINARY] {
         let whole = |payload: &[u8]| Decoded::Data {
@@ -240,7 +240,7 @@ fn fragments_empty_ones_too_and_control_frames_between_them() {
         binary(b"next"),
     ];
     accepts(Role::Client, &stream.concat(), &expected);
-    // A message that is closed in its middle is not finished by it.
+    // A close frame inside a message does not complete the message.
     let stream = [
         frame(BINARY, None, b"one"),
         frame(FIN | CLOSE, None, &1001_u16.to_be_bytes()),
@@ -253,7 +253,7 @@ fn fragments_empty_ones_too_and_control_frames_between_them() {
 }
 
 #[test]
-fn empty_messages_between_others() {
+fn empty_messages_are_accepted() {
     let stream = [
         frame(FIN | BINARY, None, b""),
         frame(FIN | TEXT, None, b""),
@@ -267,7 +267,7 @@ fn empty_messages_between_others() {
 }
 
 #[test]
-fn control_frames_up_to_125_bytes() {
+fn control_frames_have_at_most_125_bytes() {
     for length in [0, 1, 124, 125] {
         let payload = Random(1).bytes(length);
         for (opcode, expected) in [
@@ -290,7 +290,7 @@ fn control_frames_up_to_125_bytes() {
 }
 
 #[test]
-fn control_frames_are_never_fragments() {
+fn fragmented_control_frames_are_refused() {
     for opcode in [CLOSE, PING, PONG] {
         let stream = frame(opcode, None, b"");
         refuses(Role::Client, &stream, &[], &FrameError::ControlFragmented);
@@ -301,7 +301,7 @@ fn control_frames_are_never_fragments() {
 }
 
 #[test]
-fn every_reserved_bit_in_every_kind_of_frame() {
+fn reserved_bits_are_refused_in_every_kind_of_frame() {
     for bits in 1..8_u8 {
         for opcode in [CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG] {
             let first = FIN | bits << 4 | opcode;
@@ -313,7 +313,7 @@ fn every_reserved_bit_in_every_kind_of_frame() {
 }
 
 #[test]
-fn every_opcode_that_is_none() {
+fn unknown_opcodes_are_refused() {
     for opcode in (3..=7).chain(11..=15) {
         for fin in [0, FIN] {
             let reason = FrameError::UnknownOpCode(opcode);
@@ -324,11 +324,11 @@ fn every_opcode_that_is_none() {
 }
 
 #[test]
-fn only_a_client_masks() {
+fn a_masked_frame_from_a_server_and_an_unmasked_from_a_client_are_refused() {
     for opcode in [TEXT, BINARY, CLOSE, PING, PONG] {
         let stream = frame(FIN | opcode, Some(KEY), b"");
         refuses(Role::Client, &stream, &[], &FrameError::MaskedByServer);
-        // A key of zero is a key.
+        // A frame with a key of zero is masked.
         let stream = frame(FIN | opcode, Some([0; 4]), b"");
         refuses(Role::Client, &stream, &[], &FrameError::MaskedByServer);
         let stream = frame(FIN | opcode, None, b"");
@@ -337,14 +337,14 @@ fn only_a_client_masks() {
 }
 
 #[test]
-fn messages_follow_each_other() {
+fn continuations_outside_a_message_and_messages_inside_another_are_refused() {
     let reason = FrameError::UnexpectedContinuation;
     for fin in [0, FIN] {
         let stream = frame(fin | CONTINUATION, None, b"x");
         refuses(Role::Client, &stream, &[], &reason);
         let stream = [frame(FIN | BINARY, None, b"whole"), stream].concat();
         refuses(Role::Client, &stream, &[binary(b"whole")], &reason);
-        // A ping begins no message.
+        // A ping does not begin a message.
         let stream = [
             frame(FIN | PING, None, b""),
             frame(fin | CONTINUATION, None, b""),
@@ -364,7 +364,7 @@ fn messages_follow_each_other() {
 }
 
 #[test]
-fn close_frames() {
+fn close_frames_have_a_code_and_a_utf8_reason_or_are_empty() {
     let close = |payload: &[u8]| frame(FIN | CLOSE, None, payload);
     let with = |code: u16, reason: &[u8]| close(&[&code.to_be_bytes(), reason].concat());
     accepts(
@@ -398,14 +398,14 @@ fn close_frames() {
 }
 
 #[test]
-fn close_codes() {
-    // RFC 6455 §7.4: 1004 to 1006 and 1015 are never sent, 1016 to 2999 are nobody's yet.
-    let sent =
+fn close_codes_that_may_not_be_sent_are_refused() {
+    // RFC 6455 §7.4: 1004 to 1006 and 1015 are never sent, 1016 to 2999 are not assigned.
+    let allowed =
         |code: u16| matches!(code, 1000..=1003 | 1007..=1014) || (3000..5000).contains(&code);
     for code in (0..=u16::MAX).filter(|code| *code < 5100 || code % 911 == 0) {
         let stream = frame(FIN | CLOSE, None, &code.to_be_bytes());
         let (seen, result) = decode(Role::Client, [&stream[..]]);
-        if sent(code) {
+        if allowed(code) {
             assert_eq!(result, Ok(()));
             assert_eq!(seen, [Decoded::Close(Some(code), String::new())]);
         } else {
@@ -415,7 +415,7 @@ fn close_codes() {
 }
 
 #[test]
-fn what_follows_a_close_frame_is_ignored() {
+fn data_after_a_close_frame_is_ignored() {
     let close = frame(FIN | CLOSE, None, b"\x03\xe8");
     for rest in [
         &b"\xff\xff\xff\xff"[..],
@@ -429,7 +429,7 @@ fn what_follows_a_close_frame_is_ignored() {
 }
 
 #[test]
-fn only_whole_messages_are_a_place_to_end() {
+fn a_stream_may_end_only_between_messages() {
     let stream = [
         frame(BINARY, None, b"one"),
         frame(FIN | PING, None, b"?"),
@@ -447,7 +447,7 @@ fn only_whole_messages_are_a_place_to_end() {
 }
 
 #[test]
-fn memory_does_not_follow_what_a_peer_announces_or_sends() {
+fn memory_is_bounded_whatever_a_peer_announces_or_sends() {
     let mut decoder = Decoder::new(Role::Client, MAX_FRAME);
     let stream = frame(FIN | BINARY, None, &vec![7; MAX_FRAME]);
     let mut total = 0;
@@ -459,7 +459,7 @@ fn memory_does_not_follow_what_a_peer_announces_or_sends() {
                     total += payload.len();
                 }
             }
-            // What is free in the buffer is nearly all of it: nothing piles up.
+            // Nearly the whole buffer is free: no data accumulates.
             assert!(decoder.space(0).len() <= 20_000);
         }
     }
