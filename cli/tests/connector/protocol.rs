@@ -1,4 +1,4 @@
-//! Standard input and output, as `PVE::Tunnel` uses those of `proxmox-websocket-tunnel`.
+//! The protocol on standard input and output that `PVE::Tunnel` uses with `proxmox-websocket-tunnel`.
 
 use serde_json::json;
 use std::os::unix::net::UnixListener;
@@ -13,7 +13,7 @@ fn stock_target() -> Target {
 }
 
 #[test]
-fn connect_has_no_answer_and_version_has_the_workers() {
+fn connect_has_no_answer_and_version_returns_that_of_the_worker() {
     let target = stock_target();
     let mut connector = Connector::start();
     connector.connect(&target);
@@ -33,7 +33,7 @@ fn connect_has_no_answer_and_version_has_the_workers() {
 }
 
 #[test]
-fn it_answers_to_the_helpers_name() {
+fn the_command_works_under_the_name_of_the_stock_helper() {
     let target = stock_target();
     let mut command = Command::new(executable());
     command.arg0("/usr/bin/proxmox-websocket-tunnel");
@@ -43,7 +43,7 @@ fn it_answers_to_the_helpers_name() {
 }
 
 #[test]
-fn the_upgrade_carries_the_headers_and_lines_pass_as_they_are() {
+fn the_upgrade_has_the_given_headers_and_lines_are_not_changed() {
     let (headers, seen) = mpsc::channel();
     let headers = Mutex::new(headers);
     let target = Target::new(move |request| {
@@ -66,7 +66,7 @@ fn the_upgrade_carries_the_headers_and_lines_pass_as_they_are() {
 }
 
 #[test]
-fn bad_input_gets_a_well_formed_answer_and_the_next_command_works() {
+fn malformed_input_is_answered_and_the_next_command_works() {
     let target = stock_target();
     let mut connector = Connector::connected(&target);
     let too_long = format!(r#"{{"cmd":"{}"}}"#, "x".repeat(1 << 20));
@@ -108,7 +108,7 @@ fn bad_input_gets_a_well_formed_answer_and_the_next_command_works() {
 }
 
 #[test]
-fn answers_keep_their_order_whoever_gives_them() {
+fn answers_of_worker_and_connector_keep_the_order_of_requests() {
     let target = stock_target();
     let mut connector = Connector::connected(&target);
     for _ in 0..200 {
@@ -157,12 +157,12 @@ fn a_forward_that_cannot_listen_is_answered_with_the_reason() {
     }
     assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     connector.finish();
-    assert!(taken.exists(), "another's socket is left alone");
+    assert!(taken.exists(), "a foreign socket is not removed");
     assert_eq!(std::fs::read_to_string(file).unwrap(), "not a socket");
 }
 
 #[test]
-fn a_worker_that_gives_no_ticket_is_quoted() {
+fn the_reason_of_a_worker_that_refuses_a_ticket_is_logged() {
     let target = Target::new(|request| {
         serve_worker(request, |command| match command["cmd"].as_str() {
             Some("ticket") => json!({ "success": false, "msg": "no such socket" }),
@@ -191,13 +191,13 @@ fn commands_without_a_connection_are_answered() {
     let local = connector.directory.path().join("early");
     let answer = connector.request(&forward_command(&target, &local, "/x"));
     assert_eq!(answer["msg"], "forward: there is no control connection");
-    // And then it may be opened.
+    // A connection is possible afterwards.
     connector.connect(&target);
     assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
-fn answers_that_are_due_at_the_end_of_input_are_still_given() {
+fn pending_answers_are_sent_after_the_end_of_input() {
     let target = stock_target();
     let mut connector = Connector::start();
     connector.connect(&target);
