@@ -1,5 +1,5 @@
-//! Dialling over a network of this test's own: what drops packets, what nobody has, what leads
-//! nowhere, and the address beside it that works.
+//! Dialling in a network namespace: addresses that drop packets, that no node has or that have no route,
+//! and another address that works.
 
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use testing::cable::{
 use testing::namespace::{in_namespace, run};
 use testing::seam::{NegotiatedTunnel, Seam};
 
-/// How long after its limit a dial is over, with all that belongs to it.
+/// How long after its limit a dial and its clean-up have ended.
 const SLACK: Duration = Duration::from_secs(2);
 
 const PLANES: [&str; 2] = ["tls", "tcp"];
 
-/// A seam whose listener is said to be at these addresses, besides or in place of its own.
+/// A seam that announces these addresses in place of those of its listener.
 fn announcing(seam: Seam, addresses: &[&str]) -> Seam {
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     seam.with_script(move |direct, ours| {
@@ -27,8 +27,8 @@ fn announcing(seam: Seam, addresses: &[&str]) -> Seam {
     })
 }
 
-/// A dial that fails within its limit; what the operator is told.
-fn failing(plane: &str, seam: &Seam, limit: Duration, fields: &Value) -> String {
+/// A dial that fails within its limit. Returns the message to the operator.
+fn fail_to_dial(plane: &str, seam: &Seam, limit: Duration, fields: &Value) -> String {
     let mut request = plane_request(plane, fields);
     request["dial_timeout"] = json!(limit.as_secs());
     let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &request);
@@ -43,25 +43,25 @@ fn failing(plane: &str, seam: &Seam, limit: Duration, fields: &Value) -> String 
     }
     assert_eq!(answer["plan"]["plane"], "websocket", "{answer}");
     let warnings = answer["plan"]["warnings"].as_array().unwrap().iter();
-    let told: Vec<&str> = warnings
+    let messages: Vec<&str> = warnings
         .map(|warning| warning.as_str().unwrap())
         .filter(|warning| !warning.starts_with("migration network"))
         .collect();
-    assert_eq!(told.len(), 1, "{answer}");
-    told[0].to_owned()
+    assert_eq!(messages.len(), 1, "{answer}");
+    messages[0].to_owned()
 }
 
 #[test]
-fn a_port_whose_packets_are_dropped_is_waited_for_no_longer_than_the_limit() {
+fn a_dial_whose_packets_are_dropped_ends_at_the_limit() {
     in_namespace(|| {
         let cable = Cable::new();
         cable.cut();
         for plane in PLANES {
-            let told = failing(plane, &cable.seam(), Duration::from_secs(2), &json!({}));
-            assert!(told.contains("10.77.0.2, port 60000"), "{told}");
+            let message = fail_to_dial(plane, &cable.seam(), Duration::from_secs(2), &json!({}));
+            assert!(message.contains("10.77.0.2, port 60000"), "{message}");
             assert!(
-                told.contains("Connection timed out (os error 110): no answer within 2s"),
-                "{told}"
+                message.contains("Connection timed out (os error 110): no answer within 2s"),
+                "{message}"
             );
         }
     });
@@ -72,11 +72,11 @@ fn without_a_network_there_is_exactly_one_warning() {
     in_namespace(|| {
         let cable = Cable::new();
         cable.cut();
-        let cable_of_seam = cable.clone();
+        let seam_cable = cable.clone();
         let seam = Seam::with_listeners(move |mut options| {
-            // As if the node's name stood for that address.
+            // As if the node's name resolved to that address.
             options["network"] = json!("10.77.0.0/24");
-            cable_of_seam.on_target(move || testing::listener::Listener::start(options))
+            seam_cable.on_target(move || testing::listener::Listener::start(options))
         });
         let request = json!({
             "migration_type": "secure", "planes": ["tls", "tcp"], "dial_timeout": 1,
@@ -94,20 +94,23 @@ fn without_a_network_there_is_exactly_one_warning() {
 }
 
 #[test]
-fn an_address_that_nobody_has_is_told_by_its_errno() {
+fn an_address_that_no_node_has_is_reported_with_its_errno() {
     in_namespace(|| {
         let cable = Cable::new();
         for plane in PLANES {
             let seam = announcing(cable.seam(), &[UNUSED_ADDRESSES[0]]);
-            let told = failing(plane, &seam, Duration::from_secs(20), &json!({}));
-            assert!(told.contains("10.77.0.9, port 60000"), "{told}");
-            assert!(told.contains("No route to host (os error 113)"), "{told}");
+            let message = fail_to_dial(plane, &seam, Duration::from_secs(20), &json!({}));
+            assert!(message.contains("10.77.0.9, port 60000"), "{message}");
+            assert!(
+                message.contains("No route to host (os error 113)"),
+                "{message}"
+            );
         }
     });
 }
 
 #[test]
-fn a_route_that_leads_nowhere_is_told_by_its_errno() {
+fn a_route_that_refuses_packets_is_reported_with_its_errno() {
     in_namespace(|| {
         let cable = Cable::new();
         let wide = json!({
@@ -135,12 +138,15 @@ fn a_route_that_leads_nowhere_is_told_by_its_errno() {
             let address = network.replace(".0/24", ".9");
             for plane in PLANES {
                 let seam = announcing(cable.seam(), &[&address]);
-                let told = failing(plane, &seam, Duration::from_secs(20), &wide);
-                assert!(told.contains(&address), "{told}");
-                // Clear text is not even dialled: the guard asks for the way first.
+                let message = fail_to_dial(plane, &seam, Duration::from_secs(20), &wide);
+                assert!(message.contains(&address), "{message}");
+                // Clear text is not dialled: the guard looks up the route first.
                 if plane == "tls" {
-                    assert!(told.contains(&format!("{address}, port 60000")), "{told}");
-                    assert!(told.contains(words), "{told}");
+                    assert!(
+                        message.contains(&format!("{address}, port 60000")),
+                        "{message}"
+                    );
+                    assert!(message.contains(words), "{message}");
                 }
             }
         }
@@ -148,8 +154,8 @@ fn a_route_that_leads_nowhere_is_told_by_its_errno() {
 }
 
 #[test]
-fn the_address_beside_one_that_does_not_answer_is_taken_long_before_the_limit() {
-    // The limit is so far away that whoever waits for it is seen to.
+fn an_address_that_answers_is_used_long_before_the_limit_of_one_that_does_not() {
+    // The limit is so long that a dial which waits for it is detected.
     let patient = json!({ "dial_timeout": 120 });
     let any = json!({
         "dial_timeout": 120, "migration_network": null, "network": null, "source_network": null,
@@ -157,7 +163,7 @@ fn the_address_beside_one_that_does_not_answer_is_taken_long_before_the_limit() 
     in_namespace(move || {
         let cable = Cable::new();
         drop_packets_to(UNUSED_ADDRESSES);
-        for (plane, listens, fields, announced, taken) in [
+        for (plane, listens, fields, announced, expected) in [
             (
                 "tls",
                 "10.77.0.0/24",
@@ -172,7 +178,7 @@ fn the_address_beside_one_that_does_not_answer_is_taken_long_before_the_limit() 
                 &[UNUSED_ADDRESSES[0], TARGET_ADDRESSES[0]],
                 TARGET_ADDRESSES[0],
             ),
-            // Of both families, each of them once the one that works.
+            // Addresses of both families. Each family works once.
             (
                 "tls",
                 "10.77.0.0/24",
@@ -187,7 +193,7 @@ fn the_address_beside_one_that_does_not_answer_is_taken_long_before_the_limit() 
                 &[UNUSED_ADDRESSES[0], TARGET_ADDRESSES[1]],
                 TARGET_ADDRESSES[1],
             ),
-            // The other family is tried before the rest of the first one's.
+            // The other family is tried before the remaining addresses of the first.
             (
                 "tls",
                 "fd77::/64",
@@ -201,15 +207,15 @@ fn the_address_beside_one_that_does_not_answer_is_taken_long_before_the_limit() 
                 TARGET_ADDRESSES[1],
             ),
         ] {
-            let there = cable.clone();
+            let listener_cable = cable.clone();
             let seam = Seam::with_listeners(move |mut options| {
                 options["network"] = json!(listens);
-                there.on_target(move || testing::listener::Listener::start(options))
+                listener_cable.on_target(move || testing::listener::Listener::start(options))
             });
             let seam = announcing(seam, announced);
             let tunnel =
                 NegotiatedTunnel::on_plane(plane, seam.clone(), &plane_request(plane, fields));
-            assert_eq!(tunnel.answer["direct"]["address"], taken);
+            assert_eq!(tunnel.answer["direct"]["address"], expected);
             assert_eq!(seam.operations(), ["hello", "open"]);
             assert!(tunnel.took < Duration::from_secs(40), "{:?}", tunnel.took);
         }
@@ -217,13 +223,13 @@ fn the_address_beside_one_that_does_not_answer_is_taken_long_before_the_limit() 
 }
 
 #[test]
-fn clear_text_goes_to_no_address_of_this_node() {
+fn clear_text_is_not_sent_to_an_address_of_this_node() {
     in_namespace(|| {
         let cable = Cable::new();
         let seam = announcing(cable.seam(), &[SOURCE_ADDRESSES[0]]);
-        let told = failing("tcp", &seam, Duration::from_secs(20), &json!({}));
-        assert!(told.contains("10.77.0.1"), "{told}");
-        assert!(told.contains("of this node itself"), "{told}");
+        let message = fail_to_dial("tcp", &seam, Duration::from_secs(20), &json!({}));
+        assert!(message.contains("10.77.0.1"), "{message}");
+        assert!(message.contains("of this node itself"), "{message}");
     });
 }
 
@@ -244,11 +250,11 @@ fn both_planes_serve_both_families() {
                 assert_eq!(tunnel.answer["direct"]["address"], address);
                 let (source, target) = tunnel.pair();
                 for (mut from, to) in [(&source, &target), (&target, &source)] {
-                    std::io::Write::write_all(&mut from, b"over there").unwrap();
+                    std::io::Write::write_all(&mut from, b"some bytes").unwrap();
                     from.shutdown(std::net::Shutdown::Write).unwrap();
                     let (data, end) = testing::read_to_end(to);
                     end.unwrap();
-                    assert_eq!(data, b"over there");
+                    assert_eq!(data, b"some bytes");
                 }
                 let (record, _) = tunnel.finish();
                 assert_eq!(record["failed"], 0, "{record}");

@@ -1,5 +1,4 @@
-//! Direct planes from end to end: the connector as a process, a listener, and a worker's seam
-//! between them.
+//! Direct planes from end to end: the connector as a process, a worker's seam, and a listener.
 
 use serde_json::json;
 use std::io::{Read, Write};
@@ -9,11 +8,11 @@ use std::thread;
 use testing::seam::{NegotiatedTunnel, program};
 use testing::{pattern, read_to_end, write_in_pieces};
 
-/// As much as makes every buffer on the way overflow.
-const MUCH: usize = 64 << 20;
+/// More bytes than all buffers in the path hold.
+const LENGTH: usize = 64 << 20;
 
 #[test]
-fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
+fn each_plane_transfers_data_in_both_directions_with_half_close_and_reports_it() {
     for (kind, plane) in [("secure", "tls"), ("insecure", "tcp")] {
         let mut tunnel = NegotiatedTunnel::new(kind);
         let answer = &tunnel.answer;
@@ -25,27 +24,27 @@ fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
             thread::spawn(move || {
                 let (data, end) = read_to_end(&stream);
                 end.unwrap();
-                assert_eq!(data, pattern(MUCH));
-                // Only after the end of the one direction, the other.
-                write_in_pieces(&mut stream, &pattern(MUCH)).unwrap();
+                assert_eq!(data, pattern(LENGTH));
+                // The other direction starts only after the end of this one.
+                write_in_pieces(&mut stream, &pattern(LENGTH)).unwrap();
             });
         });
         let local = tunnel
             .connector
             .open(&tunnel.target, path.to_str().unwrap());
-        write_in_pieces(&local, &pattern(MUCH)).unwrap();
+        write_in_pieces(&local, &pattern(LENGTH)).unwrap();
         local.shutdown(Shutdown::Write).unwrap();
         let (data, end) = read_to_end(&local);
         end.unwrap();
-        assert!(data == pattern(MUCH), "{plane}: {} bytes", data.len());
+        assert!(data == pattern(LENGTH), "{plane}: {} bytes", data.len());
 
         let finished = tunnel
             .connector
             .request(&json!({ "control": true, "cmd": "finish" }));
         let record = &finished["record"];
         assert_eq!(record["plane"], plane, "{finished}");
-        assert_eq!(record["sent"], MUCH, "{finished}");
-        assert_eq!(record["received"], MUCH, "{finished}");
+        assert_eq!(record["sent"], LENGTH, "{finished}");
+        assert_eq!(record["received"], LENGTH, "{finished}");
         assert_eq!(record["failed"], 0, "{finished}");
         assert_eq!(record["refused"]["key"], 0, "{finished}");
         assert_eq!(
@@ -57,9 +56,9 @@ fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
         assert!(ended.log.contains("migration data: plane"), "{}", ended.log);
         assert!(ended.log.contains("record: {"), "{}", ended.log);
         assert!(!ended.log.contains("dead"), "{}", ended.log);
-        let key = tunnel.seam.listener.lock().unwrap().take().unwrap();
-        let key_hex = key.opened["key"].as_str().unwrap().to_owned();
-        let (result, log) = key.end();
+        let listener = tunnel.seam.take_listener();
+        let key_hex = listener.opened["key"].as_str().unwrap().to_owned();
+        let (result, log) = listener.end();
         result.unwrap();
         assert!(!ended.log.contains(&key_hex) && !log.contains(&key_hex));
     }
@@ -104,7 +103,7 @@ fn a_hundred_connections_at_once_on_several_forwards() {
             .as_mut()
             .unwrap()
             .stat_until(|stat| stat.forwards[0].open == 0);
-        // The same socket is one forward of the listener, and the watch is a connection too.
+        // The listener has one forward for the same socket, and the heartbeat is a connection as well.
         assert_eq!(
             (stat.forwards.len(), stat.connections),
             (1, 101),

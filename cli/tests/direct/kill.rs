@@ -1,5 +1,5 @@
-//! SIGKILL, at either end and at every moment: everybody hears of it, nobody takes it for an end,
-//! and nothing is left behind.
+//! SIGKILL of the connector or the listener at different moments: every program receives an error and not
+//! an end of stream, and nothing is left behind.
 
 use serde_json::json;
 use std::io::Write;
@@ -17,8 +17,8 @@ use testing::{is_gone, pattern, read_to_end, role, signal, state, tcp_source, wa
 
 const PLANES: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
 
-/// As much as makes every buffer on the way overflow.
-const MUCH: usize = 16 << 20;
+/// More bytes than all buffers in the path hold.
+const LENGTH: usize = 16 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
@@ -26,8 +26,9 @@ enum Victim {
     Listener,
 }
 
-/// Each plane and each victim, in a network namespace where nobody else wants the port.
-fn each(test: fn(NegotiatedTunnel, Victim)) {
+/// Runs a test for each plane and each victim, in a network namespace where no other process uses the
+/// port.
+fn for_each_plane_and_victim(test: fn(NegotiatedTunnel, Victim)) {
     in_namespace(move || {
         for (kind, plane) in PLANES {
             for victim in [Victim::Connector, Victim::Listener] {
@@ -65,15 +66,15 @@ fn kill(tunnel: &mut NegotiatedTunnel, victim: Victim) {
     }
 }
 
-/// The one that lives has not been disturbed, says what died, and ends well. Nothing is left.
-fn aftermath(mut tunnel: NegotiatedTunnel, victim: Victim, failed: u64) {
+/// Requires that the survivor continues, reports the death, and ends cleanly, and that nothing is left.
+fn assert_survivor_cleans_up(mut tunnel: NegotiatedTunnel, victim: Victim, failed: u64) {
     let endpoint = endpoint(&tunnel);
     match victim {
         Victim::Connector => {
             let directory = tunnel.connector.directory.path().to_owned();
             let ended = tunnel.connector.child.wait().unwrap();
             assert!(!ended.success());
-            // Nobody is there to remove them, and nobody answers at them.
+            // The killed connector has left its sockets, which do not accept connections.
             for entry in std::fs::read_dir(directory).unwrap() {
                 UnixStream::connect(entry.unwrap().path()).unwrap_err();
             }
@@ -105,28 +106,30 @@ fn aftermath(mut tunnel: NegotiatedTunnel, victim: Victim, failed: u64) {
             assert_eq!(log.matches("FAILED: ").count() as u64, failed, "{log}");
         }
     }
-    // At once, and not only when TCP has forgotten the connections.
+    // The port is free without delay, although connections may be in TIME_WAIT.
     TcpListener::bind(endpoint).unwrap();
 }
 
 #[test]
-fn at_the_hello() {
-    each(|mut tunnel, victim| {
-        let (taken, takes_one) = mpsc::channel();
+fn a_kill_during_the_handshake() {
+    for_each_plane_and_victim(|mut tunnel, victim| {
+        let (sender, connections) = mpsc::channel();
         let path = program(tunnel.directory.path(), move |stream| {
-            let _ = taken.send(stream);
+            let _ = sender.send(stream);
         });
         let remote = path.to_str().unwrap();
         let forward = tunnel.connector.forward(&tunnel.target, remote);
         let port = endpoint(&tunnel).port();
-        let watch = connections(port);
-        // The kernel takes connections for it, and it says nothing.
+        let heartbeat = established_connections(port);
+        // The kernel accepts connections for the stopped listener, which sends nothing.
         let listener = listener_pid(&tunnel);
         signal("STOP", listener);
-        wait_until("it stands still", || state(listener) == Some('T'));
+        wait_until("the listener is stopped", || state(listener) == Some('T'));
         let mut local = UnixStream::connect(forward).unwrap();
-        local.write_all(b"is anybody there?").unwrap();
-        wait_until("a second connection", || connections(port) > watch);
+        local.write_all(b"request").unwrap();
+        wait_until("a second connection", || {
+            established_connections(port) > heartbeat
+        });
         kill(&mut tunnel, victim);
         if victim == Victim::Connector {
             signal("CONT", listener);
@@ -137,15 +140,15 @@ fn at_the_hello() {
             assert_eq!(stat.refused.tls + stat.refused.malformed, 1, "{stat:?}");
         }
         assert!(
-            takes_one.try_recv().is_err(),
+            connections.try_recv().is_err(),
             "the program got a connection"
         );
-        aftermath(tunnel, victim, 0);
+        assert_survivor_cleans_up(tunnel, victim, 0);
     });
 }
 
-/// Established connections of this namespace from that port.
-fn connections(port: u16) -> usize {
+/// The number of established connections of this namespace with this local port.
+fn established_connections(port: u16) -> usize {
     // /proc/net/tcp (man 5 proc): number, local address, remote address, state.
     let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let local = format!(":{port:04X}");
@@ -157,45 +160,45 @@ fn connections(port: u16) -> usize {
 }
 
 #[test]
-fn mid_stream() {
-    each(|mut tunnel, victim| {
+fn a_kill_during_transfer() {
+    for_each_plane_and_victim(|mut tunnel, victim| {
         let (busy, idle) = (tunnel.pair(), tunnel.pair());
         exchange_bytes(&busy.0, &busy.1);
         exchange_bytes(&idle.0, &idle.1);
         let busy = [busy.0, busy.1].map(|end| (write_until_failure(&end), read_until_end(&end)));
-        let waiting = [idle.0, idle.1].map(|end| read_until_end(&end).1);
+        let idle_readers = [idle.0, idle.1].map(|end| read_until_end(&end).1);
         for (_, (count, _)) in &busy {
-            wait_until("data moves", || count.load(Ordering::Relaxed) > MUCH);
+            wait_until("data moves", || count.load(Ordering::Relaxed) > LENGTH);
         }
         kill(&mut tunnel, victim);
-        for (pushing, (_, taking)) in busy {
-            expect_both_fail(pushing, taking);
+        for (writer, (_, reader)) in busy {
+            expect_both_fail(writer, reader);
         }
-        for taking in waiting {
-            expect_reset(taking);
+        for reader in idle_readers {
+            expect_reset(reader);
         }
-        aftermath(tunnel, victim, 2);
+        assert_survivor_cleans_up(tunnel, victim, 2);
     });
 }
 
 #[test]
-fn at_the_end() {
-    each(|mut tunnel, victim| {
+fn a_kill_after_the_end_of_one_direction() {
+    for_each_plane_and_victim(|mut tunnel, victim| {
         let (mut source, target) = tunnel.pair();
-        source.write_all(&pattern(MUCH / 16)).unwrap();
+        source.write_all(&pattern(LENGTH / 16)).unwrap();
         source.shutdown(Shutdown::Write).unwrap();
         let (data, end) = read_to_end(&target);
         end.unwrap();
-        assert_eq!(data.len(), MUCH / 16);
-        // All is there. That the target has it, the source has not heard.
+        assert_eq!(data.len(), LENGTH / 16);
+        // All data has arrived, but the source has not received the confirmation.
         kill(&mut tunnel, victim);
         expect_reset(read_until_end(&source).1);
         expect_write_failure(write_until_failure(&target));
-        aftermath(tunnel, victim, 1);
+        assert_survivor_cleans_up(tunnel, victim, 1);
     });
 }
 
-/// A worker that is killed, while another child of its own holds its end of the listener's line.
+/// The worker is killed while another child of it keeps the worker's end of the control socket open.
 #[test]
 fn a_listener_ends_with_its_worker() {
     in_namespace(|| {
@@ -207,9 +210,9 @@ fn a_listener_ends_with_its_worker() {
             exchange_bytes(&idle.0, &idle.1);
             let busy =
                 [busy.0, busy.1].map(|end| (write_until_failure(&end), read_until_end(&end)));
-            let waiting = [idle.0, idle.1].map(|end| read_until_end(&end).1);
+            let idle_readers = [idle.0, idle.1].map(|end| read_until_end(&end).1);
             for (_, (count, _)) in &busy {
-                wait_until("data moves", || count.load(Ordering::Relaxed) > MUCH);
+                wait_until("data moves", || count.load(Ordering::Relaxed) > LENGTH);
             }
             let (endpoint, worker) = (endpoint(&tunnel), listener_pid(&tunnel));
             let worker_and_listener = tunnel.seam.take_listener();
@@ -222,13 +225,16 @@ fn a_listener_ends_with_its_worker() {
             signal("KILL", worker);
             wait_until("the listener ends", || is_gone(listener));
             TcpListener::bind(endpoint).unwrap();
-            for (pushing, (_, taking)) in busy {
-                expect_both_fail(pushing, taking);
+            for (writer, (_, reader)) in busy {
+                expect_both_fail(writer, reader);
             }
-            for taking in waiting {
-                expect_reset(taking);
+            for reader in idle_readers {
+                expect_reset(reader);
             }
-            assert!(!is_gone(other), "the line was held all the time");
+            assert!(
+                !is_gone(other),
+                "the control socket was kept open until now"
+            );
             signal("KILL", other);
             let (_, log) = worker_and_listener.wait();
             assert!(log.contains("listener: ended by SIGTERM"), "{log}");
