@@ -21,7 +21,7 @@ PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc)
 # Tests that require modules of Proxmox VE find them by PERL5LIB.
 PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
-.PHONY: help setup build library perl testnode demo test test-rust test-perl
+.PHONY: help setup build library perl testnode demo check test test-rust test-perl
 .PHONY: install install-command install-perl bench bench-peers bench-report lint header instructions clean
 
 help: ## list the targets
@@ -51,6 +51,14 @@ demo: build ## migrate a real guest between two nodes on every plane (RAM= DISK=
 
 # The order is important: the Perl tests use the programs that the first two build, and the library as released.
 test: test-rust test-c test-perl ## run all tests
+
+# With a profile that compiles quickly, so that it takes less than a minute after a small change.
+check: setup ## run the quick checks: format, lints, decisions, codecs, and a connector with the test node
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy -q --profile quick -p pve-tunnel -p pve-tunnel-cli --all-targets -- -D warnings
+	$(CARGO) test -q --profile quick -p pve-tunnel --lib --test decisions --test websocket --test floors --test header
+	$(CARGO) build -q --profile quick -p pve-tunnel-cli -p testnode
+	CARGO_PROFILE=quick prove -It/lib -Itestnode/lib -Iperl/lib t/40-connector.t
 
 test-rust: setup
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel-cli

@@ -15,7 +15,9 @@ mod parse;
 mod select;
 
 pub use host::Host;
-pub use select::{Selection, SelectionInput, SourceSelection, TargetSelection, select};
+pub use select::{
+    Selection, SelectionInput, SourceSelection, TargetSelection, select, select_target,
+};
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -129,7 +129,7 @@ pub fn select(
         SelectionInput::Target {
             migration_type,
             migration_network,
-        } => target(configuration, *migration_type, migration_network.as_deref())
+        } => select_target(configuration, *migration_type, migration_network.as_deref())
             .map(Selection::Target),
     }
 }
@@ -192,7 +192,11 @@ fn source(
     })
 }
 
-fn target(
+/// What the configuration permits on the target; see [`select`].
+///
+/// # Errors
+/// As for [`select`].
+pub fn select_target(
     configuration: &Configuration,
     migration_type: MigrationType,
     given: Option<&str>,

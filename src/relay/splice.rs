@@ -41,13 +41,13 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Makes every close of the socket an error at the peer: RST instead of FIN, also when this process
 /// is killed. To be called as soon as the socket is connected.
-pub fn reset_on_close(wire: &TcpStream) -> io::Result<()> {
-    SockRef::from(wire).set_linger(Some(Duration::ZERO))
+pub fn reset_on_close(tcp: &TcpStream) -> io::Result<()> {
+    SockRef::from(tcp).set_linger(Some(Duration::ZERO))
 }
 
 /// Makes a close of the socket orderly again: sent data is delivered first, then FIN.
-pub fn finish_on_close(wire: &TcpStream) -> io::Result<()> {
-    SockRef::from(wire).set_linger(None)
+pub fn finish_on_close(tcp: &TcpStream) -> io::Result<()> {
+    SockRef::from(tcp).set_linger(None)
 }
 
 /// Moves data both ways until both directions have ended, as [`relay`](super::relay()) does on a
@@ -59,29 +59,25 @@ pub fn finish_on_close(wire: &TcpStream) -> io::Result<()> {
 ///
 /// Splicing to a peer that is gone raises SIGPIPE, and no flag prevents it. The caller has to ignore the
 /// signal, as Rust programs do, or block it, as the C ABI does.
-pub async fn splice(
-    local: &Local,
-    wire: &TcpStream,
-    counters: &Counters,
-) -> Result<(), RelayError> {
+pub async fn splice(local: &Local, tcp: &TcpStream, counters: &Counters) -> Result<(), RelayError> {
     // Small pieces are sent at once, whether or not the last one was acknowledged.
-    wire.set_nodelay(true).map_err(RelayError::Send)?;
+    tcp.set_nodelay(true).map_err(RelayError::Send)?;
     let progress = Progress::default();
     let up = async {
-        let result = send_all(local, wire, counters, &progress).await;
+        let result = send_all(local, tcp, counters, &progress).await;
         progress.failed.store(result.is_err(), Ordering::Relaxed);
         result
     };
-    let down = receive_all(local, wire, counters, &progress);
-    match until_both_ended(up, down, broken(wire)).await {
+    let down = receive_all(local, tcp, counters, &progress);
+    match until_both_ended(up, down, broken(tcp)).await {
         Ok(()) => {
-            acknowledged(wire).await?;
-            finish_on_close(wire).map_err(RelayError::Send)
+            acknowledged(tcp).await?;
+            finish_on_close(tcp).map_err(RelayError::Send)
         }
         Err(RelayError::Undelivered) => {
             // Closing would discard data that is not acknowledged yet. The local program's last data
             // should arrive.
-            let _ = timeout(DRAIN_TIMEOUT, acknowledged(wire)).await;
+            let _ = timeout(DRAIN_TIMEOUT, acknowledged(tcp)).await;
             Err(RelayError::Undelivered)
         }
         Err(error) => Err(error),
@@ -90,7 +86,7 @@ pub async fn splice(
 
 async fn send_all(
     local: &Local,
-    wire: &TcpStream,
+    tcp: &TcpStream,
     counters: &Counters,
     progress: &Progress,
 ) -> Result<(), RelayError> {
@@ -109,7 +105,7 @@ async fn send_all(
             Next::Read(count) => {
                 let mut rest = &buffer[..count];
                 while !rest.is_empty() {
-                    let count = write(wire, rest).await.map_err(RelayError::Send)?;
+                    let count = write(tcp, rest).await.map_err(RelayError::Send)?;
                     rest = &rest[count..];
                     sent(count);
                 }
@@ -121,9 +117,7 @@ async fn send_all(
                     .await
                     .map_err(RelayError::Local)?;
                 while held > 0 {
-                    let count = splice_to(wire, pipe, held)
-                        .await
-                        .map_err(RelayError::Send)?;
+                    let count = splice_to(tcp, pipe, held).await.map_err(RelayError::Send)?;
                     held -= count;
                     sent(count);
                 }
@@ -131,22 +125,22 @@ async fn send_all(
         }
     }
     progress.may_finish(local)?;
-    SockRef::from(wire)
+    SockRef::from(tcp)
         .shutdown(Shutdown::Write)
         .map_err(RelayError::Send)
 }
 
 async fn receive_all(
     local: &Local,
-    wire: &TcpStream,
+    tcp: &TcpStream,
     counters: &Counters,
     progress: &Progress,
 ) -> Result<(), RelayError> {
     let mut pipe = None;
     loop {
-        wire.readable().await.map_err(received)?;
+        tcp.readable().await.map_err(received)?;
         let pipe = made(&mut pipe)?;
-        let mut held = splice_from(wire, pipe).await.map_err(received)?;
+        let mut held = splice_from(tcp, pipe).await.map_err(received)?;
         if held == 0 {
             break;
         }
@@ -157,7 +151,7 @@ async fn receive_all(
                     counters.received.fetch_add(count as u64, Ordering::Relaxed);
                 }
                 Err(error) if !is_refusal(&error) => return Err(RelayError::Local(error)),
-                Err(_) => return drop_all(local, wire, progress).await,
+                Err(_) => return drop_all(local, tcp, progress).await,
             }
         }
     }
@@ -166,12 +160,12 @@ async fn receive_all(
 
 /// Drops data for a program that has shut down its reading side, so that it does not delay the data
 /// that the program still writes.
-async fn drop_all(local: &Local, wire: &TcpStream, progress: &Progress) -> Result<(), RelayError> {
+async fn drop_all(local: &Local, tcp: &TcpStream, progress: &Progress) -> Result<(), RelayError> {
     let mut buffer = vec![0; SMALL];
     loop {
         progress.refused(local)?;
-        let read = || wire.try_read(&mut buffer);
-        match wire.async_io(Interest::READABLE, read).await {
+        let read = || tcp.try_read(&mut buffer);
+        match tcp.async_io(Interest::READABLE, read).await {
             Ok(0) => return end(local, progress),
             Ok(_) => {}
             Err(error) => return Err(received(error)),
@@ -190,20 +184,20 @@ fn end(local: &Local, progress: &Progress) -> Result<(), RelayError> {
 }
 
 /// Completes when the connection is broken, after the peer has ended its direction.
-async fn broken(wire: &TcpStream) -> RelayError {
-    let waited = wire.ready(Interest::ERROR).await;
-    match waited.and_then(|_| wire.take_error()) {
+async fn broken(tcp: &TcpStream) -> RelayError {
+    let waited = tcp.ready(Interest::ERROR).await;
+    match waited.and_then(|_| tcp.take_error()) {
         Ok(Some(error)) | Err(error) => RelayError::Send(error),
         Ok(None) => RelayError::Truncated,
     }
 }
 
 /// Waits until the peer's kernel has acknowledged everything, including the end of stream.
-async fn acknowledged(wire: &TcpStream) -> Result<(), RelayError> {
-    let broken = broken(wire);
+async fn acknowledged(tcp: &TcpStream) -> Result<(), RelayError> {
+    let broken = broken(tcp);
     tokio::pin!(broken);
     let mut pause = MIN_CHECK_INTERVAL;
-    while unacknowledged(wire).map_err(RelayError::Send)? > 0 {
+    while unacknowledged(tcp).map_err(RelayError::Send)? > 0 {
         if let Ok(error) = timeout(pause, &mut broken).await {
             return Err(error);
         }
@@ -242,21 +236,21 @@ fn new_pipe() -> io::Result<Pipe> {
 }
 
 /// Sends some of `bytes`, and returns how many.
-async fn write(wire: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    let write = || wire.try_write(bytes);
-    wire.async_io(Interest::WRITABLE, write).await
+async fn write(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let write = || tcp.try_write(bytes);
+    tcp.async_io(Interest::WRITABLE, write).await
 }
 
 /// Sends some of the `count` bytes that a pipe holds, and returns how many. More data always follows,
 /// because bulk data leaves its last byte in the local queue.
-async fn splice_to(wire: &TcpStream, pipe: &Pipe, count: usize) -> io::Result<usize> {
+async fn splice_to(tcp: &TcpStream, pipe: &Pipe, count: usize) -> io::Result<usize> {
     let flags = FLAGS | SpliceFFlags::SPLICE_F_MORE;
-    let splice = || Ok(move_pages(&pipe.exit, None, wire, None, count, flags)?);
-    wire.async_io(Interest::WRITABLE, splice).await
+    let splice = || Ok(move_pages(&pipe.exit, None, tcp, None, count, flags)?);
+    tcp.async_io(Interest::WRITABLE, splice).await
 }
 
 /// Receives into an empty pipe, and returns how many bytes; zero at the end of the stream.
-async fn splice_from(wire: &TcpStream, pipe: &Pipe) -> io::Result<usize> {
-    let splice = || Ok(move_pages(wire, None, &pipe.entry, None, PIPE, FLAGS)?);
-    wire.async_io(Interest::READABLE, splice).await
+async fn splice_from(tcp: &TcpStream, pipe: &Pipe) -> io::Result<usize> {
+    let splice = || Ok(move_pages(tcp, None, &pipe.entry, None, PIPE, FLAGS)?);
+    tcp.async_io(Interest::READABLE, splice).await
 }

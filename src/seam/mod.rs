@@ -12,8 +12,7 @@ pub use fields::FieldError;
 
 use crate::capability::Capability;
 use crate::configuration::{
-    Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Selection, SelectionInput,
-    TargetSelection, select,
+    Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, TargetSelection, select_target,
 };
 use crate::direct::{HANDSHAKE_TIMEOUT, OLDEST_PROTOCOL, PROTOCOL};
 use crate::plan::{self, Node, Privilege};
@@ -279,8 +278,8 @@ impl Seam<'_> {
             DirectPlane::Tls(pin) => (Plane::Tls, MigrationType::Secure, Some(pin.to_string())),
             DirectPlane::Tcp => (Plane::Tcp, MigrationType::Insecure, None),
         };
-        let selected = self.select(migration_type, open.network.clone())?;
         let network = open.network.as_deref();
+        let selected = self.select(migration_type, network)?;
         let needed = plan::privileges(migration_type, network, selected.configured);
         if let Some(privilege) = needed.first() {
             match self.input.allowed {
@@ -335,16 +334,10 @@ impl Seam<'_> {
     fn select(
         &self,
         migration_type: MigrationType,
-        migration_network: Option<String>,
+        migration_network: Option<&str>,
     ) -> Result<TargetSelection, SeamError> {
-        let input = SelectionInput::Target {
-            migration_type,
-            migration_network,
-        };
-        match select(&self.configuration()?, &input).map_err(|error| self.in_file(&error))? {
-            Selection::Target(selected) => Ok(selected),
-            Selection::Source(_) => unreachable!("the input is of the target"),
-        }
+        select_target(&self.configuration()?, migration_type, migration_network)
+            .map_err(|error| self.in_file(&error))
     }
 
     /// A mistake in the file is reported with the file's name.

@@ -238,10 +238,10 @@ async fn malformed_answers_are_refused_with_the_reason() {
     let many: String = (0..65).map(|i| format!("X-{i}: y\r\n")).collect();
     let long = format!("X: {}\r\n", "x".repeat(17 * 1024));
     for (head, expected) in [
-        (with("{accept}", "c2VjcmV0"), "does not belong to our key"),
+        (with("{accept}", "c2VjcmV0"), "does not match the key"),
         (
             with("Sec-WebSocket-Accept: {accept}\r\n", ""),
-            "does not belong to our key",
+            "does not match the key",
         ),
         (
             with("Upgrade: websocket\r\n", ""),
@@ -262,11 +262,11 @@ async fn malformed_answers_are_refused_with_the_reason() {
                 "\r\n\r\n",
                 "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
             ),
-            "an extension that was not asked for",
+            "an extension that was not requested",
         ),
         (
             with("\r\n\r\n", "\r\nSec-WebSocket-Protocol: binary\r\n\r\n"),
-            "a subprotocol that was not asked for",
+            "a subprotocol that was not requested",
         ),
         (
             with("Upgrade: websocket\r\n", &many),

@@ -9,4 +9,5 @@ mod data;
 mod end;
 mod forward;
 mod protocol;
+mod record;
 mod tls;

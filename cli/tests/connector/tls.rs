@@ -153,7 +153,7 @@ fn a_refusal_is_reported_with_status_and_reason() {
         ),
         (
             "HTTP/1.1 101 Fine\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n",
-            "does not belong to our key",
+            "does not match the key",
         ),
         ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "not HTTP/1.1"),
         ("", "closed the connection instead of answering"),

@@ -37,7 +37,8 @@ Test::Connector - runs a connector and exchanges lines with it
 
 =head2 launch(%options)
 
-Class method. Runs C<target/release/pve-tunnel connect> and sends nothing to it. Options:
+Class method. Runs C<target/release/pve-tunnel connect> and sends nothing to it; the variable
+C<CARGO_PROFILE> of the environment names another profile than C<release>. Options:
 C<arguments>, a list of further arguments; C<name>, run it through a symlink with this name, without
 arguments.
 
@@ -129,7 +130,7 @@ sub launch ($class, %options) {
         stdout => '',
         buffer => '',
     }, $class;
-    my $program = "$root/target/release/pve-tunnel";
+    my $program = "$root/target/" . ($ENV{CARGO_PROFILE} // 'release') . '/pve-tunnel';
     my @command = ($program, 'connect', ($options{arguments} // [])->@*);
     if (my $name = $options{name}) {
         @command = ("$self->{dir}/$name");

@@ -47,7 +47,8 @@ C<program>: a program with the same options in place of C<testnode>.
 =cut
 
 sub start ($class, %option) {
-    my $program = $option{program} // "$ROOT/target/release/testnode";
+    my $profile = $ENV{CARGO_PROFILE} // 'release';
+    my $program = $option{program} // "$ROOT/target/$profile/testnode";
     die "'$program' is missing: build it with cargo build --release --workspace\n" if !-e $program;
     my @command = (
         @{ $option{wrap} // [] }, $program,

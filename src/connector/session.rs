@@ -1,0 +1,381 @@
+//! One run of the connector: reads commands from standard input and carries them out.
+
+use super::dial::{self, ApiEndpoint, DialError};
+use super::direct_target::DirectTarget;
+use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
+use super::negotiation::{Negotiated, negotiate};
+use super::protocol::{self, Command, ForwardData, PlaneRequest, TargetData};
+use super::record::{Record, RecordedPath};
+use super::worker::{self, ControlError, RequestError, WorkerChannel, ask_seam};
+use super::{ConnectorError, Options};
+use crate::direct::message::Stat;
+use crate::plan::Plan;
+use crate::plane::Plane;
+use crate::process::{Input, Line, Log, Output, too_long};
+use serde_json::json;
+use std::future::pending;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinHandle};
+
+/// Forwards at one time. RAM, NBD and one offline disk need three.
+const MAX_FORWARDS: usize = 256;
+
+/// The state of the control connection.
+enum State {
+    /// It was not requested yet.
+    Unconnected,
+    /// It could not be opened. Every command is answered with the reason.
+    Failed(String),
+    /// It is open.
+    Connected {
+        worker: WorkerChannel,
+        task: JoinHandle<Result<(), ControlError>>,
+        /// The path of the control connection, and of forwards over websockets.
+        path: RecordedPath,
+    },
+}
+
+impl State {
+    /// Waits until the control connection ends. Never returns if there is none.
+    async fn ended(&mut self) -> ControlError {
+        match self {
+            Self::Connected { task, .. } => {
+                outcome(task.await).err().unwrap_or(ControlError::Closed)
+            }
+            _ => pending().await,
+        }
+    }
+}
+
+/// The path of forwards over websockets.
+fn websocket_path(remote: String, protection: &dial::Protection) -> RecordedPath {
+    RecordedPath {
+        plane: Plane::Websocket,
+        protocol: None,
+        cipher: protection.cipher.clone(),
+        local: protection.local.map(|local| local.ip().to_string()),
+        remote,
+        fingerprint: protection
+            .fingerprint
+            .map(|fingerprint| fingerprint.to_string()),
+        own_fingerprint: None,
+    }
+}
+
+/// The result of a task. A panicked task is a failed connection.
+fn outcome(joined: Result<Result<(), ControlError>, JoinError>) -> Result<(), ControlError> {
+    joined.unwrap_or_else(|error| Err(ControlError::Io(io::Error::other(error))))
+}
+
+/// Why a forward was refused.
+#[derive(Debug, Error)]
+enum ForwardError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// A running forward.
+struct RunningForward {
+    path: PathBuf,
+    /// Notified when another forward has taken the path.
+    replaced: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+/// The connector: its control connection, its plane and its forwards.
+pub(super) struct Connector {
+    input: Input,
+    output: Arc<Output>,
+    log: Arc<Log>,
+    options: Arc<Options>,
+    state: State,
+    /// The plan, if a plane was negotiated.
+    plan: Option<Plan>,
+    /// The listener that forwards connect to. Without one, they use websockets.
+    target: Option<Arc<DirectTarget>>,
+    forwards: Vec<RunningForward>,
+    traffic: Arc<Traffic>,
+    /// Whether the record was logged.
+    recorded: bool,
+}
+
+impl Connector {
+    pub(super) fn new(
+        input: Input,
+        output: Output,
+        log: Arc<Log>,
+        options: &Options,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        Self {
+            input,
+            output: Arc::new(output),
+            log,
+            options: Arc::new(options.clone()),
+            state: State::Unconnected,
+            plan: None,
+            target: None,
+            forwards: Vec::new(),
+            traffic,
+            recorded: false,
+        }
+    }
+
+    /// Serves the input to its end, then closes the control connection.
+    pub(super) async fn run(&mut self) -> Result<(), ConnectorError> {
+        loop {
+            let line = tokio::select! {
+                line = self.input.line() => line.map_err(ConnectorError::Channel)?,
+                error = self.state.ended() => return Err(error.into()),
+            };
+            match line {
+                Some(line) => self.handle(line).await?,
+                None => break,
+            }
+        }
+        self.stop_forwards().await;
+        match std::mem::replace(&mut self.state, State::Unconnected) {
+            State::Unconnected => Ok(()),
+            State::Failed(reason) => Err(ConnectorError::NotConnected(reason)),
+            State::Connected { worker, task, .. } => {
+                // The task ends after the last handle on the channel is dropped.
+                drop(worker);
+                Ok(outcome(task.await)?)
+            }
+        }
+    }
+
+    async fn handle(&mut self, line: Line) -> Result<(), ConnectorError> {
+        let Line::Whole(line) = line else {
+            return self.refuse(&too_long("a command")).await;
+        };
+        match protocol::parse(&line) {
+            Ok(Command::Pass) => self.pass(line).await,
+            Ok(Command::Connect(data)) => {
+                self.connect(data).await;
+                Ok(())
+            }
+            Ok(Command::Forward(data)) => self.forward(data).await,
+            Ok(Command::Direct(request)) => self.negotiate(request).await,
+            Ok(Command::Finish) => self.finish().await,
+            Err(error) => self.refuse(&error.to_string()).await,
+        }
+    }
+
+    /// Opens the control connection. It has no answer: a failure is reported in the next command's.
+    async fn connect(&mut self, data: TargetData) {
+        if matches!(self.state, State::Connected { .. }) {
+            self.log
+                .line("connect: there is already a control connection; ignored");
+            return;
+        }
+        let opened = async {
+            let endpoint = ApiEndpoint::new(data)?;
+            let (sender, receiver, protection) = endpoint.dial(None, &self.options).await?;
+            Ok::<_, DialError>((endpoint.peer(), protection, sender, receiver))
+        };
+        self.state = match opened.await {
+            Ok((peer, protection, sender, receiver)) => {
+                self.log.line(format_args!(
+                    "control connection to {peer} open ({})",
+                    protection.cipher
+                ));
+                let output = self.output.clone();
+                let (worker, task) = WorkerChannel::new(sender, receiver, output, self.log.clone());
+                State::Connected {
+                    worker,
+                    task: tokio::spawn(task),
+                    path: websocket_path(peer, &protection),
+                }
+            }
+            Err(error) => {
+                self.log
+                    .line(format_args!("no control connection: {error}"));
+                State::Failed(error.to_string())
+            }
+        };
+    }
+
+    /// Agrees with the target on the plane of the forwards that follow.
+    async fn negotiate(&mut self, request: PlaneRequest) -> Result<(), ConnectorError> {
+        let State::Connected { worker, .. } = &self.state else {
+            return self.refuse("direct: there is no control connection").await;
+        };
+        if self.plan.is_some() {
+            return self.refuse("direct: there is already a plan").await;
+        }
+        match negotiate(&request, worker, &self.options, &self.log).await {
+            Ok(Negotiated { plan, target }) => {
+                let summary = target.as_ref().map(DirectTarget::summary);
+                let answer = json!({ "plan": &plan, "direct": summary });
+                self.plan = Some(plan);
+                self.target = target.map(Arc::new);
+                self.answer(protocol::success(answer)).await
+            }
+            Err(error) => self.refuse(&error.to_string()).await,
+        }
+    }
+
+    /// Closes the listener and answers with the record of the forwards. If the listener has died
+    /// before, data may be lost, and the answer reports an error.
+    async fn finish(&mut self) -> Result<(), ConnectorError> {
+        let (mut stat, mut death) = (None, None);
+        if let (State::Connected { worker, .. }, Some(target)) = (&self.state, &self.target) {
+            target.stop_heartbeat();
+            death = target.liveness().cause_of_death();
+            match ask_seam::<Stat>(worker, &json!({ "op": "close" })).await {
+                Ok(last) => stat = Some(last),
+                Err(error) => {
+                    let reason = format!("the target's listener cannot be closed: {error}");
+                    self.log.line(&reason);
+                    // A worker that is only slow has lost no data.
+                    if let RequestError::Refused(_) = error {
+                        death = death.or(Some(reason));
+                    }
+                }
+            }
+        }
+        let record = self.record(stat.as_ref());
+        let mut answer = json!({ "record": record });
+        if let Some(reason) = death {
+            answer["error"] = reason.into();
+        }
+        self.answer(protocol::success(answer)).await
+    }
+
+    /// Logs the record of the forwards, unless it was logged before.
+    pub(super) fn log_record(&mut self) {
+        self.record(None);
+    }
+
+    /// The record of the forwards. Logs it once, if there was a plan or a connection.
+    fn record(&mut self, stat: Option<&Stat>) -> Option<Record> {
+        let path = match (&self.target, &self.state) {
+            (Some(target), _) => target.summary().into(),
+            (None, State::Connected { path, .. }) => path.clone(),
+            (None, _) => return None,
+        };
+        let record = Record::new(&self.traffic.total(), self.plan.as_ref(), path, stat);
+        if self.recorded || (self.plan.is_none() && record.is_empty()) {
+            return Some(record);
+        }
+        self.recorded = true;
+        self.log.line(format_args!("migration data: {record}"));
+        if let Ok(json) = serde_json::to_string(&record) {
+            self.log.line(format_args!("record: {json}"));
+        }
+        Some(record)
+    }
+
+    async fn forward(&mut self, data: ForwardData) -> Result<(), ConnectorError> {
+        self.forwards.retain(|forward| !forward.task.is_finished());
+        let State::Connected { worker, .. } = &self.state else {
+            return self.refuse("forward: there is no control connection").await;
+        };
+        if self.forwards.len() >= MAX_FORWARDS {
+            let reason = format!("forward: there are already {MAX_FORWARDS}");
+            return self.refuse(&reason).await;
+        }
+        let path = data.unix.clone();
+        match self.bind_forward(&path, data, worker).await {
+            Ok(forward) => {
+                // The path was free: a caller that reuses it for one disk after the other has removed
+                // the last forward's socket.
+                for before in self.forwards.iter().filter(|before| before.path == path) {
+                    before.replaced.notify_one();
+                }
+                let replaced = Arc::new(Notify::new());
+                let task = tokio::spawn(forward.run(replaced.clone()));
+                self.forwards.push(RunningForward {
+                    path,
+                    replaced,
+                    task,
+                });
+                self.answer(protocol::success(json!({}))).await
+            }
+            Err(error) => self.refuse(&error.to_string()).await,
+        }
+    }
+
+    async fn bind_forward(
+        &self,
+        path: &Path,
+        data: ForwardData,
+        worker: &WorkerChannel,
+    ) -> Result<Forward, ForwardError> {
+        let transport = match &self.target {
+            Some(target) => Transport::direct(data, target.clone(), worker).await?,
+            None => Transport::websocket(data, worker.clone(), self.options.clone())?,
+        };
+        let log = self.log.clone();
+        Ok(Forward::new(path, transport, &self.traffic, log)?)
+    }
+
+    /// Sends a line of the caller to the worker.
+    async fn pass(&mut self, line: Vec<u8>) -> Result<(), ConnectorError> {
+        match &self.state {
+            State::Connected { worker, .. } => {
+                if let Some(reason) = self.data_lost(&line) {
+                    return self.refuse(&reason).await;
+                }
+                worker.pass(line).await;
+                Ok(())
+            }
+            State::Unconnected => {
+                self.answer(protocol::failure("not connected: no connect command came"))
+                    .await
+            }
+            State::Failed(reason) => {
+                let message = format!("not connected: {reason}");
+                self.answer(protocol::failure(message)).await
+            }
+        }
+    }
+
+    /// Why the worker's answer to this command would mislead the caller.
+    ///
+    /// When the other node or its listener is dead, the program that reads an import there may have
+    /// seen an end of stream, or wait for one without limit. The caller has written everything and
+    /// only asks how the import went.
+    fn data_lost(&self, line: &[u8]) -> Option<String> {
+        let reason = self.target.as_ref()?.liveness().cause_of_death()?;
+        worker::asks_about_import(line)
+            .then(|| format!("the data on its way to the target is lost: {reason}"))
+    }
+
+    /// Refuses a command, in the log and in its answer.
+    async fn refuse(&self, reason: &str) -> Result<(), ConnectorError> {
+        self.log.line(reason);
+        self.answer(protocol::failure(reason)).await
+    }
+
+    async fn answer(&self, line: Vec<u8>) -> Result<(), ConnectorError> {
+        match &self.state {
+            State::Connected { worker, .. } => {
+                worker.answer(line).await;
+                Ok(())
+            }
+            _ => self
+                .output
+                .lock()
+                .await
+                .line(&line)
+                .await
+                .map_err(ConnectorError::Channel),
+        }
+    }
+
+    /// Ends every forward: sockets are removed, open connections fail.
+    pub(super) async fn stop_forwards(&mut self) {
+        for forward in self.forwards.drain(..) {
+            forward.task.abort();
+            let _ = forward.task.await;
+        }
+    }
+}
