@@ -1,5 +1,5 @@
-//! The direction of imports: a room (a module at the root of the crate) imports only from rooms on lower
-//! floors, and the modules of a room do not import each other in a circle.
+//! The direction of imports: a room (a module at the root of the crate) imports only from rooms on
+//! lower floors, and the modules of a room do not import each other in a circle.
 //!
 //! A crate of its own, because it needs only the source files.
 #![allow(clippy::unwrap_used, clippy::panic)]

@@ -1,5 +1,5 @@
-//! `include/pve_tunnel.h` is the output of cbindgen for `src/ffi`, and the library exports exactly the
-//! functions that the header declares.
+//! `include/pve_tunnel.h` is the output of cbindgen for `src/ffi`, and the library exports exactly
+//! the functions that the header declares.
 //!
 //! A crate of its own, because `make header` and `make lint` run it without the other tests.
 //!

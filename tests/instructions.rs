@@ -1,14 +1,16 @@
-//! The number of instructions that masking, decoding and encoding execute, counted by valgrind. The test
-//! fails after a change that makes them slower. The count does not depend on time, so a busy machine
-//! does not change it.
+//! The number of instructions that masking, decoding and encoding execute, counted by valgrind. The
+//! test fails after a change that makes them slower. The count does not depend on time, so a busy
+//! machine does not change it.
 //!
 //! A crate of its own, because valgrind runs its executable once for each operation: a small one
 //! starts faster, and its code is laid out independently of the other tests.
 //!
-//! After an intended change, write the figures again with `UPDATE_INSTRUCTIONS=1 cargo test --release
+//! After an intended change, write the figures again with `UPDATE_INSTRUCTIONS=1 cargo test
+//! --release
 //! --test instructions`.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// A skipped test is reported with writeln!, because the harness captures the output of print macros.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// A skipped test is reported with writeln!, because the harness captures the output of print
+// macros.
 #![allow(clippy::explicit_write)]
 
 use pve_tunnel::websocket::{
@@ -25,7 +27,8 @@ use std::{env, fs};
 /// The bytes that one operation processes.
 const LENGTH: usize = 64 << 10;
 
-/// The length of a piece in bytes. It fits in the first-level cache, so the mask uses wider vectors.
+/// The length of a piece in bytes. It fits in the first-level cache, so the mask uses wider
+/// vectors.
 const PIECE: usize = 16 << 10;
 
 /// How often an operation is repeated. The start and the end of the process vary by a few thousand
@@ -166,8 +169,8 @@ fn compiler() -> String {
     version.rsplit_once('.').unwrap().0.to_owned()
 }
 
-/// Instructions for one operation: the difference between a run and a run with twice as many operations.
-/// The start and the end of the process cancel out.
+/// Instructions for one operation: the difference between a run and a run with twice as many
+/// operations. The start and the end of the process cancel out.
 fn instructions(operation: &str) -> u64 {
     let [once, twice] = [1, 2].map(|rounds| count(operation, rounds * OPERATIONS));
     (twice - once) / OPERATIONS
@@ -197,8 +200,8 @@ fn count(operation: &str, times: u64) -> u64 {
     total.unwrap().trim().parse().unwrap()
 }
 
-/// The environment variables with the operation of `operation_process` and its number of repetitions.
-/// They are not set if a user runs all ignored tests.
+/// The environment variables with the operation of `operation_process` and its number of
+/// repetitions. They are not set if a user runs all ignored tests.
 const OPERATION: &str = "INSTRUCTIONS_OPERATION";
 const TIMES: &str = "INSTRUCTIONS_TIMES";
 
@@ -226,8 +229,8 @@ fn repeat_mask(piece: usize, times: u64) {
     }
 }
 
-/// Decodes a frame in three pieces. The first ends inside the header. The payload is not copied to the
-/// buffer, so that the count does not include a copy.
+/// Decodes a frame in three pieces. The first ends inside the header. The payload is not copied to
+/// the buffer, so that the count does not include a copy.
 fn repeat_decode(role: Role, times: u64) {
     let header = FrameHeader {
         fin: true,

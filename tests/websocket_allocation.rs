@@ -1,8 +1,8 @@
-//! The codec does not allocate for a frame and does not copy its payload: it unmasks a payload in the
-//! read buffer, and encodes a frame in the buffer of its payload.
+//! The codec does not allocate for a frame and does not copy its payload: it unmasks a payload in
+//! the read buffer, and encodes a frame in the buffer of its payload.
 //!
 //! A crate of its own, because a global allocator applies to the whole executable.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use pve_tunnel::websocket::{Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, Role};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -25,8 +25,8 @@ static COUNTING: Counting = Counting;
 
 // GlobalAlloc is an unsafe trait.
 #[allow(unsafe_code)]
-// SAFETY: passes every call to the system's allocator without change. Counting does not allocate: the
-// counter has no destructor, and its initial value is a constant.
+// SAFETY: passes every call to the system's allocator without change. Counting does not allocate:
+// the counter has no destructor, and its initial value is a constant.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -63,8 +63,8 @@ fn allocations(work: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
-/// Decodes as the connector does. `size` returns the length of the next piece for the length of the rest.
-/// Returns the number of payload bytes.
+/// Decodes as the connector does. `size` returns the length of the next piece for the length of the
+/// rest. Returns the number of payload bytes.
 fn decode(decoder: &mut Decoder, stream: &[u8], mut size: impl FnMut(usize) -> usize) -> usize {
     let (mut rest, mut seen) = (stream, 0);
     while !rest.is_empty() {
@@ -112,8 +112,8 @@ fn decoding_allocates_nothing_and_copies_nothing() {
             let one = frame(BINARY, key, &vec![BYTE; length]);
             let mut decoder = Decoder::new(role, MAX_FRAME);
             let mut random = Random(length as u64);
-            // Decoding byte by byte leaves every part of a header in the buffer, so the buffer reaches
-            // its final size.
+            // Decoding byte by byte leaves every part of a header in the buffer, so the buffer
+            // reaches its final size.
             decode(&mut decoder, &one, |_| 1);
             let mut seen = 0;
             let count = allocations(|| {

@@ -2,7 +2,8 @@
 
 use std::io::{self, Read, Write};
 
-/// Bytes whose period is not a power of two, so that a comparison finds each lost or repeated piece.
+/// Bytes whose period is not a power of two, so that a comparison finds each lost or repeated
+/// piece.
 pub fn pattern(length: usize) -> Vec<u8> {
     const PERIOD: usize = 65_521;
     let period: Vec<u8> = (0..PERIOD)

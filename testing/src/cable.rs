@@ -18,8 +18,8 @@ const SOURCE_MAC: &str = "02:00:00:00:77:01";
 const TARGET_MAC: &str = "02:00:00:00:77:02";
 const UNUSED_MAC: &str = "02:00:00:00:77:ff";
 
-/// The link. The thread that creates it must be in a network namespace of its own, which becomes the
-/// source node. Both interfaces are named mig0.
+/// The link. The thread that creates it must be in a network namespace of its own, which becomes
+/// the source node. Both interfaces are named mig0.
 #[derive(Clone)]
 pub struct Cable {
     target: NamespaceThread,
@@ -43,14 +43,14 @@ impl Cable {
         cable
     }
 
-    /// Runs a job in the target's namespace and returns its result. Threads and programs that the job
-    /// starts stay in that namespace.
+    /// Runs a job in the target's namespace and returns its result. Threads and programs that the
+    /// job starts stay in that namespace.
     pub fn on_target<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         self.target.execute(job)
     }
 
-    /// Drops every packet of both directions from now on, without an error at either node: the packets
-    /// go to a MAC address that no interface has.
+    /// Drops every packet of both directions from now on, without an error at either node: the
+    /// packets go to a MAC address that no interface has.
     pub fn cut(&self) {
         self.set_neighbours(UNUSED_MAC, UNUSED_MAC);
     }

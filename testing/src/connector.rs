@@ -177,9 +177,9 @@ impl Drop for Connector {
 
 /// The path of the command `pve-tunnel` that cargo built in the same profile as this executable.
 ///
-/// The command is in `target/<profile>`. Executables of tests and benchmarks are in the same directory
-/// or in `deps` below it. Cargo builds a package's binaries before it runs the package's integration
-/// tests.
+/// The command is in `target/<profile>`. Executables of tests and benchmarks are in the same
+/// directory or in `deps` below it. Cargo builds a package's binaries before it runs the package's
+/// integration tests.
 pub fn executable() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let found = this

@@ -2,8 +2,8 @@
 
 use pve_tunnel::websocket::{Decoder, Event, FrameError, MAX_FRAME, Role};
 
-/// What the decoder returned, independent of the pieces in which it received the stream: adjacent data
-/// of one message is one entry.
+/// What the decoder returned, independent of the pieces in which it received the stream: adjacent
+/// data of one message is one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded {
     Data {

@@ -4,14 +4,14 @@
 //! |---|---|
 //! | `target` | a target that a test scripts: real TLS (rustls) and real websockets (tungstenite) |
 //! | `connector` | the connector: the command `pve-tunnel connect` as a process |
-//! | `listener` | a listener in a thread or in a process, and the worker's end of its control socket |
+//! | `listener` | a listener in a thread or a process, and the worker's end of its control socket |
 //! | `seam` | a target whose worker has a seam, and a connector that has negotiated with it |
 //! | `stream` | local programs at both ends of a connection |
 //! | `tcp_source` | a source for the `tcp` plane that does not use the library |
 //! | `tls` | both ends of a TLS handshake in one process |
 //! | `relay` | a relay between a UNIX socket and a TCP socket |
 //! | `role` | processes that run the library: the test executable, started again |
-//! | `namespace`, `cable` | network namespaces, and a link between two of them that can drop every packet |
+//! | `namespace`, `cable` | network namespaces and a link between two of them that can drop all packets |
 //! | `frames` | websocket frames, correct and wrong |
 //! | `bytes`, `process` | data to send, and properties of a process from the kernel |
 

@@ -34,8 +34,8 @@ impl Listener {
         Self::from_parts(ours, log_in, Some(thread), None)
     }
 
-    /// Starts a listener with this command, whose standard input becomes the control socket, and waits
-    /// for its first message.
+    /// Starts a listener with this command, whose standard input becomes the control socket, and
+    /// waits for its first message.
     pub fn in_process(command: &mut Command) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut child = command
@@ -103,7 +103,8 @@ impl Listener {
         serde_json::from_value(self.request(&json!({ "op": "stat" }))).unwrap()
     }
 
-    /// Requests the counters until they meet a condition. Panics with the last counters if they do not.
+    /// Requests the counters until they meet a condition. Panics with the last counters if they do
+    /// not.
     pub fn stat_until(&mut self, condition: impl Fn(&Stat) -> bool) -> Stat {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {

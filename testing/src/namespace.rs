@@ -10,8 +10,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Runs a test in a new network namespace, which ends with the test. A network namespace belongs to a
-/// thread, and the programs that the thread starts inherit it.
+/// Runs a test in a new network namespace, which ends with the test. A network namespace belongs to
+/// a thread, and the programs that the thread starts inherit it.
 #[track_caller]
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(|| {
@@ -84,8 +84,8 @@ impl NamespaceThread {
     }
 }
 
-/// Adds addresses to an interface and waits until they are usable: the kernel adds their routes some
-/// time later.
+/// Adds addresses to an interface and waits until they are usable: the kernel adds their routes
+/// some time later.
 pub fn add_addresses(interface: &str, addresses: &[&str]) {
     wait_for(&format!("ip -o link show dev {interface}"), "state UP");
     for address in addresses {

@@ -1,5 +1,5 @@
-//! A relay between a UNIX socket and a TCP socket. A test holds the two peer sockets: the near end is
-//! the local program's, the far end is the other node's.
+//! A relay between a UNIX socket and a TCP socket. A test holds the two peer sockets: the near end
+//! is the local program's, the far end is the other node's.
 
 use pve_tunnel::relay::{Counters, Local, RelayError, reset_on_close, splice};
 use std::future::poll_fn;

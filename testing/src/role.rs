@@ -1,5 +1,5 @@
-//! Connectors, listeners and workers as processes. Each is the same test binary, which runs one test
-//! that is ignored otherwise.
+//! Connectors, listeners and workers as processes. Each is the same test binary, which runs one
+//! test that is ignored otherwise.
 
 use crate::listener::Listener;
 use pve_tunnel::{connector, listener};
@@ -12,14 +12,15 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-/// The environment variable with the options as JSON. It is not set if a user runs all ignored tests.
+/// The environment variable with the options as JSON. It is not set if a user runs all ignored
+/// tests.
 const OPTIONS: &str = "ROLE_OPTIONS";
 
 /// The command for a role.
 ///
-/// The library blocks the signals that end a process in the thread that calls it, and reads them from a
-/// descriptor. That is enough in a program with a single thread. A test binary has two threads, so it
-/// starts with these signals blocked.
+/// The library blocks the signals that end a process in the thread that calls it, and reads them
+/// from a descriptor. That is enough in a program with a single thread. A test binary has two
+/// threads, so it starts with these signals blocked.
 pub fn command(role: &str, options: &Value) -> Command {
     let mut command = Command::new("env");
     command
@@ -42,9 +43,9 @@ pub fn options() -> Option<Value> {
     Some(serde_json::from_str(&text).unwrap())
 }
 
-/// Returns a function that starts listeners, each in a process of its own. The listeners end when the
-/// function is dropped: a listener ends with its parent, and for the kernel the parent is the thread
-/// that started it.
+/// Returns a function that starts listeners, each in a process of its own. The listeners end when
+/// the function is dropped: a listener ends with its parent, and for the kernel the parent is the
+/// thread that started it.
 pub fn listeners() -> impl Fn(Value) -> Listener + Send + Sync + 'static {
     let (sender, requests) = mpsc::channel::<(Value, mpsc::Sender<Listener>)>();
     thread::spawn(move || {
@@ -72,9 +73,9 @@ pub fn listener_process() {
     let _ = listener::run(control, Some(log), &options);
 }
 
-/// Starts a worker in a process, which starts a listener in another process. The answer to `open` has
-/// two additional members: `listener`, the listener's process ID, and `other`, the process ID of
-/// another child of the worker, which keeps the worker's end of the control socket open.
+/// Starts a worker in a process, which starts a listener in another process. The answer to `open`
+/// has two additional members: `listener`, the listener's process ID, and `other`, the process ID
+/// of another child of the worker, which keeps the worker's end of the control socket open.
 pub fn start_worker(options: Value) -> Listener {
     Listener::in_process(command("worker_process", &options).stdout(Stdio::null()))
 }
@@ -115,8 +116,8 @@ fn receive(stream: &mut impl BufRead) -> Option<Value> {
     (!text.is_empty()).then(|| serde_json::from_str(&text).unwrap())
 }
 
-/// The command for a connector with these options. The test harness writes to standard output, so the
-/// pipe of standard output becomes descriptor 3.
+/// The command for a connector with these options. The test harness writes to standard output, so
+/// the pipe of standard output becomes descriptor 3.
 pub fn connector_command(options: &Value) -> Command {
     let role = command("connector_process", options);
     let mut command = Command::new("sh");
@@ -144,8 +145,9 @@ pub fn connector_process() {
     connector::run(input, output, Some(log), &options).unwrap();
 }
 
-/// Returns true if this process runs only the test `name` of the module `path` (from `module_path!()`).
-/// Otherwise runs the test in such a process, requires that it passes, and returns false.
+/// Returns true if this process runs only the test `name` of the module `path` (from
+/// `module_path!()`). Otherwise runs the test in such a process, requires that it passes, and
+/// returns false.
 ///
 /// For tests that change or measure properties of the whole process.
 pub fn in_own_process(path: &str, name: &str) -> bool {

@@ -120,7 +120,8 @@ impl Seam {
         names.into_iter().filter(|word| word != "version").collect()
     }
 
-    /// The requests that the worker received: its own commands by name, the seam's operations by `op`.
+    /// The requests that the worker received: its own commands by name, the seam's operations by
+    /// `op`.
     pub fn received(&self) -> Vec<String> {
         let commands = self.commands.lock().unwrap();
         let words = commands.iter().map(|command| {
@@ -176,7 +177,8 @@ pub fn plane_request_with(kind: &str, fields: &Value) -> Value {
     request
 }
 
-/// Starts a local program of the target, which serves each connection. Returns the path of its socket.
+/// Starts a local program of the target, which serves each connection. Returns the path of its
+/// socket.
 pub fn program(directory: &Path, serve: impl Fn(UnixStream) + Send + 'static) -> PathBuf {
     let number = std::fs::read_dir(directory).unwrap().count();
     let path = directory.join(format!("program{number}"));

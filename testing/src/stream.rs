@@ -59,9 +59,9 @@ pub fn expect_reset(reader: JoinHandle<End>) -> Instant {
     when
 }
 
-/// Requires that the writer of a program that writes and reads at the same time failed. Returns when
-/// both had ended. The kernel reports a reset once, to either call. It does not report it to a call
-/// that has already written a part.
+/// Requires that the writer of a program that writes and reads at the same time failed. Returns
+/// when both had ended. The kernel reports a reset once, to either call. It does not report it to a
+/// call that has already written a part.
 pub fn expect_both_fail(writer: JoinHandle<End>, reader: JoinHandle<End>) -> Instant {
     expect_write_failure(writer).max(reader.join().unwrap().1)
 }

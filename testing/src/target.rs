@@ -211,8 +211,8 @@ impl Target {
     }
 }
 
-/// The worker's end of a control connection: answers each line with the result of `answer`, until the
-/// client closes the connection or sends the command "disconnect".
+/// The worker's end of a control connection: answers each line with the result of `answer`, until
+/// the client closes the connection or sends the command "disconnect".
 pub fn serve_worker(
     request: Request,
     mut answer: impl FnMut(&serde_json::Value) -> serde_json::Value,

@@ -12,8 +12,8 @@ pub fn endpoint(opened: &Value) -> SocketAddr {
     SocketAddr::new(address, u16::try_from(port).unwrap())
 }
 
-/// Connects and requests a forward. Returns the listener's status, or none if the listener closed the
-/// connection instead.
+/// Connects and requests a forward. Returns the listener's status, or none if the listener closed
+/// the connection instead.
 pub fn connect_to_forward(opened: &Value, number: u32) -> (TcpStream, Option<u8>) {
     let mut stream = TcpStream::connect(endpoint(opened)).unwrap();
     let mut challenge = [0; 40];

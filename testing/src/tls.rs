@@ -57,8 +57,8 @@ pub async fn established() -> (ClientStream, ServerStream) {
     (near.unwrap(), far.unwrap())
 }
 
-/// The error that a source receives from a target that refused it. In TLS 1.3 the alert arrives after
-/// the source's handshake is complete.
+/// The error that a source receives from a target that refused it. In TLS 1.3 the alert arrives
+/// after the source's handshake is complete.
 pub async fn alert_after_handshake(mut stream: impl AsyncRead + Unpin) -> TlsError {
     let error = timeout(LIMIT, stream.read_u8()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");

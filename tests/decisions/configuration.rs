@@ -152,8 +152,8 @@ fn the_examples_of_the_manual_page_are_accepted() {
     }
 }
 
-/// The verbatim blocks of a POD text, without their indentation. In that page, each block is a complete
-/// file.
+/// The verbatim blocks of a POD text, without their indentation. In that page, each block is a
+/// complete file.
 fn verbatim_blocks(pod: &str) -> Vec<String> {
     let mut blocks = vec![String::new()];
     for line in pod.lines() {

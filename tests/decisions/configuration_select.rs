@@ -1,12 +1,12 @@
-//! The network and policy that `/etc/pve/remote-migration.cfg` gives for one call, on the source and on
-//! the target.
+//! The network and policy that `/etc/pve/remote-migration.cfg` gives for one call, on the source
+//! and on the target.
 
 use pve_tunnel::configuration::{Configuration, SelectionInput, select};
 use serde_json::{Value, json};
 
-/// dc2 has remotes, both types, and insecure as its default. dc3 has a remote and allows only secure.
-/// clear allows only clear text and has no remote. vmbr0 has the name of an interface. nowhere has no
-/// network.
+/// dc2 has remotes, both types, and insecure as its default. dc3 has a remote and allows only
+/// secure. clear allows only clear text and has no remote. vmbr0 has the name of an interface.
+/// nowhere has no network.
 const SITES: &str = "\
 network: dc2
 \tremote 192.0.2.7,pve.example.com,fd00::7

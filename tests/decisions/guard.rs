@@ -45,8 +45,8 @@ fn addresses(text: &str) -> Vec<InterfaceAddress> {
     text.split(", ").map(entry).collect()
 }
 
-/// Parses the format of `ip route`: `10.0.0.0/24 via 10.0.0.254 dev eth1 src 10.0.0.1`. `local` comes
-/// first for an address of this node.
+/// Parses the format of `ip route`: `10.0.0.0/24 via 10.0.0.254 dev eth1 src 10.0.0.1`. `local`
+/// comes first for an address of this node.
 fn route(text: &str) -> Route {
     let mut words = text.split_whitespace().peekable();
     let local = words.next_if_eq(&"local").is_some();

@@ -213,8 +213,8 @@ fn a_configured_network_needs_no_privilege_and_changes_nothing_else() {
         let warns = plan.warnings.iter().any(|text| text.contains("CLEAR TEXT"));
         assert_eq!(warns, requested == "insecure", "{requested} {network}");
 
-        // If the network is not configured or the member is absent, the privileges are required, and an
-        // ID that cannot be an interface name is refused.
+        // If the network is not configured or the member is absent, the privileges are required,
+        // and an ID that cannot be an interface name is refused.
         for configured in [json!(false), Value::Null] {
             match planned(input(configured)) {
                 Ok(other) => {

@@ -9,8 +9,8 @@ use pve_tunnel::network::{Lookup, NetworkError, PORTS, SystemLookup};
 use serde_json::{Value, json};
 use testing::namespace::{in_namespace, run};
 
-/// Configures a node with a migration network (mig0) and a network with the default route (pub0). Their
-/// peer interfaces are up as well, because an interface without a carrier has no IPv6 routes.
+/// Configures a node with a migration network (mig0) and a network with the default route (pub0).
+/// Their peer interfaces are up as well, because an interface without a carrier has no IPv6 routes.
 fn node() {
     for (interface, other) in [("mig0", "mig1"), ("pub0", "pub1")] {
         run(&format!(
@@ -63,8 +63,8 @@ fn refused(input: Value, expected: &[&str]) {
     }
 }
 
-/// For each family: address of the target, migration network, router of the default route, this node's
-/// address on the other network.
+/// For each family: address of the target, migration network, router of the default route, this
+/// node's address on the other network.
 const FAMILIES: [(&str, &str, &str, &str); 2] = [
     ("10.77.0.9", "10.77.0.0/24", "192.168.9.1", "192.168.9.7"),
     ("fd77::9", "fd77::/64", "fd09::1", "fd09::7"),
@@ -252,8 +252,8 @@ fn routing_by_port_is_respected() {
     });
 }
 
-/// Nodes with several interfaces often have a routing table for each of their addresses. Destinations
-/// without a route in that table use its default gateway.
+/// Nodes with several interfaces often have a routing table for each of their addresses.
+/// Destinations without a route in that table use its default gateway.
 #[test]
 fn routing_by_source_address_is_respected() {
     in_namespace(|| {

@@ -1,5 +1,5 @@
 //! Functions that depend on the kernel: relays between sockets, ports, addresses and routes.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod guard_namespace;
 mod network_namespace;

@@ -29,8 +29,8 @@ fn own(text: &str) -> Option<InterfaceAddress> {
     all.into_iter().find(|own| own.address == ip(text))
 }
 
-/// Creates two pairs of connected interfaces. One interface of the second pair stays down, so the other
-/// has no carrier.
+/// Creates two pairs of connected interfaces. One interface of the second pair stays down, so the
+/// other has no carrier.
 fn create_interfaces() {
     run("ip link add mig0 type veth peer name mig1");
     run("ip link add dead0 type veth peer name dead1");

@@ -10,7 +10,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A loopback address for this process and test only, so that parallel tests do not use the same ports.
+/// A loopback address for this process and test only, so that parallel tests do not use the same
+/// ports.
 fn own_loopback(test: u8) -> IpAddr {
     let process = std::process::id();
     IpAddr::from([127, test, (process >> 8) as u8, process as u8 | 1])

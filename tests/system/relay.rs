@@ -16,8 +16,8 @@ enum Sent {
     Close,
 }
 
-/// The sending half of a connection. A pong is pending after the first data, and the end of this half
-/// ends the receiving half.
+/// The sending half of a connection. A pong is pending after the first data, and the end of this
+/// half ends the receiving half.
 struct Sending {
     sent: Arc<Mutex<Vec<Sent>>>,
     pong_pending: Notify,

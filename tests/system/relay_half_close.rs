@@ -168,8 +168,8 @@ impl Relay {
         self.sent.send(Sent::End).unwrap();
     }
 
-    /// Waits until the relay has ended. Returns its result, the data that the peer has received, and
-    /// whether the peer has received the end of the stream.
+    /// Waits until the relay has ended. Returns its result, the data that the peer has received,
+    /// and whether the peer has received the end of the stream.
     async fn ended(self) -> (Result<(), RelayError>, Vec<u8>, bool) {
         let result = self.task.await.unwrap();
         let data = self.received.data.lock().unwrap().clone();

@@ -1,5 +1,5 @@
-//! The relay with splice(2) between a local socket and a TCP socket: all data arrives without delay, and
-//! the relay neither buffers nor polls more than it has to.
+//! The relay with splice(2) between a local socket and a TCP socket: all data arrives without
+//! delay, and the relay neither buffers nor polls more than it has to.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{ErrorKind, Read, Write};
@@ -89,8 +89,8 @@ fn either_direction_may_end_first_and_the_other_continues() {
 
 #[test]
 fn a_sender_that_keeps_its_socket_open_can_end_its_stream() {
-    // PVE::StorageTunnel does this, and then requests over the control connection whether all data has
-    // arrived.
+    // PVE::StorageTunnel does this, and then requests over the control connection whether all data
+    // has arrived.
     let data = pattern(3 << 20);
     for address in LOOPBACKS {
         let (near, far, relay) = Relay::start(address);

@@ -1,5 +1,5 @@
-//! The end of a relay between a local socket and a TCP socket: the sender or reader of data that did not
-//! arrive receives an error, and data that did arrive is not lost.
+//! The end of a relay between a local socket and a TCP socket: the sender or reader of data that
+//! did not arrive receives an error, and data that did arrive is not lost.
 
 use pve_tunnel::relay::RelayError;
 use socket2::SockRef;

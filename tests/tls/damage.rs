@@ -18,9 +18,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// A TLS record's header.
 const HEADER: usize = 5;
 
-/// The parts of a flight that the handshake authenticates: the contents of its records. The type and the
-/// version in a record's header, and the records that change the cipher, exist for old middleboxes (RFC
-/// 8446 §5.1, §5.2, §D.4). A change there has no effect.
+/// The parts of a flight that the handshake authenticates: the contents of its records. The type
+/// and the version in a record's header, and the records that change the cipher, exist for old
+/// middleboxes (RFC 8446 §5.1, §5.2, §D.4). A change there has no effect.
 fn authenticated(mut bytes: &[u8]) -> Vec<&[u8]> {
     const CHANGE_CIPHER_SPEC: (u8, &[u8]) = (20, &[1]);
     let mut contents = Vec::new();

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::process::{self, Command};
 use testing::role::in_own_process;
 
-/// The bytes before the private value of a P-256 key in PKCS #8 (RFC 5208, RFC 5915): the version and
-/// the header of the octet string.
+/// The bytes before the private value of a P-256 key in PKCS #8 (RFC 5208, RFC 5915): the version
+/// and the header of the octet string.
 const BEFORE: [u8; 5] = [0x02, 0x01, 0x01, 0x04, 0x20];
 
 /// The bytes after it: the header of the public key.

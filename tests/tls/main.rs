@@ -1,5 +1,5 @@
 //! TLS between two nodes that pin each other's certificate by its fingerprint.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod damage;
 mod handshake;

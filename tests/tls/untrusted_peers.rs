@@ -193,8 +193,8 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
     );
 }
 
-/// Certificates are public: the attacker presents those of the two ends, and has to sign with another
-/// key.
+/// Certificates are public: the attacker presents those of the two ends, and has to sign with
+/// another key.
 #[tokio::test]
 async fn a_copied_certificate_without_its_key_is_refused() {
     let (source, target) = identities();

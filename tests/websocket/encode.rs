@@ -1,5 +1,5 @@
-//! Frames of our codec read by tungstenite, frames of tungstenite read by our codec, and damaged streams
-//! read by both.
+//! Frames of our codec read by tungstenite, frames of tungstenite read by our codec, and damaged
+//! streams read by both.
 
 use pve_tunnel::websocket::{
     Encoder, FrameError, MAX_FRAME, MAX_HEADER, Masking, OpCode, Role, mask,
@@ -378,8 +378,8 @@ fn damaged_streams_are_read_as_by_tungstenite() {
             }
             // Our codec transports bytes and does not verify that text is UTF-8.
             (_, Some(Error::Utf8(_))) => assert!(ours.starts_with(&theirs), "stream {seed}"),
-            // Tungstenite verifies a frame only when it is complete, accepts lengths in any form, and
-            // answers a wrong close code in place of refusing it.
+            // Tungstenite verifies a frame only when it is complete, accepts lengths in any form,
+            // and answers a wrong close code in place of refusing it.
             (Some(FrameError::NonMinimalLength(_) | FrameError::CloseCode(_)), _)
             | (Some(_), None) => assert!(theirs.starts_with(&ours), "stream {seed}"),
             (Some(_), Some(_)) => {

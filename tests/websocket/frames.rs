@@ -1,5 +1,5 @@
-//! The decoder's result for each kind of frame: RFC 6455 §5 and §7.4 as tables. Each stream is delivered
-//! whole, byte by byte and in random pieces, and the results must be equal.
+//! The decoder's result for each kind of frame: RFC 6455 §5 and §7.4 as tables. Each stream is
+//! delivered whole, byte by byte and in random pieces, and the results must be equal.
 
 use pve_tunnel::websocket::{Decoder, Event, FrameError, MAX_FRAME, Role};
 use testing::frames::{

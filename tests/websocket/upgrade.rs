@@ -43,8 +43,8 @@ fn headers(head: &str) -> HashMap<String, &str> {
     headers
 }
 
-/// The result of an upgrade whose answer is `head`, with `{accept}` replaced by the correct accept key,
-/// followed by `early`, in pieces of `step` bytes.
+/// The result of an upgrade whose answer is `head`, with `{accept}` replaced by the correct accept
+/// key, followed by `early`, in pieces of `step` bytes.
 async fn answered(
     head: &str,
     early: &[u8],
@@ -114,7 +114,8 @@ fn requests_above_the_limits_of_pveproxy_are_refused() {
         .take_while(|&length| long(length).is_ok())
         .last()
         .unwrap();
-    // The request line, the five headers of the upgrade, the header of this test, and the empty line.
+    // The request line, the five headers of the upgrade, the header of this test, and the empty
+    // line.
     let path = URL.split_once("8006").unwrap().1;
     let upgrade = "Host: 192.0.2.1:8006\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \r\n"

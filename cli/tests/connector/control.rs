@@ -1,5 +1,5 @@
-//! The control connection: every answer belongs to its request, in whatever pieces and however late it
-//! arrives.
+//! The control connection: every answer belongs to its request, in whatever pieces and however late
+//! it arrives.
 
 use pve_tunnel::connector::{self, Options};
 use serde_json::{Value, json};
@@ -31,8 +31,8 @@ fn answers_may_arrive_in_any_pieces() {
             if lines < 3 {
                 continue;
             }
-            // Three answers. The first begins in frames of one byte. Its end and the other two are in
-            // one frame.
+            // Three answers. The first begins in frames of one byte. Its end and the other two are
+            // in one frame.
             let text = b"{\"api\":2}\n{\"two\":2}\n{\"three\":3}\n";
             for byte in &text[..9] {
                 websocket.write(Message::binary(vec![*byte])).unwrap();

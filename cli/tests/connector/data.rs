@@ -17,12 +17,12 @@ const MIB: usize = 1 << 20;
 /// The bytes sent in each direction.
 const LENGTH: usize = 64 * MIB;
 
-/// The memory that two directions of one connection may use, in KiB: the buffers, those of rustls, and
-/// a reserve for the allocator.
+/// The memory that two directions of one connection may use, in KiB: the buffers, those of rustls,
+/// and a reserve for the allocator.
 const MEMORY_PER_CONNECTION: u64 = 8 * 1024;
 
-/// A target whose socket `/echo` echoes, `/source` sends, and `/sink` passes the SHA-256 of the data
-/// before the close frame to the channel.
+/// A target whose socket `/echo` echoes, `/source` sends, and `/sink` passes the SHA-256 of the
+/// data before the close frame to the channel.
 fn target(results: mpsc::Sender<String>) -> Target {
     let results = Mutex::new(results);
     Target::new(move |request| match request.socket() {
@@ -177,7 +177,8 @@ fn a_stalled_target_stops_the_local_writer_without_more_memory() {
     let local = connector.open(&target, "/stalled");
     local.set_nonblocking(true).unwrap();
     let data = pattern(LENGTH);
-    // The buffers of the kernel and of the connector hold some data. Then the socket accepts no more.
+    // The buffers of the kernel and of the connector hold some data. Then the socket accepts no
+    // more.
     let mut written = 0;
     let mut refused = 0;
     while refused < 2000 {

@@ -47,7 +47,8 @@ fn bare_fin(tls: Tls) {
     let _ = read_to_end(&tcp);
 }
 
-/// Reads frames up to the close frame. Returns the number of payload bytes. The masking key is zero.
+/// Reads frames up to the close frame. Returns the number of payload bytes. The masking key is
+/// zero.
 fn read_until_close(tls: &mut Tls) -> usize {
     let mut total = 0;
     loop {
@@ -183,8 +184,8 @@ fn an_end_without_close_notify_after_our_close_frame_is_not_an_error() {
     let target = target(|request| {
         let mut tls = request.accept();
         assert_eq!(read_until_close(&mut tls), LENGTH);
-        // A target that needs time to write the data to its socket answers late. The connection has to
-        // stay open.
+        // A target that needs time to write the data to its socket answers late. The connection has
+        // to stay open.
         tls.write_all(&frame(b"late answer")).unwrap();
         tls.flush().unwrap();
         bare_fin(tls);

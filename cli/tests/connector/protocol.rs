@@ -1,4 +1,5 @@
-//! The protocol on standard input and output that `PVE::Tunnel` uses with `proxmox-websocket-tunnel`.
+//! The protocol on standard input and output that `PVE::Tunnel` uses with
+//! `proxmox-websocket-tunnel`.
 
 use serde_json::json;
 use std::os::unix::net::UnixListener;

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use testing::connector::{Connector, executable};
 use testing::target::{Identity, Target, serve_worker, stock_answer};
 
-/// Requires that a connector fails to connect. Returns the reason, which is in its answer and its log.
+/// Requires that a connector fails to connect. Returns the reason, which is in its answer and its
+/// log.
 fn refusal(url: &str, fingerprint: Option<Fingerprint>) -> String {
     let mut connector = Connector::start();
     connector.connect_to(url, fingerprint);
@@ -100,7 +101,8 @@ fn without_a_fingerprint_the_systems_cas_decide() {
         "{reason}"
     );
 
-    // With the same certificate among the system's CAs, its names are accepted and other names are not.
+    // With the same certificate among the system's CAs, its names are accepted and other names are
+    // not.
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ca.pem");
     std::fs::write(&file, identity.pem()).unwrap();
@@ -191,8 +193,8 @@ fn unusable_urls_are_refused_and_not_logged() {
     }
 }
 
-/// Runs the connector in this process with these limits. Returns its answer to `version` and how long it
-/// took.
+/// Runs the connector in this process with these limits. Returns its answer to `version` and how
+/// long it took.
 fn run_with_limits(url: String, options: serde_json::Value) -> (String, Duration) {
     let options: Options = serde_json::from_value(options).unwrap();
     let (input, to_input) = pipe().unwrap();

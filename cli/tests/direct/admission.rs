@@ -1,5 +1,5 @@
-//! The time between the handshake and the first byte: the listener connects to the target's program, and
-//! the source may disappear.
+//! The time between the handshake and the first byte: the listener connects to the target's
+//! program, and the source may disappear.
 
 use ring::hmac;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};

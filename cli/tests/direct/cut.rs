@@ -1,5 +1,5 @@
-//! A link that drops every packet without an error. The source and the listener are in different network
-//! namespaces.
+//! A link that drops every packet without an error. The source and the listener are in different
+//! network namespaces.
 
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
@@ -109,7 +109,8 @@ fn every_connection_fails_within_the_limit_in_each_state() {
     });
 }
 
-/// Requires this number of failed connections in the record. Returns the logs of connector and listener.
+/// Requires this number of failed connections in the record. Returns the logs of connector and
+/// listener.
 fn log_of_both(tunnel: NegotiatedTunnel, failed: u64) -> [String; 2] {
     let seam = tunnel.seam.clone();
     let (record, finished) = tunnel.finish();
@@ -147,8 +148,8 @@ fn a_reader_that_stalls_for_longer_than_the_limit_is_not_dead() {
 #[test]
 fn a_cut_that_is_shorter_than_the_limit_heals() {
     for_each_plane(|plane, cable| {
-        // TCP doubles the time between retransmissions: after a cut it may wait for as long as the cut
-        // lasted.
+        // TCP doubles the time between retransmissions: after a cut it may wait for as long as the
+        // cut lasted.
         let mut tunnel = cable.tunnel(plane, 12);
         let (source, target) = tunnel.pair();
         let idle = tunnel.pair();

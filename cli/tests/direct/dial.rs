@@ -1,5 +1,6 @@
-//! Dialling the target's listener when another service or nothing is at its address: `secure` uses the
-//! websocket with one warning, `insecure` ends before any change, and neither exceeds its limit.
+//! Dialling the target's listener when another service or nothing is at its address: `secure` uses
+//! the websocket with one warning, `insecure` ends before any change, and neither exceeds its
+//! limit.
 
 use pve_tunnel::network::bind_port;
 use pve_tunnel::tls::{Identity, Server};
@@ -252,7 +253,8 @@ fn an_attacker_with_its_own_certificate_receives_no_data() {
     let own = Identity::one_time().unwrap();
     let source: Arc<Mutex<Option<Value>>> = Arc::default();
     let (seen, expected_source) = (results.clone(), source.clone());
-    // The attacker pins the right source, as if it had read the control plane, and completes each step.
+    // The attacker pins the right source, as if it had read the control plane, and completes each
+    // step.
     let address = other_service(move |stream| {
         let pin = expected_source.lock().unwrap().clone().unwrap();
         let server = Server::direct(&own, pin.as_str().unwrap().parse().unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! Dialling in a network namespace: addresses that drop packets, that no node has or that have no route,
-//! and another address that works.
+//! Dialling in a network namespace: addresses that drop packets, that no node has or that have no
+//! route, and another address that works.
 
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -103,7 +103,8 @@ fn a_hundred_connections_at_once_on_several_forwards() {
             .as_mut()
             .unwrap()
             .stat_until(|stat| stat.forwards[0].open == 0);
-        // The listener has one forward for the same socket, and the heartbeat is a connection as well.
+        // The listener has one forward for the same socket, and the heartbeat is a connection as
+        // well.
         assert_eq!(
             (stat.forwards.len(), stat.connections),
             (1, 101),

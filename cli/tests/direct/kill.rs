@@ -1,5 +1,5 @@
-//! SIGKILL of the connector or the listener at different moments: every program receives an error and not
-//! an end of stream, and nothing is left behind.
+//! SIGKILL of the connector or the listener at different moments: every program receives an error
+//! and not an end of stream, and nothing is left behind.
 
 use serde_json::json;
 use std::io::Write;
@@ -26,8 +26,8 @@ enum Victim {
     Listener,
 }
 
-/// Runs a test for each plane and each victim, in a network namespace where no other process uses the
-/// port.
+/// Runs a test for each plane and each victim, in a network namespace where no other process uses
+/// the port.
 fn for_each_plane_and_victim(test: fn(NegotiatedTunnel, Victim)) {
     in_namespace(move || {
         for (kind, plane) in PLANES {
@@ -66,7 +66,8 @@ fn kill(tunnel: &mut NegotiatedTunnel, victim: Victim) {
     }
 }
 
-/// Requires that the survivor continues, reports the death, and ends cleanly, and that nothing is left.
+/// Requires that the survivor continues, reports the death, and ends cleanly, and that nothing is
+/// left.
 fn assert_survivor_cleans_up(mut tunnel: NegotiatedTunnel, victim: Victim, failed: u64) {
     let endpoint = endpoint(&tunnel);
     match victim {
@@ -198,7 +199,8 @@ fn a_kill_after_the_end_of_one_direction() {
     });
 }
 
-/// The worker is killed while another child of it keeps the worker's end of the control socket open.
+/// The worker is killed while another child of it keeps the worker's end of the control socket
+/// open.
 #[test]
 fn a_listener_ends_with_its_worker() {
     in_namespace(|| {

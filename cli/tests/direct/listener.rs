@@ -165,7 +165,8 @@ fn the_counters_of_each_outcome_are_correct() {
         .unwrap();
     drop(cut);
 
-    // One connection without a handshake, one for a socket without a program, two with unknown numbers.
+    // One connection without a handshake, one for a socket without a program, two with unknown
+    // numbers.
     let silent = TcpStream::connect(endpoint(&opened)).unwrap();
     assert_eq!(connect_to_forward(&opened, 2).1, Some(1));
     assert_eq!(connect_to_forward(&opened, 3).1, None);

@@ -1,5 +1,5 @@
-//! Answers of a target that differ in form from those of this version, and answers after its listener
-//! has died.
+//! Answers of a target that differ in form from those of this version, and answers after its
+//! listener has died.
 
 use serde_json::{Value, json};
 use testing::namespace::{in_namespace, run};
@@ -100,8 +100,8 @@ fn an_interface_in_a_call_applies_to_this_node_as_well() {
     });
 }
 
-/// A stream that ends with the death of the listener looks complete to a program that only reads, and the
-/// source's caller requests the state from the worker only.
+/// A stream that ends with the death of the listener looks complete to a program that only reads,
+/// and the source's caller requests the state from the worker only.
 #[test]
 fn an_import_is_not_complete_after_the_listener_has_died() {
     for (kind, plane) in KINDS {

@@ -32,8 +32,8 @@ fn assert_forward_works(tunnel: &mut NegotiatedTunnel) {
     assert_eq!(&answer, b"hello");
 }
 
-/// Requires that there is no direct plane: `secure` uses the websocket, `insecure` is an error, and no
-/// operation but `hello` was requested. The log has to contain this text.
+/// Requires that there is no direct plane: `secure` uses the websocket, `insecure` is an error, and
+/// no operation but `hello` was requested. The log has to contain this text.
 fn assert_no_direct_plane(what: &str, answer: impl Fn() -> Seam, words: &str) {
     for kind in ["secure", "insecure"] {
         let seam = answer();

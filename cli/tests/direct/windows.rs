@@ -1,5 +1,5 @@
-//! No TCP socket has a buffer of fixed size: the kernel adapts buffers to the path, but not those that a
-//! program has set.
+//! No TCP socket has a buffer of fixed size: the kernel adapts buffers to the path, but not those
+//! that a program has set.
 // Access to the descriptors of other processes and one socket option, which no crate in use offers.
 #![allow(unsafe_code)]
 
