@@ -11,7 +11,7 @@
 //! | `tls` | both ends of a TLS handshake in one process |
 //! | `relay` | a relay between a UNIX socket and a TCP socket |
 //! | `role` | processes that run the library: the test executable, started again |
-//! | `namespace`, `cable` | network namespaces and a link between two of them that can drop all packets |
+//! | `namespace`, `cable` | network namespaces and a link between two that can drop every packet |
 //! | `frames` | websocket frames, correct and wrong |
 //! | `bytes`, `process` | data to send, and properties of a process from the kernel |
 

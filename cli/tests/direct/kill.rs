@@ -112,7 +112,7 @@ fn assert_survivor_cleans_up(mut tunnel: NegotiatedTunnel, victim: Victim, faile
 }
 
 #[test]
-fn a_kill_during_the_handshake() {
+fn a_kill_during_the_handshake_resets_the_source_program() {
     for_each_plane_and_victim(|mut tunnel, victim| {
         let (sender, connections) = mpsc::channel();
         let path = program(tunnel.directory.path(), move |stream| {
@@ -161,7 +161,7 @@ fn established_connections(port: u16) -> usize {
 }
 
 #[test]
-fn a_kill_during_transfer() {
+fn a_kill_during_transfer_is_an_error_for_every_program() {
     for_each_plane_and_victim(|mut tunnel, victim| {
         let (busy, idle) = (tunnel.pair(), tunnel.pair());
         exchange_bytes(&busy.0, &busy.1);
@@ -183,7 +183,7 @@ fn a_kill_during_transfer() {
 }
 
 #[test]
-fn a_kill_after_the_end_of_one_direction() {
+fn a_kill_after_the_end_of_one_direction_is_not_a_clean_end() {
     for_each_plane_and_victim(|mut tunnel, victim| {
         let (mut source, target) = tunnel.pair();
         source.write_all(&pattern(LENGTH / 16)).unwrap();

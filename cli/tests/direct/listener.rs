@@ -91,7 +91,7 @@ fn a_full_port_range_is_reported() {
 }
 
 #[test]
-fn it_listens_only_at_its_address() {
+fn a_listener_listens_only_at_its_address() {
     in_namespace(|| {
         run("ip link add mig0 type veth peer name mig1");
         run("ip link set mig1 up");

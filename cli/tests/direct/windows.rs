@@ -73,7 +73,7 @@ fn a_buffer_that_was_set_is_detected() {
 fn assert_windows_grow(pid: u32, at_least: usize) {
     let sockets = match tcp_sockets(pid) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let what = "not permitted to duplicate the descriptors of another process";
+            let what = "the buffers of another process: not permitted to duplicate its descriptors";
             return report_skipped(what, &error);
         }
         sockets => sockets.unwrap(),
