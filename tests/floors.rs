@@ -1,14 +1,14 @@
-//! Imports go one way: a room (a module at the root of the crate) imports only from rooms on lower
-//! floors, and the modules of a room do not import each other in a circle.
+//! The direction of imports: a room (a module at the root of the crate) imports only from rooms on
+//! lower floors, and the modules of a room do not import each other in a circle.
 //!
-//! Alone in its crate because it needs nothing but the source files.
+//! A crate of its own, because it needs only the source files.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The rooms of the library, lowest floor first. A new room gets its place here.
+/// The rooms of the library, lowest floor first. A new room has to be added here.
 const FLOORS: &[&[&str]] = &[
     &["scalar", "plane", "secret"],
     &["system", "websocket", "tls"],
@@ -166,8 +166,8 @@ fn violations(floors: &[&[&str]], modules: &Modules) -> Vec<String> {
                 continue;
             };
             if height >= own {
-                let place = if height > own { "above" } else { "beside" };
-                found.insert(format!("{room} imports {other}, which is {place} it"));
+                let position = if height > own { "above" } else { "beside" };
+                found.insert(format!("{room} imports {other}, which is {position} it"));
             }
         }
     }

@@ -1,9 +1,9 @@
-//! `include/pve_tunnel.h` is what cbindgen makes of `src/ffi`, and the library exports exactly what
-//! the header declares.
+//! `include/pve_tunnel.h` is the output of cbindgen for `src/ffi`, and the library exports exactly
+//! the functions that the header declares.
 //!
 //! A crate of its own, because `make header` and `make lint` run it without the other tests.
 //!
-//! After a change of the ABI, write the header anew with `UPDATE_HEADER=1 cargo test --release
+//! After a change of the ABI, write the header again with `UPDATE_HEADER=1 cargo test --release
 //! --test header`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The order in which a reader of the header meets them.
+/// The sources in the order of the header.
 const SOURCES: [&str; 13] = [
     "version",
     "limits",
@@ -31,7 +31,7 @@ const SOURCES: [&str; 13] = [
 ];
 
 #[test]
-fn the_committed_header_is_fresh() {
+fn the_committed_header_is_current() {
     let path = root().join("include/pve_tunnel.h");
     let made = make_header();
     if env::var_os("UPDATE_HEADER").is_some() {
@@ -44,8 +44,8 @@ fn the_committed_header_is_fresh() {
         .position(|(committed, made)| committed != made);
     assert!(
         committed == made,
-        "include/pve_tunnel.h is not what src/ffi says, first at line {}; \
-         write it anew: UPDATE_HEADER=1 cargo test --release --test header",
+        "include/pve_tunnel.h differs from src/ffi, first at line {}; \
+         write it again: UPDATE_HEADER=1 cargo test --release --test header",
         differing.map_or_else(|| "the end".to_owned(), |line| (line + 1).to_string()),
     );
 }

@@ -1,13 +1,16 @@
-//! How many instructions masking, decoding and encoding take, by valgrind's count: the guard against
-//! a change that makes them slow, which is no matter of time and so as good on a busy machine.
+//! The number of instructions that masking, decoding and encoding execute, counted by valgrind. The
+//! test fails after a change that makes them slower. The count does not depend on time, so a busy
+//! machine does not change it.
 //!
 //! A crate of its own, because valgrind runs its executable once for each operation: a small one
 //! starts faster, and its code is laid out independently of the other tests.
 //!
-//! After a change on purpose, write the figures anew with `UPDATE_INSTRUCTIONS=1 cargo test --release
+//! After an intended change, write the figures again with `UPDATE_INSTRUCTIONS=1 cargo test
+//! --release
 //! --test instructions`.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// What is skipped goes straight to stderr: the test harness keeps what the print macros write.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// A skipped test is reported with writeln!, because the harness captures the output of print
+// macros.
 #![allow(clippy::explicit_write)]
 
 use pve_tunnel::websocket::{
@@ -21,14 +24,15 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-/// What one operation moves, in bytes.
+/// The bytes that one operation processes.
 const LENGTH: usize = 64 << 10;
 
-/// A piece that the first cache holds, and that is masked by wider vectors therefore, in bytes.
+/// The length of a piece in bytes. It fits in the first-level cache, so the mask uses wider
+/// vectors.
 const PIECE: usize = 16 << 10;
 
-/// How often it is done. What comes before and after varies by a few thousand instructions, which is
-/// little beside this many.
+/// How often an operation is repeated. The start and the end of the process vary by a few thousand
+/// instructions, which are few compared with those of the operations.
 const OPERATIONS: u64 = 2000;
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -37,32 +41,34 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 #[derive(Serialize, Deserialize)]
 struct Committed {
     about: Vec<String>,
-    /// The compiler that the figures are of.
+    /// The compiler for which the figures were counted.
     rustc: String,
-    /// How far a count may be off, either way, if this compiler made the code.
+    /// The relative difference that is accepted in both directions, with this compiler.
     tolerance: f64,
-    /// How far it may be above if another one did.
+    /// The relative increase that is accepted with another compiler.
     tolerance_of_others: f64,
     /// Instructions for 64 KiB.
     instructions: BTreeMap<String, u64>,
 }
 
-/// Does something so often.
-type Often = fn(u64);
+/// Repeats an operation this many times.
+type Repeat = fn(u64);
 
-const OPERATIONS_BY_NAME: [(&str, Often); 5] = [
-    ("mask", |times| mask_often(LENGTH, times)),
-    ("mask in pieces", |times| mask_often(PIECE, times)),
-    ("decode masked", |times| decode_often(Role::Server, times)),
-    ("decode unmasked", |times| decode_often(Role::Client, times)),
-    ("encode", encode_often),
+const OPERATIONS_BY_NAME: [(&str, Repeat); 5] = [
+    ("mask", |times| repeat_mask(LENGTH, times)),
+    ("mask in pieces", |times| repeat_mask(PIECE, times)),
+    ("decode masked", |times| repeat_decode(Role::Server, times)),
+    ("decode unmasked", |times| {
+        repeat_decode(Role::Client, times)
+    }),
+    ("encode", repeat_encode),
 ];
 
 #[test]
 fn the_counts_are_those_committed() {
     let update = env::var_os("UPDATE_INSTRUCTIONS").is_some();
     if let Err(reason) = can_count() {
-        assert!(!update, "no figures from here: {reason}");
+        assert!(!update, "cannot count on this machine: {reason}");
         writeln!(io::stderr(), "instructions: skipped all of it: {reason}").unwrap();
         return;
     }
@@ -90,7 +96,7 @@ impl Committed {
         let expected = *self
             .instructions
             .get(name)
-            .ok_or(format!("{name}: there is no figure"))?;
+            .ok_or(format!("{name}: no figure"))?;
         let same = compiler == self.rustc;
         let ratio = count as f64 / expected as f64;
         let most = 1.0
@@ -102,13 +108,13 @@ impl Committed {
         let what = if ratio > most {
             "more: find out why"
         } else if same && ratio < 1.0 - self.tolerance {
-            "less, and nothing keeps it so until the new figure is committed"
+            "less: commit the new figure"
         } else {
             return Ok(());
         };
         Err(format!(
             "{name}: {count} instructions for 64 KiB, {expected} in bench/instructions.json \
-             (rustc {}, here {compiler}): {:+.1} %, {what}. On purpose: \
+             (rustc {}, here {compiler}): {:+.1} %, {what}. If intended: \
              UPDATE_INSTRUCTIONS=1 cargo test --release --test instructions",
             self.rustc,
             100.0 * (ratio - 1.0),
@@ -137,7 +143,7 @@ fn a_count_beyond_the_tolerance_is_refused() {
     assert!(committed.judge("encode", 1000, "1.85").is_err());
 }
 
-/// Whether a count means anything here.
+/// Whether counts on this machine can be compared with the committed ones.
 fn can_count() -> Result<(), String> {
     if cfg!(debug_assertions) {
         return Err("the figures are of the release build".to_owned());
@@ -163,14 +169,14 @@ fn compiler() -> String {
     version.rsplit_once('.').unwrap().0.to_owned()
 }
 
-/// Instructions for one operation: what twice as many take more. Starting and ending a process are
-/// not in it.
+/// Instructions for one operation: the difference between a run and a run with twice as many
+/// operations. The start and the end of the process cancel out.
 fn instructions(operation: &str) -> u64 {
     let [once, twice] = [1, 2].map(|rounds| count(operation, rounds * OPERATIONS));
     (twice - once) / OPERATIONS
 }
 
-/// Instructions of a process that does this so often.
+/// Instructions of a process that repeats the operation `times` times.
 fn count(operation: &str, times: u64) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("callgrind.out");
@@ -194,26 +200,27 @@ fn count(operation: &str, times: u64) -> u64 {
     total.unwrap().trim().parse().unwrap()
 }
 
-/// What `operation_process` does, and how often; whoever runs every ignored test has none.
+/// The environment variables with the operation of `operation_process` and its number of
+/// repetitions. They are not set if a user runs all ignored tests.
 const OPERATION: &str = "INSTRUCTIONS_OPERATION";
 const TIMES: &str = "INSTRUCTIONS_TIMES";
 
-/// What is counted: this test binary again, as a process of its own.
+/// The process whose instructions are counted: the same test binary.
 #[test]
 #[ignore = "a process of the other test"]
 fn operation_process() {
-    let Ok(wanted) = env::var(OPERATION) else {
+    let Ok(requested) = env::var(OPERATION) else {
         return;
     };
     let times = env::var(TIMES).unwrap().parse().unwrap();
     let (_, operation) = OPERATIONS_BY_NAME
         .into_iter()
-        .find(|(name, _)| *name == wanted)
+        .find(|(name, _)| *name == requested)
         .unwrap();
     operation(times);
 }
 
-fn mask_often(piece: usize, times: u64) {
+fn repeat_mask(piece: usize, times: u64) {
     let mut data = vec![7; LENGTH];
     for _ in 0..times {
         for data in data.chunks_mut(piece) {
@@ -222,9 +229,9 @@ fn mask_often(piece: usize, times: u64) {
     }
 }
 
-/// A frame in three pieces, the first of which ends inside its header. Of the payload only the room
-/// that it takes counts, so that nobody's copying does.
-fn decode_often(role: Role, times: u64) {
+/// Decodes a frame in three pieces. The first ends inside the header. The payload is not copied to
+/// the buffer, so that the count does not include a copy.
+fn repeat_decode(role: Role, times: u64) {
     let header = FrameHeader {
         fin: true,
         opcode: OpCode::Binary,
@@ -251,7 +258,7 @@ fn decode_often(role: Role, times: u64) {
     assert_eq!(seen, times * LENGTH as u64);
 }
 
-fn encode_often(times: u64) {
+fn repeat_encode(times: u64) {
     let mut encoder = Encoder::new(Role::Client, Masking::Random);
     let mut buffer = vec![7; MAX_HEADER + LENGTH];
     for _ in 0..times {

@@ -1,8 +1,8 @@
-//! No allocation for a frame, and no copy of its payload: a payload is unmasked where it was read,
-//! and becomes a frame where it lies.
+//! The codec does not allocate for a frame and does not copy its payload: it unmasks a payload in
+//! the read buffer, and encodes a frame in the buffer of its payload.
 //!
-//! A crate of its own, because its allocator serves the whole executable.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! A crate of its own, because a global allocator applies to the whole executable.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use pve_tunnel::websocket::{Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, Role};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,7 +14,7 @@ const BYTE: u8 = 7;
 const FRAMES: usize = 1000;
 
 thread_local! {
-    /// Of this thread alone: other tests run beside it.
+    /// The allocations of this thread only: other tests run at the same time.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -23,14 +23,14 @@ struct Counting;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// A global allocator cannot be had without.
+// GlobalAlloc is an unsafe trait.
 #[allow(unsafe_code)]
-// SAFETY: the system's allocator, which everything is passed on to as it is. Counting allocates
-// nothing: the counter has no destructor, and its first value is a constant.
+// SAFETY: passes every call to the system's allocator without change. Counting does not allocate:
+// the counter has no destructor, and its initial value is a constant.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller's promises are what System asks for.
+        // SAFETY: the caller meets the requirements of this trait, which are also those of System.
         unsafe { System.alloc(layout) }
     }
 
@@ -40,15 +40,15 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.alloc_zeroed(layout) }
     }
 
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
         // SAFETY: as above.
-        unsafe { System.realloc(place, layout, size) }
+        unsafe { System.realloc(pointer, layout, size) }
     }
 
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: as above.
-        unsafe { System.dealloc(place, layout) }
+        unsafe { System.dealloc(pointer, layout) }
     }
 }
 
@@ -56,15 +56,15 @@ fn count() {
     ALLOCATIONS.with(|allocations| allocations.set(allocations.get() + 1));
 }
 
-/// How often something allocates.
+/// The number of allocations in `work`.
 fn allocations(work: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     work();
     ALLOCATIONS.get() - before
 }
 
-/// Decodes as the connector does, in pieces of `size` bytes of what is left; the number of payload
-/// bytes.
+/// Decodes as the connector does. `size` returns the length of the next piece for the length of the
+/// rest. Returns the number of payload bytes.
 fn decode(decoder: &mut Decoder, stream: &[u8], mut size: impl FnMut(usize) -> usize) -> usize {
     let (mut rest, mut seen) = (stream, 0);
     while !rest.is_empty() {
@@ -77,10 +77,10 @@ fn decode(decoder: &mut Decoder, stream: &[u8], mut size: impl FnMut(usize) -> u
             let Event::Data { payload, .. } = event else {
                 panic!("{event:?}");
             };
-            let place = payload.as_ptr_range();
+            let location = payload.as_ptr_range();
             assert!(
-                read.start <= place.start && place.end <= read.end,
-                "a payload is not where it was read"
+                read.start <= location.start && location.end <= read.end,
+                "a payload is outside the read buffer"
             );
             assert!(payload.iter().step_by(509).all(|&byte| byte == BYTE));
             seen += payload.len();
@@ -91,7 +91,7 @@ fn decode(decoder: &mut Decoder, stream: &[u8], mut size: impl FnMut(usize) -> u
 }
 
 #[test]
-fn the_counter_counts() {
+fn allocations_are_counted() {
     let mut kept = Vec::new();
     let count = allocations(|| {
         kept.push(vec![1_u8; 100]);
@@ -112,7 +112,8 @@ fn decoding_allocates_nothing_and_copies_nothing() {
             let one = frame(BINARY, key, &vec![BYTE; length]);
             let mut decoder = Decoder::new(role, MAX_FRAME);
             let mut random = Random(length as u64);
-            // With every part of a header left over: the buffer is as long as ever after that.
+            // Decoding byte by byte leaves every part of a header in the buffer, so the buffer
+            // reaches its final size.
             decode(&mut decoder, &one, |_| 1);
             let mut seen = 0;
             let count = allocations(|| {

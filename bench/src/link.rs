@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
-use testing::cable::{FAR, NEAR};
-use testing::namespace::{Elsewhere, run};
+use testing::cable::{SOURCE_ADDRESSES, TARGET_ADDRESSES};
+use testing::namespace::{NamespaceThread, run};
 
 /// The rate limit of each node. The burst holds two of the largest packets: the kernel would split
 /// them only at a network card. The queue is about as long as a switch's.
@@ -28,7 +28,7 @@ const PACKET: usize = (64 << 10) + 10;
 
 /// The link. The near node is the network namespace of the thread that creates it.
 pub struct Link {
-    far: Elsewhere,
+    far: NamespaceThread,
     /// The delay of each direction, in nanoseconds.
     delay: Arc<AtomicU64>,
     /// The kernel removes a TUN device when its last descriptor is closed.
@@ -37,9 +37,9 @@ pub struct Link {
 
 impl Link {
     pub fn new() -> io::Result<Self> {
-        let near_end = configure_end(NEAR[0])?;
-        let far = Elsewhere::new();
-        let far_end = far.there(|| configure_end(FAR[0]))?;
+        let near_end = configure_end(SOURCE_ADDRESSES[0])?;
+        let far = NamespaceThread::new();
+        let far_end = far.execute(|| configure_end(TARGET_ADDRESSES[0]))?;
         let delay = Arc::<AtomicU64>::default();
         relay(near_end.try_clone()?, far_end.try_clone()?, &delay);
         relay(far_end.try_clone()?, near_end.try_clone()?, &delay);
@@ -58,7 +58,7 @@ impl Link {
     }
 
     /// The namespace of the far node.
-    pub fn far(&self) -> &Elsewhere {
+    pub fn far(&self) -> &NamespaceThread {
         &self.far
     }
 }
@@ -67,7 +67,7 @@ impl Drop for Link {
     /// The relay's threads end when the devices are gone.
     fn drop(&mut self) {
         run("ip link del mig0");
-        self.far.there(|| run("ip link del mig0"));
+        self.far.execute(|| run("ip link del mig0"));
     }
 }
 

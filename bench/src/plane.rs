@@ -3,7 +3,7 @@
 use crate::peer::node::{Front, Node};
 use crate::tunnel::{CONNECTOR, Ends, LISTENER, Tunnel};
 use testing::role;
-use testing::seam::{Crossing, Seam, wish};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request};
 
 /// A tunnel on a plane: a connector and a listener on `tls` and `tcp`, a connector and the test
 /// node on `websocket`. Fails if the test node cannot start.
@@ -15,16 +15,16 @@ pub fn tunnel(plane: &str) -> Result<Box<dyn Tunnel>, String> {
 }
 
 /// A connector and a listener on `tls` or `tcp`.
-pub fn direct(plane: &str) -> Crossing {
+pub fn direct(plane: &str) -> NegotiatedTunnel {
     let migration_type = match plane {
         "tls" => "secure",
         _ => "insecure",
     };
-    let seam = Seam::starting(role::listeners());
-    Crossing::on(plane, seam, &wish(migration_type))
+    let seam = Seam::with_listeners(role::listeners());
+    NegotiatedTunnel::on_plane(plane, seam, &plane_request(migration_type))
 }
 
-impl Tunnel for Crossing {
+impl Tunnel for NegotiatedTunnel {
     fn connect(&mut self) -> Ends {
         let (source, sink) = self.pair();
         Ends { source, sink }

@@ -1,11 +1,11 @@
-//! Negotiation of the plane: asks the target for its offer, makes the plan, opens and dials the
+//! Negotiation of the plane: requests the target's offer, makes the plan, opens and dials the
 //! listener, and makes the plan again with the result.
 
 use super::Options;
 use super::direct_target::{Credentials, DirectTarget};
 use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::PlaneRequest;
-use super::worker::{RequestError, WorkerChannel, ask_seam};
+use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::capability::{Capabilities, Capability, CapabilityError};
 use crate::direct::message::{MAX_ADDRESSES, Offer, Open};
 use crate::direct::{OLDEST_PROTOCOL, PROTOCOL};
@@ -148,7 +148,7 @@ struct OfferedPlanes {
     clear_text_withheld: Option<String>,
 }
 
-/// Asks the seam for its offer. The offer is empty if the target has no seam, or a seam without a
+/// Requests the seam's offer. The offer is empty if the target has no seam, or a seam without a
 /// protocol in common.
 async fn offered_planes(
     worker: &WorkerChannel,
@@ -159,7 +159,7 @@ async fn offered_planes(
         "protocol": PROTOCOL,
         "version": env!("CARGO_PKG_VERSION"),
     });
-    let offer: Offer = match ask_seam(worker, &operation).await {
+    let offer: Offer = match request_operation(worker, &operation).await {
         Ok(offer) => offer,
         Err(RequestError::NoControl) => return Err(NegotiationError::NoControl),
         Err(error) => {
@@ -217,7 +217,7 @@ async fn reach(
     if let Some(identity) = &identity {
         operation["fingerprint"] = json!(identity.fingerprint().to_string());
     }
-    let reached = match ask_seam::<Open>(worker, &operation).await {
+    let reached = match request_operation::<Open>(worker, &operation).await {
         Ok(open) => dial(plane, &open, identity.as_ref(), request, options, log).await,
         // There is no listener, or it cannot be closed any more.
         Err(error @ (RequestError::Refused(_) | RequestError::NoControl)) => {
@@ -227,7 +227,7 @@ async fn reach(
     };
     if reached.is_err() {
         // The listener cannot be used. If this request is lost, the listener ends with its worker.
-        let _ = ask_seam::<serde_json::Value>(worker, &json!({ "op": "close" })).await;
+        let _ = request_operation::<serde_json::Value>(worker, &json!({ "op": "close" })).await;
     }
     reached
 }

@@ -61,8 +61,8 @@ pub(super) struct ForwardData {
     pub(super) ticket: Map<String, Value>,
 }
 
-/// What the caller requests of the data plane, as `configuration::select` returns it, and what it
-/// knows about the target. Unknown keys are refused: a misspelt key must not count as its default.
+/// What the caller requests of the data plane, as `configuration::select` returns it, and the
+/// data about the target that it has. Unknown keys are refused: a misspelt key must not count as its default.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PlaneRequest {

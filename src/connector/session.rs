@@ -6,7 +6,7 @@ use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
 use super::negotiation::{Negotiated, negotiate};
 use super::protocol::{self, Command, ForwardData, PlaneRequest, TargetData};
 use super::record::{Record, RecordedPath};
-use super::worker::{self, ControlError, RequestError, WorkerChannel, ask_seam};
+use super::worker::{self, ControlError, RequestError, WorkerChannel, request_operation};
 use super::{ConnectorError, Options};
 use crate::direct::message::Stat;
 use crate::plan::Plan;
@@ -229,7 +229,7 @@ impl Connector {
         if let (State::Connected { worker, .. }, Some(target)) = (&self.state, &self.target) {
             target.stop_heartbeat();
             death = target.liveness().cause_of_death();
-            match ask_seam::<Stat>(worker, &json!({ "op": "close" })).await {
+            match request_operation::<Stat>(worker, &json!({ "op": "close" })).await {
                 Ok(last) => stat = Some(last),
                 Err(error) => {
                     let reason = format!("the target's listener cannot be closed: {error}");
@@ -342,10 +342,10 @@ impl Connector {
     ///
     /// When the other node or its listener is dead, the program that reads an import there may have
     /// seen an end of stream, or wait for one without limit. The caller has written everything and
-    /// only asks how the import went.
+    /// only requests the result of the import.
     fn data_lost(&self, line: &[u8]) -> Option<String> {
         let reason = self.target.as_ref()?.liveness().cause_of_death()?;
-        worker::asks_about_import(line)
+        worker::is_import_query(line)
             .then(|| format!("the data on its way to the target is lost: {reason}"))
     }
 

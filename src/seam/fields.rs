@@ -1,6 +1,6 @@
 //! Reading the members of a JSON object, each with its own rule.
 //!
-//! Members that are not asked for are ignored, so that a newer peer may send more. `null` counts as
+//! Members that are not read are ignored, so that a newer peer may send more. `null` counts as
 //! absent. Messages name the member and never its value, because the value may be a key.
 
 use serde_json::{Map, Value};

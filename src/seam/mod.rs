@@ -1,6 +1,6 @@
 //! The seam on the target: what a worker does with a request about direct connections.
 //!
-//! [`decide`] is a pure function of the request and of what the worker knows. It answers with one
+//! [`decide`] is a pure function of the request and of the worker's state. It answers with one
 //! [`Action`]; the worker's Perl side carries the action out and decides nothing.
 //! [`check_answer`] checks what the listener answers before the worker sends it to the source.
 
@@ -27,7 +27,7 @@ use thiserror::Error;
 /// Longest node name, in bytes.
 const MAX_NODE: usize = 255;
 
-/// A request, and what the worker knows. Unknown members are refused.
+/// A request and the worker's state. Unknown members are refused.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeamInput {

@@ -2,7 +2,8 @@
 
 use std::io::{self, Read, Write};
 
-/// Bytes that repeat at no power of two, so that a lost or doubled piece never goes unseen.
+/// Bytes whose period is not a power of two, so that a comparison finds each lost or repeated
+/// piece.
 pub fn pattern(length: usize) -> Vec<u8> {
     const PERIOD: usize = 65_521;
     let period: Vec<u8> = (0..PERIOD)
@@ -11,7 +12,7 @@ pub fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| period[i % PERIOD]).collect()
 }
 
-/// A fixed sequence of numbers that looks like none.
+/// Pseudo-random numbers (a linear congruential generator), the same for the same seed.
 pub fn random(seed: u32) -> impl FnMut(u32) -> u32 {
     let mut state = seed;
     move |bound| {
@@ -30,14 +31,14 @@ pub fn sha256(data: &[u8]) -> String {
         .collect()
 }
 
-/// Reads to the end; what came, and how it ended.
-pub fn read_out(mut stream: impl Read) -> (Vec<u8>, io::Result<()>) {
+/// Reads to the end. Returns the data and how the stream ended.
+pub fn read_to_end(mut stream: impl Read) -> (Vec<u8>, io::Result<()>) {
     let mut all = Vec::new();
     let end = stream.read_to_end(&mut all).map(drop);
     (all, end)
 }
 
-/// Writes in odd pieces.
+/// Writes in pieces of various sizes, none of which is a buffer's size.
 pub fn write_in_pieces(mut stream: impl Write, data: &[u8]) -> io::Result<()> {
     let mut rest = data;
     for size in [1, 4095, 131_073, 70_000, 3].into_iter().cycle() {

@@ -1,91 +1,93 @@
-//! Two nodes, each with a network namespace of its own, and a cable between them that can be cut.
+//! Two network namespaces, one for the source node and one for the target node, and a veth link
+//! between them. The link can drop every packet.
 
-use crate::namespace::{Elsewhere, add_addresses, run};
-use crate::seam::{Crossing, Seam};
+use crate::namespace::{NamespaceThread, add_addresses, run};
+use crate::seam::{NegotiatedTunnel, Seam};
 use crate::{listener::Listener, seam};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
-/// The addresses of this node and of the other one.
-pub const NEAR: [&str; 2] = ["10.77.0.1", "fd77::1"];
-pub const FAR: [&str; 2] = ["10.77.0.2", "fd77::2"];
+/// The addresses of the source node and of the target node: IPv4 and IPv6.
+pub const SOURCE_ADDRESSES: [&str; 2] = ["10.77.0.1", "fd77::1"];
+pub const TARGET_ADDRESSES: [&str; 2] = ["10.77.0.2", "fd77::2"];
 
-/// An address on the cable that nobody has, in each family.
-pub const NOBODY: [&str; 2] = ["10.77.0.9", "fd77::9"];
+/// An address in the network of the link that neither node has, in each family.
+pub const UNUSED_ADDRESSES: [&str; 2] = ["10.77.0.9", "fd77::9"];
 
-const MAC_NEAR: &str = "02:00:00:00:77:01";
-const MAC_FAR: &str = "02:00:00:00:77:02";
-const MAC_NOBODY: &str = "02:00:00:00:77:ff";
+const SOURCE_MAC: &str = "02:00:00:00:77:01";
+const TARGET_MAC: &str = "02:00:00:00:77:02";
+const UNUSED_MAC: &str = "02:00:00:00:77:ff";
 
-/// The cable, to be made in a namespace of one's own. Both ends are called mig0.
+/// The link. The thread that creates it must be in a network namespace of its own, which becomes
+/// the source node. Both interfaces are named mig0.
 #[derive(Clone)]
 pub struct Cable {
-    other: Elsewhere,
+    target: NamespaceThread,
 }
 
 impl Cable {
     pub fn new() -> Self {
-        let other = Elsewhere::new();
-        let far = other.thread();
+        let target = NamespaceThread::new();
+        let thread = target.thread();
         run(&format!(
-            "ip link add mig0 address {MAC_NEAR} type veth peer name mig0 address {MAC_FAR} netns {far}"
+            "ip link add mig0 address {SOURCE_MAC} type veth peer name mig0 address {TARGET_MAC} netns {thread}"
         ));
-        let cable = Self { other };
+        let cable = Self { target };
         run("ip link set mig0 up");
-        cable.there(|| {
+        cable.on_target(|| {
             run("ip link set mig0 up");
-            plug(FAR);
+            add_link_addresses(TARGET_ADDRESSES);
         });
-        plug(NEAR);
-        cable.mend();
+        add_link_addresses(SOURCE_ADDRESSES);
+        cable.restore();
         cable
     }
 
-    /// Does something on the other node, and waits for it. Threads and programs that it starts stay
-    /// there.
-    pub fn there<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        self.other.there(job)
+    /// Runs a job in the target's namespace and returns its result. Threads and programs that the
+    /// job starts stay in that namespace.
+    pub fn on_target<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        self.target.execute(job)
     }
 
-    /// From now on every packet is lost, either way, and nobody is told: it goes to a card that
-    /// nobody has.
+    /// Drops every packet of both directions from now on, without an error at either node: the
+    /// packets go to a MAC address that no interface has.
     pub fn cut(&self) {
-        self.lead_to(MAC_NOBODY, MAC_NOBODY);
+        self.set_neighbours(UNUSED_MAC, UNUSED_MAC);
     }
 
-    /// The opposite.
-    pub fn mend(&self) {
-        self.lead_to(MAC_FAR, MAC_NEAR);
+    /// Delivers packets again.
+    pub fn restore(&self) {
+        self.set_neighbours(TARGET_MAC, SOURCE_MAC);
     }
 
-    fn lead_to(&self, here: &'static str, there: &'static str) {
-        leads(FAR, here);
-        self.there(move || leads(NEAR, there));
+    fn set_neighbours(&self, target_mac: &'static str, source_mac: &'static str) {
+        set_neighbour(TARGET_ADDRESSES, target_mac);
+        self.on_target(move || set_neighbour(SOURCE_ADDRESSES, source_mac));
     }
 
-    /// A seam whose listener is on the other node. The control plane does not use the cable.
+    /// A seam whose listener is on the target node. The control plane does not use the link.
     pub fn seam(&self) -> Seam {
         let cable = self.clone();
-        Seam::starting(move |options| cable.there(move || Listener::start(options)))
+        Seam::with_listeners(move |options| cable.on_target(move || Listener::start(options)))
     }
 
-    /// Both nodes after their negotiation, with forwards over the cable.
-    pub fn crossing(&self, plane: &str, dead_peer_timeout: u64) -> Crossing {
+    /// A tunnel after its negotiation, whose direct connections use the link.
+    pub fn tunnel(&self, plane: &str, dead_peer_timeout: u64) -> NegotiatedTunnel {
         let fields = json!({ "dead_peer_timeout": dead_peer_timeout });
-        Crossing::on(plane, self.seam(), &wish(plane, &fields))
+        NegotiatedTunnel::on_plane(plane, self.seam(), &plane_request(plane, &fields))
     }
 }
 
-/// Addresses that nobody answers for, and from which nothing comes back either.
-pub fn filtered(addresses: [&str; 2]) {
-    leads(addresses, MAC_NOBODY);
+/// Drops every packet to these addresses, without an ICMP error.
+pub fn drop_packets_to(addresses: [&str; 2]) {
+    set_neighbour(addresses, UNUSED_MAC);
 }
 
-fn plug([v4, v6]: [&str; 2]) {
+fn add_link_addresses([v4, v6]: [&str; 2]) {
     add_addresses("mig0", &[&format!("{v4}/24"), &format!("{v6}/64")]);
 }
 
-fn leads(addresses: [&str; 2], mac: &str) {
+fn set_neighbour(addresses: [&str; 2], mac: &str) {
     for address in addresses {
         run(&format!(
             "ip neigh replace {address} lladdr {mac} dev mig0 nud permanent"
@@ -93,8 +95,8 @@ fn leads(addresses: [&str; 2], mac: &str) {
     }
 }
 
-/// What a caller on this node wishes for, with other or more fields.
-pub fn wish(plane: &str, fields: &Value) -> Value {
+/// The data of the control command `direct` for this link, with these fields added or replaced.
+pub fn plane_request(plane: &str, fields: &Value) -> Value {
     let kind = match plane {
         "tls" => "secure",
         _ => "insecure",
@@ -106,7 +108,7 @@ pub fn wish(plane: &str, fields: &Value) -> Value {
     for (name, value) in fields.as_object().unwrap() {
         all[name] = value.clone();
     }
-    seam::wish_with(kind, &all)
+    seam::plane_request_with(kind, &all)
 }
 
 pub fn ip(text: &str) -> IpAddr {

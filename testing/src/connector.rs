@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// The token of all tests; it must never be seen in a diagnostic.
+/// The API token of all tests. It must not appear in a log or an error message.
 pub const TOKEN: &str = "PVEAPIToken=root@pam!test=4d1bd3f8-5e3b-4f0e-9d7a-secret";
 
 pub struct Connector {
@@ -26,10 +26,10 @@ pub struct Connector {
 
 impl Connector {
     pub fn start() -> Self {
-        Self::with(&["connect"])
+        Self::start_with(&["connect"])
     }
 
-    pub fn with(arguments: &[&str]) -> Self {
+    pub fn start_with(arguments: &[&str]) -> Self {
         Self::spawn(Command::new(executable()).args(arguments))
     }
 
@@ -63,11 +63,11 @@ impl Connector {
         }
     }
 
-    /// Started, connected to `target`, and asked for the version.
+    /// Starts a connector, connects it to `target` and requests the version.
     pub fn connected(target: &Target) -> Self {
         let mut connector = Self::start();
         connector.connect(target);
-        let version = connector.ask(&json!({ "cmd": "version" }));
+        let version = connector.request(&json!({ "cmd": "version" }));
         assert_eq!(version["api"], 2, "{version}");
         connector
     }
@@ -84,55 +84,55 @@ impl Connector {
         if let Some(fingerprint) = fingerprint {
             data["fingerprint"] = fingerprint.to_string().into();
         }
-        self.say(&json!({ "control": true, "cmd": "connect", "data": data }));
+        self.send(&json!({ "control": true, "cmd": "connect", "data": data }));
     }
 
-    /// Forwards a fresh local path to `remote`; the local path.
+    /// Forwards a new local path to `remote`. Returns the local path.
     pub fn forward(&mut self, target: &Target, remote: &str) -> PathBuf {
         let number = std::fs::read_dir(self.directory.path()).unwrap().count();
         let local = self.directory.path().join(format!("{number}.sock"));
-        let answer = self.ask(&forward_command(target, &local, remote));
+        let answer = self.request(&forward_command(target, &local, remote));
         assert_eq!(answer["success"], true, "{answer}");
         local
     }
 
-    /// Forwards and connects.
+    /// Forwards a new local path to `remote` and connects to it.
     pub fn open(&mut self, target: &Target, remote: &str) -> UnixStream {
         UnixStream::connect(self.forward(target, remote)).unwrap()
     }
 
-    pub fn say(&mut self, line: &Value) {
-        self.say_raw(&line.to_string());
+    pub fn send(&mut self, line: &Value) {
+        self.send_raw(&line.to_string());
     }
 
-    pub fn say_raw(&mut self, line: &str) {
+    pub fn send_raw(&mut self, line: &str) {
         let input = self.input.as_mut().unwrap();
         input.write_all(format!("{line}\n").as_bytes()).unwrap();
         input.flush().unwrap();
     }
 
-    pub fn hear_raw(&mut self) -> String {
+    pub fn receive_raw(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end_matches('\n').to_owned()
     }
 
-    pub fn hear(&mut self) -> Value {
-        let line = self.hear_raw();
+    pub fn receive(&mut self) -> Value {
+        let line = self.receive_raw();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    pub fn ask(&mut self, line: &Value) -> Value {
-        self.say(line);
-        self.hear()
+    pub fn request(&mut self, line: &Value) -> Value {
+        self.send(line);
+        self.receive()
     }
 
-    /// The lines that it has logged so far, and when each of them came.
+    /// The lines logged so far, each with the time at which it was read.
     pub fn logged(&self) -> Vec<(Instant, String)> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// Resident memory, in KiB, at its highest so far.
+    /// The highest resident memory so far, in KiB.
     pub fn peak_memory(&self) -> u64 {
         crate::peak_memory(self.child.id())
     }
@@ -141,14 +141,13 @@ impl Connector {
         self.input = None;
     }
 
-    /// Ends it by the end of its input; how it ended, what it had logged, and what was left on its
-    /// output.
+    /// Ends the connector by closing its standard input, and waits for it.
     pub fn finish(mut self) -> Finished {
         self.close_input();
         self.wait()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the connector has ended without a request.
     pub fn wait(mut self) -> Finished {
         let mut rest = String::new();
         self.output.read_to_string(&mut rest).unwrap();
@@ -176,27 +175,32 @@ impl Drop for Connector {
     }
 }
 
-/// The command `pve-tunnel` that was built with this executable.
+/// The path of the command `pve-tunnel` that cargo built in the same profile as this executable.
 ///
-/// It lies in `target/<profile>`; executables of tests and benchmarks lie there, too, or in `deps`
-/// below it. Cargo builds the binaries of a package before it runs the package's integration tests.
+/// The command is in `target/<profile>`. Executables of tests and benchmarks are in the same
+/// directory or in `deps` below it. Cargo builds a package's binaries before it runs the package's
+/// integration tests.
 pub fn executable() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let found = this
         .ancestors()
         .skip(1)
         .take(2)
-        .map(|folder| folder.join("pve-tunnel"))
+        .map(|directory| directory.join("pve-tunnel"))
         .find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("there is no pve-tunnel in {this:?}'s folder or above"))
+    found.unwrap_or_else(|| {
+        panic!("pve-tunnel is missing in the directory of {this:?} and in its parent")
+    })
 }
 
 /// A connector that has ended.
 pub struct Finished {
     pub status: ExitStatus,
+    /// The text of standard error.
     pub log: String,
+    /// The part of standard output that no [`Connector::receive`] returned.
     pub rest: String,
-    /// Entries left in its directory.
+    /// The number of entries left in the connector's directory.
     pub files: usize,
 }
 

@@ -1,10 +1,11 @@
-//! Streams of frames for the decoder: delivered in any pieces, seen as messages.
+//! Websocket frames, correct and wrong, and a decoder that receives them in pieces.
 
 use pve_tunnel::websocket::{Decoder, Event, FrameError, MAX_FRAME, Role};
 
-/// What a stream says, whatever pieces it came in: neighbouring data of one message is one entry.
+/// What the decoder returned, independent of the pieces in which it received the stream: adjacent
+/// data of one message is one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum Decoded {
     Data {
         payload: Vec<u8>,
         text: bool,
@@ -16,17 +17,17 @@ pub enum Seen {
 }
 
 /// A whole message.
-pub fn binary(payload: &[u8]) -> Seen {
-    Seen::Data {
+pub fn binary(payload: &[u8]) -> Decoded {
+    Decoded::Data {
         payload: payload.to_vec(),
         text: false,
         end: true,
     }
 }
 
-/// The beginning of a message.
-pub fn part(payload: &[u8]) -> Seen {
-    Seen::Data {
+/// The first part of a message that is not complete.
+pub fn fragment(payload: &[u8]) -> Decoded {
+    Decoded::Data {
         payload: payload.to_vec(),
         text: false,
         end: false,
@@ -34,17 +35,17 @@ pub fn part(payload: &[u8]) -> Seen {
 }
 
 /// A whole text message.
-pub fn text(payload: &str) -> Seen {
-    Seen::Data {
+pub fn text(payload: &str) -> Decoded {
+    Decoded::Data {
         payload: payload.as_bytes().to_vec(),
         text: true,
         end: true,
     }
 }
 
-pub type Outcome = (Vec<Seen>, Result<(), FrameError>);
+pub type Outcome = (Vec<Decoded>, Result<(), FrameError>);
 
-/// Feeds `pieces` to a decoder of `role`, taking every event out after each.
+/// Feeds `pieces` to a decoder of `role` and takes every event after each piece.
 pub fn decode<'p>(role: Role, pieces: impl IntoIterator<Item = &'p [u8]>) -> Outcome {
     let mut decoder = Decoder::new(role, MAX_FRAME);
     let mut seen = Vec::new();
@@ -52,7 +53,7 @@ pub fn decode<'p>(role: Role, pieces: impl IntoIterator<Item = &'p [u8]>) -> Out
         decoder.feed(piece);
         loop {
             match decoder.next_event() {
-                Ok(Some(event)) => see(&mut seen, event),
+                Ok(Some(event)) => push(&mut seen, event),
                 Ok(None) => break,
                 Err(error) => return (seen, Err(error)),
             }
@@ -61,29 +62,29 @@ pub fn decode<'p>(role: Role, pieces: impl IntoIterator<Item = &'p [u8]>) -> Out
     (seen, Ok(()))
 }
 
-fn see(seen: &mut Vec<Seen>, event: Event<'_>) {
+fn push(seen: &mut Vec<Decoded>, event: Event<'_>) {
     match event {
         Event::Data { payload, text, end } => {
-            if let Some(Seen::Data {
+            if let Some(Decoded::Data {
                 payload: before,
                 text: same,
                 end: ended @ false,
             }) = seen.last_mut()
             {
-                assert_eq!(*same, text, "a message is of one kind");
+                assert_eq!(*same, text, "all data of a message has one type");
                 before.extend_from_slice(payload);
                 *ended = end;
                 return;
             }
-            seen.push(Seen::Data {
+            seen.push(Decoded::Data {
                 payload: payload.to_vec(),
                 text,
                 end,
             });
         }
-        Event::Ping(payload) => seen.push(Seen::Ping(payload.to_vec())),
-        Event::Pong(payload) => seen.push(Seen::Pong(payload.to_vec())),
-        Event::Close { code, reason } => seen.push(Seen::Close(code, reason.to_owned())),
+        Event::Ping(payload) => seen.push(Decoded::Ping(payload.to_vec())),
+        Event::Pong(payload) => seen.push(Decoded::Pong(payload.to_vec())),
+        Event::Close { code, reason } => seen.push(Decoded::Close(code, reason.to_owned())),
     }
 }
 
@@ -108,7 +109,7 @@ impl Random {
         (0..length).map(|_| self.number() as u8).collect()
     }
 
-    /// Cuts `stream` into odd pieces, some of them empty.
+    /// Cuts `stream` into pieces of random length up to `longest`. Some are empty.
     pub fn cut<'s>(&mut self, mut stream: &'s [u8], longest: usize) -> Vec<&'s [u8]> {
         let mut pieces = Vec::new();
         while !stream.is_empty() {
@@ -120,8 +121,8 @@ impl Random {
     }
 }
 
-/// A frame's bytes, right or wrong: `first` and the mask bit as given, the length in its shortest
-/// form, the payload masked if there is a key.
+/// The bytes of a frame, which may be wrong: `first` is its first byte, the length has its shortest
+/// form, and the payload is masked if there is a key.
 pub fn frame(first: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     let form = match payload.len() {
         0..=125 => 0,
@@ -131,7 +132,7 @@ pub fn frame(first: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     frame_of_form(first, key, payload, form)
 }
 
-/// The same with the length in a form of no, two or eight bytes more.
+/// The same, with the length in a form of zero, two or eight additional bytes.
 pub fn frame_of_form(first: u8, key: Option<[u8; 4]>, payload: &[u8], form: usize) -> Vec<u8> {
     let mut bytes = header(first, key.is_some(), payload.len() as u64, form);
     match key {

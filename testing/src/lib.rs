@@ -4,18 +4,19 @@
 //! |---|---|
 //! | `target` | a target that a test scripts: real TLS (rustls) and real websockets (tungstenite) |
 //! | `connector` | the connector: the command `pve-tunnel connect` as a process |
-//! | `listener` | a listener, in a thread or as a process, and its worker's end of the control socket |
+//! | `listener` | a listener in a thread or a process, and the worker's end of its control socket |
 //! | `seam` | a target whose worker has a seam, and a connector that has negotiated with it |
 //! | `stream` | local programs at both ends of a connection |
-//! | `tcp_source` | a source on the `tcp` plane that is independent of our code |
+//! | `tcp_source` | a source for the `tcp` plane that does not use the library |
 //! | `tls` | both ends of a TLS handshake in one process |
 //! | `relay` | a relay between a UNIX socket and a TCP socket |
-//! | `role` | processes that run our library: the test executable, started again |
-//! | `namespace`, `cable` | network namespaces, and a cable between two of them that can be cut |
-//! | `frames` | websocket frames, right and wrong |
-//! | `bytes`, `process` | data to send, and what the kernel reports about a process |
+//! | `role` | processes that run the library: the test executable, started again |
+//! | `namespace`, `cable` | network namespaces and a link between two that can drop every packet |
+//! | `frames` | websocket frames, correct and wrong |
+//! | `bytes`, `process` | data to send, and properties of a process from the kernel |
 
-// Code of tests: a failed step ends the test with a panic, and names need no further description.
+// This code serves only tests: a failed step ends the test with a panic, and its items need no
+// documentation beyond their names.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -40,7 +41,7 @@ pub mod tls;
 mod bytes;
 mod process;
 
-pub use bytes::{pattern, random, read_out, sha256, write_in_pieces};
+pub use bytes::{pattern, random, read_to_end, sha256, write_in_pieces};
 pub use process::{is_gone, peak_memory, signal, state};
 
 use std::fmt::Display;
@@ -49,10 +50,10 @@ use std::panic::Location;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Waits for something that happens by itself.
-pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
+/// Waits until a condition is true. Panics with `what` after 60 seconds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(60);
-    while !happened() {
+    while !condition() {
         assert!(Instant::now() < limit, "never: {what}");
         sleep(Duration::from_millis(2));
     }
@@ -63,7 +64,7 @@ pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
 /// It does not use the print macros, because the test harness keeps their output from the terminal.
 #[track_caller]
 #[allow(clippy::explicit_write)]
-pub fn skipped(what: &str, why: &dyn Display) {
-    let place = Location::caller();
-    writeln!(io::stderr(), "{place}: skipped {what}: {why}").unwrap();
+pub fn report_skipped(what: &str, why: &dyn Display) {
+    let location = Location::caller();
+    writeln!(io::stderr(), "{location}: skipped {what}: {why}").unwrap();
 }

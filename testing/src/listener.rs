@@ -1,4 +1,4 @@
-//! A listener, in a thread or in a process, and the worker's line to it.
+//! A listener in a thread or in a process, and the worker's end of its control socket.
 
 use pve_tunnel::direct::message::{Open, Stat};
 use pve_tunnel::listener::{self, ListenerError, Options};
@@ -10,15 +10,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 
 pub struct Listener {
-    line: BufReader<UnixStream>,
+    control: BufReader<UnixStream>,
     thread: Option<JoinHandle<Result<(), ListenerError>>>,
     child: Option<Child>,
     log: Option<JoinHandle<String>>,
+    /// The listener's first message: its answer to `open`, or an error.
     pub opened: Value,
 }
 
 impl Listener {
-    /// One that has answered: where it is, or why it is not.
+    /// Starts a listener in a thread and waits for its first message.
     pub fn start(options: Value) -> Self {
         let options: Options = serde_json::from_value(options).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -30,10 +31,11 @@ impl Listener {
                 &options,
             )
         });
-        Self::opened(ours, log_in, Some(thread), None)
+        Self::from_parts(ours, log_in, Some(thread), None)
     }
 
-    /// One that is the child that this command starts, with the worker's line as its standard input.
+    /// Starts a listener with this command, whose standard input becomes the control socket, and
+    /// waits for its first message.
     pub fn in_process(command: &mut Command) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut child = command
@@ -41,14 +43,14 @@ impl Listener {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // What the command holds of the line would keep its end from being seen.
+        // The command keeps a copy of the socket, which would prevent an end of stream at this end.
         command.stdin(Stdio::null());
         let log = child.stderr.take().unwrap();
-        Self::opened(ours, log, None, Some(child))
+        Self::from_parts(ours, log, None, Some(child))
     }
 
-    fn opened(
-        ours: UnixStream,
+    fn from_parts(
+        control: UnixStream,
         log: impl Read + Send + 'static,
         thread: Option<JoinHandle<Result<(), ListenerError>>>,
         child: Option<Child>,
@@ -62,13 +64,13 @@ impl Listener {
             text
         });
         let mut listener = Self {
-            line: BufReader::new(ours),
+            control: BufReader::new(control),
             thread,
             child,
             log: Some(log),
             opened: Value::Null,
         };
-        listener.opened = listener.hear();
+        listener.opened = listener.receive();
         listener
     }
 
@@ -76,56 +78,58 @@ impl Listener {
         Self::start(json!({ "plane": "tcp", "network": "127.0.0.0/8", "node": "node" }))
     }
 
+    /// The answer to `open` as a message of the protocol.
     pub fn open(&self) -> Open {
         serde_json::from_value(self.opened.clone()).unwrap()
     }
 
-    pub fn hear(&mut self) -> Value {
+    pub fn receive(&mut self) -> Value {
         let mut line = String::new();
-        self.line.read_line(&mut line).unwrap();
+        self.control.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    pub fn ask(&mut self, request: &Value) -> Value {
-        writeln!(self.line.get_mut(), "{request}").unwrap();
-        self.hear()
+    pub fn request(&mut self, request: &Value) -> Value {
+        writeln!(self.control.get_mut(), "{request}").unwrap();
+        self.receive()
     }
 
     pub fn forward(&mut self, path: &std::path::Path) -> u32 {
-        let answer = self.ask(&json!({ "op": "forward", "path": path }));
+        let answer = self.request(&json!({ "op": "forward", "path": path }));
         u32::try_from(answer["number"].as_u64().unwrap()).unwrap()
     }
 
     pub fn stat(&mut self) -> Stat {
-        serde_json::from_value(self.ask(&json!({ "op": "stat" }))).unwrap()
+        serde_json::from_value(self.request(&json!({ "op": "stat" }))).unwrap()
     }
 
-    /// Asks until the counters are as they should be; the last ones are in the panic otherwise.
-    pub fn stat_until(&mut self, right: impl Fn(&Stat) -> bool) -> Stat {
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    /// Requests the counters until they meet a condition. Panics with the last counters if they do
+    /// not.
+    pub fn stat_until(&mut self, condition: impl Fn(&Stat) -> bool) -> Stat {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         loop {
             let stat = self.stat();
-            if right(&stat) {
+            if condition(&stat) {
                 return stat;
             }
-            assert!(std::time::Instant::now() < until, "{stat:?}");
+            assert!(std::time::Instant::now() < deadline, "{stat:?}");
             std::thread::yield_now();
         }
     }
 
-    /// Hangs up; how it ended, and its log.
+    /// Closes the control socket of a listener in a thread. Returns its result and its log.
     pub fn end(mut self) -> (Result<(), ListenerError>, String) {
-        let _ = self.line.get_ref().shutdown(std::net::Shutdown::Both);
+        let _ = self.control.get_ref().shutdown(std::net::Shutdown::Both);
         let result = self.thread.take().unwrap().join().unwrap();
         (result, self.log.take().unwrap().join().unwrap())
     }
 
-    /// The process that it is.
+    /// The process ID of a listener in a process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
-    /// Waits for the process to end; how it did, and its log.
+    /// Waits until the process has ended. Returns its status and its log.
     pub fn wait(mut self) -> (ExitStatus, String) {
         let status = self.child.take().unwrap().wait().unwrap();
         (status, self.log.take().unwrap().join().unwrap())

@@ -1,8 +1,8 @@
-//! Network namespaces of a test's own.
+//! A network namespace for each test.
 //!
-//! Needs the right to make one (root); says that it was skipped otherwise.
+//! Only root may create one. For other users, the test reports that it was skipped.
 
-use crate::skipped;
+use crate::report_skipped;
 use nix::unistd::Pid;
 use std::io;
 use std::process::Command;
@@ -10,11 +10,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Runs the test in a network namespace that nobody else has, and which ends with it. A thread has
-/// one of its own if it asks for it; the programs it starts inherit it.
+/// Runs a test in a new network namespace, which ends with the test. A network namespace belongs to
+/// a thread, and the programs that the thread starts inherit it.
 #[track_caller]
-pub fn within(test: impl FnOnce() + Send + 'static) {
-    let inside = thread::spawn(|| {
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(|| {
         if let Err(error) = unshare() {
             return Some(error);
         }
@@ -22,18 +22,18 @@ pub fn within(test: impl FnOnce() + Send + 'static) {
         test();
         None
     });
-    match inside.join() {
+    match thread.join() {
         Ok(None) => {}
-        Ok(Some(error)) => skipped("all of it: cannot make a network namespace", &error),
+        Ok(Some(error)) => report_skipped("all of it: cannot make a network namespace", &error),
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 
-/// Gives this thread a network namespace of its own, which ends with it.
-// There is no safe interface to unshare(2).
+/// Moves this thread to a new network namespace, which ends with the thread.
+// No crate in use has a safe interface to unshare(2).
 #[allow(unsafe_code)]
 pub fn unshare() -> io::Result<()> {
-    // SAFETY: changes nothing but the network namespace of this thread.
+    // SAFETY: with this flag, unshare(2) changes only the network namespace of the calling thread.
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -42,49 +42,50 @@ pub fn unshare() -> io::Result<()> {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread in a network namespace of its own, which does there what it is asked to.
+/// A thread in a new network namespace, which runs jobs.
 #[derive(Clone)]
-pub struct Elsewhere {
+pub struct NamespaceThread {
     jobs: mpsc::Sender<Job>,
     thread: Pid,
 }
 
-impl Elsewhere {
+impl NamespaceThread {
     pub fn new() -> Self {
         let (jobs, queue) = mpsc::channel::<Job>();
-        let (born, birth) = mpsc::channel();
+        let (started, starts) = mpsc::channel();
         thread::spawn(move || {
             unshare().unwrap();
-            born.send(nix::unistd::gettid()).unwrap();
+            started.send(nix::unistd::gettid()).unwrap();
             for job in queue {
                 job();
             }
         });
-        let thread = birth.recv().unwrap();
-        let elsewhere = Self { jobs, thread };
-        elsewhere.there(|| run("ip link set lo up"));
-        elsewhere
+        let thread = starts.recv().unwrap();
+        let namespace = Self { jobs, thread };
+        namespace.execute(|| run("ip link set lo up"));
+        namespace
     }
 
-    /// Does something there, and waits for it. Threads and programs that it starts stay there.
-    pub fn there<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Runs a job in the namespace and returns its result. Threads and programs that the job starts
+    /// stay in the namespace.
+    pub fn execute<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
         let job = move || {
-            // Only fails if nobody waits any more.
+            // Fails only if the caller no longer waits.
             let _ = done.send(job());
         };
         self.jobs.send(Box::new(job)).unwrap();
         result.recv().unwrap()
     }
 
-    /// What the namespace is called by: `ip link ... netns` takes it.
+    /// The thread's ID, which names the namespace in `ip link ... netns`.
     pub fn thread(&self) -> Pid {
         self.thread
     }
 }
 
-/// Gives an interface its addresses, and waits until they can be used: the kernel makes their routes
-/// by and by.
+/// Adds addresses to an interface and waits until they are usable: the kernel adds their routes
+/// some time later.
 pub fn add_addresses(interface: &str, addresses: &[&str]) {
     wait_for(&format!("ip -o link show dev {interface}"), "state UP");
     for address in addresses {
@@ -95,13 +96,13 @@ pub fn add_addresses(interface: &str, addresses: &[&str]) {
     }
 }
 
-fn wait_for(command: &str, words: &str) {
+fn wait_for(command: &str, expected: &str) {
     let limit = Instant::now() + Duration::from_secs(60);
-    let mut words_of = command.split_whitespace();
-    let mut program = Command::new(words_of.next().unwrap());
-    program.args(words_of);
-    while !String::from_utf8_lossy(&program.output().unwrap().stdout).contains(words) {
-        assert!(Instant::now() < limit, "{command}: never {words}");
+    let mut arguments = command.split_whitespace();
+    let mut program = Command::new(arguments.next().unwrap());
+    program.args(arguments);
+    while !String::from_utf8_lossy(&program.output().unwrap().stdout).contains(expected) {
+        assert!(Instant::now() < limit, "{command}: never {expected}");
         thread::sleep(Duration::from_millis(2));
     }
 }

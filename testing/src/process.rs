@@ -1,9 +1,9 @@
-//! What the kernel reports about a process, and signals to it.
+//! Properties of a process from /proc, and signals to it.
 
 use std::fs;
 use std::process::Command;
 
-/// Resident memory of a process, in KiB, at its highest so far.
+/// The highest resident memory of a process so far, in KiB.
 pub fn peak_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -16,7 +16,7 @@ pub fn peak_memory(pid: u32) -> u64 {
 /// The state of a process, as a letter (man 5 proc); none if there is no such process.
 pub fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // It comes after the name, which is in parentheses and may hold any more of them.
+    // The state follows the name, which is in parentheses and may contain parentheses.
     stat.rsplit_once(") ")?.1.chars().next()
 }
 

@@ -1,4 +1,5 @@
-//! A relay between a UNIX socket and a TCP socket, of which a test holds the other ends.
+//! A relay between a UNIX socket and a TCP socket. A test holds the two peer sockets: the near end
+//! is the local program's, the far end is the other node's.
 
 use pve_tunnel::relay::{Counters, Local, RelayError, reset_on_close, splice};
 use std::future::poll_fn;
@@ -12,28 +13,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Where the other node is.
+/// The addresses at which the far end listens, with any port.
 pub const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
 
-/// Tells a process of a test program that it is to be the relay.
-const ASKED: &str = "RELAY_OF_STANDARD_STREAMS";
+/// The environment variable that makes [`serve`] run the relay.
+const MARKER: &str = "RELAY_OF_STANDARD_STREAMS";
 
 /// A relay in a thread.
 pub struct Relay {
     pub counters: Arc<Counters>,
-    /// How often it has been woken.
+    /// How often the relay was polled.
     pub polls: Arc<AtomicU64>,
     thread: JoinHandle<Result<(), RelayError>>,
 }
 
 impl Relay {
-    /// Starts a relay; also gives the local program's end and the other node's.
+    /// Starts a relay. Also returns the near end and the far end.
     pub fn start(address: &str) -> (Near, Far, Self) {
-        let ([near, local], [far, wire]) = sockets(address);
+        let ([near, local], [far, connection]) = sockets(address);
         let counters = Arc::<Counters>::default();
         let polls = Arc::<AtomicU64>::default();
         let (counted, polled) = (counters.clone(), polls.clone());
-        let thread = thread::spawn(move || carry(local, wire, &counted, &polled));
+        let thread = thread::spawn(move || run_relay(local, connection, &counted, &polled));
         let relay = Self {
             counters,
             polls,
@@ -42,33 +43,38 @@ impl Relay {
         (near, far, relay)
     }
 
-    /// Waits until it is over, with both of its sockets closed; how it went.
+    /// Waits until the relay has ended and closed both of its sockets. Returns its result.
     pub fn result(self) -> Result<(), RelayError> {
         self.thread.join().unwrap()
     }
 }
 
-/// Carries one connection as connector and listener do.
-fn carry(local: Near, wire: Far, counters: &Counters, polls: &AtomicU64) -> Result<(), RelayError> {
+/// Relays one connection as the connector and the listener do.
+fn run_relay(
+    local: Near,
+    connection: Far,
+    counters: &Counters,
+    polls: &AtomicU64,
+) -> Result<(), RelayError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     local.set_nonblocking(true).unwrap();
-    wire.set_nonblocking(true).unwrap();
+    connection.set_nonblocking(true).unwrap();
     runtime.block_on(async {
         let local = Local::new(UnixStream::from_std(local).unwrap());
-        let wire = TcpStream::from_std(wire).unwrap();
-        reset_on_close(&wire).unwrap();
+        let connection = TcpStream::from_std(connection).unwrap();
+        reset_on_close(&connection).unwrap();
         let result = {
-            let mut splicing = pin!(splice(&local, &wire, counters));
+            let mut splicing = pin!(splice(&local, &connection, counters));
             poll_fn(|context| {
                 polls.fetch_add(1, Ordering::Relaxed);
                 splicing.as_mut().poll(context)
             })
             .await
         };
-        drop(wire);
+        drop(connection);
         match result {
             Ok(()) => local.close(),
             Err(_) => local.fail().await,
@@ -77,30 +83,35 @@ fn carry(local: Near, wire: Far, counters: &Counters, polls: &AtomicU64) -> Resu
     })
 }
 
-/// A relay in a process of its own: this test program again, in which its test `relay_process`
-/// calls [`serve`].
+/// Starts a relay in a process: the same test program, with its test `relay_process`, which calls
+/// [`serve`]. Also returns the near end and the far end.
 pub fn process(address: &str) -> (Child, Near, Far) {
-    let ([near, local], [far, wire]) = sockets(address);
+    let ([near, local], [far, connection]) = sockets(address);
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "relay_process"])
-        .env(ASKED, "1")
+        .env(MARKER, "1")
         .stdin(Stdio::from(OwnedFd::from(local)))
         .stdout(Stdio::null())
-        .stderr(Stdio::from(OwnedFd::from(wire)))
+        .stderr(Stdio::from(OwnedFd::from(connection)))
         .spawn()
         .unwrap();
     (child, near, far)
 }
 
-/// In a process that [`process`] has started, is the relay. In others, does nothing.
+/// Runs the relay if [`process`] started this process. Otherwise does nothing.
 pub fn serve() {
-    if std::env::var_os(ASKED).is_none() {
+    if std::env::var_os(MARKER).is_none() {
         return;
     }
     let local = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let wire = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
+    let connection = std::io::stderr().as_fd().try_clone_to_owned().unwrap();
     let polls = AtomicU64::default();
-    let _ = carry(local.into(), wire.into(), &Counters::default(), &polls);
+    let _ = run_relay(
+        local.into(),
+        connection.into(),
+        &Counters::default(),
+        &polls,
+    );
 }
 
 /// Two connected UNIX sockets and two connected TCP sockets.
@@ -108,7 +119,7 @@ fn sockets(address: &str) -> ([Near; 2], [Far; 2]) {
     let (near, local) = Near::pair().unwrap();
     let listener = TcpListener::bind(address).unwrap();
     let far = Far::connect(listener.local_addr().unwrap()).unwrap();
-    let (wire, _) = listener.accept().unwrap();
+    let (connection, _) = listener.accept().unwrap();
     far.set_nodelay(true).unwrap();
-    ([near, local], [far, wire])
+    ([near, local], [far, connection])
 }

@@ -1,4 +1,5 @@
-//! Programs of ours as processes: this test binary again, as one test that is ignored otherwise.
+//! Connectors, listeners and workers as processes. Each is the same test binary, which runs one
+//! test that is ignored otherwise.
 
 use crate::listener::Listener;
 use pve_tunnel::{connector, listener};
@@ -11,13 +12,15 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-/// Where the options are, as JSON; whoever runs every ignored test has none.
+/// The environment variable with the options as JSON. It is not set if a user runs all ignored
+/// tests.
 const OPTIONS: &str = "ROLE_OPTIONS";
 
 /// The command for a role.
 ///
-/// A library's signals are blocked in every thread of a program that has one thread only. This one
-/// has two, so it is started with them blocked.
+/// The library blocks the signals that end a process in the thread that calls it, and reads them
+/// from a descriptor. That is enough in a program with a single thread. A test binary has two
+/// threads, so it starts with these signals blocked.
 pub fn command(role: &str, options: &Value) -> Command {
     let mut command = Command::new("env");
     command
@@ -34,48 +37,50 @@ pub fn command(role: &str, options: &Value) -> Command {
     command
 }
 
-/// The role's options, if this process plays one.
+/// The role's options, if this process has a role.
 pub fn options() -> Option<Value> {
     let text = std::env::var(OPTIONS).ok()?;
     Some(serde_json::from_str(&text).unwrap())
 }
 
-/// Starts listeners, each a process of its own. They live no longer than what is returned: a
-/// listener ends with its parent, and for the kernel that is the thread which started it.
+/// Returns a function that starts listeners, each in a process of its own. The listeners end when
+/// the function is dropped: a listener ends with its parent, and for the kernel the parent is the
+/// thread that started it.
 pub fn listeners() -> impl Fn(Value) -> Listener + Send + Sync + 'static {
-    let (ask, asked) = mpsc::channel::<(Value, mpsc::Sender<Listener>)>();
+    let (sender, requests) = mpsc::channel::<(Value, mpsc::Sender<Listener>)>();
     thread::spawn(move || {
-        for (options, started) in asked {
+        for (options, started) in requests {
             let mut command = command("listener_process", &options);
             let listener = Listener::in_process(command.stdout(Stdio::null()));
-            // Only fails if nobody waits any more.
+            // Fails only if the caller no longer waits.
             let _ = started.send(listener);
         }
     });
     move |options| {
         let (started, starts) = mpsc::channel();
-        ask.send((options, started)).unwrap();
+        sender.send((options, started)).unwrap();
         starts.recv().unwrap()
     }
 }
 
-/// What `listener_process` does: serves its standard input, which is the worker's line.
+/// The role `listener_process`: a listener whose control socket is its standard input.
 pub fn listener_process() {
     let Some(options) = options() else { return };
     let options = serde_json::from_value(options).unwrap();
     let control = io::stdin().as_fd().try_clone_to_owned().unwrap();
     let log = io::stderr().as_fd().try_clone_to_owned().unwrap();
-    // It has said why, if it failed.
+    // If it failed, it has already reported the reason on the control socket.
     let _ = listener::run(control, Some(log), &options);
 }
 
-/// A listener whose worker is a process, too. What `open` is answered with also has the pids of both,
-/// and of another child of the worker's that holds the worker's end of the line for a while.
+/// Starts a worker in a process, which starts a listener in another process. The answer to `open`
+/// has two additional members: `listener`, the listener's process ID, and `other`, the process ID
+/// of another child of the worker, which keeps the worker's end of the control socket open.
 pub fn start_worker(options: Value) -> Listener {
     Listener::in_process(command("worker_process", &options).stdout(Stdio::null()))
 }
 
-/// What `worker_process` does: passes lines on between its standard input and its listener.
+/// The role `worker_process`: passes lines between its standard input and its listener.
 pub fn worker_process() {
     let Some(options) = options() else { return };
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -86,17 +91,17 @@ pub fn worker_process() {
     other.arg("120").stdin(held).stderr(Stdio::null());
     let mut other = other.spawn().unwrap();
 
-    let asked = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
-    let mut asked = BufReader::new(asked);
-    let mut line = BufReader::new(ours);
-    let mut opened = hear(&mut line).unwrap();
+    let input = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
+    let mut input = BufReader::new(input);
+    let mut control = BufReader::new(ours);
+    let mut opened = receive(&mut control).unwrap();
     opened["listener"] = listener.id().into();
     opened["other"] = other.id().into();
-    writeln!(asked.get_mut(), "{opened}").unwrap();
-    while let Some(request) = hear(&mut asked) {
-        writeln!(line.get_mut(), "{request}").unwrap();
-        let answer = hear(&mut line).unwrap();
-        writeln!(asked.get_mut(), "{answer}").unwrap();
+    writeln!(input.get_mut(), "{opened}").unwrap();
+    while let Some(request) = receive(&mut input) {
+        writeln!(control.get_mut(), "{request}").unwrap();
+        let answer = receive(&mut control).unwrap();
+        writeln!(input.get_mut(), "{answer}").unwrap();
     }
     for child in [&mut listener, &mut other] {
         child.kill().unwrap();
@@ -104,15 +109,15 @@ pub fn worker_process() {
     }
 }
 
-/// The next line, if there is one.
-fn hear(line: &mut impl BufRead) -> Option<Value> {
+/// The next line, or none at the end of the stream.
+fn receive(stream: &mut impl BufRead) -> Option<Value> {
     let mut text = String::new();
-    line.read_line(&mut text).unwrap();
+    stream.read_line(&mut text).unwrap();
     (!text.is_empty()).then(|| serde_json::from_str(&text).unwrap())
 }
 
 /// The command for a connector with these options. The test harness writes to standard output, so
-/// what is piped there becomes descriptor 3.
+/// the pipe of standard output becomes descriptor 3.
 pub fn connector_command(options: &Value) -> Command {
     let role = command("connector_process", options);
     let mut command = Command::new("sh");
@@ -126,7 +131,7 @@ pub fn connector_command(options: &Value) -> Command {
     command
 }
 
-/// What `connector_process` does.
+/// The role `connector_process`: a connector that reads standard input and writes descriptor 3.
 pub fn connector_process() {
     let Some(options) = options() else { return };
     let options = serde_json::from_value(options).unwrap();
@@ -140,10 +145,11 @@ pub fn connector_process() {
     connector::run(input, output, Some(log), &options).unwrap();
 }
 
-/// Whether this process runs one test alone, the test `name` in the module `path` (from
-/// `module_path!()`). If it does not, such a process is started, and the test passes there.
+/// Returns true if this process runs only the test `name` of the module `path` (from
+/// `module_path!()`). Otherwise runs the test in such a process, requires that it passes, and
+/// returns false.
 ///
-/// For tests that change or measure what belongs to the whole process.
+/// For tests that change or measure properties of the whole process.
 pub fn in_own_process(path: &str, name: &str) -> bool {
     const ALONE: &str = "TEST_IS_ALONE";
     if std::env::var_os(ALONE).is_some() {

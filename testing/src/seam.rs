@@ -1,4 +1,4 @@
-//! A target whose worker has a seam, and a connector that has agreed with it on a plane.
+//! A target whose worker has a seam, and a connector that has negotiated a plane with it.
 
 use crate::connector::{Connector, Finished};
 use crate::listener::Listener;
@@ -13,20 +13,20 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tungstenite::Message;
 
-/// Far longer than anything here takes.
-const FAR: Duration = Duration::from_secs(60);
+/// Much longer than any step of a test takes.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a seam starts the listener that it is asked for.
+/// Starts the listener for a request to open one.
 type Start = dyn Fn(Value) -> Listener + Send + Sync;
 
-/// What a seam of another kind answers to a request, knowing what ours would.
+/// Answers a request in place of the seam. The second argument returns the seam's own answer.
 type Script = dyn Fn(&Value, &dyn Fn() -> Value) -> Value + Send + Sync;
 
-/// The seam of a target, with what it has opened.
+/// The seam of a target, with the listener that it has opened.
 #[derive(Clone)]
 pub struct Seam {
     pub listener: Arc<Mutex<Option<Listener>>>,
-    /// Every line that the worker got.
+    /// Every line that the worker received.
     commands: Arc<Mutex<Vec<Value>>>,
     start: Arc<Start>,
     script: Arc<Script>,
@@ -34,30 +34,30 @@ pub struct Seam {
 
 impl Default for Seam {
     fn default() -> Self {
-        Self::starting(Listener::start)
+        Self::with_listeners(Listener::start)
     }
 }
 
 impl Seam {
-    /// One that starts its listener in this way.
-    pub fn starting(start: impl Fn(Value) -> Listener + Send + Sync + 'static) -> Self {
+    /// A seam that starts its listener with `start`.
+    pub fn with_listeners(start: impl Fn(Value) -> Listener + Send + Sync + 'static) -> Self {
         Self {
             listener: Arc::default(),
             commands: Arc::default(),
             start: Arc::new(start),
-            script: Arc::new(|_, ours| ours()),
+            script: Arc::new(|_, default_answer| default_answer()),
         }
     }
 
-    /// One that answers otherwise.
+    /// A seam whose answers a script gives.
     pub fn scripted(
         script: impl Fn(&Value, &dyn Fn() -> Value) -> Value + Send + Sync + 'static,
     ) -> Self {
-        Self::default().answering(script)
+        Self::default().with_script(script)
     }
 
-    /// The same, but it answers otherwise.
-    pub fn answering(
+    /// The same seam, with answers from a script.
+    pub fn with_script(
         mut self,
         script: impl Fn(&Value, &dyn Fn() -> Value) -> Value + Send + Sync + 'static,
     ) -> Self {
@@ -69,11 +69,11 @@ impl Seam {
         self.commands.lock().unwrap().push(command.clone());
         match &command["direct"] {
             Value::Null => stock_answer(command),
-            direct => (self.script)(direct, &|| self.ours(direct)),
+            direct => (self.script)(direct, &|| self.default_answer(direct)),
         }
     }
 
-    fn ours(&self, direct: &Value) -> Value {
+    fn default_answer(&self, direct: &Value) -> Value {
         let mut listener = self.listener.lock().unwrap();
         let answer = match (direct["op"].as_str().unwrap(), &mut *listener) {
             ("hello", _) => json!({
@@ -91,7 +91,7 @@ impl Seam {
                 *listener = Some(opened);
                 answer
             }
-            (_, Some(listener)) => listener.ask(direct),
+            (_, Some(listener)) => listener.request(direct),
             (_, None) => json!({ "error": "there is no listener" }),
         };
         match answer.get("error") {
@@ -100,13 +100,13 @@ impl Seam {
         }
     }
 
-    /// A target with this seam. Sockets that are reached by websocket echo.
+    /// A target with this seam. Every other socket of its websockets echoes.
     pub fn target(&self) -> Target {
         let seam = self.clone();
         Target::new(move |request| seam.serve(request))
     }
 
-    /// What that target does with a request.
+    /// Serves a request to that target.
     pub fn serve(&self, request: Request) {
         match request.socket() {
             "/run/mtunnel" => serve_worker(request, |command| self.answer(command)),
@@ -114,14 +114,15 @@ impl Seam {
         }
     }
 
-    /// What it was asked for.
-    pub fn ops(&self) -> Vec<String> {
-        let said = self.said();
-        said.into_iter().filter(|word| word != "version").collect()
+    /// The requests that the worker received, as [`Self::received`], without `version`.
+    pub fn operations(&self) -> Vec<String> {
+        let names = self.received();
+        names.into_iter().filter(|word| word != "version").collect()
     }
 
-    /// What the worker was told: its own commands by name, the seam's by `op`.
-    pub fn said(&self) -> Vec<String> {
+    /// The requests that the worker received: its own commands by name, the seam's operations by
+    /// `op`.
+    pub fn received(&self) -> Vec<String> {
         let commands = self.commands.lock().unwrap();
         let words = commands.iter().map(|command| {
             let word = command["direct"].get("op").unwrap_or(&command["cmd"]);
@@ -130,19 +131,19 @@ impl Seam {
         words.collect()
     }
 
-    /// The requests of that kind.
+    /// The requests for this operation.
     pub fn requests(&self, op: &str) -> Vec<Value> {
         let commands = self.commands.lock().unwrap();
         let requests = commands.iter().map(|command| command["direct"].clone());
         requests.filter(|request| request["op"] == op).collect()
     }
 
-    /// The process that the listener is.
+    /// The process ID of the listener.
     pub fn listener_pid(&self) -> u32 {
         self.listener.lock().unwrap().as_ref().unwrap().pid()
     }
 
-    /// The listener, out of the seam's hands.
+    /// Takes the listener out of the seam.
     pub fn take_listener(&self) -> Listener {
         self.listener.lock().unwrap().take().unwrap()
     }
@@ -159,24 +160,25 @@ fn echo(request: Request) {
     }
 }
 
-/// What a caller on this machine wishes for.
-pub fn wish(kind: &str) -> Value {
+/// The data of the control command `direct`, with the loopback network as the migration network.
+pub fn plane_request(kind: &str) -> Value {
     json!({
         "migration_type": kind, "migration_network": "127.0.0.0/8", "network": "127.0.0.0/8",
         "source_network": "127.0.0.0/8", "planes": ["tls", "tcp"],
     })
 }
 
-/// The same, with other or more fields.
-pub fn wish_with(kind: &str, fields: &Value) -> Value {
-    let mut wish = wish(kind);
+/// The same, with these fields added or replaced.
+pub fn plane_request_with(kind: &str, fields: &Value) -> Value {
+    let mut request = plane_request(kind);
     for (name, value) in fields.as_object().unwrap() {
-        wish[name] = value.clone();
+        request[name] = value.clone();
     }
-    wish
+    request
 }
 
-/// A local program of the target, which gets each connection.
+/// Starts a local program of the target, which serves each connection. Returns the path of its
+/// socket.
 pub fn program(directory: &Path, serve: impl Fn(UnixStream) + Send + 'static) -> PathBuf {
     let number = std::fs::read_dir(directory).unwrap().count();
     let path = directory.join(format!("program{number}"));
@@ -189,29 +191,30 @@ pub fn program(directory: &Path, serve: impl Fn(UnixStream) + Send + 'static) ->
     path
 }
 
-/// A source and a target after their negotiation.
-pub struct Crossing {
+/// A connector and a target after their negotiation.
+pub struct NegotiatedTunnel {
     pub seam: Seam,
     pub target: Target,
     pub connector: Connector,
     pub directory: TempDir,
-    /// What `direct` was answered with, and how long that took.
+    /// The answer to `direct`, and how long the negotiation took.
     pub answer: Value,
     pub took: Duration,
 }
 
-impl Crossing {
+impl NegotiatedTunnel {
     /// With a listener on the loopback network.
     pub fn new(kind: &str) -> Self {
-        Self::with(Seam::default(), &wish(kind))
+        Self::negotiate(Seam::default(), &plane_request(kind))
     }
 
-    /// With that seam, after asking for this.
-    pub fn with(seam: Seam, wish: &Value) -> Self {
+    /// Negotiates with this seam and this request.
+    pub fn negotiate(seam: Seam, request: &Value) -> Self {
         let target = seam.target();
         let mut connector = Connector::connected(&target);
         let started = Instant::now();
-        let answer = connector.ask(&json!({ "control": true, "cmd": "direct", "data": wish }));
+        let answer =
+            connector.request(&json!({ "control": true, "cmd": "direct", "data": request }));
         Self {
             seam,
             target,
@@ -222,48 +225,48 @@ impl Crossing {
         }
     }
 
-    /// The same, where everything has to go well.
-    pub fn on(plane: &str, seam: Seam, wish: &Value) -> Self {
-        let crossing = Self::with(seam, wish);
-        let answer = &crossing.answer;
+    /// The same. Requires that the negotiation succeeds with this plane.
+    pub fn on_plane(plane: &str, seam: Seam, request: &Value) -> Self {
+        let tunnel = Self::negotiate(seam, request);
+        let answer = &tunnel.answer;
         assert_eq!(answer["success"], true, "{answer}");
         assert_eq!(answer["plan"]["plane"], plane, "{answer}");
-        crossing
+        tunnel
     }
 
-    /// A connection to a program of the target.
+    /// Opens a connection to a program of the target.
     pub fn open(&mut self, program: &Path) -> UnixStream {
         self.connector.open(&self.target, program.to_str().unwrap())
     }
 
-    /// A connection, and the program of the target at its other end.
+    /// Opens a connection. Returns the source program's end and the target program's end.
     pub fn pair(&mut self) -> (UnixStream, UnixStream) {
-        let (taken, takes) = mpsc::channel();
+        let (sender, connections) = mpsc::channel();
         let path = program(self.directory.path(), move |stream| {
-            // Only fails if the test is over.
-            let _ = taken.send(stream);
+            // Fails only if the test is over.
+            let _ = sender.send(stream);
         });
         let source = self.open(&path);
-        let target = takes.recv_timeout(FAR).unwrap();
+        let target = connections.recv_timeout(TIMEOUT).unwrap();
         for stream in [&source, &target] {
-            // A test that waits for ever says nothing.
-            stream.set_read_timeout(Some(FAR)).unwrap();
-            stream.set_write_timeout(Some(FAR)).unwrap();
+            // Without a limit, a test that waits would not report what it waits for.
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+            stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         }
         (source, target)
     }
 
-    /// What the target's listener counts, when it is so.
-    pub fn stat_until(&self, right: impl Fn(&Stat) -> bool) -> Stat {
+    /// Waits until the counters of the target's listener meet a condition. Returns them.
+    pub fn stat_until(&self, condition: impl Fn(&Stat) -> bool) -> Stat {
         let mut listener = self.seam.listener.lock().unwrap();
-        listener.as_mut().unwrap().stat_until(right)
+        listener.as_mut().unwrap().stat_until(condition)
     }
 
-    /// The record, after which the connector ends.
+    /// Requests the record and ends the connector.
     pub fn finish(mut self) -> (Value, Finished) {
         let answer = self
             .connector
-            .ask(&json!({ "control": true, "cmd": "finish" }));
+            .request(&json!({ "control": true, "cmd": "finish" }));
         assert_eq!(answer["success"], true, "{answer}");
         (answer["record"].clone(), self.connector.finish())
     }

@@ -1,4 +1,4 @@
-//! Programs at the ends of a connection, and what they hear of its failure.
+//! Programs at both ends of a connection, and the errors that they receive when it fails.
 
 use crate::pattern;
 use std::io::{ErrorKind, Read, Write};
@@ -8,21 +8,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-/// How a stream ended for one who wrote or read, and when: none is an end of stream.
+/// How a program's writing or reading ended, and when. None is an end of stream.
 pub type End = (Option<ErrorKind>, Instant);
 
 const RESET: Option<ErrorKind> = Some(ErrorKind::ConnectionReset);
 
-/// Says something each way, so that the kernel can tell both programs of a failure.
-pub fn acquaint(source: &UnixStream, target: &UnixStream) {
+/// Sends one byte in each direction. Afterwards the kernel can report a reset to both programs.
+pub fn exchange_bytes(source: &UnixStream, target: &UnixStream) {
     for (mut from, mut to) in [(source, target), (target, source)] {
         from.write_all(b"!").unwrap();
         to.read_exact(&mut [0]).unwrap();
     }
 }
 
-/// Writes until that fails.
-pub fn pushes(stream: &UnixStream) -> JoinHandle<End> {
+/// Writes until an error, in a thread.
+pub fn write_until_failure(stream: &UnixStream) -> JoinHandle<End> {
     let mut stream = stream.try_clone().unwrap();
     thread::spawn(move || {
         let data = pattern(1 << 20);
@@ -34,8 +34,8 @@ pub fn pushes(stream: &UnixStream) -> JoinHandle<End> {
     })
 }
 
-/// Reads until that ends; counts.
-pub fn takes(stream: &UnixStream) -> (Arc<AtomicUsize>, JoinHandle<End>) {
+/// Reads until the end of the stream or an error, in a thread. Also returns the count of bytes.
+pub fn read_until_end(stream: &UnixStream) -> (Arc<AtomicUsize>, JoinHandle<End>) {
     let mut stream = stream.try_clone().unwrap();
     let count = Arc::new(AtomicUsize::new(0));
     let counter = count.clone();
@@ -52,25 +52,26 @@ pub fn takes(stream: &UnixStream) -> (Arc<AtomicUsize>, JoinHandle<End>) {
     (count, reader)
 }
 
-/// A program that only reads has heard of the failure.
-pub fn hears(taking: JoinHandle<End>) -> Instant {
-    let (end, when) = taking.join().unwrap();
+/// Requires that a reader ended with a reset. Returns when.
+pub fn expect_reset(reader: JoinHandle<End>) -> Instant {
+    let (end, when) = reader.join().unwrap();
     assert_eq!(end, RESET);
     when
 }
 
-/// So has one that writes and reads at the same time, at least when writing: the kernel tells it of
-/// the reset once, and to a call that had written some already it tells nothing.
-pub fn cannot_go_on(pushing: JoinHandle<End>, taking: JoinHandle<End>) -> Instant {
-    when_pushing_failed(pushing).max(taking.join().unwrap().1)
+/// Requires that the writer of a program that writes and reads at the same time failed. Returns
+/// when both had ended. The kernel reports a reset once, to either call. It does not report it to a
+/// call that has already written a part.
+pub fn expect_both_fail(writer: JoinHandle<End>, reader: JoinHandle<End>) -> Instant {
+    expect_write_failure(writer).max(reader.join().unwrap().1)
 }
 
-/// A program that writes has heard of the failure.
-pub fn when_pushing_failed(pushing: JoinHandle<End>) -> Instant {
-    let (pushed, when) = pushing.join().unwrap();
+/// Requires that a writer failed. Returns when.
+pub fn expect_write_failure(writer: JoinHandle<End>) -> Instant {
+    let (end, when) = writer.join().unwrap();
     assert!(
-        [RESET, Some(ErrorKind::BrokenPipe)].contains(&pushed),
-        "{pushed:?}"
+        [RESET, Some(ErrorKind::BrokenPipe)].contains(&end),
+        "{end:?}"
     );
     when
 }

@@ -112,13 +112,13 @@ impl Request {
         self.query.get("socket").map_or("", String::as_str)
     }
 
-    /// Answers with these bytes and nothing else.
+    /// Answers with these bytes only.
     pub fn answer(&mut self, bytes: &str) {
         self.stream.write_all(bytes.as_bytes()).unwrap();
         self.stream.flush().unwrap();
     }
 
-    /// Accepts; what follows is raw bytes.
+    /// Accepts the upgrade. Returns the connection for raw bytes.
     pub fn accept(mut self) -> Tls {
         let accept = derive_accept_key(self.headers["sec-websocket-key"].as_bytes());
         self.answer(&format!(
@@ -128,14 +128,14 @@ impl Request {
         self.stream
     }
 
-    /// Accepts; what follows are websocket messages.
+    /// Accepts the upgrade. Returns the connection for websocket messages.
     pub fn websocket(self) -> WebSocket<Tls> {
         WebSocket::from_raw_socket(self.accept(), Role::Server, None)
     }
 }
 
-/// Ends a connection as TLS wants it: close_notify, then FIN.
-pub fn end_well(mut tls: Tls) {
+/// Ends a connection as TLS requires it: close_notify, then FIN.
+pub fn close_cleanly(mut tls: Tls) {
     tls.conn.send_close_notify();
     let _ = tls.flush();
 }
@@ -144,18 +144,18 @@ pub fn end_well(mut tls: Tls) {
 pub struct Target {
     pub address: SocketAddr,
     pub fingerprint: Fingerprint,
-    /// The request lines that came.
+    /// The request lines received so far.
     pub requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Target {
     /// Serves every upgrade request with `script`, in a thread of its own.
     pub fn new(script: impl Fn(Request) + Send + Sync + 'static) -> Self {
-        Self::with(&Identity::new(), rustls::ALL_VERSIONS, script)
+        Self::with_identity(&Identity::new(), rustls::ALL_VERSIONS, script)
     }
 
     /// The same with a given identity and TLS versions.
-    pub fn with(
+    pub fn with_identity(
         identity: &Identity,
         versions: &[&'static SupportedProtocolVersion],
         script: impl Fn(Request) + Send + Sync + 'static,
@@ -163,7 +163,7 @@ impl Target {
         Self::at([127, 0, 0, 1].into(), identity, versions, script)
     }
 
-    /// The same at another of this node's addresses.
+    /// The same at another address of this node.
     pub fn at(
         address: IpAddr,
         identity: &Identity,
@@ -188,7 +188,7 @@ impl Target {
         }
     }
 
-    /// Hands every TCP connection to `script` before anything was said.
+    /// Passes every TCP connection to `script` before any byte was sent.
     pub fn raw(script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
         Self::raw_at([127, 0, 0, 1].into(), script)
     }
@@ -211,8 +211,8 @@ impl Target {
     }
 }
 
-/// The worker's end of a control connection: answers each line as `answer` says, until the client
-/// closes or says "hang up".
+/// The worker's end of a control connection: answers each line with the result of `answer`, until
+/// the client closes the connection or sends the command "disconnect".
 pub fn serve_worker(
     request: Request,
     mut answer: impl FnMut(&serde_json::Value) -> serde_json::Value,
@@ -228,7 +228,7 @@ pub fn serve_worker(
         while let Some(end) = received.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = received.drain(..=end).collect();
             let command: serde_json::Value = serde_json::from_slice(&line).unwrap();
-            if command["cmd"] == "hang up" {
+            if command["cmd"] == "disconnect" {
                 return;
             }
             let mut reply = answer(&command).to_string();
@@ -240,7 +240,7 @@ pub fn serve_worker(
     }
 }
 
-/// What a well-behaved worker answers to `version` and `ticket`.
+/// The answers of a stock worker to `version` and `ticket`.
 pub fn stock_answer(command: &serde_json::Value) -> serde_json::Value {
     match command["cmd"].as_str() {
         Some("version") => serde_json::json!({ "success": true, "api": 2, "age": 0 }),

@@ -1,19 +1,20 @@
-//! A source that speaks clear TCP by itself, made from docs/protocol.md alone.
+//! A source for the `tcp` plane that does not use the library: it implements docs/protocol.md.
 
 use ring::hmac;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
-/// Where the listener is that has opened with this answer.
+/// The address and port in a listener's answer to `open`.
 pub fn endpoint(opened: &Value) -> SocketAddr {
     let address: IpAddr = opened["addresses"][0].as_str().unwrap().parse().unwrap();
     let port = opened["port"].as_u64().unwrap();
     SocketAddr::new(address, u16::try_from(port).unwrap())
 }
 
-/// Connects, and asks for that forward; the status, none if the listener hung up instead.
-pub fn enter(opened: &Value, number: u32) -> (TcpStream, Option<u8>) {
+/// Connects and requests a forward. Returns the listener's status, or none if the listener closed
+/// the connection instead.
+pub fn connect_to_forward(opened: &Value, number: u32) -> (TcpStream, Option<u8>) {
     let mut stream = TcpStream::connect(endpoint(opened)).unwrap();
     let mut challenge = [0; 40];
     stream.read_exact(&mut challenge).unwrap();

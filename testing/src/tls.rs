@@ -1,4 +1,4 @@
-//! Two ends of direct connections, in this process, and whoever wants to be one.
+//! Both ends of direct TLS connections in this process, and peers that do not verify certificates.
 
 use pve_tunnel::tls::{Client, Identity, Peer, Server, TlsError};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,15 +19,15 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-/// Far longer than anything here takes.
+/// Much longer than any step of a test takes.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 pub type Outcome<T> = Result<T, TlsError>;
 pub type ClientStream = client::TlsStream<UnixStream>;
 pub type ServerStream = server::TlsStream<UnixStream>;
 
-/// Both ends of a handshake.
-pub async fn meet(
+/// Runs a handshake. Returns the result of each end: the source's and the target's.
+pub async fn complete_handshake(
     client: &Client,
     server: &Server,
 ) -> (Outcome<ClientStream>, Outcome<ServerStream>) {
@@ -36,35 +36,36 @@ pub async fn meet(
     timeout(LIMIT, both).await.unwrap()
 }
 
-/// A source and a target.
+/// One-time identities of a source and of a target.
 pub fn identities() -> (Identity, Identity) {
     (Identity::one_time().unwrap(), Identity::one_time().unwrap())
 }
 
-/// Their ends, told the right fingerprints.
-pub fn pair(source: &Identity, target: &Identity) -> (Client, Server) {
+/// The source's client and the target's server. Each pins the other's fingerprint.
+pub fn pinned_pair(source: &Identity, target: &Identity) -> (Client, Server) {
     (
         Client::direct(source, target.fingerprint()).unwrap(),
         Server::direct(target, source.fingerprint()).unwrap(),
     )
 }
 
-/// Two nodes after their handshake.
+/// The two ends of a connection after their handshake.
 pub async fn established() -> (ClientStream, ServerStream) {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
-    let (near, far) = meet(&client, &server).await;
+    let (client, server) = pinned_pair(&source, &target);
+    let (near, far) = complete_handshake(&client, &server).await;
     (near.unwrap(), far.unwrap())
 }
 
-/// What a source hears of a target that refused it after the source's handshake was over.
-pub async fn last_words(mut stream: impl AsyncRead + Unpin) -> TlsError {
+/// The error that a source receives from a target that refused it. In TLS 1.3 the alert arrives
+/// after the source's handshake is complete.
+pub async fn alert_after_handshake(mut stream: impl AsyncRead + Unpin) -> TlsError {
     let error = timeout(LIMIT, stream.read_u8()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     TlsError::from_alert(Peer::Target, &error).unwrap_or_else(|| panic!("no alert: {error}"))
 }
 
-/// Asserts that an error has this shape, and that it is said with these words.
+/// Asserts that an error matches a pattern and that its message contains these texts.
 #[macro_export]
 macro_rules! assert_error {
     ($error:expr, $expected:pat, $($words:expr),+) => {{
@@ -75,15 +76,15 @@ macro_rules! assert_error {
     }};
 }
 
-/// A certificate with a key that need not be its own.
+/// A certificate with a key, which may be the key of another certificate.
 pub fn certified(certificate: CertificateDer<'static>, key: &rcgen::KeyPair) -> SingleCertAndKey {
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let key = ring::sign::any_supported_type(&key).unwrap();
     CertifiedKey::new(vec![certificate], key).into()
 }
 
-/// A client that believes everybody.
-pub fn gullible_client(
+/// A client that accepts every certificate.
+pub fn unverifying_client(
     version: &'static SupportedProtocolVersion,
     identity: Option<SingleCertAndKey>,
 ) -> TlsConnector {
@@ -91,7 +92,7 @@ pub fn gullible_client(
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody::new()));
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new()));
     let config = match identity {
         Some(identity) => builder.with_client_cert_resolver(Arc::new(identity)),
         None => builder.with_no_client_auth(),
@@ -99,39 +100,39 @@ pub fn gullible_client(
     TlsConnector::from(Arc::new(config))
 }
 
-/// A server that believes everybody.
-pub fn gullible_server(
+/// A server that accepts every certificate.
+pub fn unverifying_server(
     version: &'static SupportedProtocolVersion,
     identity: SingleCertAndKey,
 ) -> TlsAcceptor {
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[version])
         .unwrap()
-        .with_client_cert_verifier(Arc::new(Anybody::new()))
+        .with_client_cert_verifier(Arc::new(AnyCertificate::new()))
         .with_cert_resolver(Arc::new(identity));
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// What a target shows to whoever asks.
+/// The certificate that a target presents to any client.
 pub async fn certificate_of(target: &Identity) -> CertificateDer<'static> {
     let server = Server::direct(target, target.fingerprint()).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let asking = gullible_client(&TLS13, None);
-    let (asked, _) = tokio::join!(asking.connect(anywhere(), near), server.handshake(far));
-    let asked = asked.unwrap();
-    asked.get_ref().1.peer_certificates().unwrap()[0].clone()
+    let client = unverifying_client(&TLS13, None);
+    let (connected, _) = tokio::join!(client.connect(server_name(), near), server.handshake(far));
+    let connected = connected.unwrap();
+    connected.get_ref().1.peer_certificates().unwrap()[0].clone()
 }
 
-/// Whom a gullible client asks for.
-pub fn anywhere() -> ServerName<'static> {
+/// The server name that [`unverifying_client`] connects to.
+pub fn server_name() -> ServerName<'static> {
     ServerName::try_from("192.0.2.7").unwrap()
 }
 
 /// Accepts every certificate, and every signature.
 #[derive(Debug)]
-pub struct Anybody(WebPkiSupportedAlgorithms);
+pub struct AnyCertificate(WebPkiSupportedAlgorithms);
 
-impl Anybody {
+impl AnyCertificate {
     pub fn new() -> Self {
         Self(ring::default_provider().signature_verification_algorithms)
     }
@@ -163,7 +164,7 @@ macro_rules! accept_signatures {
     };
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -178,7 +179,7 @@ impl ServerCertVerifier for Anybody {
     accept_signatures!();
 }
 
-impl ClientCertVerifier for Anybody {
+impl ClientCertVerifier for AnyCertificate {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -1,4 +1,4 @@
-//! Version replies and capabilities, each kind of bad input by name.
+//! Version replies and capabilities, with a row for each kind of malformed input.
 
 use pve_tunnel::capability::{
     Capabilities, Capability, CapabilityError, MAX_CAPS, VersionReply, parse_version,
@@ -43,7 +43,7 @@ fn a_version_reply_keeps_known_and_unknown_names() {
 }
 
 #[test]
-fn sixty_four_names_pass_and_one_more_does_not() {
+fn sixty_four_names_are_accepted_and_sixty_five_are_refused() {
     let names = |count: usize| (0..count).map(|n| format!("cap-{n}")).collect::<Vec<_>>();
     let reply = |count| json!({"api": 2, "age": 0, "caps": names(count)}).to_string();
     let accepted = parse_version(&reply(MAX_CAPS)).unwrap();
@@ -52,7 +52,7 @@ fn sixty_four_names_pass_and_one_more_does_not() {
         parse_version(&reply(MAX_CAPS + 1)),
         Err(CapabilityError::TooManyCaps { count: 65 })
     );
-    // Duplicates count: what is bounded is the list, before anything is made of it.
+    // Duplicates count, because the limit applies to the list as received.
     let same = json!({"api": 2, "age": 0, "caps": vec!["x"; 65]}).to_string();
     assert_eq!(
         parse_version(&same),
@@ -110,7 +110,7 @@ fn malformed_version_replies_are_refused_with_a_reason() {
 }
 
 #[test]
-fn a_target_that_refuses_is_quoted_on_one_line() {
+fn the_message_of_a_target_that_refuses_is_quoted_on_one_line() {
     #[rustfmt::skip] // One row a line.
     let table = [
         (json!({"success": 0, "msg": "no\nsuch\u{1b} command\n"}), "no such  command"),
@@ -133,7 +133,7 @@ fn a_target_that_refuses_is_quoted_on_one_line() {
 
 #[test]
 fn the_version_window_names_the_node_to_upgrade() {
-    // api, age, own, which side is too old
+    // The target's api and age, this node's version, and the node to upgrade in the error.
     #[rustfmt::skip] // One row a line.
     let table = [
         (2, 0, 2, None),
@@ -160,7 +160,7 @@ fn the_version_window_names_the_node_to_upgrade() {
             (verdict, _) => panic!("api {api} age {age} own {own}: {verdict:?}"),
         }
     }
-    // What the callers use checks it for this software's own version.
+    // parse_version checks the window for the version of this software.
     let error = version(json!({"success": 1, "api": 1, "age": 0})).unwrap_err();
     assert!(error.contains("upgrade the target node"), "{error}");
     let error = version(json!({"success": 1, "api": 4, "age": 1})).unwrap_err();
@@ -170,8 +170,8 @@ fn the_version_window_names_the_node_to_upgrade() {
 #[test]
 fn two_lists_merge_into_one_without_duplicates() {
     let reply = Capabilities::from_names(&["insecure-remote", "x"]).unwrap();
-    let hello = Capabilities::from_names(&["direct-tls", "y", "insecure-remote", "x"]).unwrap();
-    let both = reply.merge(&hello);
+    let offer = Capabilities::from_names(&["direct-tls", "y", "insecure-remote", "x"]).unwrap();
+    let both = reply.merge(&offer);
     assert_eq!(
         both.caps,
         [Capability::InsecureRemote, Capability::DirectTls]
@@ -181,7 +181,7 @@ fn two_lists_merge_into_one_without_duplicates() {
     assert_eq!(reply.merge(&Capabilities::default()), reply);
     assert_eq!(Capabilities::default().merge(&reply), reply);
     assert!(both.has(Capability::DirectTls) && !both.has(Capability::DirectTcp));
-    // The merged names are what a plan takes.
+    // A plan accepts the merged names.
     let input = PlanInput {
         caps: both.names().into_iter().map(str::to_owned).collect(),
         ..PlanInput::default()

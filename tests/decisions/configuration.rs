@@ -1,4 +1,4 @@
-//! `/etc/pve/remote-migration.cfg`: what it may say, and every mistake by its line.
+//! `/etc/pve/remote-migration.cfg`: accepted content, and the line number in each error.
 
 use pve_tunnel::configuration::{
     Configuration, ConfigurationError, Host, MAX_FILE, MAX_LINE, MAX_SECTIONS, is_id,
@@ -30,21 +30,25 @@ fn parsed(text: &str) -> Configuration {
     Configuration::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}:\n{text}"))
 }
 
-fn mistake(text: &[u8]) -> String {
+fn parse_error(text: &[u8]) -> String {
     match Configuration::parse(text) {
         Err(error) => error.to_string(),
-        Ok(_) => panic!("this was read:\n{}", String::from_utf8_lossy(text)),
+        Ok(_) => panic!("this was accepted:\n{}", String::from_utf8_lossy(text)),
     }
 }
 
 #[test]
-fn a_file_is_read_whole() {
-    let read = parsed(GOOD);
-    assert!(!read.require_encryption);
-    let ids: Vec<&str> = read.networks.iter().map(|network| &*network.id).collect();
+fn every_section_and_key_of_a_file_is_parsed() {
+    let configuration = parsed(GOOD);
+    assert!(!configuration.require_encryption);
+    let ids: Vec<&str> = configuration
+        .networks
+        .iter()
+        .map(|network| &*network.id)
+        .collect();
     assert_eq!(ids, ["dc2", "backup-site"]);
 
-    let dc2 = read.network("dc2").unwrap();
+    let dc2 = configuration.network("dc2").unwrap();
     let remotes: Vec<String> = dc2.remotes.iter().map(Host::to_string).collect();
     assert_eq!(remotes, ["192.0.2.7", "pve.example.com", "fd00::7"]);
     assert_eq!(dc2.source.as_deref(), Some("10.0.0.0/24"));
@@ -57,18 +61,18 @@ fn a_file_is_read_whole() {
     let comment = "Ask the network team  # before changing this: they own it";
     assert_eq!(dc2.comment.as_deref(), Some(comment));
 
-    let other = read.network("backup-site").unwrap();
+    let other = configuration.network("backup-site").unwrap();
     assert_eq!(other.allowed, [MigrationType::Secure]);
     assert_eq!(other.default, MigrationType::Secure);
     assert_eq!(other.source.as_deref(), Some("vmbr1"));
     assert_eq!((&other.target, &other.comment), (&None, &None));
     assert!(other.remotes.is_empty() && !other.public && !other.gateway);
     assert_eq!(other.dead_peer_timeout, 60);
-    assert!(read.network("dc1").is_none() && read.network("DC2").is_none());
+    assert!(configuration.network("dc1").is_none() && configuration.network("DC2").is_none());
 }
 
 #[test]
-fn the_layout_may_vary() {
+fn layouts_that_differ_in_white_space_and_comments_are_equal() {
     let plain = "network: dc2\n\tsource vmbr1\n\nnetwork: dc3\n\tsource vmbr2\n";
     #[rustfmt::skip] // One row a line.
     let table = [
@@ -85,7 +89,7 @@ fn the_layout_may_vary() {
     for (name, text) in table {
         assert_eq!(parsed(&text), parsed(plain), "{name}");
     }
-    for nothing in [
+    for empty in [
         "",
         "\n",
         "\r\n",
@@ -93,13 +97,13 @@ fn the_layout_may_vary() {
         "policy: cluster\n",
         "policy: cluster",
     ] {
-        assert_eq!(parsed(nothing), Configuration::default(), "{nothing:?}");
+        assert_eq!(parsed(empty), Configuration::default(), "{empty:?}");
     }
     assert_eq!(parsed("network: dc2\n").networks[0].allowed.len(), 1);
 }
 
 #[test]
-fn booleans_are_those_of_proxmox() {
+fn booleans_have_the_spellings_of_proxmox() {
     for (words, expected) in [
         (["1", "yes", "on", "true", "YES", "True"], true),
         (["0", "no", "off", "false", "Off", "NO"], false),
@@ -108,10 +112,14 @@ fn booleans_are_those_of_proxmox() {
             let text = format!(
                 "network: dc2\n public {word}\n gateway {word}\npolicy: cluster\n require-encryption {word}"
             );
-            let read = parsed(&text);
-            let network = &read.networks[0];
+            let configuration = parsed(&text);
+            let network = &configuration.networks[0];
             assert_eq!(
-                [network.public, network.gateway, read.require_encryption],
+                [
+                    network.public,
+                    network.gateway,
+                    configuration.require_encryption
+                ],
                 [expected; 3],
                 "{word}"
             );
@@ -120,14 +128,14 @@ fn booleans_are_those_of_proxmox() {
 }
 
 #[test]
-fn the_examples_of_the_reference_are_read() {
+fn the_examples_of_the_manual_page_are_accepted() {
     let reference = include_str!("../../docs/man/remote-migration.cfg.pod");
     let examples = verbatim_blocks(reference);
     assert!(examples.len() >= 5, "{} examples", examples.len());
     for example in examples {
         assert_eq!(parsed(&example).networks.len(), 1, "{example}");
     }
-    // Every key has its item.
+    // Every key has an item in the manual page.
     for key in [
         "remote",
         "source",
@@ -144,7 +152,8 @@ fn the_examples_of_the_reference_are_read() {
     }
 }
 
-/// The verbatim blocks of POD, without their indentation: in that page, each is a whole file.
+/// The verbatim blocks of a POD text, without their indentation. In that page, each block is a
+/// complete file.
 fn verbatim_blocks(pod: &str) -> Vec<String> {
     let mut blocks = vec![String::new()];
     for line in pod.lines() {
@@ -163,7 +172,7 @@ fn verbatim_blocks(pod: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_mistake_is_told_with_its_line() {
+fn every_error_names_its_line() {
     #[rustfmt::skip] // One row a line.
     let table = [
         // Sections
@@ -237,7 +246,7 @@ fn every_mistake_is_told_with_its_line() {
         ("byte order mark", "\u{feff}network: dc2\n", "line 1: begins with a byte order mark"),
     ];
     for (name, text, expected) in table {
-        let error = mistake(text.as_bytes());
+        let error = parse_error(text.as_bytes());
         let first = expected.starts_with("line ");
         assert!(
             if first {
@@ -248,15 +257,15 @@ fn every_mistake_is_told_with_its_line() {
             "{name}: {error}"
         );
         assert!(!error.contains(char::is_control), "{name}: {error:?}");
-        // Lines are counted alike however they end.
+        // CR LF does not change the line number.
         assert_eq!(
-            mistake(text.replace('\n', "\r\n").as_bytes()),
+            parse_error(text.replace('\n', "\r\n").as_bytes()),
             error,
             "{name}"
         );
     }
     assert_eq!(
-        mistake(b"network: dc2\n\tcomment Z\xfcrich\n"),
+        parse_error(b"network: dc2\n\tcomment Z\xfcrich\n"),
         "line 2: is not UTF-8; save the file as UTF-8"
     );
     assert!(matches!(
@@ -266,12 +275,12 @@ fn every_mistake_is_told_with_its_line() {
 }
 
 #[test]
-fn everything_has_a_bound() {
+fn lines_sections_and_the_file_have_limits() {
     let line = |len: usize| format!("network: dc2\n\tcomment {}", "x".repeat(len - 9));
     assert!(parsed(&line(MAX_LINE)).networks[0].comment.is_some());
-    let error = mistake(line(MAX_LINE + 1).as_bytes());
+    let error = parse_error(line(MAX_LINE + 1).as_bytes());
     assert_eq!(error, "line 2: has 4097 bytes, at most 4096 are accepted");
-    let error = mistake(format!("#\r\n{}\r\n", "#".repeat(MAX_LINE + 1)).as_bytes());
+    let error = parse_error(format!("#\r\n{}\r\n", "#".repeat(MAX_LINE + 1)).as_bytes());
     assert_eq!(error, "line 2: has 4097 bytes, at most 4096 are accepted");
 
     let sections = |count: usize| -> String {
@@ -280,12 +289,12 @@ fn everything_has_a_bound() {
             .collect()
     };
     assert_eq!(parsed(&sections(MAX_SECTIONS)).networks.len(), MAX_SECTIONS);
-    let error = mistake(sections(MAX_SECTIONS + 1).as_bytes());
+    let error = parse_error(sections(MAX_SECTIONS + 1).as_bytes());
     assert_eq!(error, "line 257: more than 256 sections");
 
     let file = |len: usize| "#\n".repeat(MAX_FILE / 2) + &"\n".repeat(len - MAX_FILE);
     assert_eq!(parsed(&file(MAX_FILE)), Configuration::default());
-    let error = mistake(file(MAX_FILE + 1).as_bytes());
+    let error = parse_error(file(MAX_FILE + 1).as_bytes());
     assert_eq!(
         error,
         "the file has 1048577 bytes, at most 1048576 are accepted"
@@ -293,7 +302,7 @@ fn everything_has_a_bound() {
 }
 
 #[test]
-fn ids() {
+fn an_id_has_2_to_40_characters_and_begins_with_a_letter() {
     for good in ["dc", "a1", "A-b_c.d", &"x".repeat(40), "vmbr0"] {
         assert!(is_id(good), "{good}");
     }
@@ -315,7 +324,7 @@ fn ids() {
 }
 
 #[test]
-fn hosts_are_equal_whatever_their_spelling() {
+fn spellings_of_the_same_host_are_equal_and_malformed_hosts_are_refused() {
     #[rustfmt::skip] // One row a line.
     let same = [
         ("pve.example.com", "PVE.Example.COM"),
@@ -394,7 +403,7 @@ fn hosts_are_equal_whatever_their_spelling() {
     );
 }
 
-/// Numbers from a seed (xorshift64), so that what fails once fails again.
+/// Pseudo-random numbers (xorshift64) from a fixed seed, so that a failure can be reproduced.
 struct Numbers(u64);
 
 impl Numbers {
@@ -407,7 +416,7 @@ impl Numbers {
 }
 
 #[test]
-fn no_bytes_make_it_panic_and_every_mistake_has_a_line_of_the_file() {
+fn arbitrary_bytes_never_panic_and_every_error_names_a_line_of_the_file() {
     const TOKENS: [&[u8]; 14] = [
         b"network: ",
         b"policy: cluster\n",
@@ -424,7 +433,7 @@ fn no_bytes_make_it_panic_and_every_mistake_has_a_line_of_the_file() {
         b"\r\n",
         b"require-encryption 1\n",
     ];
-    let read = |bytes: &[u8]| match Configuration::parse(bytes) {
+    let accepts = |bytes: &[u8]| match Configuration::parse(bytes) {
         Ok(_) => true,
         Err(error) => {
             let text = error.to_string();
@@ -442,15 +451,15 @@ fn no_bytes_make_it_panic_and_every_mistake_has_a_line_of_the_file() {
     let good = GOOD.as_bytes();
     let mut accepted = 0;
     for end in 0..=good.len() {
-        accepted += usize::from(read(&good[..end]));
+        accepted += usize::from(accepts(&good[..end]));
     }
-    assert!(accepted > 10, "some truncations are whole");
+    assert!(accepted > 10, "some truncated files are valid");
 
     let mut numbers = Numbers(0x5eed_0001);
     for _ in 0..20_000 {
         let len = numbers.below(80);
         let noise: Vec<u8> = (0..len).map(|_| numbers.below(256) as u8).collect();
-        read(&noise);
+        accepts(&noise);
 
         let mut mutated = good.to_vec();
         for _ in 0..=numbers.below(4) {
@@ -468,13 +477,13 @@ fn no_bytes_make_it_panic_and_every_mistake_has_a_line_of_the_file() {
                 break;
             }
         }
-        accepted += usize::from(read(&mutated));
+        accepted += usize::from(accepts(&mutated));
 
         let tokens: Vec<u8> = (0..numbers.below(12))
             .flat_map(|_| TOKENS[numbers.below(TOKENS.len())])
             .copied()
             .collect();
-        accepted += usize::from(read(&tokens));
+        accepted += usize::from(accepts(&tokens));
     }
-    assert!(accepted > 100, "some mutations are harmless: {accepted}");
+    assert!(accepted > 100, "some mutated files are valid: {accepted}");
 }

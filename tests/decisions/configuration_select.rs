@@ -1,10 +1,12 @@
-//! What `/etc/pve/remote-migration.cfg` says to one call, on the source and on the target.
+//! The network and policy that `/etc/pve/remote-migration.cfg` gives for one call, on the source
+//! and on the target.
 
 use pve_tunnel::configuration::{Configuration, SelectionInput, select};
 use serde_json::{Value, json};
 
-/// dc2: by remote, both types, insecure by default. dc3: by remote, secure only. clear: clear text
-/// only, no remote. vmbr0: has the name of an interface.
+/// dc2 has remotes, both types, and insecure as its default. dc3 has a remote and allows only
+/// secure. clear allows only clear text and has no remote. vmbr0 has the name of an interface.
+/// nowhere has no network.
 const SITES: &str = "\
 network: dc2
 \tremote 192.0.2.7,pve.example.com,fd00::7
@@ -57,7 +59,7 @@ fn members(value: &Value, names: &[&str]) -> Value {
 }
 
 #[test]
-fn what_the_source_gets() {
+fn the_selection_of_the_source() {
     let names = [
         "migration_type",
         "migration_network",
@@ -124,7 +126,7 @@ fn what_the_source_gets() {
             "{name}"
         );
 
-        // The policy changes nothing but this, where there is no clear text.
+        // The policy changes only this member, unless the data would be in clear text.
         let encrypted = selected(&format!("{SITES}{ENCRYPTED}"), &input);
         if expected[0] == json!("secure") {
             let mut same = selection;
@@ -135,13 +137,13 @@ fn what_the_source_gets() {
             assert!(error.contains("requires encryption"), "{name}: {error}");
         }
     }
-    // Without a file, and what is absent counts as null.
+    // Without a file. Absent members count as null.
     let empty = selected("", &json!({"side": "source", "remote": "192.0.2.7"})).unwrap();
     assert_eq!(members(&empty, &names), none("secure"));
 }
 
 #[test]
-fn what_the_target_gets() {
+fn the_selection_of_the_target() {
     let null = || Value::Null;
     #[rustfmt::skip] // One row a line.
     let table = [
@@ -178,7 +180,7 @@ fn what_the_target_gets() {
 }
 
 #[test]
-fn what_is_not_permitted_is_refused_with_the_ways_out() {
+fn a_call_that_is_not_permitted_is_refused_with_the_remedies() {
     let null = || Value::Null;
     let encrypted = format!("{SITES}{ENCRYPTED}");
     #[rustfmt::skip] // One row a line.
@@ -193,10 +195,10 @@ fn what_is_not_permitted_is_refused_with_the_ways_out() {
             "network 'clear' does not allow migration_type=secure (it allows: insecure)"),
         ("an ID for another remote", SITES, source("192.0.2.9", json!("secure"), json!("dc2")),
             "network 'dc2' is configured for 192.0.2.7, pve.example.com, fd00::7, not for '192.0.2.9': add '192.0.2.9' to its 'remote'"),
-        ("an ID for another remote than one with its own", SITES, source("192.0.2.8", null(), json!("dc2")), "not for '192.0.2.8'"),
-        ("an ID that is none", SITES, source("192.0.2.7", null(), json!("the-second-site.example")),
+        ("an ID of another network, for a remote with its own", SITES, source("192.0.2.8", null(), json!("dc2")), "not for '192.0.2.8'"),
+        ("an unknown ID", SITES, source("192.0.2.7", null(), json!("the-second-site.example")),
             "migration network 'the-second-site.example' is not configured (configured: dc2, dc3, clear, vmbr0, nowhere)"),
-        ("an ID that is none, on the target", SITES, target("secure", json!("the-second-site.example")), "is not configured"),
+        ("an unknown ID, on the target", SITES, target("secure", json!("the-second-site.example")), "is not configured"),
         ("an ID without a file", "", source("192.0.2.7", null(), json!("the-second-site.example")), "(configured: none)"),
         ("no network", SITES, source("192.0.2.7", null(), json!("")), "migration network '' is empty"),
         ("half a CIDR", SITES, source("192.0.2.7", null(), json!("10.0.0.0/")), "migration network '10.0.0.0/' is not a CIDR"),
@@ -209,7 +211,7 @@ fn what_is_not_permitted_is_refused_with_the_ways_out() {
             "migration_type=insecure, the default of network 'dc2', would send guest data in clear text, but the policy"),
         ("with nothing else allowed", &encrypted, source("192.0.2.9", null(), json!("clear")),
             "requires encryption (require-encryption): add secure to the 'allow' of network 'clear'"),
-        ("where it is not allowed either", &encrypted, source("192.0.2.8", json!("insecure"), null()), "requires encryption"),
+        ("not allowed by the network either", &encrypted, source("192.0.2.8", json!("insecure"), null()), "requires encryption"),
         ("on a CIDR", &encrypted, source("192.0.2.7", json!("insecure"), json!("10.0.0.0/24")), "requires encryption"),
         ("on the target", &encrypted, target("insecure", json!("dc2")), "requires encryption (require-encryption): use migration_type=secure"),
         ("on the target, without a network", &encrypted, target("insecure", null()), "requires encryption"),
@@ -218,12 +220,12 @@ fn what_is_not_permitted_is_refused_with_the_ways_out() {
         let error = selected(text, &input).expect_err(name);
         assert!(error.contains(expected), "{name}: {error}");
     }
-    // Secure stays possible where the default is not.
+    // Secure remains possible if the policy forbids the default.
     assert!(selected(&encrypted, &source("192.0.2.7", json!("secure"), null())).is_ok());
 }
 
 #[test]
-fn a_call_has_exactly_the_keys_of_its_side() {
+fn a_call_with_missing_or_unknown_keys_of_its_side_is_refused() {
     #[rustfmt::skip] // One row a line.
     let table = [
         ("no side", json!({"remote": "pve"}), "missing field `side`"),
@@ -235,7 +237,7 @@ fn a_call_has_exactly_the_keys_of_its_side() {
         ("a remote on the target", json!({"side": "target", "migration_type": "secure", "remote": "pve"}), "unknown field `remote`"),
         ("a misspelt key", json!({"side": "source", "remote": "pve", "migration-type": "secure"}), "unknown field `migration-type`"),
         ("another type", json!({"side": "source", "remote": "pve", "migration_type": "Insecure"}), "unknown variant `Insecure`"),
-        ("a network that is no text", json!({"side": "source", "remote": "pve", "migration_network": 5}), "invalid type"),
+        ("a network that is not text", json!({"side": "source", "remote": "pve", "migration_network": 5}), "invalid type"),
     ];
     for (name, input, expected) in table {
         let error = selected("", &input).expect_err(name);

@@ -1,9 +1,9 @@
-//! Endpoints that a target announces: each kind of bad input by name.
+//! Endpoints that a target announces, with a row for each kind of malformed input.
 
 use pve_tunnel::network::endpoint::{EndpointInput, check};
 use serde_json::{Value, json};
 
-fn judged(input: &Value) -> Result<Value, String> {
+fn checked(input: &Value) -> Result<Value, String> {
     let input: EndpointInput =
         serde_json::from_value(input.clone()).map_err(|error| error.to_string())?;
     check(&input)
@@ -20,7 +20,7 @@ fn nbd(uri: &str) -> Value {
 }
 
 #[test]
-fn literal_addresses_in_the_migration_network_pass() {
+fn literal_addresses_in_the_migration_network_are_accepted() {
     #[rustfmt::skip] // One row a line.
     let table = [
         ("IPv4", migrate("10.0.0.7", json!("10.0.0.0/24")),
@@ -43,13 +43,13 @@ fn literal_addresses_in_the_migration_network_pass() {
         ("loopback where it is allowed",
             json!({"migrate": {"proto": "tcp", "addr": "127.0.3.1", "port": 60000}, "network": "127.0.0.0/8", "allow_loopback": 1}),
             json!({"address": "127.0.3.1", "port": 60000, "uri": "tcp:127.0.3.1:60000"})),
-        ("link-local IPv4 in a network that is nothing else", migrate("169.254.9.1", json!("169.254.9.0/24")),
+        ("link-local IPv4 in a network that is only link-local", migrate("169.254.9.1", json!("169.254.9.0/24")),
             json!({"address": "169.254.9.1", "port": 60000, "uri": "tcp:169.254.9.1:60000"})),
         ("the upper end of a point-to-point network", migrate("10.0.0.1", json!("10.0.0.0/31")),
             json!({"address": "10.0.0.1", "port": 60000, "uri": "tcp:10.0.0.1:60000"})),
     ];
     for (name, input, expected) in table {
-        assert_eq!(judged(&input), Ok(expected), "{name}");
+        assert_eq!(checked(&input), Ok(expected), "{name}");
     }
 }
 
@@ -79,14 +79,14 @@ fn addresses_that_are_not_literal_are_refused() {
         ("another option for QEMU", "10.0.0.7,ipv4=on", "only literal addresses are accepted"),
     ];
     for (name, addr, expected) in table {
-        let error = judged(&migrate(addr, Value::Null)).expect_err(name);
+        let error = checked(&migrate(addr, Value::Null)).expect_err(name);
         assert!(error.contains(expected), "{name}: {error}");
         assert!(!error.contains('\n'), "{name}: {error}");
     }
 }
 
 #[test]
-fn addresses_that_guest_data_must_not_go_to_are_refused() {
+fn addresses_that_must_not_receive_guest_data_are_refused() {
     #[rustfmt::skip] // One row a line.
     let table = [
         ("unspecified IPv4", "0.0.0.0", "the unspecified address"),
@@ -102,19 +102,19 @@ fn addresses_that_guest_data_must_not_go_to_are_refused() {
         ("link-local IPv6", "fe80::1", "unusable without a zone"),
     ];
     for (name, addr, expected) in table {
-        let error = judged(&migrate(addr, Value::Null)).expect_err(name);
+        let error = checked(&migrate(addr, Value::Null)).expect_err(name);
         assert!(error.contains(expected), "{name}: {error}");
         assert!(error.contains(addr), "{name}: {error}");
     }
-    let within = |addr: &str, network: &str| judged(&migrate(addr, json!(network))).unwrap_err();
-    assert!(within("127.0.0.1", "127.0.0.0/8").contains("a loopback address"));
-    assert!(within("fe80::1", "fe80::/64").contains("unusable without a zone"));
+    let error_in = |addr: &str, network: &str| checked(&migrate(addr, json!(network))).unwrap_err();
+    assert!(error_in("127.0.0.1", "127.0.0.0/8").contains("a loopback address"));
+    assert!(error_in("fe80::1", "fe80::/64").contains("unusable without a zone"));
     assert!(
-        within("10.0.0.255", "10.0.0.0/24")
+        error_in("10.0.0.255", "10.0.0.0/24")
             .contains("the broadcast address of the migration network")
     );
-    assert!(within("169.254.9.1", "160.0.0.0/8").contains("a link-local address"));
-    // Allowing loopback allows nothing else.
+    assert!(error_in("169.254.9.1", "160.0.0.0/8").contains("a link-local address"));
+    // The permission for loopback does not extend to other addresses.
     for addr in [
         "0.0.0.0",
         "::",
@@ -125,7 +125,7 @@ fn addresses_that_guest_data_must_not_go_to_are_refused() {
     ] {
         let mut input = migrate(addr, Value::Null);
         input["allow_loopback"] = json!(true);
-        assert!(judged(&input).is_err(), "{addr}");
+        assert!(checked(&input).is_err(), "{addr}");
     }
 }
 
@@ -139,15 +139,15 @@ fn addresses_outside_the_migration_network_are_refused() {
         ("10.0.0.7", "fd00::/64"),
     ];
     for (addr, network) in table {
-        let error = judged(&migrate(addr, json!(network))).unwrap_err();
+        let error = checked(&migrate(addr, json!(network))).unwrap_err();
         let expected = format!("{addr}: it is outside the migration network {network}");
         assert!(error.contains(&expected), "{error}");
     }
-    // Allowed loopback still has to be inside.
+    // An allowed loopback address still has to be inside the network.
     let mut input = migrate("127.0.0.1", json!("10.0.0.0/24"));
     input["allow_loopback"] = json!(true);
     assert!(
-        judged(&input)
+        checked(&input)
             .unwrap_err()
             .contains("outside the migration network")
     );
@@ -177,17 +177,17 @@ fn ports_outside_the_range_are_refused() {
     ];
     for (name, port, expected) in table {
         let input = json!({"migrate": {"proto": "tcp", "addr": "10.0.0.7", "port": port}});
-        let error = judged(&input).expect_err(name);
+        let error = checked(&input).expect_err(name);
         assert!(error.contains(expected), "{name}: {error}");
     }
     for port in ["59999", "60050"] {
-        let error = judged(&nbd(&format!("nbd:10.0.0.7:{port}:exportname=a"))).unwrap_err();
+        let error = checked(&nbd(&format!("nbd:10.0.0.7:{port}:exportname=a"))).unwrap_err();
         assert!(error.contains(outside), "{error}");
     }
 }
 
 #[test]
-fn nbd_uris_of_another_form_are_refused() {
+fn malformed_nbd_uris_are_refused() {
     #[rustfmt::skip] // One row a line.
     let table = [
         ("empty", "", "does not begin with 'nbd:'"),
@@ -209,24 +209,24 @@ fn nbd_uris_of_another_form_are_refused() {
         ("a comma", "nbd:10.0.0.7:60000:exportname=a,b", "has characters other than"),
         ("a path", "nbd:10.0.0.7:60000:exportname=../a", "has characters other than"),
         ("a newline", "nbd:10.0.0.7:60000:exportname=a\nb", "has characters other than"),
-        ("an option's look", "nbd:10.0.0.7:60000:exportname=-a", "does not begin with a letter or digit"),
+        ("an export name like an option", "nbd:10.0.0.7:60000:exportname=-a", "does not begin with a letter or digit"),
     ];
     for (name, uri, expected) in table {
-        let error = judged(&nbd(uri)).expect_err(name);
+        let error = checked(&nbd(uri)).expect_err(name);
         assert!(error.contains(expected), "{name}: {error}");
         assert!(!error.contains('\n'), "{name}: {error}");
     }
     let long = format!("nbd:10.0.0.7:60000:exportname={}", "a".repeat(65));
     assert!(
-        judged(&nbd(&long))
+        checked(&nbd(&long))
             .unwrap_err()
             .contains("is longer than 64 characters")
     );
-    assert!(judged(&nbd(&long[..long.len() - 1])).is_ok());
+    assert!(checked(&nbd(&long[..long.len() - 1])).is_ok());
 }
 
 #[test]
-fn the_input_itself_is_checked() {
+fn malformed_input_is_refused() {
     let fine = json!({"proto": "tcp", "addr": "10.0.0.7", "port": 60000});
     #[rustfmt::skip] // One row a line.
     let table = [
@@ -244,7 +244,7 @@ fn the_input_itself_is_checked() {
         ("a boolean in words", json!({"migrate": fine, "allow_loopback": "yes"}), "expected a boolean"),
     ];
     for (name, input, expected) in table {
-        let error = judged(&input).expect_err(name);
+        let error = checked(&input).expect_err(name);
         assert!(error.contains(expected), "{name}: {error}");
     }
 }

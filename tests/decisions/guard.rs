@@ -1,4 +1,4 @@
-//! Clear text stays where it was meant to go: each rule, with injected routes.
+//! The guard of clear text: each of its rules, with injected addresses and routes.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use pve_tunnel::network::guard::{GuardInput, check};
 use pve_tunnel::network::{InterfaceAddress, Lookup, NetworkError, Route, Scope};
 use serde_json::{Value, json};
 
-/// A node that exists only here: its addresses, and its one route.
+/// A fake node with these addresses and one route.
 struct Node {
     addresses: Vec<InterfaceAddress>,
     route: Option<Route>,
@@ -18,7 +18,7 @@ impl Lookup for Node {
     }
 
     fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetworkError> {
-        panic!("only literal addresses are accepted, and {name} is none")
+        panic!("only literal addresses are accepted, and {name} is not one")
     }
 
     fn route(&self, destination: IpAddr) -> Result<Route, NetworkError> {
@@ -29,7 +29,7 @@ impl Lookup for Node {
     }
 }
 
-/// `eth1 10.0.0.1/24, eth1 fd00::1/64, …`; after an address may stand `down`.
+/// Parses `eth1 10.0.0.1/24, eth1 fd00::1/64, …`. `down` may follow an address.
 fn addresses(text: &str) -> Vec<InterfaceAddress> {
     let entry = |entry: &str| {
         let words: Vec<&str> = entry.split_whitespace().collect();
@@ -45,8 +45,8 @@ fn addresses(text: &str) -> Vec<InterfaceAddress> {
     text.split(", ").map(entry).collect()
 }
 
-/// As `ip route` writes it: `10.0.0.0/24 via 10.0.0.254 dev eth1 src 10.0.0.1`, `local` in front for
-/// an address of the node's own.
+/// Parses the format of `ip route`: `10.0.0.0/24 via 10.0.0.254 dev eth1 src 10.0.0.1`. `local`
+/// comes first for an address of this node.
 fn route(text: &str) -> Route {
     let mut words = text.split_whitespace().peekable();
     let local = words.next_if_eq(&"local").is_some();
@@ -63,7 +63,7 @@ fn route(text: &str) -> Route {
             "via" => route.gateway = Some(value.parse().unwrap()),
             "dev" => route.interface = value.to_owned(),
             "src" => route.source = value.parse().unwrap(),
-            other => panic!("no word {other}"),
+            other => panic!("unknown word {other}"),
         }
     }
     route
@@ -78,25 +78,25 @@ const DEFAULT: &str = "0.0.0.0/0 via 192.168.9.254 dev eth0 src 192.168.9.1";
 const DEFAULT_V6: &str = "::/0 via fd09::ffff dev eth0 src fd09::1";
 
 /// The verdict as JSON, or the error.
-fn judged(input: &Value, way: &str) -> Result<Value, String> {
+fn verdict_on(input: &Value, path: &str) -> Result<Value, String> {
     let input: GuardInput =
         serde_json::from_value(input.clone()).map_err(|error| error.to_string())?;
     let node = Node {
         addresses: addresses(OWN),
-        route: (!way.is_empty()).then(|| route(way)),
+        route: (!path.is_empty()).then(|| route(path)),
     };
     check(&input, &node)
         .map(|verdict| serde_json::to_value(verdict).unwrap())
         .map_err(|error| error.to_string())
 }
 
-fn taken(what: &str, input: &Value, way: &str) -> Value {
-    judged(input, way).unwrap_or_else(|error| panic!("{what}: {error}"))
+fn accepted(what: &str, input: &Value, path: &str) -> Value {
+    verdict_on(input, path).unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
-fn refused(what: &str, input: &Value, way: &str) -> String {
-    match judged(input, way) {
-        Ok(verdict) => panic!("{what}: taken: {verdict}"),
+fn refused(what: &str, input: &Value, path: &str) -> String {
+    match verdict_on(input, path) {
+        Ok(verdict) => panic!("{what}: accepted: {verdict}"),
         Err(error) => {
             assert!(!error.contains('\n'), "{what}: {error}");
             error
@@ -105,11 +105,11 @@ fn refused(what: &str, input: &Value, way: &str) -> String {
 }
 
 #[test]
-fn a_verdict_names_the_way_and_warns_first_of_clear_text() {
+fn a_verdict_names_the_path_and_its_first_warning_is_about_clear_text() {
     let input =
         json!({"address": "10.0.0.7", "network": "10.0.0.0/24", "source_network": "10.0.0.0/24"});
     assert_eq!(
-        taken("all of it", &input, DIRECT),
+        accepted("all of it", &input, DIRECT),
         json!({
             "address": "10.0.0.7",
             "source": "10.0.0.1",
@@ -120,7 +120,7 @@ fn a_verdict_names_the_way_and_warns_first_of_clear_text() {
                           to 10.0.0.7: every host on the path can read and change them"],
         })
     );
-    let verdict = taken(
+    let verdict = accepted(
         "IPv6",
         &json!({"address": "fd00:0::7", "network": "eth1"}),
         DIRECT_V6,
@@ -144,8 +144,8 @@ fn the_address_has_to_be_inside_the_network() {
         ("an interface", "10.0.0.7", "eth1", DIRECT),
         ("an interface with several networks", "fd00::7", "eth1", DIRECT_V6),
     ];
-    for (what, address, network, way) in inside {
-        taken(what, &json!({"address": address, "network": network}), way);
+    for (what, address, network, path) in inside {
+        accepted(what, &json!({"address": address, "network": network}), path);
     }
 
     let cidr = "outside the migration network";
@@ -157,12 +157,12 @@ fn the_address_has_to_be_inside_the_network() {
         ("above a CIDR", "10.0.1.0", "10.0.0.0/24", cidr),
         ("the other family", "fd00::7", "10.0.0.0/24", cidr),
         ("the other family, IPv6", "10.0.0.7", "fd00::/64", cidr),
-        ("the end of a CIDR, which all nodes hear", "10.0.0.255", "10.0.0.0/24", "the broadcast address of the migration network"),
+        ("the last address of a CIDR, which is the broadcast address", "10.0.0.255", "10.0.0.0/24", "the broadcast address of the migration network"),
         ("another network than the interface's", "10.0.1.7", "eth1", "'eth1' (10.0.0.1/24, fd00::1/64)"),
         ("another interface's network", "192.168.9.7", "eth1", interface),
-        ("the other end of an address without a network", "10.99.0.2", "wg0", "'wg0' (10.99.0.1/32)"),
+        ("the peer of an address without a network", "10.99.0.2", "wg0", "'wg0' (10.99.0.1/32)"),
         ("an interface that is down", "172.16.5.7", "eth2", "172.16.5.1/16, interface is down"),
-        ("an interface that is not there", "10.0.0.7", "eth9", "no interface has this name"),
+        ("an interface that does not exist", "10.0.0.7", "eth9", "no interface has this name"),
     ];
     for (what, address, network, expected) in outside {
         let input = json!({"address": address, "network": network});
@@ -176,11 +176,11 @@ fn the_address_has_to_be_inside_the_network() {
 fn the_kernel_has_to_send_from_the_source_network() {
     let input = |network: &str| json!({"address": "10.5.0.7", "source_network": network});
     for network in ["10.0.0.0/24", "10.0.0.1/32", "eth1"] {
-        taken(network, &input(network), STATIC);
+        accepted(network, &input(network), STATIC);
     }
-    let elsewhere = "10.5.0.0/16 via 192.168.9.254 dev eth0 src 192.168.9.1";
+    let other_route = "10.5.0.0/16 via 192.168.9.254 dev eth0 src 192.168.9.1";
     for network in ["10.0.0.0/24", "eth1", "fd00::/64"] {
-        let error = refused(network, &input(network), elsewhere);
+        let error = refused(network, &input(network), other_route);
         for part in [
             "through 192.168.9.254 on eth0, from 192.168.9.1 (route 10.5.0.0/16)",
             &format!("outside its migration network '{network}'"),
@@ -189,7 +189,7 @@ fn the_kernel_has_to_send_from_the_source_network() {
             assert!(error.contains(part), "{network}: {error}");
         }
     }
-    // Not even where the default route may be taken.
+    // The permission for the default route does not change this.
     let mut input = input("10.0.0.0/24");
     input["gateway"] = json!(true);
     let error = refused("by the default route", &input, DEFAULT);
@@ -200,22 +200,22 @@ fn the_kernel_has_to_send_from_the_source_network() {
 }
 
 #[test]
-fn data_leaves_by_the_interface_that_is_the_network() {
-    // A more specific route that leads elsewhere.
-    let elsewhere = "10.0.0.7/32 dev eth0 src 192.168.9.1";
+fn data_leaves_through_the_interface_that_is_named_as_the_network() {
+    // A more specific route through another interface.
+    let other_route = "10.0.0.7/32 dev eth0 src 192.168.9.1";
     for gateway in [false, true] {
         let input = json!({"address": "10.0.0.7", "network": "eth1", "gateway": gateway});
-        let error = refused("by another", &input, elsewhere);
+        let error = refused("by another", &input, other_route);
         assert!(error.contains("on eth0, from 192.168.9.1"), "{error}");
         assert!(error.contains("'eth1' (an interface)"), "{error}");
     }
-    // With a gateway allowed, the address may be behind that interface.
+    // If a gateway is allowed, the address may be behind a router on that interface.
     let input = json!({"address": "10.5.0.7", "network": "eth1", "gateway": true});
-    taken("behind it", &input, STATIC);
+    accepted("behind it", &input, STATIC);
 }
 
 #[test]
-fn the_default_route_is_for_who_allows_it() {
+fn the_default_route_is_refused_unless_the_configuration_allows_it() {
     #[rustfmt::skip] // One row a line.
     let table = [
         ("IPv4", "10.5.0.7", DEFAULT),
@@ -225,10 +225,10 @@ fn the_default_route_is_for_who_allows_it() {
         ("wider than any migration network", "10.5.0.7", "10.0.0.0/7 via 192.168.9.254 dev eth0 src 192.168.9.1"),
         ("the IPv6 half of one", "fd05::7", "8000::/1 via fd09::ffff dev tun0 src fd09::1"),
     ];
-    for (what, address, way) in table {
+    for (what, address, path) in table {
         for network in [Value::Null, json!(format!("{address}/32"))] {
             let mut input = json!({"address": address, "network": network});
-            let error = refused(what, &input, way);
+            let error = refused(what, &input, path);
             for part in [
                 "would use its default route",
                 "'gateway 1'",
@@ -238,17 +238,20 @@ fn the_default_route_is_for_who_allows_it() {
                 assert!(error.contains(part), "{what}: {error}");
             }
             input["gateway"] = json!(1);
-            let verdict = taken(what, &input, way);
+            let verdict = accepted(what, &input, path);
             let warning = verdict["warnings"][1].as_str().unwrap();
             assert!(
                 warning.contains("through the default route"),
                 "{what}: {warning}"
             );
-            assert!(warning.contains(&route(way).interface), "{what}: {warning}");
+            assert!(
+                warning.contains(&route(path).interface),
+                "{what}: {warning}"
+            );
         }
     }
     let narrow = "10.0.0.0/8 via 192.168.9.254 dev eth0 src 192.168.9.1";
-    taken(
+    accepted(
         "as wide as a migration network",
         &json!({"address": "10.5.0.7"}),
         narrow,
@@ -256,27 +259,27 @@ fn the_default_route_is_for_who_allows_it() {
 }
 
 #[test]
-fn a_router_that_an_administrator_chose_is_named() {
-    let verdict = taken("static", &json!({"address": "10.5.0.7"}), STATIC);
+fn the_router_of_a_static_route_is_named() {
+    let verdict = accepted("static", &json!({"address": "10.5.0.7"}), STATIC);
     assert_eq!(verdict["gateway"], "10.0.0.254");
     assert_eq!(
         verdict["warnings"][1],
         "10.5.0.7 is not on a network of this node: the router 10.0.0.254 forwards to it (route 10.5.0.0/16)"
     );
-    // As BGP without numbers sets them up (RFC 5549).
-    let way = "10.5.0.0/16 via fe80::1 dev eth1 src 10.0.0.1";
+    // Unnumbered BGP configures such routes (RFC 5549).
+    let path = "10.5.0.0/16 via fe80::1 dev eth1 src 10.0.0.1";
     assert_eq!(
-        taken("IPv6 router", &json!({"address": "10.5.0.7"}), way)["gateway"],
+        accepted("IPv6 router", &json!({"address": "10.5.0.7"}), path)["gateway"],
         "fe80::1"
     );
 }
 
 #[test]
-fn publicly_routable_addresses_are_for_who_allows_them() {
-    let way = "11.0.0.0/24 dev eth1 src 10.0.0.1";
+fn publicly_routable_addresses_are_refused_unless_the_configuration_allows_them() {
+    let path = "11.0.0.0/24 dev eth1 src 10.0.0.1";
     for network in [Value::Null, json!("11.0.0.0/24")] {
         let mut input = json!({"address": "11.0.0.7", "network": network});
-        let error = refused("IPv4", &input, way);
+        let error = refused("IPv4", &input, path);
         for part in [
             "11.0.0.7 is refused: it is publicly routable",
             "'public 1'",
@@ -286,7 +289,7 @@ fn publicly_routable_addresses_are_for_who_allows_them() {
             assert!(error.contains(part), "{error}");
         }
         input["public"] = json!(true);
-        let verdict = taken("IPv4", &input, way);
+        let verdict = accepted("IPv4", &input, path);
         assert_eq!(verdict["scope"], "global");
         assert_eq!(
             verdict["warnings"][1],
@@ -294,17 +297,17 @@ fn publicly_routable_addresses_are_for_who_allows_them() {
         );
     }
 
-    // The node's own address counts as well.
-    let way = "10.5.0.0/16 via 11.0.0.254 dev eth3 src 11.0.0.1";
+    // The rule applies to this node's own address as well.
+    let path = "10.5.0.0/16 via 11.0.0.254 dev eth3 src 11.0.0.1";
     let mut input = json!({"address": "10.5.0.7"});
-    let error = refused("source", &input, way);
+    let error = refused("source", &input, path);
     assert!(
         error.contains("from 11.0.0.1 on eth3, which is publicly routable"),
         "{error}"
     );
     assert!(error.contains("'public 1'"), "{error}");
     input["public"] = json!(1);
-    let verdict = taken("source", &input, way);
+    let verdict = accepted("source", &input, path);
     assert_eq!(verdict["scope"], "private");
     assert!(
         verdict["warnings"][1]
@@ -313,7 +316,7 @@ fn publicly_routable_addresses_are_for_who_allows_them() {
             .contains("11.0.0.1 is publicly routable")
     );
 
-    // Allowing one thing allows nothing else.
+    // One permission does not include the other.
     let input = json!({"address": "11.0.0.7", "public": true});
     let by_default = "0.0.0.0/0 via 192.168.9.254 dev eth0 src 192.168.9.1";
     assert!(refused("default route", &input, by_default).contains("default route"));
@@ -326,7 +329,7 @@ fn the_scope_of_both_ends_of_every_range() {
     use Scope::{
         Benchmarking, Documentation, Global, LinkLocal, Loopback, Private, Shared, UniqueLocal,
     };
-    #[rustfmt::skip] // Before, first, last, after.
+    #[rustfmt::skip] // The address before the range, its first and last address, the address after it.
     let table = [
         ("9.255.255.255", "10.0.0.0", "10.255.255.255", "11.0.0.0", Private),
         ("172.15.255.255", "172.16.0.0", "172.31.255.255", "172.32.0.0", Private),
@@ -364,8 +367,8 @@ fn the_scope_of_both_ends_of_every_range() {
 }
 
 #[test]
-fn each_scope_is_taken_or_refused_at_its_ends() {
-    #[rustfmt::skip] // Address, what the verdict calls it or the error says.
+fn the_first_and_last_addresses_of_each_scope_are_accepted_or_refused() {
+    #[rustfmt::skip] // The address, and the scope in the verdict or a part of the error.
     let table = [
         ("9.255.255.255", Err("publicly routable")),
         ("10.0.0.0", Ok("private")),
@@ -392,13 +395,13 @@ fn each_scope_is_taken_or_refused_at_its_ends() {
         ("2001:db8::7", Ok("documentation")),
         ("3fff::7", Ok("documentation")),
         ("2600::7", Err("publicly routable")),
-        // IPv4 in other clothes is not private for what is inside.
+        // IPv6 that embeds a private IPv4 address is not private.
         ("64:ff9b::a00:7", Err("publicly routable")),
         ("2002:a00:7::1", Err("publicly routable")),
         ("::10.0.0.7", Err("publicly routable")),
     ];
     for (address, expected) in table {
-        let outcome = judged(&json!({"address": address}), DIRECT);
+        let outcome = verdict_on(&json!({"address": address}), DIRECT);
         match expected {
             Ok(scope) => assert_eq!(outcome.expect(address)["scope"], scope, "{address}"),
             Err(words) => assert!(outcome.expect_err(address).contains(words), "{address}"),
@@ -407,7 +410,7 @@ fn each_scope_is_taken_or_refused_at_its_ends() {
 }
 
 #[test]
-fn addresses_that_no_configuration_allows() {
+fn some_addresses_are_refused_with_every_configuration() {
     #[rustfmt::skip] // One row a line.
     let table = [
         ("unspecified", "0.0.0.0", "the unspecified address"),
@@ -441,11 +444,11 @@ fn addresses_that_no_configuration_allows() {
 }
 
 #[test]
-fn loopback_and_link_local_are_for_who_names_such_a_network() {
-    let looped = "local 127.0.0.0/8 dev lo src 127.0.0.1";
+fn loopback_and_link_local_are_refused_unless_the_network_is_one() {
+    let loopback_route = "local 127.0.0.0/8 dev lo src 127.0.0.1";
     let input =
         json!({"address": "127.0.3.1", "network": "127.0.0.0/8", "source_network": "127.0.0.0/8"});
-    let verdict = taken("loopback", &input, looped);
+    let verdict = accepted("loopback", &input, loopback_route);
     assert_eq!(
         (&verdict["scope"], &verdict["interface"]),
         (&json!("loopback"), &json!("lo"))
@@ -456,17 +459,17 @@ fn loopback_and_link_local_are_for_who_names_such_a_network() {
             .unwrap()
             .starts_with("CLEAR TEXT")
     );
-    taken(
+    accepted(
         "IPv6",
         &json!({"address": "::1", "network": "::1/128"}),
         "local ::1/128 dev lo src ::1",
     );
-    taken(
+    accepted(
         "link-local",
         &json!({"address": "169.254.9.1", "network": "169.254.9.0/24"}),
         "169.254.0.0/16 dev eth1 src 169.254.9.2",
     );
-    // One that only contains the range, an interface, and IPv6 link-local, whatever is named.
+    // An interface is not such a network. IPv6 link-local is refused with every network.
     for (address, network) in [
         ("127.0.0.2", "lo"),
         ("169.254.9.1", "eth1"),
@@ -475,7 +478,7 @@ fn loopback_and_link_local_are_for_who_names_such_a_network() {
         let error = refused(
             network,
             &json!({"address": address, "network": network}),
-            looped,
+            loopback_route,
         );
         assert!(
             error.contains("clear text to") && error.contains("is refused"),
@@ -489,7 +492,7 @@ fn loopback_and_link_local_are_for_who_names_such_a_network() {
 }
 
 #[test]
-fn this_node_itself_and_nowhere_are_refused() {
+fn an_address_of_this_node_and_an_address_without_a_route_are_refused() {
     let input =
         json!({"address": "10.0.0.1", "network": "10.0.0.0/24", "public": true, "gateway": true});
     let error = refused("own", &input, "local 10.0.0.1/32 dev lo src 10.0.0.1");
@@ -503,7 +506,7 @@ fn this_node_itself_and_nowhere_are_refused() {
 }
 
 #[test]
-fn the_input_itself_is_checked() {
+fn malformed_input_is_refused() {
     #[rustfmt::skip] // One row a line.
     let table = [
         ("no address", json!({}), "missing field `address`"),

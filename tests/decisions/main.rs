@@ -1,5 +1,6 @@
-//! Decisions over plain data: no socket, no file, no process. Each is a table of inputs and results.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Decisions over plain data, without sockets, files or processes. Most tests are tables of inputs
+//! and results.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod capability;
 mod configuration;

@@ -1,4 +1,4 @@
-//! Which address a migration network stands for, with injected addresses.
+//! The choice of this node's address in a migration network, with injected addresses.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use pve_tunnel::network::{
     uri_host,
 };
 
-/// Addresses and names of a node that exists only here.
+/// A fake node with these addresses and resolvable names.
 struct Table {
     addresses: Vec<InterfaceAddress>,
     names: Vec<(&'static str, Vec<IpAddr>)>,
@@ -29,7 +29,7 @@ impl Lookup for Table {
     }
 
     fn route(&self, destination: IpAddr) -> Result<Route, NetworkError> {
-        panic!("no choice of an address asks for the route to {destination}")
+        panic!("the choice of an address requested the route to {destination}")
     }
 }
 
@@ -37,7 +37,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// `interface address/prefix flags…`, one each.
+/// Parses lines of the form `interface address/prefix flags…`.
 fn node(lines: &[&str]) -> Table {
     let addresses = lines.iter().map(|line| {
         let mut words = line.split_whitespace();
@@ -51,7 +51,7 @@ fn node(lines: &[&str]) -> Table {
                 "deprecated" => own.deprecated = true,
                 "tentative" => own.tentative = true,
                 "duplicate" => own.duplicate = true,
-                other => panic!("no flag {other}"),
+                other => panic!("unknown flag {other}"),
             }
         }
         own
@@ -78,7 +78,7 @@ const USUAL: &[&str] = &[
     "eth1 10.0.0.7/24",
 ];
 
-/// What it shows, network, addresses of the node; address, prefix and interface expected.
+/// Name of the row, network, addresses of the node, expected address, prefix and interface.
 type Chosen<'a> = (&'a str, &'a str, &'a [&'a str], &'a str, u8, &'a str);
 
 #[test]
@@ -93,15 +93,15 @@ fn the_one_matching_address_is_chosen() {
         ("interface name", "eth1", USUAL, "10.0.0.7", 24, "eth1"),
         ("interface with IPv6 and its link-local address", "eth2", &["eth2 fd00::7/64", "eth2 fe80::7/64"], "fd00::7",
             64, "eth2"),
-        ("privacy, deprecated, tentative and duplicate addresses do not count", "fd00::/16",
+        ("privacy, deprecated, tentative and duplicate addresses are ignored", "fd00::/16",
             &["eth2 fd00::1/64 temporary", "eth2 fd00::2/64 deprecated", "eth2 fd00::3/64 tentative",
             "eth2 fd00::4/64 duplicate", "eth2 fd00::7/64", "eth2 fd00::5/64 temporary deprecated"], "fd00::7", 64, "eth2"),
-        ("an interface that is down does not count", "10.0.0.0/24", &["eth1 10.0.0.6/24 down", "eth2 10.0.0.7/24"],
+        ("an interface that is down is ignored", "10.0.0.0/24", &["eth1 10.0.0.6/24 down", "eth2 10.0.0.7/24"],
             "10.0.0.7", 24, "eth2"),
         ("the same address twice counts once", "10.0.0.0/24", &["eth1 10.0.0.7/24", "eth2 10.0.0.7/32"], "10.0.0.7", 24, "eth1"),
         ("the same address once down and once up", "10.0.0.0/24", &["eth1 10.0.0.7/24 down", "eth2 10.0.0.7/32"],
             "10.0.0.7", 32, "eth2"),
-        ("a routed address on the loopback interface is no loopback address", "lo",
+        ("a routed address on the loopback interface is not a loopback address", "lo",
             &["lo 127.0.0.1/8", "lo ::1/128", "lo 10.255.0.7/32"], "10.255.0.7", 32, "lo"),
         ("loopback by CIDR", "127.0.0.0/8", USUAL, "127.0.0.1", 8, "lo"),
         ("a part of loopback", "127.0.0.1/32", USUAL, "127.0.0.1", 8, "lo"),
@@ -124,7 +124,7 @@ fn the_one_matching_address_is_chosen() {
 }
 
 #[test]
-fn without_a_network_the_node_name_decides() {
+fn without_a_network_the_address_of_the_node_name_is_chosen() {
     #[rustfmt::skip] // One row a line.
     let table: &[(&str, &[&str], &[&str], &str)] = &[
         ("as installed", &["192.0.2.7"], USUAL, "192.0.2.7"),
@@ -144,11 +144,11 @@ fn without_a_network_the_node_name_decides() {
     }
 }
 
-/// What it shows, network, addresses of the node; what the error says.
-type Lost<'a> = (&'a str, &'a str, &'a [&'a str], &'a [&'a str]);
+/// Name of the row, network, addresses of the node, texts in the error.
+type Refused<'a> = (&'a str, &'a str, &'a [&'a str], &'a [&'a str]);
 
 #[test]
-fn no_address_lists_what_was_seen_and_why_it_lost() {
+fn an_error_lists_every_address_and_why_it_is_not_usable() {
     let flags: &[&str] = &[
         "eth1 10.0.0.1/24 down",
         "eth2 fd00::1/64 temporary",
@@ -158,7 +158,7 @@ fn no_address_lists_what_was_seen_and_why_it_lost() {
         "eth2 fe80::4/64",
     ];
     #[rustfmt::skip] // One row a line.
-    let table: &[Lost] = &[
+    let table: &[Refused] = &[
         ("nothing inside", "10.9.0.0/24", USUAL, &["migration network '10.9.0.0/24': no usable address",
             "10.0.0.7/24 on eth1: outside that network", "2001:db8::7/64 on vmbr0: outside that network"]),
         ("down", "10.0.0.0/24", flags, &["10.0.0.1/24 on eth1: interface is down"]),
@@ -166,12 +166,12 @@ fn no_address_lists_what_was_seen_and_why_it_lost() {
             "10.0.0.1/24 on eth1: on another interface", "fd00::1/64 on eth2: temporary", "fd00::2/64 on eth2: deprecated",
             "fd00::3/64 on eth2: tentative", "fd00::4/64 on eth2: duplicate", "fe80::4/64 on eth2: link-local"]),
         ("link-local IPv6 even by CIDR", "fe80::/10", flags, &["fe80::4/64 on eth2: link-local"]),
-        ("loopback is not meant by the interface", "lo", USUAL, &["127.0.0.1/8 on lo: loopback", "::1/128 on lo: loopback"]),
-        ("loopback is not meant by a wider network", "::/8", &["lo ::1/128"], &["::1/128 on lo: loopback"]),
-        ("link-local is not meant by a wider network", "169.0.0.0/8", &["en5 169.254.3.1/16"],
+        ("the loopback interface does not include loopback addresses", "lo", USUAL, &["127.0.0.1/8 on lo: loopback", "::1/128 on lo: loopback"]),
+        ("a wider network does not include loopback addresses", "::/8", &["lo ::1/128"], &["::1/128 on lo: loopback"]),
+        ("a wider network does not include link-local addresses", "169.0.0.0/8", &["en5 169.254.3.1/16"],
             &["169.254.3.1/16 on en5: link-local"]),
         ("no addresses at all", "eth1", &[], &["'eth1'", "no address was found"]),
-        ("a name that only begins the same", "eth", USUAL, &["10.0.0.7/24 on eth1: on another interface"]),
+        ("a prefix of an interface name", "eth", USUAL, &["10.0.0.7/24 on eth1: on another interface"]),
     ];
     for (name, spec, lines, expected) in table {
         let error = address(Some(spec), "node", &node(lines)).expect_err(name);
@@ -189,9 +189,9 @@ fn no_address_lists_what_was_seen_and_why_it_lost() {
 }
 
 #[test]
-fn several_addresses_are_an_error_that_lists_them() {
+fn several_usable_addresses_are_an_error_that_lists_them() {
     #[rustfmt::skip] // One row a line.
-    let table: &[Lost] = &[
+    let table: &[Refused] = &[
         ("two on one interface", "10.0.0.0/24", &["eth1 10.0.0.7/24", "eth1 10.0.0.8/24", "eth2 10.1.0.1/24"],
             &["migration network '10.0.0.0/24': more than one", "10.0.0.7/24 on eth1: usable, 10.0.0.8/24 on eth1: usable",
             "10.1.0.1/24 on eth2: outside that network", "name a CIDR that contains only one of them"]),
@@ -216,7 +216,7 @@ fn several_addresses_are_an_error_that_lists_them() {
 }
 
 #[test]
-fn a_node_name_that_does_not_decide_is_an_error() {
+fn a_node_name_without_exactly_one_usable_address_is_an_error() {
     #[rustfmt::skip] // One row a line.
     let table: &[(&str, &[&str], &[&str])] = &[
         ("loopback alone", &["127.0.0.1", "127.0.1.1"],
@@ -242,7 +242,7 @@ fn a_node_name_that_does_not_decide_is_an_error() {
 }
 
 #[test]
-fn a_long_list_of_losers_is_cut() {
+fn a_long_list_of_unusable_addresses_is_truncated() {
     let lines: Vec<String> = (0..200).map(|n| format!("eth1 10.1.0.{n}/24")).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let error = address(Some("10.0.0.0/24"), "node", &node(&lines))
@@ -323,7 +323,7 @@ fn ipv6_is_bracketed_for_uris() {
 }
 
 #[test]
-fn the_system_resolves_literals_and_names_its_failures() {
+fn the_system_lookup_resolves_literals_and_reports_failures() {
     assert_eq!(SystemLookup.resolve("127.0.0.1"), Ok(vec![ip("127.0.0.1")]));
     let error = SystemLookup.resolve("no\0name").unwrap_err().to_string();
     assert!(

@@ -7,7 +7,8 @@ fn planned(input: Value) -> Result<Plan, PlanError> {
     plan(&serde_json::from_value::<PlanInput>(input).unwrap())
 }
 
-/// asked, target's caps, source's planes, dial (null: not dialled), plane, offline
+/// Name of the row, requested type, target's caps, source's planes, result of the dial (null: not
+/// dialled), expected plane, expected plane of offline disks.
 type Row = (
     &'static str,
     &'static str,
@@ -36,7 +37,7 @@ fn the_decision_table() {
         ("secure, only clear text offered", "secure", &["insecure-remote", "direct-tcp"], EVERY_PLANE, Value::Null,
             "websocket", "websocket"),
         ("old, secure", "secure", &[], EVERY_PLANE, Value::Null, "websocket", "websocket"),
-        ("old, secure, a dial is beside the point", "secure", &[], EVERY_PLANE, failed(), "websocket", "websocket"),
+        ("old, secure, the result of a dial is ignored", "secure", &[], EVERY_PLANE, failed(), "websocket", "websocket"),
         ("secure, unknown names", "secure", &["direct-quic"], EVERY_PLANE, Value::Null, "websocket", "websocket"),
         ("new, insecure", "insecure", ALL, EVERY_PLANE, Value::Null, "qemu", "tcp"),
         ("new, insecure, dial answers", "insecure", ALL, EVERY_PLANE, ok(), "qemu", "tcp"),
@@ -46,8 +47,8 @@ fn the_decision_table() {
         ("insecure, source with tcp only", "insecure", ALL, &["tcp"], Value::Null, "tcp", "tcp"),
         ("direct-tcp alone", "insecure", &["direct-tcp"], EVERY_PLANE, ok(), "tcp", "tcp"),
     ];
-    for (name, asked, caps, planes, dial, plane, offline) in table {
-        let input = json!({"migration_type": asked, "migration_network": null, "caps": caps,
+    for (name, requested, caps, planes, dial, plane, offline) in table {
+        let input = json!({"migration_type": requested, "migration_network": null, "caps": caps,
             "planes": planes, "require_encryption": false, "dial": dial});
         let plan = planned(input).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(
@@ -55,18 +56,23 @@ fn the_decision_table() {
             (plane, offline),
             "{name}"
         );
-        // Only `qemu` takes QEMU off its UNIX sockets.
+        // Only with `qemu`, QEMU uses TCP in place of a UNIX socket.
         let start = match plane {
             "qemu" => json!({"statefile": "tcp", "type": "insecure"}),
             _ => json!({"statefile": "unix", "type": "websocket"}),
         };
         assert_eq!(serde_json::to_value(&plan.start).unwrap(), start, "{name}");
-        // Clear text is warned of exactly where there is some.
-        let loud = plan
+        // There is a warning about clear text if and only if the plan uses it.
+        let warns = plan
             .warnings
             .iter()
             .any(|warning| warning.contains("CLEAR TEXT"));
-        assert_eq!(loud, asked == "insecure", "{name}: {:?}", plan.warnings);
+        assert_eq!(
+            warns,
+            requested == "insecure",
+            "{name}: {:?}",
+            plan.warnings
+        );
         assert!(
             !plan.reason.is_empty() && !plan.reason.contains(". "),
             "{name}"
@@ -75,8 +81,8 @@ fn the_decision_table() {
 }
 
 #[test]
-fn insecure_to_a_target_without_it_names_both_ways_out() {
-    let ways_out = "upgrade the target node, or omit migration_type=insecure";
+fn insecure_to_a_target_without_it_is_an_error_with_both_remedies() {
+    let remedies = "upgrade the target node, or omit migration_type=insecure";
     for caps in [
         json!([]),
         json!(["direct-tls"]),
@@ -86,14 +92,14 @@ fn insecure_to_a_target_without_it_names_both_ways_out() {
             planned(json!({"migration_type": "insecure", "caps": caps, "planes": EVERY_PLANE}))
                 .unwrap_err();
         assert!(matches!(error, PlanError::TargetCannot { .. }), "{error}");
-        assert!(error.to_string().contains(ways_out), "{error}");
+        assert!(error.to_string().contains(remedies), "{error}");
     }
     let error = planned(json!({"migration_type": "insecure", "caps": ["x-y"], "planes": ["qemu"]}));
     assert!(error.unwrap_err().to_string().contains("it offers x-y"));
 }
 
 #[test]
-fn insecure_from_a_source_without_it_says_so() {
+fn insecure_from_a_source_without_it_is_an_error() {
     #[rustfmt::skip] // One row a line.
     let table = [
         (json!(["insecure-remote"]), json!(["websocket", "tcp"]), "on the planes qemu,"),
@@ -116,7 +122,7 @@ fn insecure_from_a_source_without_it_says_so() {
 #[test]
 fn required_encryption_forbids_insecure_to_every_target() {
     for caps in [json!([]), json!(ALL)] {
-        let input = |asked: &str| json!({"migration_type": asked, "caps": caps, "planes": EVERY_PLANE, "require_encryption": 1});
+        let input = |requested: &str| json!({"migration_type": requested, "caps": caps, "planes": EVERY_PLANE, "require_encryption": 1});
         assert_eq!(
             planned(input("insecure")),
             Err(PlanError::EncryptionRequired)
@@ -126,7 +132,7 @@ fn required_encryption_forbids_insecure_to_every_target() {
 }
 
 #[test]
-fn a_dead_clear_text_listener_is_an_error_and_never_another_plane() {
+fn an_unreachable_clear_text_listener_is_an_error_and_not_another_plane() {
     let input = json!({"migration_type": "insecure", "caps": ["direct-tcp"], "planes": ["tcp"],
         "dial": {"ok": false, "address": "192.0.2.7", "port": "60003", "error": "timed out\nafter 5 s"}});
     let error = planned(input).unwrap_err().to_string();
@@ -137,9 +143,9 @@ fn a_dead_clear_text_listener_is_an_error_and_never_another_plane() {
 #[test]
 fn an_unreachable_listener_is_named_in_the_warning() {
     let dial = json!({"ok": false, "address": "2001:db8::7", "port": 60000, "error": "connection refused"});
-    for (asked, index) in [("secure", 0), ("insecure", 1)] {
+    for (requested, index) in [("secure", 0), ("insecure", 1)] {
         let plan = planned(
-            json!({"migration_type": asked, "caps": ALL, "planes": EVERY_PLANE, "dial": dial}),
+            json!({"migration_type": requested, "caps": ALL, "planes": EVERY_PLANE, "dial": dial}),
         )
         .unwrap();
         let warning = &plan.warnings[index];
@@ -147,7 +153,7 @@ fn an_unreachable_listener_is_named_in_the_warning() {
         assert!(warning.contains("connection refused"), "{warning}");
         assert!(warning.contains("websocket"), "{warning}");
     }
-    // Nothing was to go there: nothing to say.
+    // No warning if the plan would not have used the listener.
     for caps in [json!([]), json!(["direct-tcp"])] {
         let plan = planned(json!({"caps": caps, "planes": EVERY_PLANE, "dial": dial})).unwrap();
         assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
@@ -171,16 +177,16 @@ fn privileges_follow_clear_text_and_the_network() {
         ("insecure", Value::Null, privilege(json!(["source", "target"]))),
         ("insecure", json!("vmbr1"), privilege(json!(["source", "target"]))),
     ];
-    for (asked, network, expected) in table {
+    for (requested, network, expected) in table {
         let plan = planned(
-            json!({"migration_type": asked, "migration_network": network,
+            json!({"migration_type": requested, "migration_network": network,
             "caps": ALL, "planes": EVERY_PLANE}),
         )
         .unwrap();
         assert_eq!(
             serde_json::to_value(plan.privileges).unwrap(),
             expected,
-            "{asked} {network}"
+            "{requested} {network}"
         );
     }
 }
@@ -196,36 +202,37 @@ fn a_configured_network_needs_no_privilege_and_changes_nothing_else() {
         ("insecure", json!("10.0.0.0/24")),
         ("insecure", Value::Null),
     ];
-    for (asked, network) in table {
+    for (requested, network) in table {
         let input = |configured: Value| {
-            json!({"migration_type": asked, "migration_network": network, "configured": configured,
+            json!({"migration_type": requested, "migration_network": network, "configured": configured,
                 "caps": ALL, "planes": EVERY_PLANE})
         };
         let plan = planned(input(json!(true))).unwrap();
-        assert!(plan.privileges.is_empty(), "{asked} {network}");
-        assert_eq!(json!(plan.network), network, "{asked}");
-        let loud = plan.warnings.iter().any(|text| text.contains("CLEAR TEXT"));
-        assert_eq!(loud, asked == "insecure", "{asked} {network}");
+        assert!(plan.privileges.is_empty(), "{requested} {network}");
+        assert_eq!(json!(plan.network), network, "{requested}");
+        let warns = plan.warnings.iter().any(|text| text.contains("CLEAR TEXT"));
+        assert_eq!(warns, requested == "insecure", "{requested} {network}");
 
-        // Not configured, or not said: as ever, and an ID that is no interface name is no network.
+        // If the network is not configured or the member is absent, the privileges are required,
+        // and an ID that cannot be an interface name is refused.
         for configured in [json!(false), Value::Null] {
             match planned(input(configured)) {
                 Ok(other) => {
-                    let none = asked == "secure" && network.is_null();
-                    assert_eq!(other.privileges.is_empty(), none, "{asked} {network}");
+                    let none = requested == "secure" && network.is_null();
+                    assert_eq!(other.privileges.is_empty(), none, "{requested} {network}");
                     assert_eq!(
                         Plan {
                             privileges: Vec::new(),
                             ..other
                         },
                         plan,
-                        "{asked} {network}"
+                        "{requested} {network}"
                     );
                 }
                 Err(error) => {
                     assert!(
                         network.as_str().unwrap().len() > 15,
-                        "{asked} {network}: {error}"
+                        "{requested} {network}: {error}"
                     );
                 }
             }
@@ -233,7 +240,7 @@ fn a_configured_network_needs_no_privilege_and_changes_nothing_else() {
     }
     let error = planned(json!({"migration_network": "10.0.0.0/33", "configured": true}));
     assert!(matches!(error, Err(PlanError::Network(_))), "{error:?}");
-    // It does not lift what the configuration forbids.
+    // A configured network does not override the encryption policy.
     let error = planned(
         json!({"migration_type": "insecure", "migration_network": "dc2",
         "configured": true, "require_encryption": true, "caps": ALL, "planes": EVERY_PLANE}),
@@ -242,7 +249,7 @@ fn a_configured_network_needs_no_privilege_and_changes_nothing_else() {
 }
 
 #[test]
-fn the_network_goes_where_the_plane_uses_it() {
+fn the_network_is_in_the_plan_if_the_plane_uses_it() {
     #[rustfmt::skip] // One row a line.
     let table = [
         ("secure", json!(ALL), "tls", json!("10.0.0.0/24")),
@@ -250,9 +257,9 @@ fn the_network_goes_where_the_plane_uses_it() {
         ("insecure", json!(["insecure-remote"]), "qemu", json!("10.0.0.0/24")),
         ("insecure", json!(["direct-tcp"]), "tcp", json!("10.0.0.0/24")),
     ];
-    for (asked, caps, plane, network) in table {
+    for (requested, caps, plane, network) in table {
         let plan = planned(
-            json!({"migration_type": asked, "migration_network": "10.0.0.0/24",
+            json!({"migration_type": requested, "migration_network": "10.0.0.0/24",
             "caps": caps, "planes": EVERY_PLANE}),
         )
         .unwrap();
@@ -273,7 +280,7 @@ fn the_network_goes_where_the_plane_uses_it() {
 }
 
 #[test]
-fn the_clear_text_warning_names_what_and_where() {
+fn the_clear_text_warning_names_the_data_and_the_network() {
     let warning = |caps: Value, network: Value| {
         planned(json!({"migration_type": "insecure", "migration_network": network, "caps": caps, "planes": EVERY_PLANE}))
             .unwrap()
@@ -296,7 +303,7 @@ fn the_clear_text_warning_names_what_and_where() {
 }
 
 #[test]
-fn a_plan_as_json_has_the_promised_shape() {
+fn a_plan_as_json_has_the_documented_members() {
     let plan = planned(json!({"migration_type": "insecure", "migration_network": "10.0.0.0/24",
         "caps": ["insecure-remote"], "planes": ["websocket", "qemu"], "require_encryption": false, "dial": null}))
     .unwrap();
@@ -319,7 +326,7 @@ fn a_plan_as_json_has_the_promised_shape() {
 }
 
 #[test]
-fn plan_input_takes_perl_values_and_nothing_unknown() {
+fn plan_input_accepts_perl_values_and_refuses_unknown_keys() {
     #[rustfmt::skip] // One row a line.
     let accepted = [
         ("nothing at all", json!({})),

@@ -1,4 +1,4 @@
-//! The seam's decisions: each operation, each refusal, and each check of an answer.
+//! The seam's decisions: each operation, each refusal, and each check of a listener's answer.
 
 use pve_tunnel::seam::{SeamInput, check_answer, decide};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ const PIN: &str = "AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:A
 
 const NETWORKS: &str = "network: clear\n source 10.9.0.0/24\n allow insecure,secure\n public 1\n\nnetwork: closed\n source 10.8.0.0/24\n";
 
-/// The decision as JSON, or the refusal. `changes` overwrite the members of a plain input.
+/// The decision as JSON, or the refusal. `changes` replace members of a minimal input.
 fn decision(configuration: &str, direct: Value, changes: Value) -> Result<Value, String> {
     let mut input = json!({
         "direct": direct, "file": "/etc/x.cfg", "node": "pve7", "listener": "none",
@@ -35,7 +35,7 @@ fn check() -> Value {
 }
 
 #[test]
-fn a_listener_gets_what_request_and_configuration_say() {
+fn the_options_of_a_listener_come_from_request_and_configuration() {
     let action = decision(
         NETWORKS,
         open(json!({ "network": "clear", "dead_peer_timeout": "2.5" })),
@@ -148,7 +148,7 @@ fn forward_stat_and_close_need_a_listener() {
 }
 
 #[test]
-fn refusals_name_their_cause() {
+fn a_refusal_names_its_cause() {
     let running = json!({ "listener": "running" });
     let policy = "policy: cluster\n require-encryption 1\n";
     #[rustfmt::skip] // One row a line.
@@ -233,6 +233,6 @@ fn answers_of_the_listener_lose_unknown_members_and_keep_the_known_ones() {
         wrong[member] = value;
         let message = check_answer(operation, &wrong).unwrap_err().to_string();
         assert_eq!(message, expected);
-        assert!(!message.contains("c0c0"), "the key stays out of messages");
+        assert!(!message.contains("c0c0"), "no message contains the key");
     }
 }

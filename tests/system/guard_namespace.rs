@@ -1,16 +1,16 @@
-//! Clear text and real routes, in network namespaces of this test's own.
+//! The guard of clear text with real routes, in network namespaces of these tests.
 //!
-//! Nothing is sent: the kernel is asked which way it would send.
+//! Nothing is sent: the tests only look up the routes that the kernel would use.
 
 use std::net::{IpAddr, UdpSocket};
 
 use pve_tunnel::network::guard::{GuardInput, GuardVerdict, check};
 use pve_tunnel::network::{Lookup, NetworkError, PORTS, SystemLookup};
 use serde_json::{Value, json};
-use testing::namespace::{run, within};
+use testing::namespace::{add_addresses, in_namespace, run};
 
-/// A node on a migration network (mig0) and on one that leads to everywhere else (pub0). The other
-/// ends of the cables are there as well: an interface without a carrier has no IPv6 routes.
+/// Configures a node with a migration network (mig0) and a network with the default route (pub0).
+/// Their peer interfaces are up as well, because an interface without a carrier has no IPv6 routes.
 fn node() {
     for (interface, other) in [("mig0", "mig1"), ("pub0", "pub1")] {
         run(&format!(
@@ -19,10 +19,8 @@ fn node() {
         run(&format!("ip link set {other} up"));
         run(&format!("ip link set {interface} up"));
     }
-    run("ip addr add 10.77.0.7/24 dev mig0");
-    run("ip addr add fd77::7/64 dev mig0 nodad");
-    run("ip addr add 192.168.9.7/24 dev pub0");
-    run("ip addr add fd09::7/64 dev pub0 nodad");
+    add_addresses("mig0", &["10.77.0.7/24", "fd77::7/64"]);
+    add_addresses("pub0", &["192.168.9.7/24", "fd09::7/64"]);
     run("ip route add default via 192.168.9.1 dev pub0");
     run("ip -6 route add default via fd09::1 dev pub0");
 }
@@ -31,15 +29,15 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn judged(input: Value) -> Result<GuardVerdict, String> {
+fn verdict_on(input: Value) -> Result<GuardVerdict, String> {
     let input: GuardInput = serde_json::from_value(input).unwrap();
     check(&input, &SystemLookup).map_err(|error| error.to_string())
 }
 
-fn taken(input: Value) -> GuardVerdict {
+fn accepted(input: Value) -> GuardVerdict {
     let what = input.to_string();
-    let verdict = judged(input).unwrap_or_else(|error| panic!("{what}: {error}"));
-    // What the look-up says is what a connection gets. UDP connects without sending.
+    let verdict = verdict_on(input).unwrap_or_else(|error| panic!("{what}: {error}"));
+    // The source address of the look-up is that of a real socket. UDP connects without sending.
     let unbound = if verdict.address.is_ipv4() {
         "0.0.0.0:0"
     } else {
@@ -51,54 +49,56 @@ fn taken(input: Value) -> GuardVerdict {
     verdict
 }
 
-fn refused(input: Value, words: &[&str]) {
+fn refused(input: Value, expected: &[&str]) {
     let what = input.to_string();
-    match judged(input) {
-        Ok(verdict) => panic!("{what}: taken: {verdict:?}"),
+    match verdict_on(input) {
+        Ok(verdict) => panic!("{what}: accepted: {verdict:?}"),
         Err(error) => {
-            for word in words {
-                assert!(error.contains(word), "{what}: {error}");
+            for text in expected {
+                assert!(error.contains(text), "{what}: {error}");
             }
         }
     }
 }
 
-/// Both families: address of the target, migration network, router of the default route, own
-/// address on the other network.
+/// For each family: address of the target, migration network, router of the default route, this
+/// node's address on the other network.
 const FAMILIES: [(&str, &str, &str, &str); 2] = [
     ("10.77.0.9", "10.77.0.0/24", "192.168.9.1", "192.168.9.7"),
     ("fd77::9", "fd77::/64", "fd09::1", "fd09::7"),
 ];
 
 #[test]
-fn a_migration_network_that_is_down_does_not_leak_through_the_default_gateway() {
-    within(|| {
+fn with_the_migration_network_down_the_default_route_is_refused() {
+    in_namespace(|| {
         node();
         for (address, network, _, _) in FAMILIES {
-            let verdict =
-                taken(json!({"address": address, "network": network, "source_network": network}));
+            let verdict = accepted(
+                json!({"address": address, "network": network, "source_network": network}),
+            );
             assert_eq!(
                 (verdict.interface.as_str(), verdict.gateway),
                 ("mig0", None)
             );
             assert!(verdict.source.to_string().ends_with('7') && verdict.warnings.len() == 1);
-            taken(json!({"address": address, "network": "mig0", "source_network": "mig0"}));
+            accepted(json!({"address": address, "network": "mig0", "source_network": "mig0"}));
         }
 
         run("ip link set mig0 down");
         for (address, network, router, source) in FAMILIES {
-            let way = [router, source, "pub0", "default route"];
+            let path = [router, source, "pub0", "default route"];
             let named = json!({"address": address, "network": network, "source_network": network});
-            refused(named.clone(), &way);
-            refused(json!({"address": address, "network": network}), &way);
-            refused(json!({"address": address}), &way);
+            refused(named.clone(), &path);
+            refused(json!({"address": address, "network": network}), &path);
+            refused(json!({"address": address}), &path);
             refused(
                 json!({"address": address, "network": "mig0"}),
                 &["not in a network of this node's interface 'mig0'"],
             );
 
-            // The configuration may allow the gateway; the source network still counts.
-            let verdict = taken(json!({"address": address, "network": network, "gateway": true}));
+            // The configuration may allow the gateway. The source network is still required.
+            let verdict =
+                accepted(json!({"address": address, "network": network, "gateway": true}));
             assert_eq!(verdict.gateway, Some(ip(router)));
             assert_eq!(
                 (verdict.interface.as_str(), verdict.source),
@@ -121,8 +121,8 @@ fn a_migration_network_that_is_down_does_not_leak_through_the_default_gateway() 
 }
 
 #[test]
-fn a_migration_network_that_is_gone_does_not_leak_either() {
-    within(|| {
+fn with_the_migration_network_removed_the_default_route_is_refused() {
+    in_namespace(|| {
         node();
         run("ip link del mig0");
         for (address, network, router, _) in FAMILIES {
@@ -135,7 +135,7 @@ fn a_migration_network_that_is_gone_does_not_leak_either() {
                 &["no interface has this name"],
             );
         }
-        // Nor through what a VPN client puts over the default route, or over half the internet.
+        // VPN clients add routes for half of the internet, which override the default route.
         run("ip route add 0.0.0.0/1 via 192.168.9.2 dev pub0");
         run("ip -6 route add 8000::/1 via fd09::2 dev pub0");
         refused(
@@ -159,8 +159,8 @@ fn a_migration_network_that_is_gone_does_not_leak_either() {
 }
 
 #[test]
-fn a_router_of_the_migration_network_is_taken_and_named() {
-    within(|| {
+fn a_router_of_the_migration_network_is_accepted_and_named() {
+    in_namespace(|| {
         node();
         run("ip route add 10.88.0.0/24 via 10.77.0.1 dev mig0");
         run("ip -6 route add fd88::/64 via fd77::1 dev mig0");
@@ -170,7 +170,7 @@ fn a_router_of_the_migration_network_is_taken_and_named() {
         ];
         for (address, network, own, router) in table {
             for source_network in [own, "mig0"] {
-                let verdict = taken(
+                let verdict = accepted(
                     json!({"address": address, "network": network, "source_network": source_network}),
                 );
                 assert_eq!(verdict.gateway, Some(ip(router)));
@@ -184,13 +184,13 @@ fn a_router_of_the_migration_network_is_taken_and_named() {
                 json!({"address": address, "network": "mig0"}),
                 &["is not in a network of this node's interface 'mig0'"],
             );
-            taken(json!({"address": address, "network": "mig0", "gateway": true}));
+            accepted(json!({"address": address, "network": "mig0", "gateway": true}));
         }
 
         // An IPv4 network behind an IPv6 router.
         run("ip route add 10.89.0.0/24 via inet6 fd77::1 dev mig0");
         assert_eq!(
-            taken(json!({"address": "10.89.0.9"})).gateway,
+            accepted(json!({"address": "10.89.0.9"})).gateway,
             Some(ip("fd77::1"))
         );
     });
@@ -198,7 +198,7 @@ fn a_router_of_the_migration_network_is_taken_and_named() {
 
 #[test]
 fn a_source_address_of_another_network_is_refused() {
-    within(|| {
+    in_namespace(|| {
         node();
         run("ip route add 10.88.0.0/24 via 192.168.9.2 dev pub0");
         run("ip -6 route add fd88::/64 via fd09::2 dev pub0");
@@ -207,7 +207,7 @@ fn a_source_address_of_another_network_is_refused() {
             ("fd88::9", "fd77::/64", "fd09::7"),
         ];
         for (address, own, source) in table {
-            taken(json!({"address": address}));
+            accepted(json!({"address": address}));
             for source_network in [own, "mig0"] {
                 let words = [source, "on pub0", "outside its migration network"];
                 refused(
@@ -216,15 +216,15 @@ fn a_source_address_of_another_network_is_refused() {
                 );
             }
         }
-        // The right interface, with an address on it that is not of the migration network.
+        // The interface of the migration network, but with an address of another network.
         run("ip addr add 10.79.0.7/24 dev mig0");
         run("ip route add 10.90.0.0/24 dev mig0 src 10.79.0.7");
-        taken(json!({"address": "10.90.0.9", "source_network": "mig0"}));
+        accepted(json!({"address": "10.90.0.9", "source_network": "mig0"}));
         refused(
             json!({"address": "10.90.0.9", "source_network": "10.77.0.0/24"}),
             &["10.79.0.7"],
         );
-        // A public address to send from.
+        // A publicly routable source address.
         run("ip addr add 11.0.0.7/24 dev pub0");
         run("ip route add 10.91.0.0/24 dev pub0 src 11.0.0.7");
         refused(
@@ -235,8 +235,8 @@ fn a_source_address_of_another_network_is_refused() {
 }
 
 #[test]
-fn routing_by_port_counts() {
-    within(|| {
+fn routing_by_port_is_respected() {
+    in_namespace(|| {
         node();
         run("ip route add 10.88.0.0/24 via 192.168.9.2 dev pub0");
         run("ip route add 10.88.0.0/24 via 10.77.0.1 dev mig0 table 77");
@@ -250,11 +250,11 @@ fn routing_by_port_counts() {
     });
 }
 
-/// Nodes with several interfaces often have a table for each of their addresses, and what is missing
-/// in it goes to its default gateway.
+/// Nodes with several interfaces often have a routing table for each of their addresses.
+/// Destinations without a route in that table use its default gateway.
 #[test]
-fn routing_by_source_address_counts() {
-    within(|| {
+fn routing_by_source_address_is_respected() {
+    in_namespace(|| {
         node();
         run("ip rule add from 10.77.0.7 table 78");
         run("ip route add default via 10.77.0.254 dev mig0 table 78");
@@ -268,12 +268,12 @@ fn routing_by_source_address_counts() {
             refused(named.clone(), &["default route", router, "on mig0"]);
             let mut allowed = named.clone();
             allowed["gateway"] = json!(true);
-            assert_eq!(taken(allowed).gateway, Some(ip(router)));
+            assert_eq!(accepted(allowed).gateway, Some(ip(router)));
             let table = if address.contains(':') { "-6" } else { "-4" };
             run(&format!("ip {table} route add {network} dev mig0 table 78"));
-            assert_eq!(taken(named).gateway, None);
+            assert_eq!(accepted(named).gateway, None);
         }
-        // Another interface than the one that the address is on.
+        // The route uses another interface than the one with the source address.
         run("ip route replace 10.77.0.0/24 via 192.168.9.2 dev pub0 table 78");
         refused(
             json!({"address": "10.77.0.9", "network": "10.77.0.0/24", "source_network": "mig0"}),
@@ -283,8 +283,8 @@ fn routing_by_source_address_counts() {
 }
 
 #[test]
-fn what_leads_nowhere_says_why() {
-    within(|| {
+fn an_address_that_cannot_be_reached_is_refused_with_the_reason() {
+    in_namespace(|| {
         node();
         for (address, words) in [
             ("10.77.0.7", "an address of this node itself"),
@@ -327,13 +327,13 @@ fn what_leads_nowhere_says_why() {
 }
 
 #[test]
-fn loopback_for_tests_on_one_machine() {
-    within(|| {
-        let verdict = taken(
+fn loopback_is_accepted_if_its_network_is_named() {
+    in_namespace(|| {
+        let verdict = accepted(
             json!({"address": "127.0.3.1", "network": "127.0.0.0/8", "source_network": "127.0.0.0/8"}),
         );
         assert_eq!(verdict.interface, "lo");
-        taken(json!({"address": "::1", "network": "::1/128", "source_network": "lo"}));
+        accepted(json!({"address": "::1", "network": "::1/128", "source_network": "lo"}));
         refused(json!({"address": "127.0.3.1"}), &["a loopback address"]);
     });
 }

@@ -1,5 +1,5 @@
-//! What the kernel does for us: relays between sockets, ports, addresses and routes.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Functions that depend on the kernel: relays between sockets, ports, addresses and routes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod guard_namespace;
 mod network_namespace;
@@ -10,7 +10,7 @@ mod relay_process;
 mod relay_splice;
 mod relay_splice_end;
 
-/// The process that `relay_process` starts: this executable, with the name of this test.
+/// The relay process: `testing::relay::process` starts this executable with the name of this test.
 #[test]
 fn relay_process() {
     testing::relay::serve();

@@ -1,4 +1,4 @@
-//! Addresses of real interfaces, in a network namespace of this test's own.
+//! Addresses of real interfaces, in a network namespace for this test.
 
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use pve_tunnel::network::{
     InterfaceAddress, Lookup, NetworkError, SystemLookup, address, bind_port,
 };
-use testing::namespace::{run, within};
+use testing::namespace::{in_namespace, run};
 
 #[test]
-fn real_interfaces() {
-    within(|| {
-        ready();
+fn addresses_of_real_interfaces_are_listed_chosen_and_bound() {
+    in_namespace(|| {
+        create_interfaces();
         addresses_and_their_flags();
-        choices();
-        ports();
+        the_choice_of_an_address();
+        ports_on_the_chosen_addresses();
     });
 }
 
@@ -29,9 +29,9 @@ fn own(text: &str) -> Option<InterfaceAddress> {
     all.into_iter().find(|own| own.address == ip(text))
 }
 
-/// Two pairs of connected interfaces; of the second pair one end stays down, so that the other has
-/// no carrier.
-fn ready() {
+/// Creates two pairs of connected interfaces. One interface of the second pair stays down, so the
+/// other has no carrier.
+fn create_interfaces() {
     run("ip link add mig0 type veth peer name mig1");
     run("ip link add dead0 type veth peer name dead1");
     for interface in ["mig0", "mig1", "dead0"] {
@@ -55,36 +55,36 @@ fn addresses_and_their_flags() {
     assert_eq!(own("::1"), plain("lo", "::1", 128));
     assert_eq!(own("10.77.0.7"), plain("mig0", "10.77.0.7", 24));
     assert_eq!(own("fd77::7"), plain("mig0", "fd77::7", 64));
-    // The own end of a point-to-point address, not the peer's.
+    // This node's end of a point-to-point address, not the peer's.
     assert_eq!(own("10.78.0.7"), plain("mig0", "10.78.0.7", 32));
     assert_eq!(own("10.78.0.9"), None);
-    // A secondary IPv4 address shares its flag with privacy addresses, and is none.
+    // A secondary IPv4 address has the same flag as a privacy address, but is not one.
     assert_eq!(own("10.79.0.8"), plain("mig1", "10.79.0.8", 24));
     assert!(!own("10.80.0.7").unwrap().up);
     assert!(own("fd77::8").unwrap().deprecated);
-    // Without a carrier, duplicate detection cannot end.
+    // Without a carrier, duplicate address detection does not complete.
     let tentative = own("fd78::7").unwrap();
     assert!(tentative.up && tentative.tentative && !tentative.duplicate);
 
-    // The other end of the pair already has this address, and says so.
+    // The other interface of the pair already has this address and answers duplicate detection.
     run("ip addr add fd79::7/64 dev mig1 nodad");
     run("ip addr add fd79::7/64 dev mig0");
     let deadline = Instant::now() + Duration::from_secs(30);
-    let found_out = || {
+    let duplicate_found = || {
         let all = SystemLookup.addresses().unwrap();
         all.iter()
             .any(|own| own.interface == "mig0" && own.address == ip("fd79::7") && own.duplicate)
     };
-    while !found_out() {
+    while !duplicate_found() {
         assert!(
             Instant::now() < deadline,
-            "the kernel never noticed a duplicate address"
+            "the kernel did not report the duplicate address"
         );
         thread::yield_now();
     }
 
     if let Err(error) = privacy_address() {
-        testing::skipped("privacy addresses: cannot switch them on", &error);
+        testing::report_skipped("privacy addresses: cannot switch them on", &error);
     }
 }
 
@@ -104,16 +104,16 @@ fn privacy_address() -> io::Result<()> {
         assert!(Instant::now() < deadline, "an address stays tentative");
         thread::yield_now();
     }
-    let (temporary, lasting): (Vec<_>, Vec<_>) =
+    let (temporary, permanent): (Vec<_>, Vec<_>) =
         of_network().into_iter().partition(|own| own.temporary);
     assert_eq!(temporary.len(), 1, "{temporary:?}");
-    assert_eq!(lasting.len(), 1, "{lasting:?}");
+    assert_eq!(permanent.len(), 1, "{permanent:?}");
     let chosen = address(Some("fd7a::/64"), "node", &SystemLookup).unwrap();
     assert_eq!(chosen.address, ip("fd7a::7"));
     Ok(())
 }
 
-fn choices() {
+fn the_choice_of_an_address() {
     let chosen = |spec| address(Some(spec), "node", &SystemLookup);
     let cidr = chosen("10.77.0.0/24").unwrap();
     assert_eq!(
@@ -145,7 +145,7 @@ fn choices() {
     );
 }
 
-fn ports() {
+fn ports_on_the_chosen_addresses() {
     for network in ["10.77.0.0/24", "fd77::/64"] {
         let own = address(Some(network), "node", &SystemLookup).unwrap();
         let bound = bind_port(own.address).unwrap();

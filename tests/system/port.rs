@@ -10,8 +10,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A loopback address of this process and test alone, so that tests in parallel do not take each
-/// other's ports.
+/// A loopback address for this process and test only, so that parallel tests do not use the same
+/// ports.
 fn own_loopback(test: u8) -> IpAddr {
     let process = std::process::id();
     IpAddr::from([127, test, (process >> 8) as u8, process as u8 | 1])
@@ -26,8 +26,8 @@ fn a_port_is_bound_and_listening_on_the_exact_address() {
     let local = first.listener.local_addr().unwrap();
     assert_eq!((local.ip(), local.port()), (address, 60000));
     TcpStream::connect((address, first.port)).unwrap();
-    let elsewhere = own_loopback(102);
-    assert!(TcpStream::connect((elsewhere, first.port)).is_err());
+    let other = own_loopback(102);
+    assert!(TcpStream::connect((other, first.port)).is_err());
     let flags =
         std::fs::read_to_string(format!("/proc/self/fdinfo/{}", first.listener.as_raw_fd()))
             .unwrap();
@@ -46,7 +46,7 @@ fn a_port_is_free_again_once_its_connections_have_ended() {
     let bound = bind_port(address).unwrap();
     let mut client = TcpStream::connect((address, bound.port)).unwrap();
     let (server, _) = bound.listener.accept().unwrap();
-    // The side that ends first keeps the port in TIME_WAIT.
+    // The end that closes first keeps the port in TIME_WAIT.
     drop(server);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     drop(client);
@@ -65,7 +65,7 @@ fn a_full_range_names_address_and_range() {
     assert!(matches!(error, NetworkError::PortsExhausted { .. }));
     let expected = format!("all ports from 60000 to 60049 on {address} are in use");
     assert!(error.to_string().contains(&expected), "{error}");
-    // One that becomes free is found, wherever it is.
+    // A port that becomes free is found at any position in the range.
     drop(taken.into_iter().nth(37));
     assert!(bind_port(address).is_ok());
 }
@@ -91,11 +91,11 @@ fn other_failures_are_reported_at_once_with_port_and_cause() {
 }
 
 #[test]
-fn an_ipv6_port_takes_no_ipv4() {
+fn an_ipv6_port_does_not_accept_ipv4() {
     let bound = match bind_port(IpAddr::V6(Ipv6Addr::LOCALHOST)) {
         Ok(bound) => bound,
         Err(error) if error.to_string().contains("assign requested address") => {
-            testing::skipped("an IPv6 port: there is no IPv6 loopback address", &error);
+            testing::report_skipped("an IPv6 port: there is no IPv6 loopback address", &error);
             return;
         }
         Err(error) => panic!("{error}"),

@@ -1,4 +1,4 @@
-//! The relay between a local socket and a wire that the test plays.
+//! The relay between a local socket and a fake connection without half-close.
 
 use pve_tunnel::relay::{Counters, Incoming, Local, Outgoing, Received, relay};
 use std::future::pending;
@@ -10,17 +10,17 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum Sent {
     Data(Vec<u8>),
     Pong,
     Close,
 }
 
-/// The sending half of a wire, which owes a pong after the first data and ends the other half by
-/// its own end.
+/// The sending half of a connection. A pong is pending after the first data, and the end of this
+/// half ends the receiving half.
 struct Sending {
-    said: Arc<Mutex<Vec<Said>>>,
-    owed: Notify,
+    sent: Arc<Mutex<Vec<Sent>>>,
+    pong_pending: Notify,
     ended: Arc<Notify>,
 }
 
@@ -29,25 +29,25 @@ impl Outgoing for Sending {
     const MAX: usize = 1;
 
     async fn send(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        let mut said = self.said.lock().unwrap();
-        if said.is_empty() {
-            self.owed.notify_one();
+        let mut sent = self.sent.lock().unwrap();
+        if sent.is_empty() {
+            self.pong_pending.notify_one();
         }
-        said.push(Said::Data(buffer.to_vec()));
+        sent.push(Sent::Data(buffer.to_vec()));
         Ok(())
     }
 
     async fn control_pending(&mut self) {
-        self.owed.notified().await;
+        self.pong_pending.notified().await;
     }
 
     async fn send_control(&mut self) -> io::Result<()> {
-        self.said.lock().unwrap().push(Said::Pong);
+        self.sent.lock().unwrap().push(Sent::Pong);
         Ok(())
     }
 
     async fn finish(&mut self) -> io::Result<()> {
-        self.said.lock().unwrap().push(Said::Close);
+        self.sent.lock().unwrap().push(Sent::Close);
         self.ended.notify_one();
         Ok(())
     }
@@ -77,24 +77,24 @@ async fn a_pong_does_not_wait_for_a_pause_in_the_data() {
     let (mut peer, local) = pair();
     peer.write_all(&[7; 1000]).unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
-    let said: Arc<Mutex<Vec<Said>>> = Arc::default();
+    let sent: Arc<Mutex<Vec<Sent>>> = Arc::default();
     let ended = Arc::new(Notify::new());
     let sending = Sending {
-        said: said.clone(),
-        owed: Notify::new(),
+        sent: sent.clone(),
+        pong_pending: Notify::new(),
         ended: ended.clone(),
     };
     let receiving = Receiving { ended };
     relay(&local, sending, receiving, &Counters::default())
         .await
         .unwrap();
-    let said = said.lock().unwrap();
-    let at = |wanted: &Said| said.iter().position(|entry| entry == wanted);
-    assert_eq!(at(&Said::Close), Some(1001));
-    assert_eq!(at(&Said::Pong), Some(1));
+    let sent = sent.lock().unwrap();
+    let at = |expected: &Sent| sent.iter().position(|entry| entry == expected);
+    assert_eq!(at(&Sent::Close), Some(1001));
+    assert_eq!(at(&Sent::Pong), Some(1));
 }
 
-/// A wire from which nothing comes.
+/// The receiving half of a connection whose peer sends nothing.
 struct Silent;
 
 impl Incoming for Silent {
@@ -106,12 +106,12 @@ impl Incoming for Silent {
 }
 
 #[tokio::test]
-async fn every_byte_is_sent_once_however_its_relay_is_polled() {
+async fn every_byte_is_sent_once_for_every_order_of_polls() {
     let (mut peer, local) = pair();
-    let said: Arc<Mutex<Vec<Said>>> = Arc::default();
+    let sent: Arc<Mutex<Vec<Sent>>> = Arc::default();
     let sending = Sending {
-        said: said.clone(),
-        owed: Notify::new(),
+        sent: sent.clone(),
+        pong_pending: Notify::new(),
         ended: Arc::default(),
     };
     let counters = Counters::default();
@@ -120,21 +120,21 @@ async fn every_byte_is_sent_once_however_its_relay_is_polled() {
     let data: Vec<u8> = (0..200).collect();
     for byte in &data {
         peer.write_all(&[*byte]).unwrap();
-        // Polled a while and left again in the middle of waiting.
+        // Polls the relay, then stops while it waits.
         tokio::select! {
             biased;
             result = &mut relaying => panic!("{result:?}"),
             () = tokio::task::yield_now() => {}
         }
     }
-    while said.lock().unwrap().len() <= data.len() {
+    while sent.lock().unwrap().len() <= data.len() {
         tokio::select! {
             biased;
             result = &mut relaying => panic!("{result:?}"),
             () = tokio::task::yield_now() => {}
         }
     }
-    let mut expected: Vec<Said> = data.iter().map(|byte| Said::Data(vec![*byte])).collect();
-    expected.insert(1, Said::Pong);
-    assert_eq!(*said.lock().unwrap(), expected);
+    let mut expected: Vec<Sent> = data.iter().map(|byte| Sent::Data(vec![*byte])).collect();
+    expected.insert(1, Sent::Pong);
+    assert_eq!(*sent.lock().unwrap(), expected);
 }

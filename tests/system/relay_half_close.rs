@@ -1,4 +1,4 @@
-//! The relay on a wire with half-close, which the test plays: each direction ends by itself.
+//! The relay on a fake connection with half-close: each direction ends independently.
 
 use pve_tunnel::relay::{Counters, Incoming, Local, Outgoing, Received, RelayError, relay};
 use std::future::pending;
@@ -11,32 +11,32 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-/// How much a wire takes if nothing is said, in pieces.
-const LEAVE: usize = 1000;
+/// The number of pieces that a connection accepts by default.
+const PERMITS: usize = 1000;
 
-/// What the other node sends.
+/// What the peer sends.
 enum Sent {
     Data(Vec<u8>),
     End,
     Stopped,
 }
 
-/// What has reached the other node.
+/// What the peer has received.
 #[derive(Default)]
-struct Reached {
+struct Delivered {
     data: Mutex<Vec<u8>>,
     ended: AtomicBool,
-    /// Told of an end, and of a failure to send.
+    /// Notified of an end and of a failure to send.
     changed: Notify,
 }
 
-impl Reached {
+impl Delivered {
     fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
-    /// Waits until the other node has been told that no more comes; what it got before.
+    /// Waits until the peer has received the end of the stream. Returns the data before it.
     async fn until_end(&self) -> Vec<u8> {
         while !self.ended.load(Ordering::Relaxed) {
             self.changed.notified().await;
@@ -46,9 +46,9 @@ impl Reached {
 }
 
 struct Sending {
-    reached: Arc<Reached>,
-    /// How many more pieces it takes; closed when it is broken.
-    leave: Arc<Semaphore>,
+    received: Arc<Delivered>,
+    /// A permit for each piece that it may still send. Closed if sending fails.
+    permits: Arc<Semaphore>,
 }
 
 impl Outgoing for Sending {
@@ -56,14 +56,14 @@ impl Outgoing for Sending {
     const MAX: usize = 4;
 
     async fn send(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        match self.leave.acquire().await {
+        match self.permits.acquire().await {
             Ok(permit) => permit.forget(),
             Err(_) => {
-                self.reached.changed.notify_one();
+                self.received.changed.notify_one();
                 return Err(ErrorKind::BrokenPipe.into());
             }
         }
-        self.reached.data.lock().unwrap().extend_from_slice(buffer);
+        self.received.data.lock().unwrap().extend_from_slice(buffer);
         Ok(())
     }
 
@@ -76,7 +76,7 @@ impl Outgoing for Sending {
     }
 
     async fn finish(&mut self) -> io::Result<()> {
-        self.reached.end();
+        self.received.end();
         Ok(())
     }
 }
@@ -84,7 +84,7 @@ impl Outgoing for Sending {
 struct Receiving {
     queue: mpsc::UnboundedReceiver<Sent>,
     data: Vec<u8>,
-    /// Told of each piece of data that is delivered.
+    /// Notified of each piece of data that was passed to the relay.
     delivered: Arc<Notify>,
 }
 
@@ -105,29 +105,29 @@ impl Incoming for Receiving {
     }
 }
 
-/// A relay and what it is connected to.
+/// A relay and its fake connection.
 struct Relay {
-    reached: Arc<Reached>,
-    leave: Arc<Semaphore>,
+    received: Arc<Delivered>,
+    permits: Arc<Semaphore>,
     sent: mpsc::UnboundedSender<Sent>,
     delivered: Arc<Notify>,
     returned: Arc<Notify>,
-    /// Whoever has it keeps the local socket from being closed afterwards.
+    /// A holder of this permit prevents the close of the local socket after the relay has returned.
     closing: Arc<Semaphore>,
     task: JoinHandle<Result<(), RelayError>>,
 }
 
 impl Relay {
-    /// Starts one; also gives the local program's end.
+    /// Starts a relay. Also returns the local program's end.
     fn start() -> (UnixStream, Self) {
         let (near, local) = UnixStream::pair().unwrap();
         let (sent, queue) = mpsc::unbounded_channel();
-        let reached = Arc::<Reached>::default();
-        let leave = Arc::new(Semaphore::new(LEAVE));
+        let received = Arc::<Delivered>::default();
+        let permits = Arc::new(Semaphore::new(PERMITS));
         let delivered = Arc::<Notify>::default();
         let sending = Sending {
-            reached: reached.clone(),
-            leave: leave.clone(),
+            received: received.clone(),
+            permits: permits.clone(),
         };
         let receiving = Receiving {
             queue,
@@ -149,8 +149,8 @@ impl Relay {
             result
         });
         let relay = Self {
-            reached,
-            leave,
+            received,
+            permits,
             sent,
             delivered,
             returned,
@@ -160,7 +160,7 @@ impl Relay {
         (near, relay)
     }
 
-    fn say(&self, data: &[u8]) {
+    fn send(&self, data: &[u8]) {
         self.sent.send(Sent::Data(data.to_vec())).unwrap();
     }
 
@@ -168,12 +168,12 @@ impl Relay {
         self.sent.send(Sent::End).unwrap();
     }
 
-    /// Waits until it is over; how it went, what has reached the other node, and whether that was
-    /// told of an end.
-    async fn over(self) -> (Result<(), RelayError>, Vec<u8>, bool) {
+    /// Waits until the relay has ended. Returns its result, the data that the peer has received,
+    /// and whether the peer has received the end of the stream.
+    async fn ended(self) -> (Result<(), RelayError>, Vec<u8>, bool) {
         let result = self.task.await.unwrap();
-        let data = self.reached.data.lock().unwrap().clone();
-        (result, data, self.reached.ended.load(Ordering::Relaxed))
+        let data = self.received.data.lock().unwrap().clone();
+        (result, data, self.received.ended.load(Ordering::Relaxed))
     }
 }
 
@@ -184,76 +184,76 @@ async fn read_all(near: &mut UnixStream) -> (Vec<u8>, io::Result<()>) {
 }
 
 #[tokio::test]
-async fn the_end_of_the_wire_ends_the_local_stream_and_leaves_the_other_direction_open() {
+async fn the_end_from_the_peer_ends_the_local_stream_and_keeps_the_other_direction_open() {
     let (mut near, relay) = Relay::start();
-    relay.say(b"answer");
+    relay.send(b"answer");
     relay.end();
     let (data, end) = read_all(&mut near).await;
     end.unwrap();
     assert_eq!(data, b"answer");
     near.write_all(b"still sending").await.unwrap();
     near.shutdown().await.unwrap();
-    assert_eq!(relay.reached.until_end().await, b"still sending");
-    relay.over().await.0.unwrap();
+    assert_eq!(relay.received.until_end().await, b"still sending");
+    relay.ended().await.0.unwrap();
 }
 
 #[tokio::test]
-async fn the_end_of_the_local_stream_finishes_the_wire_and_leaves_the_other_direction_open() {
+async fn the_end_of_the_local_stream_is_sent_and_keeps_the_other_direction_open() {
     let (mut near, relay) = Relay::start();
     near.write_all(b"request").await.unwrap();
     near.shutdown().await.unwrap();
-    assert_eq!(relay.reached.until_end().await, b"request");
-    relay.say(b"late ");
-    relay.say(b"answer");
+    assert_eq!(relay.received.until_end().await, b"request");
+    relay.send(b"late ");
+    relay.send(b"answer");
     relay.end();
     let (data, end) = read_all(&mut near).await;
     end.unwrap();
     assert_eq!(data, b"late answer");
-    relay.over().await.0.unwrap();
+    relay.ended().await.0.unwrap();
 }
 
 #[tokio::test]
-async fn a_wire_that_stops_is_truncated_even_after_our_end() {
+async fn a_connection_that_stops_without_an_end_is_truncated_even_after_our_end() {
     let (mut near, relay) = Relay::start();
     near.write_all(b"request").await.unwrap();
     near.shutdown().await.unwrap();
-    relay.reached.until_end().await;
-    relay.say(b"part of an ans");
+    relay.received.until_end().await;
+    relay.send(b"part of an ans");
     relay.sent.send(Sent::Stopped).unwrap();
     let (data, end) = read_all(&mut near).await;
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(data, b"part of an ans");
-    let (result, ..) = relay.over().await;
+    let (result, ..) = relay.ended().await;
     assert!(matches!(result, Err(RelayError::Truncated)), "{result:?}");
 }
 
 #[tokio::test]
-async fn a_program_that_closes_over_unread_data_is_no_end_and_its_words_are_sent() {
+async fn a_program_that_closes_with_unread_data_is_an_error_and_its_data_is_sent() {
     let (mut near, relay) = Relay::start();
-    relay.say(b"never read");
+    relay.send(b"never read");
     near.readable().await.unwrap();
     near.write_all(b"all that it wrote").await.unwrap();
     drop(near);
-    let (result, data, ended) = relay.over().await;
+    let (result, data, ended) = relay.ended().await;
     assert!(matches!(result, Err(RelayError::Undelivered)), "{result:?}");
     assert_eq!(data, b"all that it wrote");
     assert!(!ended);
 }
 
 #[tokio::test]
-async fn data_for_a_program_that_is_gone_is_an_error_and_its_words_are_sent() {
+async fn data_for_a_closed_program_is_an_error_and_the_programs_data_is_sent() {
     let (mut near, relay) = Relay::start();
-    // The wire takes nothing for now.
-    relay.leave.forget_permits(LEAVE);
+    // The connection accepts nothing for now.
+    relay.permits.forget_permits(PERMITS);
     near.write_all(b"all that it wrote").await.unwrap();
     drop(near);
-    relay.say(b"to nobody");
+    relay.send(b"undeliverable");
     relay.delivered.notified().await;
-    relay.leave.add_permits(LEAVE);
-    let (result, data, ended) = relay.over().await;
+    relay.permits.add_permits(PERMITS);
+    let (result, data, ended) = relay.ended().await;
     assert!(matches!(result, Err(RelayError::Undelivered)), "{result:?}");
     assert_eq!(data, b"all that it wrote");
-    assert!(!ended, "what it did not take is known");
+    assert!(!ended, "the failure to deliver is not an end");
 }
 
 #[tokio::test]
@@ -261,37 +261,37 @@ async fn data_after_the_end_of_a_program_is_an_error() {
     let (mut near, relay) = Relay::start();
     near.write_all(b"all that it wrote").await.unwrap();
     drop(near);
-    assert_eq!(relay.reached.until_end().await, b"all that it wrote");
-    relay.say(b"to nobody");
-    let (result, ..) = relay.over().await;
+    assert_eq!(relay.received.until_end().await, b"all that it wrote");
+    relay.send(b"undeliverable");
+    let (result, ..) = relay.ended().await;
     assert!(matches!(result, Err(RelayError::Undelivered)), "{result:?}");
 }
 
 #[tokio::test]
-async fn data_that_a_program_does_not_want_does_not_hold_up_what_it_writes() {
+async fn data_that_a_program_does_not_read_does_not_block_what_it_writes() {
     let (mut near, relay) = Relay::start();
     let reading = socket2::SockRef::from(&near);
     reading.shutdown(Shutdown::Read).unwrap();
     for _ in 0..3 {
-        relay.say(b"unwanted");
+        relay.send(b"unwanted");
         relay.delivered.notified().await;
     }
     near.write_all(b"all that it writes").await.unwrap();
     drop(near);
-    assert_eq!(relay.reached.until_end().await, b"all that it writes");
-    relay.say(b"and unwanted later");
+    assert_eq!(relay.received.until_end().await, b"all that it writes");
+    relay.send(b"and unwanted later");
     relay.end();
-    relay.over().await.0.unwrap();
+    relay.ended().await.0.unwrap();
 }
 
 #[tokio::test]
-async fn when_sending_has_failed_the_other_direction_delivers_its_last_words_and_no_end() {
+async fn after_a_failure_to_send_the_other_direction_delivers_its_data_and_no_end() {
     let (mut near, relay) = Relay::start();
     let hold = relay.closing.clone().acquire_owned().await.unwrap();
-    relay.leave.close();
+    relay.permits.close();
     near.write_all(b"lost").await.unwrap();
-    relay.reached.changed.notified().await;
-    relay.say(b"last words");
+    relay.received.changed.notified().await;
+    relay.send(b"final data");
     relay.end();
     near.read_exact(&mut [0; 10]).await.unwrap();
     relay.returned.notified().await;
@@ -300,7 +300,7 @@ async fn when_sending_has_failed_the_other_direction_delivers_its_last_words_and
     drop(hold);
     let end = read_all(&mut near).await.1.unwrap_err();
     assert_eq!(end.kind(), ErrorKind::ConnectionReset);
-    let (result, data, ended) = relay.over().await;
+    let (result, data, ended) = relay.ended().await;
     assert!(matches!(result, Err(RelayError::Send(_))), "{result:?}");
     assert!(data.is_empty() && !ended);
 }

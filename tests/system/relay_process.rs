@@ -1,4 +1,4 @@
-//! A relay in a process of its own: what its death looks like from outside, and its memory.
+//! A relay in a process: the errors that its peers receive when it is killed, and its memory.
 
 use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
 use std::io::{Read, Write};
@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::process::Child;
 use std::thread;
 use testing::relay::{LOOPBACKS, process};
-use testing::{pattern, peak_memory, read_out};
+use testing::{pattern, peak_memory, read_to_end};
 
 fn kill(mut child: Child) {
     child.kill().unwrap();
@@ -14,7 +14,7 @@ fn kill(mut child: Child) {
 }
 
 #[test]
-fn the_death_of_an_idle_relay_is_an_end_to_nobody() {
+fn the_death_of_an_idle_relay_is_a_reset_at_both_ends() {
     for address in LOOPBACKS {
         for length in [1, 2, 1 << 20] {
             let (child, near, mut far) = process(address);
@@ -28,16 +28,16 @@ fn the_death_of_an_idle_relay_is_an_end_to_nobody() {
             far.write_all(b"answer").unwrap();
             (&near).read_exact(&mut [0; 6]).unwrap();
             kill(child);
-            let end = read_out(&near).1.unwrap_err();
+            let end = read_to_end(&near).1.unwrap_err();
             assert_eq!(end.kind(), ConnectionReset, "after {length}");
-            let end = read_out(&far).1.unwrap_err();
+            let end = read_to_end(&far).1.unwrap_err();
             assert_eq!(end.kind(), ConnectionReset, "after {length}");
         }
     }
 }
 
 #[test]
-fn the_death_of_a_relay_amid_data_is_an_end_to_nobody() {
+fn the_death_of_a_relay_during_transfer_is_an_error_at_both_ends() {
     let data = pattern(64 << 20);
     for address in LOOPBACKS {
         let (child, near, far) = process(address);
@@ -59,12 +59,12 @@ fn the_death_of_a_relay_amid_data_is_an_end_to_nobody() {
 }
 
 #[test]
-fn the_death_of_a_relay_between_two_ends_concerns_the_one_that_is_open() {
+fn the_death_of_a_relay_after_one_direction_has_ended_is_an_error_in_the_other() {
     for address in LOOPBACKS {
         let (child, mut near, mut far) = process(address);
         near.write_all(b"all there is").unwrap();
         near.shutdown(Shutdown::Write).unwrap();
-        let (read, end) = read_out(&far);
+        let (read, end) = read_to_end(&far);
         end.unwrap();
         assert_eq!(read, b"all there is");
         far.write_all(b"part of an answer").unwrap();
@@ -77,9 +77,9 @@ fn the_death_of_a_relay_between_two_ends_concerns_the_one_that_is_open() {
 }
 
 #[test]
-fn readers_that_lag_behind_cost_the_process_no_memory() {
-    /// How far a reader stays behind: much more than the process may grow by.
-    const LAG: usize = 64 << 20;
+fn slow_readers_do_not_increase_the_memory_of_the_process() {
+    /// The bytes written in each direction: much more than the memory may grow.
+    const LENGTH: usize = 64 << 20;
     let piece = pattern(1 << 20);
     for address in LOOPBACKS {
         let (mut child, near, far) = process(address);
@@ -87,13 +87,13 @@ fn readers_that_lag_behind_cost_the_process_no_memory() {
         (&far).read_exact(&mut [0]).unwrap();
         let before = peak_memory(child.id());
         let write = |stream: &mut dyn Write| {
-            for _ in 0..LAG / piece.len() {
+            for _ in 0..LENGTH / piece.len() {
                 stream.write_all(&piece).unwrap();
             }
         };
         let read = |stream: &mut dyn Read| {
             let mut buffer = vec![0; 64 << 10];
-            for _ in 0..LAG / buffer.len() {
+            for _ in 0..LENGTH / buffer.len() {
                 stream.read_exact(&mut buffer).unwrap();
                 thread::yield_now();
             }

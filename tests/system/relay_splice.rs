@@ -1,5 +1,5 @@
-//! The kernel's relay between a local socket and a TCP socket: everything arrives, and nothing is
-//! held up, held without need, or done in vain.
+//! The relay with splice(2) between a local socket and a TCP socket: all data arrives without
+//! delay, and the relay neither buffers nor polls more than it has to.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{ErrorKind, Read, Write};
@@ -9,21 +9,21 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use testing::relay::{LOOPBACKS, Relay};
-use testing::{pattern, random, read_out, write_in_pieces};
+use testing::{pattern, random, read_to_end, write_in_pieces};
 
 const BULK: usize = 64 << 20;
 
-/// What the pipe and the UNIX socket's queue may hold besides the queues of TCP.
+/// The most that the pipe and the UNIX socket's queue may hold besides the queues of TCP.
 const QUEUES: usize = 2 << 20;
 
 fn read_all(stream: impl Read) -> Vec<u8> {
-    let (data, end) = read_out(stream);
+    let (data, end) = read_to_end(stream);
     end.unwrap();
     data
 }
 
 #[test]
-fn bulk_crosses_both_ways_at_once() {
+fn bulk_data_passes_in_both_directions_at_once() {
     for address in LOOPBACKS {
         let (near, far, relay) = Relay::start(address);
         let up = pattern(BULK);
@@ -49,7 +49,7 @@ fn bulk_crosses_both_ways_at_once() {
 }
 
 #[test]
-fn either_direction_may_end_first_and_the_other_goes_on() {
+fn either_direction_may_end_first_and_the_other_continues() {
     let data = pattern(1 << 20);
     for address in LOOPBACKS {
         for length in [0, 1, 2, 16_384, 16_385, 1 << 20] {
@@ -88,8 +88,9 @@ fn either_direction_may_end_first_and_the_other_goes_on() {
 }
 
 #[test]
-fn a_sender_that_keeps_its_socket_open_ends_its_stream() {
-    // As PVE::StorageTunnel does, which then asks on another way whether everything has arrived.
+fn a_sender_that_keeps_its_socket_open_can_end_its_stream() {
+    // PVE::StorageTunnel does this, and then requests over the control connection whether all data
+    // has arrived.
     let data = pattern(3 << 20);
     for address in LOOPBACKS {
         let (near, far, relay) = Relay::start(address);
@@ -107,23 +108,23 @@ fn a_sender_that_keeps_its_socket_open_ends_its_stream() {
 }
 
 #[test]
-fn every_byte_of_a_conversation_wakes_the_other_end() {
+fn every_single_byte_is_relayed_without_delay() {
     for address in LOOPBACKS {
         let (mut near, mut far, relay) = Relay::start(address);
         for turn in 0..10_000_u32 {
-            let (question, mut heard) = ([turn as u8], [0]);
-            near.write_all(&question).unwrap();
-            far.read_exact(&mut heard).unwrap();
-            far.write_all(&[!heard[0]]).unwrap();
-            near.read_exact(&mut heard).unwrap();
-            assert_eq!(heard[0], !question[0], "turn {turn}");
+            let (request, mut received) = ([turn as u8], [0]);
+            near.write_all(&request).unwrap();
+            far.read_exact(&mut received).unwrap();
+            far.write_all(&[!received[0]]).unwrap();
+            near.read_exact(&mut received).unwrap();
+            assert_eq!(received[0], !request[0], "turn {turn}");
         }
         drop((near, far));
         relay.result().unwrap();
     }
 }
 
-/// One direction of a conversation at random.
+/// One direction of a connection with random reads and writes.
 struct Direction<W, R> {
     writer: W,
     reader: R,
@@ -206,7 +207,7 @@ fn tcp_queues() -> usize {
     most("tcp_wmem") + most("tcp_rmem")
 }
 
-/// Writes until nothing has been taken for a while.
+/// Writes until the socket has accepted nothing for 200 ms. Returns the number of bytes written.
 fn write_until_stalled(mut stream: impl Write + AsFd) -> usize {
     let piece = vec![7; 64 << 10];
     let mut written = 0;
@@ -225,7 +226,7 @@ fn write_until_stalled(mut stream: impl Write + AsFd) -> usize {
 }
 
 #[test]
-fn a_reader_that_stalls_stalls_the_writer_and_the_relay_sleeps() {
+fn a_stalled_reader_stalls_the_writer_and_the_relay_is_not_polled() {
     for address in LOOPBACKS {
         let (near, far, relay) = Relay::start(address);
         near.set_nonblocking(true).unwrap();
@@ -233,12 +234,12 @@ fn a_reader_that_stalls_stalls_the_writer_and_the_relay_sleeps() {
         let up = write_until_stalled(&near);
         let down = write_until_stalled(&far);
         let most = tcp_queues() + QUEUES;
-        assert!(up < most && down < most, "{up}, {down} bytes taken");
+        assert!(up < most && down < most, "{up}, {down} bytes accepted");
         let before = relay.polls.load(Ordering::Relaxed);
-        // Not for anything to happen, but for nothing to: the span that is looked at.
+        // This does not wait for an event: no event may happen in this time.
         thread::sleep(Duration::from_millis(300));
         let polls = relay.polls.load(Ordering::Relaxed) - before;
-        assert!(polls < 10, "woken {polls} times for nothing");
+        assert!(polls < 10, "polled {polls} times without data");
         near.set_nonblocking(false).unwrap();
         far.set_nonblocking(false).unwrap();
         near.shutdown(Shutdown::Write).unwrap();
@@ -250,9 +251,9 @@ fn a_reader_that_stalls_stalls_the_writer_and_the_relay_sleeps() {
 }
 
 #[test]
-fn what_a_slow_reader_has_not_read_at_a_good_end_still_arrives() {
+fn data_that_a_slow_reader_has_not_read_at_a_clean_end_still_arrives() {
     let data = pattern(BULK);
-    // Small enough for the relay to get rid of, more than the reader's queue takes.
+    // Small enough for the relay to send, and more than the reader's queue holds.
     let rest = 1 << 20;
     for address in LOOPBACKS {
         let (mut near, mut far, relay) = Relay::start(address);

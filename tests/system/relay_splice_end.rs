@@ -1,5 +1,5 @@
-//! How a relay between a local socket and a TCP socket ends: what did not arrive is an error to
-//! whom it concerns, and what did arrive is not lost by it.
+//! The end of a relay between a local socket and a TCP socket: the sender or reader of data that
+//! did not arrive receives an error, and data that did arrive is not lost.
 
 use pve_tunnel::relay::RelayError;
 use socket2::SockRef;
@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use testing::relay::{LOOPBACKS, Relay};
-use testing::{pattern, read_out};
+use testing::{pattern, read_to_end};
 
-/// For which the queues of a sender are large enough.
-const SOME: usize = 1 << 20;
+/// A length that fits in the queues of a sender.
+const LENGTH: usize = 1 << 20;
 
-/// Ends a connection as the death of its process does where it is armed.
+/// Closes a connection with a reset, as the kernel does for a killed process that has enabled it.
 fn reset(far: TcpStream) {
     let linger = Some(Duration::ZERO);
     SockRef::from(&far).set_linger(linger).unwrap();
@@ -27,7 +27,7 @@ fn read_exactly(mut stream: impl Read, length: usize) -> Vec<u8> {
     data
 }
 
-/// Writes until that is an error; which.
+/// Writes until an error. Returns its kind.
 fn write_until_error(mut stream: impl Write) -> ErrorKind {
     let piece = vec![7; 64 << 10];
     loop {
@@ -37,15 +37,15 @@ fn write_until_error(mut stream: impl Write) -> ErrorKind {
     }
 }
 
-/// Reads to an end that must be an error; what came before it.
+/// Reads until a reset. Returns the data before it.
 fn read_until_reset(stream: impl Read) -> Vec<u8> {
-    let (data, end) = read_out(stream);
+    let (data, end) = read_to_end(stream);
     assert_eq!(end.unwrap_err().kind(), ConnectionReset);
     data
 }
 
 #[test]
-fn a_reset_of_an_idle_connection_is_no_end() {
+fn a_reset_of_an_idle_connection_is_not_an_end_of_stream() {
     for address in LOOPBACKS {
         let (mut near, mut far, relay) = Relay::start(address);
         near.write_all(b"request").unwrap();
@@ -60,8 +60,8 @@ fn a_reset_of_an_idle_connection_is_no_end() {
 }
 
 #[test]
-fn a_reset_amid_data_is_no_end_to_a_reader() {
-    let data = pattern(SOME);
+fn a_reset_during_transfer_is_an_error_for_the_reader() {
+    let data = pattern(LENGTH);
     for address in LOOPBACKS {
         let (mut near, mut far, relay) = Relay::start(address);
         near.write_all(b"request").unwrap();
@@ -80,17 +80,17 @@ fn a_reset_amid_data_is_no_end_to_a_reader() {
 }
 
 #[test]
-fn a_reset_amid_data_is_an_error_to_a_writer() {
+fn a_reset_during_transfer_is_an_error_for_the_writer() {
     for address in LOOPBACKS {
         let (near, far, relay) = Relay::start(address);
         thread::scope(|scope| {
             let writer = scope.spawn(|| write_until_error(&near));
-            read_exactly(&far, SOME);
+            read_exactly(&far, LENGTH);
             reset(far);
             let kind = writer.join().unwrap();
             assert!(matches!(kind, BrokenPipe | ConnectionReset), "{kind:?}");
         });
-        // Whichever direction looks first.
+        // The result depends on which direction the relay polls first.
         let result = relay.result();
         assert!(
             matches!(result, Err(RelayError::Truncated | RelayError::Send(_))),
@@ -100,7 +100,7 @@ fn a_reset_amid_data_is_an_error_to_a_writer() {
 }
 
 #[test]
-fn a_reset_after_the_end_of_one_direction_is_noticed_although_nothing_is_sent() {
+fn a_reset_after_the_end_of_one_direction_is_detected_without_sending() {
     for address in LOOPBACKS {
         let (mut near, far, relay) = Relay::start(address);
         near.write_all(b"request").unwrap();
@@ -115,7 +115,7 @@ fn a_reset_after_the_end_of_one_direction_is_noticed_although_nothing_is_sent() 
 }
 
 #[test]
-fn data_for_an_end_that_has_closed_is_an_error() {
+fn data_for_a_closed_socket_is_an_error() {
     for address in LOOPBACKS {
         let (near, far, relay) = Relay::start(address);
         drop(far);
@@ -128,20 +128,20 @@ fn data_for_an_end_that_has_closed_is_an_error() {
 }
 
 #[test]
-fn a_program_that_closes_after_its_last_word_ends_well() {
-    let data = pattern(SOME);
+fn a_program_that_closes_after_its_last_data_ends_cleanly() {
+    let data = pattern(LENGTH);
     for address in LOOPBACKS {
-        for length in [0, 1, SOME] {
+        for length in [0, 1, LENGTH] {
             let (mut near, far, relay) = Relay::start(address);
-            let words = &data[..length];
+            let sent = &data[..length];
             thread::scope(|scope| {
                 scope.spawn(move || {
-                    near.write_all(words).unwrap();
+                    near.write_all(sent).unwrap();
                     drop(near);
                 });
-                let (read, end) = read_out(&far);
+                let (read, end) = read_to_end(&far);
                 end.unwrap();
-                assert!(read == words);
+                assert!(read == sent);
             });
             drop(far);
             relay.result().unwrap();
@@ -150,15 +150,15 @@ fn a_program_that_closes_after_its_last_word_ends_well() {
 }
 
 #[test]
-fn a_program_that_closes_over_unread_data_is_no_end_and_its_words_arrive() {
-    let data = pattern(SOME);
+fn a_program_that_closes_with_unread_data_is_an_error_and_its_data_arrives() {
+    let data = pattern(LENGTH);
     for address in LOOPBACKS {
         let (mut near, mut far, relay) = Relay::start(address);
-        // So little that most of what is sent waits on our side.
+        // So small that most of the data waits in this node's queues.
         let queue = SockRef::from(&far);
         queue.set_recv_buffer_size(64 << 10).unwrap();
         far.write_all(b"never read").unwrap();
-        // Only peeked at: it stays unread.
+        // Peeking leaves the data unread.
         while SockRef::from(&near)
             .peek(&mut [std::mem::MaybeUninit::uninit()])
             .unwrap()
@@ -166,7 +166,7 @@ fn a_program_that_closes_over_unread_data_is_no_end_and_its_words_arrive() {
         {}
         near.write_all(&data).unwrap();
         drop(near);
-        while relay.counters.sent.load(Ordering::Relaxed) < SOME as u64 {
+        while relay.counters.sent.load(Ordering::Relaxed) < LENGTH as u64 {
             thread::yield_now();
         }
         assert!(read_until_reset(&far) == data);
@@ -176,15 +176,15 @@ fn a_program_that_closes_over_unread_data_is_no_end_and_its_words_arrive() {
 }
 
 #[test]
-fn data_for_a_program_that_is_gone_is_an_error_to_its_sender() {
+fn data_for_a_closed_program_is_an_error_for_its_sender() {
     for address in LOOPBACKS {
         let (mut near, far, relay) = Relay::start(address);
-        near.write_all(b"last words").unwrap();
+        near.write_all(b"final data").unwrap();
         drop(near);
-        // The program had read everything, so this direction has ended well.
-        let (read, end) = read_out(&far);
+        // The program had read all data, so this direction ended cleanly.
+        let (read, end) = read_to_end(&far);
         end.unwrap();
-        assert_eq!(read, b"last words");
+        assert_eq!(read, b"final data");
         let kind = write_until_error(&far);
         assert!(matches!(kind, BrokenPipe | ConnectionReset), "{kind:?}");
         let result = relay.result();
@@ -193,37 +193,37 @@ fn data_for_a_program_that_is_gone_is_an_error_to_its_sender() {
 }
 
 #[test]
-fn a_program_that_dies_over_a_stream_is_an_error_to_its_sender() {
+fn the_death_of_a_program_during_a_stream_is_an_error_for_its_sender() {
     for address in LOOPBACKS {
         let (mut near, far, relay) = Relay::start(address);
-        near.write_all(b"last words").unwrap();
+        near.write_all(b"final data").unwrap();
         thread::scope(|scope| {
             let writer = scope.spawn(|| write_until_error(&far));
-            read_exactly(&near, SOME);
+            read_exactly(&near, LENGTH);
             drop(near);
             let kind = writer.join().unwrap();
             assert!(matches!(kind, BrokenPipe | ConnectionReset), "{kind:?}");
         });
         let result = relay.result();
         assert!(matches!(result, Err(RelayError::Undelivered)), "{result:?}");
-        assert_eq!(read_out(&far).0, b"last words");
+        assert_eq!(read_to_end(&far).0, b"final data");
     }
 }
 
 #[test]
-fn what_a_program_does_not_want_to_read_does_not_hold_up_what_it_writes() {
-    // More than all queues together take.
-    let data = pattern(64 * SOME);
+fn data_that_a_program_does_not_read_does_not_block_what_it_writes() {
+    // More than all queues together hold.
+    let data = pattern(64 * LENGTH);
     for address in LOOPBACKS {
         let (mut near, mut far, relay) = Relay::start(address);
         near.shutdown(Shutdown::Read).unwrap();
         far.write_all(&data).unwrap();
-        near.write_all(&data[..SOME]).unwrap();
-        assert!(read_exactly(&far, SOME) == data[..SOME]);
+        near.write_all(&data[..LENGTH]).unwrap();
+        assert!(read_exactly(&far, LENGTH) == data[..LENGTH]);
         far.shutdown(Shutdown::Write).unwrap();
         near.write_all(b"end").unwrap();
         drop(near);
-        let (read, end) = read_out(&far);
+        let (read, end) = read_to_end(&far);
         end.unwrap();
         assert_eq!(read, b"end");
         relay.result().unwrap();

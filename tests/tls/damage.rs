@@ -1,4 +1,4 @@
-//! Handshakes that were damaged on the way: an error, at once, and nothing worse.
+//! Handshakes with damaged messages: each is an error without delay.
 
 use pve_tunnel::tls::{Fingerprint, Identity, Server};
 use rcgen::{CertificateParams, KeyPair};
@@ -7,21 +7,21 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection};
 use std::sync::Arc;
 use std::time::Duration;
-use testing::tls::{Anybody, anywhere, identities, meet, pair};
+use testing::tls::{AnyCertificate, complete_handshake, identities, pinned_pair, server_name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// More than a thousand times what a refusal takes.
-const AT_ONCE: Duration = Duration::from_secs(5);
+/// More than a thousand times the duration of a refusal.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// A TLS record's header.
 const HEADER: usize = 5;
 
-/// What of a flight the handshake vouches for, record by record: the contents. Type and version in
-/// a record's header are for old middleboxes, and so are the records that change the cipher (RFC
-/// 8446 §5.1, §5.2, §D.4): a change there changes nothing.
-fn vouched_for(mut bytes: &[u8]) -> Vec<&[u8]> {
+/// The parts of a flight that the handshake authenticates: the contents of its records. The type
+/// and the version in a record's header, and the records that change the cipher, exist for old
+/// middleboxes (RFC 8446 §5.1, §5.2, §D.4). A change there has no effect.
+fn authenticated(mut bytes: &[u8]) -> Vec<&[u8]> {
     const CHANGE_CIPHER_SPEC: (u8, &[u8]) = (20, &[1]);
     let mut contents = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
@@ -35,7 +35,7 @@ fn vouched_for(mut bytes: &[u8]) -> Vec<&[u8]> {
     contents
 }
 
-/// Marsaglia's xorshift: the same numbers on every run.
+/// Pseudo-random numbers (Marsaglia's xorshift), the same in every run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -54,13 +54,13 @@ impl Numbers {
         (0..count).map(|_| self.next() as u8).collect()
     }
 
-    /// A flight with a kind of damage that has to be found. Bytes after its end would be found by
-    /// whoever reads there.
+    /// A flight with damage that the handshake has to detect. Bytes after the end of the flight are
+    /// outside the handshake: only a later read would detect them.
     fn damage(&mut self, whole: &[u8]) -> Vec<u8> {
-        let expected = vouched_for(whole);
+        let expected = authenticated(whole);
         loop {
             let damaged = self.maybe_damage(whole);
-            if !vouched_for(&damaged).starts_with(&expected) {
+            if !authenticated(&damaged).starts_with(&expected) {
                 return damaged;
             }
         }
@@ -69,9 +69,9 @@ impl Numbers {
     fn maybe_damage(&mut self, whole: &[u8]) -> Vec<u8> {
         let mut bytes = whole.to_vec();
         match self.below(8) {
-            // Cut off.
+            // Truncate.
             0 => bytes.truncate(self.below(whole.len())),
-            // A bit here and there.
+            // Invert one to four bits.
             1..=3 => {
                 let bit = self.below(8 * whole.len());
                 bytes[bit / 8] ^= 1 << (bit % 8);
@@ -80,26 +80,26 @@ impl Numbers {
                     bytes[bit / 8] ^= 1 << (bit % 8);
                 }
             }
-            // A byte as wrong as it gets, where lengths may be.
+            // Set a byte, which may be part of a length, to an extreme value.
             4 => {
                 let at = self.below(whole.len());
                 bytes[at] = if bytes[at] == 0xff { 0 } else { 0xff };
             }
-            // A piece doubled.
+            // Repeat a piece.
             5 => {
                 let from = self.below(whole.len());
                 let to = from + 1 + self.below(whole.len() - from);
                 let piece = bytes[from..to].to_vec();
                 bytes.splice(to..to, piece);
             }
-            // A record's worth of anything, under a header that is right.
+            // A correct header with random content.
             6 => {
                 let content = self.below(2000);
                 bytes.truncate(HEADER);
                 bytes[3..].copy_from_slice(&(content as u16).to_be_bytes());
                 bytes.extend(self.bytes(content));
             }
-            // Anything.
+            // Random bytes.
             _ => {
                 let count = 1 + self.below(600);
                 bytes = self.bytes(count);
@@ -109,7 +109,7 @@ impl Numbers {
     }
 }
 
-/// A client of rustls, to be asked for its messages one by one.
+/// A rustls client whose messages the test sends one by one.
 struct Source {
     connection: ClientConnection,
 }
@@ -122,7 +122,7 @@ impl Source {
             .with_protocol_versions(&[&TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody::new()))
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate::new()))
             .with_client_auth_cert(vec![certificate.der().clone()], key)
             .unwrap();
         Arc::new(config)
@@ -130,12 +130,12 @@ impl Source {
 
     fn new(config: &Arc<ClientConfig>) -> Self {
         Self {
-            connection: ClientConnection::new(config.clone(), anywhere()).unwrap(),
+            connection: ClientConnection::new(config.clone(), server_name()).unwrap(),
         }
     }
 
-    /// All it has to say now.
-    fn says(&mut self) -> Vec<u8> {
+    /// The messages that the client would send now.
+    fn pending_messages(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.connection.wants_write() {
             self.connection.write_tls(&mut bytes).unwrap();
@@ -143,8 +143,8 @@ impl Source {
         bytes
     }
 
-    /// Reads until its handshake is over.
-    async fn hears(&mut self, stream: &mut UnixStream) {
+    /// Reads until the client's handshake is complete.
+    async fn finish_handshake(&mut self, stream: &mut UnixStream) {
         while self.connection.is_handshaking() {
             let mut bytes = [0; 4096];
             let count = stream.read(&mut bytes).await.unwrap();
@@ -157,12 +157,12 @@ impl Source {
     }
 }
 
-struct Scene {
+struct Fixture {
     server: Server,
     config: Arc<ClientConfig>,
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::default().self_signed(&key).unwrap();
@@ -173,14 +173,14 @@ impl Scene {
         }
     }
 
-    /// The scene itself is sound: without damage, the handshake succeeds.
-    async fn undamaged(&self) {
+    /// Requires that the handshake succeeds without damage.
+    async fn complete_undamaged(&self) {
         let (mut near, far) = UnixStream::pair().unwrap();
         let source = async {
             let mut source = Source::new(&self.config);
-            near.write_all(&source.says()).await.unwrap();
-            source.hears(&mut near).await;
-            near.write_all(&source.says()).await.unwrap();
+            near.write_all(&source.pending_messages()).await.unwrap();
+            source.finish_handshake(&mut near).await;
+            near.write_all(&source.pending_messages()).await.unwrap();
         };
         let (_, result) = tokio::join!(source, self.server.handshake(far));
         result.unwrap();
@@ -192,74 +192,73 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_damaged_client_hello_is_an_error_at_once() {
-    let scene = Scene::new();
-    scene.undamaged().await;
+async fn a_damaged_client_hello_is_an_error_without_delay() {
+    let fixture = Fixture::new();
+    fixture.complete_undamaged().await;
     let mut numbers = Numbers(0x70_7665_7475_6e01);
     for _ in 0..2000 {
-        let bytes = numbers.damage(&Source::new(&scene.config).says());
+        let bytes = numbers.damage(&Source::new(&fixture.config).pending_messages());
         let (mut near, far) = UnixStream::pair().unwrap();
         near.write_all(&bytes).await.unwrap();
         near.shutdown().await.unwrap();
-        let result = timeout(AT_ONCE, scene.server.handshake(far)).await;
-        let result = result.unwrap_or_else(|_| panic!("no end to {}", hex(&bytes)));
+        let result = timeout(LIMIT, fixture.server.handshake(far)).await;
+        let result = result.unwrap_or_else(|_| panic!("no result for {}", hex(&bytes)));
         assert!(result.is_err(), "{}", hex(&bytes));
     }
-    scene.undamaged().await;
+    fixture.complete_undamaged().await;
 }
 
 #[tokio::test]
-async fn a_damaged_client_certificate_is_an_error_at_once() {
-    let scene = Scene::new();
+async fn a_damaged_client_certificate_is_an_error_without_delay() {
+    let fixture = Fixture::new();
     let mut numbers = Numbers(0x70_7665_7475_6e02);
     for _ in 0..500 {
         let (mut near, far) = UnixStream::pair().unwrap();
         let mut sent = Vec::new();
-        let stranger = async {
-            let mut source = Source::new(&scene.config);
-            near.write_all(&source.says()).await.unwrap();
-            source.hears(&mut near).await;
-            sent = numbers.damage(&source.says());
-            // The server may have refused already.
+        let peer = async {
+            let mut source = Source::new(&fixture.config);
+            near.write_all(&source.pending_messages()).await.unwrap();
+            source.finish_handshake(&mut near).await;
+            sent = numbers.damage(&source.pending_messages());
+            // Fails if the server has already refused.
             let _ = near.write_all(&sent).await;
             let _ = near.shutdown().await;
         };
-        let both = async { tokio::join!(stranger, scene.server.handshake(far)).1 };
-        let result = timeout(AT_ONCE, both).await;
-        let result = result.unwrap_or_else(|_| panic!("no end to {}", hex(&sent)));
+        let both = async { tokio::join!(peer, fixture.server.handshake(far)).1 };
+        let result = timeout(LIMIT, both).await;
+        let result = result.unwrap_or_else(|_| panic!("no result for {}", hex(&sent)));
         assert!(result.is_err(), "{}", hex(&sent));
     }
-    scene.undamaged().await;
+    fixture.complete_undamaged().await;
 }
 
-/// The same from the other side: what a source makes of a target that is none.
+/// The same for a source, which receives the damaged messages of a target.
 #[tokio::test]
-async fn a_damaged_server_hello_is_an_error_at_once() {
+async fn a_damaged_server_hello_is_an_error_without_delay() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     let mut numbers = Numbers(0x70_7665_7475_6e03);
     for _ in 0..500 {
-        let (near, mut wire) = UnixStream::pair().unwrap();
-        let (mut beyond, far) = UnixStream::pair().unwrap();
+        let (near, mut to_client) = UnixStream::pair().unwrap();
+        let (mut to_server, far) = UnixStream::pair().unwrap();
         let mut sent = Vec::new();
-        let stranger = async {
-            let mut hello = [0; 4096];
-            let count = wire.read(&mut hello).await.unwrap();
-            beyond.write_all(&hello[..count]).await.unwrap();
+        let peer = async {
+            let mut client_hello = [0; 4096];
+            let count = to_client.read(&mut client_hello).await.unwrap();
+            to_server.write_all(&client_hello[..count]).await.unwrap();
             let mut answer = [0; 4096];
-            let count = beyond.read(&mut answer).await.unwrap();
+            let count = to_server.read(&mut answer).await.unwrap();
             sent = numbers.damage(&answer[..count]);
-            let _ = wire.write_all(&sent).await;
-            let _ = wire.shutdown().await;
-            drop(beyond);
+            let _ = to_client.write_all(&sent).await;
+            let _ = to_client.shutdown().await;
+            drop(to_server);
         };
-        let all =
-            async { tokio::join!(stranger, server.handshake(far), client.handshake("", near)).2 };
-        let result = timeout(AT_ONCE, all).await;
-        let result = result.unwrap_or_else(|_| panic!("no end to {}", hex(&sent)));
+        let all = async { tokio::join!(peer, server.handshake(far), client.handshake("", near)).2 };
+        let result = timeout(LIMIT, all).await;
+        let result = result.unwrap_or_else(|_| panic!("no result for {}", hex(&sent)));
         assert!(result.is_err(), "{}", hex(&sent));
     }
-    let (near, far) = meet(&client, &server).await;
+    let (near, far) = complete_handshake(&client, &server).await;
     near.unwrap();
     far.unwrap();
 }

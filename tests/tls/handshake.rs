@@ -1,4 +1,4 @@
-//! Two nodes that know nothing of each other but a fingerprint, and everybody else.
+//! Handshakes between two nodes that pin each other's fingerprint, and between nodes that do not.
 
 use pve_tunnel::tls::{Client, Identity, Mismatch, Peer, Server, TlsError, describe};
 use rustls::RootCertStore;
@@ -11,7 +11,10 @@ use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testing::assert_error;
 use testing::pattern;
-use testing::tls::{LIMIT, certificate_of, established, identities, last_words, meet, pair};
+use testing::tls::{
+    LIMIT, alert_after_handshake, certificate_of, complete_handshake, established, identities,
+    pinned_pair,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -19,7 +22,7 @@ use tokio::time::timeout;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 #[tokio::test]
-async fn two_that_pin_each_other_speak_tls_1_3() {
+async fn two_nodes_that_pin_each_other_use_tls_1_3() {
     let (mut near, mut far) = established().await;
     let agreed = describe(&near);
     assert!(agreed.starts_with("TLSv1_3 TLS13_"), "{agreed}");
@@ -37,26 +40,26 @@ async fn two_that_pin_each_other_speak_tls_1_3() {
 }
 
 #[tokio::test]
-async fn a_target_is_known_by_its_certificate_and_not_by_a_name() {
+async fn a_target_is_verified_by_its_certificate_and_not_by_a_name() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     for host in ["pve2.example.com", "2001:db8::7", "fe80::7%eth1"] {
         let (near, far) = UnixStream::pair().unwrap();
         let (near, far) = tokio::join!(client.handshake(host, near), server.handshake(far));
         near.unwrap();
-        // Nor does anybody on the way read one.
+        // The client sends no name, which an observer could read.
         assert_eq!(far.unwrap().get_ref().1.server_name(), None);
     }
 }
 
 #[tokio::test]
-async fn a_second_connection_is_no_resumption() {
+async fn a_second_connection_is_not_a_resumption() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     for _ in 0..3 {
-        let (near, far) = meet(&client, &server).await;
+        let (near, far) = complete_handshake(&client, &server).await;
         let (mut near, mut far) = (near.unwrap(), far.unwrap());
-        // A ticket, if there were one, would come before the first byte.
+        // A session ticket would arrive before the first byte.
         far.write_all(b"x").await.unwrap();
         far.flush().await.unwrap();
         assert_eq!(near.read_u8().await.unwrap(), b'x');
@@ -69,35 +72,39 @@ async fn a_second_connection_is_no_resumption() {
     }
 }
 
-/// `first` ends its direction, and `second` still delivers all it has.
-async fn outlast<A, B>(mut first: A, mut second: B)
+/// Ends the direction of `first`, and requires that `second` can still send all of its data.
+async fn end_first_direction<A, B>(mut first: A, mut second: B)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    first.write_all(b"my last").await.unwrap();
+    first.write_all(b"the end").await.unwrap();
     first.shutdown().await.unwrap();
-    let mut heard = Vec::new();
-    second.read_to_end(&mut heard).await.unwrap();
-    assert_eq!(heard, b"my last");
+    let mut received = Vec::new();
+    second.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"the end");
 
-    let much = pattern(1 << 20);
+    let data = pattern(1 << 20);
     let answer = async {
-        second.write_all(&much).await.unwrap();
+        second.write_all(&data).await.unwrap();
         second.shutdown().await.unwrap();
     };
     let mut all = Vec::new();
     let (_, end) = tokio::join!(answer, first.read_to_end(&mut all));
     end.unwrap();
-    assert!(all == much);
+    assert!(all == data);
 }
 
 #[tokio::test]
-async fn either_end_can_finish_first_and_still_hear_the_other() {
+async fn either_end_can_finish_first_and_still_receive_data() {
     let (near, far) = established().await;
-    timeout(LIMIT, outlast(near, far)).await.unwrap();
+    timeout(LIMIT, end_first_direction(near, far))
+        .await
+        .unwrap();
     let (near, far) = established().await;
-    timeout(LIMIT, outlast(far, near)).await.unwrap();
+    timeout(LIMIT, end_first_direction(far, near))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -119,12 +126,12 @@ async fn an_end_without_close_notify_is_truncation() {
 }
 
 #[tokio::test]
-async fn another_target_is_refused_with_both_fingerprints() {
+async fn an_unexpected_target_is_refused_with_both_fingerprints() {
     let (source, target) = identities();
-    let stranger = Identity::one_time().unwrap();
+    let other = Identity::one_time().unwrap();
     let client = Client::direct(&source, target.fingerprint()).unwrap();
-    let server = Server::direct(&stranger, source.fingerprint()).unwrap();
-    let (near, far) = meet(&client, &server).await;
+    let server = Server::direct(&other, source.fingerprint()).unwrap();
+    let (near, far) = complete_handshake(&client, &server).await;
     assert_error!(
         near.unwrap_err(),
         TlsError::Mismatch(Mismatch {
@@ -132,7 +139,7 @@ async fn another_target_is_refused_with_both_fingerprints() {
             ..
         }),
         "the target's certificate",
-        &format!("fingerprint {}", stranger.fingerprint()),
+        &format!("fingerprint {}", other.fingerprint()),
         &format!("expected {}", target.fingerprint())
     );
     assert_error!(
@@ -147,12 +154,12 @@ async fn another_target_is_refused_with_both_fingerprints() {
 }
 
 #[tokio::test]
-async fn another_source_is_refused_with_both_fingerprints() {
+async fn an_unexpected_source_is_refused_with_both_fingerprints() {
     let (source, target) = identities();
-    let stranger = Identity::one_time().unwrap();
-    let client = Client::direct(&stranger, target.fingerprint()).unwrap();
+    let other = Identity::one_time().unwrap();
+    let client = Client::direct(&other, target.fingerprint()).unwrap();
     let server = Server::direct(&target, source.fingerprint()).unwrap();
-    let (near, far) = meet(&client, &server).await;
+    let (near, far) = complete_handshake(&client, &server).await;
     assert_error!(
         far.unwrap_err(),
         TlsError::Mismatch(Mismatch {
@@ -160,12 +167,12 @@ async fn another_source_is_refused_with_both_fingerprints() {
             ..
         }),
         "the source's certificate",
-        &format!("fingerprint {}", stranger.fingerprint()),
+        &format!("fingerprint {}", other.fingerprint()),
         &format!("expected {}", source.fingerprint())
     );
-    // To the stranger, the handshake looked well.
+    // The handshake of the unexpected source has succeeded before it receives the alert.
     assert_error!(
-        last_words(near.unwrap()).await,
+        alert_after_handshake(near.unwrap()).await,
         TlsError::Refused {
             peer: Peer::Target,
             ..
@@ -176,18 +183,18 @@ async fn another_source_is_refused_with_both_fingerprints() {
 }
 
 #[tokio::test]
-async fn a_certificate_counts_only_in_its_time() {
+async fn a_certificate_is_refused_outside_its_validity() {
     let now = SystemTime::now();
-    let over = Identity::valid_between(now - 72 * HOUR, now - 50 * HOUR).unwrap();
-    let ahead = Identity::valid_between(now + 7 * HOUR / 2, now + 5 * HOUR).unwrap();
+    let expired = Identity::valid_between(now - 72 * HOUR, now - 50 * HOUR).unwrap();
+    let not_yet_valid = Identity::valid_between(now + 7 * HOUR / 2, now + 5 * HOUR).unwrap();
     for (wrong, words) in [
-        (&over, "certificate expired 2 days ago"),
-        (&ahead, "certificate is not valid for another 3 h"),
+        (&expired, "certificate expired 2 days ago"),
+        (&not_yet_valid, "certificate is not valid for another 3 h"),
     ] {
         let right = Identity::one_time().unwrap();
 
-        let (client, server) = pair(&right, wrong);
-        let (near, far) = meet(&client, &server).await;
+        let (client, server) = pinned_pair(&right, wrong);
+        let (near, far) = complete_handshake(&client, &server).await;
         assert_error!(
             near.unwrap_err(),
             TlsError::Expired {
@@ -209,8 +216,8 @@ async fn a_certificate_counts_only_in_its_time() {
             "not valid by its clock"
         );
 
-        let (client, server) = pair(wrong, &right);
-        let (near, far) = meet(&client, &server).await;
+        let (client, server) = pinned_pair(wrong, &right);
+        let (near, far) = complete_handshake(&client, &server).await;
         assert_error!(
             far.unwrap_err(),
             TlsError::Expired {
@@ -224,7 +231,7 @@ async fn a_certificate_counts_only_in_its_time() {
             "compare the clocks"
         );
         assert_error!(
-            last_words(near.unwrap()).await,
+            alert_after_handshake(near.unwrap()).await,
             TlsError::Refused {
                 peer: Peer::Target,
                 ..
@@ -234,27 +241,27 @@ async fn a_certificate_counts_only_in_its_time() {
     }
 }
 
-/// The certificate is judged as by a peer whose clock shows other times.
+/// Verifies the certificate as a peer with another clock does.
 #[tokio::test]
-async fn clocks_may_differ_by_a_day_and_a_migration_may_take_weeks() {
+async fn a_certificate_is_valid_with_clocks_a_day_apart_and_for_four_weeks() {
     let certificate = certificate_of(&Identity::one_time().unwrap()).await;
     let mut anchors = RootCertStore::empty();
     anchors.add(certificate.clone()).unwrap();
     let certificate = ParsedCertificate::try_from(&certificate).unwrap();
     let algorithms = default_provider().signature_verification_algorithms.all;
-    let judge = |now: SystemTime| {
+    let verify = |now: SystemTime| {
         let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap());
         verify_server_cert_signed_by_trust_anchor(&certificate, &anchors, &[], now, algorithms)
     };
     let now = SystemTime::now();
-    judge(now - 23 * HOUR).unwrap();
-    judge(now + 29 * 24 * HOUR).unwrap();
-    judge(now - 25 * HOUR).unwrap_err();
-    judge(now + 31 * 24 * HOUR).unwrap_err();
+    verify(now - 23 * HOUR).unwrap();
+    verify(now + 29 * 24 * HOUR).unwrap();
+    verify(now - 25 * HOUR).unwrap_err();
+    verify(now + 31 * 24 * HOUR).unwrap_err();
 }
 
 #[test]
-fn no_two_identities_are_alike() {
+fn all_identities_differ() {
     let all: HashSet<String> = (0..100)
         .map(|_| Identity::one_time().unwrap().fingerprint().to_string())
         .collect();
@@ -262,13 +269,13 @@ fn no_two_identities_are_alike() {
 }
 
 #[test]
-fn debug_shows_the_fingerprint_and_no_key() {
+fn debug_output_has_the_fingerprint_and_no_key() {
     let (source, target) = identities();
     assert_eq!(
         format!("{source:?}"),
         format!("Identity({})", source.fingerprint())
     );
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     for (shown, pinned) in [
         (format!("{client:?}"), target.fingerprint()),
         (format!("{server:?}"), source.fingerprint()),

@@ -1,4 +1,4 @@
-//! Where the key of an identity is not.
+//! The private key of an identity leaves no copy in memory and none in a file.
 
 use pve_tunnel::tls::Identity;
 use rcgen::KeyPair;
@@ -8,16 +8,16 @@ use std::os::unix::fs::FileExt;
 use std::process::{self, Command};
 use testing::role::in_own_process;
 
-/// What stands before the secret number of a P-256 key in PKCS #8 (RFC 5208, RFC 5915): the
-/// version and the string's header.
+/// The bytes before the private value of a P-256 key in PKCS #8 (RFC 5208, RFC 5915): the version
+/// and the header of the octet string.
 const BEFORE: [u8; 5] = [0x02, 0x01, 0x01, 0x04, 0x20];
 
-/// And after it: the public key's header.
+/// The bytes after it: the header of the public key.
 const AFTER: [u8; 6] = [0xa1, 0x44, 0x03, 0x42, 0x00, 0x04];
 
 const SECRET: usize = 32;
 
-/// The secret numbers of all serialised keys in `bytes`.
+/// The private values of all serialised keys in `bytes`.
 fn secrets(bytes: &[u8]) -> impl Iterator<Item = [u8; SECRET]> {
     bytes
         .windows(BEFORE.len() + SECRET + AFTER.len())
@@ -25,7 +25,7 @@ fn secrets(bytes: &[u8]) -> impl Iterator<Item = [u8; SECRET]> {
         .map(|key| key[BEFORE.len()..][..SECRET].try_into().unwrap())
 }
 
-/// The secret numbers of all serialised keys in this process's memory.
+/// The private values of all serialised keys in the memory of this process.
 fn secrets_in_memory() -> HashSet<[u8; SECRET]> {
     let memory = File::open("/proc/self/mem").unwrap();
     let mut found = HashSet::new();
@@ -38,7 +38,7 @@ fn secrets_in_memory() -> HashSet<[u8; SECRET]> {
         let start = u64::from_str_radix(start, 16).unwrap();
         let end = u64::from_str_radix(end, 16).unwrap();
         let mut bytes = vec![0; (end - start) as usize];
-        // A mapping may be gone by now.
+        // The mapping may no longer exist.
         if memory.read_exact_at(&mut bytes, start).is_ok() {
             found.extend(secrets(&bytes));
         }
@@ -48,7 +48,7 @@ fn secrets_in_memory() -> HashSet<[u8; SECRET]> {
 
 #[test]
 fn the_serialised_key_is_wiped() {
-    // Keys that other tests make at the same time are not wiped, and would be found.
+    // Other tests create keys at the same time and do not wipe them. The search would find those.
     if !in_own_process(module_path!(), "the_serialised_key_is_wiped") {
         return;
     }
@@ -56,7 +56,7 @@ fn the_serialised_key_is_wiped() {
     assert!(secrets_in_memory().is_empty());
     drop(identities);
 
-    // A key that nobody wiped would have been found.
+    // The search does find a key that is not wiped.
     let known = KeyPair::generate().unwrap();
     let secret = secrets(known.serialized_der()).next().unwrap();
     assert!(secrets_in_memory().contains(&secret));
@@ -64,7 +64,7 @@ fn the_serialised_key_is_wiped() {
 
 #[test]
 fn an_identity_is_made_without_a_file() {
-    // The limit on descriptors is the process's.
+    // The limit on descriptors applies to the whole process.
     if !in_own_process(module_path!(), "an_identity_is_made_without_a_file") {
         return;
     }

@@ -1,7 +1,7 @@
-//! TLS between two nodes that know each other by fingerprint.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! TLS between two nodes that pin each other's certificate by its fingerprint.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod damage;
 mod handshake;
 mod key;
-mod strangers;
+mod untrusted_peers;

@@ -1,18 +1,18 @@
-//! Our frames read by another codec (tungstenite's), its frames read by ours, and both given the
-//! same damaged streams.
+//! Frames of our codec read by tungstenite, frames of tungstenite read by our codec, and damaged
+//! streams read by both.
 
 use pve_tunnel::websocket::{
     Encoder, FrameError, MAX_FRAME, MAX_HEADER, Masking, OpCode, Role, mask,
 };
 use std::collections::HashSet;
 use std::io::{Cursor, Read, Write};
-use testing::frames::{Outcome, Random, Seen, binary, decode, frame, text};
+use testing::frames::{Decoded, Outcome, Random, binary, decode, frame, text};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode as TheirOpCode};
 use tungstenite::protocol::frame::{Frame, FrameSocket};
 use tungstenite::protocol::{Role as TheirRole, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket};
 
-/// A stream to read from, and to write to in vain.
+/// A stream with data to read. It discards what is written.
 struct Incoming(Cursor<Vec<u8>>);
 
 impl Read for Incoming {
@@ -31,7 +31,7 @@ impl Write for Incoming {
     }
 }
 
-/// What tungstenite's frame reader finds: frames as they are, still masked.
+/// The frames that tungstenite's frame reader returns, still masked.
 fn their_frames(bytes: Vec<u8>) -> Vec<Frame> {
     let mut socket = FrameSocket::new(Cursor::new(bytes));
     let mut frames = Vec::new();
@@ -39,12 +39,12 @@ fn their_frames(bytes: Vec<u8>) -> Vec<Frame> {
         frames.push(frame);
     }
     let (_, rest) = socket.into_inner();
-    assert!(rest.is_empty(), "{} bytes are no frame", rest.len());
+    assert!(rest.is_empty(), "{} bytes are not a frame", rest.len());
     frames
 }
 
-/// Whole messages as tungstenite reads them, up to a close, an error or the end.
-fn their_messages(role: Role, bytes: Vec<u8>) -> (Vec<Seen>, Option<Error>) {
+/// The messages that tungstenite reads, up to a close frame, an error or the end.
+fn their_messages(role: Role, bytes: Vec<u8>) -> (Vec<Decoded>, Option<Error>) {
     let role = match role {
         Role::Client => TheirRole::Client,
         Role::Server => TheirRole::Server,
@@ -58,12 +58,12 @@ fn their_messages(role: Role, bytes: Vec<u8>) -> (Vec<Seen>, Option<Error>) {
         match socket.read() {
             Ok(Message::Binary(payload)) => seen.push(binary(&payload)),
             Ok(Message::Text(payload)) => seen.push(text(&payload)),
-            Ok(Message::Ping(payload)) => seen.push(Seen::Ping(payload.to_vec())),
-            Ok(Message::Pong(payload)) => seen.push(Seen::Pong(payload.to_vec())),
+            Ok(Message::Ping(payload)) => seen.push(Decoded::Ping(payload.to_vec())),
+            Ok(Message::Pong(payload)) => seen.push(Decoded::Pong(payload.to_vec())),
             Ok(Message::Close(close)) => {
                 let code = close.as_ref().map(|close| close.code.into());
                 let reason = close.map_or(String::new(), |close| close.reason.to_string());
-                seen.push(Seen::Close(code, reason));
+                seen.push(Decoded::Close(code, reason));
                 return (seen, None);
             }
             Ok(Message::Frame(frame)) => panic!("a raw frame: {frame}"),
@@ -75,17 +75,17 @@ fn their_messages(role: Role, bytes: Vec<u8>) -> (Vec<Seen>, Option<Error>) {
     }
 }
 
-/// Ours, as whole messages in the order in which they end.
-fn our_messages((seen, result): Outcome) -> (Vec<Seen>, Option<FrameError>) {
+/// The messages that our codec reads, in the order in which they end.
+fn our_messages((seen, result): Outcome) -> (Vec<Decoded>, Option<FrameError>) {
     let mut whole = Vec::new();
     let mut begun: Vec<u8> = Vec::new();
     for entry in seen {
         match entry {
-            Seen::Data { payload, text, end } => {
+            Decoded::Data { payload, text, end } => {
                 begun.extend_from_slice(&payload);
                 if end {
                     let payload = std::mem::take(&mut begun);
-                    whole.push(Seen::Data { payload, text, end });
+                    whole.push(Decoded::Data { payload, text, end });
                 }
             }
             control => whole.push(control),
@@ -125,7 +125,7 @@ fn a_clients_frames_are_final_binary_masked_and_hold_the_payload() {
             let mut unmasked = frame.payload().to_vec();
             mask(&mut unmasked, key, 0);
             assert!(unmasked == payload, "{size} bytes");
-            // And by the whole of their protocol machine.
+            // The same with tungstenite's complete protocol implementation.
             let (messages, error) = their_messages(Role::Server, bytes);
             assert!(error.is_none() && messages == [binary(&payload)], "{size}");
         }
@@ -165,7 +165,7 @@ fn data_above_the_limit_becomes_several_messages() {
         let whole: Vec<u8> = ours
             .into_iter()
             .flat_map(|message| match message {
-                Seen::Data { payload, .. } => payload,
+                Decoded::Data { payload, .. } => payload,
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -177,7 +177,7 @@ fn data_above_the_limit_becomes_several_messages() {
 fn random_keys_differ_from_frame_to_frame_and_from_encoder_to_encoder() {
     let mut keys = HashSet::new();
     for _ in 0..64 {
-        // Two frames in each.
+        // Each payload needs two frames.
         let bytes = encoded(
             Role::Client,
             Masking::Random,
@@ -197,7 +197,7 @@ fn random_keys_differ_from_frame_to_frame_and_from_encoder_to_encoder() {
 }
 
 #[test]
-fn control_frames_up_to_125_bytes_and_no_more() {
+fn control_frames_above_125_bytes_are_refused() {
     let mut encoder = Encoder::new(Role::Client, Masking::Random);
     for (opcode, control) in [
         (OpCode::Ping, Control::Ping),
@@ -214,12 +214,12 @@ fn control_frames_up_to_125_bytes_and_no_more() {
         let mut out = b"before".to_vec();
         let result = encoder.encode(opcode, &[0; 126], &mut out);
         assert_eq!(result, Err(FrameError::ControlTooLong(126)));
-        assert_eq!(out, b"before", "nothing is written of what is refused");
+        assert_eq!(out, b"before", "a refused frame is not written");
     }
 }
 
 #[test]
-fn nothing_is_ever_a_continuation() {
+fn a_continuation_is_never_encoded() {
     let mut out = Vec::new();
     let mut encoder = Encoder::new(Role::Client, Masking::Zero);
     let result = encoder.encode(OpCode::Continuation, b"x", &mut out);
@@ -228,7 +228,7 @@ fn nothing_is_ever_a_continuation() {
 }
 
 #[test]
-fn in_place_equals_a_copy() {
+fn encoding_in_place_equals_encoding_a_copy() {
     for role in [Role::Client, Role::Server] {
         let mut encoder = Encoder::new(role, Masking::Zero);
         for size in sizes() {
@@ -240,7 +240,7 @@ fn in_place_equals_a_copy() {
             assert!(buffer[..start].iter().all(|&byte| byte == 0xee));
         }
     }
-    // A random key is another one each time, so only what it hides can be equal.
+    // Random keys differ, so the test compares the payloads and not the bytes.
     let mut encoder = Encoder::new(Role::Client, Masking::Random);
     for size in sizes() {
         let payload = Random(6).bytes(size);
@@ -252,7 +252,7 @@ fn in_place_equals_a_copy() {
 }
 
 #[test]
-fn in_place_keeps_the_limits() {
+fn encoding_in_place_refuses_what_exceeds_the_limits() {
     let mut encoder = Encoder::new(Role::Client, Masking::Zero);
     let mut buffer = vec![0; MAX_HEADER + MAX_FRAME + 1];
     assert_eq!(
@@ -266,7 +266,7 @@ fn in_place_keeps_the_limits() {
 }
 
 #[test]
-fn their_frames_are_read_by_ours() {
+fn frames_of_tungstenite_are_read() {
     for size in sizes() {
         let payload = Random(7).bytes(size);
         let data = TheirOpCode::Data(Data::Binary);
@@ -287,14 +287,14 @@ fn their_frames_are_read_by_ours() {
         assert_eq!(result, Ok(()));
         let expected = [
             binary(&payload),
-            Seen::Ping(b"?".to_vec()),
-            Seen::Close(None, String::new()),
+            Decoded::Ping(b"?".to_vec()),
+            Decoded::Close(None, String::new()),
         ];
         assert!(seen == expected, "{size} bytes");
     }
 }
 
-/// A stream of frames that are mostly right.
+/// A stream of frames, most of which are correct.
 fn stream(random: &mut Random, role: Role) -> Vec<u8> {
     let mut stream = Vec::new();
     let mut inside = false;
@@ -348,7 +348,7 @@ fn damage(random: &mut Random, stream: &mut Vec<u8>) {
 }
 
 #[test]
-fn damaged_streams_are_read_as_another_implementation_reads_them() {
+fn damaged_streams_are_read_as_by_tungstenite() {
     const STREAMS: u64 = 20_000;
     let (mut both, mut refused) = (0, 0);
     for seed in 0..STREAMS {
@@ -366,8 +366,8 @@ fn damaged_streams_are_read_as_another_implementation_reads_them() {
         assert_eq!(pieces, whole, "stream {seed}");
         let (mut ours, our_error) = our_messages(whole);
         let (mut theirs, their_error) = their_messages(role, bytes);
-        if let Some(Seen::Close(Some(1014), _)) = ours.last() {
-            // Registered with IANA after RFC 6455; they do not know it.
+        if let Some(Decoded::Close(Some(1014), _)) = ours.last() {
+            // This code was registered with IANA after RFC 6455. Tungstenite does not support it.
             ours.pop();
             theirs.truncate(ours.len());
         }
@@ -376,20 +376,20 @@ fn damaged_streams_are_read_as_another_implementation_reads_them() {
                 assert_eq!(ours, theirs, "stream {seed}");
                 both += 1;
             }
-            // What we carry are bytes: we never look whether text is text.
+            // Our codec transports bytes and does not verify that text is UTF-8.
             (_, Some(Error::Utf8(_))) => assert!(ours.starts_with(&theirs), "stream {seed}"),
-            // They wait for the whole frame before they judge it, take lengths in any form, and
-            // answer a wrong close code in place of refusing it.
+            // Tungstenite verifies a frame only when it is complete, accepts lengths in any form,
+            // and answers a wrong close code in place of refusing it.
             (Some(FrameError::NonMinimalLength(_) | FrameError::CloseCode(_)), _)
             | (Some(_), None) => assert!(theirs.starts_with(&ours), "stream {seed}"),
             (Some(_), Some(_)) => {
                 assert_eq!(ours, theirs, "stream {seed}");
                 refused += 1;
             }
-            (None, Some(error)) => panic!("stream {seed}: they refuse it: {error}"),
+            (None, Some(error)) => panic!("stream {seed}: tungstenite refuses it: {error}"),
         }
     }
-    // The streams are neither all right nor all wrong.
+    // The streams include correct and wrong ones.
     assert!(
         both > STREAMS / 4 && refused > STREAMS / 20,
         "{both}, {refused}"

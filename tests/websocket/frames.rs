@@ -1,9 +1,9 @@
-//! What the decoder makes of each frame: RFC 6455 §5 and §7.4 as tables. Every stream is delivered
-//! whole, byte by byte and in odd pieces, and must say the same each time.
+//! The decoder's result for each kind of frame: RFC 6455 §5 and §7.4 as tables. Each stream is
+//! delivered whole, byte by byte and in random pieces, and the results must be equal.
 
 use pve_tunnel::websocket::{Decoder, Event, FrameError, MAX_FRAME, Role};
 use testing::frames::{
-    Outcome, Random, Seen, binary, decode, frame, frame_of_form, header, part, text,
+    Decoded, Outcome, Random, binary, decode, fragment, frame, frame_of_form, header, text,
 };
 
 const FIN: u8 = 0x80;
@@ -17,10 +17,10 @@ const PONG: u8 = 10;
 /// The key of the RFC's examples.
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// Decodes in every delivery, which must not matter.
+/// Decodes the stream in different pieces and requires equal results.
 fn delivered(role: Role, stream: &[u8]) -> Outcome {
     let whole = decode(role, [stream]);
-    // Byte by byte costs time with the long frames, whose middles are all alike.
+    // A long frame is delivered byte by byte only at its beginning and end, to save time.
     if stream.len() < 4096 {
         assert_eq!(decode(role, stream.chunks(1)), whole, "byte by byte");
     } else {
@@ -39,18 +39,18 @@ fn delivered(role: Role, stream: &[u8]) -> Outcome {
 }
 
 #[track_caller]
-fn accepts(role: Role, stream: &[u8], expected: &[Seen]) {
+fn accepts(role: Role, stream: &[u8], expected: &[Decoded]) {
     let (seen, result) = delivered(role, stream);
     assert_eq!(result, Ok(()));
     assert!(
         seen == expected,
-        "expected {expected:.200?}, saw {seen:.200?}"
+        "expected {expected:.200?}, decoded {seen:.200?}"
     );
 }
 
-/// Everything before the wrong frame is seen, then the reason.
+/// Requires the data before the wrong frame, then this error.
 #[track_caller]
-fn refuses(role: Role, stream: &[u8], before: &[Seen], reason: &FrameError) {
+fn refuses(role: Role, stream: &[u8], before: &[Decoded], reason: &FrameError) {
     let (seen, result) = delivered(role, stream);
     assert_eq!(result.as_ref(), Err(reason));
     assert_eq!(seen, before);
@@ -78,14 +78,14 @@ fn the_examples_of_rfc_6455_section_5_7() {
     accepts(
         Role::Client,
         &[0x89, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f],
-        &[Seen::Ping(b"Hello".to_vec())],
+        &[Decoded::Ping(b"Hello".to_vec())],
     );
     accepts(
         Role::Server,
         &[
             0x8a, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
         ],
-        &[Seen::Pong(b"Hello".to_vec())],
+        &[Decoded::Pong(b"Hello".to_vec())],
     );
     let bytes: Vec<u8> = (0..65536_u32).map(|i| (i * 7) as u8).collect();
     let short = [&[0x82, 0x7e, 0x01, 0x00], &bytes[..256]].concat();
@@ -95,11 +95,11 @@ fn the_examples_of_rfc_6455_section_5_7() {
 }
 
 #[test]
-fn every_form_of_length_both_ways_with_and_without_a_key() {
+fn every_form_of_length_is_accepted_masked_and_unmasked() {
     for length in [0, 1, 125, 126, 127, 65_535, 65_536, 131_071, 131_072] {
         let payload = Random(length as u64).bytes(length);
         for first in [FIN | BINARY, FIN | TEXT] {
-            let expected = Seen::Data {
+            let expected = Decoded::Data {
                 payload: payload.clone(),
                 text: first & 0xf == TEXT,
                 end: true,
@@ -115,7 +115,7 @@ fn every_form_of_length_both_ways_with_and_without_a_key() {
 }
 
 #[test]
-fn longer_frames_are_refused_by_their_header_alone() {
+fn frames_above_the_limit_are_refused_when_their_header_arrives() {
     for length in [
         131_073,
         1 << 20,
@@ -132,25 +132,25 @@ fn longer_frames_are_refused_by_their_header_alone() {
         let before = frame(FIN | BINARY, None, b"fine");
         let stream = [before, header(FIN | BINARY, false, length, 8)].concat();
         refuses(Role::Client, &stream, &[binary(b"fine")], &reason);
-        // Before the masking key has come.
+        // Before the masking key has arrived.
         refuses(
             Role::Server,
             &header(FIN | TEXT, true, length, 8),
             &[],
             &reason,
         );
-        // A continuation is a frame like others.
+        // The limit applies to a continuation as well.
         let stream = [
             frame(BINARY, None, b"x"),
             header(FIN | CONTINUATION, false, length, 8),
         ]
         .concat();
-        refuses(Role::Client, &stream, &[part(b"x")], &reason);
+        refuses(Role::Client, &stream, &[fragment(b"x")], &reason);
     }
 }
 
 #[test]
-fn the_limit_is_the_callers() {
+fn the_caller_sets_the_limit() {
     for (limit, length, taken) in [(0, 0, true), (0, 1, false), (10, 10, true), (10, 11, false)] {
         let mut decoder = Decoder::new(Role::Client, limit);
         decoder.feed(&frame(FIN | BINARY, None, &vec![7; length]));
@@ -192,10 +192,10 @@ fn lengths_in_a_longer_form_than_needed_are_refused() {
 }
 
 #[test]
-fn fragments_empty_ones_too_and_control_frames_between_them() {
+fn fragments_may_be_empty_and_have_control_frames_between_them() {
     // Two fragments and three, in both kinds of message.
     for opcode in [TEXT, BINARY] {
-        let whole = |payload: &[u8]| Seen::Data {
+        let whole = |payload: &[u8]| Decoded::Data {
             payload: payload.to_vec(),
             text: opcode == TEXT,
             end: true,
@@ -231,16 +231,16 @@ fn fragments_empty_ones_too_and_control_frames_between_them() {
         frame(FIN | BINARY, None, b"next"),
     ];
     let expected = [
-        part(b"one"),
-        Seen::Ping(b"?".to_vec()),
-        Seen::Pong(Vec::new()),
-        part(b"two"),
-        Seen::Ping(Vec::new()),
+        fragment(b"one"),
+        Decoded::Ping(b"?".to_vec()),
+        Decoded::Pong(Vec::new()),
+        fragment(b"two"),
+        Decoded::Ping(Vec::new()),
         binary(b"three"),
         binary(b"next"),
     ];
     accepts(Role::Client, &stream.concat(), &expected);
-    // A message that is closed in its middle is not finished by it.
+    // A close frame inside a message does not complete the message.
     let stream = [
         frame(BINARY, None, b"one"),
         frame(FIN | CLOSE, None, &1001_u16.to_be_bytes()),
@@ -248,12 +248,12 @@ fn fragments_empty_ones_too_and_control_frames_between_them() {
     accepts(
         Role::Client,
         &stream.concat(),
-        &[part(b"one"), Seen::Close(Some(1001), String::new())],
+        &[fragment(b"one"), Decoded::Close(Some(1001), String::new())],
     );
 }
 
 #[test]
-fn empty_messages_between_others() {
+fn empty_messages_are_accepted() {
     let stream = [
         frame(FIN | BINARY, None, b""),
         frame(FIN | TEXT, None, b""),
@@ -267,12 +267,12 @@ fn empty_messages_between_others() {
 }
 
 #[test]
-fn control_frames_up_to_125_bytes() {
+fn control_frames_have_at_most_125_bytes() {
     for length in [0, 1, 124, 125] {
         let payload = Random(1).bytes(length);
         for (opcode, expected) in [
-            (PING, Seen::Ping(payload.clone())),
-            (PONG, Seen::Pong(payload.clone())),
+            (PING, Decoded::Ping(payload.clone())),
+            (PONG, Decoded::Pong(payload.clone())),
         ] {
             let stream = frame(FIN | opcode, None, &payload);
             accepts(Role::Client, &stream, std::slice::from_ref(&expected));
@@ -290,18 +290,18 @@ fn control_frames_up_to_125_bytes() {
 }
 
 #[test]
-fn control_frames_are_never_fragments() {
+fn fragmented_control_frames_are_refused() {
     for opcode in [CLOSE, PING, PONG] {
         let stream = frame(opcode, None, b"");
         refuses(Role::Client, &stream, &[], &FrameError::ControlFragmented);
         let stream = [frame(BINARY, None, b"x"), frame(opcode, None, b"")].concat();
         let reason = FrameError::ControlFragmented;
-        refuses(Role::Client, &stream, &[part(b"x")], &reason);
+        refuses(Role::Client, &stream, &[fragment(b"x")], &reason);
     }
 }
 
 #[test]
-fn every_reserved_bit_in_every_kind_of_frame() {
+fn reserved_bits_are_refused_in_every_kind_of_frame() {
     for bits in 1..8_u8 {
         for opcode in [CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG] {
             let first = FIN | bits << 4 | opcode;
@@ -313,7 +313,7 @@ fn every_reserved_bit_in_every_kind_of_frame() {
 }
 
 #[test]
-fn every_opcode_that_is_none() {
+fn unknown_opcodes_are_refused() {
     for opcode in (3..=7).chain(11..=15) {
         for fin in [0, FIN] {
             let reason = FrameError::UnknownOpCode(opcode);
@@ -324,11 +324,11 @@ fn every_opcode_that_is_none() {
 }
 
 #[test]
-fn only_a_client_masks() {
+fn a_masked_frame_from_a_server_and_an_unmasked_from_a_client_are_refused() {
     for opcode in [TEXT, BINARY, CLOSE, PING, PONG] {
         let stream = frame(FIN | opcode, Some(KEY), b"");
         refuses(Role::Client, &stream, &[], &FrameError::MaskedByServer);
-        // A key of zero is a key.
+        // A frame with a key of zero is masked.
         let stream = frame(FIN | opcode, Some([0; 4]), b"");
         refuses(Role::Client, &stream, &[], &FrameError::MaskedByServer);
         let stream = frame(FIN | opcode, None, b"");
@@ -337,20 +337,20 @@ fn only_a_client_masks() {
 }
 
 #[test]
-fn messages_follow_each_other() {
+fn continuations_outside_a_message_and_messages_inside_another_are_refused() {
     let reason = FrameError::UnexpectedContinuation;
     for fin in [0, FIN] {
         let stream = frame(fin | CONTINUATION, None, b"x");
         refuses(Role::Client, &stream, &[], &reason);
         let stream = [frame(FIN | BINARY, None, b"whole"), stream].concat();
         refuses(Role::Client, &stream, &[binary(b"whole")], &reason);
-        // A ping begins no message.
+        // A ping does not begin a message.
         let stream = [
             frame(FIN | PING, None, b""),
             frame(fin | CONTINUATION, None, b""),
         ]
         .concat();
-        refuses(Role::Client, &stream, &[Seen::Ping(Vec::new())], &reason);
+        refuses(Role::Client, &stream, &[Decoded::Ping(Vec::new())], &reason);
         for opcode in [TEXT, BINARY] {
             let stream = [
                 frame(BINARY, None, b"begun"),
@@ -358,19 +358,19 @@ fn messages_follow_each_other() {
             ]
             .concat();
             let reason = FrameError::UnfinishedMessage;
-            refuses(Role::Client, &stream, &[part(b"begun")], &reason);
+            refuses(Role::Client, &stream, &[fragment(b"begun")], &reason);
         }
     }
 }
 
 #[test]
-fn close_frames() {
+fn close_frames_have_a_code_and_a_utf8_reason_or_are_empty() {
     let close = |payload: &[u8]| frame(FIN | CLOSE, None, payload);
     let with = |code: u16, reason: &[u8]| close(&[&code.to_be_bytes(), reason].concat());
     accepts(
         Role::Client,
         &close(b""),
-        &[Seen::Close(None, String::new())],
+        &[Decoded::Close(None, String::new())],
     );
     refuses(
         Role::Client,
@@ -381,11 +381,11 @@ fn close_frames() {
     let longest = "ä".repeat(61) + "!";
     assert_eq!(longest.len(), 123);
     for reason in ["", "x", &longest] {
-        let expected = Seen::Close(Some(1000), reason.to_owned());
+        let expected = Decoded::Close(Some(1000), reason.to_owned());
         accepts(Role::Client, &with(1000, reason.as_bytes()), &[expected]);
     }
     let masked = frame(FIN | CLOSE, Some(KEY), b"\x03\xe8done");
-    let expected = Seen::Close(Some(1000), "done".to_owned());
+    let expected = Decoded::Close(Some(1000), "done".to_owned());
     accepts(Role::Server, &masked, &[expected]);
     for reason in [&b"\xff"[..], b"half of \xc3", b"\xed\xa0\x80"] {
         refuses(
@@ -398,16 +398,16 @@ fn close_frames() {
 }
 
 #[test]
-fn close_codes() {
-    // RFC 6455 §7.4: 1004 to 1006 and 1015 are never sent, 1016 to 2999 are nobody's yet.
-    let sent =
+fn close_codes_that_may_not_be_sent_are_refused() {
+    // RFC 6455 §7.4: 1004 to 1006 and 1015 are never sent, 1016 to 2999 are not assigned.
+    let allowed =
         |code: u16| matches!(code, 1000..=1003 | 1007..=1014) || (3000..5000).contains(&code);
     for code in (0..=u16::MAX).filter(|code| *code < 5100 || code % 911 == 0) {
         let stream = frame(FIN | CLOSE, None, &code.to_be_bytes());
         let (seen, result) = decode(Role::Client, [&stream[..]]);
-        if sent(code) {
+        if allowed(code) {
             assert_eq!(result, Ok(()));
-            assert_eq!(seen, [Seen::Close(Some(code), String::new())]);
+            assert_eq!(seen, [Decoded::Close(Some(code), String::new())]);
         } else {
             assert_eq!(result, Err(FrameError::CloseCode(code)));
         }
@@ -415,7 +415,7 @@ fn close_codes() {
 }
 
 #[test]
-fn what_follows_a_close_frame_is_ignored() {
+fn data_after_a_close_frame_is_ignored() {
     let close = frame(FIN | CLOSE, None, b"\x03\xe8");
     for rest in [
         &b"\xff\xff\xff\xff"[..],
@@ -423,13 +423,13 @@ fn what_follows_a_close_frame_is_ignored() {
         &[0; 300_000],
     ] {
         let stream = [&close, rest].concat();
-        let expected = [Seen::Close(Some(1000), String::new())];
+        let expected = [Decoded::Close(Some(1000), String::new())];
         accepts(Role::Client, &stream, &expected);
     }
 }
 
 #[test]
-fn only_whole_messages_are_a_place_to_end() {
+fn a_stream_may_end_only_between_messages() {
     let stream = [
         frame(BINARY, None, b"one"),
         frame(FIN | PING, None, b"?"),
@@ -447,7 +447,7 @@ fn only_whole_messages_are_a_place_to_end() {
 }
 
 #[test]
-fn memory_does_not_follow_what_a_peer_announces_or_sends() {
+fn memory_is_bounded_whatever_a_peer_announces_or_sends() {
     let mut decoder = Decoder::new(Role::Client, MAX_FRAME);
     let stream = frame(FIN | BINARY, None, &vec![7; MAX_FRAME]);
     let mut total = 0;
@@ -459,7 +459,7 @@ fn memory_does_not_follow_what_a_peer_announces_or_sends() {
                     total += payload.len();
                 }
             }
-            // What is free in the buffer is nearly all of it: nothing piles up.
+            // Nearly the whole buffer is free: no data accumulates.
             assert!(decoder.space(0).len() <= 20_000);
         }
     }

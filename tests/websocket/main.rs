@@ -1,5 +1,5 @@
 //! The websocket codec and the opening handshake (RFC 6455).
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod encode;
 mod frames;

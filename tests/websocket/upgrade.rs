@@ -1,4 +1,4 @@
-//! The opening handshake: the request as pveproxy needs it, and what is taken for an answer.
+//! The opening handshake: the request that pveproxy requires, and the accepted and refused answers.
 
 use pve_tunnel::websocket::{Request, UpgradeError, Upgraded, upgrade};
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ async fn read_head(server: &mut DuplexStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// The head that goes over the wire.
+/// The request head as sent on the connection.
 async fn sent(request: &Request) -> String {
     let (client, mut server) = duplex(1 << 16);
     let (result, head) = tokio::join!(upgrade(client, request), async move {
@@ -38,13 +38,13 @@ fn headers(head: &str) -> HashMap<String, &str> {
     for line in lines {
         let (name, value) = line.split_once(": ").unwrap();
         let twice = headers.insert(name.to_lowercase(), value);
-        assert_eq!(twice, None, "{name} is there twice");
+        assert_eq!(twice, None, "{name} is sent twice");
     }
     headers
 }
 
-/// What comes of an answer made of `head`, with the right accept key for `{accept}`, given in
-/// pieces of `step` bytes.
+/// The result of an upgrade whose answer is `head`, with `{accept}` replaced by the correct accept
+/// key, followed by `early`, in pieces of `step` bytes.
 async fn answered(
     head: &str,
     early: &[u8],
@@ -57,7 +57,7 @@ async fn answered(
         let sent = read_head(&mut server).await;
         let accept = derive_accept_key(headers(&sent)["sec-websocket-key"].as_bytes());
         let answer = head.replace("{accept}", &accept);
-        // Who refuses an answer does not read it to its end.
+        // Fails if the client refuses the answer before its end.
         let _ = server
             .write_all(&[answer.as_bytes(), &early].concat())
             .await;
@@ -65,11 +65,11 @@ async fn answered(
     upgrade(client, &request).await
 }
 
-const RIGHT: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+const ANSWER: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
      Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n";
 
 #[tokio::test]
-async fn the_request_is_what_pveproxy_needs() {
+async fn the_request_has_the_headers_that_pveproxy_requires() {
     let head = sent(&request(URL).unwrap()).await;
     assert!(head.len() < MAX_HEAD);
     assert_eq!(
@@ -89,7 +89,7 @@ async fn the_request_is_what_pveproxy_needs() {
 }
 
 #[tokio::test]
-async fn the_host_is_written_as_in_the_url() {
+async fn the_host_header_has_the_spelling_of_the_url() {
     for (url, host) in [
         ("wss://node.example:8006/x", "node.example:8006"),
         ("wss://[2001:db8::1]:8006/x", "[2001:db8::1]:8006"),
@@ -103,18 +103,19 @@ async fn the_host_is_written_as_in_the_url() {
 }
 
 #[test]
-fn requests_that_pveproxy_would_not_answer_are_not_sent() {
+fn requests_above_the_limits_of_pveproxy_are_refused() {
     let long = |length: usize| {
         let padding = "x".repeat(length);
         Request::new(URL, [("X-Padding", padding.as_str())])
     };
-    // Somewhere below the limit it is right, and at it no more.
+    // Accepted below the limit, refused at the limit.
     assert!(long(MAX_HEAD - 600).is_ok());
     let longest = (MAX_HEAD - 600..MAX_HEAD)
         .take_while(|&length| long(length).is_ok())
         .last()
         .unwrap();
-    // "GET … HTTP/1.1" with its end, five headers of the upgrade, ours, and the empty line.
+    // The request line, the five headers of the upgrade, the header of this test, and the empty
+    // line.
     let path = URL.split_once("8006").unwrap().1;
     let upgrade = "Host: 192.0.2.1:8006\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \r\n"
@@ -125,7 +126,7 @@ fn requests_that_pveproxy_would_not_answer_are_not_sent() {
 
     let names: Vec<String> = (0..70).map(|i| format!("x-{i}")).collect();
     let many = |count: usize| Request::new(URL, names[..count].iter().map(|n| (n.as_str(), "v")));
-    // The request line and five headers are there already, and pveproxy takes 64 lines.
+    // The request line and five headers are always sent, and pveproxy accepts 64 lines.
     assert!(many(58).is_ok());
     for count in [59, 64, 70] {
         let error = many(count).err().unwrap().to_string();
@@ -134,7 +135,7 @@ fn requests_that_pveproxy_would_not_answer_are_not_sent() {
 }
 
 #[test]
-fn nothing_can_be_smuggled_into_the_head() {
+fn values_that_would_add_lines_to_the_head_are_refused() {
     for value in [
         "secret\r\nX-Evil: 1",
         "secret\nX-Evil: 1",
@@ -143,11 +144,11 @@ fn nothing_can_be_smuggled_into_the_head() {
         "secret\u{7f}",
     ] {
         let error = Request::new(URL, [("Authorization", value)]).err().unwrap();
-        quiet(&error);
+        assert_no_secret(&error);
     }
     for name in ["", "A B", "A:", "A\r\nB", "Ä", "secret\0"] {
         let error = Request::new(URL, [(name, "v")]).err().unwrap();
-        quiet(&error);
+        assert_no_secret(&error);
     }
     for name in ["host", "Upgrade", "CONNECTION", "sec-websocket-key"] {
         assert!(Request::new(URL, [(name, "v")]).is_err(), "{name}");
@@ -162,23 +163,23 @@ fn nothing_can_be_smuggled_into_the_head() {
         "wss://host:8006/x?ticket=secret\n",
         "wss://ho st/secret",
     ] {
-        quiet(&request(url).err().unwrap_or_else(|| panic!("{url:?}")));
+        assert_no_secret(&request(url).err().unwrap_or_else(|| panic!("{url:?}")));
     }
 }
 
-/// A message and a Debug that hold none of the request.
+/// Requires that neither the message nor the Debug output contains a part of the request.
 #[track_caller]
-fn quiet(error: &UpgradeError) {
+fn assert_no_secret(error: &UpgradeError) {
     let text = format!("{error} {error:?}");
     assert!(!text.contains("secret"), "{text}");
     assert!(!text.contains("Evil"), "{text}");
 }
 
 #[tokio::test]
-async fn an_answer_may_come_in_any_pieces_and_what_is_behind_it_is_kept() {
+async fn an_answer_may_arrive_in_pieces_and_data_after_it_is_kept() {
     for step in [1, 2, 7, 64, 4096] {
         for early in [&b""[..], b"\x82\x03abc", &[0x5a; 3000]] {
-            let mut upgraded = answered(RIGHT, early, step).await.unwrap();
+            let mut upgraded = answered(ANSWER, early, step).await.unwrap();
             let mut rest = Vec::new();
             upgraded.stream.read_to_end(&mut rest).await.unwrap();
             assert_eq!([upgraded.early, rest].concat(), early, "pieces of {step}");
@@ -187,7 +188,7 @@ async fn an_answer_may_come_in_any_pieces_and_what_is_behind_it_is_kept() {
 }
 
 #[tokio::test]
-async fn answers_that_are_right_in_other_words() {
+async fn answers_with_other_spellings_are_accepted() {
     for head in [
         "HTTP/1.1 101 \r\nupgrade: WebSocket\r\nconnection: upgrade\r\n\
          sec-websocket-accept: {accept}\r\n\r\n",
@@ -199,7 +200,7 @@ async fn answers_that_are_right_in_other_words() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_with_status_and_reason() {
+async fn a_refusal_is_reported_with_status_and_reason() {
     for (head, status, reason) in [
         ("HTTP/1.1 401 No ticket\r\n\r\n", 401, "No ticket"),
         (
@@ -217,7 +218,7 @@ async fn refusals_are_told_with_status_and_reason() {
     ] {
         for step in [1, 4096] {
             let error = answered(head, b"", step).await.err().unwrap();
-            quiet(&error);
+            assert_no_secret(&error);
             let text = error.to_string();
             let UpgradeError::Refused {
                 status: s,
@@ -233,8 +234,8 @@ async fn refusals_are_told_with_status_and_reason() {
 }
 
 #[tokio::test]
-async fn answers_that_are_none() {
-    let with = |from: &str, to: &str| RIGHT.replace(from, to);
+async fn malformed_answers_are_refused_with_the_reason() {
+    let with = |from: &str, to: &str| ANSWER.replace(from, to);
     let many: String = (0..65).map(|i| format!("X-{i}: y\r\n")).collect();
     let long = format!("X: {}\r\n", "x".repeat(17 * 1024));
     for (head, expected) in [
@@ -276,20 +277,23 @@ async fn answers_that_are_none() {
         ("garbage\r\n\r\n".to_owned(), "not HTTP/1.1"),
     ] {
         let error = answered(&head, b"", 4096).await.err().unwrap();
-        quiet(&error);
+        assert_no_secret(&error);
         assert!(matches!(error, UpgradeError::Response(_)), "{error:?}");
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
 
 #[tokio::test]
-async fn an_end_inside_the_answer_is_told() {
-    for length in [0, 1, 20, RIGHT.len() - 2] {
+async fn an_end_inside_the_answer_is_reported() {
+    for length in [0, 1, 20, ANSWER.len() - 2] {
         let request = request(URL).unwrap();
         let (client, mut server) = duplex(1 << 16);
         let (result, ()) = tokio::join!(upgrade(client, &request), async move {
             read_head(&mut server).await;
-            server.write_all(&RIGHT.as_bytes()[..length]).await.unwrap();
+            server
+                .write_all(&ANSWER.as_bytes()[..length])
+                .await
+                .unwrap();
         });
         let error = result.err().unwrap();
         assert!(matches!(error, UpgradeError::Closed), "{error:?}");

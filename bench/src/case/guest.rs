@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 use tempfile::TempDir;
-use testing::seam::Crossing;
+use testing::seam::NegotiatedTunnel;
 
 /// The size of the RAM, and of the disk, in bytes.
 const BYTES: u64 = 1 << 30;
@@ -104,7 +104,7 @@ enum Transport {
     /// Through a TCP connection of their own.
     Bare,
     /// Through UNIX sockets at the ends of a tunnel.
-    Direct(Box<Crossing>),
+    Direct(Box<NegotiatedTunnel>),
     Websocket(Box<Node>),
 }
 
@@ -127,10 +127,10 @@ impl Transport {
                 let address = json!({ "type": "inet", "host": "127.0.0.1", "port": port });
                 (address.clone(), address)
             }
-            Self::Direct(crossing) => {
+            Self::Direct(tunnel) => {
                 let forward = |remote: &Path| {
                     let remote = remote.to_str().unwrap();
-                    crossing.connector.forward(&crossing.target, remote)
+                    tunnel.connector.forward(&tunnel.target, remote)
                 };
                 unix_addresses(directory, forward)
             }
@@ -142,7 +142,7 @@ impl Transport {
     fn clocks(&self, source: &Qemu, target: &Qemu) -> Clocks {
         let mut processes = match self {
             Self::Bare => vec![],
-            Self::Direct(crossing) => crossing.processes(),
+            Self::Direct(tunnel) => tunnel.processes(),
             Self::Websocket(node) => node.processes(),
         };
         processes.push(("QEMU source", source.pid()));

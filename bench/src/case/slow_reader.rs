@@ -9,7 +9,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
-use testing::stream::acquaint;
+use testing::stream::exchange_bytes;
 use testing::{pattern, peak_memory};
 
 /// What the target reads per second, and at a time, in bytes.
@@ -63,7 +63,7 @@ struct Growth {
 impl Growth {
     fn of(tunnel: &mut dyn Tunnel, path: &str, time: Duration) -> Self {
         let Ends { source, sink } = tunnel.connect();
-        acquaint(&source, &sink);
+        exchange_bytes(&source, &sink);
         let processes = tunnel.processes();
         let memory = || processes.iter().map(|(_, pid)| peak_memory(*pid));
         let before: Vec<u64> = memory().collect();

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 use testing::role;
-use testing::seam::{Crossing, Seam, program, wish};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, program};
 
 /// Turns per run. They are short, so there can be many.
 const TURNS: usize = 5;
@@ -79,16 +79,16 @@ fn perl(module: &str, code: &str) -> String {
 /// The time from the request for a forward to the return of the first byte. It includes the ticket
 /// for the listener, a connection with its handshake, and the target's socket.
 fn first_byte(turns: usize) -> Row {
-    let seam = Seam::starting(role::listeners());
-    let mut crossing = Crossing::on("tls", seam.clone(), &wish("secure"));
-    let echo = program(crossing.directory.path(), |mut stream: UnixStream| {
+    let seam = Seam::with_listeners(role::listeners());
+    let mut tunnel = NegotiatedTunnel::on_plane("tls", seam.clone(), &plane_request("secure"));
+    let echo = program(tunnel.directory.path(), |mut stream: UnixStream| {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
         stream.write_all(&byte).unwrap();
     });
     let mut turn = || {
         let started = Instant::now();
-        let mut source = crossing.open(&echo);
+        let mut source = tunnel.open(&echo);
         let mut byte = [7];
         source.write_all(&byte).unwrap();
         source.read_exact(&mut byte).unwrap();
@@ -97,7 +97,7 @@ fn first_byte(turns: usize) -> Row {
     };
     turn();
     let times: Vec<f64> = (0..turns).map(|_| turn()).collect();
-    crossing.finish();
+    tunnel.finish();
     drop(seam.take_listener());
     let title = Title {
         case: "start",

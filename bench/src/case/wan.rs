@@ -12,10 +12,10 @@ use serde_json::json;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
-use testing::cable::{FAR, wish};
+use testing::cable::{TARGET_ADDRESSES, plane_request};
 use testing::namespace;
 use testing::role;
-use testing::seam::{Crossing, Seam};
+use testing::seam::{NegotiatedTunnel, Seam};
 
 /// The number of bytes in one turn. At 1 Gbit/s this takes more than two seconds; about a tenth of
 /// it is the slow start.
@@ -47,12 +47,16 @@ fn run_in_thread(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
 
 /// A connector on the near node and a listener on the far node. Their negotiation does not use the
 /// link.
-fn tunnel(link: &Link, plane: &str) -> Crossing {
-    let listeners = link.far().there(role::listeners);
-    Crossing::on(plane, Seam::starting(listeners), &wish(plane, &json!({})))
+fn tunnel(link: &Link, plane: &str) -> NegotiatedTunnel {
+    let listeners = link.far().execute(role::listeners);
+    NegotiatedTunnel::on_plane(
+        plane,
+        Seam::with_listeners(listeners),
+        &plane_request(plane, &json!({})),
+    )
 }
 
-fn contest(effort: &Effort, link: &Link, tunnel: &mut Crossing, name: &str) -> Row {
+fn contest(effort: &Effort, link: &Link, tunnel: &mut NegotiatedTunnel, name: &str) -> Row {
     let bytes = effort.bytes(BYTES);
     let clocks = Clocks::new(tunnel.processes());
     let contest = Contest::run(
@@ -78,7 +82,9 @@ fn contest(effort: &Effort, link: &Link, tunnel: &mut Crossing, name: &str) -> R
 
 /// A TCP connection with the system's settings.
 fn bare(link: &Link) -> (TcpStream, TcpStream) {
-    let listener = link.far().there(|| TcpListener::bind((FAR[0], 0)).unwrap());
+    let listener = link
+        .far()
+        .execute(|| TcpListener::bind((TARGET_ADDRESSES[0], 0)).unwrap());
     let source = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (source, listener.accept().unwrap().0)
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 use testing::connector::Connector;
-use testing::until;
+use testing::wait_until;
 
 /// The program that serves HTTP and websockets on the target.
 #[derive(Clone, Copy)]
@@ -63,12 +63,12 @@ impl Node {
             None => serde_json::from_value(answer).unwrap(),
         };
         let mut connector = Connector::start();
-        connector.say(
+        connector.send(
             &json!({ "control": true, "cmd": "connect", "data": description.data(&[
                 ("ticket", &description.ticket), ("socket", &description.socket),
             ])}),
         );
-        let version = connector.ask(&json!({ "cmd": "version" }));
+        let version = connector.request(&json!({ "cmd": "version" }));
         assert_eq!(version["api"], 2, "{version}");
         Ok(Self {
             front,
@@ -117,7 +117,7 @@ impl Node {
     }
 
     fn command(&mut self, line: &Value) -> Value {
-        let answer = self.connector.ask(line);
+        let answer = self.connector.request(line);
         assert_eq!(answer["success"], true, "{answer}");
         answer
     }
@@ -226,7 +226,7 @@ fn first_line(output: ChildStdout) -> String {
 fn accept(listener: &UnixListener) -> UnixStream {
     listener.set_nonblocking(true).unwrap();
     let mut accepted = None;
-    until("a connection at the target", || {
+    wait_until("a connection at the target", || {
         accepted = listener.accept().ok();
         accepted.is_some()
     });

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
-use testing::until;
+use testing::wait_until;
 
 /// Far longer than any step of a benchmark takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ impl Tunnel for Pair {
     fn connect(&mut self) -> Ends {
         let path = self.addresses.source();
         let mut source = None;
-        until("the peer accepts connections", || {
+        wait_until("the peer accepts connections", || {
             source = UnixStream::connect(&path).ok();
             source.is_some()
         });
@@ -106,7 +106,7 @@ impl Addresses {
     /// connection would use it up.
     fn wait_until_listening(&self) {
         let entry = format!(" 0100007F:{:04X} 00000000:0000 0A ", self.port);
-        until("the peer listens", || {
+        wait_until("the peer listens", || {
             fs::read_to_string("/proc/thread-self/net/tcp")
                 .unwrap()
                 .contains(&entry)

@@ -5,7 +5,7 @@ use crate::project;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use testing::until;
+use testing::wait_until;
 
 /// The size of a message, in bytes: pveproxy's limit, and the size at which pveproxy is fastest.
 const MESSAGE: &str = "131072";
@@ -48,7 +48,7 @@ impl Websocat {
     /// Connects to it as soon as it listens.
     pub fn connect(&self, local: &Path) -> UnixStream {
         let mut stream = None;
-        until("websocat listens", || {
+        wait_until("websocat listens", || {
             stream = UnixStream::connect(local).ok();
             stream.is_some()
         });

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 /// Endings of dpkg's own files that are not compared: locks and previous versions.
 const NOT_COMPARED: [&str; 4] = ["-old", "/lock", "/lock-frontend", "/Lock"];
 
-/// The overlay and the seam, each with its stock module. The tree has fakes of them, which support a
-/// stock module if its $SHAPE is 'known'.
+/// The overlay and the seam, each with its stock module. The tree has fakes of them, which support
+/// a stock module if its $SHAPE is 'known'.
 const OURS: [(&str, &str); 2] = [("Overlay", "PVE::Tunnel"), ("Seam", "PVE::StorageTunnel")];
 
 pub(crate) struct Tree {
@@ -28,7 +28,7 @@ pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
         .output()
         .is_err()
     {
-        testing::skipped("all of it", &"dpkg-divert is not installed");
+        testing::report_skipped("all of it", &"dpkg-divert is not installed");
         return;
     }
     test(&Tree::new());
@@ -38,7 +38,7 @@ pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
 #[track_caller]
 pub(crate) fn with_installing_tree(test: impl FnOnce(&Tree)) {
     if !nix::unistd::geteuid().is_root() {
-        testing::skipped("all of it", &"only root can install packages");
+        testing::report_skipped("all of it", &"only root can install packages");
         return;
     }
     with_tree(test);
@@ -158,8 +158,8 @@ impl Tree {
         listed.lines().map(str::to_owned).collect()
     }
 
-    /// Unpacks a version of a stock file as dpkg does: it writes a file with another name and renames
-    /// it to the path that the diversion gives.
+    /// Unpacks a version of a stock file as dpkg does: it writes a file with another name and
+    /// renames it to the path that the diversion gives.
     pub(crate) fn unpack(&self, component: Component, version: &str) {
         let to = self.dpkg("dpkg-divert", &["--truename", component.path()]);
         let to = to.trim_end();

@@ -312,7 +312,8 @@ fn the_trigger_is_processed_at_once_or_by_the_running_dpkg() {
 #[test]
 fn components_stay_on_if_the_daemons_cannot_be_reloaded() {
     with_tree(|tree| {
-        // dpkg-trigger cannot open a directory as its lock file. dpkg-divert does not use this file.
+        // dpkg-trigger cannot open a directory as its lock file. dpkg-divert does not use this
+        // file.
         fs::create_dir(tree.at("/var/lib/dpkg/triggers/Lock")).unwrap();
         let report = tree.node.enable(Scope::Modules).unwrap();
         let error = report.reload.unwrap().unwrap_err().to_string();

@@ -126,8 +126,8 @@ fn disable_refuses_if_the_link_or_the_diversion_is_not_ours() {
 }
 
 /// For every state: the steps lead to the desired state. No step removes the file from the path or
-/// loses the stock file. After an interruption behind any step, each desired state that was possible
-/// before is still possible.
+/// loses the stock file. After an interruption behind any step, each desired state that was
+/// possible before is still possible.
 #[test]
 fn all_steps_lead_to_the_desired_state_and_can_be_interrupted_anywhere() {
     let mut sequences = 0;

@@ -94,8 +94,8 @@ fn each_command_leads_from_every_state_to_its_own_and_disable_restores_every_fil
     });
 }
 
-/// Interrupts each command after each step, with and without an upgrade by dpkg at that moment. Then
-/// each command must lead to its state.
+/// Interrupts each command after each step, with and without an upgrade by dpkg at that moment.
+/// Then each command must lead to its state.
 #[test]
 fn the_next_run_completes_or_reverses_an_interrupted_run() {
     for interrupted in [DesiredState::On, DesiredState::Off] {

@@ -1,4 +1,5 @@
-//! The control connection: every answer goes to whoever asked, however and whenever it comes.
+//! The control connection: every answer belongs to its request, in whatever pieces and however late
+//! it arrives.
 
 use pve_tunnel::connector::{self, Options};
 use serde_json::{Value, json};
@@ -10,15 +11,15 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 use testing::connector::{Connector, forward_command};
-use testing::read_out;
+use testing::read_to_end;
 use testing::target::{Request, Target, serve_worker, stock_answer};
 use tungstenite::Message;
 
-/// Far more than anything here takes; who still waits then waits for something that never comes.
-const NEVER: Duration = Duration::from_secs(10);
+/// Much longer than any step of a test takes: a wait of this length is a failure.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
-fn answers_come_in_any_pieces() {
+fn answers_may_arrive_in_any_pieces() {
     let target = Target::new(|request: Request| {
         let mut websocket = request.websocket();
         let mut lines = 0;
@@ -30,7 +31,8 @@ fn answers_come_in_any_pieces() {
             if lines < 3 {
                 continue;
             }
-            // Three answers: the first byte by byte, the other two in one frame with its end.
+            // Three answers. The first begins in frames of one byte. Its end and the other two are
+            // in one frame.
             let text = b"{\"api\":2}\n{\"two\":2}\n{\"three\":3}\n";
             for byte in &text[..9] {
                 websocket.write(Message::binary(vec![*byte])).unwrap();
@@ -44,27 +46,27 @@ fn answers_come_in_any_pieces() {
     connector.connect(&target);
     for _ in 0..10 {
         for _ in 0..3 {
-            connector.say(&json!({ "cmd": "version" }));
+            connector.send(&json!({ "cmd": "version" }));
         }
-        assert_eq!(connector.hear(), json!({ "api": 2 }));
-        assert_eq!(connector.hear(), json!({ "two": 2 }));
-        assert_eq!(connector.hear(), json!({ "three": 3 }));
+        assert_eq!(connector.receive(), json!({ "api": 2 }));
+        assert_eq!(connector.receive(), json!({ "two": 2 }));
+        assert_eq!(connector.receive(), json!({ "three": 3 }));
     }
 }
 
 #[test]
-fn a_ticket_that_is_long_in_coming_holds_up_no_answer_of_our_own() {
-    let (asked, was_asked) = mpsc::channel();
-    let (go, wait) = mpsc::channel::<()>();
-    let (asked, wait) = (Mutex::new(asked), Mutex::new(wait));
-    let gave_up = Arc::new(AtomicBool::new(false));
-    let seen = gave_up.clone();
+fn a_late_ticket_does_not_delay_answers_of_the_connector() {
+    let (requested, request) = mpsc::channel();
+    let (resume, wait) = mpsc::channel::<()>();
+    let (requested, wait) = (Mutex::new(requested), Mutex::new(wait));
+    let timed_out = Arc::new(AtomicBool::new(false));
+    let seen = timed_out.clone();
     let target = Target::new(move |request| match request.socket() {
         "/run/mtunnel" => serve_worker(request, |command| {
             if command["cmd"] == "ticket" {
-                asked.lock().unwrap().send(()).unwrap();
-                let went = wait.lock().unwrap().recv_timeout(NEVER);
-                seen.store(went.is_err(), Ordering::SeqCst);
+                requested.lock().unwrap().send(()).unwrap();
+                let resumed = wait.lock().unwrap().recv_timeout(TIMEOUT);
+                seen.store(resumed.is_err(), Ordering::SeqCst);
             }
             stock_answer(command)
         }),
@@ -72,18 +74,21 @@ fn a_ticket_that_is_long_in_coming_holds_up_no_answer_of_our_own() {
     });
     let mut connector = Connector::connected(&target);
     let _local = connector.open(&target, "/one");
-    was_asked.recv().unwrap();
+    request.recv().unwrap();
     let path = connector.directory.path().join("other");
-    let answer = connector.ask(&forward_command(&target, &path, "/two"));
+    let answer = connector.request(&forward_command(&target, &path, "/two"));
     assert_eq!(answer["success"], true, "{answer}");
-    assert!(!gave_up.load(Ordering::SeqCst), "it waited for the ticket");
-    go.send(()).unwrap();
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert!(
+        !timed_out.load(Ordering::SeqCst),
+        "the answer came only after the wait for the ticket"
+    );
+    resume.send(()).unwrap();
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
-fn a_ticket_that_comes_too_late_is_nobody_elses_answer() {
-    let (go, wait) = mpsc::channel::<()>();
+fn a_ticket_after_its_timeout_is_not_the_answer_to_another_request() {
+    let (resume, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let target = Target::new(move |request| {
         serve_worker(request, |command| {
@@ -103,7 +108,7 @@ fn a_ticket_that_comes_too_late_is_nobody_elses_answer() {
         connector::run(theirs.into(), output, None, &options)
     });
     let mut output = BufReader::new(input.try_clone().unwrap());
-    let mut ask = |line: Value, answers: bool| -> Value {
+    let mut exchange = |line: Value, answers: bool| -> Value {
         (&input).write_all(format!("{line}\n").as_bytes()).unwrap();
         let mut answer = String::from("null");
         if answers {
@@ -117,19 +122,22 @@ fn a_ticket_that_comes_too_late_is_nobody_elses_answer() {
         "fingerprint": target.fingerprint.to_string(),
     });
     let connect = json!({ "control": true, "cmd": "connect", "data": data });
-    ask(connect, false);
+    exchange(connect, false);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("late");
     assert_eq!(
-        ask(forward_command(&target, &path, "/x"), true)["success"],
+        exchange(forward_command(&target, &path, "/x"), true)["success"],
         true
     );
     let local = UnixStream::connect(&path).unwrap();
-    let (_, end) = read_out(local);
+    let (_, end) = read_to_end(local);
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    go.send(()).unwrap();
-    assert_eq!(ask(json!({ "cmd": "version" }), true)["api"], 2);
-    assert_eq!(ask(json!({ "cmd": "?" }), true)["msg"], "unknown command");
+    resume.send(()).unwrap();
+    assert_eq!(exchange(json!({ "cmd": "version" }), true)["api"], 2);
+    assert_eq!(
+        exchange(json!({ "cmd": "?" }), true)["msg"],
+        "unknown command"
+    );
     input.shutdown(std::net::Shutdown::Write).unwrap();
     connector.join().unwrap().unwrap();
 }

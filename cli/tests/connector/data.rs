@@ -1,4 +1,4 @@
-//! Data through forwards: whole, both ways, many at once, in bounded memory.
+//! Data through forwards: complete, in both directions, on many connections, in bounded memory.
 
 use serde_json::json;
 use std::io::{Read, Write};
@@ -8,21 +8,21 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use testing::connector::Connector;
-use testing::target::{Request, Target, end_well, serve_worker, stock_answer};
-use testing::{pattern, read_out, sha256, write_in_pieces};
+use testing::target::{Request, Target, close_cleanly, serve_worker, stock_answer};
+use testing::{pattern, read_to_end, sha256, write_in_pieces};
 use tungstenite::Message;
 
 const MIB: usize = 1 << 20;
 
-/// As many bytes as the promise names, each way.
-const MUCH: usize = 64 * MIB;
+/// The bytes sent in each direction.
+const LENGTH: usize = 64 * MIB;
 
-/// What two directions of one connection may cost: the buffers, rustls's own, and room for the
-/// allocator.
+/// The memory that two directions of one connection may use, in KiB: the buffers, those of rustls,
+/// and a reserve for the allocator.
 const MEMORY_PER_CONNECTION: u64 = 8 * 1024;
 
-/// A target whose socket `/echo` echoes, `/sink` tells the SHA-256 of what came before the close
-/// frame, and `/source` sends.
+/// A target whose socket `/echo` echoes, `/source` sends, and `/sink` passes the SHA-256 of the
+/// data before the close frame to the channel.
 fn target(results: mpsc::Sender<String>) -> Target {
     let results = Mutex::new(results);
     Target::new(move |request| match request.socket() {
@@ -34,11 +34,11 @@ fn target(results: mpsc::Sender<String>) -> Target {
         }
         "/source" => {
             let mut websocket = request.websocket();
-            for piece in pattern(MUCH).chunks(100_000) {
+            for piece in pattern(LENGTH).chunks(100_000) {
                 websocket.write(Message::binary(piece.to_vec())).unwrap();
             }
             websocket.flush().unwrap();
-            end_well(websocket.into_inner());
+            close_cleanly(websocket.into_inner());
         }
         other => panic!("{other}"),
     })
@@ -49,13 +49,13 @@ fn echo(request: Request) {
     loop {
         match websocket.read() {
             Ok(Message::Binary(bytes)) => websocket.send(Message::Binary(bytes)).unwrap(),
-            Ok(Message::Close(_)) => return end_well(websocket.into_inner()),
+            Ok(Message::Close(_)) => return close_cleanly(websocket.into_inner()),
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// Everything up to the close frame. `before_reading` may wait.
+/// The data up to the close frame. `before_reading` may wait.
 fn sink(request: Request, before_reading: impl FnOnce()) -> Vec<u8> {
     let mut websocket = request.websocket();
     before_reading();
@@ -70,16 +70,16 @@ fn sink(request: Request, before_reading: impl FnOnce()) -> Vec<u8> {
 }
 
 #[test]
-fn everything_arrives_upwards_before_the_close_frame() {
+fn all_data_reaches_the_target_before_the_close_frame() {
     let (results, result) = mpsc::channel();
     let target = target(results);
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/sink");
-    let data = pattern(MUCH);
+    let data = pattern(LENGTH);
     write_in_pieces(&mut local, &data).unwrap();
     local.shutdown(Shutdown::Write).unwrap();
     assert_eq!(result.recv().unwrap(), sha256(&data));
-    let (rest, end) = read_out(&local);
+    let (rest, end) = read_to_end(&local);
     assert!(rest.is_empty());
     end.unwrap();
     let finished = connector.finish();
@@ -87,37 +87,37 @@ fn everything_arrives_upwards_before_the_close_frame() {
     assert!(
         finished
             .log
-            .contains(&format!("closed ({MUCH} bytes sent, 0 received")),
+            .contains(&format!("closed ({LENGTH} bytes sent, 0 received")),
         "{}",
         finished.log
     );
 }
 
 #[test]
-fn everything_arrives_downwards_and_then_a_clean_end() {
+fn all_data_of_the_target_arrives_followed_by_a_clean_end() {
     let target = target(mpsc::channel().0);
     let mut connector = Connector::connected(&target);
-    let (data, end) = read_out(connector.open(&target, "/source"));
+    let (data, end) = read_to_end(connector.open(&target, "/source"));
     end.unwrap();
-    assert_eq!(sha256(&data), sha256(&pattern(MUCH)));
+    assert_eq!(sha256(&data), sha256(&pattern(LENGTH)));
 }
 
 #[test]
-fn both_directions_flow_at_once() {
+fn both_directions_transfer_at_once() {
     let target = target(mpsc::channel().0);
     let mut connector = Connector::connected(&target);
     let local = connector.open(&target, "/echo");
-    let data = Arc::new(pattern(MUCH));
+    let data = Arc::new(pattern(LENGTH));
     let writer = {
         let (data, mut local) = (data.clone(), local.try_clone().unwrap());
         thread::spawn(move || write_in_pieces(&mut local, &data).unwrap())
     };
-    let mut back = vec![0; MUCH];
+    let mut back = vec![0; LENGTH];
     (&local).read_exact(&mut back).unwrap();
     writer.join().unwrap();
     assert_eq!(sha256(&back), sha256(&data));
     local.shutdown(Shutdown::Write).unwrap();
-    assert!(read_out(&local).0.is_empty());
+    assert!(read_to_end(&local).0.is_empty());
 }
 
 #[test]
@@ -131,39 +131,38 @@ fn a_program_that_shuts_down_its_reading_side_first_loses_nothing() {
     local.write_all(&data).unwrap();
     local.shutdown(Shutdown::Write).unwrap();
     assert_eq!(result.recv().unwrap(), sha256(&data));
-    // It polls over the control connection and closes only then.
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    // The program uses the control connection before it closes its socket.
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
-fn a_reader_that_stalls_locally_stops_the_wire_and_memory_stays() {
+fn a_stalled_local_reader_stops_the_target_without_more_memory() {
     let target = target(mpsc::channel().0);
     let mut connector = Connector::connected(&target);
     let before = connector.peak_memory();
     let mut local = connector.open(&target, "/source");
-    // Once the first bytes are here, the rest wants to follow; it can only wait.
+    // After the first byte, the rest is ready to be sent and has to wait.
     let mut first = [0; 1];
     local.read_exact(&mut first).unwrap();
-    // Commands go on meanwhile: they show that the connector runs, and give it time to take more
-    // than it should.
+    // The commands show that the connector runs, and give it time to read more than it should.
     for _ in 0..2000 {
-        connector.ask(&json!({ "cmd": "version" }));
+        connector.request(&json!({ "cmd": "version" }));
     }
     let grown = connector.peak_memory() - before;
     assert!(grown <= MEMORY_PER_CONNECTION, "grew by {grown} KiB");
-    let (rest, end) = read_out(&local);
+    let (rest, end) = read_to_end(&local);
     end.unwrap();
     assert_eq!(
         sha256(&[&first[..], &rest].concat()),
-        sha256(&pattern(MUCH))
+        sha256(&pattern(LENGTH))
     );
     let grown = connector.peak_memory() - before;
     assert!(grown <= MEMORY_PER_CONNECTION, "grew by {grown} KiB");
 }
 
 #[test]
-fn a_wire_that_stalls_stops_the_local_writer_and_memory_stays() {
-    let (go, wait) = mpsc::channel::<()>();
+fn a_stalled_target_stops_the_local_writer_without_more_memory() {
+    let (resume, wait) = mpsc::channel::<()>();
     let (results, result) = mpsc::channel();
     let (wait, results) = (Mutex::new(wait), Mutex::new(results));
     let target = Target::new(move |request| match request.socket() {
@@ -177,14 +176,15 @@ fn a_wire_that_stalls_stops_the_local_writer_and_memory_stays() {
     let before = connector.peak_memory();
     let local = connector.open(&target, "/stalled");
     local.set_nonblocking(true).unwrap();
-    let data = pattern(MUCH);
-    // The kernel's buffers and ours take some; then nothing more goes in.
+    let data = pattern(LENGTH);
+    // The buffers of the kernel and of the connector hold some data. Then the socket accepts no
+    // more.
     let mut written = 0;
     let mut refused = 0;
     while refused < 2000 {
         assert!(
-            written < MUCH / 2,
-            "nobody reads, and yet {written} bytes were taken"
+            written < LENGTH / 2,
+            "the target does not read, but {written} bytes were accepted"
         );
         match (&local).write(&data[written..]) {
             Ok(count) => {
@@ -193,14 +193,14 @@ fn a_wire_that_stalls_stops_the_local_writer_and_memory_stays() {
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 refused += 1;
-                connector.ask(&json!({ "cmd": "version" }));
+                connector.request(&json!({ "cmd": "version" }));
             }
             Err(error) => panic!("{error}"),
         }
     }
     let grown = connector.peak_memory() - before;
     assert!(grown <= MEMORY_PER_CONNECTION, "grew by {grown} KiB");
-    go.send(()).unwrap();
+    resume.send(()).unwrap();
     local.set_nonblocking(false).unwrap();
     (&local).write_all(&data[written..]).unwrap();
     local.shutdown(Shutdown::Write).unwrap();
@@ -208,7 +208,7 @@ fn a_wire_that_stalls_stops_the_local_writer_and_memory_stays() {
 }
 
 #[test]
-fn many_connections_on_one_forward_each_with_its_own_ticket() {
+fn each_connection_of_a_forward_has_its_own_ticket() {
     const COUNT: usize = 16;
     let tickets: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = tickets.clone();
@@ -235,7 +235,7 @@ fn many_connections_on_one_forward_each_with_its_own_ticket() {
     let locals: Vec<UnixStream> = (0..COUNT)
         .map(|_| UnixStream::connect(&path).unwrap())
         .collect();
-    // All are open at once, and data flows on all, while commands are answered in order.
+    // All connections are open and transfer data while commands are answered in order.
     let threads: Vec<_> = locals
         .into_iter()
         .enumerate()
@@ -255,20 +255,16 @@ fn many_connections_on_one_forward_each_with_its_own_ticket() {
         .collect();
     for number in 0..100 {
         let name = format!("command-{number}");
-        connector.say(&json!({ "cmd": name }));
-        connector.say(&json!({ "cmd": "version" }));
-        assert_eq!(connector.hear()["success"], false);
-        assert_eq!(connector.hear()["api"], 2);
+        connector.send(&json!({ "cmd": name }));
+        connector.send(&json!({ "cmd": "version" }));
+        assert_eq!(connector.receive()["success"], false);
+        assert_eq!(connector.receive()["api"], 2);
     }
     let locals: Vec<UnixStream> = threads.into_iter().map(|t| t.join().unwrap()).collect();
     drop(locals);
     let mut tickets = tickets.lock().unwrap().clone();
     tickets.sort();
     tickets.dedup();
-    assert_eq!(
-        tickets.len(),
-        COUNT,
-        "each connection has a ticket of its own"
-    );
+    assert_eq!(tickets.len(), COUNT, "each connection has its own ticket");
     assert!(tickets.contains(&"TICKET=1+ %/&".to_owned()), "{tickets:?}");
 }

@@ -1,4 +1,4 @@
-//! How streams end: what was sent arrives, and what did not arrive is never taken for an end.
+//! The end of streams: data that was sent arrives, and a truncated stream never has a clean end.
 
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::{Mutex, mpsc};
 use testing::connector::Connector;
-use testing::target::{Request, Target, Tls, end_well, serve_worker, stock_answer};
-use testing::{pattern, read_out};
+use testing::target::{Request, Target, Tls, close_cleanly, serve_worker, stock_answer};
+use testing::{pattern, read_to_end};
 
-const MANY: usize = 64 << 20;
+const LENGTH: usize = 64 << 20;
 
 /// A target that serves its worker, and every other socket by `script`.
 fn target(script: impl Fn(Request) + Send + Sync + 'static) -> Target {
@@ -21,7 +21,7 @@ fn target(script: impl Fn(Request) + Send + Sync + 'static) -> Target {
     })
 }
 
-/// A binary frame as a server sends it.
+/// A binary frame of a server: not masked.
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x82];
     match payload.len() {
@@ -39,16 +39,17 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// TCP FIN, without close_notify, as pveproxy ends a connection whose stream it has cut.
+/// Sends TCP FIN without close_notify, as pveproxy does when it truncates a stream.
 fn bare_fin(tls: Tls) {
     let (_, tcp) = tls.into_parts();
     tcp.shutdown(Shutdown::Write).unwrap();
-    // The other end closes when it has seen it.
-    let _ = read_out(&tcp);
+    // The connector closes its end after the FIN.
+    let _ = read_to_end(&tcp);
 }
 
-/// Reads frames up to the close frame; the payload bytes, unmasked (the default key is zero).
-fn until_close(tls: &mut Tls) -> usize {
+/// Reads frames up to the close frame. Returns the number of payload bytes. The masking key is
+/// zero.
+fn read_until_close(tls: &mut Tls) -> usize {
     let mut total = 0;
     loop {
         let mut head = [0; 2];
@@ -80,10 +81,10 @@ fn until_close(tls: &mut Tls) -> usize {
 }
 
 #[test]
-fn a_truncated_stream_is_an_error_for_a_program_that_had_asked_something() {
+fn a_truncated_stream_is_an_error_for_a_program_that_has_written() {
     let target = target(|request| {
         let mut tls = request.accept();
-        let data = pattern(MANY);
+        let data = pattern(LENGTH);
         for piece in data.chunks(131_072) {
             tls.write_all(&frame(piece)).unwrap();
         }
@@ -92,9 +93,13 @@ fn a_truncated_stream_is_an_error_for_a_program_that_had_asked_something() {
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/cut");
-    local.write_all(b"please").unwrap();
-    let (data, end) = read_out(&local);
-    assert_eq!(data.len(), MANY, "what did arrive is delivered");
+    local.write_all(b"request").unwrap();
+    let (data, end) = read_to_end(&local);
+    assert_eq!(
+        data.len(),
+        LENGTH,
+        "data before the truncation is delivered"
+    );
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     let finished = connector.finish();
     assert!(
@@ -107,29 +112,29 @@ fn a_truncated_stream_is_an_error_for_a_program_that_had_asked_something() {
 }
 
 #[test]
-fn a_truncated_stream_is_no_end_for_a_program_that_only_reads() {
-    let (cut, was_cut) = mpsc::channel();
-    let cut = Mutex::new(cut);
+fn a_truncated_stream_has_no_end_for_a_program_that_only_reads() {
+    let (truncated, truncation) = mpsc::channel();
+    let truncated = Mutex::new(truncated);
     let target = target(move |request| {
         let mut tls = request.accept();
         tls.write_all(&frame(b"part of it")).unwrap();
         tls.flush().unwrap();
         bare_fin(tls);
-        cut.lock().unwrap().send(()).unwrap();
+        truncated.lock().unwrap().send(()).unwrap();
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/cut");
     let mut part = [0; 10];
     local.read_exact(&mut part).unwrap();
-    was_cut.recv().unwrap();
-    // The connector knows by now, and has had every opportunity to say so wrongly.
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    truncation.recv().unwrap();
+    // The connector has received the end and could have forwarded it by mistake.
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     local.set_nonblocking(true).unwrap();
     assert_eq!(
         local.read(&mut part).unwrap_err().kind(),
         ErrorKind::WouldBlock
     );
-    // As soon as it says anything, it hears.
+    // When the program writes, it receives the error.
     local.set_nonblocking(false).unwrap();
     local.write_all(b"?").unwrap();
     assert_eq!(
@@ -144,13 +149,13 @@ fn a_stream_that_stops_inside_a_frame_is_truncated_even_with_close_notify() {
         let mut tls = request.accept();
         let whole = frame(&pattern(1000));
         tls.write_all(&whole[..500]).unwrap();
-        end_well(tls);
+        close_cleanly(tls);
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/cut");
-    local.write_all(b"please").unwrap();
+    local.write_all(b"request").unwrap();
     assert_eq!(
-        read_out(&local).1.unwrap_err().kind(),
+        read_to_end(&local).1.unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
 }
@@ -164,31 +169,32 @@ fn a_close_frame_from_the_target_is_a_clean_end_and_is_answered() {
         tls.write_all(&frame(b"all of it")).unwrap();
         tls.write_all(&[0x88, 2, 0x03, 0xe8]).unwrap();
         tls.flush().unwrap();
-        until_close(&mut tls);
+        read_until_close(&mut tls);
         answered.lock().unwrap().send(()).unwrap();
     });
     let mut connector = Connector::connected(&target);
-    let (data, end) = read_out(connector.open(&target, "/closes"));
+    let (data, end) = read_to_end(connector.open(&target, "/closes"));
     assert_eq!(data, b"all of it");
     end.unwrap();
     answer.recv().unwrap();
 }
 
 #[test]
-fn pveproxy_ends_without_a_word_once_we_have_closed_and_that_is_no_error() {
+fn an_end_without_close_notify_after_our_close_frame_is_not_an_error() {
     let target = target(|request| {
         let mut tls = request.accept();
-        assert_eq!(until_close(&mut tls), MANY);
-        // It was slow to write all that to its socket; the connection has to be there still.
+        assert_eq!(read_until_close(&mut tls), LENGTH);
+        // A target that needs time to write the data to its socket answers late. The connection has
+        // to stay open.
         tls.write_all(&frame(b"late answer")).unwrap();
         tls.flush().unwrap();
         bare_fin(tls);
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/sink");
-    local.write_all(&pattern(MANY)).unwrap();
+    local.write_all(&pattern(LENGTH)).unwrap();
     local.shutdown(Shutdown::Write).unwrap();
-    let (answer, end) = read_out(&local);
+    let (answer, end) = read_to_end(&local);
     assert_eq!(answer, b"late answer");
     end.unwrap();
     let finished = connector.finish();
@@ -196,44 +202,44 @@ fn pveproxy_ends_without_a_word_once_we_have_closed_and_that_is_no_error() {
 }
 
 #[test]
-fn a_target_that_goes_away_while_we_send_is_an_error() {
+fn a_target_that_closes_while_we_send_is_an_error() {
     let target = target(|request| {
         let tls = request.accept();
         drop(tls);
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/gone");
-    let data = pattern(MANY);
+    let data = pattern(LENGTH);
     assert!(
         local.write_all(&data).is_err(),
-        "64 MiB do not fit into anybody's buffers"
+        "all buffers together hold less than 64 MiB"
     );
 }
 
 #[test]
-fn a_wrong_frame_ends_its_connection_and_no_other() {
+fn a_malformed_frame_ends_only_its_connection() {
     let target = target(|request| match request.socket() {
         "/wrong" => {
             let mut tls = request.accept();
-            // A masked frame from a server.
+            // A masked frame, which a server must not send.
             tls.write_all(&[0x82, 0x81, 0, 0, 0, 0, b'x']).unwrap();
             tls.flush().unwrap();
-            let _ = read_out(&mut tls);
+            let _ = read_to_end(&mut tls);
         }
         _ => {
             let mut tls = request.accept();
             tls.write_all(&frame(b"fine")).unwrap();
-            end_well(tls);
+            close_cleanly(tls);
         }
     });
     let mut connector = Connector::connected(&target);
     let mut wrong = connector.open(&target, "/wrong");
-    wrong.write_all(b"please").unwrap();
+    wrong.write_all(b"request").unwrap();
     assert_eq!(
-        read_out(&wrong).1.unwrap_err().kind(),
+        read_to_end(&wrong).1.unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
-    let (data, end) = read_out(connector.open(&target, "/fine"));
+    let (data, end) = read_to_end(connector.open(&target, "/fine"));
     assert_eq!(data, b"fine");
     end.unwrap();
     let finished = connector.finish();
@@ -245,24 +251,24 @@ fn a_wrong_frame_ends_its_connection_and_no_other() {
 }
 
 #[test]
-fn a_record_that_was_tampered_with_is_an_error_even_after_our_close_frame() {
+fn a_modified_tls_record_is_an_error_even_after_our_close_frame() {
     let target = target(|request| {
         let mut tls = request.accept();
-        until_close(&mut tls);
+        read_until_close(&mut tls);
         tls.write_all(&frame(b"half of it")).unwrap();
         tls.flush().unwrap();
         let (_, mut tcp) = tls.into_parts();
-        // A record of application data that no key of this connection has made.
+        // A record of application data that is not encrypted with a key of this connection.
         tcp.write_all(&[0x17, 3, 3, 0, 32]).unwrap();
         tcp.write_all(&[0x55; 32]).unwrap();
-        let _ = read_out(&tcp);
+        let _ = read_to_end(&tcp);
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/tampered");
-    local.write_all(b"please").unwrap();
+    local.write_all(b"request").unwrap();
     local.shutdown(Shutdown::Write).unwrap();
-    let (data, end) = read_out(&local);
-    // What came in one piece with the wrong record may be lost with it, but nothing else comes.
+    let (data, end) = read_to_end(&local);
+    // Data received together with the wrong record may be lost. No other data arrives.
     assert!(b"half of it".starts_with(&data), "{data:?}");
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     let log = connector.finish().log;
@@ -273,7 +279,7 @@ fn a_record_that_was_tampered_with_is_an_error_even_after_our_close_frame() {
 }
 
 #[test]
-fn a_connection_that_cannot_be_opened_is_reset_and_the_next_one_works() {
+fn a_refused_connection_is_reset_and_the_next_one_works() {
     let refuse = Mutex::new(true);
     let target = Target::new(move |mut request| match request.socket() {
         "/run/mtunnel" => serve_worker(request, stock_answer),
@@ -283,19 +289,19 @@ fn a_connection_that_cannot_be_opened_is_reset_and_the_next_one_works() {
         _ => {
             let mut tls = request.accept();
             tls.write_all(&frame(b"now")).unwrap();
-            end_well(tls);
+            close_cleanly(tls);
         }
     });
     let mut connector = Connector::connected(&target);
     let path = connector.forward(&target, "/late");
-    let (data, end) = read_out(UnixStream::connect(&path).unwrap());
+    let (data, end) = read_to_end(UnixStream::connect(&path).unwrap());
     assert!(data.is_empty());
     assert_eq!(
         end.unwrap_err().kind(),
         ErrorKind::ConnectionReset,
         "not an empty stream"
     );
-    let (data, end) = read_out(UnixStream::connect(&path).unwrap());
+    let (data, end) = read_to_end(UnixStream::connect(&path).unwrap());
     assert_eq!(data, b"now");
     end.unwrap();
     let finished = connector.finish();
@@ -306,8 +312,8 @@ fn a_connection_that_cannot_be_opened_is_reset_and_the_next_one_works() {
     );
 }
 
-/// Local sockets are the owner's alone while they are there, and gone afterwards.
-fn sockets_are_removed(end: impl FnOnce(&mut Connector)) {
+/// Requires that only the owner can access local sockets, and that they are removed at this end.
+fn assert_sockets_removed(end: impl FnOnce(&mut Connector)) {
     let target = target(|request| drop(request.accept()));
     let mut connector = Connector::connected(&target);
     for remote in ["/one", "/two"] {
@@ -321,13 +327,13 @@ fn sockets_are_removed(end: impl FnOnce(&mut Connector)) {
 
 #[test]
 fn sockets_are_removed_at_the_end_of_input() {
-    sockets_are_removed(Connector::close_input);
+    assert_sockets_removed(Connector::close_input);
 }
 
 #[test]
 fn sockets_are_removed_on_a_signal() {
     for signal in ["TERM", "INT", "HUP"] {
-        sockets_are_removed(|connector| {
+        assert_sockets_removed(|connector| {
             let pid = connector.child.id().to_string();
             assert!(
                 Command::new("kill")
@@ -342,29 +348,29 @@ fn sockets_are_removed_on_a_signal() {
 
 #[test]
 fn sockets_are_removed_when_the_control_connection_is_lost() {
-    sockets_are_removed(|connector| {
-        connector.say(&json!({ "cmd": "hang up" }));
+    assert_sockets_removed(|connector| {
+        connector.send(&json!({ "cmd": "disconnect" }));
     });
 }
 
 #[test]
-fn a_killed_connector_is_an_error_for_a_program_that_has_sent() {
-    let (arrived, has_arrived) = mpsc::channel();
+fn a_killed_connector_is_an_error_for_a_program_that_has_written() {
+    let (arrived, arrival) = mpsc::channel();
     let arrived = Mutex::new(arrived);
     let target = target(move |request| {
         let mut tls = request.accept();
         let mut frame = [0; 7];
         tls.read_exact(&mut frame).unwrap();
         arrived.lock().unwrap().send(()).unwrap();
-        let _ = read_out(&mut tls);
+        let _ = read_to_end(&mut tls);
     });
     let mut connector = Connector::connected(&target);
     let mut local = connector.open(&target, "/any");
     local.write_all(b"x").unwrap();
-    has_arrived.recv().unwrap();
+    arrival.recv().unwrap();
     connector.child.kill().unwrap();
     assert_eq!(
-        read_out(&local).1.unwrap_err().kind(),
+        read_to_end(&local).1.unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
 }

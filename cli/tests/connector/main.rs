@@ -1,8 +1,8 @@
 //! The connector: the command `pve-tunnel connect`, with a scripted target.
 //!
-//! The crate belongs to the package that owns the command: cargo builds a package's binaries before it
-//! runs the package's integration tests.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! The crate belongs to the package of the command, because cargo builds a package's binaries
+//! before it runs the package's integration tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod control;
 mod data;

@@ -1,4 +1,5 @@
-//! Standard input and output, as `PVE::Tunnel` uses those of `proxmox-websocket-tunnel`.
+//! The protocol on standard input and output that `PVE::Tunnel` uses with
+//! `proxmox-websocket-tunnel`.
 
 use serde_json::json;
 use std::os::unix::net::UnixListener;
@@ -13,13 +14,13 @@ fn stock_target() -> Target {
 }
 
 #[test]
-fn connect_has_no_answer_and_version_has_the_workers() {
+fn connect_has_no_answer_and_version_returns_that_of_the_worker() {
     let target = stock_target();
     let mut connector = Connector::start();
     connector.connect(&target);
-    connector.say(&json!({ "cmd": "version" }));
+    connector.send(&json!({ "cmd": "version" }));
     assert_eq!(
-        connector.hear(),
+        connector.receive(),
         json!({ "success": true, "api": 2, "age": 0 })
     );
     let finished = connector.finish();
@@ -33,17 +34,17 @@ fn connect_has_no_answer_and_version_has_the_workers() {
 }
 
 #[test]
-fn it_answers_to_the_helpers_name() {
+fn the_command_works_under_the_name_of_the_stock_helper() {
     let target = stock_target();
     let mut command = Command::new(executable());
     command.arg0("/usr/bin/proxmox-websocket-tunnel");
     let mut connector = Connector::spawn(&mut command);
     connector.connect(&target);
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
-fn the_upgrade_carries_the_headers_and_lines_pass_as_they_are() {
+fn the_upgrade_has_the_given_headers_and_lines_are_not_changed() {
     let (headers, seen) = mpsc::channel();
     let headers = Mutex::new(headers);
     let target = Target::new(move |request| {
@@ -57,16 +58,16 @@ fn the_upgrade_carries_the_headers_and_lines_pass_as_they_are() {
     let mut connector = Connector::start();
     connector.connect(&target);
     let line = r#"{"cmd":"config","conf":"näme: ☃\n"}"#;
-    connector.say_raw(line);
+    connector.send_raw(line);
     assert_eq!(
-        connector.hear(),
+        connector.receive(),
         serde_json::from_str::<serde_json::Value>(line).unwrap()
     );
     assert_eq!(seen.recv().unwrap(), TOKEN);
 }
 
 #[test]
-fn bad_input_gets_a_well_formed_answer_and_the_next_command_works() {
+fn malformed_input_is_answered_and_the_next_command_works() {
     let target = stock_target();
     let mut connector = Connector::connected(&target);
     let too_long = format!(r#"{{"cmd":"{}"}}"#, "x".repeat(1 << 20));
@@ -92,14 +93,14 @@ fn bad_input_gets_a_well_formed_answer_and_the_next_command_works() {
         (too_long.as_str(), "longer than 1 MiB"),
     ];
     for (line, expected) in cases {
-        connector.say_raw(line);
-        let answer = connector.hear();
+        connector.send_raw(line);
+        let answer = connector.receive();
         assert_eq!(answer["success"], false);
         assert!(
             answer["msg"].as_str().unwrap().contains(expected),
             "{answer}"
         );
-        assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+        assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     }
     let finished = connector.finish();
     for (_, expected) in cases {
@@ -108,23 +109,23 @@ fn bad_input_gets_a_well_formed_answer_and_the_next_command_works() {
 }
 
 #[test]
-fn answers_keep_their_order_whoever_gives_them() {
+fn answers_of_worker_and_connector_keep_the_order_of_requests() {
     let target = stock_target();
     let mut connector = Connector::connected(&target);
     for _ in 0..200 {
-        connector.say(&json!({ "cmd": "version" }));
-        connector.say_raw("nonsense");
-        connector.say(&json!({ "cmd": "what" }));
+        connector.send(&json!({ "cmd": "version" }));
+        connector.send_raw("nonsense");
+        connector.send(&json!({ "cmd": "what" }));
     }
     for _ in 0..200 {
-        assert_eq!(connector.hear()["api"], 2);
+        assert_eq!(connector.receive()["api"], 2);
         assert!(
-            connector.hear()["msg"]
+            connector.receive()["msg"]
                 .as_str()
                 .unwrap()
                 .contains("not JSON")
         );
-        assert_eq!(connector.hear()["msg"], "unknown command");
+        assert_eq!(connector.receive()["msg"], "unknown command");
     }
 }
 
@@ -148,21 +149,21 @@ fn a_forward_that_cannot_listen_is_answered_with_the_reason() {
         (directory.path().join("x".repeat(200)), "cannot listen on"),
     ];
     for (path, expected) in cases {
-        let answer = connector.ask(&forward_command(&target, &path, "/run/remote"));
+        let answer = connector.request(&forward_command(&target, &path, "/run/remote"));
         assert_eq!(answer["success"], false);
         assert!(
             answer["msg"].as_str().unwrap().contains(expected),
             "{answer}"
         );
     }
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
     connector.finish();
-    assert!(taken.exists(), "another's socket is left alone");
+    assert!(taken.exists(), "a foreign socket is not removed");
     assert_eq!(std::fs::read_to_string(file).unwrap(), "not a socket");
 }
 
 #[test]
-fn a_worker_that_gives_no_ticket_is_quoted() {
+fn the_reason_of_a_worker_that_refuses_a_ticket_is_logged() {
     let target = Target::new(|request| {
         serve_worker(request, |command| match command["cmd"].as_str() {
             Some("ticket") => json!({ "success": false, "msg": "no such socket" }),
@@ -171,7 +172,7 @@ fn a_worker_that_gives_no_ticket_is_quoted() {
     });
     let mut connector = Connector::connected(&target);
     let local = connector.open(&target, "/run/unknown");
-    assert!(testing::read_out(&local).1.is_err());
+    assert!(testing::read_to_end(&local).1.is_err());
     let log = connector.finish().log;
     assert!(
         log.contains("refuses a ticket for '/run/unknown': no such socket"),
@@ -183,25 +184,25 @@ fn a_worker_that_gives_no_ticket_is_quoted() {
 fn commands_without_a_connection_are_answered() {
     let target = stock_target();
     let mut connector = Connector::start();
-    let answer = connector.ask(&json!({ "cmd": "version" }));
+    let answer = connector.request(&json!({ "cmd": "version" }));
     assert!(
         answer["msg"].as_str().unwrap().starts_with("not connected"),
         "{answer}"
     );
     let local = connector.directory.path().join("early");
-    let answer = connector.ask(&forward_command(&target, &local, "/x"));
+    let answer = connector.request(&forward_command(&target, &local, "/x"));
     assert_eq!(answer["msg"], "forward: there is no control connection");
-    // And then it may be opened.
+    // A connection is possible afterwards.
     connector.connect(&target);
-    assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+    assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
 }
 
 #[test]
-fn answers_that_are_due_at_the_end_of_input_are_still_given() {
+fn pending_answers_are_sent_after_the_end_of_input() {
     let target = stock_target();
     let mut connector = Connector::start();
     connector.connect(&target);
-    connector.say(&json!({ "cmd": "version" }));
+    connector.send(&json!({ "cmd": "version" }));
     let finished = connector.finish();
     assert!(finished.status.success(), "{}", finished.log);
     assert!(finished.rest.contains(r#""api":2"#), "{}", finished.rest);

@@ -10,10 +10,10 @@ fn a_refused_forward_is_not_counted() {
     let mut connector = Connector::connected(&target);
     for number in 1..=2 {
         let path = std::path::Path::new("/nonexistent/directory/socket");
-        let refused = connector.ask(&forward_command(&target, path, "/run/x"));
+        let refused = connector.request(&forward_command(&target, path, "/run/x"));
         assert_eq!(refused["success"], false, "attempt {number}: {refused}");
     }
     connector.forward(&target, "/run/x");
-    let finished = connector.ask(&json!({ "control": true, "cmd": "finish" }));
+    let finished = connector.request(&json!({ "control": true, "cmd": "finish" }));
     assert_eq!(finished["record"]["forwards"], 1, "{finished}");
 }

@@ -1,4 +1,4 @@
-//! Who is trusted, and what is said when nobody answers.
+//! The verification of the target's certificate, and the errors of each step of connecting.
 
 use nix::unistd::pipe;
 use pve_tunnel::connector::{Options, run};
@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use testing::connector::{Connector, executable};
 use testing::target::{Identity, Target, serve_worker, stock_answer};
 
-/// The reason that a connector gives for not having connected, from its answer and its log alike.
+/// Requires that a connector fails to connect. Returns the reason, which is in its answer and its
+/// log.
 fn refusal(url: &str, fingerprint: Option<Fingerprint>) -> String {
     let mut connector = Connector::start();
     connector.connect_to(url, fingerprint);
-    let answer = connector.ask(&json!({ "cmd": "version" }));
+    let answer = connector.request(&json!({ "cmd": "version" }));
     assert_eq!(answer["success"], false);
     let reason = answer["msg"]
         .as_str()
@@ -30,7 +31,7 @@ fn refusal(url: &str, fingerprint: Option<Fingerprint>) -> String {
 }
 
 #[test]
-fn a_fingerprint_pins_in_any_spelling() {
+fn a_fingerprint_is_accepted_in_every_spelling_and_with_each_tls_version() {
     let target = Target::new(|request| serve_worker(request, stock_answer));
     let written = target.fingerprint.to_string();
     let spellings = [
@@ -43,7 +44,7 @@ fn a_fingerprint_pins_in_any_spelling() {
         assert_eq!(spelling.parse::<Fingerprint>().unwrap(), target.fingerprint);
     }
     for version in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13]] {
-        let target = Target::with(&Identity::new(), version, |request| {
+        let target = Target::with_identity(&Identity::new(), version, |request| {
             serve_worker(request, stock_answer);
         });
         let log = Connector::connected(&target).finish().log;
@@ -60,7 +61,7 @@ fn a_fingerprint_pins_in_any_spelling() {
 }
 
 #[test]
-fn texts_that_are_no_fingerprint_are_refused() {
+fn malformed_fingerprints_are_refused() {
     let good = "AB".repeat(32);
     let cases = [
         "".to_owned(),
@@ -80,8 +81,8 @@ fn texts_that_are_no_fingerprint_are_refused() {
 }
 
 #[test]
-fn a_mismatch_names_expected_and_actual() {
-    let target = Target::new(|_| panic!("nothing may be sent to a stranger"));
+fn a_mismatch_names_the_expected_and_the_actual_fingerprint() {
+    let target = Target::new(|_| panic!("a target with another fingerprint received a request"));
     let expected = Identity::new().fingerprint();
     let reason = refusal(&target.url("ticket=T&socket=S"), Some(expected));
     assert!(reason.contains(&expected.to_string()), "{reason}");
@@ -89,9 +90,9 @@ fn a_mismatch_names_expected_and_actual() {
 }
 
 #[test]
-fn without_a_pin_the_systems_cas_decide() {
+fn without_a_fingerprint_the_systems_cas_decide() {
     let identity = Identity::new();
-    let target = Target::with(&identity, rustls::ALL_VERSIONS, |request| {
+    let target = Target::with_identity(&identity, rustls::ALL_VERSIONS, |request| {
         serve_worker(request, stock_answer);
     });
     let reason = refusal(&target.url("ticket=T&socket=S"), None);
@@ -100,7 +101,8 @@ fn without_a_pin_the_systems_cas_decide() {
         "{reason}"
     );
 
-    // The same certificate among the system's CAs: the name in it counts, and a wrong one does not.
+    // With the same certificate among the system's CAs, its names are accepted and other names are
+    // not.
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ca.pem");
     std::fs::write(&file, identity.pem()).unwrap();
@@ -113,7 +115,7 @@ fn without_a_pin_the_systems_cas_decide() {
         let mut connector = with_ca();
         let url = target.url("ticket=T&socket=S").replace("127.0.0.1", host);
         connector.connect_to(&url, None);
-        let answer = connector.ask(&json!({ "cmd": "version" }));
+        let answer = connector.request(&json!({ "cmd": "version" }));
         assert_eq!(answer["api"], 2, "{host}: {answer}");
     }
     let mut connector = with_ca();
@@ -123,16 +125,15 @@ fn without_a_pin_the_systems_cas_decide() {
             .replace("127.0.0.1", "127.0.0.2"),
         None,
     );
-    // Nobody listens on that address but the same target, bound to another: the connection itself
-    // is refused.
+    // The target listens only at its own address, so the connection to this address is refused.
     assert_eq!(
-        connector.ask(&json!({ "cmd": "version" }))["success"],
+        connector.request(&json!({ "cmd": "version" }))["success"],
         false
     );
 }
 
 #[test]
-fn refusals_are_shown_with_status_and_reason() {
+fn a_refusal_is_reported_with_status_and_reason() {
     for (answer, expected) in [
         (
             "HTTP/1.1 401 permission denied - invalid PVE ticket\r\n\r\n",
@@ -176,7 +177,7 @@ fn refusals_are_shown_with_status_and_reason() {
 }
 
 #[test]
-fn urls_that_cannot_be_used_are_refused_without_being_shown() {
+fn unusable_urls_are_refused_and_not_logged() {
     for (url, expected) in [
         ("", "not a URL"),
         ("http://127.0.0.1/secret", "begins with neither"),
@@ -192,8 +193,9 @@ fn urls_that_cannot_be_used_are_refused_without_being_shown() {
     }
 }
 
-/// Runs the connector in this process with short limits; what it answers to `version`.
-fn with_limits(url: String, options: serde_json::Value) -> (String, Duration) {
+/// Runs the connector in this process with these limits. Returns its answer to `version` and how
+/// long it took.
+fn run_with_limits(url: String, options: serde_json::Value) -> (String, Duration) {
     let options: Options = serde_json::from_value(options).unwrap();
     let (input, to_input) = pipe().unwrap();
     let (from_output, output) = pipe().unwrap();
@@ -210,11 +212,11 @@ fn with_limits(url: String, options: serde_json::Value) -> (String, Duration) {
 }
 
 #[test]
-fn every_step_has_its_limit() {
+fn every_step_has_a_time_limit() {
     let silent = Target::raw(|mut tcp| {
         let _ = tcp.read_to_end(&mut Vec::new());
     });
-    let (answer, taken) = with_limits(
+    let (answer, taken) = run_with_limits(
         format!("wss://{silent}/x?ticket=T"),
         json!({ "handshake_timeout": 0.2 }),
     );
@@ -224,8 +226,8 @@ fn every_step_has_its_limit() {
     );
     assert!(taken < Duration::from_secs(8));
 
-    // What qemu-server writes for wss://.
-    let (answer, _) = with_limits(
+    // qemu-server uses https:// in place of wss://.
+    let (answer, _) = run_with_limits(
         format!("https://{silent}/x?ticket=T"),
         json!({ "handshake_timeout": 0.2 }),
     );
@@ -234,8 +236,8 @@ fn every_step_has_its_limit() {
         "{answer}"
     );
 
-    // ws:// goes past TLS, to the step after it.
-    let (answer, _) = with_limits(
+    // With ws:// there is no TLS, so the upgrade is the next step.
+    let (answer, _) = run_with_limits(
         format!("ws://{silent}/x?ticket=T"),
         json!({ "upgrade_timeout": 0.2 }),
     );
@@ -250,7 +252,7 @@ fn every_step_has_its_limit() {
 }
 
 #[test]
-fn options_are_checked() {
+fn malformed_options_are_refused() {
     for wrong in [
         json!({ "mask": "none" }),
         json!({ "connect_timeout": 0 }),

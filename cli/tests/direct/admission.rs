@@ -1,5 +1,5 @@
-//! Between the hello and the first byte: the program that a connection is for, and what it sees of a
-//! source that goes away just then.
+//! The time between the handshake and the first byte: the listener connects to the target's
+//! program, and the source may disappear.
 
 use ring::hmac;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -10,10 +10,10 @@ use std::path::Path;
 use std::time::Duration;
 use testing::listener::Listener;
 
-/// Far longer than anything here takes.
+/// Much longer than any step of a test takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A program that listens and is busy: its queue is full, with the connections that fill it.
+/// A program whose listen queue is full. Returns its socket and the connection in the queue.
 fn busy(path: &Path) -> (UnixListener, Vec<UnixStream>) {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     socket.bind(&SockAddr::unix(path).unwrap()).unwrap();
@@ -24,8 +24,8 @@ fn busy(path: &Path) -> (UnixListener, Vec<UnixStream>) {
     )
 }
 
-/// Knows the key, and asks for a forward; the listener's answer is still to come.
-fn knock(listener: &Listener, number: u32) -> TcpStream {
+/// Responds to the challenge with a valid proof and requests a forward. Does not read the status.
+fn start_handshake(listener: &Listener, number: u32) -> TcpStream {
     let open = listener.open();
     let mut stream = TcpStream::connect(SocketAddr::new(open.addresses[0], open.port)).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -45,42 +45,42 @@ fn knock(listener: &Listener, number: u32) -> TcpStream {
     stream
 }
 
-/// Where the listener is with a connection whose hello is over: at the program's socket.
-fn at_the_program(listener: &mut Listener) {
+/// Waits until the handshake is complete and the listener connects to the program.
+fn wait_for_handshake(listener: &mut Listener) {
     listener.stat_until(|stat| stat.connections == 1 && stat.half_open == 0);
 }
 
 #[test]
-fn a_program_with_a_full_queue_is_waited_for_as_on_one_node() {
+fn the_listener_waits_for_a_program_with_a_full_queue() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("program");
     let (program, _waiting) = busy(&path);
     let mut listener = Listener::tcp();
     let number = listener.forward(&path);
-    let mut source = knock(&listener, number);
-    at_the_program(&mut listener);
+    let mut source = start_handshake(&listener, number);
+    wait_for_handshake(&mut listener);
     assert_eq!(listener.stat().refused.total(), 0);
     program.accept().unwrap();
     let (mut local, _) = program.accept().unwrap();
     let mut status = [9];
     source.read_exact(&mut status).unwrap();
     assert_eq!(status, [0]);
-    source.write_all(b"after all").unwrap();
-    let mut heard = [0; 9];
-    local.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b"after all");
+    source.write_all(b"some data").unwrap();
+    let mut received = [0; 9];
+    local.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"some data");
 }
 
 #[test]
-fn a_source_that_goes_before_it_is_let_in_leaves_no_empty_stream_behind() {
+fn a_source_that_disappears_before_it_is_accepted_does_not_cause_an_empty_stream() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("program");
     let (program, _waiting) = busy(&path);
     let mut listener = Listener::tcp();
     let number = listener.forward(&path);
-    let source = knock(&listener, number);
-    at_the_program(&mut listener);
-    // As the kernel does for a process that is killed.
+    let source = start_handshake(&listener, number);
+    wait_for_handshake(&mut listener);
+    // The kernel resets the connections of a killed process in this way.
     SockRef::from(&source)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
@@ -89,12 +89,12 @@ fn a_source_that_goes_before_it_is_let_in_leaves_no_empty_stream_behind() {
     let (mut local, _) = program.accept().unwrap();
     listener.stat_until(|stat| stat.refused.malformed == 1);
     local.set_nonblocking(true).unwrap();
-    let seen = local.read(&mut [0]).unwrap_err();
-    assert_eq!(seen.kind(), ErrorKind::WouldBlock);
-    // When it says something, it hears that there is nobody.
+    let error = local.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    // When the program writes, it receives the error.
     local.set_nonblocking(false).unwrap();
     local.set_read_timeout(Some(LIMIT)).unwrap();
     local.write_all(b"?").unwrap();
-    let seen = local.read(&mut [0]).unwrap_err();
-    assert_eq!(seen.kind(), ErrorKind::ConnectionReset);
+    let error = local.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }

@@ -1,5 +1,5 @@
-//! A cable that is cut: nothing comes any more, and nobody says so. Two network namespaces, the
-//! source in the one, the listener in the other.
+//! A link that drops every packet without an error. The source and the listener are in different
+//! network namespaces.
 
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
@@ -10,64 +10,65 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 use testing::cable::{self, Cable, ip};
 use testing::connector::Connector;
-use testing::namespace::within;
-use testing::seam::Crossing;
-use testing::stream::{acquaint, cannot_go_on, hears, pushes, takes};
+use testing::namespace::in_namespace;
+use testing::seam::NegotiatedTunnel;
+use testing::stream::{
+    exchange_bytes, expect_both_fail, expect_reset, read_until_end, write_until_failure,
+};
 use testing::target::{Identity, Request, Target, serve_worker, stock_answer};
-use testing::{pattern, read_out, role, until};
+use testing::{pattern, read_to_end, role, wait_until};
 use tungstenite::Message;
 
-/// How long after its limit a dead node may be found on a busy machine.
+/// How long after its limit a dead node may be detected on a busy machine.
 const SLACK: Duration = Duration::from_secs(8);
 
-/// Far longer than anything here takes.
-const FAR: Duration = Duration::from_secs(60);
+/// Much longer than any step of a test takes.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// As much as makes every buffer on the way overflow.
-const MUCH: usize = 32 << 20;
+/// More bytes than all buffers in the path hold.
+const LENGTH: usize = 32 << 20;
 
-fn each_plane(test: fn(&str, &Cable)) {
+fn for_each_plane(test: fn(&str, &Cable)) {
     let planes = ["tls", "tcp"]
-        .map(|plane| thread::spawn(move || within(move || test(plane, &Cable::new()))));
+        .map(|plane| thread::spawn(move || in_namespace(move || test(plane, &Cable::new()))));
     for plane in planes {
         plane.join().unwrap();
     }
 }
 
 #[test]
-fn every_connection_fails_within_the_limit_whatever_it_is_doing() {
+fn every_connection_fails_within_the_limit_in_each_state() {
     const LIMIT: Duration = Duration::from_secs(3);
-    each_plane(|plane, cable| {
-        let mut crossing = cable.crossing(plane, LIMIT.as_secs());
-        let (busy, idle, stalled, mute) = (
-            crossing.pair(),
-            crossing.pair(),
-            crossing.pair(),
-            crossing.pair(),
-        );
+    for_each_plane(|plane, cable| {
+        let mut tunnel = cable.tunnel(plane, LIMIT.as_secs());
+        let (busy, idle, stalled, mute) =
+            (tunnel.pair(), tunnel.pair(), tunnel.pair(), tunnel.pair());
         for pair in [&busy, &idle, &stalled] {
-            acquaint(&pair.0, &pair.1);
+            exchange_bytes(&pair.0, &pair.1);
         }
-        // Mid-stream, both ways.
-        let busy = [busy.0, busy.1].map(|end| (pushes(&end), takes(&end)));
-        // Nothing moves, but its source waits for an answer, and its target for a question.
-        let waiting = [idle.0, idle.1].map(|end| takes(&end).1);
-        // More than anybody takes.
-        let blocked = (pushes(&stalled.0), takes(&stalled.0).1);
-        // A program that only reads: the kernel has no error for it.
-        let (mut asks, mut silent) = mute;
-        asks.write_all(b"all that there is").unwrap();
+        // Transfers in both directions.
+        let busy = [busy.0, busy.1].map(|end| (write_until_failure(&end), read_until_end(&end)));
+        // Both programs of the idle connection wait for data.
+        let waiting = [idle.0, idle.1].map(|end| read_until_end(&end).1);
+        // More data than the target's program reads.
+        let blocked = (
+            write_until_failure(&stalled.0),
+            read_until_end(&stalled.0).1,
+        );
+        // A program that has only read: the kernel cannot report an error to it.
+        let (mut writer, mut silent) = mute;
+        writer.write_all(b"data before a cut").unwrap();
         silent.read_exact(&mut [0; 17]).unwrap();
         for (_, (count, _)) in &busy {
-            until("data moves", || count.load(Ordering::Relaxed) > MUCH);
+            wait_until("data moves", || count.load(Ordering::Relaxed) > LENGTH);
         }
 
         cable.cut();
         let cut = Instant::now();
-        let mut ends: Vec<Instant> = waiting.map(hears).into();
-        ends.extend(busy.map(|(pushing, (_, taking))| cannot_go_on(pushing, taking)));
-        ends.push(cannot_go_on(blocked.0, blocked.1));
-        ends.push(hears(takes(&asks).1));
+        let mut ends: Vec<Instant> = waiting.map(expect_reset).into();
+        ends.extend(busy.map(|(writer, (_, reader))| expect_both_fail(writer, reader)));
+        ends.push(expect_both_fail(blocked.0, blocked.1));
+        ends.push(expect_reset(read_until_end(&writer).1));
         for end in ends {
             let took = end - cut;
             assert!(
@@ -76,12 +77,12 @@ fn every_connection_fails_within_the_limit_whatever_it_is_doing() {
             );
         }
 
-        // The listener has found out by itself.
+        // The listener detects the dead source independently.
         let stat =
-            crossing.stat_until(|stat| stat.forwards.iter().all(|forward| forward.failed == 1));
+            tunnel.stat_until(|stat| stat.forwards.iter().all(|forward| forward.failed == 1));
         assert_eq!(stat.forwards.len(), 4);
-        // What had arrived is read, and then there is no end.
-        hears(takes(&stalled.1).1);
+        // The data that had arrived is read, and an error follows it.
+        expect_reset(read_until_end(&stalled.1).1);
         silent.set_nonblocking(true).unwrap();
         assert_eq!(
             silent.read(&mut [0]).unwrap_err().kind(),
@@ -94,24 +95,25 @@ fn every_connection_fails_within_the_limit_whatever_it_is_doing() {
             ErrorKind::ConnectionReset
         );
 
-        // And nobody is let wait for a node that is dead.
-        let late = crossing.connector.open(&crossing.target, "/run/late");
-        assert!(read_out(&late).1.is_err());
-        let told = log_of_both(crossing, 5);
-        for (log, words) in told.iter().zip([
+        // A new connection to a dead node fails without waiting.
+        let late = tunnel.connector.open(&tunnel.target, "/run/late");
+        assert!(read_to_end(&late).1.is_err());
+        let logs = log_of_both(tunnel, 5);
+        for (log, expected) in logs.iter().zip([
             "the target's listener at 10.77.0.2:60000 is dead: no heartbeat received for 3s",
             "the source is dead: no heartbeat received for 3s",
         ]) {
-            assert!(log.contains(words), "{log}");
+            assert!(log.contains(expected), "{log}");
             assert_eq!(log.matches("FAILED: ").count(), 4, "{log}");
         }
     });
 }
 
-/// The record says that so many connections failed; what connector and listener have logged.
-fn log_of_both(crossing: Crossing, failed: u64) -> [String; 2] {
-    let seam = crossing.seam.clone();
-    let (record, finished) = crossing.finish();
+/// Requires this number of failed connections in the record. Returns the logs of connector and
+/// listener.
+fn log_of_both(tunnel: NegotiatedTunnel, failed: u64) -> [String; 2] {
+    let seam = tunnel.seam.clone();
+    let (record, finished) = tunnel.finish();
     assert_eq!(record["failed"], failed, "{record}");
     assert_eq!(finished.files, 0);
     let (ended, log) = seam.take_listener().end();
@@ -122,22 +124,22 @@ fn log_of_both(crossing: Crossing, failed: u64) -> [String; 2] {
 #[test]
 fn a_reader_that_stalls_for_longer_than_the_limit_is_not_dead() {
     const LIMIT: Duration = Duration::from_secs(3);
-    each_plane(|plane, cable| {
-        let mut crossing = cable.crossing(plane, LIMIT.as_secs());
-        let (source, target) = crossing.pair();
+    for_each_plane(|plane, cable| {
+        let mut tunnel = cable.tunnel(plane, LIMIT.as_secs());
+        let (source, target) = tunnel.pair();
         let writer = thread::spawn(move || {
-            (&source).write_all(&pattern(MUCH)).unwrap();
+            (&source).write_all(&pattern(LENGTH)).unwrap();
             source.shutdown(Shutdown::Write).unwrap();
-            read_out(&source)
+            read_to_end(&source)
         });
-        // Longer than the limit is what this is about.
+        // This does not wait for an event: the reader stalls for longer than the limit.
         sleep(LIMIT * 2 + LIMIT / 2);
-        let (data, end) = read_out(&target);
+        let (data, end) = read_to_end(&target);
         end.unwrap();
-        assert!(data == pattern(MUCH), "{} bytes", data.len());
+        assert!(data == pattern(LENGTH), "{} bytes", data.len());
         drop(target);
         writer.join().unwrap().1.unwrap();
-        for log in log_of_both(crossing, 0) {
+        for log in log_of_both(tunnel, 0) {
             assert!(!log.contains("dead") && !log.contains("FAILED"), "{log}");
         }
     });
@@ -145,64 +147,64 @@ fn a_reader_that_stalls_for_longer_than_the_limit_is_not_dead() {
 
 #[test]
 fn a_cut_that_is_shorter_than_the_limit_heals() {
-    each_plane(|plane, cable| {
-        // TCP repeats what is lost after ever longer waits: after a cut it may rest for as long
-        // again.
-        let mut crossing = cable.crossing(plane, 12);
-        let (source, target) = crossing.pair();
-        let idle = crossing.pair();
-        acquaint(&idle.0, &idle.1);
-        let ways = [
+    for_each_plane(|plane, cable| {
+        // TCP doubles the time between retransmissions: after a cut it may wait for as long as the
+        // cut lasted.
+        let mut tunnel = cable.tunnel(plane, 12);
+        let (source, target) = tunnel.pair();
+        let idle = tunnel.pair();
+        exchange_bytes(&idle.0, &idle.1);
+        let directions = [
             (source.try_clone().unwrap(), target.try_clone().unwrap()),
             (target, source),
         ];
-        let ways = ways.map(|(from, to)| {
+        let directions = directions.map(|(from, to)| {
             let writer = thread::spawn(move || {
-                (&from).write_all(&pattern(MUCH)).unwrap();
+                (&from).write_all(&pattern(LENGTH)).unwrap();
                 from.shutdown(Shutdown::Write).unwrap();
             });
             let (half_way, is_half_way) = mpsc::channel();
             let (go_on, may_go_on) = mpsc::channel::<()>();
             let reader = thread::spawn(move || {
-                let mut data = vec![0; MUCH / 2];
+                let mut data = vec![0; LENGTH / 2];
                 (&to).read_exact(&mut data).unwrap();
                 half_way.send(()).unwrap();
                 may_go_on.recv().unwrap();
-                let (rest, end) = read_out(&to);
+                let (rest, end) = read_to_end(&to);
                 data.extend(rest);
                 (data, end)
             });
             (is_half_way, go_on, writer, reader)
         });
-        for (is_half_way, ..) in &ways {
+        for (is_half_way, ..) in &directions {
             is_half_way.recv().unwrap();
         }
-        // What is left is more than all buffers hold: it is on the wire, or waits for it.
+        // The rest is more than all buffers hold, so packets are lost during the cut.
         cable.cut();
-        for (_, go_on, ..) in &ways {
+        for (_, go_on, ..) in &directions {
             go_on.send(()).unwrap();
         }
         sleep(Duration::from_secs(1));
-        cable.mend();
-        for (_, _, writer, reader) in ways {
+        cable.restore();
+        for (_, _, writer, reader) in directions {
             writer.join().unwrap();
             let (data, end) = reader.join().unwrap();
             end.unwrap();
-            assert!(data == pattern(MUCH), "{plane}: {} bytes", data.len());
+            assert!(data == pattern(LENGTH), "{plane}: {} bytes", data.len());
         }
-        acquaint(&idle.0, &idle.1);
+        exchange_bytes(&idle.0, &idle.1);
         drop(idle);
-        for log in log_of_both(crossing, 0) {
+        for log in log_of_both(tunnel, 0) {
             assert!(!log.contains("dead") && !log.contains("FAILED"), "{log}");
         }
     });
 }
 
-/// An API of the target on the other node.
+/// The target's API on the target node of the link.
 fn api_on(cable: &Cable, script: impl Fn(Request) + Send + Sync + 'static) -> Target {
-    cable.there(move || {
+    cable.on_target(move || {
         Target::at(
-            ip(cable::FAR[0]),
+            ip(cable::TARGET_ADDRESSES[0]),
             &Identity::new(),
             rustls::ALL_VERSIONS,
             script,
@@ -220,44 +222,44 @@ fn connector(limit: u64) -> Connector {
 #[test]
 fn a_websocket_fails_within_the_limit_too() {
     const LIMIT: Duration = Duration::from_secs(3);
-    within(|| {
+    in_namespace(|| {
         let cable = Cable::new();
         let near = Target::new(|request| serve_worker(request, stock_answer));
-        let (moves, moved) = mpsc::channel();
-        let moves = Mutex::new(moves);
+        let (transferred, transfer) = mpsc::channel();
+        let transferred = Mutex::new(transferred);
         let far = api_on(&cable, move |request| match request.socket() {
-            "/run/greets" => {
+            "/run/greeting" => {
                 let mut websocket = request.websocket();
                 websocket.send(Message::binary("!")).unwrap();
                 while websocket.read().is_ok() {}
             }
-            // Takes everything.
+            // Reads everything.
             _ => {
                 let mut tls = request.accept();
-                tls.read_exact(&mut vec![0; MUCH]).unwrap();
-                moves.lock().unwrap().send(()).unwrap();
-                drop(read_out(tls));
+                tls.read_exact(&mut vec![0; LENGTH]).unwrap();
+                transferred.lock().unwrap().send(()).unwrap();
+                drop(read_to_end(tls));
             }
         });
         let mut connector = connector(LIMIT.as_secs());
         connector.connect(&near);
-        assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
-        let mut idle = connector.open(&far, "/run/greets");
+        assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
+        let mut idle = connector.open(&far, "/run/greeting");
         idle.read_exact(&mut [0]).unwrap();
         idle.write_all(b"!").unwrap();
         let busy = connector.open(&far, "/run/sink");
-        let waiting = takes(&idle).1;
-        let (pushing, taking) = (pushes(&busy), takes(&busy).1);
-        moved.recv_timeout(FAR).unwrap();
+        let waiting = read_until_end(&idle).1;
+        let (writer, reader) = (write_until_failure(&busy), read_until_end(&busy).1);
+        transfer.recv_timeout(TIMEOUT).unwrap();
 
         cable.cut();
         let cut = Instant::now();
-        for end in [hears(waiting), cannot_go_on(pushing, taking)] {
+        for end in [expect_reset(waiting), expect_both_fail(writer, reader)] {
             let took = end - cut;
             assert!(took > LIMIT / 2 && took < LIMIT + SLACK, "{took:?}");
         }
-        // The control connection took another way.
-        assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+        // The control connection does not use the link.
+        assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
         let log = connector.finish().log;
         assert_eq!(log.matches("FAILED: ").count(), 2, "{log}");
         assert_eq!(log.matches("timed out").count(), 2, "{log}");
@@ -267,15 +269,15 @@ fn a_websocket_fails_within_the_limit_too() {
 #[test]
 fn a_control_connection_that_is_cut_ends_everything() {
     const LIMIT: Duration = Duration::from_secs(3);
-    within(|| {
+    in_namespace(|| {
         let cable = Cable::new();
         let far = api_on(&cable, |request| match request.socket() {
             "/run/mtunnel" => serve_worker(request, stock_answer),
-            _ => drop(read_out(request.accept())),
+            _ => drop(read_to_end(request.accept())),
         });
         let mut connector = connector(LIMIT.as_secs());
         connector.connect(&far);
-        assert_eq!(connector.ask(&json!({ "cmd": "version" }))["api"], 2);
+        assert_eq!(connector.request(&json!({ "cmd": "version" }))["api"], 2);
         let mut local = connector.open(&far, "/run/sink");
         local.write_all(b"something").unwrap();
 
@@ -292,7 +294,7 @@ fn a_control_connection_that_is_cut_ends_everything() {
             "{log}"
         );
         assert_eq!(
-            read_out(&local).1.unwrap_err().kind(),
+            read_to_end(&local).1.unwrap_err().kind(),
             ErrorKind::ConnectionReset
         );
     });

@@ -1,5 +1,6 @@
-//! Dialling the target's listener: whatever is there in its place, `secure` takes the websocket with
-//! one warning, `insecure` ends before anything is changed, and neither takes longer than its limit.
+//! Dialling the target's listener when another service or nothing is at its address: `secure` uses
+//! the websocket with one warning, `insecure` ends before any change, and neither exceeds its
+//! limit.
 
 use pve_tunnel::network::bind_port;
 use pve_tunnel::tls::{Identity, Server};
@@ -11,18 +12,18 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 use testing::listener::Listener;
-use testing::read_out;
-use testing::seam::{Crossing, Seam, wish_with};
+use testing::read_to_end;
+use testing::seam::{NegotiatedTunnel, Seam, plane_request_with};
 
-/// What is not to be waited for is over long before this limit, and what waits does so for it.
-const FAR: Duration = Duration::from_secs(60);
+/// A limit so long that a dial which waits for it is detected.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A limit that is waited for, and how long after it everything is over.
+/// A limit that the dial does wait for, and how long after it the dial has ended.
 const LIMIT: Duration = Duration::from_secs(2);
 const SLACK: Duration = Duration::from_secs(2);
 
-/// A loopback address on which nobody else listens, at any port.
-fn fresh() -> IpAddr {
+/// A loopback address at which no other program listens.
+fn unused_address() -> IpAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let pid = std::process::id() % (250 * 250);
     let (high, low) = ((pid / 250) as u8, (pid % 250) as u8);
@@ -30,9 +31,9 @@ fn fresh() -> IpAddr {
     Ipv4Addr::new(127, high + 1, low, number).into()
 }
 
-/// Something that listens on a port of the migration range, and is no listener of ours.
-fn stranger(script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let bound = bind_port(fresh()).unwrap();
+/// Another service on a port of the migration range.
+fn other_service(script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let bound = bind_port(unused_address()).unwrap();
     let address = bound.listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in bound.listener.incoming() {
@@ -42,7 +43,7 @@ fn stranger(script: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     address
 }
 
-/// A seam that says that its listener is there.
+/// A seam that announces these addresses and this port for its listener.
 fn announcing(addresses: &[IpAddr], port: u16) -> Seam {
     let addresses = addresses.to_vec();
     Seam::scripted(move |direct, ours| match direct["op"].as_str() {
@@ -60,7 +61,7 @@ fn announcing(addresses: &[IpAddr], port: u16) -> Seam {
     })
 }
 
-/// A seam that opens a listener and says something else of it.
+/// A seam that opens a listener and changes its announcement.
 fn distorting(distort: impl Fn(&mut Value) + Send + Sync + 'static) -> Seam {
     Seam::scripted(move |direct, ours| {
         let mut answer = ours();
@@ -71,23 +72,23 @@ fn distorting(distort: impl Fn(&mut Value) + Send + Sync + 'static) -> Seam {
     })
 }
 
-/// A dial that fails: what the operator is told, and how long it took.
-fn failing(kind: &str, seam: &Seam, limit: Duration) -> (String, Duration) {
+/// A dial that fails. Returns the message to the operator and how long the negotiation took.
+fn fail_to_dial(kind: &str, seam: &Seam, limit: Duration) -> (String, Duration) {
     let limit = json!({ "dial_timeout": limit.as_secs_f64() });
-    let (mut crossing, told) = refused(kind, seam, &limit);
-    assert_eq!(seam.said(), ["version", "hello", "open", "close"]);
-    goes_on(kind, &mut crossing);
-    (told, crossing.took)
+    let (mut tunnel, message) = refused(kind, seam, &limit);
+    assert_eq!(seam.received(), ["version", "hello", "open", "close"]);
+    assert_continues(kind, &mut tunnel);
+    (message, tunnel.took)
 }
 
-/// A negotiation that comes to no direct plane, and what the operator is told.
-fn refused(kind: &str, seam: &Seam, fields: &Value) -> (Crossing, String) {
-    let crossing = Crossing::with(seam.clone(), &wish_with(kind, fields));
-    let answer = &crossing.answer;
+/// A negotiation without a direct plane as its result. Also returns the message to the operator.
+fn refused(kind: &str, seam: &Seam, fields: &Value) -> (NegotiatedTunnel, String) {
+    let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request_with(kind, fields));
+    let answer = &tunnel.answer;
     if kind == "insecure" {
         assert_eq!(answer["success"], false, "{answer}");
-        let told = answer["msg"].as_str().unwrap().to_owned();
-        return (crossing, told);
+        let message = answer["msg"].as_str().unwrap().to_owned();
+        return (tunnel, message);
     }
     assert_eq!(answer["success"], true, "{answer}");
     assert_eq!(answer["plan"]["plane"], "websocket", "{answer}");
@@ -98,20 +99,20 @@ fn refused(kind: &str, seam: &Seam, fields: &Value) -> (Crossing, String) {
         .unwrap()
         .iter()
         .map(|warning| warning.as_str().unwrap())
-        // That the network that was asked for is not used, is another matter.
+        // The warning that the requested network is not used has another reason.
         .filter(|warning| !warning.starts_with("migration network '127.0.0.0/8' is not used"))
         .collect();
     assert!(warnings.len() <= 1, "{answer}");
-    let told = warnings.first().copied().unwrap_or_default().to_owned();
-    (crossing, told)
+    let message = warnings.first().copied().unwrap_or_default().to_owned();
+    (tunnel, message)
 }
 
-/// The control connection serves on; after `secure`, so do forwards.
-fn goes_on(kind: &str, crossing: &mut Crossing) {
-    let version = crossing.connector.ask(&json!({ "cmd": "version" }));
+/// Requires that the control connection works and, after `secure`, forwards by websocket.
+fn assert_continues(kind: &str, tunnel: &mut NegotiatedTunnel) {
+    let version = tunnel.connector.request(&json!({ "cmd": "version" }));
     assert_eq!(version["api"], 2);
     if kind == "secure" {
-        let mut local = crossing.connector.open(&crossing.target, "/run/echo");
+        let mut local = tunnel.connector.open(&tunnel.target, "/run/echo");
         local.write_all(b"by websocket").unwrap();
         let mut answer = [0; 12];
         local.read_exact(&mut answer).unwrap();
@@ -119,57 +120,57 @@ fn goes_on(kind: &str, crossing: &mut Crossing) {
     }
 }
 
-fn names(told: &str, address: SocketAddr, words: &str) {
-    let place = format!("{}, port {}", address.ip(), address.port());
-    assert!(told.contains(&place), "{place}: {told}");
-    assert!(told.contains(words), "{words}: {told}");
+fn assert_message(message: &str, address: SocketAddr, expected: &str) {
+    let endpoint = format!("{}, port {}", address.ip(), address.port());
+    assert!(message.contains(&endpoint), "{endpoint}: {message}");
+    assert!(message.contains(expected), "{expected}: {message}");
 }
 
 #[test]
-fn a_closed_port_is_told_by_its_errno() {
+fn a_closed_port_is_reported_with_its_errno() {
     for kind in ["secure", "insecure"] {
-        let address = SocketAddr::new(fresh(), 60_007);
+        let address = SocketAddr::new(unused_address(), 60_007);
         let seam = announcing(&[address.ip()], address.port());
-        let (told, took) = failing(kind, &seam, FAR);
-        names(&told, address, "Connection refused (os error 111)");
-        assert!(took < FAR / 2, "{took:?}");
+        let (message, took) = fail_to_dial(kind, &seam, TIMEOUT);
+        assert_message(&message, address, "Connection refused (os error 111)");
+        assert!(took < TIMEOUT / 2, "{took:?}");
     }
 }
 
 #[test]
-fn every_address_that_was_tried_is_told() {
-    let (one, other) = (fresh(), fresh());
-    let (told, _) = failing("secure", &announcing(&[one, other], 60_008), FAR);
-    let place = format!("{one}, {other}, port 60008");
-    assert!(told.contains(&place), "{told}");
+fn every_address_that_was_dialled_is_reported() {
+    let (one, other) = (unused_address(), unused_address());
+    let (message, _) = fail_to_dial("secure", &announcing(&[one, other], 60_008), TIMEOUT);
+    let endpoints = format!("{one}, {other}, port 60008");
+    assert!(message.contains(&endpoints), "{message}");
     assert!(
-        told.contains(&format!("{one}: Connection refused")),
-        "{told}"
+        message.contains(&format!("{one}: Connection refused")),
+        "{message}"
     );
     assert!(
-        told.contains(&format!("{other}: Connection refused")),
-        "{told}"
+        message.contains(&format!("{other}: Connection refused")),
+        "{message}"
     );
 }
 
 #[test]
-fn one_that_accepts_and_says_nothing_is_waited_for_no_longer_than_the_limit() {
+fn a_service_that_sends_nothing_is_closed_at_the_limit() {
     for (kind, words) in [
         ("secure", "no answer to the TLS handshake within 2s"),
         ("insecure", "no answer to the handshake within 2s"),
     ] {
         let kept = Mutex::new(Vec::new());
-        let address = stranger(move |stream| kept.lock().unwrap().push(stream));
+        let address = other_service(move |stream| kept.lock().unwrap().push(stream));
         let seam = announcing(&[address.ip()], address.port());
-        let (told, took) = failing(kind, &seam, LIMIT);
-        names(&told, address, words);
+        let (message, took) = fail_to_dial(kind, &seam, LIMIT);
+        assert_message(&message, address, words);
         assert!(took >= LIMIT && took < LIMIT + SLACK, "{took:?}");
     }
 }
 
 #[test]
-fn one_that_says_something_else_is_no_listener() {
-    for (kind, said, words) in [
+fn a_service_that_is_not_a_listener_is_reported() {
+    for (kind, greeting, words) in [
         ("secure", &b"SSH-2.0-OpenSSH_9.2p1\r\n"[..], "TLS"),
         ("secure", b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS"),
         (
@@ -185,20 +186,20 @@ fn one_that_says_something_else_is_no_listener() {
         ("insecure", b"pvetun\0\x01", "the handshake failed"),
         ("insecure", b"", "the handshake failed"),
     ] {
-        let address = stranger(move |mut stream| {
-            let _ = stream.write_all(said);
+        let address = other_service(move |mut stream| {
+            let _ = stream.write_all(greeting);
             let _ = stream.shutdown(std::net::Shutdown::Write);
-            let _ = read_out(&stream);
+            let _ = read_to_end(&stream);
         });
         let seam = announcing(&[address.ip()], address.port());
-        let (told, took) = failing(kind, &seam, FAR);
-        names(&told, address, words);
-        assert!(took < FAR / 2, "{took:?}");
+        let (message, took) = fail_to_dial(kind, &seam, TIMEOUT);
+        assert_message(&message, address, words);
+        assert!(took < TIMEOUT / 2, "{took:?}");
     }
 }
 
-/// Passes a TCP connection on as it is.
-fn pass_on(stream: TcpStream, address: SocketAddr) {
+/// Relays a TCP connection without change.
+fn relay(stream: TcpStream, address: SocketAddr) {
     let onward = TcpStream::connect(address).unwrap();
     for (mut from, mut to) in [
         (stream.try_clone().unwrap(), onward.try_clone().unwrap()),
@@ -212,7 +213,7 @@ fn pass_on(stream: TcpStream, address: SocketAddr) {
 }
 
 #[test]
-fn one_in_the_middle_that_leads_to_another_listener_gets_nothing() {
+fn an_attacker_that_relays_to_another_listener_is_refused() {
     for (kind, plane, words) in [
         ("secure", "tls", "fingerprint"),
         ("insecure", "tcp", "the listener refused the handshake"),
@@ -221,18 +222,18 @@ fn one_in_the_middle_that_leads_to_another_listener_gets_nothing() {
         if plane == "tls" {
             options["fingerprint"] = json!(Identity::one_time().unwrap().fingerprint().to_string());
         }
-        // Another migration's.
+        // The listener of another migration.
         let mut other = Listener::start(options);
         let open = other.open();
-        let there = SocketAddr::new(open.addresses[0], open.port);
-        let address = stranger(move |stream| pass_on(stream, there));
+        let other_address = SocketAddr::new(open.addresses[0], open.port);
+        let address = other_service(move |stream| relay(stream, other_address));
         let seam = distorting(move |open| {
             open["addresses"] = json!([address.ip()]);
             open["port"] = json!(address.port());
         });
-        let (told, _) = failing(kind, &seam, FAR);
-        names(&told, address, words);
-        // Ours has been closed, unused.
+        let (message, _) = fail_to_dial(kind, &seam, TIMEOUT);
+        assert_message(&message, address, words);
+        // The listener of this migration has been closed without connections.
         let (ended, _) = seam.take_listener().end();
         ended.unwrap();
         let stat = other.stat_until(|stat| stat.refused.total() == 1);
@@ -247,28 +248,29 @@ fn one_in_the_middle_that_leads_to_another_listener_gets_nothing() {
 }
 
 #[test]
-fn one_in_the_middle_with_a_certificate_of_its_own_learns_nothing() {
-    let heard: Arc<Mutex<Vec<Option<Vec<u8>>>>> = Arc::default();
+fn an_attacker_with_its_own_certificate_receives_no_data() {
+    let results: Arc<Mutex<Vec<Option<Vec<u8>>>>> = Arc::default();
     let own = Identity::one_time().unwrap();
     let source: Arc<Mutex<Option<Value>>> = Arc::default();
-    let (seen, told_source) = (heard.clone(), source.clone());
-    // It knows whom it is to expect, as if it had read the control plane, and answers everything.
-    let address = stranger(move |stream| {
-        let pin = told_source.lock().unwrap().clone().unwrap();
+    let (seen, expected_source) = (results.clone(), source.clone());
+    // The attacker pins the right source, as if it had read the control plane, and completes each
+    // step.
+    let address = other_service(move |stream| {
+        let pin = expected_source.lock().unwrap().clone().unwrap();
         let server = Server::direct(&own, pin.as_str().unwrap().parse().unwrap()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let said = runtime.block_on(async {
+        let received = runtime.block_on(async {
             stream.set_nonblocking(true).unwrap();
             let stream = tokio::net::TcpStream::from_std(stream).unwrap();
             let mut stream = server.handshake(stream).await.ok()?;
-            let mut said = Vec::new();
-            let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut said).await;
-            Some(said)
+            let mut received = Vec::new();
+            let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut received).await;
+            Some(received)
         });
-        seen.lock().unwrap().push(said);
+        seen.lock().unwrap().push(received);
     });
     let seam = Seam::scripted(move |direct, ours| {
         let mut answer = ours();
@@ -279,50 +281,50 @@ fn one_in_the_middle_with_a_certificate_of_its_own_learns_nothing() {
         }
         answer
     });
-    let (told, _) = failing("secure", &seam, FAR);
-    names(&told, address, "fingerprint");
-    testing::until("the one in the middle is done", || {
-        !heard.lock().unwrap().is_empty()
+    let (message, _) = fail_to_dial("secure", &seam, TIMEOUT);
+    assert_message(&message, address, "fingerprint");
+    testing::wait_until("the attacker has finished", || {
+        !results.lock().unwrap().is_empty()
     });
-    // Refused within the handshake.
-    assert_eq!(*heard.lock().unwrap(), [None]);
+    // The handshake failed.
+    assert_eq!(*results.lock().unwrap(), [None]);
 }
 
 #[test]
-fn the_second_address_is_taken_where_the_first_is_closed() {
+fn the_second_address_is_used_if_the_first_is_closed() {
     for (kind, plane) in [("secure", "tls"), ("insecure", "tcp")] {
-        let closed = fresh();
+        let closed = unused_address();
         let seam = distorting(move |open| {
             let right = open["addresses"][0].clone();
             open["addresses"] = json!([closed, right]);
         });
-        let crossing = Crossing::on(
+        let tunnel = NegotiatedTunnel::on_plane(
             plane,
             seam.clone(),
-            &wish_with(
+            &plane_request_with(
                 kind,
                 &json!({
-                    "dial_timeout": FAR.as_secs(),
+                    "dial_timeout": TIMEOUT.as_secs(),
                 }),
             ),
         );
-        assert_eq!(crossing.answer["direct"]["address"], "127.0.0.1");
-        assert_eq!(seam.ops(), ["hello", "open"]);
-        assert!(crossing.took < FAR / 2);
+        assert_eq!(tunnel.answer["direct"]["address"], "127.0.0.1");
+        assert_eq!(seam.operations(), ["hello", "open"]);
+        assert!(tunnel.took < TIMEOUT / 2);
     }
 }
 
 #[test]
-fn announcements_that_are_not_acceptable_are_dialled_nowhere() {
-    // Whoever is dialled in spite of it is heard of.
-    let (there, dialled) = (
-        TcpListener::bind((fresh(), 0)).unwrap(),
+fn unacceptable_announcements_are_not_dialled() {
+    // Counts connections that should not exist.
+    let (listener, dialled) = (
+        TcpListener::bind((unused_address(), 0)).unwrap(),
         Arc::new(AtomicU8::new(0)),
     );
-    let outside = there.local_addr().unwrap();
+    let outside = listener.local_addr().unwrap();
     let count = dialled.clone();
     thread::spawn(move || {
-        for _ in there.incoming() {
+        for _ in listener.incoming() {
             count.fetch_add(1, Ordering::Relaxed);
         }
     });
@@ -352,9 +354,9 @@ fn announcements_that_are_not_acceptable_are_dialled_nowhere() {
                 open["addresses"] = json!([outside.ip()]);
                 open[&field] = value.clone();
             });
-            let (told, took) = failing(kind, &seam, FAR);
-            assert!(told.contains(words), "{words}: {told}");
-            assert!(took < FAR / 2, "{took:?}");
+            let (message, took) = fail_to_dial(kind, &seam, TIMEOUT);
+            assert!(message.contains(words), "{words}: {message}");
+            assert!(took < TIMEOUT / 2, "{took:?}");
             seam.take_listener().end().0.unwrap();
         }
     }
@@ -362,28 +364,28 @@ fn announcements_that_are_not_acceptable_are_dialled_nowhere() {
 }
 
 #[test]
-fn the_other_direct_plane_is_not_what_was_asked_for() {
+fn an_announcement_for_the_other_direct_plane_is_refused() {
     for (kind, other) in [("secure", "tcp"), ("insecure", "tls")] {
         let seam = distorting(move |open| open["plane"] = json!(other));
-        let (told, _) = failing(kind, &seam, FAR);
-        assert!(told.contains("which was not requested"), "{told}");
+        let (message, _) = fail_to_dial(kind, &seam, TIMEOUT);
+        assert!(message.contains("which was not requested"), "{message}");
     }
 }
 
 #[test]
-fn a_loopback_address_is_not_dialled_unless_its_network_was_named() {
-    let address = fresh();
+fn a_loopback_address_is_dialled_only_if_its_network_was_named() {
+    let address = unused_address();
     for (kind, words) in [("secure", "loopback"), ("insecure", "loopback")] {
         let seam = announcing(&[address], 60_000);
         let fields = json!({ "migration_network": null, "network": null, "source_network": null });
-        let (_, told) = refused(kind, &seam, &fields);
-        assert!(told.contains(words), "{told}");
-        assert_eq!(seam.said(), ["version", "hello", "open", "close"]);
+        let (_, message) = refused(kind, &seam, &fields);
+        assert!(message.contains(words), "{message}");
+        assert_eq!(seam.received(), ["version", "hello", "open", "close"]);
     }
 }
 
 #[test]
-fn an_answer_that_is_not_understood_opens_nothing_that_stays_open() {
+fn a_malformed_answer_closes_the_listener_that_it_may_have_opened() {
     let distortions: &[(&str, Value)] = &[
         ("port", json!("sixty thousand")),
         ("port", json!(70_000)),
@@ -393,7 +395,7 @@ fn an_answer_that_is_not_understood_opens_nothing_that_stays_open() {
         ("addresses", json!(["127.1"])),
         ("key", json!("5e")),
         ("key", Value::Null),
-        ("plane", json!("carrier pigeon")),
+        ("plane", json!("another plane")),
         ("protocol", json!(-1)),
     ];
     for kind in ["secure", "insecure"] {
@@ -401,23 +403,23 @@ fn an_answer_that_is_not_understood_opens_nothing_that_stays_open() {
             let what = format!("{kind}: {field} {value}");
             let (field, value) = ((*field).to_owned(), value.clone());
             let seam = distorting(move |open| open[&field] = value.clone());
-            let (told, _) = failing(kind, &seam, FAR);
-            assert!(told.contains("invalid answer"), "{what}: {told}");
+            let (message, _) = fail_to_dial(kind, &seam, TIMEOUT);
+            assert!(message.contains("invalid answer"), "{what}: {message}");
             let (ended, _) = seam.take_listener().end();
             ended.unwrap();
         }
     }
-    // A fingerprint that is none, or is missing.
+    // A malformed fingerprint, and none.
     for value in [json!("AA:BB"), Value::Null] {
         let seam = distorting(move |open| open["fingerprint"] = value.clone());
-        let (told, _) = failing("secure", &seam, FAR);
-        assert!(told.contains("fingerprint"), "{told}");
+        let (message, _) = fail_to_dial("secure", &seam, TIMEOUT);
+        assert!(message.contains("fingerprint"), "{message}");
     }
 }
 
 #[test]
-fn an_open_that_is_refused_or_says_nothing_of_itself() {
-    // Only what is refused has certainly opened nothing.
+fn a_refused_open_is_not_closed_and_a_malformed_answer_is() {
+    // Only a refusal guarantees that no listener was opened.
     for (answer, words, closes) in [
         (
             json!({ "success": 0, "msg": "no free port in 60000-60049" }),
@@ -438,10 +440,10 @@ fn an_open_that_is_refused_or_says_nothing_of_itself() {
                 Some("open") => answer.clone(),
                 _ => ours(),
             });
-            let (_, told) = refused(kind, &seam, &json!({}));
-            assert!(told.contains(words), "{told}");
-            let said = ["version", "hello", "open", "close"];
-            assert_eq!(seam.said(), said[..3 + usize::from(closes)]);
+            let (_, message) = refused(kind, &seam, &json!({}));
+            assert!(message.contains(words), "{message}");
+            let requests = ["version", "hello", "open", "close"];
+            assert_eq!(seam.received(), requests[..3 + usize::from(closes)]);
         }
     }
 }

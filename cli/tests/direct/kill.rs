@@ -1,5 +1,5 @@
-//! SIGKILL, at either end and at every moment: everybody hears of it, nobody takes it for an end,
-//! and nothing is left behind.
+//! SIGKILL of the connector or the listener at different moments: every program receives an error
+//! and not an end of stream, and nothing is left behind.
 
 use serde_json::json;
 use std::io::Write;
@@ -7,15 +7,18 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use testing::namespace::within;
-use testing::seam::{Crossing, Seam, program, wish};
-use testing::stream::{acquaint, cannot_go_on, hears, pushes, takes, when_pushing_failed};
-use testing::{is_gone, pattern, read_out, role, signal, state, tcp_source, until};
+use testing::namespace::in_namespace;
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, program};
+use testing::stream::{
+    exchange_bytes, expect_both_fail, expect_reset, expect_write_failure, read_until_end,
+    write_until_failure,
+};
+use testing::{is_gone, pattern, read_to_end, role, signal, state, tcp_source, wait_until};
 
 const PLANES: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
 
-/// As much as makes every buffer on the way overflow.
-const MUCH: usize = 16 << 20;
+/// More bytes than all buffers in the path hold.
+const LENGTH: usize = 16 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
@@ -23,21 +26,25 @@ enum Victim {
     Listener,
 }
 
-/// Each plane and each victim, in a network namespace where nobody else wants the port.
-fn each(test: fn(Crossing, Victim)) {
-    within(move || {
+/// Runs a test for each plane and each victim, in a network namespace where no other process uses
+/// the port.
+fn for_each_plane_and_victim(test: fn(NegotiatedTunnel, Victim)) {
+    in_namespace(move || {
         for (kind, plane) in PLANES {
             for victim in [Victim::Connector, Victim::Listener] {
-                let seam = Seam::starting(role::listeners());
-                test(Crossing::on(plane, seam, &wish(kind)), victim);
+                let seam = Seam::with_listeners(role::listeners());
+                test(
+                    NegotiatedTunnel::on_plane(plane, seam, &plane_request(kind)),
+                    victim,
+                );
             }
         }
     });
 }
 
-fn endpoint(crossing: &Crossing) -> SocketAddr {
+fn endpoint(tunnel: &NegotiatedTunnel) -> SocketAddr {
     tcp_source::endpoint(
-        &crossing
+        &tunnel
             .seam
             .listener
             .lock()
@@ -48,56 +55,50 @@ fn endpoint(crossing: &Crossing) -> SocketAddr {
     )
 }
 
-fn listener_pid(crossing: &Crossing) -> u32 {
-    crossing
-        .seam
-        .listener
-        .lock()
-        .unwrap()
-        .as_ref()
-        .unwrap()
-        .pid()
+fn listener_pid(tunnel: &NegotiatedTunnel) -> u32 {
+    tunnel.seam.listener.lock().unwrap().as_ref().unwrap().pid()
 }
 
-fn kill(crossing: &mut Crossing, victim: Victim) {
+fn kill(tunnel: &mut NegotiatedTunnel, victim: Victim) {
     match victim {
-        Victim::Connector => crossing.connector.child.kill().unwrap(),
-        Victim::Listener => signal("KILL", listener_pid(crossing)),
+        Victim::Connector => tunnel.connector.child.kill().unwrap(),
+        Victim::Listener => signal("KILL", listener_pid(tunnel)),
     }
 }
 
-/// The one that lives has not been disturbed, says what died, and ends well. Nothing is left.
-fn aftermath(mut crossing: Crossing, victim: Victim, failed: u64) {
-    let endpoint = endpoint(&crossing);
+/// Requires that the survivor continues, reports the death, and ends cleanly, and that nothing is
+/// left.
+fn assert_survivor_cleans_up(mut tunnel: NegotiatedTunnel, victim: Victim, failed: u64) {
+    let endpoint = endpoint(&tunnel);
     match victim {
         Victim::Connector => {
-            let directory = crossing.connector.directory.path().to_owned();
-            let ended = crossing.connector.child.wait().unwrap();
+            let directory = tunnel.connector.directory.path().to_owned();
+            let ended = tunnel.connector.child.wait().unwrap();
             assert!(!ended.success());
-            // Nobody is there to remove them, and nobody answers at them.
+            // The killed connector has left its sockets, which do not accept connections.
             for entry in std::fs::read_dir(directory).unwrap() {
                 UnixStream::connect(entry.unwrap().path()).unwrap_err();
             }
-            let quiet = crossing.stat_until(|stat| {
+            let quiet = tunnel.stat_until(|stat| {
                 stat.half_open == 0 && stat.forwards.iter().all(|forward| forward.open == 0)
             });
             let all: u64 = quiet.forwards.iter().map(|forward| forward.failed).sum();
             assert_eq!(all, failed, "{quiet:?}");
-            let mut listener = crossing.seam.take_listener();
-            listener.ask(&json!({ "op": "close" }));
+            let mut listener = tunnel.seam.take_listener();
+            listener.request(&json!({ "op": "close" }));
             let (ended, log) = listener.wait();
             assert!(ended.success(), "{log}");
             assert_eq!(log.matches("FAILED: ").count() as u64, failed, "{log}");
         }
         Victim::Listener => {
-            let forward = crossing.connector.directory.path().join("0.sock");
+            let forward = tunnel.connector.directory.path().join("0.sock");
             let late = UnixStream::connect(forward).unwrap();
-            assert!(read_out(&late).1.is_err());
-            let version = crossing.connector.ask(&json!({ "cmd": "version" }));
+            assert!(read_to_end(&late).1.is_err());
+            let version = tunnel.connector.request(&json!({ "cmd": "version" }));
             assert_eq!(version["api"], 2);
-            let (ended, _) = crossing.seam.take_listener().wait();
+            let (ended, _) = tunnel.seam.take_listener().wait();
             assert!(!ended.success());
-            let (_, finished) = crossing.finish();
+            let (_, finished) = tunnel.finish();
             let log = finished.log;
             assert!(finished.status.success(), "{log}");
             assert_eq!(finished.files, 0);
@@ -106,47 +107,49 @@ fn aftermath(mut crossing: Crossing, victim: Victim, failed: u64) {
             assert_eq!(log.matches("FAILED: ").count() as u64, failed, "{log}");
         }
     }
-    // At once, and not only when TCP has forgotten the connections.
+    // The port is free without delay, although connections may be in TIME_WAIT.
     TcpListener::bind(endpoint).unwrap();
 }
 
 #[test]
-fn at_the_hello() {
-    each(|mut crossing, victim| {
-        let (taken, takes_one) = mpsc::channel();
-        let path = program(crossing.directory.path(), move |stream| {
-            let _ = taken.send(stream);
+fn a_kill_during_the_handshake_resets_the_source_program() {
+    for_each_plane_and_victim(|mut tunnel, victim| {
+        let (sender, connections) = mpsc::channel();
+        let path = program(tunnel.directory.path(), move |stream| {
+            let _ = sender.send(stream);
         });
         let remote = path.to_str().unwrap();
-        let forward = crossing.connector.forward(&crossing.target, remote);
-        let port = endpoint(&crossing).port();
-        let watch = connections(port);
-        // The kernel takes connections for it, and it says nothing.
-        let listener = listener_pid(&crossing);
+        let forward = tunnel.connector.forward(&tunnel.target, remote);
+        let port = endpoint(&tunnel).port();
+        let heartbeat = established_connections(port);
+        // The kernel accepts connections for the stopped listener, which sends nothing.
+        let listener = listener_pid(&tunnel);
         signal("STOP", listener);
-        until("it stands still", || state(listener) == Some('T'));
+        wait_until("the listener is stopped", || state(listener) == Some('T'));
         let mut local = UnixStream::connect(forward).unwrap();
-        local.write_all(b"is anybody there?").unwrap();
-        until("a second connection", || connections(port) > watch);
-        kill(&mut crossing, victim);
+        local.write_all(b"request").unwrap();
+        wait_until("a second connection", || {
+            established_connections(port) > heartbeat
+        });
+        kill(&mut tunnel, victim);
         if victim == Victim::Connector {
             signal("CONT", listener);
         }
-        hears(takes(&local).1);
+        expect_reset(read_until_end(&local).1);
         if victim == Victim::Connector {
-            let stat = crossing.stat_until(|stat| stat.refused.total() == 1);
+            let stat = tunnel.stat_until(|stat| stat.refused.total() == 1);
             assert_eq!(stat.refused.tls + stat.refused.malformed, 1, "{stat:?}");
         }
         assert!(
-            takes_one.try_recv().is_err(),
+            connections.try_recv().is_err(),
             "the program got a connection"
         );
-        aftermath(crossing, victim, 0);
+        assert_survivor_cleans_up(tunnel, victim, 0);
     });
 }
 
-/// Established connections of this namespace from that port.
-fn connections(port: u16) -> usize {
+/// The number of established connections of this namespace with this local port.
+fn established_connections(port: u16) -> usize {
     // /proc/net/tcp (man 5 proc): number, local address, remote address, state.
     let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let local = format!(":{port:04X}");
@@ -158,61 +161,63 @@ fn connections(port: u16) -> usize {
 }
 
 #[test]
-fn mid_stream() {
-    each(|mut crossing, victim| {
-        let (busy, idle) = (crossing.pair(), crossing.pair());
-        acquaint(&busy.0, &busy.1);
-        acquaint(&idle.0, &idle.1);
-        let busy = [busy.0, busy.1].map(|end| (pushes(&end), takes(&end)));
-        let waiting = [idle.0, idle.1].map(|end| takes(&end).1);
+fn a_kill_during_transfer_is_an_error_for_every_program() {
+    for_each_plane_and_victim(|mut tunnel, victim| {
+        let (busy, idle) = (tunnel.pair(), tunnel.pair());
+        exchange_bytes(&busy.0, &busy.1);
+        exchange_bytes(&idle.0, &idle.1);
+        let busy = [busy.0, busy.1].map(|end| (write_until_failure(&end), read_until_end(&end)));
+        let idle_readers = [idle.0, idle.1].map(|end| read_until_end(&end).1);
         for (_, (count, _)) in &busy {
-            until("data moves", || count.load(Ordering::Relaxed) > MUCH);
+            wait_until("data moves", || count.load(Ordering::Relaxed) > LENGTH);
         }
-        kill(&mut crossing, victim);
-        for (pushing, (_, taking)) in busy {
-            cannot_go_on(pushing, taking);
+        kill(&mut tunnel, victim);
+        for (writer, (_, reader)) in busy {
+            expect_both_fail(writer, reader);
         }
-        for taking in waiting {
-            hears(taking);
+        for reader in idle_readers {
+            expect_reset(reader);
         }
-        aftermath(crossing, victim, 2);
+        assert_survivor_cleans_up(tunnel, victim, 2);
     });
 }
 
 #[test]
-fn at_the_end() {
-    each(|mut crossing, victim| {
-        let (mut source, target) = crossing.pair();
-        source.write_all(&pattern(MUCH / 16)).unwrap();
+fn a_kill_after_the_end_of_one_direction_is_not_a_clean_end() {
+    for_each_plane_and_victim(|mut tunnel, victim| {
+        let (mut source, target) = tunnel.pair();
+        source.write_all(&pattern(LENGTH / 16)).unwrap();
         source.shutdown(Shutdown::Write).unwrap();
-        let (data, end) = read_out(&target);
+        let (data, end) = read_to_end(&target);
         end.unwrap();
-        assert_eq!(data.len(), MUCH / 16);
-        // All is there. That the target has it, the source has not heard.
-        kill(&mut crossing, victim);
-        hears(takes(&source).1);
-        when_pushing_failed(pushes(&target));
-        aftermath(crossing, victim, 1);
+        assert_eq!(data.len(), LENGTH / 16);
+        // All data has arrived, but the source has not received the confirmation.
+        kill(&mut tunnel, victim);
+        expect_reset(read_until_end(&source).1);
+        expect_write_failure(write_until_failure(&target));
+        assert_survivor_cleans_up(tunnel, victim, 1);
     });
 }
 
-/// A worker that is killed, while another child of its own holds its end of the listener's line.
+/// The worker is killed while another child of it keeps the worker's end of the control socket
+/// open.
 #[test]
 fn a_listener_ends_with_its_worker() {
-    within(|| {
+    in_namespace(|| {
         for (kind, plane) in PLANES {
-            let seam = Seam::starting(role::start_worker);
-            let mut crossing = Crossing::on(plane, seam, &wish(kind));
-            let (busy, idle) = (crossing.pair(), crossing.pair());
-            acquaint(&busy.0, &busy.1);
-            acquaint(&idle.0, &idle.1);
-            let busy = [busy.0, busy.1].map(|end| (pushes(&end), takes(&end)));
-            let waiting = [idle.0, idle.1].map(|end| takes(&end).1);
+            let seam = Seam::with_listeners(role::start_worker);
+            let mut tunnel = NegotiatedTunnel::on_plane(plane, seam, &plane_request(kind));
+            let (busy, idle) = (tunnel.pair(), tunnel.pair());
+            exchange_bytes(&busy.0, &busy.1);
+            exchange_bytes(&idle.0, &idle.1);
+            let busy =
+                [busy.0, busy.1].map(|end| (write_until_failure(&end), read_until_end(&end)));
+            let idle_readers = [idle.0, idle.1].map(|end| read_until_end(&end).1);
             for (_, (count, _)) in &busy {
-                until("data moves", || count.load(Ordering::Relaxed) > MUCH);
+                wait_until("data moves", || count.load(Ordering::Relaxed) > LENGTH);
             }
-            let (endpoint, worker) = (endpoint(&crossing), listener_pid(&crossing));
-            let worker_and_listener = crossing.seam.take_listener();
+            let (endpoint, worker) = (endpoint(&tunnel), listener_pid(&tunnel));
+            let worker_and_listener = tunnel.seam.take_listener();
             let pid = |name: &str| {
                 u32::try_from(worker_and_listener.opened[name].as_u64().unwrap()).unwrap()
             };
@@ -220,15 +225,18 @@ fn a_listener_ends_with_its_worker() {
             assert!(!is_gone(listener));
 
             signal("KILL", worker);
-            until("the listener ends", || is_gone(listener));
+            wait_until("the listener ends", || is_gone(listener));
             TcpListener::bind(endpoint).unwrap();
-            for (pushing, (_, taking)) in busy {
-                cannot_go_on(pushing, taking);
+            for (writer, (_, reader)) in busy {
+                expect_both_fail(writer, reader);
             }
-            for taking in waiting {
-                hears(taking);
+            for reader in idle_readers {
+                expect_reset(reader);
             }
-            assert!(!is_gone(other), "the line was held all the time");
+            assert!(
+                !is_gone(other),
+                "the control socket was kept open until now"
+            );
             signal("KILL", other);
             let (_, log) = worker_and_listener.wait();
             assert!(log.contains("listener: ended by SIGTERM"), "{log}");

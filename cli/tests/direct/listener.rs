@@ -1,4 +1,4 @@
-//! The listener: its port, its bounds, its figures.
+//! The listener: its port, its limits and its counters.
 
 use pve_tunnel::network::{PORTS, bind_port};
 use serde_json::{Value, json};
@@ -9,41 +9,41 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use testing::listener::Listener;
-use testing::namespace::{add_addresses, run, within};
-use testing::seam::{Crossing, Seam, program, wish};
-use testing::tcp_source::{endpoint, enter};
-use testing::{read_out, role, until};
+use testing::namespace::{add_addresses, in_namespace, run};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, program};
+use testing::tcp_source::{connect_to_forward, endpoint};
+use testing::{read_to_end, role, wait_until};
 
-/// Far longer than anything here takes.
-const FAR: Duration = Duration::from_secs(60);
+/// Much longer than any step of a test connections.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Forwards, and connections of each at one time.
+/// The limits on forwards, and on concurrent connections of each.
 const FORWARDS: usize = 256;
 const CONNECTIONS: usize = 256;
 
-/// Nobody who says nothing is in anybody's way here, unless that is what a test is about.
-fn on(network: &str) -> Value {
+/// Options for this network. The handshake limit is so long that it affects no test.
+fn options(network: &str) -> Value {
     json!({ "plane": "tcp", "network": network, "node": "node", "hello_timeout": 120 })
 }
 
-/// A program of the target that keeps its connections.
-fn keeps() -> (
+/// A program of the target that passes its connections to the channel.
+fn keeping_program() -> (
     tempfile::TempDir,
     std::path::PathBuf,
     mpsc::Receiver<UnixStream>,
 ) {
     let directory = tempfile::tempdir().unwrap();
-    let (taken, takes) = mpsc::channel();
+    let (sender, connections) = mpsc::channel();
     let path = program(directory.path(), move |stream| {
-        // Only fails if the test is over.
-        let _ = taken.send(stream);
+        // Fails only if the test is over.
+        let _ = sender.send(stream);
     });
-    (directory, path, takes)
+    (directory, path, connections)
 }
 
 #[test]
-fn two_migrations_at_once_have_a_port_each() {
-    within(|| {
+fn two_concurrent_migrations_have_different_ports() {
+    in_namespace(|| {
         let mut listeners = [Listener::tcp(), Listener::tcp()];
         let ports = listeners
             .each_ref()
@@ -54,12 +54,12 @@ fn two_migrations_at_once_have_a_port_each() {
             .map(|listener| listener.opened["key"].clone());
         assert_ne!(keys[0], keys[1]);
         for listener in &mut listeners {
-            let (_directory, path, takes) = keeps();
+            let (_directory, path, connections) = keeping_program();
             let number = listener.forward(&path);
-            assert_eq!(enter(&listener.opened, number).1, Some(0));
-            takes.recv_timeout(FAR).unwrap();
+            assert_eq!(connect_to_forward(&listener.opened, number).1, Some(0));
+            connections.recv_timeout(TIMEOUT).unwrap();
         }
-        // The first one's port is free for the next at once.
+        // The port of the first listener is free for the next one without delay.
         let [first, second] = listeners;
         first.end().0.unwrap();
         assert_eq!(endpoint(&Listener::tcp().opened).port(), 60_000);
@@ -68,8 +68,8 @@ fn two_migrations_at_once_have_a_port_each() {
 }
 
 #[test]
-fn a_full_range_is_told_as_such() {
-    within(|| {
+fn a_full_port_range_is_reported() {
+    in_namespace(|| {
         let address = IpAddr::from(Ipv4Addr::LOCALHOST);
         let mut others: Vec<TcpListener> = PORTS
             .map(|port| TcpListener::bind((address, port)).unwrap())
@@ -83,7 +83,7 @@ fn a_full_range_is_told_as_such() {
         let (ended, log) = full.end();
         assert_eq!(ended.unwrap_err().to_string(), error);
         assert!(log.contains(&error), "{log}");
-        // Another address has ports of its own, and here, too, the first that is free is taken.
+        // Another address has its own ports. At each address, the first free port is used.
         assert!(bind_port("127.0.0.2".parse().unwrap()).is_ok());
         others.remove(31);
         assert_eq!(endpoint(&Listener::tcp().opened).port(), 60_031);
@@ -91,8 +91,8 @@ fn a_full_range_is_told_as_such() {
 }
 
 #[test]
-fn it_listens_at_its_address_and_at_no_other() {
-    within(|| {
+fn a_listener_listens_only_at_its_address() {
+    in_namespace(|| {
         run("ip link add mig0 type veth peer name mig1");
         run("ip link set mig1 up");
         run("ip link set mig0 up");
@@ -102,13 +102,17 @@ fn it_listens_at_its_address_and_at_no_other() {
             ("fd77::/64", "fd77::7", ["127.0.0.1", "::1", "10.77.0.7"]),
             ("::1/128", "::1", ["127.0.0.1", "10.77.0.7", "fd77::7"]),
         ] {
-            let mut listener = Listener::start(on(network));
+            let mut listener = Listener::start(options(network));
             let at = endpoint(&listener.opened);
             assert_eq!(at, SocketAddr::new(address.parse().unwrap(), 60_000));
-            let (_directory, path, takes) = keeps();
+            let (_directory, path, connections) = keeping_program();
             let number = listener.forward(&path);
-            assert_eq!(enter(&listener.opened, number).1, Some(0), "{network}");
-            takes.recv_timeout(FAR).unwrap();
+            assert_eq!(
+                connect_to_forward(&listener.opened, number).1,
+                Some(0),
+                "{network}"
+            );
+            connections.recv_timeout(TIMEOUT).unwrap();
             for other in others {
                 let other: IpAddr = other.parse().unwrap();
                 let error = TcpStream::connect((other, at.port())).unwrap_err();
@@ -120,8 +124,8 @@ fn it_listens_at_its_address_and_at_no_other() {
             }
             listener.end().0.unwrap();
         }
-        // Two families at mig0: which one, is not for us to guess.
-        let both = Listener::start(on("mig0"));
+        // mig0 has an address of each family. The listener does not choose one.
+        let both = Listener::start(options("mig0"));
         let error = both.opened["error"].as_str().unwrap();
         assert!(
             error.contains("10.77.0.7") && error.contains("fd77::7"),
@@ -131,41 +135,42 @@ fn it_listens_at_its_address_and_at_no_other() {
 }
 
 #[test]
-fn the_figures_are_right() {
-    let mut listener = Listener::start(on("127.0.0.0/8"));
-    let (directory, path, takes) = keeps();
+fn the_counters_of_each_outcome_are_correct() {
+    let mut listener = Listener::start(options("127.0.0.0/8"));
+    let (directory, path, connections) = keeping_program();
     let number = listener.forward(&path);
-    let nobody = directory.path().join("nobody");
-    assert_eq!((number, listener.forward(&nobody)), (1, 2));
+    let unused = directory.path().join("unused");
+    assert_eq!((number, listener.forward(&unused)), (1, 2));
     let opened = listener.opened.clone();
 
-    // One that is over, one that goes on, one that was cut.
-    let (mut over, _) = enter(&opened, number);
-    let mut program = takes.recv_timeout(FAR).unwrap();
-    over.write_all(&[1; 1000]).unwrap();
-    over.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_out(&program).0.len(), 1000);
+    // One connection that has ended, one that stays open, one that is reset.
+    let (mut ended, _) = connect_to_forward(&opened, number);
+    let mut program = connections.recv_timeout(TIMEOUT).unwrap();
+    ended.write_all(&[1; 1000]).unwrap();
+    ended.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&program).0.len(), 1000);
     program.write_all(&[2; 77]).unwrap();
     drop(program);
-    assert_eq!(read_out(&over).0.len(), 77);
+    assert_eq!(read_to_end(&ended).0.len(), 77);
 
-    let (mut on, _) = enter(&opened, number);
-    let mut kept = takes.recv_timeout(FAR).unwrap();
-    on.write_all(&[3; 5000]).unwrap();
+    let (mut open, _) = connect_to_forward(&opened, number);
+    let mut kept = connections.recv_timeout(TIMEOUT).unwrap();
+    open.write_all(&[3; 5000]).unwrap();
     kept.read_exact(&mut [0; 5000]).unwrap();
 
-    let (cut, _) = enter(&opened, number);
-    let lost = takes.recv_timeout(FAR).unwrap();
+    let (cut, _) = connect_to_forward(&opened, number);
+    let lost = connections.recv_timeout(TIMEOUT).unwrap();
     socket2::SockRef::from(&cut)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(cut);
 
-    // One that says nothing, one for nobody, one for a number that there is not.
+    // One connection without a handshake, one for a socket without a program, two with unknown
+    // numbers.
     let silent = TcpStream::connect(endpoint(&opened)).unwrap();
-    assert_eq!(enter(&opened, 2).1, Some(1));
-    assert_eq!(enter(&opened, 3).1, None);
-    assert_eq!(enter(&opened, u32::MAX).1, None);
+    assert_eq!(connect_to_forward(&opened, 2).1, Some(1));
+    assert_eq!(connect_to_forward(&opened, 3).1, None);
+    assert_eq!(connect_to_forward(&opened, u32::MAX).1, None);
 
     let stat = listener.stat_until(|stat| {
         stat.forwards[0].failed == 1 && stat.refused.total() == 3 && stat.half_open == 1
@@ -185,7 +190,7 @@ fn the_figures_are_right() {
         (1, path.to_str().unwrap())
     );
     assert_eq!((forward.connections, forward.failed), (3, 1), "{stat:?}");
-    // The program of the one that was cut has not heard of it, for it has written nothing.
+    // The program of the reset connection has written nothing, so it has received no error yet.
     assert_eq!(forward.open, 2, "{stat:?}");
     assert_eq!((forward.received, forward.sent), (6000, 77), "{stat:?}");
     assert_eq!(
@@ -193,19 +198,19 @@ fn the_figures_are_right() {
         (0, 0, 0),
         "{stat:?}"
     );
-    drop((on, silent, lost, kept));
+    drop((open, silent, lost, kept));
     let stat = listener.stat_until(|stat| stat.half_open == 0 && stat.forwards[0].open == 0);
     assert_eq!(stat.refused.malformed, 1, "{stat:?}");
 
-    let last = listener.ask(&json!({ "op": "close" }));
+    let last = listener.request(&json!({ "op": "close" }));
     assert_eq!(last, serde_json::to_value(&stat).unwrap());
-    let (ended, log) = listener.end();
-    ended.unwrap();
+    let (result, log) = listener.end();
+    result.unwrap();
     assert!(log.contains("refused: there is no forward 3 "), "{log}");
 }
 
 #[test]
-fn forwards_are_bounded_and_a_path_is_one_forward() {
+fn forwards_are_limited_and_a_path_is_one_forward() {
     let mut listener = Listener::tcp();
     let directory = tempfile::tempdir().unwrap();
     let paths: Vec<_> = (1..=FORWARDS + 1)
@@ -214,22 +219,27 @@ fn forwards_are_bounded_and_a_path_is_one_forward() {
     for (path, number) in paths[..FORWARDS].iter().zip(1..) {
         assert_eq!(listener.forward(path), number);
     }
-    let full = listener.ask(&json!({ "op": "forward", "path": paths[FORWARDS] }));
+    let full = listener.request(&json!({ "op": "forward", "path": paths[FORWARDS] }));
     assert_eq!(full, json!({ "error": "there are already 256 forwards" }));
-    // The 200th still is the 200th, and works.
+    // A path that has a forward keeps its number, and the forward works.
     assert_eq!(listener.forward(&paths[199]), 200);
     let program = UnixListener::bind(&paths[199]).unwrap();
-    let (mut stream, status) = enter(&listener.opened, 200);
+    let (mut stream, status) = connect_to_forward(&listener.opened, 200);
     assert_eq!(status, Some(0));
     stream.write_all(b"200").unwrap();
-    let mut said = [0; 3];
-    program.accept().unwrap().0.read_exact(&mut said).unwrap();
-    assert_eq!(&said, b"200");
+    let mut received = [0; 3];
+    program
+        .accept()
+        .unwrap()
+        .0
+        .read_exact(&mut received)
+        .unwrap();
+    assert_eq!(&received, b"200");
     assert_eq!(listener.stat().forwards.len(), FORWARDS);
 }
 
 #[test]
-fn a_path_that_is_none_is_refused_and_nothing_else() {
+fn malformed_paths_and_requests_are_refused_and_change_nothing() {
     let mut listener = Listener::tcp();
     for path in [
         "",
@@ -237,7 +247,7 @@ fn a_path_that_is_none_is_refused_and_nothing_else() {
         &format!("/{}", "x".repeat(107)),
         "/run/a\0b",
     ] {
-        let answer = listener.ask(&json!({ "op": "forward", "path": path }));
+        let answer = listener.request(&json!({ "op": "forward", "path": path }));
         assert!(
             answer["error"]
                 .as_str()
@@ -248,7 +258,7 @@ fn a_path_that_is_none_is_refused_and_nothing_else() {
     }
     let longest = format!("/{}", "x".repeat(106));
     assert_eq!(
-        listener.ask(&json!({ "op": "forward", "path": longest }))["number"],
+        listener.request(&json!({ "op": "forward", "path": longest }))["number"],
         1
     );
     for line in [
@@ -256,7 +266,7 @@ fn a_path_that_is_none_is_refused_and_nothing_else() {
         json!({ "op": "forward" }),
         json!(7),
     ] {
-        let answer = listener.ask(&line);
+        let answer = listener.request(&line);
         assert!(
             answer["error"]
                 .as_str()
@@ -269,30 +279,32 @@ fn a_path_that_is_none_is_refused_and_nothing_else() {
 }
 
 #[test]
-fn connections_of_a_forward_are_bounded_and_the_next_finds_room_again() {
+fn connections_of_a_forward_are_limited_and_a_closed_one_makes_room() {
     let start = role::listeners();
-    let mut listener = start(on("127.0.0.0/8"));
-    let (_directory, path, takes) = keeps();
-    let (_beside, other, others) = keeps();
+    let mut listener = start(options("127.0.0.0/8"));
+    let (_directory, path, connections) = keeping_program();
+    let (_beside, other, others) = keeping_program();
     let number = listener.forward(&path);
     let beside = listener.forward(&other);
     let opened = listener.opened.clone();
-    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| enter(&opened, number)).collect();
+    let mut streams: Vec<_> = (0..CONNECTIONS)
+        .map(|_| connect_to_forward(&opened, number))
+        .collect();
     assert!(streams.iter().all(|(_, status)| *status == Some(0)));
     let programs: Vec<_> = (0..CONNECTIONS)
-        .map(|_| takes.recv_timeout(FAR).unwrap())
+        .map(|_| connections.recv_timeout(TIMEOUT).unwrap())
         .collect();
-    assert_eq!(enter(&opened, number).1, None);
+    assert_eq!(connect_to_forward(&opened, number).1, None);
     let stat = listener.stat_until(|stat| stat.refused.crowded == 1);
     assert_eq!(stat.forwards[0].open, CONNECTIONS as u64, "{stat:?}");
     assert!(
-        takes.try_recv().is_err(),
-        "nothing came of the one too many"
+        connections.try_recv().is_err(),
+        "the program received the connection above the limit"
     );
-    // Another forward has room of its own.
-    assert_eq!(enter(&opened, beside).1, Some(0));
-    others.recv_timeout(FAR).unwrap();
-    // All of them work, the first as well as the last.
+    // Another forward has its own limit.
+    assert_eq!(connect_to_forward(&opened, beside).1, Some(0));
+    others.recv_timeout(TIMEOUT).unwrap();
+    // All connections work.
     for ((stream, _), mut program) in streams.iter_mut().zip(&programs) {
         stream.write_all(b"x").unwrap();
         program.read_exact(&mut [0]).unwrap();
@@ -301,16 +313,20 @@ fn connections_of_a_forward_are_bounded_and_the_next_finds_room_again() {
     drop(programs);
     drop(stream);
     listener.stat_until(|stat| stat.forwards[0].open < CONNECTIONS as u64);
-    assert_eq!(enter(&opened, number).1, Some(0));
+    assert_eq!(connect_to_forward(&opened, number).1, Some(0));
 }
 
 #[test]
-fn at_the_source_a_connection_too_many_waits() {
-    let mut crossing = Crossing::on("tls", Seam::starting(role::listeners()), &wish("secure"));
-    let (_directory, path, takes) = keeps();
-    let forward = crossing
+fn a_connection_above_the_limit_waits_at_the_source() {
+    let mut tunnel = NegotiatedTunnel::on_plane(
+        "tls",
+        Seam::with_listeners(role::listeners()),
+        &plane_request("secure"),
+    );
+    let (_directory, path, connections) = keeping_program();
+    let forward = tunnel
         .connector
-        .forward(&crossing.target, path.to_str().unwrap());
+        .forward(&tunnel.target, path.to_str().unwrap());
     let connect = || {
         let mut stream = UnixStream::connect(&forward).unwrap();
         stream.write_all(b"!").unwrap();
@@ -318,63 +334,63 @@ fn at_the_source_a_connection_too_many_waits() {
     };
     let mut locals: Vec<_> = (0..CONNECTIONS).map(|_| connect()).collect();
     let mut programs: Vec<_> = (0..CONNECTIONS)
-        .map(|_| takes.recv_timeout(FAR).unwrap())
+        .map(|_| connections.recv_timeout(TIMEOUT).unwrap())
         .collect();
     let mut late = connect();
-    // It has had every opportunity: one that is asked later has its answer.
+    // A later request has been answered, so the connection would have been opened by now.
     assert_eq!(
-        crossing.connector.ask(&json!({ "cmd": "version" }))["api"],
+        tunnel.connector.request(&json!({ "cmd": "version" }))["api"],
         2
     );
-    assert!(takes.try_recv().is_err());
-    // The first two that are over make room.
+    assert!(connections.try_recv().is_err());
+    // The first connection that closes makes room.
     drop((locals.remove(0), programs.remove(0)));
-    let mut program = takes.recv_timeout(FAR).unwrap();
+    let mut program = connections.recv_timeout(TIMEOUT).unwrap();
     program.read_exact(&mut [0]).unwrap();
     program.write_all(b"!").unwrap();
     late.read_exact(&mut [0]).unwrap();
-    let stat = crossing.stat_until(|stat| stat.forwards[0].connections == 257);
+    let stat = tunnel.stat_until(|stat| stat.forwards[0].connections == 257);
     assert_eq!(stat.refused.total(), 0, "{stat:?}");
 }
 
 #[test]
-fn many_in_their_hello_do_not_keep_the_honest_out() {
-    let mut listener = Listener::start(on("127.0.0.0/8"));
-    let (_directory, path, takes) = keeps();
+fn many_unfinished_handshakes_do_not_block_a_valid_source() {
+    let mut listener = Listener::start(options("127.0.0.0/8"));
+    let (_directory, path, connections) = keeping_program();
     let number = listener.forward(&path);
     let at = endpoint(&listener.opened);
-    let mut strangers: Vec<_> = (0..64).map(|_| TcpStream::connect(at).unwrap()).collect();
+    let mut unfinished: Vec<_> = (0..64).map(|_| TcpStream::connect(at).unwrap()).collect();
     listener.stat_until(|stat| stat.half_open == 64);
-    // The oldest goes for each that comes.
-    assert_eq!(enter(&listener.opened, number).1, Some(0));
-    takes.recv_timeout(FAR).unwrap();
+    // Each new connection closes the oldest unfinished one.
+    assert_eq!(connect_to_forward(&listener.opened, number).1, Some(0));
+    connections.recv_timeout(TIMEOUT).unwrap();
     let stat = listener.stat_until(|stat| stat.half_open == 63);
     assert_eq!(stat.refused.crowded, 1, "{stat:?}");
     let mut challenge = [0; 40];
-    strangers[0].read_exact(&mut challenge).unwrap();
-    assert!(matches!(strangers[0].read(&mut challenge), Ok(0) | Err(_)));
-    let waits = strangers.pop().unwrap();
-    waits.set_nonblocking(true).unwrap();
-    let mut young = &waits;
-    until("its challenge", || {
-        young.read(&mut challenge).is_ok_and(|count| count == 40)
+    unfinished[0].read_exact(&mut challenge).unwrap();
+    assert!(matches!(unfinished[0].read(&mut challenge), Ok(0) | Err(_)));
+    let newest = unfinished.pop().unwrap();
+    newest.set_nonblocking(true).unwrap();
+    let mut newest = &newest;
+    wait_until("the challenge of the newest connection", || {
+        newest.read(&mut challenge).is_ok_and(|count| count == 40)
     });
     assert_eq!(
-        young.read(&mut challenge).unwrap_err().kind(),
+        newest.read(&mut challenge).unwrap_err().kind(),
         std::io::ErrorKind::WouldBlock
     );
 }
 
 #[test]
-fn whoever_says_nothing_has_the_hello_limit() {
-    let mut options = on("127.0.0.0/8");
+fn a_source_that_sends_nothing_is_closed_at_the_handshake_limit() {
+    let mut options = options("127.0.0.0/8");
     options["hello_timeout"] = json!(1);
     let mut listener = Listener::start(options);
     let silent = TcpStream::connect(endpoint(&listener.opened)).unwrap();
-    silent.set_read_timeout(Some(FAR)).unwrap();
-    let reader = thread::spawn(move || read_out(&silent).0.len());
+    silent.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let reader = thread::spawn(move || read_to_end(&silent).0.len());
     let stat = listener.stat_until(|stat| stat.refused.silent == 1);
     assert_eq!((stat.half_open, stat.refused.total()), (0, 1), "{stat:?}");
-    // Its challenge, and nothing more.
+    // The source received only the challenge.
     assert_eq!(reader.join().unwrap(), 40);
 }

@@ -1,15 +1,15 @@
 //! Direct connections: a connector, a listener, and the seam between them.
 //!
-//! The crate belongs to the package that owns the command: cargo builds a package's binaries before it
-//! runs the package's integration tests.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! The crate belongs to the package of the command, because cargo builds a package's binaries
+//! before it runs the package's integration tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admission;
 mod backpressure;
-mod crossing;
 mod cut;
 mod dial;
 mod dial_namespace;
+mod end_to_end;
 mod kill;
 mod listener;
 mod progress;

@@ -1,28 +1,28 @@
-//! What is told of the data on its way, and at the end.
+//! Progress lines during a migration, and the record at its end.
 
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use testing::seam::{Crossing, Seam, wish, wish_with};
-use testing::until;
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with};
+use testing::wait_until;
 
-/// A forward on which something moves has one line in this time.
+/// The interval between progress lines of a forward that transfers data.
 const PROGRESS: Duration = Duration::from_secs(10);
 
-fn moves(count: usize, mut from: &UnixStream, mut to: &UnixStream) {
+fn transfer(count: usize, mut from: &UnixStream, mut to: &UnixStream) {
     from.write_all(&vec![7; count]).unwrap();
     to.read_exact(&mut vec![0; count]).unwrap();
 }
 
 #[test]
-fn a_forward_that_moves_has_a_line_in_ten_seconds_and_one_that_does_not_has_none() {
+fn a_forward_has_a_progress_line_every_ten_seconds_if_it_transfers_data() {
     let started = Instant::now();
-    let mut crossing = Crossing::on("tls", Seam::default(), &wish("secure"));
-    let (busy, also, idle) = (crossing.pair(), crossing.pair(), crossing.pair());
+    let mut tunnel = NegotiatedTunnel::on_plane("tls", Seam::default(), &plane_request("secure"));
+    let (busy, once_only, idle) = (tunnel.pair(), tunnel.pair(), tunnel.pair());
     let name = |number: u32| {
-        let path = crossing
+        let path = tunnel
             .connector
             .directory
             .path()
@@ -31,42 +31,42 @@ fn a_forward_that_moves_has_a_line_in_ten_seconds_and_one_that_does_not_has_none
     };
     let names = [name(0), name(1), name(2)];
     let lines = |name: &str| {
-        let logged = crossing.connector.logged().into_iter();
+        let logged = tunnel.connector.logged().into_iter();
         logged
             .filter(|(_, line)| line.starts_with(name))
             .collect::<Vec<_>>()
     };
-    moves(3 << 10, &also.0, &also.1);
+    transfer(3 << 10, &once_only.0, &once_only.1);
     let mut moved = 0;
-    until_for(PROGRESS * 6, "two lines", || {
-        moves(1 << 10, &busy.0, &busy.1);
-        moves(10, &busy.1, &busy.0);
+    wait_until_for(PROGRESS * 6, "two lines", || {
+        transfer(1 << 10, &busy.0, &busy.1);
+        transfer(10, &busy.1, &busy.0);
         moved += 1;
-        // It goes on moving, but it need not wear the machine out.
+        // A pause between transfers limits the load.
         sleep(Duration::from_millis(20));
         lines(&names[0]).len() >= 2
     });
 
-    let told = lines(&names[0]);
-    assert_eq!(told.len(), 2, "{told:?}");
+    let progress = lines(&names[0]);
+    assert_eq!(progress.len(), 2, "{progress:?}");
     let slack = Duration::from_millis(500);
-    assert!(told[0].0 - started + slack >= PROGRESS);
-    // The next is at its own time, however late the first one was read here.
-    assert!(told[1].0 - started + slack >= 2 * PROGRESS);
-    for (_, line) in &told {
+    assert!(progress[0].0 - started + slack >= PROGRESS);
+    // The time of the second line does not depend on when the first line was read.
+    assert!(progress[1].0 - started + slack >= 2 * PROGRESS);
+    for (_, line) in &progress {
         for words in [" sent, ", " received, "] {
             assert!(line.contains(words), "{line}");
         }
         assert!(line.ends_with("/s"), "{line}");
     }
-    // What moved once is told once; what never moved, never.
+    // One line after a single transfer, none without a transfer.
     let once = lines(&names[1]);
     assert_eq!(once.len(), 1, "{once:?}");
     assert!(once[0].1.contains("3.0 KiB sent, 0 B received"), "{once:?}");
     assert!(lines(&names[2]).is_empty());
-    drop((busy, also, idle));
+    drop((busy, once_only, idle));
 
-    let (record, finished) = crossing.finish();
+    let (record, finished) = tunnel.finish();
     assert_eq!(record["sent"], (moved << 10) + (3 << 10), "{record}");
     assert_eq!(record["received"], moved * 10, "{record}");
     assert_eq!(record["forwards"], 3, "{record}");
@@ -74,19 +74,19 @@ fn a_forward_that_moves_has_a_line_in_ten_seconds_and_one_that_does_not_has_none
         .log
         .lines()
         .filter(|line| line.starts_with(&names[0]));
-    // With its end.
+    // Including the line at its end.
     assert_eq!(of_busy.count(), 3, "{}", finished.log);
 }
 
-/// As [`until`], for something that takes its time.
-fn until_for(limit: Duration, what: &str, mut happened: impl FnMut() -> bool) {
+/// Waits as [`wait_until`] does, with this limit.
+fn wait_until_for(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let limit = Instant::now() + limit;
-    while !happened() {
+    while !condition() {
         assert!(Instant::now() < limit, "never: {what}");
     }
 }
 
-/// The one line for programs; it is what `finish` was answered with.
+/// The record line of a log, of which there is exactly one.
 fn record_in(log: &str) -> Value {
     let lines: Vec<&str> = log
         .lines()
@@ -105,37 +105,37 @@ fn is_fingerprint(value: &Value) -> bool {
 }
 
 #[test]
-fn the_record_says_what_happened_on_each_plane() {
+fn the_record_has_the_figures_of_each_plane() {
     for (kind, planes, plane) in [
         ("secure", json!(["tls", "tcp"]), "tls"),
         ("insecure", json!(["tls", "tcp"]), "tcp"),
         ("secure", json!([]), "websocket"),
     ] {
-        let wish = wish_with(kind, &json!({ "planes": planes }));
-        let mut crossing = Crossing::on(plane, Seam::default(), &wish);
-        let announced = crossing.answer["direct"].clone();
+        let request = plane_request_with(kind, &json!({ "planes": planes }));
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &request);
+        let announced = tunnel.answer["direct"].clone();
         if plane == "websocket" {
-            // There, every socket echoes.
-            let mut local = crossing.connector.open(&crossing.target, "/run/echo");
+            // Every socket of the websocket plane echoes.
+            let mut local = tunnel.connector.open(&tunnel.target, "/run/echo");
             local.write_all(&[7; 1000]).unwrap();
             local.read_exact(&mut [0; 1000]).unwrap();
         } else {
-            let (source, target) = crossing.pair();
-            moves(1000, &source, &target);
-            moves(1000, &target, &source);
+            let (source, target) = tunnel.pair();
+            transfer(1000, &source, &target);
+            transfer(1000, &target, &source);
         }
-        let api = crossing.target.address.to_string();
-        // The connection is over, and counted.
-        let log = || crossing.connector.logged();
-        until("it is over", || {
+        let api = tunnel.target.address.to_string();
+        // The connection has ended and is counted.
+        let log = || tunnel.connector.logged();
+        wait_until("the connection has ended", || {
             log()
                 .iter()
                 .any(|(_, line)| line.contains("closed (1000 bytes"))
         });
-        let (record, finished) = crossing.finish();
+        let (record, finished) = tunnel.finish();
         assert_eq!(record, record_in(&finished.log));
-        let for_people = |line: &&str| line.starts_with("migration data: plane ");
-        assert_eq!(finished.log.lines().filter(for_people).count(), 1);
+        let is_summary = |line: &&str| line.starts_with("migration data: plane ");
+        assert_eq!(finished.log.lines().filter(is_summary).count(), 1);
 
         assert_eq!(record["plane"], plane, "{record}");
         assert_eq!(record["forwards_plane"], plane, "{record}");
@@ -175,23 +175,23 @@ fn the_record_says_what_happened_on_each_plane() {
             assert_eq!(names, reasons, "{record}");
             assert!(refused.values().all(|count| *count == 0), "{record}");
         }
-        for (name, had) in [
+        for (name, expected) in [
             ("fingerprint", plane != "tcp"),
             ("own_fingerprint", plane == "tls"),
         ] {
-            assert_eq!(is_fingerprint(&record[name]), had, "{name}: {record}");
-            assert_eq!(record[name].is_null(), !had, "{name}: {record}");
+            assert_eq!(is_fingerprint(&record[name]), expected, "{name}: {record}");
+            assert_eq!(record[name].is_null(), !expected, "{name}: {record}");
         }
     }
 }
 
 #[test]
-fn what_was_refused_is_in_the_record() {
-    let mut crossing = Crossing::on("tcp", Seam::default(), &wish("insecure"));
-    let nobody = crossing.directory.path().join("nobody");
-    let local = crossing.open(&nobody);
-    assert!(testing::read_out(&local).1.is_err());
-    let (record, finished) = crossing.finish();
+fn refused_connections_are_in_the_record() {
+    let mut tunnel = NegotiatedTunnel::on_plane("tcp", Seam::default(), &plane_request("insecure"));
+    let unused = tunnel.directory.path().join("unused");
+    let local = tunnel.open(&unused);
+    assert!(testing::read_to_end(&local).1.is_err());
+    let (record, finished) = tunnel.finish();
     assert_eq!(record["refused"]["socket"], 1, "{record}");
     assert_eq!(
         (&record["failed"], &record["connections"]),

@@ -1,40 +1,41 @@
-//! What a target says of its listener in other words than ours, and what it says after its listener
-//! has died.
+//! Answers of a target that differ in form from those of this version, and answers after its
+//! listener has died.
 
 use serde_json::{Value, json};
-use testing::namespace::{run, within};
-use testing::seam::{Crossing, Seam, wish, wish_with};
+use testing::namespace::{in_namespace, run};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with};
 
 const KINDS: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
 
-/// Every number of an answer as Perl writes it that was once a part of a text.
-fn as_text(value: &mut Value) {
+/// Replaces every number with a string, as Perl does for numbers that were used as strings.
+fn numbers_to_strings(value: &mut Value) {
     match value {
         Value::Number(number) => *value = Value::String(number.to_string()),
-        Value::Object(fields) => fields.values_mut().for_each(as_text),
-        Value::Array(items) => items.iter_mut().for_each(as_text),
+        Value::Object(fields) => fields.values_mut().for_each(numbers_to_strings),
+        Value::Array(items) => items.iter_mut().for_each(numbers_to_strings),
         _ => {}
     }
 }
 
 #[test]
-fn numbers_may_be_text_both_ways() {
+fn numbers_may_be_strings_in_requests_and_answers() {
     for (kind, plane) in KINDS {
         let seam = Seam::scripted(|_, ours| {
             let mut answer = ours();
-            as_text(&mut answer);
+            numbers_to_strings(&mut answer);
             answer
         });
         let limits = json!({ "dead_peer_timeout": "60", "dial_timeout": "5.5" });
-        let mut crossing = Crossing::on(plane, seam, &wish_with(kind, &limits));
-        crossing.connector.forward(&crossing.target, "/run/any");
-        let (record, _) = crossing.finish();
+        let mut tunnel =
+            NegotiatedTunnel::on_plane(plane, seam, &plane_request_with(kind, &limits));
+        tunnel.connector.forward(&tunnel.target, "/run/any");
+        let (record, _) = tunnel.finish();
         assert_eq!(record["refused"]["key"], 0, "{record}");
     }
 }
 
 #[test]
-fn a_listener_that_does_not_count_failures_is_closed_like_any_other() {
+fn a_listener_without_a_counter_of_failures_is_closed() {
     let seam = Seam::scripted(|direct, ours| {
         let mut answer = ours();
         if direct["op"] == "close" {
@@ -44,34 +45,34 @@ fn a_listener_that_does_not_count_failures_is_closed_like_any_other() {
         }
         answer
     });
-    let mut crossing = Crossing::on("tls", seam, &wish("secure"));
-    crossing.connector.forward(&crossing.target, "/run/any");
-    let (record, ended) = crossing.finish();
+    let mut tunnel = NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
+    tunnel.connector.forward(&tunnel.target, "/run/any");
+    let (record, ended) = tunnel.finish();
     assert_eq!(record["refused"]["tls"], 0, "{record}");
     assert!(!ended.log.contains("cannot be closed"), "{}", ended.log);
 }
 
 #[test]
-fn what_is_withheld_is_told_of_what_is_known() {
+fn only_known_withheld_capabilities_are_logged() {
     let seam = Seam::scripted(|direct, ours| {
         let mut answer = ours();
         if direct["op"] == "hello" {
             let many = (0..1000).map(|number| (format!("flood-{number}"), json!("x".repeat(99))));
             answer["direct"]["withheld"] = Value::Object(many.collect());
-            answer["direct"]["withheld"]["direct-tcp"] = json!("not on Sundays");
+            answer["direct"]["withheld"]["direct-tcp"] = json!("disabled by the administrator");
         }
         answer
     });
-    let crossing = Crossing::on("tls", seam, &wish("secure"));
-    let (_, ended) = crossing.finish();
-    let told = "the target does not offer direct-tcp: not on Sundays";
-    assert!(ended.log.contains(told), "{}", ended.log);
+    let tunnel = NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
+    let (_, ended) = tunnel.finish();
+    let expected = "the target does not offer direct-tcp: disabled by the administrator";
+    assert!(ended.log.contains(expected), "{}", ended.log);
     assert!(!ended.log.contains("flood"), "{}", ended.log);
 }
 
 #[test]
-fn an_interface_that_the_call_names_is_this_nodes_too() {
-    within(|| {
+fn an_interface_in_a_call_applies_to_this_node_as_well() {
+    in_namespace(|| {
         run("ip link add mig0 type veth peer name mig1");
         run("ip link set mig1 up");
         run("ip link set mig0 up");
@@ -88,45 +89,52 @@ fn an_interface_that_the_call_names_is_this_nodes_too() {
             "migration_network": "mig0", "network": "mig0", "source_network": "mig0",
             "dial_timeout": 1,
         });
-        let crossing = Crossing::with(seam, &wish_with("insecure", &named));
-        let told = crossing.answer["msg"].as_str().unwrap();
+        let tunnel = NegotiatedTunnel::negotiate(seam, &plane_request_with("insecure", &named));
+        let message = tunnel.answer["msg"].as_str().unwrap();
         assert!(
-            told.contains(
+            message.contains(
                 "10.88.0.9 is refused: it is not in a network of this node's interface 'mig0'"
             ),
-            "{told}"
+            "{message}"
         );
     });
 }
 
-/// A stream that ends with the listener looks complete to a program that only reads, and the source's
-/// caller asks the worker alone.
+/// A stream that ends with the death of the listener looks complete to a program that only reads,
+/// and the source's caller requests the state from the worker only.
 #[test]
-fn no_import_is_complete_after_the_listener_has_died() {
+fn an_import_is_not_complete_after_the_listener_has_died() {
     for (kind, plane) in KINDS {
-        let mut crossing = Crossing::on(plane, Seam::default(), &wish(kind));
-        let question = json!({ "cmd": "query-disk-import" });
-        let asked = |seam: &Seam| {
-            let said = seam.said();
-            said.iter()
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &plane_request(kind));
+        let query = json!({ "cmd": "query-disk-import" });
+        let queries = |seam: &Seam| {
+            let requests = seam.received();
+            requests
+                .iter()
                 .filter(|word| *word == "query-disk-import")
                 .count()
         };
-        let before = crossing.connector.ask(&question);
-        assert_eq!(asked(&crossing.seam), 1, "{before}");
+        let before = tunnel.connector.request(&query);
+        assert_eq!(queries(&tunnel.seam), 1, "{before}");
 
-        crossing.seam.take_listener().end().0.unwrap();
-        let mut told = Value::Null;
-        testing::until("the death is known", || {
-            told = crossing.connector.ask(&question);
-            told["msg"].as_str().is_some_and(|msg| msg.contains("dead"))
+        tunnel.seam.take_listener().end().0.unwrap();
+        let mut answer = Value::Null;
+        testing::wait_until("the connector reports the dead listener", || {
+            answer = tunnel.connector.request(&query);
+            answer["msg"]
+                .as_str()
+                .is_some_and(|msg| msg.contains("dead"))
         });
-        assert_eq!(told["success"], false, "{told}");
-        let before = asked(&crossing.seam);
-        crossing.connector.ask(&question);
-        assert_eq!(asked(&crossing.seam), before, "the worker is not asked");
-        // Everything else goes on: the caller has to clean up.
-        let version = crossing.connector.ask(&json!({ "cmd": "version" }));
+        assert_eq!(answer["success"], false, "{answer}");
+        let before = queries(&tunnel.seam);
+        tunnel.connector.request(&query);
+        assert_eq!(
+            queries(&tunnel.seam),
+            before,
+            "the worker received no request"
+        );
+        // Other requests are still answered, because the caller has to clean up.
+        let version = tunnel.connector.request(&json!({ "cmd": "version" }));
         assert_eq!(version["api"], 2, "{version}");
     }
 }

@@ -1,83 +1,83 @@
-//! Peers of other versions: an older, a newer, one without a seam, and some that say nonsense.
+//! Targets of other versions: older, newer, without a seam, and with malformed answers.
 
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
-use testing::seam::{Crossing, Seam, program, wish, wish_with};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with, program};
 
-/// A seam that answers `hello` with this.
-fn greeting(answer: Value) -> Seam {
+/// A seam with this answer to `hello`.
+fn answering_hello(answer: Value) -> Seam {
     Seam::scripted(move |direct, ours| match direct["op"].as_str() {
         Some("hello") => answer.clone(),
         _ => ours(),
     })
 }
 
-/// A seam whose `hello` says this.
-fn saying(hello: Value) -> Seam {
-    greeting(json!({ "success": 1, "direct": hello }))
+/// A seam with this offer.
+fn offering(hello: Value) -> Seam {
+    answering_hello(json!({ "success": 1, "direct": hello }))
 }
 
-fn echoes(crossing: &mut Crossing) {
-    let path = program(crossing.directory.path(), |mut stream| {
+fn assert_forward_works(tunnel: &mut NegotiatedTunnel) {
+    let path = program(tunnel.directory.path(), |mut stream| {
         let mut data = [0; 5];
         stream.read_exact(&mut data).unwrap();
         stream.write_all(&data).unwrap();
     });
-    let mut local = crossing.open(&path);
+    let mut local = tunnel.open(&path);
     local.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
     local.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"hello");
 }
 
-/// No direct plane: `secure` takes the websocket, `insecure` is an error; nothing but `hello` was
-/// asked. What the log says of it has these words.
-fn has_none(what: &str, answer: impl Fn() -> Seam, words: &str) {
+/// Requires that there is no direct plane: `secure` uses the websocket, `insecure` is an error, and
+/// no operation but `hello` was requested. The log has to contain this text.
+fn assert_no_direct_plane(what: &str, answer: impl Fn() -> Seam, words: &str) {
     for kind in ["secure", "insecure"] {
         let seam = answer();
-        let mut crossing = Crossing::with(seam.clone(), &wish(kind));
-        let told = crossing.answer.clone();
-        assert_eq!(seam.said(), ["version", "hello"], "{what}");
+        let mut tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request(kind));
+        let result = tunnel.answer.clone();
+        assert_eq!(seam.received(), ["version", "hello"], "{what}");
         if kind == "secure" {
-            assert_eq!(told["success"], true, "{what}: {told}");
-            assert_eq!(told["plan"]["plane"], "websocket", "{what}: {told}");
-            assert_eq!(told["direct"], Value::Null, "{what}: {told}");
-            echoes(&mut crossing);
+            assert_eq!(result["success"], true, "{what}: {result}");
+            assert_eq!(result["plan"]["plane"], "websocket", "{what}: {result}");
+            assert_eq!(result["direct"], Value::Null, "{what}: {result}");
+            assert_forward_works(&mut tunnel);
         } else {
-            assert_eq!(told["success"], false, "{what}: {told}");
-            let message = told["msg"].as_str().unwrap();
+            assert_eq!(result["success"], false, "{what}: {result}");
+            let message = result["msg"].as_str().unwrap();
             assert!(message.contains("upgrade the target node"), "{message}");
             assert!(
                 message.contains("omit migration_type=insecure"),
                 "{message}"
             );
         }
-        let log = crossing.connector.finish().log;
+        let log = tunnel.connector.finish().log;
         assert!(log.contains(words), "{what}: {log}");
     }
 }
 
-/// Both planes are had, with the protocol that both speak.
-fn has_both(hello: Value) {
+/// Requires both direct planes, with the protocol that both ends support.
+fn assert_both_planes(hello: Value) {
     for (kind, plane) in [("secure", "tls"), ("insecure", "tcp")] {
-        let seam = saying(hello.clone());
-        let mut crossing = Crossing::on(plane, seam.clone(), &wish(kind));
-        assert_eq!(crossing.answer["direct"]["protocol"], 1);
+        let seam = offering(hello.clone());
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, seam.clone(), &plane_request(kind));
+        assert_eq!(tunnel.answer["direct"]["protocol"], 1);
         let open = &seam.requests("open")[0];
         assert_eq!(open["protocol"], 1, "{hello}");
-        // An integer, as the protocol says: not every reader of JSON takes 60.0 for one.
+        // The protocol requires an integer, and not every JSON parser accepts 60.0 as one.
         assert_eq!(open["dead_peer_timeout"].as_u64(), Some(60), "{open}");
-        echoes(&mut crossing);
+        assert_forward_works(&mut tunnel);
     }
 }
 
 const CAPS: [&str; 2] = ["direct-tls", "direct-tcp"];
 
 #[test]
-fn a_newer_target_that_still_speaks_our_protocol() {
-    has_both(json!({
+fn a_newer_target_that_supports_our_protocol_is_used() {
+    assert_both_planes(json!({
         "protocol": 7, "oldest": 1, "caps": ["direct-quic", "direct-tls", "direct-tcp"],
         "withheld": { "direct-quic": "no such thing here" }, "version": "12.0.1",
         "compression": { "zstd": [1, 2] }, "nonsense": null,
@@ -85,50 +85,50 @@ fn a_newer_target_that_still_speaks_our_protocol() {
 }
 
 #[test]
-fn a_target_that_says_the_least() {
-    has_both(json!({ "protocol": 1, "caps": CAPS }));
+fn a_minimal_offer_is_sufficient() {
+    assert_both_planes(json!({ "protocol": 1, "caps": CAPS }));
 }
 
 #[test]
-fn a_target_of_another_protocol_alone() {
-    let newer = || saying(json!({ "protocol": 7, "oldest": 2, "caps": CAPS }));
-    has_none(
+fn a_target_without_a_common_protocol_has_no_direct_plane() {
+    let newer = || offering(json!({ "protocol": 7, "oldest": 2, "caps": CAPS }));
+    assert_no_direct_plane(
         "newer",
         newer,
         "supports direct protocols 2 to 7, this node 1 to 1",
     );
-    let newest = || saying(json!({ "protocol": 2, "caps": CAPS }));
-    has_none("newest", newest, "supports direct protocols 2 to 2");
-    let older = || saying(json!({ "protocol": 0, "oldest": 0, "caps": CAPS }));
-    has_none("older", older, "supports direct protocols 0 to 0");
+    let newest = || offering(json!({ "protocol": 2, "caps": CAPS }));
+    assert_no_direct_plane("newest", newest, "supports direct protocols 2 to 2");
+    let older = || offering(json!({ "protocol": 0, "oldest": 0, "caps": CAPS }));
+    assert_no_direct_plane("older", older, "supports direct protocols 0 to 0");
 }
 
 #[test]
-fn a_worker_without_a_seam() {
+fn a_worker_without_a_seam_has_no_direct_plane() {
     let stock = json!({
         "success": 0,
         "msg": "query-disk-import: property 'direct' is not defined in schema",
     });
-    has_none(
+    assert_no_direct_plane(
         "stock",
-        || greeting(stock.clone()),
+        || answering_hello(stock.clone()),
         "property 'direct' is not defined",
     );
-    has_none(
+    assert_no_direct_plane(
         "no 'direct'",
-        || greeting(json!({ "success": 1 })),
+        || answering_hello(json!({ "success": 1 })),
         "the answer is malformed",
     );
     let polls = json!({ "success": 1, "status": "pending" });
-    has_none(
+    assert_no_direct_plane(
         "an answer to something else",
-        || greeting(polls.clone()),
+        || answering_hello(polls.clone()),
         "the answer is malformed",
     );
 }
 
 #[test]
-fn a_greeting_of_the_wrong_shape() {
+fn a_malformed_offer_is_refused() {
     for hello in [
         json!([]),
         json!("hello"),
@@ -138,9 +138,9 @@ fn a_greeting_of_the_wrong_shape() {
         json!({ "protocol": 1, "oldest": [], "caps": CAPS }),
         json!({ "protocol": 1, "caps": CAPS, "withheld": ["direct-tls"] }),
     ] {
-        has_none(
+        assert_no_direct_plane(
             &hello.to_string(),
-            || saying(hello.clone()),
+            || offering(hello.clone()),
             "no direct planes: invalid answer",
         );
     }
@@ -155,42 +155,45 @@ fn malformed_capabilities_are_refused_with_a_reason() {
         (json!(vec!["direct-tls"; 65]), "65"),
     ] {
         for kind in ["secure", "insecure"] {
-            let seam = saying(json!({ "protocol": 1, "caps": caps }));
-            let crossing = Crossing::with(seam.clone(), &wish(kind));
-            let told = &crossing.answer;
-            assert_eq!(told["success"], false, "{told}");
-            assert!(told["msg"].as_str().unwrap().contains(words), "{told}");
-            assert_eq!(seam.said(), ["version", "hello"]);
+            let seam = offering(json!({ "protocol": 1, "caps": caps }));
+            let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request(kind));
+            let answer = &tunnel.answer;
+            assert_eq!(answer["success"], false, "{answer}");
+            assert!(answer["msg"].as_str().unwrap().contains(words), "{answer}");
+            assert_eq!(seam.received(), ["version", "hello"]);
         }
     }
 }
 
 #[test]
-fn what_the_target_withholds_is_logged_and_not_had() {
-    let seam = saying(json!({
+fn what_the_target_withholds_is_logged_and_not_used() {
+    let seam = offering(json!({
         "protocol": 1, "caps": ["direct-tls"],
         "withheld": { "direct-tcp": "this node's configuration requires encryption" },
     }));
-    let crossing = Crossing::with(seam.clone(), &wish("insecure"));
-    assert_eq!(crossing.answer["success"], false);
-    let log = crossing.connector.finish().log;
+    let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request("insecure"));
+    assert_eq!(tunnel.answer["success"], false);
+    let log = tunnel.connector.finish().log;
     assert!(
         log.contains("does not offer direct-tcp: this node's configuration requires encryption"),
         "{log}"
     );
-    Crossing::on("tls", seam, &wish("secure"));
+    NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
 }
 
 #[test]
-fn a_caller_that_allows_no_direct_plane_asks_for_none() {
+fn without_a_direct_plane_in_the_call_the_seam_is_not_used() {
     let seam = Seam::default();
-    let crossing = Crossing::with(seam.clone(), &wish_with("secure", &json!({ "planes": [] })));
-    assert_eq!(crossing.answer["plan"]["plane"], "websocket");
-    assert_eq!(seam.said(), ["version"]);
+    let tunnel = NegotiatedTunnel::negotiate(
+        seam.clone(),
+        &plane_request_with("secure", &json!({ "planes": [] })),
+    );
+    assert_eq!(tunnel.answer["plan"]["plane"], "websocket");
+    assert_eq!(seam.received(), ["version"]);
 }
 
 #[test]
-fn a_seam_that_never_answers_is_waited_for_until_its_limit() {
+fn a_seam_that_never_answers_is_abandoned_at_the_limit() {
     let (hold, held) = mpsc::channel::<()>();
     let held = Mutex::new(held);
     let seam = Seam::scripted(move |_, _| {
@@ -198,19 +201,11 @@ fn a_seam_that_never_answers_is_waited_for_until_its_limit() {
         let _ = held.lock().unwrap().recv();
         Value::Null
     });
-    let crossing = Crossing::with(seam.clone(), &wish("secure"));
-    let told = &crossing.answer;
-    assert_eq!(told["plan"]["plane"], "websocket", "{told}");
-    assert!(
-        crossing.took >= Duration::from_secs(15),
-        "{:?}",
-        crossing.took
-    );
-    assert!(
-        crossing.took < Duration::from_secs(25),
-        "{:?}",
-        crossing.took
-    );
-    assert_eq!(seam.said(), ["version", "hello"]);
+    let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request("secure"));
+    let answer = &tunnel.answer;
+    assert_eq!(answer["plan"]["plane"], "websocket", "{answer}");
+    assert!(tunnel.took >= Duration::from_secs(15), "{:?}", tunnel.took);
+    assert!(tunnel.took < Duration::from_secs(25), "{:?}", tunnel.took);
+    assert_eq!(seam.received(), ["version", "hello"]);
     drop(hold);
 }

@@ -1,20 +1,20 @@
-//! Nobody fixes the buffers of a TCP socket: the kernel makes them grow with the way, which it does
-//! no more for a socket of which they were set.
-// For what no crate has: the descriptors of other processes, and one socket option.
+//! No TCP socket has a buffer of fixed size: the kernel adapts buffers to the path, but not those
+//! that a program has set.
+// Access to the descriptors of other processes and one socket option, which no crate in use offers.
 #![allow(unsafe_code)]
 
 use socket2::{Protocol, Socket};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use testing::connector::Connector;
-use testing::seam::{Crossing, Seam, wish};
-use testing::stream::acquaint;
-use testing::{role, skipped};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request};
+use testing::stream::exchange_bytes;
+use testing::{report_skipped, role};
 
-/// The TCP sockets of a process, under descriptors of our own.
+/// Duplicates of the TCP sockets of a process.
 fn tcp_sockets(pid: u32) -> io::Result<Vec<Socket>> {
     let process = owned(
-        // SAFETY: takes two numbers; the descriptor it returns is nobody else's.
+        // SAFETY: the arguments are two integers. The returned descriptor has no other owner.
         unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) },
     )?;
     let mut sockets = Vec::new();
@@ -22,7 +22,7 @@ fn tcp_sockets(pid: u32) -> io::Result<Vec<Socket>> {
         let number: i32 = entry?.file_name().to_str().unwrap().parse().unwrap();
         let link = std::fs::read_link(format!("/proc/{pid}/fd/{number}"))?;
         if link.to_str().unwrap().starts_with("socket:") {
-            // SAFETY: takes three numbers; the descriptor it returns is nobody else's.
+            // SAFETY: the arguments are three integers. The returned descriptor has no other owner.
             let copy =
                 unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
             let socket = Socket::from(owned(copy)?);
@@ -37,16 +37,17 @@ fn tcp_sockets(pid: u32) -> io::Result<Vec<Socket>> {
 fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     match i32::try_from(result).unwrap() {
         -1 => Err(io::Error::last_os_error()),
-        // SAFETY: what the kernel has just returned is open, and is ours alone.
+        // SAFETY: the kernel has just returned this descriptor: it is open and has no other owner.
         descriptor => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
     }
 }
 
-/// Which of its buffers were set, and so do not grow (man 7 socket has the rest).
+/// The buffers of a socket that were set and therefore do not grow, as bits of `SO_BUF_LOCK` (man 7
+/// socket).
 fn fixed_buffers(socket: &Socket) -> i32 {
     let mut locks: libc::c_int = -1;
     let mut length = size_of_val(&locks) as libc::socklen_t;
-    // SAFETY: the kernel writes one number, for which there is room.
+    // SAFETY: the kernel writes at most `length` bytes, the size of `locks`.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -61,19 +62,19 @@ fn fixed_buffers(socket: &Socket) -> i32 {
 }
 
 #[test]
-fn a_buffer_that_was_set_would_be_seen() {
+fn a_buffer_that_was_set_is_detected() {
     let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     assert_eq!(fixed_buffers(&socket), 0);
     socket.set_recv_buffer_size(1 << 20).unwrap();
     assert_ne!(fixed_buffers(&socket), 0);
 }
 
-/// Fails if one of them is of a fixed size; there are at least so many.
+/// Requires at least this many TCP sockets in a process, none of which has a buffer of fixed size.
 fn assert_windows_grow(pid: u32, at_least: usize) {
     let sockets = match tcp_sockets(pid) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let what = "may not take another process's descriptors";
-            return skipped(what, &error);
+            let what = "the buffers of another process: not permitted to duplicate its descriptors";
+            return report_skipped(what, &error);
         }
         sockets => sockets.unwrap(),
     };
@@ -86,13 +87,13 @@ fn assert_windows_grow(pid: u32, at_least: usize) {
 #[test]
 fn the_windows_of_direct_connections_may_grow() {
     for (plane, kind) in [("tls", "secure"), ("tcp", "insecure")] {
-        let seam = Seam::starting(role::listeners());
-        let mut crossing = Crossing::on(plane, seam, &wish(kind));
-        let (source, target) = crossing.pair();
-        acquaint(&source, &target);
-        // There is the control plane's, too, and the socket that listens.
-        assert_windows_grow(crossing.connector.child.id(), 2);
-        let listener = crossing.seam.listener.lock().unwrap();
+        let seam = Seam::with_listeners(role::listeners());
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, seam, &plane_request(kind));
+        let (source, target) = tunnel.pair();
+        exchange_bytes(&source, &target);
+        // The connector also has the control connection, and the listener its listening socket.
+        assert_windows_grow(tunnel.connector.child.id(), 2);
+        let listener = tunnel.seam.listener.lock().unwrap();
         assert_windows_grow(listener.as_ref().unwrap().pid(), 2);
     }
 }
@@ -102,6 +103,6 @@ fn the_windows_of_websockets_may_grow() {
     let target = Seam::default().target();
     let mut connector = Connector::connected(&target);
     let echo = connector.open(&target, "/run/echo");
-    acquaint(&echo, &echo);
+    exchange_bytes(&echo, &echo);
     assert_windows_grow(connector.child.id(), 2);
 }

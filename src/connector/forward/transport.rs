@@ -6,7 +6,7 @@ use crate::connector::dial::{ApiEndpoint, DialError};
 use crate::connector::direct_target::{ConnectError, DirectTarget};
 use crate::connector::protocol::ForwardData;
 use crate::connector::websocket_halves::{Receiver, Sender};
-use crate::connector::worker::{RequestError, WorkerChannel, ask_seam, request_ticket};
+use crate::connector::worker::{RequestError, WorkerChannel, request_operation, request_ticket};
 use crate::direct::message::Registered;
 use crate::direct::{Link, LinkError};
 use crate::relay::{Counters, Local, relay};
@@ -99,7 +99,7 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         let operation = json!({ "op": "forward", "path": data.ticket.get("path") });
         let Registered { number } =
-            ask_seam(worker, &operation)
+            request_operation(worker, &operation)
                 .await
                 .map_err(|cause| TransportError {
                     path: data.unix,

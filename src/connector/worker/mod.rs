@@ -6,4 +6,4 @@ mod request;
 
 pub use channel::ControlError;
 pub(super) use channel::WorkerChannel;
-pub(super) use request::{RequestError, ask_seam, asks_about_import, request_ticket};
+pub(super) use request::{RequestError, is_import_query, request_operation, request_ticket};

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 /// For the seam's answer. The worker may still be busy with the command before.
 const SEAM_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The worker's command by which a caller asks about the import of a disk. Requests to the seam are
+/// The worker's command by which a caller requests the state of a disk import. Requests to the seam are
 /// an optional property of it, because every worker implements it.
 const QUERY_IMPORT: &str = "query-disk-import";
 
@@ -35,8 +35,8 @@ pub(in crate::connector) enum RequestError {
     Malformed(String),
 }
 
-/// Whether a line for the worker asks about the import of a disk.
-pub(in crate::connector) fn asks_about_import(line: &[u8]) -> bool {
+/// Whether a line for the worker requests the state of a disk import.
+pub(in crate::connector) fn is_import_query(line: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Command {
         cmd: Option<String>,
@@ -77,7 +77,7 @@ fn ticket_answer(line: &[u8]) -> Result<Secret, RequestError> {
 
 /// Requests an operation of the seam on the target. A worker without a seam refuses the property and
 /// continues.
-pub(in crate::connector) async fn ask_seam<T: DeserializeOwned>(
+pub(in crate::connector) async fn request_operation<T: DeserializeOwned>(
     worker: &WorkerChannel,
     operation: &Value,
 ) -> Result<T, RequestError> {

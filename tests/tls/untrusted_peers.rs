@@ -1,4 +1,4 @@
-//! Who must not get onto a direct connection, and what is said of them.
+//! Peers that must not complete a direct connection, and the errors that name them.
 
 use pve_tunnel::tls::{Client, Fingerprint, Identity, Peer, Server, TlsError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
@@ -7,14 +7,14 @@ use rustls::version::{TLS12, TLS13};
 use std::io;
 use testing::assert_error;
 use testing::tls::{
-    LIMIT, anywhere, certificate_of, certified, gullible_client, gullible_server, identities,
-    last_words, meet, pair,
+    LIMIT, alert_after_handshake, certificate_of, certified, complete_handshake, identities,
+    pinned_pair, server_name, unverifying_client, unverifying_server,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// The alert that ended a stranger's handshake or reading.
+/// The alert in an error of a peer's handshake or read.
 fn alert(error: &io::Error) -> AlertDescription {
     match error
         .get_ref()
@@ -27,16 +27,16 @@ fn alert(error: &io::Error) -> AlertDescription {
 
 fn server() -> Server {
     let (source, target) = identities();
-    pair(&source, &target).1
+    pinned_pair(&source, &target).1
 }
 
 fn client() -> Client {
     let (source, target) = identities();
-    pair(&source, &target).0
+    pinned_pair(&source, &target).0
 }
 
-/// A key, and a certificate of the kind that anybody makes.
-fn homemade() -> (KeyPair, rcgen::Certificate) {
+/// A key and a self-signed certificate that any peer could create.
+fn self_signed() -> (KeyPair, rcgen::Certificate) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(["pve-tunnel".to_owned()])
         .unwrap()
@@ -49,16 +49,18 @@ fn homemade() -> (KeyPair, rcgen::Certificate) {
 async fn a_source_without_a_certificate_is_refused() {
     let server = server();
     let (near, far) = UnixStream::pair().unwrap();
-    let anonymous = gullible_client(&TLS13, None);
-    let (stranger, refused) =
-        tokio::join!(anonymous.connect(anywhere(), near), server.handshake(far));
+    let anonymous = unverifying_client(&TLS13, None);
+    let (peer, refused) = tokio::join!(
+        anonymous.connect(server_name(), near),
+        server.handshake(far)
+    );
     assert_error!(
         refused.unwrap_err(),
         TlsError::NoCertificate(Peer::Source),
         "the source presented no certificate"
     );
     assert_error!(
-        last_words(stranger.unwrap()).await,
+        alert_after_handshake(peer.unwrap()).await,
         TlsError::Refused { .. },
         "it requires a certificate"
     );
@@ -66,40 +68,37 @@ async fn a_source_without_a_certificate_is_refused() {
 
 #[tokio::test]
 async fn a_source_with_an_older_tls_is_refused() {
-    let (key, certificate) = homemade();
+    let (key, certificate) = self_signed();
     let identity = Identity::one_time().unwrap();
     let server = Server::direct(&identity, Fingerprint::of(certificate.der())).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let old = gullible_client(&TLS12, Some(certified(certificate.der().clone(), &key)));
-    let (stranger, refused) = tokio::join!(old.connect(anywhere(), near), server.handshake(far));
+    let old = unverifying_client(&TLS12, Some(certified(certificate.der().clone(), &key)));
+    let (old, refused) = tokio::join!(old.connect(server_name(), near), server.handshake(far));
     assert_error!(
         refused.unwrap_err(),
         TlsError::OldVersion(Peer::Source),
         "the source does not support TLS 1.3"
     );
-    assert_eq!(
-        alert(&stranger.unwrap_err()),
-        AlertDescription::ProtocolVersion
-    );
+    assert_eq!(alert(&old.unwrap_err()), AlertDescription::ProtocolVersion);
 }
 
 #[tokio::test]
 async fn a_target_with_an_older_tls_is_refused() {
-    let (key, certificate) = homemade();
+    let (key, certificate) = self_signed();
     let identity = Identity::one_time().unwrap();
     let client = Client::direct(&identity, Fingerprint::of(certificate.der())).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let old = gullible_server(&TLS12, certified(certificate.der().clone(), &key));
-    let (refused, stranger) = tokio::join!(client.handshake("192.0.2.7", near), old.accept(far));
+    let old = unverifying_server(&TLS12, certified(certificate.der().clone(), &key));
+    let (refused, old) = tokio::join!(client.handshake("192.0.2.7", near), old.accept(far));
     assert_error!(
         refused.unwrap_err(),
         TlsError::OldVersion(Peer::Target),
         "the target does not support TLS 1.3"
     );
-    stranger.unwrap_err();
+    old.unwrap_err();
 }
 
-/// What may be met on a port of the migration range.
+/// First bytes of other protocols, some of which use ports of the migration range.
 const NOT_TLS: [&[u8]; 6] = [
     b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n",
     b"GET / HTTP/1.1\r\nHost: 192.0.2.7:60000\r\n\r\n",
@@ -110,11 +109,11 @@ const NOT_TLS: [&[u8]; 6] = [
 ];
 
 #[tokio::test]
-async fn what_is_not_tls_is_called_so() {
+async fn a_peer_that_does_not_use_tls_is_reported() {
     let (client, server) = (client(), server());
     for bytes in NOT_TLS {
-        let (mut stranger, far) = UnixStream::pair().unwrap();
-        stranger.write_all(bytes).await.unwrap();
+        let (mut peer, far) = UnixStream::pair().unwrap();
+        peer.write_all(bytes).await.unwrap();
         let refused = timeout(LIMIT, server.handshake(far)).await.unwrap();
         assert_error!(
             refused.unwrap_err(),
@@ -122,8 +121,8 @@ async fn what_is_not_tls_is_called_so() {
             "the data from the source is not TLS"
         );
 
-        let (near, mut stranger) = UnixStream::pair().unwrap();
-        stranger.write_all(bytes).await.unwrap();
+        let (near, mut peer) = UnixStream::pair().unwrap();
+        peer.write_all(bytes).await.unwrap();
         let refused = timeout(LIMIT, client.handshake("192.0.2.7", near))
             .await
             .unwrap();
@@ -136,20 +135,20 @@ async fn what_is_not_tls_is_called_so() {
 }
 
 #[tokio::test]
-async fn who_goes_away_is_said_to_have_gone() {
+async fn a_peer_that_closes_during_the_handshake_is_reported() {
     let (client, server) = (client(), server());
     for sent in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01"] {
-        let (mut stranger, far) = UnixStream::pair().unwrap();
-        stranger.write_all(sent).await.unwrap();
-        stranger.shutdown().await.unwrap();
+        let (mut peer, far) = UnixStream::pair().unwrap();
+        peer.write_all(sent).await.unwrap();
+        peer.shutdown().await.unwrap();
         assert_error!(
             server.handshake(far).await.unwrap_err(),
             TlsError::Ended(Peer::Source),
             "the source closed the connection during the TLS handshake"
         );
     }
-    let (near, mut stranger) = UnixStream::pair().unwrap();
-    stranger.shutdown().await.unwrap();
+    let (near, mut peer) = UnixStream::pair().unwrap();
+    peer.shutdown().await.unwrap();
     assert_error!(
         client.handshake("192.0.2.7", near).await.unwrap_err(),
         TlsError::Ended(Peer::Target),
@@ -157,30 +156,30 @@ async fn who_goes_away_is_said_to_have_gone() {
     );
 }
 
-/// Mallory has the wire, and an identity of his own for each side.
+/// The attacker controls the network and has an identity of its own for each end.
 #[tokio::test]
 async fn a_man_in_the_middle_is_refused_by_both_ends() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
+    let (client, server) = pinned_pair(&source, &target);
     let (as_source, as_target) = identities();
     let to_source = Server::direct(&as_target, source.fingerprint()).unwrap();
     let to_target = Client::direct(&as_source, target.fingerprint()).unwrap();
 
-    let (near, mallory) = meet(&client, &to_source).await;
+    let (near, attacker) = complete_handshake(&client, &to_source).await;
     assert_error!(
         near.unwrap_err(),
         TlsError::Mismatch(_),
         &as_target.fingerprint().to_string(),
         &target.fingerprint().to_string()
     );
-    // No stream that a byte could be read from.
+    // The attacker gets no stream from which it could read.
     assert_error!(
-        mallory.unwrap_err(),
+        attacker.unwrap_err(),
         TlsError::Refused { .. },
         "does not accept this node's certificate"
     );
 
-    let (mallory, far) = meet(&to_target, &server).await;
+    let (attacker, far) = complete_handshake(&to_target, &server).await;
     assert_error!(
         far.unwrap_err(),
         TlsError::Mismatch(_),
@@ -188,54 +187,56 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
         &source.fingerprint().to_string()
     );
     assert_error!(
-        last_words(mallory.unwrap()).await,
+        alert_after_handshake(attacker.unwrap()).await,
         TlsError::Refused { .. },
         "does not accept this node's certificate"
     );
 }
 
-/// Certificates are public: he shows those of the two ends, and has to sign with another key.
+/// Certificates are public: the attacker presents those of the two ends, and has to sign with
+/// another key.
 #[tokio::test]
 async fn a_copied_certificate_without_its_key_is_refused() {
     let (source, target) = identities();
-    let (client, server) = pair(&source, &target);
-    let (key, certificate) = homemade();
+    let (client, server) = pinned_pair(&source, &target);
+    let (key, certificate) = self_signed();
     let own = || certified(certificate.der().clone(), &key);
 
-    // To have them, he asks.
+    // The attacker gets the certificates by connecting to each end.
     let of_target = certificate_of(&target).await;
     assert_eq!(Fingerprint::of(&of_target), target.fingerprint());
     let trusting = Client::direct(&source, Fingerprint::of(certificate.der())).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let asking = gullible_server(&TLS13, own());
-    let (_, asked) = tokio::join!(trusting.handshake("192.0.2.7", near), asking.accept(far));
-    let of_source = asked.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone();
+    let attacker = unverifying_server(&TLS13, own());
+    let (_, accepted) = tokio::join!(trusting.handshake("192.0.2.7", near), attacker.accept(far));
+    let of_source = accepted.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone();
     assert_eq!(Fingerprint::of(&of_source), source.fingerprint());
 
     let (near, far) = UnixStream::pair().unwrap();
-    let copy = gullible_server(&TLS13, certified(of_target, &key));
-    let (refused, mallory) = tokio::join!(client.handshake("192.0.2.7", near), copy.accept(far));
+    let copy = unverifying_server(&TLS13, certified(of_target, &key));
+    let (refused, attacker) = tokio::join!(client.handshake("192.0.2.7", near), copy.accept(far));
     assert_error!(
         refused.unwrap_err(),
         TlsError::NoKey(Peer::Target),
         "the target presents the expected certificate but cannot sign with its key"
     );
-    mallory.unwrap_err();
+    attacker.unwrap_err();
 
     let (near, far) = UnixStream::pair().unwrap();
-    let copy = gullible_client(&TLS13, Some(certified(of_source, &key)));
-    let (mallory, refused) = tokio::join!(copy.connect(anywhere(), near), server.handshake(far));
+    let copy = unverifying_client(&TLS13, Some(certified(of_source, &key)));
+    let (attacker, refused) =
+        tokio::join!(copy.connect(server_name(), near), server.handshake(far));
     assert_error!(
         refused.unwrap_err(),
         TlsError::NoKey(Peer::Source),
         "the source presents the expected certificate but cannot sign with its key"
     );
-    mallory.unwrap().read_u8().await.unwrap_err();
+    attacker.unwrap().read_u8().await.unwrap_err();
 }
 
-/// Another implementation may be told so, instead of wondering.
+/// The error names the problem for the developer of another implementation.
 #[tokio::test]
-async fn a_certificate_of_the_wrong_kind_is_named_as_such() {
+async fn a_ca_certificate_is_refused_with_the_reason() {
     let key = KeyPair::generate().unwrap();
     let mut parameters = CertificateParams::new(["pve-tunnel".to_owned()]).unwrap();
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -243,8 +244,8 @@ async fn a_certificate_of_the_wrong_kind_is_named_as_such() {
     let pin = Fingerprint::of(certificate.der());
     let server = Server::direct(&Identity::one_time().unwrap(), pin).unwrap();
     let (near, far) = UnixStream::pair().unwrap();
-    let ca = gullible_client(&TLS13, Some(certified(certificate.der().clone(), &key)));
-    let (_near, refused) = tokio::join!(ca.connect(anywhere(), near), server.handshake(far));
+    let ca = unverifying_client(&TLS13, Some(certified(certificate.der().clone(), &key)));
+    let (_near, refused) = tokio::join!(ca.connect(server_name(), near), server.handshake(far));
     assert_error!(
         refused.unwrap_err(),
         TlsError::Unusable {

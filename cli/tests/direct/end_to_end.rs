@@ -1,62 +1,64 @@
-//! Direct planes from end to end: the connector as a process, a listener, and a worker's seam
-//! between them.
+//! Direct planes from end to end: the connector as a process, a worker's seam, and a listener.
 
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use testing::seam::{Crossing, program};
-use testing::{pattern, read_out, write_in_pieces};
+use testing::seam::{NegotiatedTunnel, program};
+use testing::{pattern, read_to_end, write_in_pieces};
 
-/// As much as makes every buffer on the way overflow.
-const MUCH: usize = 64 << 20;
+/// More bytes than all buffers in the path hold.
+const LENGTH: usize = 64 << 20;
 
 #[test]
-fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
+fn each_plane_transfers_data_in_both_directions_with_half_close_and_reports_it() {
     for (kind, plane) in [("secure", "tls"), ("insecure", "tcp")] {
-        let mut crossing = Crossing::new(kind);
-        let answer = &crossing.answer;
+        let mut tunnel = NegotiatedTunnel::new(kind);
+        let answer = &tunnel.answer;
         assert_eq!(answer["success"], true, "{answer}");
         assert_eq!(answer["plan"]["plane"], plane, "{answer}");
         assert_eq!(answer["direct"]["plane"], plane, "{answer}");
 
-        let path = program(crossing.directory.path(), |mut stream| {
+        let path = program(tunnel.directory.path(), |mut stream| {
             thread::spawn(move || {
-                let (data, end) = read_out(&stream);
+                let (data, end) = read_to_end(&stream);
                 end.unwrap();
-                assert_eq!(data, pattern(MUCH));
-                // Only after the end of the one direction, the other.
-                write_in_pieces(&mut stream, &pattern(MUCH)).unwrap();
+                assert_eq!(data, pattern(LENGTH));
+                // The other direction starts only after the end of this one.
+                write_in_pieces(&mut stream, &pattern(LENGTH)).unwrap();
             });
         });
-        let local = crossing
+        let local = tunnel
             .connector
-            .open(&crossing.target, path.to_str().unwrap());
-        write_in_pieces(&local, &pattern(MUCH)).unwrap();
+            .open(&tunnel.target, path.to_str().unwrap());
+        write_in_pieces(&local, &pattern(LENGTH)).unwrap();
         local.shutdown(Shutdown::Write).unwrap();
-        let (data, end) = read_out(&local);
+        let (data, end) = read_to_end(&local);
         end.unwrap();
-        assert!(data == pattern(MUCH), "{plane}: {} bytes", data.len());
+        assert!(data == pattern(LENGTH), "{plane}: {} bytes", data.len());
 
-        let finished = crossing
+        let finished = tunnel
             .connector
-            .ask(&json!({ "control": true, "cmd": "finish" }));
+            .request(&json!({ "control": true, "cmd": "finish" }));
         let record = &finished["record"];
         assert_eq!(record["plane"], plane, "{finished}");
-        assert_eq!(record["sent"], MUCH, "{finished}");
-        assert_eq!(record["received"], MUCH, "{finished}");
+        assert_eq!(record["sent"], LENGTH, "{finished}");
+        assert_eq!(record["received"], LENGTH, "{finished}");
         assert_eq!(record["failed"], 0, "{finished}");
         assert_eq!(record["refused"]["key"], 0, "{finished}");
-        assert_eq!(crossing.seam.ops(), ["hello", "open", "forward", "close"]);
-        let ended = crossing.connector.finish();
+        assert_eq!(
+            tunnel.seam.operations(),
+            ["hello", "open", "forward", "close"]
+        );
+        let ended = tunnel.connector.finish();
         assert!(ended.status.success(), "{}", ended.log);
         assert!(ended.log.contains("migration data: plane"), "{}", ended.log);
         assert!(ended.log.contains("record: {"), "{}", ended.log);
         assert!(!ended.log.contains("dead"), "{}", ended.log);
-        let key = crossing.seam.listener.lock().unwrap().take().unwrap();
-        let key_hex = key.opened["key"].as_str().unwrap().to_owned();
-        let (result, log) = key.end();
+        let listener = tunnel.seam.take_listener();
+        let key_hex = listener.opened["key"].as_str().unwrap().to_owned();
+        let (result, log) = listener.end();
         result.unwrap();
         assert!(!ended.log.contains(&key_hex) && !log.contains(&key_hex));
     }
@@ -65,8 +67,8 @@ fn each_plane_carries_much_both_ways_with_half_close_and_tells_of_it() {
 #[test]
 fn a_hundred_connections_at_once_on_several_forwards() {
     for kind in ["secure", "insecure"] {
-        let mut crossing = Crossing::new(kind);
-        let path = program(crossing.directory.path(), |mut stream| {
+        let mut tunnel = NegotiatedTunnel::new(kind);
+        let path = program(tunnel.directory.path(), |mut stream| {
             thread::spawn(move || {
                 let mut request = [0; 4];
                 while stream.read_exact(&mut request).is_ok() {
@@ -77,7 +79,7 @@ fn a_hundred_connections_at_once_on_several_forwards() {
         let remote = path.to_str().unwrap().to_owned();
         let locals: Vec<UnixStream> = (0..4)
             .flat_map(|_| {
-                let local = crossing.connector.forward(&crossing.target, &remote);
+                let local = tunnel.connector.forward(&tunnel.target, &remote);
                 (0..25)
                     .map(|_| UnixStream::connect(&local).unwrap())
                     .collect::<Vec<_>>()
@@ -96,12 +98,13 @@ fn a_hundred_connections_at_once_on_several_forwards() {
             }
         }
         drop(locals);
-        let mut listener = crossing.seam.listener.lock().unwrap();
+        let mut listener = tunnel.seam.listener.lock().unwrap();
         let stat = listener
             .as_mut()
             .unwrap()
             .stat_until(|stat| stat.forwards[0].open == 0);
-        // The same socket is one forward of the listener, and the watch is a connection too.
+        // The listener has one forward for the same socket, and the heartbeat is a connection as
+        // well.
         assert_eq!(
             (stat.forwards.len(), stat.connections),
             (1, 101),
