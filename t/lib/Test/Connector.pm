@@ -143,6 +143,10 @@ sub launch ($class, %options) {
         open STDIN, '<&', $input or POSIX::_exit(127);
         open STDOUT, '>&', $output or POSIX::_exit(127);
         open STDERR, '>>', "$self->{dir}/log" or POSIX::_exit(127);
+
+        # The tests end the connector by signals. Under `nohup` or in the background of a script,
+        # this process ignores some of them, and the connector would inherit that.
+        $SIG{$_} = 'DEFAULT' for qw(HUP INT TERM);
         exec { $command[0] } @command or do {
             print STDERR "exec $command[0]: $! (built?)\n";
             POSIX::_exit(127);
