@@ -8,6 +8,7 @@ mod control;
 mod data;
 mod end;
 mod forward;
+mod probe;
 mod protocol;
 mod record;
 mod tls;

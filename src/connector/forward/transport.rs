@@ -2,6 +2,7 @@
 //! direct connections to its listener.
 
 use crate::connector::Options;
+use crate::connector::api_address::ApiAddress;
 use crate::connector::dial::{ApiEndpoint, DialError};
 use crate::connector::direct_target::{ConnectError, DirectTarget};
 use crate::connector::protocol::ForwardData;
@@ -77,9 +78,10 @@ impl Transport {
     pub(in crate::connector) fn websocket(
         data: ForwardData,
         worker: WorkerChannel,
+        address: Arc<ApiAddress>,
         options: Arc<Options>,
     ) -> Result<Self, TransportError> {
-        let target = ApiEndpoint::new(data.target).map_err(|cause| TransportError {
+        let target = ApiEndpoint::new(data.target, address).map_err(|cause| TransportError {
             path: data.unix,
             cause: cause.into(),
         })?;
