@@ -19,6 +19,8 @@ our $VERSION = '0.1.0';
 use constant {
     # For the connector to read a line.
     CONNECT_LIMIT => 15,
+    # The connector has 10 s for the TCP connection, and 10 s for the TLS handshake.
+    PROBE_LIMIT => 30,
     # Both may include a request to the seam, for which the connector has a limit. A record without
     # the target's counters is better than none.
     FORWARD_LIMIT => 20,
@@ -45,22 +47,11 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
     my $token = PVE::Tunnel::Client::API::token($conn);
     # What this node forbids is refused before the first request to the target.
     my $request = PVE::Tunnel::Client::Negotiation::wish($conn, $tunnel_params);
-    my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
-    my $started = "remote: tunnel worker '$task->{upid}' started";
-    PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
-
-    my $headers = [['Authorization', $token]];
+    my $base = PVE::Tunnel::Client::API::websocket_url($conn, $tunnel_params->{url});
     my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
-    my %peer = (headers => $headers, defined($fingerprint) ? (fingerprint => $fingerprint) : ());
-    my $base = "$tunnel_params->{url}?";
-    my $query =
-          'ticket='
-        . _percent_encode($task->{ticket})
-        . '&socket='
-        . _percent_encode($task->{socket});
+    my %trust = defined($fingerprint) ? (fingerprint => $fingerprint) : ();
+    my %peer = (headers => [['Authorization', $token]], %trust);
 
-    # Forwards use the same URL and headers, with a ticket and a socket of their own.
-    %$tunnel_params = (url => $base, %peer);
     # For connections through the target's API. For direct planes the request contains it.
     my $options = { dead_peer_timeout => $request->{dead_peer_timeout} };
     my $tunnel = {
@@ -73,22 +64,74 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
         pending => '',
         unanswered => 0,
     };
-
-    my $connected = eval {
-        my $connect =
-            { control => JSON::true, cmd => 'connect', data => { url => $base . $query, %peer } };
-        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
-        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
-        _take_version($tunnel, $read_line->($tunnel, VERSION_LIMIT));
+    # The request creates an empty guest at the target. What would fail for the connector must
+    # therefore fail before.
+    my ($address, $task);
+    my $requested = eval {
+        $address = _probe($tunnel, { url => $base, %trust });
+        $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params, $address);
         1;
     };
-    my $agreed = $connected
-        && eval { PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $request); 1 };
+    if (!$requested) {
+        my $error = $@;
+        _end_child($tunnel);
+        die $error;
+    }
+    my $started = "remote: tunnel worker '$task->{upid}' started";
+    PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
+
+    my $query = join '&',
+        map { "$_=" . PVE::Tunnel::Client::API::percent_encode($task->{$_}) } qw(ticket socket);
+    # Forwards use the same URL and headers, with a ticket and a socket of their own.
+    %$tunnel_params = (url => "$base?", %peer);
+    my $agreed = eval {
+        my $data = { url => "$base?$query", %peer };
+        my $connect = { control => JSON::true, cmd => 'connect', data => $data };
+        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
+        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
+        $tunnel->{unanswered}++;
+        my $line = $read_line->($tunnel, VERSION_LIMIT);
+        $tunnel->{unanswered}--;
+        _take_version($tunnel, $line);
+        PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $request);
+        1;
+    };
     return $tunnel if $agreed;
     my $error = $@;
-    _clean_target($tunnel) if $connected;
+    # The worker has already created an empty guest, which would remain and refuse the next attempt.
+    my $quit = eval { _quit($tunnel, 1); 1 };
     _end_child($tunnel);
+    _stop_worker($log, $conn, $address, $url, $task->{upid}) if !$quit;
     die "cannot open the tunnel: $error";
+}
+
+# Returns the address at which the connector has reached the target's API.
+sub _probe ($tunnel, $data) {
+    my $probe = { control => JSON::true, cmd => 'probe', data => $data };
+    my $answer = eval { PVE::Tunnel::Client::Lines::ask($tunnel, PROBE_LIMIT, $probe) }
+        // die "the target's API cannot be used, and nothing was created there: $@";
+    # The pattern also removes the taint.
+    my ($address) = ($answer->{address} // '') =~ /\A([0-9A-Fa-f:.]+)\z/;
+    return $address;
+}
+
+# A worker that waits for its connection removes the empty guest when it is stopped. One that has
+# lost its connection leaves the guest.
+sub _stop_worker ($log, $conn, $address, $path, $upid) {
+    my ($kind, $vmid) = $path =~ m{/(qemu|lxc)/(\d+)/};
+    my $tool = ($kind // '') eq 'lxc' ? 'pct' : 'qm';
+    $vmid //= '<vmid>';
+    my $remove = "If guest $vmid is still listed there and no other migration to it is running,"
+        . " remove it on that node: $tool unlock $vmid && $tool destroy $vmid";
+    my $stopped = eval { PVE::Tunnel::Client::API::stop_task($conn, $path, $upid, $address); 1 };
+    my $what =
+        $stopped
+        ? 'the tunnel worker of the target was stopped, which removes the empty guest'
+        : 'the tunnel worker of the target could not be stopped ('
+        . PVE::Tunnel::Text::one_line($@)
+        . '). Without a connection it ends after 5 minutes and removes the empty guest';
+    PVE::Tunnel::Client::Lines::log_line($log, 'warn', "$what. $remove");
+    return;
 }
 
 sub _take_version ($tunnel, $line) {
@@ -101,16 +144,6 @@ sub _take_version ($tunnel, $line) {
     $tunnel->{age} = $version->{age};
     $tunnel->{caps} = $version->{caps};
     $tunnel->{unknown_caps} = $version->{unknown};
-    return;
-}
-
-# The worker has already created an empty guest, which would remain.
-sub _clean_target ($tunnel) {
-    return if eval { _quit($tunnel, 1); 1 };
-    PVE::Tunnel::Client::Lines::log_line(
-        $tunnel->{log},
-        'warn', "the target did not confirm the clean-up: $@"
-    );
     return;
 }
 
@@ -131,7 +164,9 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
     unlink $local;
     my $data = {
         %{ $tunnel->{params} },
-        url => $tunnel->{params}{url} . 'socket=' . _percent_encode($remote) . '&',
+        url => $tunnel->{params}{url}
+            . 'socket='
+            . PVE::Tunnel::Client::API::percent_encode($remote) . '&',
         unix => $local,
         ticket => { path => $remote },
     };
@@ -189,10 +224,6 @@ sub _end_child ($tunnel) {
     # The connector removes them, unless it was killed.
     unlink keys %{ $tunnel->{forwarded} };
     return;
-}
-
-sub _percent_encode ($text) {
-    return $text =~ s/([^A-Za-z0-9._~-])/sprintf('%%%02X', ord $1)/ger;
 }
 
 1;
@@ -335,8 +366,10 @@ write to standard output or error, or to a file that it opens itself.
         $conn, $url, \%req_params, \%tunnel_params, $log,
     );
 
-Requests a worker at the target (C<POST $url> with C<%req_params> as a form; C<$url> is the path
-below C</api2/json>), connects to it, and reads its version.
+Has the connector connect to the target's API, up to the end of the TLS handshake. Then requests a
+worker at the target (C<POST $url> with C<%req_params> as a form; C<$url> is the path below
+C</api2/json>), connects to it, and reads its version. The request creates an empty guest at the
+target: a certificate, name or address that the connector cannot use is reported before.
 
 C<$conn> is a hash:
 
@@ -365,9 +398,10 @@ verified with the system's CAs and the host name.
 =back
 
 C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>, or
-C<https://...> as qemu-server writes it); the hash becomes C<< $tunnel->{params} >>. C<$log> is
-called with a level (C<info>, C<warn>, C<err>) and a line of text. Three more keys of
-C<$tunnel_params> are optional. The function removes them from the hash:
+C<https://...> as qemu-server writes it); host and port are replaced by those of C<$conn>. The hash
+becomes C<< $tunnel->{params} >>. C<$log> is called with a level (C<info>, C<warn>, C<err>) and a
+line of text. Three more keys of C<$tunnel_params> are optional. The function removes them from the
+hash:
 
 =over
 
@@ -398,14 +432,16 @@ possible, with a warning if both nodes support one. C<insecure> dies if clear te
 The function logs each warning of the plan as a C<warn> line that begins with C<WARNING>, and then
 one C<info> line with plane, address and port, cipher, network and reason.
 
-Limits: 30 s for each step of the request, 15 s to write each line, 45 s for the version reply, 120
+Limits: 30 s for the first connection, 30 s for each step of the request, 15 s to write each line, 45 s for the version reply, 120
 s for the negotiation. (C<PVE::Tunnel> waits 10 s for the version. Here the limits of the connector
 end first, so that the error contains its reason.)
 
 The function dies if the configuration forbids the migration or a privilege is missing; if HTTP, TLS
 or the target refuse, with their message; if the version reply is malformed, C<caps> included; if
-clear text is not possible. In each case the child has ended. A worker that had answered C<version>
-has received C<quit> with the request to clean up.
+clear text is not possible. In each case the child has ended. A worker that was connected has
+received C<quit> with the request to clean up. If it could not be reached in this way, its task was
+stopped through the API, and a C<warn> line contains what may be left at the target and how to
+remove it.
 
 =head2 open_tunnel
 
