@@ -203,7 +203,8 @@ impl ApiEndpoint {
             Some(_) => options.mask,
             None => Masking::Random,
         };
-        let (sender, receiver) = split(upgraded, masking, self.tls.is_some());
+        let tls = self.tls.is_some();
+        let (sender, receiver) = split(upgraded, masking, tls, options.ping_interval);
         Ok((sender, receiver, protection))
     }
 

@@ -25,6 +25,7 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 ///   ticket_timeout     time limit for the worker's answer to a ticket command, by default 30
 ///   dead_peer_timeout  time without progress after which a connection to the API counts as dead,
 ///                      by default 60
+///   ping_interval      time without a sent frame after which a websocket sends a ping, by default 20
 ///   end_with_parent    true: the kernel sends SIGTERM when the thread that forked this process
 ///                      ends; by default false
 ///

@@ -8,6 +8,8 @@ mod control;
 mod data;
 mod end;
 mod forward;
+mod in_process;
+mod ping;
 mod probe;
 mod protocol;
 mod record;

@@ -526,6 +526,8 @@ optional:
     ticket_timeout => 30,
     # without progress on a connection to the API
     dead_peer_timeout => 60,
+    # without a sent frame on a websocket, until a ping is sent
+    ping_interval => 20,
     # true: end with SIGTERM if the parent process dies
     end_with_parent => 0,
 
