@@ -6,6 +6,7 @@ use crate::relay::{Incoming, Outgoing, Received};
 use crate::system::lock;
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thiserror::Error;
@@ -20,6 +21,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the peer may take to end the connection after the connector's close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Lines without a request after which the peer is not a worker. A late answer still has its request.
+const MAX_UNREQUESTED: u32 = 16;
 
 /// Why the control connection ended.
 #[derive(Debug, Error)]
@@ -36,6 +40,11 @@ pub enum ControlError {
     /// An answer above the limit.
     #[error("the worker's answer is longer than {} MiB", MAX_LINE >> 20)]
     TooLong,
+    /// More lines without a request than the limit.
+    #[error(
+        "the target sent more than {MAX_UNREQUESTED} lines that no command requested: what answers there is not a tunnel worker"
+    )]
+    Unrequested,
 }
 
 /// What happens to an answer.
@@ -71,6 +80,7 @@ impl WorkerChannel {
         let answers = Answers {
             pending: Mutex::default(),
             changed: Notify::new(),
+            unrequested: AtomicU32::new(0),
             output,
             log,
         };
@@ -178,6 +188,8 @@ async fn receive(receiver: &mut Receiver, answers: &Answers) -> Result<(), Contr
 struct Answers {
     pending: Mutex<VecDeque<Pending>>,
     changed: Notify,
+    /// Lines that the worker sent without a request.
+    unrequested: AtomicU32,
     output: Arc<Output>,
     log: Arc<Log>,
 }
@@ -196,9 +208,13 @@ impl Answers {
                     // Ignored if the receiver is gone.
                     let _ = sender.send(line);
                 }
-                _ => self
-                    .log
-                    .line("the worker sent a line without a request; ignored"),
+                _ => {
+                    if self.unrequested.fetch_add(1, Ordering::Relaxed) >= MAX_UNREQUESTED {
+                        return Err(ControlError::Unrequested);
+                    }
+                    self.log
+                        .line("the worker sent a line without a request; ignored");
+                }
             }
         }
         self.give().await
