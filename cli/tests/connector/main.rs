@@ -13,4 +13,5 @@ mod ping;
 mod probe;
 mod protocol;
 mod record;
+mod side_by_side;
 mod tls;
