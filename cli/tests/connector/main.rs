@@ -11,6 +11,7 @@ mod forward;
 mod in_process;
 mod ping;
 mod probe;
+mod progress;
 mod protocol;
 mod record;
 mod side_by_side;

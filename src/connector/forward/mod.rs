@@ -245,7 +245,7 @@ impl Connection {
         let bytes = self.counters.connected();
         let local = Local::new(local);
         let result = transport.relay(&local, &bytes).await;
-        self.counters.ended(&bytes);
+        let last = self.counters.ended(&bytes);
         let end = match &result {
             Ok(()) => "closed".to_owned(),
             Err(error) => {
@@ -264,6 +264,11 @@ impl Connection {
         self.log.line(format_args!(
             "forward '{name}': connection {number}: {end} ({sent} bytes sent, {received} received, {seconds:.1} s, {protection})"
         ));
+        if let Some(moved) = last {
+            self.log.line(format_args!(
+                "forward '{name}': its connections have ended: {moved}"
+            ));
+        }
         match result {
             Ok(()) => local.close(),
             // The program has received nothing, so it cannot mistake the end for a complete stream.
