@@ -62,7 +62,7 @@ subtest 'addresses' => sub {
 };
 
 subtest 'ports' => sub {
-    # An address of this test alone: other tests on this machine do not take its ports.
+    # A random loopback address, so that other tests are unlikely to use its ports.
     my $host = join('.', 127, map { 1 + int(rand(250)) } 1 .. 3);
     my ($fd, $port) = PVE::Tunnel::Native::port_bind($host);
     ok($port >= 60_000 && $port < 60_050, 'the port is in the migration range');
