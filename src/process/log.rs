@@ -1,6 +1,7 @@
 //! The log: one line for each event, to a descriptor that may or may not be read.
 
 use super::log_limit::{LogLimit, Verdict};
+use crate::scalar::visible;
 use crate::system::lock;
 use crate::system::readiness::is_ready;
 use nix::poll::PollFlags;
@@ -67,10 +68,7 @@ impl Log {
             0 => String::new(),
             count => format!(" ({count} lines before this one were lost)"),
         };
-        let mut line: String = format!("{text}{lost}")
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let mut line: String = format!("{text}{lost}").chars().flat_map(visible).collect();
         if line.len() >= MAX_LINE {
             let mut end = MAX_LINE - 1;
             while !line.is_char_boundary(end) {

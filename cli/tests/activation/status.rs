@@ -285,27 +285,70 @@ fn the_trigger_is_processed_at_once_or_by_the_running_dpkg() {
         );
         assert!(!pending());
 
-        // The lock that another dpkg holds while it runs.
-        let held = fs::File::create(tree.at("/var/lib/dpkg/lock-frontend")).unwrap();
-        let whole = nix::libc::flock {
-            l_type: nix::libc::F_WRLCK as i16,
-            l_whence: nix::libc::SEEK_SET as i16,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        nix::fcntl::fcntl(&held, nix::fcntl::FcntlArg::F_SETLK(&whole)).unwrap();
-        let report = tree.node.disable().unwrap();
-        assert!(
-            matches!(report.reload, Some(Ok(Reload::Deferred))),
-            "{report:?}"
-        );
-        assert!(report.to_string().contains("when the running dpkg ends"));
-        assert!(pending());
-        drop(held);
+        // The locks that a running dpkg holds. A program that runs dpkg holds only the first.
+        for name in ["lock-frontend", "lock"] {
+            let held = fs::File::create(tree.at(&format!("/var/lib/dpkg/{name}"))).unwrap();
+            let whole = nix::libc::flock {
+                l_type: nix::libc::F_WRLCK as i16,
+                l_whence: nix::libc::SEEK_SET as i16,
+                l_start: 0,
+                l_len: 0,
+                l_pid: 0,
+            };
+            nix::fcntl::fcntl(&held, nix::fcntl::FcntlArg::F_SETLK(&whole)).unwrap();
+            let report = tree.node.disable().unwrap();
+            assert!(
+                matches!(report.reload, Some(Ok(Reload::Deferred))),
+                "{name}: {report:?}"
+            );
+            assert!(report.to_string().contains("when the running dpkg ends"));
+            assert!(pending(), "{name}");
+            drop(held);
 
+            let report = tree.node.enable(Scope::Modules).unwrap();
+            assert!(
+                matches!(report.reload, Some(Ok(Reload::Done))),
+                "{name}: {report:?}"
+            );
+            assert!(!pending(), "{name}");
+        }
+
+        tree.node.disable().unwrap();
         let report = tree.node.enable(Scope::HelperOnly).unwrap();
         assert!(report.reload.is_none(), "no daemon has loaded the helper");
+    });
+}
+
+#[test]
+fn a_failed_trigger_is_reported_whatever_its_script_prints() {
+    with_installing_tree(|tree| {
+        tree.install(
+            "interested",
+            "1",
+            &[("DEBIAN/triggers", "interest-noawait pve-api-updates\n")],
+        );
+        // dpkg runs the script in the tree, which contains neither a shell nor libraries.
+        let source = tree.at("/postinst.c");
+        fs::write(
+            &source,
+            "#include <stdio.h>\n\
+             int main(void) { fputs(\"locked by another process\\n\", stderr); return 1; }\n",
+        )
+        .unwrap();
+        let compiled = Command::new("cc")
+            .args(["-static", "-o"])
+            .args([&tree.at("/var/lib/dpkg/info/interested.postinst"), &source])
+            .output()
+            .unwrap();
+        assert!(compiled.status.success(), "{compiled:?}");
+
+        let report = tree.node.enable(Scope::Modules).unwrap();
+        let error = report.reload.unwrap().unwrap_err().to_string();
+        assert!(
+            error.contains("dpkg --triggers-only --pending failed"),
+            "{error}"
+        );
+        assert_eq!(tree.node.status().unwrap().state, NodeState::On);
     });
 }
 

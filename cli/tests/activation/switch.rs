@@ -261,6 +261,34 @@ fn a_refused_enable_or_disable_changes_nothing() {
     });
 }
 
+/// `PVE::StorageTunnel` of libpve-guest-common-perl up to 5.1.1 uses an option that qemu-server
+/// registers, and does not load qemu-server.
+#[test]
+fn a_stock_module_that_requires_qemu_server_is_supported() {
+    with_tree(|tree| {
+        let stock = stock(Component::Seam, "5.1.1");
+        let requires = "die qq(no such standard option 'pve-qm-image-format'\n) if !$PVE::QemuServer::Drive::REGISTERED;\n1;\n";
+        tree.write(Component::Seam.path(), &stock.replace("1;\n", requires));
+        let error = tree.node.enable(Scope::Modules).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "Perl cannot load the stock module of the seam: no such standard option \
+             'pve-qm-image-format'. Install libpve-guest-common-perl again, or a newer version of \
+             it. Nothing was changed"
+        );
+
+        tree.write(
+            "/usr/share/perl5/PVE/QemuServer/Drive.pm",
+            "package PVE::QemuServer::Drive;\nour $REGISTERED = 1;\n1;\n",
+        );
+        tree.node.enable(Scope::Modules).unwrap();
+        let status = tree.node.status().unwrap();
+        assert_eq!(status.state, NodeState::On);
+        assert_eq!(status.problems, Vec::<String>::new());
+        assert!(status.components[1].module.as_ref().unwrap().in_effect);
+    });
+}
+
 #[test]
 fn a_failure_of_one_component_restores_the_previous_state_of_all() {
     with_tree(|tree| {
