@@ -62,8 +62,10 @@ subtest 'addresses' => sub {
 };
 
 subtest 'ports' => sub {
-    # A random loopback address, so that other tests are unlikely to use its ports.
-    my $host = join('.', 127, map { 1 + int(rand(250)) } 1 .. 3);
+    # Random loopback addresses, so that other tests are unlikely to use their ports.
+    my ($host, $other) = map {
+        join('.', 127, $_, map { 1 + int(rand(250)) } 1 .. 2)
+    } 1, 2;
     my ($fd, $port) = PVE::Tunnel::Native::port_bind($host);
     ok($port >= 60_000 && $port < 60_050, 'the port is in the migration range');
 
@@ -76,7 +78,7 @@ subtest 'ports' => sub {
         'a connection to that address succeeds',
     );
     ok(
-        !IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => $port, Type => SOCK_STREAM),
+        !IO::Socket::IP->new(PeerHost => $other, PeerPort => $port, Type => SOCK_STREAM),
         'a connection to another address fails',
     );
 
