@@ -75,7 +75,7 @@ pub(super) struct Acceptor {
     refused: Mutex<Refused>,
     refusals: AtomicU64,
     half_open: Mutex<VecDeque<HalfOpen>>,
-    /// Notified when a connection has ended.
+    /// Notified when a connection has ended or failed.
     ended: Notify,
 }
 
@@ -130,7 +130,7 @@ impl Acceptor {
         }
     }
 
-    /// Waits until every connection has ended, at most for `limit`.
+    /// Waits until no connection transfers data, at most for `limit`.
     pub(super) async fn drain(&self, limit: Duration) {
         let all_ended = async {
             loop {
@@ -238,6 +238,7 @@ impl Acceptor {
             Ok(()) => "closed".to_owned(),
             Err(error) => {
                 permit.count_failure();
+                self.ended.notify_waiters();
                 format!("FAILED: {error}")
             }
         };
