@@ -27,7 +27,25 @@ pub(crate) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Foreign text for a one-line message: control characters become spaces, and long text is cut.
+/// Characters that are printable by their Unicode category, but have no visible form: the default
+/// ignorable code points (Unicode, DerivedCoreProperties.txt) that are not format characters, and
+/// the empty Braille pattern.
+const BLANK: [RangeInclusive<char>; 11] = [
+    '\u{034f}'..='\u{034f}',
+    '\u{115f}'..='\u{1160}',
+    '\u{17b4}'..='\u{17b5}',
+    '\u{180b}'..='\u{180f}',
+    '\u{2800}'..='\u{2800}',
+    '\u{3164}'..='\u{3164}',
+    '\u{fe00}'..='\u{fe0f}',
+    '\u{ffa0}'..='\u{ffa0}',
+    '\u{1bca0}'..='\u{1bca3}',
+    '\u{1d173}'..='\u{1d17a}',
+    '\u{e0000}'..='\u{e0fff}',
+];
+
+/// Foreign text for a one-line message: control characters become spaces, invisible characters
+/// become escape sequences (see [`visible`]), and long text is cut.
 pub(crate) fn one_line(text: &str) -> String {
     one_line_within(text, MAX_SHOWN)
 }
@@ -35,12 +53,33 @@ pub(crate) fn one_line(text: &str) -> String {
 /// As [`one_line`], with another limit in characters.
 pub(crate) fn one_line_within(text: &str, limit: usize) -> String {
     let text = text.trim();
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    let mut line: String = text.chars().take(limit).map(printable).collect();
+    let mut line: String = text.chars().take(limit).flat_map(visible).collect();
     if text.chars().nth(limit).is_some() {
         line.push_str("...");
     }
     line
+}
+
+/// A character of a line in a log. A control character becomes a space. A character that is not
+/// visible, or that changes the direction or the place of others (U+202E), becomes an escape
+/// sequence such as `\u{202e}`: a terminal and a browser must not show another text than the one
+/// that was logged.
+pub(crate) fn visible(c: char) -> impl Iterator<Item = char> {
+    let c = if c.is_control() { ' ' } else { c };
+    let escaped = is_invisible(c).then(|| c.escape_unicode());
+    let plain = escaped.is_none().then_some(c);
+    escaped.into_iter().flatten().chain(plain)
+}
+
+/// Characters of the categories Cf, Cn, Co, Zl, Zp and Zs, except the space, and [`BLANK`] ones.
+fn is_invisible(c: char) -> bool {
+    if c.is_ascii() {
+        return false;
+    }
+    // The standard library escapes the unprintable categories. It also escapes a combining
+    // character at the beginning of a text, but such characters are visible.
+    let text = String::from_iter(['x', c]);
+    text.escape_debug().nth(1) == Some('\\') || BLANK.iter().any(|range| range.contains(&c))
 }
 
 /// Foreign text in quotes, see [`one_line`].
@@ -171,4 +210,67 @@ pub(crate) fn deserialize_time_limit<'de, D: Deserializer<'de>>(
         )));
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text of one invisible character between two letters, and what is shown.
+    const INVISIBLE: [(&str, char, &str); 16] = [
+        ("soft hyphen", '\u{ad}', "a\\u{ad}b"),
+        ("no-break space", '\u{a0}', "a\\u{a0}b"),
+        ("Arabic letter mark", '\u{61c}', "a\\u{61c}b"),
+        ("zero width space", '\u{200b}', "a\\u{200b}b"),
+        ("zero width joiner", '\u{200d}', "a\\u{200d}b"),
+        ("right-to-left mark", '\u{200f}', "a\\u{200f}b"),
+        ("line separator", '\u{2028}', "a\\u{2028}b"),
+        ("paragraph separator", '\u{2029}', "a\\u{2029}b"),
+        ("right-to-left override", '\u{202e}', "a\\u{202e}b"),
+        ("first strong isolate", '\u{2068}', "a\\u{2068}b"),
+        ("ideographic space", '\u{3000}', "a\\u{3000}b"),
+        ("Hangul filler", '\u{3164}', "a\\u{3164}b"),
+        ("variation selector", '\u{fe0f}', "a\\u{fe0f}b"),
+        ("byte order mark", '\u{feff}', "a\\u{feff}b"),
+        ("private use", '\u{e000}', "a\\u{e000}b"),
+        ("tag", '\u{e0041}', "a\\u{e0041}b"),
+    ];
+
+    #[test]
+    fn invisible_characters_are_shown_as_escape_sequences() {
+        for (name, c, expected) in INVISIBLE {
+            assert_eq!(one_line(&format!("a{c}b")), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn control_characters_become_spaces() {
+        for c in [
+            '\0', '\n', '\r', '\t', '\u{1b}', '\u{7f}', '\u{85}', '\u{9b}',
+        ] {
+            assert_eq!(one_line(&format!("a{c}b")), "a b", "{c:?}");
+        }
+    }
+
+    #[test]
+    fn visible_text_is_kept() {
+        for text in [
+            "a \\ b 'c' \"d\"",
+            "é e\u{301}",
+            "สวัสดี",
+            "नमस्ते",
+            "שלום",
+            "中文",
+            "😀",
+        ] {
+            assert_eq!(one_line(text), text);
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_characters_of_the_text() {
+        let text = "\u{202e}".repeat(3);
+        assert_eq!(one_line_within(&text, 2), "\\u{202e}\\u{202e}...");
+        assert_eq!(one_line_within("ab", 2), "ab");
+    }
 }

@@ -94,10 +94,14 @@ fn fail(error: impl Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// A reader that has ended, such as `head`, is not an error: it does not require the rest.
 fn print(text: impl Display) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    write!(output, "{text}")?;
-    output.flush()
+    let printed = write!(output, "{text}").and_then(|()| output.flush());
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
 fn warn(text: impl Display) {

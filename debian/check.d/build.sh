@@ -1,8 +1,11 @@
 # shellcheck shell=bash disable=SC2154 # debian/check.d/suite sets the other variables
-# Builds the packages twice from the tarball. Uses: builder, tarball, packages, source, work, suite, quick.
+# Builds the packages twice from the tarball, and runs the tests from it as README describes. Uses: builder, tester,
+# tarball, packages, source, work, suite, quick.
 
 # Directories of the first and the second build inside the tree, which are the home directories of their users.
 readonly FIRST=/build SECOND=/srv/built/elsewhere
+# Directory of the tests inside their tree.
+readonly CHECKOUT=/root/checkout
 # Offset of the clock in the second build.
 readonly LATER='+400 days'
 
@@ -10,13 +13,13 @@ build_dependencies() {
     make_tree "$builder"
     tar -C "$source" --strip-components 1 -xf "$tarball"
     inside "$builder" useradd --create-home --home-dir "$FIRST" first
-    unpack first "$FIRST"
+    unpack first "$builder" "$FIRST"
     inside "$builder" apt-get -q -y build-dep "$(unpacked "$FIRST")"
 }
 
-# unpack USER HOME
+# unpack USER TREE DIRECTORY
 unpack() {
-    xz -dc "$tarball" | as "$1" "$builder" tar -C "$2" -xf -
+    xz -dc "$tarball" | as "$1" "$2" tar -C "$3" -xf -
 }
 
 # The directory that the tarball unpacks to, below $1.
@@ -42,7 +45,7 @@ build_log() {
 build_second() {
     inside "$builder" mkdir -p "$(dirname "$SECOND")"
     inside "$builder" useradd --create-home --home-dir "$SECOND" second
-    unpack second "$SECOND"
+    unpack second "$builder" "$SECOND"
     inside "$builder" apt-get -q -y install faketime
     offline elsewhere as second "$builder" -C "$(unpacked "$SECOND")" \
         HOME="$SECOND" LC_ALL=C TZ=XXX-14 'DEB_BUILD_OPTIONS=parallel=1 nocheck' \
@@ -76,4 +79,14 @@ show_difference() {
             <(cd "$unpacked/second" && find . -printf '%p %M %U:%G %t %l\n' | sort)
     ) || true
     rm -rf "$unpacked"
+}
+
+# README's commands as root in a clean system: some tests run only as root, and the builds run as other users. `setup`
+# installs the packages that the tests require, so this also finds a package that it does not list.
+test_as_root() {
+    make_tree "$tester"
+    mkdir -p "$tester$CHECKOUT"
+    unpack 0 "$tester" "$CHECKOUT"
+    inside "$tester" -C "$(unpacked "$CHECKOUT")" ./setup
+    offline "$(uname -n)" as 0 "$tester" -C "$(unpacked "$CHECKOUT")" make test 2>&1 | tee "$work/$suite.test.log"
 }

@@ -13,7 +13,7 @@ use crate::network::SystemLookup;
 use crate::network::endpoint::{self, EndpointInput, Migrate};
 use crate::network::guard::{self, GuardInput};
 use crate::plan::{Dial, Plan, PlanError, PlanInput, plan};
-use crate::plane::Plane;
+use crate::plane::{MigrationType, Plane};
 use crate::process::Log;
 use crate::tls::Identity;
 use serde_json::json;
@@ -89,7 +89,7 @@ pub(super) async fn negotiate(
     };
     let mut withheld = None;
     if request.planes.iter().any(|plane| is_direct(*plane)) {
-        let offer = offered_planes(worker, log).await?;
+        let offer = offered_planes(request.migration_type, worker, log).await?;
         input.caps.extend(offer.caps);
         withheld = offer.clear_text_withheld;
     }
@@ -151,6 +151,7 @@ struct OfferedPlanes {
 /// Requests the seam's offer. The offer is empty if the target has no seam, or a seam without a
 /// protocol in common.
 async fn offered_planes(
+    migration_type: MigrationType,
     worker: &WorkerChannel,
     log: &Log,
 ) -> Result<OfferedPlanes, NegotiationError> {
@@ -162,6 +163,15 @@ async fn offered_planes(
     let offer: Offer = match request_operation(worker, &operation).await {
         Ok(offer) => offer,
         Err(RequestError::NoControl) => return Err(NegotiationError::NoControl),
+        // A stock worker refuses the request in words of its own, which do not name the cause:
+        // either it does not accept the property `direct`, or it ignores the property and has no
+        // import to report.
+        Err(RequestError::Refused(answer)) => {
+            log.line(format_args!(
+                "the target has no direct planes: pve-tunnel is missing, switched off or failing on that node; its worker answered: {answer}"
+            ));
+            return Ok(OfferedPlanes::default());
+        }
         Err(error) => {
             log.line(format_args!("the target has no direct planes: {error}"));
             return Ok(OfferedPlanes::default());
@@ -176,9 +186,12 @@ async fn offered_planes(
         ));
         return Ok(OfferedPlanes::default());
     }
-    // Only known names are logged: the target must not be able to fill the log.
-    let known = |(name, _): &(&String, &String)| Capability::from_name(name).is_some();
-    for (name, reason) in offer.withheld.iter().filter(known) {
+    // Only names that this migration could use: others are not a reason for its plane, and the target
+    // must not be able to fill the log.
+    let usable = |(name, _): &(&String, &String)| {
+        Capability::from_name(name).is_some_and(|known| is_usable(known, migration_type))
+    };
+    for (name, reason) in offer.withheld.iter().filter(usable) {
         log.line(format_args!("the target does not offer {name}: {reason}"));
     }
     let caps = Capabilities::from_json(&offer.caps)?;
@@ -186,6 +199,16 @@ async fn offered_planes(
         caps: caps.names().into_iter().map(str::to_owned).collect(),
         clear_text_withheld: offer.withheld.get("direct-tcp").cloned(),
     })
+}
+
+/// Whether a migration of this type could use what the capability offers.
+fn is_usable(capability: Capability, migration_type: MigrationType) -> bool {
+    match capability {
+        Capability::DirectTls => migration_type == MigrationType::Secure,
+        Capability::DirectTcp | Capability::InsecureRemote => {
+            migration_type == MigrationType::Insecure
+        }
+    }
 }
 
 /// Rounded up, because the seam accepts whole seconds only.

@@ -1,5 +1,6 @@
 //! Statuses, messages, and the last result of each thread.
 
+use crate::scalar::visible;
 use std::cell::RefCell;
 use std::error::Error;
 use std::ffi::{CStr, CString, c_char};
@@ -102,19 +103,14 @@ pub(super) fn remember(function: &str, outcome: Result<(), Failure>) -> i32 {
 
 /// `function: message` as a C string on one line, with a bounded length, ready for a log.
 fn c_message(function: &str, message: &str) -> CString {
-    let mut text = format!("{function}: {message}");
-    if text.len() > MESSAGE_MAX {
-        let end = (0..=MESSAGE_MAX)
-            .rev()
-            .find(|&at| text.is_char_boundary(at))
-            .unwrap_or(0);
-        text.truncate(end);
-        text.push_str("...");
+    let text = format!("{function}: {message}");
+    let mut line: String = text.chars().take(MESSAGE_MAX).flat_map(visible).collect();
+    if text.len() > MESSAGE_MAX || line.len() > MESSAGE_MAX {
+        while line.len() > MESSAGE_MAX {
+            line.pop();
+        }
+        line.push_str("...");
     }
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
     // NUL is a control character and was replaced, so this does not fail.
     CString::new(line).unwrap_or_default()
 }
@@ -166,6 +162,11 @@ mod tests {
         let long = c_message("f", &"\u{e4}".repeat(MESSAGE_MAX));
         let text = long.to_str().unwrap();
         assert!(text.len() <= MESSAGE_MAX + 3 && text.ends_with("..."));
+
+        let escaped = c_message("f", &"\u{202e}".repeat(MESSAGE_MAX / 4));
+        let text = escaped.to_str().unwrap();
+        assert!(text.len() <= MESSAGE_MAX + 3 && text.ends_with("..."));
+        assert!(text.starts_with("f: \\u{202e}\\u{202e}"), "{text}");
     }
 
     #[test]

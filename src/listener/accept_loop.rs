@@ -13,22 +13,16 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until the task is cancelled.
 pub(super) async fn run(listener: TcpListener, acceptor: &Arc<Acceptor>) -> Infallible {
-    let mut logged = false;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                logged = false;
-                acceptor.accept(stream, peer);
-            }
+            Ok((stream, peer)) => acceptor.accept(stream, peer),
             // The peer closed the connection before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                // One line for as long as the condition lasts.
-                if !std::mem::replace(&mut logged, true) {
-                    acceptor.log.line(format_args!(
-                        "listener: cannot accept a connection: {error}"
-                    ));
-                }
+                acceptor.log.limited(
+                    "listener: connections that cannot be accepted",
+                    format_args!("listener: cannot accept a connection: {error}"),
+                );
                 sleep(EXHAUSTED_PAUSE).await;
             }
         }

@@ -29,10 +29,6 @@ use tokio::time::{sleep, timeout};
 /// others out.
 const MAX_HALF_OPEN: usize = 64;
 
-/// Refusals that are logged one by one. After these only each power of two is logged, so that a scan
-/// of the port does not fill the log.
-const LOGGED_REFUSALS: u64 = 10;
-
 /// How long a local program may take to accept its connection: half of the time that the source
 /// waits for the status, so that the source receives the reason.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,6 +55,18 @@ enum Refusal {
     Socket { path: String, cause: io::Error },
     #[error("cannot set up the connection: {0}")]
     Setup(io::Error),
+}
+
+impl Refusal {
+    /// Strangers must not prevent that refused connections of the source are logged.
+    fn kind_of_line(&self) -> &'static str {
+        match self {
+            Self::Number(_) | Self::Crowded | Self::Socket { .. } => {
+                "listener: refused connections of the source"
+            }
+            _ => "listener: refused connections of unproven peers",
+        }
+    }
 }
 
 /// What all connections of one migration share.
@@ -234,19 +242,22 @@ impl Acceptor {
         let started = Instant::now();
         let counters = &permit.forward().counters;
         let result = link.relay(&local, counters, &self.liveness).await;
-        let end = match &result {
-            Ok(()) => "closed".to_owned(),
+        let (kind, end) = match &result {
+            Ok(()) => ("listener: closed connections", "closed".to_owned()),
             Err(error) => {
                 permit.count_failure();
                 self.ended.notify_waiters();
-                format!("FAILED: {error}")
+                ("listener: failed connections", format!("FAILED: {error}"))
             }
         };
-        self.log.line(format_args!(
-            "listener: '{}': connection {number}: {end} ({:.1} s)",
-            permit.forward().path.display(),
-            started.elapsed().as_secs_f64()
-        ));
+        self.log.limited(
+            kind,
+            format_args!(
+                "listener: '{}': connection {number}: {end} ({:.1} s)",
+                permit.forward().path.display(),
+                started.elapsed().as_secs_f64()
+            ),
+        );
         match result {
             Ok(()) => local.close(),
             Err(_) => local.fail().await,
@@ -280,11 +291,10 @@ impl Acceptor {
         } += 1;
         drop(refused);
         let count = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
-        if count <= LOGGED_REFUSALS || count.is_power_of_two() {
-            self.log.line(format_args!(
-                "listener: connection from {peer} refused: {refusal} (refusal {count})"
-            ));
-        }
+        self.log.limited(
+            refusal.kind_of_line(),
+            format_args!("listener: connection from {peer} refused: {refusal} (refusal {count})"),
+        );
     }
 }
 

@@ -128,6 +128,7 @@ pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<
         if let Err(error) = &result {
             log.line(format_args!("listener: {error}"));
         }
+        log.report_unlogged();
         result
     });
     // A connection or a pending name lookup must not delay the end.

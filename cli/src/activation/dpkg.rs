@@ -2,6 +2,7 @@
 
 use super::Node;
 use super::component::{Component, DISTRIB, PACKAGE, RELOAD_TRIGGER};
+use super::lock::{FRONTEND_LOCKED, lock_database};
 use super::program::{ProgramError, clean_command, one_line, run, run_checked};
 use super::steps::Diversion;
 use serde::Serialize;
@@ -29,8 +30,8 @@ pub struct Package {
 pub enum Reload {
     /// The trigger was processed: the daemons that are interested in it have reloaded.
     Done,
-    /// dpkg is running, as the parent of this process or independently. It processes the trigger
-    /// when it ends.
+    /// dpkg is running, as the parent of this process or independently, or a program that runs dpkg.
+    /// It processes the trigger when it ends.
     Deferred,
 }
 
@@ -119,14 +120,18 @@ pub(super) fn reload(node: &Node) -> Result<Reload, ProgramError> {
         return Ok(Reload::Deferred);
     }
 
+    // A dpkg that fails does not report in a stable form that another one is running, so the locks
+    // decide.
+    let Some(_locked) = lock_database(node)? else {
+        return Ok(Reload::Deferred);
+    };
     let mut process = program("dpkg", node);
-    process.args(["--triggers-only", "--pending"]);
+    process
+        .args(["--triggers-only", "--pending"])
+        .env(FRONTEND_LOCKED, "true");
     let processed = run(&mut process, TRIGGERS_LIMIT)?;
     if processed.status.success() {
         return Ok(Reload::Done);
-    }
-    if processed.stderr.contains("locked by another process") {
-        return Ok(Reload::Deferred);
     }
     Err(ProgramError::Failed {
         program: "dpkg --triggers-only --pending".to_owned(),

@@ -34,7 +34,9 @@ pub enum ActivationError {
         refusal: Refusal,
     },
     /// Perl cannot load the stock module.
-    #[error("Perl cannot load the stock module of the {component}: {reason}. Nothing was changed")]
+    #[error(
+        "Perl cannot load the stock module of the {component}: {reason}. Install {} again, or a newer version of it. Nothing was changed", .component.package()
+    )]
     NotLoaded {
         /// The component.
         component: Component,

@@ -20,6 +20,7 @@ mod daemon;
 mod dpkg;
 mod error;
 mod files;
+mod lock;
 mod probe;
 mod program;
 mod status;

@@ -17,10 +17,25 @@ sub one_line ($error) {
     return $line // 'no reason given';
 }
 
+# PVE::StorageTunnel of libpve-guest-common-perl up to 5.1.1 requires qemu-server without loading
+# it: PVE::QemuServer::Drive registers an option that it uses. The daemons load qemu-server first.
+sub load ($file) {
+    return 1 if eval { require $file; 1 };
+    my $error = $@;
+    if (eval { require PVE::QemuServer::Drive; 1 }) {
+        # Perl does not load a file again that has failed.
+        delete @INC{ grep { !defined $INC{$_} } keys %INC };
+        return 1 if eval { require $file; 1 };
+        $error = $@;
+    }
+    $@ = $error; ## no critic (RequireLocalizedPunctuationVars)
+    return 0;
+}
+
 sub probe ($stock, $ours) {
     my ($stock_file, $our_file) = map { s{::}{/}gr . '.pm' } $stock, $ours;
-    my $loaded = eval { require $stock_file; 1 };
-    return { file => undef, error => one_line($@), in_effect => JSON::PP::false } if !$loaded;
+    return { file => undef, error => one_line($@), in_effect => JSON::PP::false }
+        if !load($stock_file);
 
     my %found = (file => $INC{$stock_file}, error => undef);
     my $status = $ours->can('status');

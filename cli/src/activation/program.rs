@@ -6,6 +6,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -60,6 +61,14 @@ pub enum ProgramError {
         status: ExitStatus,
         /// Its standard error, as one line.
         stderr: String,
+    },
+    /// A lock file that the program requires cannot be opened or locked.
+    #[error("cannot lock {}: {cause}", .path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// The system's error.
+        cause: std::io::Error,
     },
     /// The program wrote something that is not in the expected format.
     #[error("the output of {program} cannot be read: {cause}")]

@@ -184,7 +184,7 @@ impl ComponentStatus {
         let (component, module) = (self.component, self.module.as_ref()?);
         match module.check(node, component) {
             Err(ActivationError::NotLoaded { reason, .. }) => Some(format!(
-                "{component}: Perl cannot load {}: {reason}; install {} again",
+                "{component}: Perl cannot load {}: {reason}; install {} again, or a newer version of it",
                 self.path,
                 component.package()
             )),

@@ -285,27 +285,70 @@ fn the_trigger_is_processed_at_once_or_by_the_running_dpkg() {
         );
         assert!(!pending());
 
-        // The lock that another dpkg holds while it runs.
-        let held = fs::File::create(tree.at("/var/lib/dpkg/lock-frontend")).unwrap();
-        let whole = nix::libc::flock {
-            l_type: nix::libc::F_WRLCK as i16,
-            l_whence: nix::libc::SEEK_SET as i16,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        nix::fcntl::fcntl(&held, nix::fcntl::FcntlArg::F_SETLK(&whole)).unwrap();
-        let report = tree.node.disable().unwrap();
-        assert!(
-            matches!(report.reload, Some(Ok(Reload::Deferred))),
-            "{report:?}"
-        );
-        assert!(report.to_string().contains("when the running dpkg ends"));
-        assert!(pending());
-        drop(held);
+        // The locks that a running dpkg holds. A program that runs dpkg holds only the first.
+        for name in ["lock-frontend", "lock"] {
+            let held = fs::File::create(tree.at(&format!("/var/lib/dpkg/{name}"))).unwrap();
+            let whole = nix::libc::flock {
+                l_type: nix::libc::F_WRLCK as i16,
+                l_whence: nix::libc::SEEK_SET as i16,
+                l_start: 0,
+                l_len: 0,
+                l_pid: 0,
+            };
+            nix::fcntl::fcntl(&held, nix::fcntl::FcntlArg::F_SETLK(&whole)).unwrap();
+            let report = tree.node.disable().unwrap();
+            assert!(
+                matches!(report.reload, Some(Ok(Reload::Deferred))),
+                "{name}: {report:?}"
+            );
+            assert!(report.to_string().contains("when the running dpkg ends"));
+            assert!(pending(), "{name}");
+            drop(held);
 
+            let report = tree.node.enable(Scope::Modules).unwrap();
+            assert!(
+                matches!(report.reload, Some(Ok(Reload::Done))),
+                "{name}: {report:?}"
+            );
+            assert!(!pending(), "{name}");
+        }
+
+        tree.node.disable().unwrap();
         let report = tree.node.enable(Scope::HelperOnly).unwrap();
         assert!(report.reload.is_none(), "no daemon has loaded the helper");
+    });
+}
+
+#[test]
+fn a_failed_trigger_is_reported_whatever_its_script_prints() {
+    with_installing_tree(|tree| {
+        tree.install(
+            "interested",
+            "1",
+            &[("DEBIAN/triggers", "interest-noawait pve-api-updates\n")],
+        );
+        // dpkg runs the script in the tree, which contains neither a shell nor libraries.
+        let source = tree.at("/postinst.c");
+        fs::write(
+            &source,
+            "#include <stdio.h>\n\
+             int main(void) { fputs(\"locked by another process\\n\", stderr); return 1; }\n",
+        )
+        .unwrap();
+        let compiled = Command::new("cc")
+            .args(["-static", "-o"])
+            .args([&tree.at("/var/lib/dpkg/info/interested.postinst"), &source])
+            .output()
+            .unwrap();
+        assert!(compiled.status.success(), "{compiled:?}");
+
+        let report = tree.node.enable(Scope::Modules).unwrap();
+        let error = report.reload.unwrap().unwrap_err().to_string();
+        assert!(
+            error.contains("dpkg --triggers-only --pending failed"),
+            "{error}"
+        );
+        assert_eq!(tree.node.status().unwrap().state, NodeState::On);
     });
 }
 
@@ -359,4 +402,48 @@ fn switching_requires_root_and_wrong_arguments_end_with_code_2() {
     ] {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
+}
+
+/// With `head`, for example: the reader ends before the command has printed everything.
+#[test]
+fn a_closed_pipe_at_standard_output_is_not_an_error() {
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["--help"],
+        &["--version"],
+    ] {
+        let run = |stdout: Stdio| {
+            let command = Command::new(env!("CARGO_BIN_EXE_pve-tunnel"))
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(stdout)
+                .stderr(Stdio::piped())
+                .output();
+            let output = command.unwrap();
+            (
+                output.status.code(),
+                String::from_utf8(output.stderr).unwrap(),
+            )
+        };
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        let expected = (run(Stdio::null()).0, String::new());
+        assert_eq!(run(writer.into()), expected, "{arguments:?}");
+    }
+    // Other errors are reported.
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_pve-tunnel"))
+        .arg("status")
+        .stdout(full)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("cannot write to standard output: No space left"),
+        "{stderr}"
+    );
 }

@@ -193,7 +193,15 @@ fn the_stock_package_is_upgraded_and_removed_while_on() {
         assert_on(tree, Component::Overlay, "three");
         tree.uninstall(Component::Overlay);
 
-        tree.node.disable().unwrap();
+        let report = tree.node.disable().unwrap();
+        let lines: Vec<String> = report.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "overlay: off; /usr/share/perl5/PVE/Tunnel.pm of libpve-guest-common-perl is not installed",
+                "seam: off; /usr/share/perl5/PVE/StorageTunnel.pm of libpve-guest-common-perl is not installed",
+            ]
+        );
         for component in [Component::Overlay, Component::Seam] {
             assert!(
                 !tree.exists(component.path()) && !tree.exists(&component.distrib()),
@@ -258,6 +266,34 @@ fn a_refused_enable_or_disable_changes_nothing() {
             before,
             "a link to another file in place of ours"
         );
+    });
+}
+
+/// `PVE::StorageTunnel` of libpve-guest-common-perl up to 5.1.1 uses an option that qemu-server
+/// registers, and does not load qemu-server.
+#[test]
+fn a_stock_module_that_requires_qemu_server_is_supported() {
+    with_tree(|tree| {
+        let stock = stock(Component::Seam, "5.1.1");
+        let requires = "die qq(no such standard option 'pve-qm-image-format'\n) if !$PVE::QemuServer::Drive::REGISTERED;\n1;\n";
+        tree.write(Component::Seam.path(), &stock.replace("1;\n", requires));
+        let error = tree.node.enable(Scope::Modules).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "Perl cannot load the stock module of the seam: no such standard option \
+             'pve-qm-image-format'. Install libpve-guest-common-perl again, or a newer version of \
+             it. Nothing was changed"
+        );
+
+        tree.write(
+            "/usr/share/perl5/PVE/QemuServer/Drive.pm",
+            "package PVE::QemuServer::Drive;\nour $REGISTERED = 1;\n1;\n",
+        );
+        tree.node.enable(Scope::Modules).unwrap();
+        let status = tree.node.status().unwrap();
+        assert_eq!(status.state, NodeState::On);
+        assert_eq!(status.problems, Vec::<String>::new());
+        assert!(status.components[1].module.as_ref().unwrap().in_effect);
     });
 }
 

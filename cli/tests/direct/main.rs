@@ -13,6 +13,7 @@ mod end_to_end;
 mod import;
 mod kill;
 mod listener;
+mod log;
 mod progress;
 mod target;
 mod versions;

@@ -43,7 +43,7 @@ sub fork_websocket_tunnel ($conn, $url, $req_params, $tunnel_params, $log) {
 }
 
 sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
-    my $token = $conn->{apitoken} // die "no API token for the remote node given\n";
+    my $token = PVE::Tunnel::Client::API::token($conn);
     # What this node forbids is refused before the first request to the target.
     my $request = PVE::Tunnel::Client::Negotiation::wish($conn, $tunnel_params);
     my $tunnel;
@@ -390,7 +390,8 @@ C<https> (the default), or C<http>, which is refused unless the host is a loopba
 
 =item C<apitoken>
 
-C<PVEAPIToken=user@realm!name=uuid>. Required.
+C<PVEAPIToken=user@realm!name=uuid>. Required. A token of another form is refused before the first
+request.
 
 =item C<cached_fingerprints>
 

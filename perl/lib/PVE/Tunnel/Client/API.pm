@@ -16,11 +16,38 @@ use constant {
     # Bytes. The answer consists of three short strings.
     MAX_ANSWER => 1 << 20,
     DEFAULT_PORT => 8006,
+    # Characters of a token's secret part. Proxmox VE generates UUIDs of 36 characters. A message in
+    # which a shorter text is replaced would not be readable.
+    MIN_SECRET => 8,
 };
 
 my $JSON = JSON->new->utf8;
 
+sub token ($conn) {
+    my $token = $conn->{apitoken} // die "no API token for the remote node given\n";
+    my ($secret) = $token =~ /\APVEAPIToken=.+\@[^\@!=]+![^\@!=]+=([^=]*)\z/;
+    my $mistake;
+    if ($token eq '') {
+        $mistake = 'it is empty';
+    } elsif ($token =~ /[^\x21-\x7e]/) {
+        # The token itself must not be in a message.
+        $mistake = sprintf 'its character %d is U+%04X', $+[0], ord substr($token, $-[0], 1);
+    } elsif (!defined $secret) {
+        $mistake = 'a part is missing';
+    } elsif (length($secret) < MIN_SECRET) {
+        $mistake =
+              'its secret part has '
+            . length($secret)
+            . ' characters, expected at least '
+            . MIN_SECRET;
+    }
+    return $token if !defined $mistake;
+    die "the API token for the remote node is not of the form"
+        . " PVEAPIToken=user\@realm!name=uuid: $mistake; check 'apitoken'\n";
+}
+
 sub post ($conn, $path, $params) {
+    my $token = token($conn);
     my $base = _base_url($conn);
     my $mismatch;
     my $http = HTTP::Tiny->new(
@@ -36,14 +63,14 @@ sub post ($conn, $path, $params) {
     my $answer = $http->post_form(
         "$base/api2/json$path",
         $params // {},
-        { headers => { Authorization => $conn->{apitoken} } }
+        { headers => { Authorization => $token } }
     );
     if (!$answer->{success}) {
         die "$conn->{host}: $mismatch\n" if defined $mismatch;
         # HTTP::Tiny reports a failed connection as 599, with the reason as content.
         my $reason =
             $answer->{status} == 599 ? $answer->{content} : "$answer->{status} $answer->{reason}";
-        die _redacted("the request for a tunnel to $conn->{host} failed: $reason", $conn) . "\n";
+        die _redacted("the request for a tunnel to $conn->{host} failed: $reason", $token) . "\n";
     }
     my $data = eval { $JSON->decode($answer->{content})->{data} };
     for my $name (qw(ticket socket upid)) {
@@ -107,10 +134,9 @@ sub _pinned ($expected, $mismatch) {
 }
 
 # One line without the token, which the target may have copied into its status line.
-sub _redacted ($text, $conn) {
-    $text =~ s/\Q$conn->{apitoken}\E/(token)/g;
-    my ($secret) = $conn->{apitoken} =~ /=([^=]+)\z/;
-    $text =~ s/\Q$secret\E/(token)/g if defined $secret;
+sub _redacted ($text, $token) {
+    my ($secret) = $token =~ /=([^=]+)\z/;
+    $text =~ s/\Q$_\E/(token)/g for $token, $secret;
     return PVE::Tunnel::Text::one_line($text);
 }
 
@@ -130,11 +156,18 @@ A part of L<PVE::Tunnel::Client>, which describes the connection's hash C<$conn>
 
 =head1 FUNCTIONS
 
+=head2 token
+
+C<token($conn)>: the API token C<< $conn->{apitoken} >>. Dies if it is not of the form
+C<PVEAPIToken=user@realm!name=uuid>, with printable ASCII characters and a secret part of at least 8
+characters. The message contains neither the token nor its secret part.
+
 =head2 post
 
 C<post($conn, $path, \%params)>: sends a form to C<$path> below C</api2/json>. Returns a hash with
 C<upid>, C<ticket> and C<socket>. It follows no redirect and uses no proxy. Dies with the target's
-status and reason, or with both fingerprints if they differ. The message does not contain the token.
+status and reason, or with both fingerprints if they differ. The message does not contain the token. Dies as C<token> before the
+request is sent.
 
 =head2 fingerprint
 
