@@ -83,7 +83,7 @@ pub(super) struct Acceptor {
     refused: Mutex<Refused>,
     refusals: AtomicU64,
     half_open: Mutex<VecDeque<HalfOpen>>,
-    /// Notified when a connection has ended.
+    /// Notified when a connection has ended or failed.
     ended: Notify,
 }
 
@@ -138,7 +138,7 @@ impl Acceptor {
         }
     }
 
-    /// Waits until every connection has ended, at most for `limit`.
+    /// Waits until no connection transfers data, at most for `limit`.
     pub(super) async fn drain(&self, limit: Duration) {
         let all_ended = async {
             loop {
@@ -246,6 +246,7 @@ impl Acceptor {
             Ok(()) => ("listener: closed connections", "closed".to_owned()),
             Err(error) => {
                 permit.count_failure();
+                self.ended.notify_waiters();
                 ("listener: failed connections", format!("FAILED: {error}"))
             }
         };

@@ -89,9 +89,12 @@ pub enum ListenerError {
     /// The system refuses something that the listener needs.
     #[error("cannot start: {0}")]
     Start(io::Error),
-    /// A signal; SIGTERM also follows the death of the worker.
+    /// A signal.
     #[error("ended by {0}")]
     Signal(&'static str),
+    /// The worker has ended without closing its end of the socket: another process has it open.
+    #[error("the worker has ended")]
+    WorkerEnded,
 }
 
 /// Runs the listener until the worker requests `close`, closes `control` or dies, or SIGHUP, SIGINT,
@@ -108,7 +111,7 @@ pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<
         .map_err(ListenerError::Start)?;
     let result = runtime.block_on(async {
         let signals = Signals::block().map_err(ListenerError::Start)?;
-        let _parent_death = ParentDeathSignal::set().map_err(ListenerError::Start)?;
+        let parent_death = ParentDeathSignal::set().map_err(ListenerError::Start)?;
         let log = Arc::new(Log::new(log));
         let writer = control.try_clone().map_err(ListenerError::Control)?;
         let input = Input::new(control).map_err(ListenerError::Control)?;
@@ -117,6 +120,7 @@ pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<
         let result = tokio::select! {
             result = served => result,
             signal = signals.wait() => Err(match signal {
+                Ok(_) if parent_death.parent_has_died() => ListenerError::WorkerEnded,
                 Ok(name) => ListenerError::Signal(name),
                 Err(error) => ListenerError::Start(error),
             }),

@@ -19,7 +19,7 @@ pub struct Connector {
     pub child: Child,
     pub directory: TempDir,
     input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
+    output: Option<BufReader<ChildStdout>>,
     log: Option<JoinHandle<String>>,
     lines: Arc<Mutex<Vec<(Instant, String)>>>,
 }
@@ -55,7 +55,7 @@ impl Connector {
         });
         Self {
             input: child.stdin.take(),
-            output: BufReader::new(child.stdout.take().unwrap()),
+            output: child.stdout.take().map(BufReader::new),
             log: Some(log),
             lines,
             child,
@@ -113,7 +113,8 @@ impl Connector {
 
     pub fn receive_raw(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
+        let output = self.output.as_mut().unwrap();
+        output.read_line(&mut line).unwrap();
         line.trim_end_matches('\n').to_owned()
     }
 
@@ -141,6 +142,11 @@ impl Connector {
         self.input = None;
     }
 
+    /// Closes this end of its standard output. Its further answers have no reader.
+    pub fn close_output(&mut self) {
+        self.output = None;
+    }
+
     /// Ends the connector by closing its standard input, and waits for it.
     pub fn finish(mut self) -> Finished {
         self.close_input();
@@ -150,7 +156,9 @@ impl Connector {
     /// Waits until the connector has ended without a request.
     pub fn wait(mut self) -> Finished {
         let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
+        if let Some(output) = &mut self.output {
+            output.read_to_string(&mut rest).unwrap();
+        }
         let status = self.child.wait().unwrap();
         let log = self.log.take().unwrap().join().unwrap();
         assert!(

@@ -10,4 +10,5 @@ mod end;
 mod forward;
 mod protocol;
 mod record;
+mod stop;
 mod tls;

@@ -10,6 +10,7 @@ mod cut;
 mod dial;
 mod dial_namespace;
 mod end_to_end;
+mod import;
 mod kill;
 mod listener;
 mod log;

@@ -127,13 +127,10 @@ fn an_import_is_not_complete_after_the_listener_has_died() {
                 .is_some_and(|msg| msg.contains("dead"))
         });
         assert_eq!(answer["success"], false, "{answer}");
+        // The worker learns the volume of an import from a query, and its clean-up needs that.
         let before = queries(&tunnel.seam);
         tunnel.connector.request(&query);
-        assert_eq!(
-            queries(&tunnel.seam),
-            before,
-            "the worker received no request"
-        );
+        assert_eq!(queries(&tunnel.seam), before + 1);
         // Other requests are still answered, because the caller has to clean up.
         let version = tunnel.connector.request(&json!({ "cmd": "version" }));
         assert_eq!(version["api"], 2, "{version}");

@@ -11,7 +11,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use Test::MigrationProcess;
 use Test::Processes qw(in_session is_running listening established sockets_in wait_until);
 
-our @EXPORT_OK = qw(kill_at next_succeeds nothing_left);
+our @EXPORT_OK = qw(kill_at stop_task next_succeeds nothing_left);
 
 =head1 NAME
 
@@ -27,6 +27,13 @@ the listener and the listener has sent nothing. The other options are those of
 L<Test::MigrationProcess/start>; C<dir> is created below the given directory. C<guest> is the
 expected status of the guest at the source afterwards, by default C<running>. C<arrived> is called
 with the guest ID at the target and tests the guest there.
+
+=head2 stop_task(%options)
+
+A subtest. Sends C<signal> to the process group of the caller, as Proxmox VE stops a task, when the
+migration has reached C<point>. The caller cleans up, and nothing may be left at either end: no
+process, port or socket, and at the target no file of the guest. The other options are those of
+C<kill_at>.
 
 =head2 next_succeeds(%options)
 
@@ -120,6 +127,52 @@ sub kill_at (%option) {
         like($report, $REPORT{$victim}, 'the error or a log names the victim');
     };
     return;
+}
+
+sub stop_task (%option) {
+    my ($signal, $point, $dir) = delete @option{qw(signal point dir)};
+    my $node = $option{node};
+    my $target_vmid = 200 + ++$number;
+    subtest "$option{plane}: SIG$signal to the group, $point" => sub {
+        my $migration = Test::MigrationProcess->start(
+            %option,
+            dir => "$dir/$number",
+            target_vmid => $target_vmid,
+            stop_at => $point,
+        );
+        if (!eval { $migration->wait_at; 1 }) {
+            fail("the migration reaches this point: $@");
+            return;
+        }
+        my ($caller, $connector) = map { $migration->pid($_) } qw(caller connector);
+        kill($signal => -$caller) == 1 or die "kill $signal: $!\n";
+        # Where signals are deferred, the caller goes on to the next point at which they are not.
+        $migration->go;
+        my $end = eval { $migration->end(BOUND) };
+        if (!$end) {
+            fail("the migration ends within ${\BOUND} s: $@");
+            return;
+        }
+        like($end->{error}, qr/received interrupt|the tunnel closed/, 'the error is the interrupt');
+        is($end->{guest}, 'running', 'the guest runs at the source') if $option{disk};
+        ok(wait_until(sub { !in_session($caller) }), 'no process at the source')
+            or diag(explain([in_session($caller)]));
+        nothing_left($node, "$dir/$number", 'afterwards');
+        is_deeply([files_of($node, $target_vmid)], [], 'no file of the guest at the target');
+        my ($log, $worker_log) = ($migration->log, $node->worker_log($target_vmid));
+        is(
+            scalar(() = $worker_log =~ /^command: quit$/mg),
+            $point eq 'request' && !length($worker_log) ? 0 : 1,
+            'the worker receives the clean-up'
+        ) or diag($log, $worker_log);
+        unlike($log, qr/ended by SIG|is dead|did not confirm/, 'the log has no other failure');
+    };
+    return;
+}
+
+# Volumes and configuration of a guest at the target.
+sub files_of ($node, $vmid) {
+    return map { s{.*/}{}r } grep { -e } glob("$node->{dir}/vm-$vmid-* $node->{dir}/$vmid.conf");
 }
 
 sub next_succeeds (%option) {

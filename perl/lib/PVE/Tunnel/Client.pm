@@ -3,6 +3,7 @@ package PVE::Tunnel::Client;
 use v5.36;
 
 use JSON ();
+use POSIX ();
 
 use PVE::Tunnel::Native;
 use PVE::Tunnel::Text;
@@ -45,10 +46,55 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
     my $token = PVE::Tunnel::Client::API::token($conn);
     # What this node forbids is refused before the first request to the target.
     my $request = PVE::Tunnel::Client::Negotiation::wish($conn, $tunnel_params);
-    my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
-    my $started = "remote: tunnel worker '$task->{upid}' started";
-    PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
+    my $tunnel;
+    my $opened = eval {
+        # From the request on, the target has a guest that a clean-up removes only over a tunnel.
+        _uninterrupted(
+            sub {
+                my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
+                my $started = "remote: tunnel worker '$task->{upid}' started";
+                PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
+                ($tunnel, my $connect) =
+                    _start($conn, $token, $tunnel_params, $log, $task, $request);
+                $tunnel->{read_line} = $read_line;
+                PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
+                my $version = { cmd => 'version' };
+                PVE::Tunnel::Client::Lines::request($tunnel, CONNECT_LIMIT, $version);
+            }
+        );
+        my $version = $read_line->($tunnel, VERSION_LIMIT);
+        $tunnel->{requests} = [];
+        _take_version($tunnel, $version);
+        PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $request);
+        1;
+    };
+    return $tunnel if $opened;
+    my $error = $@;
+    die $error if !$tunnel;
+    _uninterrupted(
+        sub {
+            _clean_target($tunnel);
+            _end_child($tunnel);
+        }
+    );
+    die "cannot open the tunnel: $error";
+}
 
+# Signals that end a task, or a program at a terminal, arrive after $code.
+sub _uninterrupted ($code) {
+    my $signals =
+        POSIX::SigSet->new(POSIX::SIGHUP(), POSIX::SIGINT(), POSIX::SIGQUIT(), POSIX::SIGTERM());
+    my $before = POSIX::SigSet->new();
+    POSIX::sigprocmask(POSIX::SIG_BLOCK(), $signals, $before);
+    my $done = eval { $code->(); 1 };
+    my $error = $@;
+    POSIX::sigprocmask(POSIX::SIG_SETMASK(), $before);
+    die $error if !$done;
+    return;
+}
+
+# Starts a connector. Returns the tunnel and the command that connects it to the worker of that task.
+sub _start ($conn, $token, $tunnel_params, $log, $task, $request) {
     my $headers = [['Authorization', $token]];
     my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
     my %peer = (headers => $headers, defined($fingerprint) ? (fingerprint => $fingerprint) : ());
@@ -69,26 +115,11 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
         log => $log,
         params => $tunnel_params,
         forwarded => {},
-        read_line => $read_line,
         pending => '',
-        unanswered => 0,
+        requests => [],
     };
-
-    my $connected = eval {
-        my $connect =
-            { control => JSON::true, cmd => 'connect', data => { url => $base . $query, %peer } };
-        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
-        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
-        _take_version($tunnel, $read_line->($tunnel, VERSION_LIMIT));
-        1;
-    };
-    my $agreed = $connected
-        && eval { PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $request); 1 };
-    return $tunnel if $agreed;
-    my $error = $@;
-    _clean_target($tunnel) if $connected;
-    _end_child($tunnel);
-    die "cannot open the tunnel: $error";
+    my %data = (url => $base . $query, %peer);
+    return ($tunnel, { control => JSON::true, cmd => 'connect', data => \%data });
 }
 
 sub _take_version ($tunnel, $line) {
@@ -106,7 +137,8 @@ sub _take_version ($tunnel, $line) {
 
 # The worker has already created an empty guest, which would remain.
 sub _clean_target ($tunnel) {
-    return if eval { _quit($tunnel, 1); 1 };
+    my $quit = { cmd => 'quit', cleanup => JSON::true };
+    return if eval { PVE::Tunnel::Client::Lines::ask($tunnel, QUIT_LIMIT, $quit); 1 };
     PVE::Tunnel::Client::Lines::log_line(
         $tunnel->{log},
         'warn', "the target did not confirm the clean-up: $@"
@@ -115,12 +147,7 @@ sub _clean_target ($tunnel) {
 }
 
 sub write_tunnel ($tunnel, $timeout, $cmd, $params = undef) {
-    PVE::Tunnel::Client::Lines::write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
-    my $line = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
-    my $reply = eval { $JSON->decode($line) };
-    die "reply to command '$cmd' is not a JSON object\n" if ref($reply) ne 'HASH';
-    die PVE::Tunnel::Client::Lines::failure_text($reply) . "\n" if !$reply->{success};
-    return $reply;
+    return PVE::Tunnel::Client::Lines::ask($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
 }
 
 sub read_tunnel ($tunnel, $timeout = 60) {
@@ -145,14 +172,27 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
 
 sub finish_tunnel ($tunnel, $cleanup = 0) {
     my $log = $tunnel->{log};
-    my $finish = { control => JSON::true, cmd => 'finish' };
-    my $answer = eval { PVE::Tunnel::Client::Lines::ask($tunnel, FINISH_LIMIT, $finish) };
+    my $clean = $cleanup ? JSON::true : JSON::false;
+    my $finish = { control => JSON::true, cmd => 'finish', data => { cleanup => $clean } };
+    # Both at once: Proxmox VE kills a task 5 s after it has requested its end. What is written then
+    # still reaches the worker.
+    my @requests;
+    my $written = eval {
+        push @requests, PVE::Tunnel::Client::Lines::request($tunnel, FINISH_LIMIT, $_)
+            for $finish, { cmd => 'quit', cleanup => $clean };
+        1;
+    };
+    my $error = $@;
+    my $answer = $written
+        && eval { PVE::Tunnel::Client::Lines::answer($tunnel, FINISH_LIMIT, $requests[0]) };
+    $error = $@ if $written;
     $tunnel->{record} = $answer->{record} if $answer;
-    PVE::Tunnel::Client::Lines::log_line($log, 'warn', "no record of this migration: $@")
+    PVE::Tunnel::Client::Lines::log_line($log, 'warn', "no record of this migration: $error")
         if !$answer;
 
-    my $done = eval { _quit($tunnel, $cleanup); 1 };
-    my $error = $@;
+    my $done = $written
+        && eval { PVE::Tunnel::Client::Lines::answer($tunnel, QUIT_LIMIT, $requests[1]); 1 };
+    $error = $@ if $written;
     if ($done && defined(my $death = $answer && $answer->{error})) {
         ($done, $error) = (0, PVE::Tunnel::Text::one_line($death) . "\n");
     }
@@ -163,12 +203,6 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
             or PVE::Tunnel::Client::Lines::log_line($log, 'warn', "cannot remove '$path': $@");
     }
     die "the tunnel did not end cleanly: $error" if !$done;
-    return;
-}
-
-sub _quit ($tunnel, $cleanup) {
-    my $command = { cmd => 'quit', cleanup => $cleanup ? JSON::true : JSON::false };
-    PVE::Tunnel::Client::Lines::ask($tunnel, QUIT_LIMIT, $command);
     return;
 }
 
@@ -322,7 +356,11 @@ optional array that the caller sets: files that C<finish_tunnel> removes
 
 =head2 The child
 
-It closes every inherited descriptor except 0, 1 and 2: the caller usually holds the guest's
+It leads a process group of its own, to which the connector belongs: Proxmox VE ends a task by
+SIGTERM to its process group, and the task then cleans up through the tunnel. Both end with the pipes.
+If the caller is killed, the connector logs that the caller has ended without C<quit>.
+
+The child closes every inherited descriptor except 0, 1 and 2: the caller usually holds the guest's
 configuration lock, and a child with that descriptor would keep the lock. C<$log> is called in this
 child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>. It must therefore
 write to standard output or error, or to a file that it opens itself.
@@ -404,8 +442,12 @@ end first, so that the error contains its reason.)
 
 The function dies if the configuration forbids the migration or a privilege is missing; if HTTP, TLS
 or the target refuse, with their message; if the version reply is malformed, C<caps> included; if
-clear text is not possible. In each case the child has ended. A worker that had answered C<version>
-has received C<quit> with the request to clean up.
+clear text is not possible. In each case the child has ended. If the target had started a worker, the
+worker has received C<quit> with the request to clean up; if that is not possible, the function logs
+a warning.
+
+Handlers of SIGHUP, SIGINT, SIGQUIT and SIGTERM that die may interrupt the function, except between
+the request and the start of the child, and during the clean-up. They run afterwards.
 
 =head2 open_tunnel
 
@@ -446,10 +488,11 @@ refuses. Under taint, a pattern must have checked C<$local>.
 
     finish_tunnel($tunnel, $cleanup);
 
-Requests the connector's record (20 s), which the connector also logs, as text and as JSON. Then
-sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
-SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker
-removes what it created for this migration. Dies at the end if the target did not confirm C<quit>,
+Requests the connector's record (20 s), which the connector also logs, as text and as JSON, and sends
+C<quit> (30 s). Both are written before the first answer is read, so that the worker receives them
+even if the caller is killed meanwhile. Then closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
+SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the connector
+ends the forwards first, and the worker removes what it created for this migration. Dies at the end if the target did not confirm C<quit>,
 or if its listener had died before C<quit>. The child has ended in any case.
 
 =head1 SEE ALSO

@@ -114,9 +114,11 @@ sub _wrap ($properties) {
         return _answer(@_) if ref($_[1]) eq 'HASH' && exists $_[1]{$PROPERTY};
         my $direct = ref($_[0]) eq 'HASH' ? $session{ $_[0] } : undef;
         goto &$original if !$direct || !$direct->uses_listener;
-        # After the call, because the original may wait, and because it records what to clean up.
+        # After the call, because the original may wait, and because it records what to clean up
+        # when the import is over. Until then the source has to go on with its queries.
         my $answer = &$original;
-        $direct->require_listener;
+        $direct->require_listener
+            if ref($answer) ne 'HASH' || ($answer->{status} // '') ne 'pending';
         return $answer;
     };
     # The library checks its content. A newer source may send more than a schema would allow.
@@ -172,7 +174,9 @@ C<direct>, and wraps that handler. It answers commands with C<direct>; every oth
 the original handler with the same arguments, context and caller.
 
 There is one exception. If a listener was opened and has died, the original handler is called, but
-the command fails. A program that only reads, such as an import, takes the end of the listener for
+the command fails, unless the answer has the status C<pending>. A pending import receives the end of
+its stream from the dead listener, and the worker has to learn the import's volume from a further
+query, so that it can free the volume. A program that only reads, such as an import, takes the end of the listener for
 the end of its data. C<PVE::StorageTunnel> on the source relies on this command's answer, and would
 otherwise treat a truncated disk as complete.
 
