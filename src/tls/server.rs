@@ -23,7 +23,7 @@ impl Server {
     pub fn direct(identity: &Identity, pin: Fingerprint) -> Result<Self, TlsError> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(cipher::provider()))
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::new(Pin::dated(pin, Peer::Source)))
+            .with_client_cert_verifier(Arc::new(Pin::new(pin, Peer::Source)))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified())));
         // Every connection has to prove the identity of both ends: no tickets, no resumption, no early
         // data.

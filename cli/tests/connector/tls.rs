@@ -14,7 +14,16 @@ use testing::target::{Identity, Target, serve_worker, stock_answer};
 /// Requires that a connector fails to connect. Returns the reason, which is in its answer and its
 /// log.
 fn refusal(url: &str, fingerprint: Option<Fingerprint>) -> String {
-    let mut connector = Connector::start();
+    refusal_of(Command::new(executable()).arg("connect"), url, fingerprint)
+}
+
+/// The same for the connector that `command` starts.
+pub(crate) fn refusal_of(
+    command: &mut Command,
+    url: &str,
+    fingerprint: Option<Fingerprint>,
+) -> String {
+    let mut connector = Connector::spawn(command);
     connector.connect_to(url, fingerprint);
     let answer = connector.request(&json!({ "cmd": "version" }));
     assert_eq!(answer["success"], false);
