@@ -5,7 +5,7 @@ use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::TargetData;
 use super::websocket_halves::{Connection, Receiver, Sender, split};
 use crate::system::keepalive;
-use crate::tls::{self, BufferedTcp, Established, Fingerprint, TlsError};
+use crate::tls::{self, BufferedTcp, Established, Fingerprint, TlsError, TlsStream};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,6 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{timeout, timeout_at};
-use tokio_rustls::client::TlsStream;
 use tungstenite::http::Uri;
 use zeroize::Zeroizing;
 
@@ -80,6 +79,8 @@ pub(super) struct Protection {
     pub(super) fingerprint: Option<Fingerprint>,
     /// The address of this end.
     pub(super) local: Option<SocketAddr>,
+    /// A warning about the cipher, for the log.
+    pub(super) warning: Option<String>,
 }
 
 fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
@@ -200,6 +201,7 @@ impl ApiEndpoint {
                     cipher: tls::describe(&stream),
                     fingerprint: peer_fingerprint(&stream),
                     local,
+                    warning: stream.limit_warning(),
                 };
                 (Box::new(stream), protection, options.mask)
             }
@@ -208,6 +210,7 @@ impl ApiEndpoint {
                     cipher: "UNENCRYPTED".to_owned(),
                     fingerprint: None,
                     local,
+                    warning: None,
                 };
                 (Box::new(tcp), protection, Masking::Random)
             }

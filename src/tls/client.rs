@@ -4,7 +4,7 @@ use super::api_certificate::{ApiCertificate, Trust};
 use super::cipher;
 use super::identity::NAME;
 use super::pin::Pin;
-use super::{Fingerprint, Identity, Peer, TlsError, WRITE};
+use super::{Counted, Fingerprint, Identity, Peer, TlsError, TlsStream, WRITE};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
@@ -16,7 +16,6 @@ use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 /// The TLS configuration for connections to one target.
 #[derive(Clone, Debug)]
@@ -44,7 +43,16 @@ impl Client {
     /// Without a fingerprint it reads the CA certificates from the system's files, which takes a few
     /// milliseconds.
     pub fn new(pin: Option<Fingerprint>) -> Result<Self, TlsError> {
-        let provider = Arc::new(default_provider());
+        Self::with_provider(pin, default_provider())
+    }
+
+    /// The same with another provider, for tests.
+    #[doc(hidden)]
+    pub fn with_provider(
+        pin: Option<Fingerprint>,
+        provider: CryptoProvider,
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider);
         let trust = match pin {
             Some(expected) => Trust::Pinned(expected),
             None => Trust::Authorities(
@@ -61,12 +69,13 @@ impl Client {
             algorithms: provider.signature_verification_algorithms,
             offers_unusable: false,
         };
+        let unlimited = Arc::new(cipher::without_limited(CryptoProvider::clone(&provider)));
         let second = ApiCertificate {
             offers_unusable: true,
             ..verifier.clone()
         };
         Ok(Self {
-            config: api_config(provider.clone(), verifier)?,
+            config: api_config(unlimited, verifier)?,
             purpose: Purpose::Api {
                 pinned: pin.is_some(),
                 second: Some(api_config(provider, second)?),
@@ -95,8 +104,9 @@ impl Client {
     /// The client for one more attempt, over another connection, after this error of a handshake. None if
     /// it would fail in the same way.
     ///
-    /// The second attempt with an API also offers signatures that cannot be verified, so that the error
-    /// names the kind of the key.
+    /// The first attempt with an API offers no cipher that limits the amount of data of a connection. The
+    /// second one offers those, too: TLS 1.2 with AES-GCM, see [`TlsStream::limit_warning`]. It also offers
+    /// signatures that cannot be verified, so that the error names the kind of the key.
     pub fn second_attempt(&self, error: &TlsError) -> Option<Self> {
         let Purpose::Api { pinned, second } = &self.purpose else {
             return None;
@@ -137,14 +147,14 @@ impl Client {
         let name =
             ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))?;
         let mut stream = TlsConnector::from(self.config.clone())
-            .connect(name, stream)
+            .connect(name, Counted::new(stream))
             .await
             .map_err(|error| match self.purpose {
                 Purpose::Direct => TlsError::direct(Peer::Target, error),
                 Purpose::Api { pinned, .. } => TlsError::with_host(host, pinned, error),
             })?;
         stream.get_mut().1.set_buffer_limit(Some(WRITE));
-        Ok(stream)
+        Ok(TlsStream::new(stream.into()))
     }
 }
 

@@ -19,6 +19,7 @@ mod identity;
 mod pin;
 mod public_key;
 mod server;
+mod stream;
 mod untrusted;
 
 pub use client::Client;
@@ -26,6 +27,7 @@ pub use error::{Mismatch, Peer, TlsError};
 pub use fingerprint::Fingerprint;
 pub use identity::Identity;
 pub use server::Server;
+pub use stream::{Counted, TlsStream};
 
 use rustls::CommonState;
 use tokio::io::BufReader;
@@ -51,18 +53,6 @@ pub(crate) fn buffered(stream: TcpStream) -> BufferedTcp {
 pub trait Established {
     /// The negotiated parameters.
     fn negotiated(&self) -> &CommonState;
-}
-
-impl<S> Established for tokio_rustls::client::TlsStream<S> {
-    fn negotiated(&self) -> &CommonState {
-        self.get_ref().1
-    }
-}
-
-impl<S> Established for tokio_rustls::server::TlsStream<S> {
-    fn negotiated(&self) -> &CommonState {
-        self.get_ref().1
-    }
 }
 
 /// The negotiated protocol version and cipher suite, for the log, as in
