@@ -5,7 +5,7 @@ use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::TargetData;
 use super::websocket_halves::{Connection, Receiver, Sender, split};
 use crate::system::keepalive;
-use crate::tls::{self, Established, Fingerprint, TlsError};
+use crate::tls::{self, BufferedTcp, Established, Fingerprint, TlsError, TlsStream};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::net::{IpAddr, SocketAddr};
@@ -79,6 +79,8 @@ pub(super) struct Protection {
     pub(super) fingerprint: Option<Fingerprint>,
     /// The address of this end.
     pub(super) local: Option<SocketAddr>,
+    /// A warning about the cipher, for the log.
+    pub(super) warning: Option<String>,
 }
 
 fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
@@ -177,23 +179,29 @@ impl ApiEndpoint {
         let peer = self.peer();
         let request = self.request(ticket)?;
 
-        let tcp = self.connect(options).await?;
+        let mut tcp = self.connect(options).await?;
 
         let local = tcp.local_addr().ok();
         let (stream, protection, masking): (Connection, _, _) = match &self.tls {
             Some(client) => {
-                let limit = options.handshake_timeout;
-                let stream = timeout(limit, client.handshake(&self.host, tls::buffered(tcp)))
-                    .await
-                    .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))?
-                    .map_err(|cause| DialError::Tls {
-                        peer: peer.clone(),
-                        cause,
-                    })?;
+                let mut attempted = self.secure(client, tcp, options).await?;
+                if let Some(second) = attempted
+                    .as_ref()
+                    .err()
+                    .and_then(|cause| client.second_attempt(cause))
+                {
+                    tcp = self.connect(options).await?;
+                    attempted = self.secure(&second, tcp, options).await?;
+                }
+                let stream = attempted.map_err(|cause| DialError::Tls {
+                    peer: peer.clone(),
+                    cause,
+                })?;
                 let protection = Protection {
                     cipher: tls::describe(&stream),
                     fingerprint: peer_fingerprint(&stream),
                     local,
+                    warning: stream.limit_warning(),
                 };
                 (Box::new(stream), protection, options.mask)
             }
@@ -202,6 +210,7 @@ impl ApiEndpoint {
                     cipher: "UNENCRYPTED".to_owned(),
                     fingerprint: None,
                     local,
+                    warning: None,
                 };
                 (Box::new(tcp), protection, Masking::Random)
             }
@@ -220,6 +229,19 @@ impl ApiEndpoint {
             })?;
         let (sender, receiver) = split(upgraded, masking, self.tls.is_some());
         Ok((sender, receiver, protection))
+    }
+
+    /// One attempt of a TLS handshake, within its time limit.
+    async fn secure(
+        &self,
+        client: &tls::Client,
+        tcp: TcpStream,
+        options: &Options,
+    ) -> Result<Result<TlsStream<BufferedTcp>, TlsError>, DialError> {
+        let limit = options.handshake_timeout;
+        timeout(limit, client.handshake(&self.host, tls::buffered(tcp)))
+            .await
+            .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))
     }
 
     fn request(&self, ticket: Option<&str>) -> Result<Request, DialError> {

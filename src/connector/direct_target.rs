@@ -108,7 +108,7 @@ impl Credentials {
                     .await
                     .map_err(|_| timed_out("answer to the TLS handshake", limit))??;
                 let cipher = describe(&stream);
-                (Link::Tls(Box::new(stream.into())), cipher)
+                (Link::Tls(Box::new(stream)), cipher)
             }
             None => (Link::clear(stream)?, "UNENCRYPTED".into()),
         };

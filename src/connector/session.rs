@@ -208,6 +208,9 @@ impl Connector {
                     "control connection to {peer} open ({})",
                     protection.cipher
                 ));
+                if let Some(warning) = &protection.warning {
+                    self.log.line(format_args!("WARNING: {warning}"));
+                }
                 let output = self.output.clone();
                 let (worker, task) = WorkerChannel::new(sender, receiver, output, self.log.clone());
                 State::Connected {

@@ -4,14 +4,13 @@ use super::handshake::{self, HandshakeError, HandshakeRefusal};
 use super::tls_halves::split;
 use super::{SessionKey, peer_liveness::PeerLiveness};
 use crate::relay::{self, ByteStream, Counters, Local, RelayError, relay, splice};
-use crate::tls::BufferedTcp;
+use crate::tls::{BufferedTcp, TlsStream};
 use std::io;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsStream;
 
 /// Time limit for an orderly close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);

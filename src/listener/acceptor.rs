@@ -198,7 +198,7 @@ impl Acceptor {
         let mut link = match &self.server {
             Some(server) => {
                 let stream = server.handshake(buffered(stream)).await?;
-                Link::Tls(Box::new(stream.into()))
+                Link::Tls(Box::new(stream))
             }
             None => Link::clear(stream).map_err(Refusal::Setup)?,
         };
