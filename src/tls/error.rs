@@ -202,6 +202,10 @@ impl TlsError {
     }
 
     fn certificate(peer: Peer, cause: &CertificateError) -> Self {
+        let unusable = || Self::Unusable {
+            peer,
+            cause: untrusted::cause(cause),
+        };
         match cause {
             CertificateError::ExpiredContext { time, not_after } => Self::Expired {
                 peer,
@@ -214,15 +218,9 @@ impl TlsError {
             CertificateError::BadSignature => Self::NoKey(peer),
             CertificateError::Other(OtherError(inner)) => match inner.downcast_ref::<Mismatch>() {
                 Some(mismatch) => Self::Mismatch(mismatch.clone()),
-                None => Self::Unusable {
-                    peer,
-                    cause: inner.to_string(),
-                },
+                None => unusable(),
             },
-            other => Self::Unusable {
-                peer,
-                cause: other.to_string(),
-            },
+            _ => unusable(),
         }
     }
 

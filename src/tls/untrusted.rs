@@ -1,9 +1,9 @@
-//! Why a certificate is not trusted, in terms of the operator.
+//! Why a certificate is not accepted, in terms of the operator.
 
 use rustls::{CertificateError, OtherError};
 use std::time::Duration;
 
-/// What is wrong with a certificate that was verified with the system's CAs.
+/// What is wrong with a certificate.
 pub(super) fn cause(error: &CertificateError) -> String {
     use CertificateError as C;
     let text = match error {
@@ -36,7 +36,7 @@ pub(super) fn cause(error: &CertificateError) -> String {
                 "it has a critical extension that is not supported"
             }
             Some(webpki::Error::CaUsedAsEndEntity) => {
-                "it is a CA certificate, which a server must not present"
+                "it is the certificate of a CA and not of a node"
             }
             _ => return inner.to_string(),
         },

@@ -4,10 +4,11 @@ use pve_tunnel::tls::Fingerprint;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::{JoinHandle, spawn};
 use tempfile::TempDir;
 
 /// A self-signed certificate for 127.0.0.1, and its key, made by the command `openssl`.
@@ -103,38 +104,70 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {text}");
 }
 
-/// `openssl s_server`, which answers an HTTP request with status 200.
+/// `openssl s_server`.
 pub struct Server {
     child: Child,
+    output: Option<JoinHandle<String>>,
     pub address: SocketAddr,
 }
 
 impl Server {
-    /// With these additional arguments, such as `-tls1_2`.
+    /// Answers each HTTP request with status 200. With these additional arguments, such as `-tls1_2`.
     pub fn start(certificate: &Certificate, arguments: &[&str]) -> Self {
+        Self::spawn(certificate, &[&["-www"], arguments].concat())
+    }
+
+    /// Receives data on so many connections, one after the other.
+    pub fn sink(certificate: &Certificate, connections: usize, arguments: &[&str]) -> Self {
+        let number = connections.to_string();
+        Self::spawn(certificate, &[&["-naccept", &number], arguments].concat())
+    }
+
+    fn spawn(certificate: &Certificate, arguments: &[&str]) -> Self {
         let mut child = Command::new("openssl")
-            .args(["s_server", "-www", "-accept", "127.0.0.1:0"])
+            .args(["s_server", "-accept", "127.0.0.1:0"])
             .args(["-cipher", "DEFAULT:@SECLEVEL=0", "-cert"])
             .arg(certificate.pem())
             .arg("-key")
             .arg(certificate.key())
             .args(arguments)
-            .stdin(Stdio::null())
+            // At the end of its input, the server closes the connection.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut stderr = child.stderr.take().unwrap();
         let address = loop {
-            let line = lines.next().expect("openssl s_server ended").unwrap();
+            let mut line = String::new();
+            assert!(stdout.read_line(&mut line).unwrap() > 0, "s_server ended");
             if let Some(address) = line.strip_prefix("ACCEPT ") {
-                break address.parse().unwrap();
+                break address.trim().parse().unwrap();
             }
         };
         // The server blocks if its output is not read.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        let output = spawn(move || {
+            let errors = spawn(move || read_lossy(&mut stderr));
+            read_lossy(&mut stdout) + &errors.join().unwrap()
+        });
+        Self {
+            child,
+            output: Some(output),
+            address,
+        }
     }
+
+    /// What the server printed, once it has served its connections.
+    pub fn finish(mut self) -> String {
+        self.output.take().unwrap().join().unwrap()
+    }
+}
+
+fn read_lossy(stream: &mut impl Read) -> String {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl Drop for Server {

@@ -9,11 +9,13 @@ use rustls::crypto::ring::cipher_suite::{
     TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 as CHACHA20_TLS12,
     TLS13_AES_128_GCM_SHA256 as AES_TLS13,
 };
+use rustls::crypto::ring::default_provider;
 use std::io::ErrorKind;
 use testing::assert_error;
+use testing::openssl::{Certificate, Server};
 use testing::tls::{LIMIT, api_server, certified, provider_with};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{JoinHandle, spawn};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -23,6 +25,9 @@ const RECORDS: u64 = 1 << 10;
 
 /// A full record.
 const RECORD: usize = 16 << 10;
+
+/// The suites of a client.
+const ALL: [SupportedCipherSuite; 3] = [AES_TLS13, AES_TLS12, CHACHA20_TLS12];
 
 /// What a server received, and how the stream ended.
 type Received = (Vec<u8>, Result<(), ErrorKind>);
@@ -41,7 +46,7 @@ impl Api {
         let unlimited = provider_with(suites, |suite| suite.confidentiality_limit = u64::MAX);
         Self {
             server: api_server(unlimited, certified(certificate.der().clone(), &key)),
-            client: Client::with_provider(Some(pin), limited()).unwrap(),
+            client: Client::with_provider(Some(pin), with_low_limits(&ALL)).unwrap(),
         }
     }
 
@@ -75,9 +80,9 @@ impl Api {
     }
 }
 
-/// All three suites. AES-GCM has the lower limit.
-fn limited() -> CryptoProvider {
-    provider_with(&[AES_TLS13, AES_TLS12, CHACHA20_TLS12], |suite| {
+/// These suites; AES-GCM has the lower limit.
+fn with_low_limits(suites: &[SupportedCipherSuite]) -> CryptoProvider {
+    provider_with(suites, |suite| {
         if suite.confidentiality_limit != u64::MAX {
             suite.confidentiality_limit = RECORDS;
         }
@@ -91,11 +96,10 @@ async fn received(server: JoinHandle<Received>) -> Received {
 
 /// Sends pieces of this length until an error or until there were `most`. Returns the bytes that
 /// were sent without error, and the error.
-async fn send(
-    stream: &mut TlsStream<UnixStream>,
-    piece: usize,
-    most: u64,
-) -> (u64, Option<String>) {
+async fn send<S>(stream: &mut TlsStream<S>, piece: usize, most: u64) -> (u64, Option<String>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let piece = vec![7; piece];
     let mut sent = 0;
     for _ in 0..most {
@@ -153,6 +157,46 @@ async fn data_that_the_tls_library_drops_is_an_error() {
         stream.write_all(b"x").await.unwrap_err();
         stream.shutdown().await.unwrap_err();
     }
+}
+
+/// Sends records of one byte to an OpenSSL server with this cipher list, until an error or until
+/// there were twice as many as one key of AES-GCM may protect here. Returns the negotiated cipher,
+/// the error, and the output of the server.
+async fn send_to_openssl(ciphers: &str, attempts: usize) -> (String, Option<String>, String) {
+    let certificate = Certificate::new(&["-newkey", "rsa:2048"]);
+    let arguments = ["-tls1_2", "-serverpref", "-cipher", ciphers];
+    let server = Server::sink(&certificate, attempts, &arguments);
+    let provider = with_low_limits(&default_provider().cipher_suites);
+    let mut client = Client::with_provider(Some(certificate.fingerprint()), provider).unwrap();
+    let mut stream = loop {
+        let tcp = TcpStream::connect(server.address).await.unwrap();
+        match client.handshake("127.0.0.1", tcp).await {
+            Ok(stream) => break stream,
+            Err(error) => client = client.second_attempt(&error).unwrap(),
+        }
+    };
+    let (_, error) = send(&mut stream, 1, 2 * RECORDS).await;
+    if error.is_none() {
+        stream.shutdown().await.unwrap();
+    }
+    let cipher = describe(&stream);
+    drop(stream);
+    (cipher, error, server.finish())
+}
+
+#[tokio::test]
+async fn an_openssl_server_sees_the_same_ends() {
+    let (cipher, error, output) = send_to_openssl("ECDHE+AESGCM", 2).await;
+    assert!(cipher.contains("GCM"), "{cipher}");
+    assert!(error.unwrap().contains("1024 records"));
+    assert!(output.contains("unexpected eof while reading"), "{output}");
+
+    // The server would prefer AES-GCM.
+    let (cipher, error, output) = send_to_openssl("ECDHE+AESGCM:ECDHE+CHACHA20", 1).await;
+    assert!(cipher.contains("CHACHA20"), "{cipher}");
+    assert_eq!(error, None);
+    assert!(!output.contains("unexpected eof"), "{output}");
+    assert!(output.contains("DONE"), "{output}");
 }
 
 #[tokio::test]

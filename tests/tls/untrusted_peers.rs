@@ -253,6 +253,6 @@ async fn a_ca_certificate_is_refused_with_the_reason() {
             ..
         },
         "is the expected one but cannot be used",
-        "CaUsedAsEndEntity"
+        "it is the certificate of a CA"
     );
 }

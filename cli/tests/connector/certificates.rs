@@ -1,12 +1,14 @@
 //! Certificates of the target's API that OpenSSL accepts, and so Proxmox VE.
 
 use crate::tls::refusal_of;
+use pve_tunnel::tls::Fingerprint;
 use rustls::crypto::ring::default_provider;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use testing::connector::executable;
@@ -107,7 +109,7 @@ fn a_certificate_is_judged_by_its_fingerprint_if_there_is_one() {
             "CA",
             with(&["-addext", "basicConstraints=critical,CA:TRUE"]),
             ACCEPTED,
-            &["is not trusted", "CA certificate", "fingerprint"],
+            &["is not trusted", "the certificate of a CA", "fingerprint"],
         ),
         (
             "signed with SHA-1",
@@ -178,6 +180,21 @@ fn a_certificate_is_judged_by_its_fingerprint_if_there_is_one() {
     }
 }
 
+/// Not even the structure of a certificate counts, except for its key.
+#[test]
+fn a_pinned_certificate_without_a_key_is_refused_with_the_reason() {
+    let bytes = CertificateDer::from(b"not a certificate".to_vec());
+    let other = Certificate::new(&["-newkey", "ed25519"]);
+    let key = PrivateKeyDer::from_pem_file(other.key()).unwrap();
+    let key = any_supported_type(&key).unwrap();
+    let pin = Fingerprint::of(&bytes);
+    let address = serve(CertifiedKey::new(vec![bytes], key), &rustls::version::TLS13);
+    let url = format!("wss://{address}/x?ticket=T&socket=S");
+    let reason = refusal_of(Command::new(executable()).arg("connect"), &url, Some(pin));
+    let expected = "the expected one but cannot be used: it is not a well-formed certificate";
+    assert_contains("no certificate", &reason, &[expected]);
+}
+
 #[test]
 fn an_expired_certificate_is_accepted_with_its_fingerprint_only() {
     let certificate = Certificate::expired();
@@ -220,29 +237,30 @@ fn a_server_without_common_tls_parameters_is_reported_with_those_of_this_node() 
     }
 }
 
+/// The address of a server that presents this certificate and completes handshakes.
+fn serve(certified: CertifiedKey, version: &'static SupportedProtocolVersion) -> SocketAddr {
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    let config = Arc::new(config);
+    Target::raw(move |mut tcp| {
+        let mut tls = ServerConnection::new(config.clone()).unwrap();
+        while tls.complete_io(&mut tcp).is_ok() && tls.is_handshaking() {}
+    })
+}
+
 /// A certificate is public: a server that presents it without its key is refused.
 #[test]
 fn a_pinned_certificate_without_its_key_is_refused() {
     for arguments in [["-newkey", "rsa:2048"].as_slice(), &["-newkey", "ed25519"]] {
         let (pinned, other) = (Certificate::new(arguments), Certificate::new(arguments));
-        let key = PrivateKeyDer::from_pem_file(other.key()).unwrap();
-        let certificate = CertificateDer::from_pem_file(pinned.pem()).unwrap();
-        let key = any_supported_type(&key).unwrap();
-        let copied = Arc::new(SingleCertAndKey::from(CertifiedKey::new(
-            vec![certificate],
-            key,
-        )));
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-            let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-                .with_protocol_versions(&[version])
-                .unwrap()
-                .with_no_client_auth()
-                .with_cert_resolver(copied.clone());
-            let config = Arc::new(config);
-            let address = Target::raw(move |mut tcp| {
-                let mut tls = ServerConnection::new(config.clone()).unwrap();
-                while tls.complete_io(&mut tcp).is_ok() && tls.is_handshaking() {}
-            });
+            let certificate = CertificateDer::from_pem_file(pinned.pem()).unwrap();
+            let key = PrivateKeyDer::from_pem_file(other.key()).unwrap();
+            let key = any_supported_type(&key).unwrap();
+            let address = serve(CertifiedKey::new(vec![certificate], key), version);
             let url = format!("wss://{address}/x?ticket=T&socket=S");
             let mut command = Command::new(executable());
             let reason = refusal_of(command.arg("connect"), &url, Some(pinned.fingerprint()));
