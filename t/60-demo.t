@@ -195,7 +195,8 @@ for my $plane (qw(websocket tls)) {
 
 {
     local $ENV{TMPDIR} = "$DIR/tmp";
-    my $pid = open(my $output, '-|', $^X, $DEMO, "REPORT=$REPORT", qw(RAM=64 DISK=32 PLANES=tls))
+    my @command = ($^X, $DEMO, "REPORT=$REPORT", qw(RAM=64 DISK=32 PLANES=tls));
+    my $pid = open(my $output, '-|', 'sh', '-c', 'exec "$@" 2>&1', 'sh', @command)
         // die "fork: $!";
     my $first = <$output>;
     like($first, qr/\Asource /, 'a reader that ends after the first line, such as head');
