@@ -3,6 +3,7 @@
 
 use super::Options;
 use super::forwards::{Forwards, MAX_CONNECTIONS, Permit};
+use super::half_open::{HalfOpen, MAX_HALF_OPEN};
 use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET};
 use crate::direct::message::{Refused, Stat};
 use crate::direct::{HEARTBEAT, Link, PeerLiveness, SessionKey, heartbeat};
@@ -11,7 +12,6 @@ use crate::process::Log;
 use crate::relay::Local;
 use crate::system::{keepalive, lock};
 use crate::tls::{Server, TlsError, buffered};
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,11 +23,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
-
-/// Connections whose handshake is not over. One more evicts the oldest. An honest handshake takes a
-/// few round trips, so an attacker has to open connections faster than that, all the time, to keep
-/// others out.
-const MAX_HALF_OPEN: usize = 64;
 
 /// How long a local program may take to accept its connection: half of the time that the source
 /// waits for the status, so that the source receives the reason.
@@ -49,8 +44,10 @@ enum Refusal {
     Number(u32),
     #[error("its forward already has {MAX_CONNECTIONS} connections")]
     Crowded,
-    #[error("more than {MAX_HALF_OPEN} connections are in their handshake, and it is the oldest")]
-    Oldest,
+    #[error(
+        "more than {MAX_HALF_OPEN} connections are in their handshake, and it is the oldest one of the address with the most of them"
+    )]
+    HalfOpen,
     #[error("'{path}' does not accept a connection: {cause}")]
     Socket { path: String, cause: io::Error },
     #[error("cannot set up the connection: {0}")]
@@ -82,13 +79,13 @@ pub(super) struct Acceptor {
     connections: AtomicU64,
     refused: Mutex<Refused>,
     refusals: AtomicU64,
-    half_open: Mutex<VecDeque<HalfOpen>>,
+    half_open: Mutex<HalfOpen<Accepted>>,
     /// Notified when a connection has ended.
     ended: Notify,
 }
 
-struct HalfOpen {
-    connection: u64,
+/// A connection whose handshake is not over.
+struct Accepted {
     peer: SocketAddr,
     task: AbortHandle,
 }
@@ -122,19 +119,14 @@ impl Acceptor {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let acceptor = self.clone();
         let task = tokio::spawn(async move { acceptor.serve(connection, stream, peer).await });
-        let mut half_open = lock(&self.half_open);
-        half_open.push_back(HalfOpen {
-            connection,
+        let accepted = Accepted {
             peer,
             task: task.abort_handle(),
-        });
-        let oldest = (half_open.len() > MAX_HALF_OPEN)
-            .then(|| half_open.pop_front())
-            .flatten();
-        drop(half_open);
-        if let Some(oldest) = oldest {
-            oldest.task.abort();
-            self.refuse(oldest.peer, &Refusal::Oldest);
+        };
+        let dropped = lock(&self.half_open).add(connection, peer.ip(), accepted);
+        if let Some(dropped) = dropped {
+            dropped.task.abort();
+            self.refuse(dropped.peer, &Refusal::HalfOpen);
         }
     }
 
@@ -171,8 +163,9 @@ impl Acceptor {
 
     /// One connection from its first byte to its end.
     async fn serve(self: Arc<Self>, connection: u64, stream: TcpStream, peer: SocketAddr) {
-        let handshake = timeout(self.handshake_timeout, self.handshake(stream)).await;
-        lock(&self.half_open).retain(|entry| entry.connection != connection);
+        let handshake = self.handshake(connection, stream);
+        let handshake = timeout(self.handshake_timeout, handshake).await;
+        lock(&self.half_open).remove(connection);
         let authorized = match handshake {
             Err(_) => Err(Refusal::Silent(self.handshake_timeout)),
             Ok(Err(refusal)) => Err(refusal),
@@ -193,11 +186,12 @@ impl Acceptor {
     }
 
     /// TLS and the challenge. Returns the number of the requested forward.
-    async fn handshake(&self, stream: TcpStream) -> Result<(Link, u32), Refusal> {
+    async fn handshake(&self, connection: u64, stream: TcpStream) -> Result<(Link, u32), Refusal> {
         keepalive::enable(&stream, self.dead_peer_timeout).map_err(Refusal::Setup)?;
         let mut link = match &self.server {
             Some(server) => {
                 let stream = server.handshake(buffered(stream)).await?;
+                lock(&self.half_open).certify(connection);
                 Link::Tls(Box::new(stream.into()))
             }
             None => Link::clear(stream).map_err(Refusal::Setup)?,
@@ -285,7 +279,7 @@ impl Acceptor {
             }
             Refusal::Handshake(HandshakeRefusal::Key) => &mut refused.key,
             Refusal::Number(_) => &mut refused.number,
-            Refusal::Crowded | Refusal::Oldest => &mut refused.crowded,
+            Refusal::Crowded | Refusal::HalfOpen => &mut refused.crowded,
             Refusal::Socket { .. } => &mut refused.socket,
         } += 1;
         drop(refused);

@@ -8,6 +8,7 @@ mod accept_loop;
 mod acceptor;
 mod control_socket;
 mod forwards;
+mod half_open;
 
 use crate::configuration::default_dead_peer_timeout;
 use crate::direct::message::Open;

@@ -10,6 +10,7 @@
 //! On a direct connection the source is the client. In TLS 1.3 the handshake of a client ends before the
 //! server has checked the client's certificate: see [`Client::handshake`].
 
+mod buffered;
 mod cipher;
 mod client;
 mod error;
@@ -18,6 +19,7 @@ mod identity;
 mod pin;
 mod server;
 
+pub(crate) use buffered::{BufferedTcp, buffered};
 pub use client::Client;
 pub use error::{Mismatch, Peer, TlsError};
 pub use fingerprint::Fingerprint;
@@ -25,24 +27,10 @@ pub use identity::Identity;
 pub use server::Server;
 
 use rustls::CommonState;
-use tokio::io::BufReader;
-use tokio::net::TcpStream;
-
-/// Size of the read buffer, in bytes: eight full records. rustls itself never reads more than one record
-/// at once, and that in several steps.
-const READ: usize = 128 << 10;
 
 /// Bytes of records that may wait to be sent: eight full records with their headers and tags, and one
 /// more. So the whole buffer of a relay is sent in one call. The limit of rustls is four records.
 const WRITE: usize = 9 * (16 << 10);
-
-/// A TCP connection with a read buffer for TLS.
-pub(crate) type BufferedTcp = BufReader<TcpStream>;
-
-/// Adds the read buffer to a connection, before the TLS handshake.
-pub(crate) fn buffered(stream: TcpStream) -> BufferedTcp {
-    BufReader::with_capacity(READ, stream)
-}
 
 /// A connection after its handshake.
 pub trait Established {
