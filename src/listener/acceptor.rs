@@ -4,7 +4,8 @@
 use super::Options;
 use super::forwards::{Forwards, MAX_CONNECTIONS, Permit};
 use super::half_open::{HalfOpen, MAX_HALF_OPEN};
-use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET};
+use super::heartbeat_slot::{Decision, HeartbeatSlot};
+use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET, SECOND_HEARTBEAT};
 use crate::direct::message::{Refused, Stat};
 use crate::direct::{HEARTBEAT, Link, PeerLiveness, SessionKey, heartbeat};
 use crate::plane::Plane;
@@ -48,6 +49,8 @@ enum Refusal {
         "more than {MAX_HALF_OPEN} connections are in their handshake, and it is the oldest one of the address with the most of them"
     )]
     HalfOpen,
+    #[error("the migration already has a heartbeat")]
+    SecondHeartbeat,
     #[error("'{path}' does not accept a connection: {cause}")]
     Socket { path: String, cause: io::Error },
     #[error("cannot set up the connection: {0}")]
@@ -58,7 +61,7 @@ impl Refusal {
     /// Strangers must not prevent that refused connections of the source are logged.
     fn kind_of_line(&self) -> &'static str {
         match self {
-            Self::Number(_) | Self::Crowded | Self::Socket { .. } => {
+            Self::Number(_) | Self::Crowded | Self::SecondHeartbeat | Self::Socket { .. } => {
                 "listener: refused connections of the source"
             }
             _ => "listener: refused connections of unproven peers",
@@ -80,6 +83,8 @@ pub(super) struct Acceptor {
     refused: Mutex<Refused>,
     refusals: AtomicU64,
     half_open: Mutex<HalfOpen<Accepted>>,
+    /// The value is notified when another connection replaces the heartbeat.
+    heartbeat: Mutex<HeartbeatSlot<Arc<Notify>>>,
     /// Notified when a connection has ended.
     ended: Notify,
 }
@@ -105,11 +110,12 @@ impl Acceptor {
             dead_peer_timeout: options.dead_peer_timeout,
             forwards: Forwards::default(),
             log,
-            liveness: PeerLiveness::alive(),
+            liveness: PeerLiveness::alive(options.dead_peer_timeout),
             connections: AtomicU64::new(0),
             refused: Mutex::default(),
             refusals: AtomicU64::new(0),
             half_open: Mutex::default(),
+            heartbeat: Mutex::new(HeartbeatSlot::new(options.dead_peer_timeout)),
             ended: Notify::new(),
         }
     }
@@ -169,9 +175,9 @@ impl Acceptor {
         let authorized = match handshake {
             Err(_) => Err(Refusal::Silent(self.handshake_timeout)),
             Ok(Err(refusal)) => Err(refusal),
-            Ok(Ok((mut link, HEARTBEAT))) => match link.send_status(CONNECTED).await {
-                Ok(()) => return self.heartbeat(link).await,
-                Err(error) => Err(HandshakeRefusal::from(error).into()),
+            Ok(Ok((link, HEARTBEAT))) => match self.heartbeat(connection, link).await {
+                Ok(()) => return,
+                Err(refusal) => Err(refusal),
             },
             Ok(Ok((link, number))) => self.authorize(link, number).await,
         };
@@ -257,8 +263,37 @@ impl Acceptor {
         }
     }
 
-    async fn heartbeat(&self, link: Link) {
-        let error = heartbeat::echo(link.into_stream(), self.dead_peer_timeout).await;
+    /// The one heartbeat of the migration, from its status to its end.
+    async fn heartbeat(&self, connection: u64, mut link: Link) -> Result<(), Refusal> {
+        let replaced = Arc::new(Notify::new());
+        let decision = lock(&self.heartbeat).take(connection, replaced.clone(), Instant::now());
+        match decision {
+            Decision::Accepted(None) => {}
+            Decision::Accepted(Some(silent)) => silent.notify_one(),
+            Decision::Refused => {
+                // The connection is refused whether or not the status arrives.
+                let _ = link.send_status(SECOND_HEARTBEAT).await;
+                link.close().await;
+                return Err(Refusal::SecondHeartbeat);
+            }
+        }
+        let result = match link.send_status(CONNECTED).await {
+            Ok(()) => {
+                tokio::select! {
+                    () = self.echo(connection, link) => {}
+                    () = replaced.notified() => {}
+                }
+                Ok(())
+            }
+            Err(error) => Err(HandshakeRefusal::from(error).into()),
+        };
+        lock(&self.heartbeat).free(connection);
+        result
+    }
+
+    async fn echo(&self, connection: u64, link: Link) {
+        let on_beat = || lock(&self.heartbeat).beat(connection, Instant::now());
+        let error = heartbeat::echo(link.into_stream(), self.dead_peer_timeout, on_beat).await;
         // If only the source's process has ended, its other connections have ended too, each with a
         // reason of its own.
         if error.is_death_of_node() {
@@ -280,6 +315,7 @@ impl Acceptor {
             Refusal::Handshake(HandshakeRefusal::Key) => &mut refused.key,
             Refusal::Number(_) => &mut refused.number,
             Refusal::Crowded | Refusal::HalfOpen => &mut refused.crowded,
+            Refusal::SecondHeartbeat => &mut refused.heartbeat,
             Refusal::Socket { .. } => &mut refused.socket,
         } += 1;
         drop(refused);

@@ -33,6 +33,13 @@ pub(crate) fn buffered<S>(stream: S) -> BufferedTcp<S> {
     }
 }
 
+impl<S> BufferedTcp<S> {
+    /// The connection without its buffer.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for BufferedTcp<S> {
     fn poll_read(
         self: Pin<&mut Self>,
