@@ -8,6 +8,8 @@ mod accept_loop;
 mod acceptor;
 mod control_socket;
 mod forwards;
+mod half_open;
+mod heartbeat_slot;
 
 use crate::configuration::default_dead_peer_timeout;
 use crate::direct::message::Open;
@@ -219,6 +221,7 @@ fn prepare(
         port: bound.port,
         fingerprint: fingerprint.map(|fingerprint| fingerprint.to_string()),
         key: key.clone(),
+        echo: true,
     };
     let acceptor = Acceptor::new(options, server, key, log.clone());
     Ok((Arc::new(acceptor), listener, open))

@@ -11,6 +11,7 @@
 //! server has checked the client's certificate: see [`Client::handshake`].
 
 mod api_certificate;
+mod buffered;
 mod cipher;
 mod client;
 mod error;
@@ -22,6 +23,7 @@ mod server;
 mod stream;
 mod untrusted;
 
+pub(crate) use buffered::{BufferedTcp, buffered};
 pub use client::Client;
 pub use error::{Mismatch, Peer, TlsError};
 pub use fingerprint::Fingerprint;
@@ -30,24 +32,10 @@ pub use server::Server;
 pub use stream::{Counted, TlsStream};
 
 use rustls::CommonState;
-use tokio::io::BufReader;
-use tokio::net::TcpStream;
-
-/// Size of the read buffer, in bytes: eight full records. rustls itself never reads more than one record
-/// at once, and that in several steps.
-const READ: usize = 128 << 10;
 
 /// Bytes of records that may wait to be sent: eight full records with their headers and tags, and one
 /// more. So the whole buffer of a relay is sent in one call. The limit of rustls is four records.
 const WRITE: usize = 9 * (16 << 10);
-
-/// A TCP connection with a read buffer for TLS.
-pub(crate) type BufferedTcp = BufReader<TcpStream>;
-
-/// Adds the read buffer to a connection, before the TLS handshake.
-pub(crate) fn buffered(stream: TcpStream) -> BufferedTcp {
-    BufReader::with_capacity(READ, stream)
-}
 
 /// A connection after its handshake.
 pub trait Established {

@@ -75,6 +75,11 @@ impl<S> TlsStream<S> {
     }
 
     /// The connection below TLS.
+    pub(crate) fn connection(&self) -> &S {
+        &self.inner.get_ref().0.inner
+    }
+
+    /// The connection below TLS, after the end of TLS.
     pub fn into_inner(self) -> S {
         match self.inner {
             RustlsStream::Client(stream) => stream.into_inner().0.inner,

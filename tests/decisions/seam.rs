@@ -214,12 +214,22 @@ fn answers_of_the_listener_lose_unknown_members_and_keep_the_known_ones() {
         more["new"] = json!(1);
         assert_eq!(check_answer(operation, &more).as_ref(), Ok(answer));
     }
+    // Members of newer listeners.
+    for echo in [true, false] {
+        let mut newer = open.clone();
+        newer["echo"] = json!(echo);
+        assert_eq!(check_answer("open", &newer), Ok(newer));
+    }
+    let mut newer = stat.clone();
+    newer["refused"]["heartbeat"] = json!(3);
+    assert_eq!(check_answer("stat", &newer), Ok(newer));
     #[rustfmt::skip] // One row a line.
     let table = [
         ("open", &open, "addresses", json!([]), "'addresses' is malformed"),
         ("open", &open, "addresses", json!(vec!["10.0.0.1"; 17]), "'addresses' is malformed"),
         ("open", &open, "addresses", json!(["fe80::1%lo"]), "'addresses' is malformed"),
         ("open", &open, "port", json!(60050), "'port' is malformed"),
+        ("open", &open, "echo", json!("perhaps"), "'echo' is malformed"),
         ("open", &open, "key", json!(key.to_uppercase()), "'key' is malformed"),
         ("open", &open, "fingerprint", json!(null), "'fingerprint' is missing"),
         ("forward", &open, "number", json!(0), "'number' is malformed"),

@@ -2,6 +2,7 @@
 
 use pve_tunnel::network::{PORTS, bind_port};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use testing::listener::Listener;
 use testing::namespace::{add_addresses, in_namespace, run};
 use testing::seam::{NegotiatedTunnel, Seam, plane_request, program};
-use testing::tcp_source::{connect_to_forward, endpoint};
+use testing::tcp_source::{connect_to_forward, endpoint, respond_to};
 use testing::{read_to_end, role, wait_until};
 
 /// Much longer than any step of a test connections.
@@ -20,6 +21,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The limits on forwards, and on concurrent connections of each.
 const FORWARDS: usize = 256;
 const CONNECTIONS: usize = 256;
+
+/// The limit on connections whose handshake is not over.
+const HALF_OPEN: usize = 512;
 
 /// Options for this network. The handshake limit is so long that it affects no test.
 fn options(network: &str) -> Value {
@@ -359,12 +363,14 @@ fn many_unfinished_handshakes_do_not_block_a_valid_source() {
     let (_directory, path, connections) = keeping_program();
     let number = listener.forward(&path);
     let at = endpoint(&listener.opened);
-    let mut unfinished: Vec<_> = (0..64).map(|_| TcpStream::connect(at).unwrap()).collect();
-    listener.stat_until(|stat| stat.half_open == 64);
+    let mut unfinished: Vec<_> = (0..HALF_OPEN)
+        .map(|_| TcpStream::connect(at).unwrap())
+        .collect();
+    listener.stat_until(|stat| stat.half_open == HALF_OPEN as u64);
     // Each new connection closes the oldest unfinished one.
     assert_eq!(connect_to_forward(&listener.opened, number).1, Some(0));
     connections.recv_timeout(TIMEOUT).unwrap();
-    let stat = listener.stat_until(|stat| stat.half_open == 63);
+    let stat = listener.stat_until(|stat| stat.half_open == HALF_OPEN as u64 - 1);
     assert_eq!(stat.refused.crowded, 1, "{stat:?}");
     let mut challenge = [0; 40];
     unfinished[0].read_exact(&mut challenge).unwrap();
@@ -379,6 +385,35 @@ fn many_unfinished_handshakes_do_not_block_a_valid_source() {
         newest.read(&mut challenge).unwrap_err().kind(),
         std::io::ErrorKind::WouldBlock
     );
+}
+
+#[test]
+fn a_peer_with_many_unfinished_handshakes_closes_only_its_own() {
+    let mut listener = Listener::start(options("127.0.0.0/8"));
+    let (_directory, path, connections) = keeping_program();
+    let number = listener.forward(&path);
+    let at = endpoint(&listener.opened);
+    // The source's handshake is the oldest one.
+    let mut source = TcpStream::connect(at).unwrap();
+    let flood: Vec<_> = (0..2 * HALF_OPEN)
+        .map(|_| connect_from([127, 0, 0, 66], at))
+        .collect();
+    let stat = listener.stat_until(|stat| stat.connections == 1 + 2 * HALF_OPEN as u64);
+    assert_eq!(stat.refused.crowded, 1 + HALF_OPEN as u64, "{stat:?}");
+    let mut challenge = [0; 40];
+    source.read_exact(&mut challenge).unwrap();
+    let status = respond_to(&listener.opened, &mut source, &challenge, number);
+    assert_eq!(status, Some(0));
+    connections.recv_timeout(TIMEOUT).unwrap();
+    drop(flood);
+}
+
+/// Connects from this address of the loopback network.
+fn connect_from(address: [u8; 4], at: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+    socket.connect(&at.into()).unwrap();
+    socket.into()
 }
 
 #[test]

@@ -210,8 +210,8 @@ network of I<this> node's configuration, a CIDR or an interface name; the defaul
 the node's name. C<fingerprint> is the SHA-256 of the source's one-time certificate.
 C<dead_peer_timeout> is in seconds, by default 60.
 
-The answer has C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, 64
-hexadecimal digits.
+The answer has C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>), C<key>, 64
+hexadecimal digits, and C<echo>: the listener returns every byte of the heartbeat.
 
 C<tcp>, and a network that is not configured, require C<Sys.Modify> on C</> for the API user of this
 worker. The ID of a configured network requires no privilege, because an administrator has
@@ -227,7 +227,8 @@ answer has C<number>. The same path always has the same number.
 
 The answer has C<plane>, C<connections>, C<half_open>, C<forwards> (C<number>, C<path>,
 C<connections>, C<open>, C<failed>, C<received>, C<sent>: bytes from and to the source) and
-C<refused> (C<tls>, C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>).
+C<refused> (C<tls>, C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>,
+C<heartbeat>).
 
 =item close
 

@@ -259,8 +259,8 @@ interrupted the last exchange. After that, every call dies with the first reason
         PVE::Tunnel::Seam::Listener->start(\%options);
 
 Class method. C<%options> are those of C<listener_run>. Returns the object and the listener's first
-line: C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, which is
-secret. Dies with the listener's reason if it cannot listen. The process has then ended.
+line: C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>), C<echo>, and C<key>, which
+is secret. Dies with the listener's reason if it cannot listen. The process has then ended.
 
 =head2 ask
 
