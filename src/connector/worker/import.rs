@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// How long an import without data may stay pending: longer than the 30 s that an import of Proxmox
 /// VE waits for its connection. Then the caller receives the error, so that it does not wait without
 /// a limit.
-const END_LIMIT: Duration = Duration::from_secs(60);
+const END_LIMIT: Duration = Duration::from_secs(35);
 
 /// A command of the caller that changes what the connector does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,13 +162,13 @@ mod tests {
             import.answer(pending.to_vec(), Some("gone".to_owned()), now)
         };
         assert_eq!(answer(0), pending);
-        assert_eq!(answer(59), pending);
-        let late: Value = serde_json::from_slice(&answer(60)).unwrap();
+        assert_eq!(answer(34), pending);
+        let late: Value = serde_json::from_slice(&answer(35)).unwrap();
         assert!(
             late["msg"]
                 .as_str()
                 .unwrap()
-                .ends_with("has not ended within 60s")
+                .ends_with("has not ended within 35s")
         );
         assert!(import.may_be_running());
     }

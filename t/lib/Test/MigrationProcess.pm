@@ -38,7 +38,7 @@ Test::MigrationProcess - the caller of a migration, as a process that can be sto
 Class method. C<plane>, C<node> and C<target_vmid> as for L<Demo::Migration>; C<dir>, which is
 created, for local sockets and the log; C<network>, by default 127.0.0.0/8; C<stop_at>, a name from
 the list below. Then either C<volume>, a file that is sent alone, or C<disk> and C<load>: a running
-guest of 64 MiB with that disk and that load in its RAM.
+guest of 64 MiB with that disk and that load in its RAM. C<dead_peer_timeout> is in seconds.
 
 The process leads a session of its own, which has all processes of the source. SIGHUP, SIGINT,
 SIGQUIT and SIGTERM interrupt it as they interrupt a task of Proxmox VE: the migration fails, and the
@@ -181,6 +181,20 @@ sub DESTROY ($self) {
 package Test::MigrationProcess::Caller;
 
 sub run ($self) {
+    if (defined(my $limit = $self->{dead_peer_timeout})) {
+        my $file = "$self->{dir}/remote-migration.cfg";
+        open my $out, '>', $file or die "$file: $!\n";
+        my %network = (
+            remote => $self->{node}{address},
+            allow => 'secure,insecure',
+            'dead-peer-timeout' => $limit,
+            (map { $_ => '127.0.0.0/8' } qw(source target)),
+        );
+        print {$out} "network: test\n", map { "\t$_ $network{$_}\n" } sort keys %network;
+        close $out or die "$file: $!\n";
+        $self->{network} = 'test';
+        $PVE::Tunnel::Client::Negotiation::CONFIGURATION = $file;
+    }
     local @SIG{qw(HUP INT QUIT TERM)} = (sub { die "received interrupt\n" }) x 4;
     $self->stop_after_forward;
     $self->stop_before_tunnel;
