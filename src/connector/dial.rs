@@ -79,6 +79,8 @@ pub(super) struct Protection {
     pub(super) fingerprint: Option<Fingerprint>,
     /// The address of this end.
     pub(super) local: Option<SocketAddr>,
+    /// The address that was reached.
+    pub(super) peer: Option<SocketAddr>,
 }
 
 fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
@@ -159,6 +161,11 @@ impl ApiEndpoint {
         })
     }
 
+    /// The host, IPv6 without brackets.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Host and port, as in a URL.
     pub(super) fn peer(&self) -> String {
         if self.host.contains(':') {
@@ -180,6 +187,7 @@ impl ApiEndpoint {
         let tcp = self.connect(options).await?;
 
         let local = tcp.local_addr().ok();
+        let reached = tcp.peer_addr().ok();
         let (stream, protection, masking): (Connection, _, _) = match &self.tls {
             Some(client) => {
                 let limit = options.handshake_timeout;
@@ -194,6 +202,7 @@ impl ApiEndpoint {
                     cipher: tls::describe(&stream),
                     fingerprint: peer_fingerprint(&stream),
                     local,
+                    peer: reached,
                 };
                 (Box::new(stream), protection, options.mask)
             }
@@ -202,6 +211,7 @@ impl ApiEndpoint {
                     cipher: "UNENCRYPTED".to_owned(),
                     fingerprint: None,
                     local,
+                    peer: reached,
                 };
                 (Box::new(tcp), protection, Masking::Random)
             }

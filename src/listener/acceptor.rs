@@ -3,6 +3,7 @@
 
 use super::Options;
 use super::forwards::{Forwards, MAX_CONNECTIONS, Permit};
+use super::presence::Presence;
 use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET};
 use crate::direct::message::{Refused, Stat};
 use crate::direct::{HEARTBEAT, Link, PeerLiveness, SessionKey, heartbeat};
@@ -71,6 +72,7 @@ pub(super) struct Acceptor {
     pub(super) forwards: Forwards,
     pub(super) log: Arc<Log>,
     liveness: PeerLiveness,
+    pub(super) presence: Presence,
     connections: AtomicU64,
     refused: Mutex<Refused>,
     refusals: AtomicU64,
@@ -101,6 +103,7 @@ impl Acceptor {
             forwards: Forwards::default(),
             log,
             liveness: PeerLiveness::alive(),
+            presence: Presence::none(),
             connections: AtomicU64::new(0),
             refused: Mutex::default(),
             refusals: AtomicU64::new(0),
@@ -253,6 +256,7 @@ impl Acceptor {
     }
 
     async fn heartbeat(&self, link: Link) {
+        let _present = self.presence.enter();
         let error = heartbeat::echo(link.into_stream(), self.dead_peer_timeout).await;
         // If only the source's process has ended, its other connections have ended too, each with a
         // reason of its own.
