@@ -7,7 +7,7 @@ use v5.36;
 
 use Fcntl;
 use IO::Socket::IP;
-use Socket qw(SOCK_STREAM SOMAXCONN SOL_SOCKET SO_ACCEPTCONN);
+use Socket qw(AF_INET SOCK_STREAM SOMAXCONN SOL_SOCKET SO_ACCEPTCONN);
 use Test::More;
 
 use PVE::Tunnel::Native;
@@ -42,7 +42,11 @@ subtest 'addresses' => sub {
     my %bad = (
         'a network without an address of this host' =>
             ['240.0.0.0/24', 'n', '240\.0\.0\.0/24.*lo', PVE::Tunnel::Native::STATUS_REFUSED],
-        'an interface that does not exist' => ['nosuch0', 'n', 'nosuch0'],
+        'an interface that does not exist' => [
+            'nosuch0', 'n', 'no interface .nosuch0. on this node \(interfaces: lo',
+            PVE::Tunnel::Native::STATUS_REFUSED,
+        ],
+        'a space behind a network' => ['10.0.0.0/24 ', 'n', "'10.0.0.0/24 ' is not a CIDR"],
         'a node name that resolves to loopback' => [undef, 'localhost', 'localhost.*127\.0\.0\.1'],
         'an address without a prefix' =>
             ['192.0.2.7', 'n', 'prefix', PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT],
@@ -110,6 +114,27 @@ subtest 'ports' => sub {
         '... with the status of an I/O error'
     );
     refused('port_bind', 'undef', 'undefined', $bind->(undef));
+};
+
+# The function with which Proxmox VE chooses a port for QEMU: it closes the port again, and QEMU binds
+# it seconds later.
+subtest 'ports that Proxmox VE reserves' => sub {
+    my @files = ('/var/lock/pve-ports.lck', '/var/tmp/pve-reserved-ports');
+    my @created = grep { !-e } @files;
+    my $host = join('.', 127, map { 1 + int(rand(250)) } 1 .. 3);
+    my $reserved = eval {
+        require PVE::Tools;
+        PVE::Tools::next_migrate_port(AF_INET, $host);
+    };
+    plan(skip_all => 'no usable PVE::Tools: ' . ($@ =~ s/\n.*//sr)) if !$reserved;
+
+    my ($fd, $port) = PVE::Tunnel::Native::port_bind($host);
+    open(my $listener, '+<&=', $fd) or die "cannot open descriptor $fd: $!\n";
+    cmp_ok($port, '>', $reserved, 'a reserved port is not taken');
+    my $next = PVE::Tools::next_migrate_port(AF_INET, $host);
+    ok($next != $port && $next != $reserved, 'a port that is bound is not reserved');
+    isnt(PVE::Tools::next_migrate_port(AF_INET), $port, '... also for all addresses');
+    unlink @created;
 };
 
 done_testing();

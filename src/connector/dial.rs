@@ -81,6 +81,8 @@ pub(super) struct Protection {
     pub(super) local: Option<SocketAddr>,
     /// A warning about the cipher, for the log.
     pub(super) warning: Option<String>,
+    /// The address that was reached.
+    pub(super) peer: Option<SocketAddr>,
 }
 
 fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
@@ -161,6 +163,11 @@ impl ApiEndpoint {
         })
     }
 
+    /// The host, IPv6 without brackets.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Host and port, as in a URL.
     pub(super) fn peer(&self) -> String {
         if self.host.contains(':') {
@@ -182,6 +189,7 @@ impl ApiEndpoint {
         let mut tcp = self.connect(options).await?;
 
         let local = tcp.local_addr().ok();
+        let reached = tcp.peer_addr().ok();
         let (stream, protection, masking): (Connection, _, _) = match &self.tls {
             Some(client) => {
                 let mut attempted = self.secure(client, tcp, options).await?;
@@ -202,6 +210,7 @@ impl ApiEndpoint {
                     fingerprint: peer_fingerprint(&stream),
                     local,
                     warning: stream.limit_warning(),
+                    peer: reached,
                 };
                 (Box::new(stream), protection, options.mask)
             }
@@ -211,6 +220,7 @@ impl ApiEndpoint {
                     fingerprint: None,
                     local,
                     warning: None,
+                    peer: reached,
                 };
                 (Box::new(tcp), protection, Masking::Random)
             }

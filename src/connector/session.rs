@@ -3,7 +3,7 @@
 use super::dial::{self, ApiEndpoint, DialError};
 use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
-use super::negotiation::{Negotiated, negotiate};
+use super::negotiation::{ApiAddress, Negotiated, negotiate};
 use super::protocol::{self, Command, FinishData, ForwardData, PlaneRequest, TargetData};
 use super::record::{Record, RecordedPath};
 use super::worker::{
@@ -40,6 +40,8 @@ enum State {
         task: JoinHandle<Result<(), ControlError>>,
         /// The path of the control connection, and of forwards over websockets.
         path: RecordedPath,
+        /// Where the target's API was reached.
+        api: ApiAddress,
     },
 }
 
@@ -200,10 +202,14 @@ impl Connector {
         let opened = async {
             let endpoint = ApiEndpoint::new(data)?;
             let (sender, receiver, protection) = endpoint.dial(None, &self.options).await?;
-            Ok::<_, DialError>((endpoint.peer(), protection, sender, receiver))
+            let api = ApiAddress {
+                host: endpoint.host().to_owned(),
+                address: protection.peer.map(|peer| peer.ip()),
+            };
+            Ok::<_, DialError>((endpoint.peer(), api, protection, sender, receiver))
         };
         self.state = match opened.await {
-            Ok((peer, protection, sender, receiver)) => {
+            Ok((peer, api, protection, sender, receiver)) => {
                 self.log.line(format_args!(
                     "control connection to {peer} open ({})",
                     protection.cipher
@@ -217,6 +223,7 @@ impl Connector {
                     worker,
                     task: tokio::spawn(task),
                     path: websocket_path(peer, &protection),
+                    api,
                 }
             }
             Err(error) => {
@@ -229,13 +236,13 @@ impl Connector {
 
     /// Agrees with the target on the plane of the forwards that follow.
     async fn negotiate(&mut self, request: PlaneRequest) -> Result<(), ConnectorError> {
-        let State::Connected { worker, .. } = &self.state else {
+        let State::Connected { worker, api, .. } = &self.state else {
             return self.refuse("direct: there is no control connection").await;
         };
         if self.plan.is_some() {
             return self.refuse("direct: there is already a plan").await;
         }
-        match negotiate(&request, worker, &self.options, &self.log).await {
+        match negotiate(&request, worker, api, &self.options, &self.log).await {
             Ok(Negotiated { plan, target }) => {
                 let summary = target.as_ref().map(DirectTarget::summary);
                 let answer = json!({ "plan": &plan, "direct": summary });

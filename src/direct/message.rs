@@ -36,6 +36,10 @@ pub struct Offer {
     /// Why a capability of the software is not offered, by name.
     #[serde(default)]
     pub withheld: std::collections::BTreeMap<String, String>,
+    /// The mistake in the target's configuration, which may forbid the migration. Absent without
+    /// one, and from older targets.
+    #[serde(default)]
+    pub misconfigured: Option<String>,
     /// The version of the target's software.
     #[serde(default)]
     pub version: Option<String>,

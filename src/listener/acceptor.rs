@@ -5,6 +5,7 @@ use super::Options;
 use super::forwards::{Forwards, MAX_CONNECTIONS, Permit};
 use super::half_open::{HalfOpen, MAX_HALF_OPEN};
 use super::heartbeat_slot::{Decision, HeartbeatSlot};
+use super::presence::Presence;
 use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET, SECOND_HEARTBEAT};
 use crate::direct::message::{Refused, Stat};
 use crate::direct::{HEARTBEAT, Link, PeerLiveness, SessionKey, heartbeat};
@@ -79,6 +80,7 @@ pub(super) struct Acceptor {
     pub(super) forwards: Forwards,
     pub(super) log: Arc<Log>,
     liveness: PeerLiveness,
+    pub(super) presence: Presence,
     connections: AtomicU64,
     refused: Mutex<Refused>,
     refusals: AtomicU64,
@@ -111,6 +113,7 @@ impl Acceptor {
             forwards: Forwards::default(),
             log,
             liveness: PeerLiveness::alive(options.dead_peer_timeout),
+            presence: Presence::none(),
             connections: AtomicU64::new(0),
             refused: Mutex::default(),
             refusals: AtomicU64::new(0),
@@ -278,6 +281,7 @@ impl Acceptor {
                 return Err(Refusal::SecondHeartbeat);
             }
         }
+        let _present = self.presence.enter();
         let result = match link.send_status(CONNECTED).await {
             Ok(()) => {
                 tokio::select! {

@@ -128,13 +128,54 @@ fn a_listener_listens_only_at_its_address() {
             }
             listener.end().0.unwrap();
         }
-        // mig0 has an address of each family. The listener does not choose one.
+        // mig0 has an address of each family. The listener uses both, with one port.
+        let _taken = TcpListener::bind(("fd77::7", 60_000)).unwrap();
         let both = Listener::start(options("mig0"));
-        let error = both.opened["error"].as_str().unwrap();
-        assert!(
-            error.contains("10.77.0.7") && error.contains("fd77::7"),
-            "{error}"
+        assert_eq!(both.opened["addresses"], json!(["10.77.0.7", "fd77::7"]));
+        assert_eq!(both.opened["port"], 60_001);
+        for address in ["10.77.0.7", "fd77::7"] {
+            TcpStream::connect((address, 60_001)).unwrap();
+        }
+        // An alternative name is as good as the first one.
+        run("ip link property add dev mig0 altname enp0s31f6-a-long-alternative-name");
+        let named = Listener::start(options("enp0s31f6-a-long-alternative-name"));
+        assert_eq!(named.opened["port"], 60_002);
+    });
+}
+
+#[test]
+fn a_listener_without_a_heartbeat_ends() {
+    let mut options = options("127.0.0.0/8");
+    options["heartbeat_timeout"] = json!(0.2);
+    let listener = Listener::start(options);
+    let error = listener.ended().unwrap_err().to_string();
+    assert_eq!(error, "the source has had no heartbeat for 200ms");
+}
+
+#[test]
+fn a_user_does_not_get_every_port() {
+    if !nix::unistd::geteuid().is_root() {
+        testing::report_skipped("listeners of one user: only root counts them", &"not root");
+        return;
+    }
+    in_namespace(|| {
+        let start = |user: &str| {
+            let mut options = options("127.0.0.0/8");
+            options["user"] = json!(user);
+            Listener::start(options)
+        };
+        let mut listeners: Vec<Listener> = (0..8)
+            .map(|number| start(&format!("mover@pve!token{number}")))
+            .collect();
+        assert!(listeners.iter().all(|one| one.opened["error"].is_null()));
+        let error = start("mover@pve").opened["error"].clone();
+        assert_eq!(
+            error,
+            "user 'mover@pve' already has 8 listeners on this node: wait until one of these migrations has ended"
         );
+        assert!(start("other@pve").opened["error"].is_null());
+        listeners.pop().unwrap().end().0.unwrap();
+        assert!(start("mover@pve").opened["error"].is_null());
     });
 }
 

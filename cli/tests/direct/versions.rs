@@ -220,3 +220,22 @@ fn a_seam_that_never_answers_is_abandoned_at_the_limit() {
     assert_eq!(seam.received(), ["version", "hello"]);
     drop(hold);
 }
+
+#[test]
+fn a_mistake_in_the_configuration_of_the_target_ends_the_negotiation() {
+    let mistake = "/etc/pve/remote-migration.cfg, line 3: 'sorce' is not a key";
+    for kind in ["secure", "insecure"] {
+        let seam = answering_hello(json!({ "success": 1, "direct": {
+            "protocol": 1, "caps": [], "misconfigured": mistake,
+            "withheld": { "direct-tls": mistake, "direct-tcp": mistake },
+        } }));
+        let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request(kind));
+        let answer = &tunnel.answer;
+        assert_eq!(answer["success"], false, "{answer}");
+        let expected = format!(
+            "the target's configuration has a mistake: {mistake}; fix it on the target node"
+        );
+        assert_eq!(answer["msg"], expected);
+        assert_eq!(seam.received(), ["version", "hello"]);
+    }
+}
