@@ -420,9 +420,7 @@ int32_t pve_tunnel_configuration_select(const char *text, const char *input, cha
 // # Safety
 //
 // `network` is NULL or a C string, `node_name` is a C string, `out` is writable.
-int32_t pve_tunnel_network_address(const char *network,
-                                   const char *node_name,
-                                   char **out);
+int32_t pve_tunnel_network_address(const char *network, const char *node_name, char **out);
 
 // Binds the first free port from 60000 to 60049 on exactly this address, and listens on it.
 //
