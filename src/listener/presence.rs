@@ -1,4 +1,4 @@
-//! Whether a source is present: a listener without a heartbeat keeps a port and serves nobody.
+//! Whether a source is present. A listener without a heartbeat has no use, but keeps a port.
 
 use std::time::Duration;
 use tokio::sync::watch;
