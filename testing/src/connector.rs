@@ -5,7 +5,7 @@ use pve_tunnel::tls::Fingerprint;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -24,13 +24,23 @@ pub struct Connector {
     lines: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
+/// A command that starts with the default action for each signal. Under `nohup`, or in the background of
+/// a script, this process ignores some of them, and a program that it starts would inherit that.
+pub fn with_default_signals(program: &Path) -> Command {
+    let mut command = Command::new("env");
+    command
+        .args(["--default-signal=HUP,INT,QUIT,TERM", "--"])
+        .arg(program);
+    command
+}
+
 impl Connector {
     pub fn start() -> Self {
         Self::start_with(&["connect"])
     }
 
     pub fn start_with(arguments: &[&str]) -> Self {
-        Self::spawn(Command::new(executable()).args(arguments))
+        Self::spawn(with_default_signals(&executable()).args(arguments))
     }
 
     pub fn spawn(command: &mut Command) -> Self {

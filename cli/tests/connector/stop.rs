@@ -3,9 +3,10 @@
 
 use serde_json::json;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use testing::connector::{Connector, executable};
+use testing::connector::{Connector, executable, with_default_signals};
 use testing::target::{Target, serve_worker, stock_answer};
 use testing::{signal, wait_until};
 
@@ -28,7 +29,7 @@ fn recording_target() -> (Target, Arc<Mutex<Vec<String>>>) {
 
 /// A connector whose parent leads a process group, and keeps its ends of the pipes open.
 fn in_group_of_a_caller() -> Connector {
-    let mut command = Command::new("perl");
+    let mut command = with_default_signals(Path::new("perl"));
     command
         .args(["-e", "fork or exec @ARGV; sleep 600"])
         .arg(executable())
