@@ -52,12 +52,12 @@ codec_magic_dup(pTHX_ MAGIC *mg, CLONE_PARAMS *param)
 /* The address of this table identifies the magic of this module. */
 static const MGVTBL codec_vtbl = { .svt_free = codec_magic_free, .svt_dup = codec_magic_dup };
 
+/* The codec of an object, after FETCH (see scalars.h). */
 static codec_slot *
 codec_of(pTHX_ SV *self, const char *function)
 {
     MAGIC *mg = NULL;
 
-    SvGETMAGIC(self);
     if (SvROK(self) && SvTYPE(SvRV(self)) >= SVt_PVMG)
         mg = mg_findext(SvRV(self), PERL_MAGIC_ext, &codec_vtbl);
     if (!mg)
@@ -168,6 +168,15 @@ mask(SV *data, SV *key, SV *phase = NULL)
     UV offset = 0;
     bool tainted;
   CODE:
+    FETCH(&key, &phase);
+    STRINGS(&key);
+    /* data is changed in place, so it is not copied. Its magic may free the other arguments. */
+    keep(aTHX_ data);
+    keep(aTHX_ key);
+    if (phase)
+        keep(aTHX_ phase);
+    SvGETMAGIC(data);
+
     /* The key is copied first, because it may be the data itself or a substr of it. */
     bytes = byte_string(aTHX_ key, &len, "pve_tunnel_mask: key");
     if (len != sizeof(fixed_key))
@@ -175,14 +184,12 @@ mask(SV *data, SV *key, SV *phase = NULL)
     memcpy(fixed_key, bytes, sizeof(fixed_key));
 
     if (phase) {
-        SvGETMAGIC(phase);
         if (!SvOK(phase) || SvROK(phase) || !looks_like_number(phase)
             || (!SvUOK(phase) && SvNV_nomg(phase) < 0))
             croak("pve_tunnel_mask: phase is not a number of bytes\n");
         offset = SvUV_nomg(phase);
     }
 
-    SvGETMAGIC(data);
     if (SvREADONLY(data))
         croak("pve_tunnel_mask: data is read-only: mask changes it in place\n");
     if (!SvOK(data))
@@ -210,6 +217,8 @@ fingerprint_parse(SV *text)
     const char *bytes;
     char *canonical = NULL;
   CODE:
+    FETCH(&text);
+    STRINGS(&text);
     bytes = c_string(aTHX_ text, "pve_tunnel_fingerprint_parse: fingerprint");
     check(aTHX_ "pve_tunnel_fingerprint_parse", pve_tunnel_fingerprint_parse(bytes, &canonical));
     RETVAL = text_from(aTHX_ canonical, SvTAINTED(text));
@@ -223,6 +232,8 @@ port_bind(SV *address)
     int fd = -1;
     uint16_t port = 0;
   PPCODE:
+    FETCH(&address);
+    STRINGS(&address);
     text = c_string(aTHX_ address, "pve_tunnel_port_bind: address");
     if (SvTAINTED(address)) { /* as the built-in bind */
         TAINT;
@@ -240,6 +251,8 @@ _version_reply_parse(SV *json)
     const char *bytes;
     char *answer = NULL;
   CODE:
+    FETCH(&json);
+    STRINGS(&json);
     bytes = c_string(aTHX_ json, "pve_tunnel_version_reply_parse: version reply");
     check(aTHX_ "pve_tunnel_version_reply_parse", pve_tunnel_version_reply_parse(bytes, &answer));
     RETVAL = text_from(aTHX_ answer, SvTAINTED(json));
@@ -252,6 +265,8 @@ _plan(SV *json)
     const char *bytes;
     char *answer = NULL;
   CODE:
+    FETCH(&json);
+    STRINGS(&json);
     bytes = c_string(aTHX_ json, "pve_tunnel_plan: input");
     check(aTHX_ "pve_tunnel_plan", pve_tunnel_plan(bytes, &answer));
     RETVAL = text_from(aTHX_ answer, SvTAINTED(json));
@@ -261,13 +276,13 @@ _plan(SV *json)
 SV *
 _configuration_select(SV *text, SV *json)
   PREINIT:
-    const char *content = NULL;
+    const char *content;
     const char *bytes;
     char *answer = NULL;
   CODE:
-    SvGETMAGIC(text);
-    if (SvOK(text))
-        content = c_string(aTHX_ text, "pve_tunnel_configuration_select: text");
+    FETCH(&text, &json);
+    STRINGS(&text, &json);
+    content = optional_c_string(aTHX_ text, "pve_tunnel_configuration_select: text");
     bytes = c_string(aTHX_ json, "pve_tunnel_configuration_select: input");
     check(aTHX_ "pve_tunnel_configuration_select",
         pve_tunnel_configuration_select(content, bytes, &answer));
@@ -278,13 +293,13 @@ _configuration_select(SV *text, SV *json)
 SV *
 _seam_decide(SV *text, SV *json)
   PREINIT:
-    const char *content = NULL;
+    const char *content;
     const char *bytes;
     char *answer = NULL;
   CODE:
-    SvGETMAGIC(text);
-    if (SvOK(text))
-        content = c_string(aTHX_ text, "pve_tunnel_seam_decide: text");
+    FETCH(&text, &json);
+    STRINGS(&text, &json);
+    content = optional_c_string(aTHX_ text, "pve_tunnel_seam_decide: text");
     bytes = c_string(aTHX_ json, "pve_tunnel_seam_decide: input");
     check(aTHX_ "pve_tunnel_seam_decide", pve_tunnel_seam_decide(content, bytes, &answer));
     RETVAL = text_from(aTHX_ answer, false); /* the library has checked every value */
@@ -298,6 +313,8 @@ _seam_answer(SV *operation, SV *line)
     const char *bytes;
     char *answer = NULL;
   CODE:
+    FETCH(&operation, &line);
+    STRINGS(&operation, &line);
     name = c_string(aTHX_ operation, "pve_tunnel_seam_answer: operation");
     bytes = c_string(aTHX_ line, "pve_tunnel_seam_answer: answer");
     check(aTHX_ "pve_tunnel_seam_answer", pve_tunnel_seam_answer(name, bytes, &answer));
@@ -308,13 +325,13 @@ _seam_answer(SV *operation, SV *line)
 SV *
 _network_address(SV *network, SV *node)
   PREINIT:
-    const char *spec = NULL;
+    const char *spec;
     const char *name;
     char *answer = NULL;
   CODE:
-    SvGETMAGIC(network);
-    if (SvOK(network))
-        spec = c_string(aTHX_ network, "pve_tunnel_network_address: network");
+    FETCH(&network, &node);
+    STRINGS(&network, &node);
+    spec = optional_c_string(aTHX_ network, "pve_tunnel_network_address: network");
     name = c_string(aTHX_ node, "pve_tunnel_network_address: node name");
     check(aTHX_ "pve_tunnel_network_address", pve_tunnel_network_address(spec, name, &answer));
     RETVAL = text_from(aTHX_ answer, SvTAINTED(network) || SvTAINTED(node));
@@ -327,6 +344,8 @@ _endpoint_check(SV *json)
     const char *bytes;
     char *answer = NULL;
   CODE:
+    FETCH(&json);
+    STRINGS(&json);
     bytes = c_string(aTHX_ json, "pve_tunnel_endpoint_check: input");
     check(aTHX_ "pve_tunnel_endpoint_check", pve_tunnel_endpoint_check(bytes, &answer));
     RETVAL = text_from(aTHX_ answer, SvTAINTED(json));
@@ -339,6 +358,8 @@ _guard_check(SV *json)
     const char *bytes;
     char *answer = NULL;
   CODE:
+    FETCH(&json);
+    STRINGS(&json);
     bytes = c_string(aTHX_ json, "pve_tunnel_guard_check: input");
     check(aTHX_ "pve_tunnel_guard_check", pve_tunnel_guard_check(bytes, &answer));
     RETVAL = text_from(aTHX_ answer, SvTAINTED(json));
@@ -348,16 +369,15 @@ _guard_check(SV *json)
 void
 _connector_run(SV *input, SV *output, SV *log, SV *options)
   PREINIT:
-    int in, out, messages = -1;
-    const char *json = NULL;
+    int in, out, messages;
+    const char *json;
   CODE:
+    FETCH(&input, &output, &log, &options);
+    STRINGS(&options);
     in = descriptor(aTHX_ input, "pve_tunnel_connector_run: input");
     out = descriptor(aTHX_ output, "pve_tunnel_connector_run: output");
-    SvGETMAGIC(log);
-    if (SvOK(log))
-        messages = descriptor(aTHX_ log, "pve_tunnel_connector_run: log");
-    if (SvOK(options))
-        json = c_string(aTHX_ options, "pve_tunnel_connector_run: options");
+    messages = optional_descriptor(aTHX_ log, "pve_tunnel_connector_run: log");
+    json = optional_c_string(aTHX_ options, "pve_tunnel_connector_run: options");
     check(aTHX_ "pve_tunnel_connector_run",
         pve_tunnel_connector_run(in, out, messages, json));
     PERL_ASYNC_CHECK(); /* inside the caller's eval, as in check */
@@ -365,13 +385,13 @@ _connector_run(SV *input, SV *output, SV *log, SV *options)
 void
 _listener_run(SV *control, SV *log, SV *options)
   PREINIT:
-    int line, messages = -1;
+    int line, messages;
     const char *json;
   CODE:
+    FETCH(&control, &log, &options);
+    STRINGS(&options);
     line = descriptor(aTHX_ control, "pve_tunnel_listener_run: control");
-    SvGETMAGIC(log);
-    if (SvOK(log))
-        messages = descriptor(aTHX_ log, "pve_tunnel_listener_run: log");
+    messages = optional_descriptor(aTHX_ log, "pve_tunnel_listener_run: log");
     json = c_string(aTHX_ options, "pve_tunnel_listener_run: options");
     check(aTHX_ "pve_tunnel_listener_run", pve_tunnel_listener_run(line, messages, json));
     PERL_ASYNC_CHECK(); /* inside the caller's eval, as in check */
@@ -394,17 +414,18 @@ SV *
 _new(SV *class, SV *options)
   PREINIT:
     HV *stash;
-    const char *json = NULL;
+    const char *json;
     pve_tunnel_codec *codec = NULL;
     codec_slot *slot;
     SV *object;
     MAGIC *mg;
   CODE:
-    if (SvROK(class))
+    FETCH(&class, &options);
+    STRINGS(&options);
+    if (!SvOK(class) || SvROK(class))
         croak("pve_tunnel_codec_new: new is a class method\n");
+    json = optional_c_string(aTHX_ options, "pve_tunnel_codec_new: options");
     stash = gv_stashsv(class, GV_ADD);
-    if (SvOK(options))
-        json = c_string(aTHX_ options, "pve_tunnel_codec_new: options");
     check(aTHX_ "pve_tunnel_codec_new", pve_tunnel_codec_new(json, &codec));
 
     Newxz(slot, 1, codec_slot);
@@ -423,8 +444,8 @@ feed(SV *self, SV *data)
     const char *bytes;
     STRLEN len;
   CODE:
-    /* The codec comes last: reading a tied or overloaded argument runs Perl code, which may free
-     * it. */
+    FETCH(&self, &data);
+    STRINGS(&data);
     bytes = byte_string(aTHX_ data, &len, "pve_tunnel_codec_feed: data");
     slot = codec_of(aTHX_ self, "pve_tunnel_codec_feed");
     if (SvTAINTED(data))
@@ -442,6 +463,7 @@ next(SV *self)
     size_t len = 0;
     HV *frame;
   CODE:
+    FETCH(&self);
     slot = codec_of(aTHX_ self, "pve_tunnel_codec_next");
     check(aTHX_ "pve_tunnel_codec_next",
         pve_tunnel_codec_next(slot->codec, &opcode, &end, &payload, &len));
@@ -466,6 +488,8 @@ encode(SV *self, SV *opcode, SV *data)
     size_t encoded_len = 0;
     int32_t number;
   CODE:
+    FETCH(&self, &opcode, &data);
+    STRINGS(&opcode, &data);
     number = opcode_number(aTHX_ opcode);
     bytes = byte_string(aTHX_ data, &len, "pve_tunnel_codec_encode: data");
     slot = codec_of(aTHX_ self, "pve_tunnel_codec_encode");

@@ -37,21 +37,126 @@ check(pTHX_ const char *function, int32_t status)
 
 /* ------------------------------------------------------------------------------------- input -- */
 
+/* The rule: all Perl code of all arguments first, then pointers.
+ *
+ * Reading an argument may run Perl code: FETCH of a tied scalar, an overloaded conversion, and other
+ * magic. Such code may change, reallocate or free every argument of the call, also those that were
+ * read before. So a function reads its arguments in three steps:
+ *
+ *   1. FETCH(&a, &b, ...) runs the magic of all arguments.
+ *   2. STRINGS(&a, ...) runs the overloaded conversions of those that are strings.
+ *   3. The functions below (byte_string, c_string, descriptor) take values and pointers. They run no
+ *      Perl code. Nothing that may run Perl code stands between them and the call of the library.
+ *
+ * After step 1 the argument is a private copy if it has magic, otherwise the caller's scalar. Perl
+ * code of a later argument may still assign to that scalar, and step 3 then takes the new value or
+ * refuses it. It cannot free the scalar: step 1 keeps all arguments until the caller's statement
+ * ends. A scalar without magic costs nothing and is not copied. */
+#define FETCH(...) FOR_ARGUMENTS(fetch_arguments, __VA_ARGS__)
+#define STRINGS(...) FOR_ARGUMENTS(convert_arguments, __VA_ARGS__)
+#define FOR_ARGUMENTS(function, ...)                                                              \
+    function(aTHX_(SV **[]) { __VA_ARGS__ }, sizeof((SV **[]) { __VA_ARGS__ }) / sizeof(SV **))
+
+/* Whether reading a scalar runs magic. Taint is magic as well, but runs no Perl code. */
+static bool
+has_magic(SV *sv)
+{
+    const MAGIC *mg;
+
+    if (SvGMAGICAL(sv))
+        for (mg = SvMAGIC(sv); mg; mg = mg->mg_moremagic)
+            if (mg->mg_type != PERL_MAGIC_taint && mg->mg_virtual && mg->mg_virtual->svt_get)
+                return true;
+    return false;
+}
+
+static bool
+is_overloaded(SV *sv)
+{
+    return SvROK(sv) && SvAMAGIC(sv);
+}
+
+/* Keeps a scalar until the caller's statement ends. Arguments on Perl's stack are not counted. */
+static void
+keep(pTHX_ SV *sv)
+{
+    SvREFCNT_inc_simple_void_NN(sv);
+    sv_2mortal(sv);
+}
+
+static void
+taint_like(pTHX_ SV *sv, bool tainted)
+{
+    if (tainted)
+        SvTAINTED_on(sv);
+    else
+        SvTAINTED_off(sv); /* another value in the caller's statement may have tainted it */
+}
+
+/* Step 1. An argument that was not given is NULL. */
+static void
+fetch_arguments(pTHX_ SV **arguments[], size_t count)
+{
+    bool code = false;
+
+    for (size_t i = 0; i < count; i++) {
+        SV *sv = *arguments[i];
+        code = code || (sv && (has_magic(sv) || is_overloaded(sv)));
+    }
+    if (!code)
+        return;
+
+    for (size_t i = 0; i < count; i++)
+        if (*arguments[i])
+            keep(aTHX_ *arguments[i]);
+    for (size_t i = 0; i < count; i++) {
+        SV *sv = *arguments[i];
+        SV *copy;
+        if (!sv || !has_magic(sv))
+            continue;
+        SvGETMAGIC(sv);
+        copy = sv_newmortal();
+        sv_setsv_nomg(copy, sv);
+        taint_like(aTHX_ copy, SvTAINTED(sv));
+        *arguments[i] = copy;
+    }
+}
+
+/* Step 2. The result of a conversion is tainted if the conversion used a tainted value. */
+static void
+convert_arguments(pTHX_ SV **arguments[], size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        SV *sv = *arguments[i];
+        const char *bytes;
+        STRLEN len;
+        bool tainted;
+        if (!sv || !is_overloaded(sv))
+            continue;
+        tainted = SvTAINTED(sv);
+        sv = sv_mortalcopy(sv); /* of the reference: the conversion sets flags in it */
+        TAINT_NOT;
+        bytes = SvPV_nomg_const(sv, len);
+        tainted = tainted || TAINT_get;
+        *arguments[i] = newSVpvn_flags(bytes, len, SVs_TEMP | (SvUTF8(sv) ? SVf_UTF8 : 0));
+        taint_like(aTHX_ *arguments[i], tainted);
+    }
+}
+
 /* `what` in the messages below is `pve_tunnel_<function>: <argument>`. Like the library's messages,
  * they begin with the name of the function.
  *
- * The bytes of a scalar, which is not changed. Characters above 255 are refused. Characters from 128
- * to 255 stand for that byte, however Perl stores them. */
+ * The bytes of a scalar after step 2, which is not changed. Characters above 255 are refused.
+ * Characters from 128 to 255 stand for that byte, however Perl stores them. */
 static const char *
 byte_string(pTHX_ SV *sv, STRLEN *len, const char *what)
 {
     const char *bytes;
     SV *copy;
 
-    SvGETMAGIC(sv);
     if (!SvOK(sv))
         croak("%s is undefined\n", what);
-    if (SvROK(sv) && !SvAMAGIC(sv))
+    if (SvROK(sv))
         croak("%s is a reference, not a byte string\n", what);
 
     bytes = SvPV_nomg_const(sv, *len);
@@ -76,14 +181,20 @@ c_string(pTHX_ SV *sv, const char *what)
     return bytes;
 }
 
-/* A descriptor number. Handles are refused: the numeric value of a handle's name is 0, standard
+/* The same for an argument that may be undef: NULL then. */
+static const char *
+optional_c_string(pTHX_ SV *sv, const char *what)
+{
+    return SvOK(sv) ? c_string(aTHX_ sv, what) : NULL;
+}
+
+/* A descriptor number, after step 1. Handles are refused: the numeric value of a handle's name is 0, standard
  * input. */
 static int
 descriptor(pTHX_ SV *sv, const char *what)
 {
     IV number;
 
-    SvGETMAGIC(sv);
     if (!SvOK(sv) || SvROK(sv) || !looks_like_number(sv))
         croak("%s is not a file descriptor number\n", what);
     number = SvIV_nomg(sv);
@@ -92,16 +203,14 @@ descriptor(pTHX_ SV *sv, const char *what)
     return (int)number;
 }
 
-/* ------------------------------------------------------------------------------------ output -- */
-
-static void
-taint_like(pTHX_ SV *sv, bool tainted)
+/* The same for an argument that may be undef: -1 then. */
+static int
+optional_descriptor(pTHX_ SV *sv, const char *what)
 {
-    if (tainted)
-        SvTAINTED_on(sv);
-    else
-        SvTAINTED_off(sv); /* another value in the caller's statement may have tainted it */
+    return SvOK(sv) ? descriptor(aTHX_ sv, what) : -1;
 }
+
+/* ------------------------------------------------------------------------------------ output -- */
 
 /* Converts and frees a string of the library. */
 static SV *
@@ -128,6 +237,9 @@ bytes_from(pTHX_ uint8_t *bytes, size_t len, bool tainted)
 
 /* ------------------------------------------------------------------------------------- taint -- */
 
+/* Methods of tied containers inside a structure run while the functions below walk through it. They
+ * may remove containers, so each container is kept while its elements are visited. */
+
 /* Whether any value inside a structure is tainted. */
 static bool
 any_tainted(pTHX_ SV *sv, int depth)
@@ -138,6 +250,7 @@ any_tainted(pTHX_ SV *sv, int depth)
         return false;
 
     sv = SvRV(sv);
+    keep(aTHX_ sv);
     if (SvTYPE(sv) == SVt_PVAV) {
         SSize_t last = av_len((AV *)sv);
         for (SSize_t i = 0; i <= last; i++) {
@@ -169,6 +282,7 @@ taint_all(pTHX_ SV *sv, int depth)
         return;
 
     sv = SvRV(sv);
+    keep(aTHX_ sv);
     if (SvTYPE(sv) == SVt_PVAV) {
         SSize_t last = av_len((AV *)sv);
         for (SSize_t i = 0; i <= last; i++) {

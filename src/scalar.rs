@@ -82,9 +82,32 @@ fn is_invisible(c: char) -> bool {
     text.escape_debug().nth(1) == Some('\\') || BLANK.iter().any(|range| range.contains(&c))
 }
 
-/// Foreign text in quotes, see [`one_line`].
+/// Foreign text as it was given, for a one-line message: white space at its ends is kept, control
+/// and invisible characters become escape sequences, and long text is cut. A message about a value
+/// has to show what is wrong with it.
+pub(crate) fn as_given(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars().take(MAX_SHOWN) {
+        if c.is_control() {
+            line.extend(c.escape_debug());
+        } else {
+            line.extend(visible(c));
+        }
+    }
+    if text.chars().nth(MAX_SHOWN).is_some() {
+        line.push_str("...");
+    }
+    line
+}
+
+/// Foreign text in quotes, see [`as_given`].
 pub(crate) fn shown(text: &str) -> String {
-    format!("'{}'", one_line(text))
+    format!("'{}'", as_given(text))
+}
+
+/// Whether a text has characters that a reader of a message cannot see, other than spaces.
+pub(crate) fn has_invisible(text: &str) -> bool {
+    text.chars().any(is_invisible)
 }
 
 /// A decimal number without sign, leading zero, fraction and spaces.
@@ -241,6 +264,20 @@ mod tests {
         for (name, c, expected) in INVISIBLE {
             assert_eq!(one_line(&format!("a{c}b")), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_value_is_shown_as_it_was_given() {
+        for (given, expected) in [
+            (" a ", "' a '"),
+            ("a\n", "'a\\n'"),
+            ("a\0\u{7f}", "'a\\0\\u{7f}'"),
+            ("\u{a0}a", "'\\u{a0}a'"),
+            ("büro☺", "'büro☺'"),
+        ] {
+            assert_eq!(shown(given), expected);
+        }
+        assert_eq!(as_given(&"x".repeat(700)).len(), MAX_SHOWN + 3);
     }
 
     #[test]

@@ -40,7 +40,7 @@ sub is_perl ($file) {
 subtest 'perltidy' => sub {
     plan(skip_all => 'Perl::Tidy is not installed') if !eval { require Perl::Tidy; 1 };
 
-    # Without -b: it rewrites the file in place and keeps a backup.
+    # Removes -b, with which perltidy would rewrite the file.
     my $profile = path("$ROOT/.perltidyrc")->slurp =~ s/^-b(?:ext=.*)?$//gmr;
     for my $file (@files) {
         my $source = path("$ROOT/$file")->slurp;

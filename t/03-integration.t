@@ -12,7 +12,7 @@ use Test::More;
 my $ROOT = "$FindBin::Bin/..";
 my @INCLUDE = map { "-I$_" } @INC;
 
-# Modules of Proxmox VE or of the reader.
+# Modules of Proxmox VE, which need not be installed here.
 my %FOREIGN = map { $_ => 1 } qw(PVE::Tunnel PVE::Tools PVE::StorageTunnel PVE::RPCEnvironment);
 
 my $text = path("$ROOT/docs/integration.md")->slurp;

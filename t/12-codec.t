@@ -204,22 +204,29 @@ subtest 'encoded frames' => sub {
 
 subtest 'input that breaks RFC 6455' => sub {
     my %bad = (
-        'a reserved bit' => [{}, frame('binary', 'x', rsv => 0x40)],
-        'an unknown opcode' => [{}, pack('H*', '8300')],
-        'a masked frame from a server' => [{}, frame('binary', 'x', key => 'abcd')],
-        'an unmasked frame from a client' => [{ role => 'server' }, frame('binary', 'x')],
-        'a frame above the limit' => [{ max_frame => 1000 }, frame('binary', 'x' x 1001)],
-        'a fragmented ping' => [{}, frame('ping', 'x', fin => 0)],
-        'a ping of 126 bytes' => [{}, frame('ping', 'x' x 126)],
-        'a continuation without a first fragment' => [{}, frame('continuation', 'x')],
-        'a message inside a message' => [{}, frame('text', 'x', fin => 0) . frame('text', 'y')],
-        'a close of one byte' => [{}, frame('close', 'x')],
+        'a reserved bit' => [{}, frame('binary', 'x', rsv => 0x40), 'reserved bits are set'],
+        'an unknown opcode' => [{}, pack('H*', '8300'), 'unknown frame opcode 3'],
+        'a masked frame from a server' =>
+            [{}, frame('binary', 'x', key => 'abcd'), 'server sent a masked frame'],
+        'an unmasked frame from a client' =>
+            [{ role => 'server' }, frame('binary', 'x'), 'client sent an unmasked frame'],
+        'a frame above the limit' =>
+            [{ max_frame => 1000 }, frame('binary', 'x' x 1001), '1001 bytes .* limit of 1000'],
+        'a fragmented ping' => [{}, frame('ping', 'x', fin => 0), 'control frame is fragmented'],
+        'a ping of 126 bytes' => [{}, frame('ping', 'x' x 126), '126 bytes .* limit of 125'],
+        'a continuation without a first fragment' =>
+            [{}, frame('continuation', 'x'), 'without a message to continue'],
+        'a message inside a message' => [
+            {}, frame('text', 'x', fin => 0) . frame('text', 'y'),
+            'before the last one\'s final fragment'
+        ],
+        'a close of one byte' => [{}, frame('close', 'x'), 'payload of one byte'],
     );
     for my $what (sort keys %bad) {
-        my ($options, $wire) = $bad{$what}->@*;
+        my ($options, $wire, $reason) = $bad{$what}->@*;
         my $codec = codec(%$options);
         my $call = sub { $codec->feed($wire); messages($codec) };
-        refused($what, '', $call);
+        refused($what, $reason, $call);
         is(
             PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_PROTOCOL,
             '... with the status for a protocol error',
@@ -247,14 +254,17 @@ subtest 'refused arguments' => sub {
     refused('wide data', 'wide characters', sub { $codec->encode('text', "\x{2603}") });
     refused('undefined data', 'data is undefined', sub { $codec->encode('text', undef) });
     refused('a reference', 'data is a reference', sub { $codec->encode('text', {}) });
-    refused('a long ping', '', sub { $codec->encode('ping', 'x' x 126) });
+    refused('a long ping', '126 bytes .* limit of 125', sub { $codec->encode('ping', 'x' x 126) });
     refused('wide input', 'wide characters', sub { $codec->feed("\x{2603}") });
     refused('undefined input', 'data is undefined', sub { $codec->feed(undef) });
 
-    refused('an unknown role', 'role|variant', sub { codec(role => 'proxy') });
+    refused('an unknown role', 'unknown variant .proxy.', sub { codec(role => 'proxy') });
     refused('an unknown option', 'colour', sub { codec(colour => 'red') });
     refused('a limit of 0', 'max_frame', sub { codec(max_frame => 0) });
-    refused('a limit that is a word', 'max_frame|invalid type', sub { codec(max_frame => 'many') });
+    refused(
+        'a limit that is a word', 'invalid type: string "many"',
+        sub { codec(max_frame => 'many') }
+    );
 
     refused(
         'a class in place of an object', 'not a codec',

@@ -7,7 +7,7 @@ use v5.36;
 
 use Fcntl;
 use IO::Socket::IP;
-use Socket qw(SOCK_STREAM SOMAXCONN SOL_SOCKET SO_ACCEPTCONN);
+use Socket qw(AF_INET SOCK_STREAM SOMAXCONN SOL_SOCKET SO_ACCEPTCONN);
 use Test::More;
 
 use PVE::Tunnel::Native;
@@ -42,7 +42,11 @@ subtest 'addresses' => sub {
     my %bad = (
         'a network without an address of this host' =>
             ['240.0.0.0/24', 'n', '240\.0\.0\.0/24.*lo', PVE::Tunnel::Native::STATUS_REFUSED],
-        'an interface that does not exist' => ['nosuch0', 'n', 'nosuch0'],
+        'an interface that does not exist' => [
+            'nosuch0', 'n', 'no interface .nosuch0. on this node \(interfaces: lo',
+            PVE::Tunnel::Native::STATUS_REFUSED,
+        ],
+        'a space behind a network' => ['10.0.0.0/24 ', 'n', "'10.0.0.0/24 ' is not a CIDR"],
         'a node name that resolves to loopback' => [undef, 'localhost', 'localhost.*127\.0\.0\.1'],
         'an address without a prefix' =>
             ['192.0.2.7', 'n', 'prefix', PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT],
@@ -62,8 +66,10 @@ subtest 'addresses' => sub {
 };
 
 subtest 'ports' => sub {
-    # An address of this test alone: other tests on this machine do not take its ports.
-    my $host = join('.', 127, map { 1 + int(rand(250)) } 1 .. 3);
+    # Random loopback addresses, so that other tests are unlikely to use their ports.
+    my ($host, $other) = map {
+        join('.', 127, $_, map { 1 + int(rand(250)) } 1 .. 2)
+    } 1, 2;
     my ($fd, $port) = PVE::Tunnel::Native::port_bind($host);
     ok($port >= 60_000 && $port < 60_050, 'the port is in the migration range');
 
@@ -76,7 +82,7 @@ subtest 'ports' => sub {
         'a connection to that address succeeds',
     );
     ok(
-        !IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => $port, Type => SOCK_STREAM),
+        !IO::Socket::IP->new(PeerHost => $other, PeerPort => $port, Type => SOCK_STREAM),
         'a connection to another address fails',
     );
 
@@ -97,7 +103,7 @@ subtest 'ports' => sub {
     my $bind = sub ($address) {
         return sub { PVE::Tunnel::Native::port_bind($address) };
     };
-    refused('port_bind', 'a name', 'localhost|literal|address', $bind->('localhost'));
+    refused('port_bind', 'a name', '"localhost" is not a literal', $bind->('localhost'));
     is(
         PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_INVALID_ARGUMENT,
         '... as an invalid argument',
@@ -108,6 +114,27 @@ subtest 'ports' => sub {
         '... with the status of an I/O error'
     );
     refused('port_bind', 'undef', 'undefined', $bind->(undef));
+};
+
+# The function with which Proxmox VE chooses a port for QEMU: it closes the port again, and QEMU binds
+# it seconds later.
+subtest 'ports that Proxmox VE reserves' => sub {
+    my @files = ('/var/lock/pve-ports.lck', '/var/tmp/pve-reserved-ports');
+    my @created = grep { !-e } @files;
+    my $host = join('.', 127, map { 1 + int(rand(250)) } 1 .. 3);
+    my $reserved = eval {
+        require PVE::Tools;
+        PVE::Tools::next_migrate_port(AF_INET, $host);
+    };
+    plan(skip_all => 'no usable PVE::Tools: ' . ($@ =~ s/\n.*//sr)) if !$reserved;
+
+    my ($fd, $port) = PVE::Tunnel::Native::port_bind($host);
+    open(my $listener, '+<&=', $fd) or die "cannot open descriptor $fd: $!\n";
+    cmp_ok($port, '>', $reserved, 'a reserved port is not taken');
+    my $next = PVE::Tools::next_migrate_port(AF_INET, $host);
+    ok($next != $port && $next != $reserved, 'a port that is bound is not reserved');
+    isnt(PVE::Tools::next_migrate_port(AF_INET), $port, '... also for all addresses');
+    unlink @created;
 };
 
 done_testing();

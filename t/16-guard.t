@@ -58,7 +58,7 @@ subtest 'accepted addresses' => sub {
 
 subtest 'refused addresses' => sub {
     refused('loopback outside every given network', 'loopback', address => '127.0.0.1');
-    my $gone = 'not in a network of this node.*nosuch0.*no interface has this name';
+    my $gone = 'there is no interface .nosuch0. on this node \(interfaces: lo';
     refused('an interface that does not exist', $gone, address => '10.0.0.7', network => 'nosuch0');
     is(PVE::Tunnel::Native::last_status(), PVE::Tunnel::Native::STATUS_REFUSED, '... as a refusal');
 };

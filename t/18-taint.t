@@ -12,6 +12,17 @@ use PVE::Tunnel::Native;
 my $TAINT = substr($ENV{PATH}, 0, 0); # empty, and tainted
 ok(tainted($TAINT), 'taint mode is on') or BAIL_OUT('run with -T');
 
+package Tied {
+    sub TIESCALAR ($class, $value) { return bless(\$value, $class) }
+    sub FETCH ($self) { return $$self }
+}
+
+package Overloaded {
+    use overload '""' => sub ($self, @) { return $$self };
+}
+
+package main;
+
 sub leaves ($value) {
     return map { leaves($_) } @$value if ref($value) eq 'ARRAY';
     return map { leaves($_) } values(%$value) if ref($value) eq 'HASH';
@@ -42,6 +53,15 @@ subtest 'strings' => sub {
         'a fingerprint from tainted text'
     );
     is_clean(PVE::Tunnel::Native::version(), 'the version');
+
+    for my $text ($print, $print . $TAINT) {
+        my $check = tainted($text) ? \&is_tainted : \&is_clean;
+        my $what = tainted($text) ? 'tainted' : 'clean';
+        tie(my $tied, 'Tied', $text);
+        $check->(PVE::Tunnel::Native::fingerprint_parse($tied), "$what text of a tied scalar");
+        my $object = bless(\$text, 'Overloaded');
+        $check->(PVE::Tunnel::Native::fingerprint_parse($object), "$what text of an object");
+    }
 
     my $checked = PVE::Tunnel::Native::fingerprint_parse($print . $TAINT);
     my ($pattern) = $checked =~ m/\A((?:[0-9A-F]{2}:){31}[0-9A-F]{2})\z/ or die "no fingerprint\n";

@@ -11,6 +11,7 @@ use POSIX ();
 use Test::More;
 
 use PVE::Tunnel::Native;
+use PVE::Tunnel::Process;
 
 my $LIMIT = 30; # seconds for one line on a busy machine
 
@@ -138,6 +139,42 @@ subtest 'refused arguments' => sub {
         $pattern //= 'descriptor';
         like($@, qr/\Apve_tunnel_connector_run: .*$pattern.*\n\z/i, '... with a reason');
     }
+};
+
+subtest 'processes of the client' => sub {
+    my $started = sub ($code) {
+        pipe(my $reader, my $writer) or die "pipe: $!\n";
+        my $process = PVE::Tunnel::Process::start(
+            [$writer],
+            sub { syswrite($writer, $code->() . "\n"); return 0 }
+        );
+        close($writer);
+        my $line = readline($reader);
+        PVE::Tunnel::Process::reap($process);
+        return defined($line) ? $line =~ s/\n//r : 'ended';
+    };
+    is($started->(sub { getpgrp() == $$ ? 'own' : 'shared' }), 'own', 'the process group');
+
+    local $SIG{HUP} = 'IGNORE';
+    local $SIG{TERM} = 'IGNORE';
+    is(
+        $started->(
+            sub {
+                join(' ', map { $SIG{$_} // 'DEFAULT' } qw(HUP INT TERM));
+            }
+        ),
+        'IGNORE DEFAULT DEFAULT',
+        'a signal that the caller ignores stays ignored, except SIGTERM'
+    );
+
+    local $SIG{INT} = sub { };
+    my $set = POSIX::SigSet->new(POSIX::SIGINT());
+    POSIX::sigprocmask(POSIX::SIG_BLOCK(), $set);
+    is(
+        $started->(sub { kill(INT => $$); return 'alive' }),
+        'ended', 'a signal that the caller blocks is not blocked'
+    );
+    POSIX::sigprocmask(POSIX::SIG_UNBLOCK(), $set);
 };
 
 done_testing();

@@ -190,7 +190,7 @@ subtest 'a listener that cannot start' => sub {
         [
             'an error with control characters',
             sub (@) { return '{"error":"a\\nb\\u001b[2J\\u263a"}' },
-            qr/\Alistener: a b \[2J$/
+            qr/\Alistener: a b \[2J\x{263a}$/
         ],
         [
             'an error that is not text', sub (@) { return '{"error":{}}' },

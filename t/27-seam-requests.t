@@ -296,7 +296,7 @@ subtest 'malformed requests' => sub {
         ),
         (
             map { [network => $_, qr/'network' is malformed/] } '', 'a b', "a\n", 'x' x 129,
-            ['lo'], {}, JSON::true, "\x{263a}"
+            ['lo'], {}, JSON::true, "\x{200b}"
         ),
         (
             map { [dead_peer_timeout => $_, qr/'dead_peer_timeout' is malformed/] } 0, '0.000', -1,

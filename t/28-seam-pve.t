@@ -36,10 +36,17 @@ BEGIN {
         $INC{$file} = __FILE__; ## no critic (RequireLocalizedPunctuationVars)
         push @replaced, $module;
     }
-    # PVE::Storage registers the option, which the schema of another command needs. The handler
-    # calls the function.
-    if (@replaced) {
-        PVE::JSONSchema::register_standard_option('pve-storage-image-format', { type => 'string' });
+    # Options that the schema of another command needs: PVE::Storage::Common registers one, and
+    # qemu-server the one that libpve-guest-common-perl up to 5.1.1 uses. The handler calls the
+    # function. Each of these modules may load without the others.
+    my $missing_drive = @replaced ? 'unused' : Test::TunnelNode::missing('PVE::QemuServer::Drive');
+    my @options = (
+        ('pve-storage-image-format') x grep({ $_ eq 'PVE::Storage::Common' } @replaced),
+        ('pve-qm-image-format') x defined($missing_drive),
+    );
+    PVE::JSONSchema::register_standard_option($_, { type => 'string' }) for @options;
+    require PVE::QemuServer::Drive if !defined $missing_drive;
+    if (grep { $_ eq 'PVE::Storage' } @replaced) {
         no warnings 'once'; ## no critic (ProhibitNoWarnings)
         *PVE::Storage::volume_imported_message = sub ($volid, $pattern = 0) {
             return $pattern ? qr/^imported '(.*)'$/ : "imported '$volid'\n";

@@ -68,6 +68,12 @@ subtest 'actions' => sub {
         sub { decide("network: dc2\n\tcomment \xff\n", $open) }
     );
 
+    my $named = { %$open, network => "b\x{fc}ro\x{263a}" };
+    is(
+        decide(undef, $named, allowed => 1)->{options}{network}, "b\x{fc}ro\x{263a}",
+        'characters of the name of an interface'
+    );
+
     my %sockets = (listener => 'running', sockets => ["/run/\x{263a}"]);
     is_deeply(
         decide(undef, { op => 'forward', path => "/run/\x{263a}" }, %sockets),

@@ -305,7 +305,7 @@ sub unknown_peers ($listener, $open, $plane) {
         syswrite $socket, random_bytes($length) if $length;
         shutdown $socket, SHUT_WR;
         push @batch, $socket;
-        # Fewer than 64 at once: the listener drops more than that, which another subtest covers.
+        # Fewer than 512 at once: the listener drops more than that, which another subtest covers.
         next if @batch < 20;
         $answered += length(bytes_until_close($_)) > 40 for splice @batch;
     }
@@ -389,25 +389,25 @@ sub certificates ($listener, $open, $number) {
 }
 
 for my $plane (qw(tcp tls)) {
-    subtest "$plane: more than 64 peers that do not finish their handshake" => sub {
+    subtest "$plane: more than 512 peers that do not finish their handshake" => sub {
         # With this limit, the listener drops a connection only for a new one, not for its time.
         my $listener = start('Test::NativeListener', $plane, hello_timeout => 600);
         my $open = $listener->announced;
         my $number = forward($listener, "$dir/echo");
         my $transfer = Test::TargetPrograms::continuous_transfer($open, $number, $identity);
-        my @idle = map { Test::MinimalClient::dial($open) } 1 .. 64;
-        my $stat = $listener->stat_when(sub ($stat) { $stat->{half_open} == 64 });
-        is($stat->{refused}{crowded}, 0, '64 unfinished handshakes stay');
+        my @idle = map { Test::MinimalClient::dial($open) } 1 .. 512;
+        my $stat = $listener->stat_when(sub ($stat) { $stat->{half_open} == 512 });
+        is($stat->{refused}{crowded}, 0, '512 unfinished handshakes stay');
 
         my $stream = Test::MinimalClient::connect_forward($open, $number, identity => $identity);
         is($stream->exchange('me too'), 'me too', 'one more peer is accepted');
         $stream->hang_up;
-        my $open_ones = grep { !has_ended($_) } @idle[1 .. 63];
-        is($open_ones, 63, 'the others stay');
+        my $open_ones = grep { !has_ended($_) } @idle[1 .. 511];
+        is($open_ones, 511, 'the others stay');
         cmp_ok(length bytes_until_close($idle[0]), '<=', 40, 'the oldest is dropped');
         my @more = map { Test::MinimalClient::dial($open) } 1 .. 100;
-        $stat = $listener->stat_when(sub ($stat) { $stat->{connections} == 64 + 1 + 1 + 100 });
-        is($stat->{half_open}, 64, 'with a hundred more, 64 stay');
+        $stat = $listener->stat_when(sub ($stat) { $stat->{connections} == 512 + 1 + 1 + 100 });
+        is($stat->{half_open}, 512, 'with a hundred more, 512 stay');
         is($stat->{refused}{crowded}, 1 + 99, 'all others are dropped and counted');
         ok(defined eval { $transfer->finish }, 'the transfer continued') or diag($@);
         $listener->stop;
@@ -504,7 +504,10 @@ subtest 'control lines' => sub {
     like($listener->ask(op => 'forward', path => "$dir/257")->{error}, qr/256/, '257 are not');
     my $stat = $listener->stop;
     is(scalar $stat->{forwards}->@*, 256, 'the last counters have all forwards');
-    is_deeply([sort keys $stat->{refused}->%*], [sort @REASONS], 'they have every reason');
+    is_deeply(
+        [sort keys $stat->{refused}->%*], [sort @REASONS, 'heartbeat'],
+        'they have every reason'
+    );
 };
 
 done_testing();

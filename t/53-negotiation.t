@@ -462,7 +462,7 @@ subtest 'late answers' => sub {
     pipe(my $reader, my $answers) or die "pipe: $!\n";
     $answers->autoflush(1);
     my %tunnel = (
-        writer => $writer, reader => $reader, pending => '', unanswered => 0,
+        writer => $writer, reader => $reader, pending => '', requests => [],
         read_line => \&PVE::Tunnel::Client::Lines::read_line,
     );
     my $ask = sub ($name) { PVE::Tunnel::Client::Lines::ask(\%tunnel, 0.1, { cmd => $name }) };
@@ -478,6 +478,28 @@ subtest 'late answers' => sub {
     is($ask->('next')->{to}, 'next', 'late answers are dropped');
     print {$answers} qq({"success":1,"to":"last"}\n);
     is($ask->('last')->{to}, 'last', 'the next command gets its own answer');
+
+    # The caller wrote commands by itself, and a signal interrupted the wait for their answers.
+    print {$answers} map { qq({"success":1,$_}\n) } '"to":"unknown"', '"to":"unknown"', '"id":"1"',
+        '"to":"quit"';
+    my @requests =
+        map { PVE::Tunnel::Client::Lines::request(\%tunnel, 0.1, $_) }
+        ({ control => JSON::true, cmd => 'finish' }, { cmd => 'quit' });
+    my @answers = map { PVE::Tunnel::Client::Lines::answer(\%tunnel, 0.1, $_) } @requests;
+    is($answers[0]{id}, '1', 'a control command gets the answer with its id');
+    is($answers[1]{to}, 'quit', 'the answers to unknown commands are dropped');
+    my ($late, $next) =
+        map { PVE::Tunnel::Client::Lines::request(\%tunnel, 0.1, $_) }
+        ({ control => JSON::true, cmd => 'finish' }, { cmd => 'quit' });
+    like(
+        death(sub { PVE::Tunnel::Client::Lines::answer(\%tunnel, 0.1, $late) }),
+        qr/\Ano answer to 'finish': timeout/, 'a control command without an answer is an error'
+    );
+    print {$answers} map { qq({"success":1,$_}\n) } '"to":"unknown"', '"id":"2"', '"to":"quit"';
+    is(
+        PVE::Tunnel::Client::Lines::answer(\%tunnel, 0.1, $next)->{to},
+        'quit', 'its late answer is not that of the next command'
+    );
 };
 
 $_->stop for $node, $old;

@@ -45,6 +45,9 @@ for my $case (@lines) {
 is(PVE::Tunnel::Text::one_line("\xff\xfe\xe9"), "\xff\xfe\xe9", 'bytes that are not UTF-8');
 is(PVE::Tunnel::Text::one_line("  a  b \n"), 'a b', 'spaces');
 is(PVE::Tunnel::Text::one_line('x' x 1001), 'x' x 1000 . '...', 'long text is cut');
-is(PVE::Tunnel::Text::ascii_line("a\x{202e}\x{e9}b"), 'a b', 'one line of ASCII');
+is(
+    PVE::Tunnel::Text::character_line("b\xc3\xbcro \xe2\x98\xba\n"), "b\x{fc}ro \x{263a}",
+    'one line of characters',
+);
 
 done_testing();

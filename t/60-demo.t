@@ -194,6 +194,18 @@ for my $plane (qw(websocket tls)) {
 }
 
 {
+    local $ENV{TMPDIR} = "$DIR/tmp";
+    my @command = ($^X, $DEMO, "REPORT=$REPORT", qw(RAM=64 DISK=32 PLANES=tls));
+    my $pid = open(my $output, '-|', 'sh', '-c', 'exec "$@" 2>&1', 'sh', @command)
+        // die "fork: $!";
+    my $first = <$output>;
+    like($first, qr/\Asource /, 'a reader that ends after the first line, such as head');
+    close($output);
+    is($? >> 8, 1, '... stops the demo');
+    is_deeply(leftovers(), [], '... and no file is left');
+}
+
+{
     my $sum = 'a' x 64;
     my %right = (
         plane => 'tls',

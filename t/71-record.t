@@ -67,7 +67,7 @@ for my $case (
         cmp_ok($record->{seconds}, '>', 0, 'the record has the seconds');
         is($record->{forwards}, 1, 'the record has the number of forwards');
         is($record->{failed}, 0, 'the record has the number of failures');
-        my %none = map { $_ => 0 } qw(tls silent malformed key number crowded socket);
+        my %none = map { $_ => 0 } qw(tls silent malformed key number crowded socket heartbeat);
         is_deeply(
             $record->{refused},
             $plane eq 'websocket' ? undef : \%none,

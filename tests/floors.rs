@@ -1,5 +1,5 @@
 //! The direction of imports: a room (a module at the root of the crate) imports only from rooms on
-//! lower floors, and the modules of a room do not import each other in a circle.
+//! lower floors, and the modules of a room do not import each other in a cycle.
 //!
 //! A crate of its own, because it needs only the source files.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -36,7 +36,7 @@ type Modules = BTreeMap<Vec<String>, String>;
 
 #[test]
 fn the_library_imports_downwards_only() {
-    let modules = read("src");
+    let modules = read_modules("src");
     assert!(modules.len() > 50, "only {} modules found", modules.len());
     let violations = violations(FLOORS, &modules);
     assert!(violations.is_empty(), "{}", violations.join("\n"));
@@ -44,7 +44,7 @@ fn the_library_imports_downwards_only() {
 
 #[test]
 fn the_benchmarks_import_downwards_only() {
-    let modules = read("bench/src");
+    let modules = read_modules("bench/src");
     assert!(modules.len() > 40, "only {} modules found", modules.len());
     let violations = violations(BENCH_FLOORS, &modules);
     assert!(violations.is_empty(), "{}", violations.join("\n"));
@@ -64,7 +64,10 @@ fn an_upward_import_is_found_in_every_spelling() {
             false => &["plan"],
         };
         let found = violations(FLOORS, &modules(&[(path, source)]));
-        assert_eq!(found, ["plan imports connector, which is above it"]);
+        assert_eq!(
+            found,
+            ["plan imports connector, which is on a higher floor"]
+        );
     }
 }
 
@@ -74,20 +77,20 @@ fn an_import_of_the_same_floor_and_a_room_without_a_floor_are_found() {
         FLOORS,
         &modules(&[
             (&["listener"], "use crate::connector::Options;"),
-            (&["cellar"], ""),
+            (&["unlisted"], ""),
         ]),
     );
     assert_eq!(
         found,
         [
-            "cellar has no floor",
-            "listener imports connector, which is beside it"
+            "listener imports connector, which is on the same floor",
+            "unlisted is not in the table of floors in tests/floors.rs"
         ]
     );
 }
 
 #[test]
-fn a_circle_inside_a_room_is_found() {
+fn an_import_cycle_inside_a_room_is_found() {
     let found = violations(
         FLOORS,
         &modules(&[
@@ -101,7 +104,7 @@ fn a_circle_inside_a_room_is_found() {
     );
     assert_eq!(
         found,
-        ["connector: record -> traffic -> units -> record is a circle"]
+        ["connector: record -> traffic -> units -> record is an import cycle"]
     );
 }
 
@@ -122,7 +125,7 @@ fn modules(list: &[(&[&str], &str)]) -> Modules {
 }
 
 /// Every module below a folder of the source tree, except the root of the crate.
-fn read(folder: &str) -> Modules {
+fn read_modules(folder: &str) -> Modules {
     let mut modules = Modules::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     collect(&folder, &[], &mut modules);
@@ -158,7 +161,9 @@ fn violations(floors: &[&[&str]], modules: &Modules) -> Vec<String> {
     for (path, imported) in &imports {
         let room = path[0].as_str();
         let Some(own) = floor(room) else {
-            found.insert(format!("{room} has no floor"));
+            found.insert(format!(
+                "{room} is not in the table of floors in tests/floors.rs"
+            ));
             continue;
         };
         for other in imported.iter().map(|target| target[0].as_str()) {
@@ -166,8 +171,10 @@ fn violations(floors: &[&[&str]], modules: &Modules) -> Vec<String> {
                 continue;
             };
             if height >= own {
-                let position = if height > own { "above" } else { "beside" };
-                found.insert(format!("{room} imports {other}, which is {position} it"));
+                let position = if height > own { "a higher" } else { "the same" };
+                found.insert(format!(
+                    "{room} imports {other}, which is on {position} floor"
+                ));
             }
         }
     }
@@ -177,14 +184,14 @@ fn violations(floors: &[&[&str]], modules: &Modules) -> Vec<String> {
         .filter(|folder| !folder.is_empty())
         .collect();
     for folder in folders {
-        found.extend(circle(folder, &imports));
+        found.extend(import_cycle(folder, &imports));
     }
     found.into_iter().collect()
 }
 
-/// A circle of imports between the modules directly in a folder. Imports of and by the folder's own
+/// An import cycle between the modules directly in a folder. Imports of and by the folder's own
 /// `mod.rs` do not count: a module uses what its parent declares.
-fn circle(
+fn import_cycle(
     folder: &[String],
     imports: &BTreeMap<&Vec<String>, BTreeSet<Vec<String>>>,
 ) -> Option<String> {
@@ -202,18 +209,18 @@ fn circle(
             }
         }
     }
-    let walk = children
+    let cycle = children
         .iter()
-        .find_map(|start| walk(start, &edges, &mut vec![start.clone()]))?;
+        .find_map(|start| find_cycle(start, &edges, &mut vec![start.clone()]))?;
     Some(format!(
-        "{}: {} is a circle",
+        "{}: {} is an import cycle",
         folder.join("::"),
-        walk.join(" -> ")
+        cycle.join(" -> ")
     ))
 }
 
-/// A walk along the edges that ends where it began.
-fn walk(
+/// A cycle through `start`. `so_far` is the path from it.
+fn find_cycle(
     start: &str,
     edges: &BTreeMap<String, BTreeSet<String>>,
     so_far: &mut Vec<String>,
@@ -225,7 +232,7 @@ fn walk(
             return Some(so_far.clone());
         }
         if so_far.iter().filter(|name| *name == next).count() == 1 {
-            if let Some(found) = walk(start, edges, so_far) {
+            if let Some(found) = find_cycle(start, edges, so_far) {
                 return Some(found);
             }
         }
@@ -257,7 +264,7 @@ fn imports(module: &[String], source: &str) -> BTreeSet<Vec<String>> {
                 base.pop();
                 rest = after;
             }
-            for names in paths(rest) {
+            for names in imported_paths(rest) {
                 let mut path = base.clone();
                 path.extend(names);
                 found.insert(path);
@@ -273,7 +280,7 @@ fn parent(module: &[String]) -> Vec<String> {
 }
 
 /// The paths at the start of a text: `a::b` is one, `{a::b, c}` are two.
-fn paths(text: &str) -> Vec<Vec<String>> {
+fn imported_paths(text: &str) -> Vec<Vec<String>> {
     if let Some(list) = text.strip_prefix('{') {
         let mut depth = 0;
         let mut items = vec![String::new()];
@@ -290,7 +297,10 @@ fn paths(text: &str) -> Vec<Vec<String>> {
             }
             items.last_mut().unwrap().push(c);
         }
-        return items.iter().flat_map(|item| paths(item.trim())).collect();
+        return items
+            .iter()
+            .flat_map(|item| imported_paths(item.trim()))
+            .collect();
     }
     let names = text
         .split("::")

@@ -23,14 +23,14 @@ impl Connection {
         }
     }
 
-    /// Moves `bytes` from the source to the sink. The value is in MB/s.
+    /// Moves `bytes` from the source to the sink. The sample's value is in MB/s.
     pub fn transfer(&self, bytes: u64) -> Sample {
         load::measured_transfer(&self.ends.source, &self.ends.sink, bytes, &self.clocks)
     }
 
     /// Moves `bytes` that the tunnel's first process creates and its last process drops. The source
     /// only sends the number of bytes; the sink only receives one byte when all of them have
-    /// arrived. The value is in MB/s.
+    /// arrived. The sample's value is in MB/s.
     pub fn transfer_inside(&self, bytes: u64) -> Sample {
         let (time, cpu) = self.clocks.cost(bytes, || {
             let started = Instant::now();

@@ -50,6 +50,7 @@ mod tunnel;
 use clap::Parser;
 use measure::{Effort, Rows};
 use report::Report;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Compares pve-tunnel with its peers. Writes bench/results.json, and the files that are generated
@@ -87,8 +88,12 @@ fn main() -> ExitCode {
         }
     };
     if cli.list {
+        let mut output = std::io::stdout().lock();
         for case in cases {
-            println!("{:16} {}", case.name, case.about);
+            // A reader that has ended, such as `head`, does not require the rest.
+            if writeln!(output, "{:16} {}", case.name, case.about).is_err() {
+                break;
+            }
         }
         return ExitCode::SUCCESS;
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
 /// The longest time between two messages from QEMU.
-const LIMIT: Duration = Duration::from_secs(120);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A QEMU process. It ends when this value is dropped, or when the thread that started it ends.
 pub struct Qemu {
@@ -24,7 +24,7 @@ impl Qemu {
     /// Starts QEMU with these arguments. The guest is paused.
     pub fn start(arguments: &[String]) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(LIMIT)).unwrap();
+        ours.set_read_timeout(Some(MESSAGE_TIMEOUT)).unwrap();
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", PROGRAM, "-S"])
             // QEMU uses TCG if KVM is not available. Migration is the same with both.
@@ -66,8 +66,8 @@ impl Qemu {
         }
     }
 
-    /// Waits for an event whose data `matches` accepts. An event that reports a failure is an
-    /// error.
+    /// Waits for an event whose data `matches` accepts. Panics if QEMU reports a
+    /// failure first.
     pub fn wait_for(&mut self, name: &str, matches: impl Fn(&Value) -> bool) {
         let is_expected = |event: &Value| event["event"] == name && matches(&event["data"]);
         if let Some(index) = self.events.iter().position(is_expected) {

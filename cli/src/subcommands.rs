@@ -2,14 +2,21 @@
 
 use crate::activation::{ActivationError, Node, Report, Scope};
 use crate::arguments::{Connect, Enable, Mask, Status};
+use nix::unistd::{Pid, setpgid};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 pub(crate) fn connect(arguments: &Connect) -> ExitCode {
+    // Proxmox VE stops a task by a signal to its process group, and the task then cleans up through
+    // this connector. A person at a terminal ends it with Ctrl-C.
+    if !io::stdin().is_terminal() {
+        // Fails only for the leader of a session, whose group is its own already.
+        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    }
     let mask = match arguments.mask {
         Some(Mask::Random) => Masking::Random,
         Some(Mask::Zero) | None => Masking::Zero,
@@ -87,10 +94,14 @@ fn fail(error: impl Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// A reader that has ended, such as `head`, is not an error: it does not require the rest.
 fn print(text: impl Display) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    write!(output, "{text}")?;
-    output.flush()
+    let printed = write!(output, "{text}").and_then(|()| output.flush());
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
 fn warn(text: impl Display) {

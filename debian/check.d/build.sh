@@ -84,6 +84,9 @@ show_difference() {
 # README's commands as root in a clean system: some tests run only as root, and the builds run as other users. `setup`
 # installs the packages that the tests require, so this also finds a package that it does not list.
 test_as_root() {
+    # Tests create mount namespaces, and `unshare --mount` requires a mount point as its root.
+    mkdir -p "$tester"
+    mount --bind "$tester" "$tester"
     make_tree "$tester"
     mkdir -p "$tester$CHECKOUT"
     unpack 0 "$tester" "$CHECKOUT"

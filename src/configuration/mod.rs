@@ -164,16 +164,6 @@ pub enum ConfigurationError {
     /// The call's network is not an ID, a CIDR or an interface name.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// The call's network can only be an ID, and no section has this ID.
-    #[error(
-        "migration network '{id}' is not configured (configured: {known}), and is too long for the name of an interface"
-    )]
-    UnknownId {
-        /// The requested ID.
-        id: String,
-        /// The configured IDs, or `none`.
-        known: String,
-    },
     /// The requested network is configured for other remotes.
     #[error(
         "network '{id}' is configured for {remotes}, not for '{remote}': add '{remote}' to its 'remote', or omit migration_network"

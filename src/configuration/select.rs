@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::parse::type_names;
-use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network, is_id};
+use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network};
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
@@ -141,7 +141,7 @@ fn source(
     given: Option<&str>,
 ) -> Result<SourceSelection, ConfigurationError> {
     let remote = Host::parse(remote).map_err(|reason| ConfigurationError::Remote {
-        host: scalar::one_line(remote),
+        host: scalar::as_given(remote),
         reason,
     })?;
     let for_remote = configuration.network_for(&remote);
@@ -230,27 +230,9 @@ fn by_id<'a>(
     if let Some(network) = configuration.network(text) {
         return Ok(Some(network));
     }
-    match Spec::parse(text) {
-        Ok(_) => Ok(None),
-        // An ID that is not an interface name is too long for one.
-        Err(_) if is_id(text) => Err(ConfigurationError::UnknownId {
-            id: text.to_owned(),
-            known: known_ids(configuration),
-        }),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn known_ids(configuration: &Configuration) -> String {
-    let ids: Vec<&str> = configuration
-        .networks
-        .iter()
-        .map(|network| network.id.as_str())
-        .collect();
-    if ids.is_empty() {
-        return "none".to_owned();
-    }
-    scalar::one_line(&ids.join(", "))
+    // Each ID can also be the name of an interface.
+    Spec::parse(text)?;
+    Ok(None)
 }
 
 /// Checks that the network may be used for this remote. Selection by ID requires no privilege, so

@@ -6,7 +6,7 @@ use super::happy_eyeballs::Deadline;
 use super::protocol::TargetData;
 use super::websocket_halves::{Connection, Receiver, Sender, split};
 use crate::system::keepalive;
-use crate::tls::{self, Established, Fingerprint, TlsError};
+use crate::tls::{self, BufferedTcp, Established, Fingerprint, TlsError, TlsStream};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::io;
@@ -86,6 +86,8 @@ pub(super) struct Protection {
     pub(super) fingerprint: Option<Fingerprint>,
     /// The address of this end.
     pub(super) local: Option<SocketAddr>,
+    /// A warning about the cipher, for the log.
+    pub(super) warning: Option<String>,
     /// The address at which the target was reached.
     pub(super) remote: Option<SocketAddr>,
 }
@@ -171,6 +173,11 @@ impl ApiEndpoint {
         })
     }
 
+    /// The host, IPv6 without brackets.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Host and port, as in a URL.
     pub(super) fn peer(&self) -> String {
         if self.host.contains(':') {
@@ -218,27 +225,44 @@ impl ApiEndpoint {
 
     /// TCP connection and TLS handshake.
     async fn establish(&self, options: &Options) -> Result<(Connection, Protection), DialError> {
-        let tcp = self.connect(options).await?;
+        let mut tcp = self.connect(options).await?;
         let mut protection = Protection {
             cipher: "UNENCRYPTED".to_owned(),
             fingerprint: None,
             local: tcp.local_addr().ok(),
+            warning: None,
             remote: tcp.peer_addr().ok(),
         };
         let Some(client) = &self.tls else {
             return Ok((Box::new(tcp), protection));
         };
-        let limit = options.handshake_timeout;
-        let stream = timeout(limit, client.handshake(&self.host, tls::buffered(tcp)))
-            .await
-            .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))?
-            .map_err(|cause| DialError::Tls {
-                peer: self.peer(),
-                cause,
-            })?;
+        let mut attempted = self.secure(client, tcp, options).await?;
+        let second = attempted.as_ref().err();
+        if let Some(second) = second.and_then(|cause| client.second_attempt(cause)) {
+            tcp = self.connect(options).await?;
+            attempted = self.secure(&second, tcp, options).await?;
+        }
+        let stream = attempted.map_err(|cause| DialError::Tls {
+            peer: self.peer(),
+            cause,
+        })?;
         protection.cipher = tls::describe(&stream);
         protection.fingerprint = peer_fingerprint(&stream);
+        protection.warning = stream.limit_warning();
         Ok((Box::new(stream), protection))
+    }
+
+    /// One attempt of a TLS handshake, within its time limit.
+    async fn secure(
+        &self,
+        client: &tls::Client,
+        tcp: TcpStream,
+        options: &Options,
+    ) -> Result<Result<TlsStream<BufferedTcp>, TlsError>, DialError> {
+        let limit = options.handshake_timeout;
+        timeout(limit, client.handshake(&self.host, tls::buffered(tcp)))
+            .await
+            .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))
     }
 
     fn request(&self, ticket: Option<&str>) -> Result<Request, DialError> {

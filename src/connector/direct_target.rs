@@ -4,7 +4,7 @@ use super::Options;
 use super::happy_eyeballs::{Candidate, Deadline};
 use crate::direct::heartbeat::{self, HeartbeatError};
 use crate::direct::message::Open;
-use crate::direct::{HEARTBEAT, HandshakeError, Link, PeerLiveness, SessionKey};
+use crate::direct::{HEARTBEAT, HandshakeError, Link, PeerLiveness, ProbeError, SessionKey};
 use crate::plane::Plane;
 use crate::process::Log;
 use crate::system::keepalive;
@@ -31,6 +31,9 @@ pub(super) enum ConnectError {
     /// The handshake of the direct connection failed.
     #[error(transparent)]
     Handshake(HandshakeError),
+    /// The network path does not deliver packets of full size.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// The listener did not answer.
     #[error("no {what} within {limit:?}")]
     TimedOut { what: &'static str, limit: Duration },
@@ -44,6 +47,8 @@ pub(super) struct Credentials {
     plane: Plane,
     protocol: u16,
     key: SessionKey,
+    /// The listener sends every byte of the heartbeat back.
+    echo: bool,
     /// Only for `tls`.
     tls: Option<TlsCredentials>,
     connect_timeout: Duration,
@@ -81,6 +86,7 @@ impl Credentials {
             plane: open.plane,
             protocol: open.protocol,
             key: open.key.clone(),
+            echo: open.echo,
             tls,
             connect_timeout: options.connect_timeout,
             handshake_timeout: options.handshake_timeout,
@@ -108,7 +114,7 @@ impl Credentials {
                     .await
                     .map_err(|_| timed_out("answer to the TLS handshake", limit))??;
                 let cipher = describe(&stream);
-                (Link::Tls(Box::new(stream.into())), cipher)
+                (Link::Tls(Box::new(stream)), cipher)
             }
             None => (Link::clear(stream)?, "UNENCRYPTED".into()),
         };
@@ -158,7 +164,9 @@ pub(super) struct Summary {
 }
 
 impl DirectTarget {
-    /// Makes the first connection, which becomes the heartbeat.
+    /// Makes the first connection, and checks on it that the network path delivers packets of full
+    /// size. Then it becomes the heartbeat. The deadline is for all steps but the check, which has its
+    /// own limit.
     pub(super) async fn dial(
         credentials: Credentials,
         stream: TcpStream,
@@ -169,7 +177,7 @@ impl DirectTarget {
     ) -> Result<Self, ConnectError> {
         let endpoint = candidate.endpoint;
         let local = stream.local_addr()?.ip();
-        let (link, cipher) = credentials
+        let (mut link, cipher) = credentials
             .open_link(
                 stream,
                 endpoint,
@@ -178,7 +186,8 @@ impl DirectTarget {
                 Some(deadline),
             )
             .await?;
-        let liveness = PeerLiveness::alive();
+        link.probe(credentials.echo).await?;
+        let liveness = PeerLiveness::alive(dead_peer_timeout);
         let heartbeat = tokio::spawn(run_heartbeat(
             link,
             endpoint,
@@ -265,7 +274,7 @@ async fn run_heartbeat(
     liveness: PeerLiveness,
     log: Arc<Log>,
 ) {
-    let error: HeartbeatError = heartbeat::send(link.into_stream(), limit).await;
+    let error: HeartbeatError = heartbeat::run(link.into_stream(), limit).await;
     let reason = format!("the target's listener at {endpoint} is dead: {error}");
     log.line(&reason);
     liveness.mark_dead(reason);

@@ -58,6 +58,9 @@ pub enum ConnectorError {
     /// A signal.
     #[error("ended by {0}")]
     Signal(&'static str),
+    /// The process that started this one has ended (`end_with_parent`).
+    #[error("the process that started this connector has ended")]
+    ParentEnded,
 }
 
 /// Runs the connector until its input ends, the control connection ends, or SIGHUP, SIGINT, SIGTERM
@@ -79,7 +82,7 @@ pub fn run(
         .map_err(ConnectorError::Start)?;
     let result = runtime.block_on(async {
         let signals = Signals::block().map_err(ConnectorError::Start)?;
-        let _parent_death = options
+        let parent_death = options
             .end_with_parent
             .then(ParentDeathSignal::set)
             .transpose()
@@ -97,6 +100,9 @@ pub fn run(
             result = connector.run() => result,
             never = traffic.log_progress(&log) => match never {},
             signal = signals.wait() => Err(match signal {
+                Ok(_) if parent_death.as_ref().is_some_and(ParentDeathSignal::parent_has_died) => {
+                    ConnectorError::ParentEnded
+                }
                 Ok(name) => ConnectorError::Signal(name),
                 Err(error) => ConnectorError::Start(error),
             }),

@@ -9,11 +9,11 @@ use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::capability::{Capabilities, Capability, CapabilityError};
 use crate::direct::message::{MAX_ADDRESSES, Offer, Open};
 use crate::direct::{OLDEST_PROTOCOL, PROTOCOL};
-use crate::network::SystemLookup;
 use crate::network::endpoint::{self, EndpointInput, Migrate};
 use crate::network::guard::{self, GuardInput};
+use crate::network::{Lookup, SystemLookup};
 use crate::plan::{Dial, Plan, PlanError, PlanInput, plan};
-use crate::plane::Plane;
+use crate::plane::{MigrationType, Plane};
 use crate::process::Log;
 use crate::tls::Identity;
 use serde_json::json;
@@ -36,6 +36,17 @@ pub(super) enum NegotiationError {
         "clear text is not possible: the target does not offer it: {0}; fix that, or omit migration_type=insecure"
     )]
     Withheld(String),
+    /// The target's configuration may forbid the migration.
+    #[error("the target's configuration has a mistake: {0}; fix it on the target node")]
+    TargetConfiguration(String),
+}
+
+/// Where the target's API was reached.
+pub(super) struct ReachedApi {
+    /// The host of the URL.
+    pub(super) host: String,
+    /// The address of the control connection; none if the kernel does not report it.
+    pub(super) address: Option<IpAddr>,
 }
 
 /// The result of a negotiation.
@@ -69,6 +80,7 @@ struct Reached {
 pub(super) async fn negotiate(
     request: &PlaneRequest,
     worker: &WorkerChannel,
+    api: &ReachedApi,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Negotiated, NegotiationError> {
@@ -89,7 +101,7 @@ pub(super) async fn negotiate(
     };
     let mut withheld = None;
     if request.planes.iter().any(|plane| is_direct(*plane)) {
-        let offer = offered_planes(worker, log).await?;
+        let offer = offered_planes(request.migration_type, worker, log).await?;
         input.caps.extend(offer.caps);
         withheld = offer.clear_text_withheld;
     }
@@ -108,7 +120,7 @@ pub(super) async fn negotiate(
             target: None,
         });
     };
-    let (dial, reached) = match reach(plane, request, worker, options, log).await {
+    let (dial, reached) = match reach(plane, request, worker, api, options, log).await {
         Ok(reached) => (
             Dial {
                 ok: true,
@@ -151,6 +163,7 @@ struct OfferedPlanes {
 /// Requests the seam's offer. The offer is empty if the target has no seam, or a seam without a
 /// protocol in common.
 async fn offered_planes(
+    migration_type: MigrationType,
     worker: &WorkerChannel,
     log: &Log,
 ) -> Result<OfferedPlanes, NegotiationError> {
@@ -162,11 +175,23 @@ async fn offered_planes(
     let offer: Offer = match request_operation(worker, &operation).await {
         Ok(offer) => offer,
         Err(RequestError::NoControl) => return Err(NegotiationError::NoControl),
+        // A stock worker refuses the request in words of its own, which do not name the cause:
+        // either it does not accept the property `direct`, or it ignores the property and has no
+        // import to report.
+        Err(RequestError::Refused(answer)) => {
+            log.line(format_args!(
+                "the target has no direct planes: pve-tunnel is missing, switched off or failing on that node; its worker answered: {answer}"
+            ));
+            return Ok(OfferedPlanes::default());
+        }
         Err(error) => {
             log.line(format_args!("the target has no direct planes: {error}"));
             return Ok(OfferedPlanes::default());
         }
     };
+    if let Some(reason) = offer.misconfigured {
+        return Err(NegotiationError::TargetConfiguration(reason));
+    }
     let oldest = offer.oldest.unwrap_or(offer.protocol);
     let common = offer.protocol.min(PROTOCOL);
     if common < oldest.max(OLDEST_PROTOCOL) {
@@ -176,9 +201,12 @@ async fn offered_planes(
         ));
         return Ok(OfferedPlanes::default());
     }
-    // Only known names are logged: the target must not be able to fill the log.
-    let known = |(name, _): &(&String, &String)| Capability::from_name(name).is_some();
-    for (name, reason) in offer.withheld.iter().filter(known) {
+    // Only names that this migration could use: others are not a reason for its plane, and the target
+    // must not be able to fill the log.
+    let usable = |(name, _): &(&String, &String)| {
+        Capability::from_name(name).is_some_and(|known| is_usable(known, migration_type))
+    };
+    for (name, reason) in offer.withheld.iter().filter(usable) {
         log.line(format_args!("the target does not offer {name}: {reason}"));
     }
     let caps = Capabilities::from_json(&offer.caps)?;
@@ -186,6 +214,16 @@ async fn offered_planes(
         caps: caps.names().into_iter().map(str::to_owned).collect(),
         clear_text_withheld: offer.withheld.get("direct-tcp").cloned(),
     })
+}
+
+/// Whether a migration of this type could use what the capability offers.
+fn is_usable(capability: Capability, migration_type: MigrationType) -> bool {
+    match capability {
+        Capability::DirectTls => migration_type == MigrationType::Secure,
+        Capability::DirectTcp | Capability::InsecureRemote => {
+            migration_type == MigrationType::Insecure
+        }
+    }
 }
 
 /// Rounded up, because the seam accepts whole seconds only.
@@ -198,6 +236,7 @@ async fn reach(
     plane: Plane,
     request: &PlaneRequest,
     worker: &WorkerChannel,
+    api: &ReachedApi,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Reached, Failed> {
@@ -218,7 +257,7 @@ async fn reach(
         operation["fingerprint"] = json!(identity.fingerprint().to_string());
     }
     let reached = match request_operation::<Open>(worker, &operation).await {
-        Ok(open) => dial(plane, &open, identity.as_ref(), request, options, log).await,
+        Ok(open) => dial(&open, identity.as_ref(), request, api, options, log).await,
         // There is no listener, or it cannot be closed any more.
         Err(error @ (RequestError::Refused(_) | RequestError::NoControl)) => {
             return Err(Failed::new(error));
@@ -233,20 +272,24 @@ async fn reach(
 }
 
 async fn dial(
-    plane: Plane,
     open: &Open,
     identity: Option<&Identity>,
     request: &PlaneRequest,
+    api: &ReachedApi,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Reached, Failed> {
+    let plane = match identity {
+        Some(_) => Plane::Tls,
+        None => Plane::Tcp,
+    };
     if open.plane != plane || !(OLDEST_PROTOCOL..=PROTOCOL).contains(&open.protocol) {
         let (plane, protocol) = (open.plane.name(), open.protocol);
         return Err(Failed::new(format_args!(
             "the target opened plane '{plane}' with protocol {protocol}, which was not requested"
         )));
     }
-    let (candidates, warnings) = acceptable(plane, open, request)?;
+    let (candidates, warnings) = acceptable(open, request, api)?;
     let credentials = Credentials::new(open, identity, options).map_err(Failed::new)?;
     let unreachable = |addresses: String, cause: String| Failed {
         addresses: Some((addresses, open.port)),
@@ -266,15 +309,20 @@ async fn dial(
 
 /// The announced addresses that may be dialled, with warnings about them.
 fn acceptable(
-    plane: Plane,
     open: &Open,
     request: &PlaneRequest,
+    api: &ReachedApi,
 ) -> Result<(Vec<Candidate>, Vec<String>), Failed> {
     let mut accepted = Vec::new();
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     for &address in open.addresses.iter().take(MAX_ADDRESSES) {
-        match acceptable_one(plane, address, open.port, request) {
+        match acceptable_one(
+            open.plane,
+            SocketAddr::new(address, open.port),
+            request,
+            api,
+        ) {
             Ok((candidate, mut more)) => {
                 accepted.push(candidate);
                 more.retain(|warning| !warnings.contains(warning));
@@ -296,11 +344,11 @@ fn acceptable(
 /// guard has to accept it too.
 fn acceptable_one(
     plane: Plane,
-    address: IpAddr,
-    port: u16,
+    endpoint: SocketAddr,
     request: &PlaneRequest,
+    api: &ReachedApi,
 ) -> Result<(Candidate, Vec<String>), String> {
-    let endpoint = SocketAddr::new(address, port);
+    let address = endpoint.ip();
     // Another kind of network is an interface or ID of the target, without a meaning on this node.
     let cidr = request
         .network
@@ -310,14 +358,29 @@ fn acceptable_one(
         migrate: Some(Migrate {
             proto: "tcp".to_owned(),
             addr: address.to_string(),
-            port: port.into(),
+            port: endpoint.port().into(),
         }),
         // A network of loopback addresses means that both ends are on one machine.
         allow_loopback: cidr.is_some(),
         network: cidr.clone(),
+        // An interface or ID that the operator has named is the target's to resolve.
+        control: api.address.filter(|_| request.network.is_none()),
+        remote: Some(api.host.clone()),
+        configured: request
+            .migration_network
+            .clone()
+            .filter(|_| request.configured),
         ..EndpointInput::default()
     };
     endpoint::check(&announced).map_err(|error| error.to_string())?;
+    // A listener on this node itself would be another migration's. Without a route, the connection
+    // fails with the kernel's reason.
+    let own = || SystemLookup.route(address).is_ok_and(|route| route.local);
+    if plane == Plane::Tls && !address.is_loopback() && own() {
+        return Err(format!(
+            "the target announces {address}, which is an address of this node itself"
+        ));
+    }
     if plane == Plane::Tls {
         return Ok((Candidate::any_path(endpoint), Vec::new()));
     }

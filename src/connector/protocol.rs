@@ -8,7 +8,7 @@
 //! | `probe` | [`TargetData`] | the address that was reached, or why none was |
 //! | `forward` | [`ForwardData`] | one line |
 //! | `direct` | [`PlaneRequest`] | the plan, or why there is none |
-//! | `finish` | | the record of the forwards |
+//! | `finish` | [`FinishData`] | the record of the forwards |
 //! | a JSON object without `control` | | the worker's answer; the worker gets the line unchanged |
 
 use super::json_object::{JsonError, object, parse_json};
@@ -22,6 +22,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
 
+/// The longest `id` of a control command, in bytes.
+const MAX_ID: usize = 64;
+
 /// A parsed line.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -34,7 +37,7 @@ pub(super) enum Command {
     /// Decide which plane the forwards take.
     Direct(PlaneRequest),
     /// No forward will follow.
-    Finish,
+    Finish(FinishData),
     /// A line for the worker.
     Pass,
 }
@@ -114,6 +117,15 @@ fn default_dial_timeout() -> Duration {
     Duration::from_secs(5)
 }
 
+/// How the caller ends the tunnel.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct FinishData {
+    /// The migration has failed, and the caller cleans up. Data on its way is of no use.
+    #[serde(deserialize_with = "scalar::deserialize_flag")]
+    pub(super) cleanup: bool,
+}
+
 /// Why a line was refused.
 #[derive(Debug, Error)]
 pub(super) enum ProtocolError {
@@ -148,22 +160,33 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, ProtocolError> {
         "probe" => Command::Probe(object("probe command", data)?),
         "forward" => Command::Forward(object("forward command", data)?),
         "direct" => Command::Direct(object("direct command", data)?),
-        "finish" => Command::Finish,
+        "finish" if data.is_null() => Command::Finish(FinishData::default()),
+        "finish" => Command::Finish(object("finish command", data)?),
         other => return Err(ProtocolError::UnknownControl(scalar::shown(other))),
     })
 }
 
+/// The `id` of a control command, which its answer repeats. None if there is none, if it is longer
+/// than [`MAX_ID`], or if the line is no control command.
+pub(super) fn answer_id(line: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Identified {
+        control: bool,
+        id: String,
+    }
+    let command: Identified = serde_json::from_slice(line).ok()?;
+    (command.control && command.id.len() <= MAX_ID).then_some(command.id)
+}
+
 /// The answer to a command that succeeded, with further members.
-pub(super) fn success(mut answer: Value) -> Vec<u8> {
+pub(super) fn success(mut answer: Value) -> Value {
     answer["success"] = true.into();
-    answer.to_string().into_bytes()
+    answer
 }
 
 /// The answer to a command that failed.
-pub(super) fn failure(message: impl ToString) -> Vec<u8> {
+pub(super) fn failure(message: impl ToString) -> Value {
     json!({ "success": false, "msg": message.to_string() })
-        .to_string()
-        .into_bytes()
 }
 
 #[cfg(test)]
@@ -188,6 +211,46 @@ mod tests {
             parse(br#"{"cmd":"version"}"#).unwrap(),
             Command::Pass
         ));
+    }
+
+    #[test]
+    fn the_answer_to_a_control_command_repeats_its_id() {
+        let long = format!(
+            r#"{{"control":true,"cmd":"finish","id":"{}"}}"#,
+            "x".repeat(65)
+        );
+        for (line, expected) in [
+            (r#"{"control":true,"cmd":"finish","id":"7"}"#, Some("7")),
+            (r#"{"control":true,"cmd":"unknown","id":"7"}"#, Some("7")),
+            (r#"{"control":true,"cmd":"finish","id":7}"#, None),
+            (r#"{"control":true,"cmd":"finish"}"#, None),
+            (r#"{"cmd":"quit","id":"7"}"#, None),
+            ("nonsense", None),
+            (&long, None),
+        ] {
+            assert_eq!(answer_id(line.as_bytes()).as_deref(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn finish_may_request_a_clean_up() {
+        for (line, expected) in [
+            (r#"{"control":true,"cmd":"finish"}"#, false),
+            (r#"{"control":true,"cmd":"finish","data":{}}"#, false),
+            (
+                r#"{"control":true,"cmd":"finish","data":{"cleanup":1}}"#,
+                true,
+            ),
+            (
+                r#"{"control":true,"cmd":"finish","data":{"cleanup":true}}"#,
+                true,
+            ),
+        ] {
+            let Command::Finish(data) = parse(line.as_bytes()).unwrap() else {
+                panic!("not finish")
+            };
+            assert_eq!(data.cleanup, expected, "{line}");
+        }
     }
 
     #[test]

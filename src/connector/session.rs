@@ -4,20 +4,24 @@ use super::api_address::ApiAddress;
 use super::dial::{self, ApiEndpoint, DialError};
 use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
-use super::negotiation::{Negotiated, negotiate};
-use super::protocol::{self, Command, ForwardData, PlaneRequest, TargetData};
+use super::negotiation::{Negotiated, ReachedApi, negotiate};
+use super::protocol::{self, Command, FinishData, ForwardData, PlaneRequest, TargetData};
 use super::record::{Record, RecordedPath};
-use super::worker::{self, ControlError, RequestError, WorkerChannel, request_operation};
+use super::worker::{
+    CallerCommand, ControlError, DiskImport, RequestError, WorkerChannel, request_import_status,
+    request_operation,
+};
 use super::{ConnectorError, Options};
 use crate::direct::message::Stat;
 use crate::plan::Plan;
 use crate::plane::Plane;
 use crate::process::{Input, Line, Log, Output, too_long};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
@@ -37,6 +41,8 @@ enum State {
         task: JoinHandle<Result<(), ControlError>>,
         /// The path of the control connection, and of forwards over websockets.
         path: RecordedPath,
+        /// Where the target's API was reached.
+        api: ReachedApi,
     },
 }
 
@@ -106,6 +112,11 @@ pub(super) struct Connector {
     traffic: Arc<Traffic>,
     /// Whether the record was logged.
     recorded: bool,
+    import: DiskImport,
+    /// Whether the caller has sent `quit`.
+    quit: bool,
+    /// The `id` of the control command that is being carried out.
+    answer_id: Option<String>,
 }
 
 impl Connector {
@@ -128,6 +139,9 @@ impl Connector {
             forwards: Vec::new(),
             traffic,
             recorded: false,
+            import: DiskImport::default(),
+            quit: false,
+            answer_id: None,
         }
     }
 
@@ -143,6 +157,14 @@ impl Connector {
                 None => break,
             }
         }
+        if let Some(target) = &self.target {
+            // The listener ends with its worker, and the worker after this connection.
+            target.stop_heartbeat();
+        }
+        if matches!(self.state, State::Connected { .. }) && !self.quit {
+            self.log
+                .line("the caller of this tunnel has ended without 'quit'");
+        }
         self.stop_forwards().await;
         match std::mem::replace(&mut self.state, State::Unconnected) {
             State::Unconnected => Ok(()),
@@ -156,9 +178,11 @@ impl Connector {
     }
 
     async fn handle(&mut self, line: Line) -> Result<(), ConnectorError> {
+        self.answer_id = None;
         let Line::Whole(line) = line else {
             return self.refuse(&too_long("a command")).await;
         };
+        self.answer_id = protocol::answer_id(&line);
         match protocol::parse(&line) {
             Ok(Command::Pass) => self.pass(line).await,
             Ok(Command::Connect(data)) => {
@@ -168,7 +192,7 @@ impl Connector {
             Ok(Command::Probe(data)) => self.probe(data).await,
             Ok(Command::Forward(data)) => self.forward(data).await,
             Ok(Command::Direct(request)) => self.negotiate(request).await,
-            Ok(Command::Finish) => self.finish().await,
+            Ok(Command::Finish(data)) => self.finish(&data).await,
             Err(error) => self.refuse(&error.to_string()).await,
         }
     }
@@ -183,20 +207,28 @@ impl Connector {
         let opened = async {
             let endpoint = ApiEndpoint::new(data, self.address.clone())?;
             let (sender, receiver, protection) = endpoint.dial(None, &self.options).await?;
-            Ok::<_, DialError>((endpoint.peer(), protection, sender, receiver))
+            let api = ReachedApi {
+                host: endpoint.host().to_owned(),
+                address: protection.remote.map(|remote| remote.ip()),
+            };
+            Ok::<_, DialError>((endpoint.peer(), api, protection, sender, receiver))
         };
         self.state = match opened.await {
-            Ok((peer, protection, sender, receiver)) => {
+            Ok((peer, api, protection, sender, receiver)) => {
                 self.log.line(format_args!(
                     "control connection to {peer} open ({})",
                     protection.cipher
                 ));
+                if let Some(warning) = &protection.warning {
+                    self.log.line(format_args!("WARNING: {warning}"));
+                }
                 let output = self.output.clone();
                 let (worker, task) = WorkerChannel::new(sender, receiver, output, self.log.clone());
                 State::Connected {
                     worker,
                     task: tokio::spawn(task),
                     path: websocket_path(peer, &protection),
+                    api,
                 }
             }
             Err(error) => {
@@ -226,13 +258,13 @@ impl Connector {
 
     /// Agrees with the target on the plane of the forwards that follow.
     async fn negotiate(&mut self, request: PlaneRequest) -> Result<(), ConnectorError> {
-        let State::Connected { worker, .. } = &self.state else {
+        let State::Connected { worker, api, .. } = &self.state else {
             return self.refuse("direct: there is no control connection").await;
         };
         if self.plan.is_some() {
             return self.refuse("direct: there is already a plan").await;
         }
-        match negotiate(&request, worker, &self.options, &self.log).await {
+        match negotiate(&request, worker, api, &self.options, &self.log).await {
             Ok(Negotiated { plan, target }) => {
                 let summary = target.as_ref().map(DirectTarget::summary);
                 let answer = json!({ "plan": &plan, "direct": summary });
@@ -246,7 +278,14 @@ impl Connector {
 
     /// Closes the listener and answers with the record of the forwards. If the listener has died
     /// before, data may be lost, and the answer reports an error.
-    async fn finish(&mut self) -> Result<(), ConnectorError> {
+    ///
+    /// Before a clean-up the forwards are ended, so that the listener does not wait for their data,
+    /// and the worker learns the volume of an import that ends with them. The caller may have only a
+    /// few seconds: Proxmox VE kills a task 5 s after it has requested its end.
+    async fn finish(&mut self, data: &FinishData) -> Result<(), ConnectorError> {
+        if data.cleanup {
+            self.stop_forwards().await;
+        }
         let (mut stat, mut death) = (None, None);
         if let (State::Connected { worker, .. }, Some(target)) = (&self.state, &self.target) {
             target.stop_heartbeat();
@@ -261,6 +300,11 @@ impl Connector {
                         death = death.or(Some(reason));
                     }
                 }
+            }
+        }
+        if let (State::Connected { worker, .. }, true) = (&self.state, data.cleanup) {
+            if self.import.may_be_running() {
+                request_import_status(worker).await;
             }
         }
         let record = self.record(stat.as_ref());
@@ -346,8 +390,22 @@ impl Connector {
     async fn pass(&mut self, line: Vec<u8>) -> Result<(), ConnectorError> {
         match &self.state {
             State::Connected { worker, .. } => {
-                if let Some(reason) = self.data_lost(&line) {
-                    return self.refuse(&reason).await;
+                let command = CallerCommand::of(&line);
+                if command == CallerCommand::QueryImport {
+                    let import = self.import.clone();
+                    let liveness = self.target.as_ref().map(|target| target.liveness().clone());
+                    // The other node or its listener may die until the worker answers.
+                    let replace = move |answer| {
+                        let death = liveness.and_then(|liveness| liveness.cause_of_death());
+                        import.answer(answer, death, Instant::now())
+                    };
+                    worker.pass_and_replace(line, replace).await;
+                    return Ok(());
+                }
+                match command {
+                    CallerCommand::StartImport => self.import.start(),
+                    CallerCommand::Quit => self.quit = true,
+                    CallerCommand::QueryImport | CallerCommand::Other => {}
                 }
                 worker.pass(line).await;
                 Ok(())
@@ -363,24 +421,18 @@ impl Connector {
         }
     }
 
-    /// Why the worker's answer to this command would mislead the caller.
-    ///
-    /// When the other node or its listener is dead, the program that reads an import there may have
-    /// seen an end of stream, or wait for one without limit. The caller has written everything and
-    /// only requests the result of the import.
-    fn data_lost(&self, line: &[u8]) -> Option<String> {
-        let reason = self.target.as_ref()?.liveness().cause_of_death()?;
-        worker::is_import_query(line)
-            .then(|| format!("the data on its way to the target is lost: {reason}"))
-    }
-
     /// Refuses a command, in the log and in its answer.
     async fn refuse(&self, reason: &str) -> Result<(), ConnectorError> {
         self.log.line(reason);
         self.answer(protocol::failure(reason)).await
     }
 
-    async fn answer(&self, line: Vec<u8>) -> Result<(), ConnectorError> {
+    /// Answers the command that is being carried out.
+    async fn answer(&self, mut answer: Value) -> Result<(), ConnectorError> {
+        if let Some(id) = &self.answer_id {
+            answer["id"] = id.as_str().into();
+        }
+        let line = answer.to_string().into_bytes();
         match &self.state {
             State::Connected { worker, .. } => {
                 worker.answer(line).await;

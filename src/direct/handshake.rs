@@ -5,7 +5,7 @@
 //! |---|---|
 //! | listener | `pvetun`, protocol number (u16, big endian), nonce (32 bytes) |
 //! | source | forward number (u32, big endian), HMAC-SHA-256(session key, nonce ‖ forward number) |
-//! | listener | status: [`CONNECTED`] or [`NO_SOCKET`] |
+//! | listener | status: [`CONNECTED`], [`NO_SOCKET`] or [`SECOND_HEARTBEAT`] |
 //!
 //! A source that sends a wrong proof gets no status: the listener closes the connection.
 
@@ -28,6 +28,9 @@ pub(crate) const CONNECTED: u8 = 0;
 
 /// Status: the socket that the forward stands for does not accept a connection.
 pub(crate) const NO_SOCKET: u8 = 1;
+
+/// Status: the migration already has a heartbeat, which is alive.
+pub(crate) const SECOND_HEARTBEAT: u8 = 2;
 
 /// Why the listener refuses a connection.
 #[derive(Debug, Error)]
@@ -58,6 +61,9 @@ pub enum HandshakeError {
     /// The target's own socket cannot be reached.
     #[error("the target's socket does not accept a connection")]
     NoSocket,
+    /// Another connection is the heartbeat of this migration.
+    #[error("the listener already has a heartbeat of this migration")]
+    SecondHeartbeat,
     /// A status of another version.
     #[error("the listener answered with the unknown status {0}")]
     Status(u8),
@@ -90,7 +96,7 @@ where
     Ok(number)
 }
 
-/// The listener's second half: [`CONNECTED`] or [`NO_SOCKET`].
+/// The listener's second half: a status.
 pub(crate) async fn send_status<S>(stream: &mut S, status: u8) -> io::Result<()>
 where
     S: AsyncWrite + Unpin,
@@ -145,6 +151,7 @@ where
     match status[0] {
         CONNECTED => Ok(()),
         NO_SOCKET => Err(HandshakeError::NoSocket),
+        SECOND_HEARTBEAT => Err(HandshakeError::SecondHeartbeat),
         other => Err(HandshakeError::Status(other)),
     }
 }

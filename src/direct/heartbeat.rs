@@ -2,7 +2,7 @@
 //!
 //! A stream that does not move proves nothing: its reader may be waiting for a slow disk. So one
 //! connection of every migration carries nothing but a byte at intervals, which the listener sends
-//! back. If none arrives within the limit, the other node or the network path is dead, and with it
+//! back, and at its beginning the probe of the network path. If none arrives within the limit, the other node or the network path is dead, and with it
 //! every connection of the migration.
 
 use std::io;
@@ -10,6 +10,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{interval, timeout};
+
+/// Most bytes that the listener receives and sends back at once: one TLS record.
+const CHUNK: usize = 16 << 10;
 
 /// Beats within one limit. TCP repeats a lost packet long before the limit is over.
 const BEATS: u32 = 4;
@@ -46,7 +49,7 @@ impl HeartbeatError {
 
 /// The source's end: sends a beat at intervals and expects each one back. Returns when the listener
 /// is dead.
-pub(crate) async fn send<S>(stream: S, limit: Duration) -> HeartbeatError
+pub(crate) async fn run<S>(stream: S, limit: Duration) -> HeartbeatError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -55,14 +58,15 @@ where
         let mut ticks = interval(limit / BEATS);
         loop {
             ticks.tick().await;
-            if let Err(error) = send_beat(&mut write).await {
+            if let Err(error) = send(&mut write, &[0]).await {
                 return HeartbeatError::from(error);
             }
         }
     };
     let echoes = async {
+        let mut buffer = [0; 16];
         loop {
-            if let Err(error) = receive(&mut read, limit).await {
+            if let Err(error) = receive(&mut read, &mut buffer, limit).await {
                 return error;
             }
         }
@@ -73,16 +77,24 @@ where
     }
 }
 
-/// The listener's end: sends every beat back. Returns when the source is dead.
-pub(crate) async fn echo<S>(mut stream: S, limit: Duration) -> HeartbeatError
+/// The listener's end: sends every byte back, and calls `on_beat` before. Returns when the source is
+/// dead.
+pub(crate) async fn echo<S>(
+    mut stream: S,
+    limit: Duration,
+    mut on_beat: impl FnMut(),
+) -> HeartbeatError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut buffer = vec![0; CHUNK];
     loop {
-        if let Err(error) = receive(&mut stream, limit).await {
-            return error;
-        }
-        match timeout(limit, send_beat(&mut stream)).await {
+        let count = match receive(&mut stream, &mut buffer, limit).await {
+            Ok(count) => count,
+            Err(error) => return error,
+        };
+        on_beat();
+        match timeout(limit, send(&mut stream, &buffer[..count])).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return error.into(),
             Err(_) => return HeartbeatError::Silent(limit),
@@ -90,19 +102,19 @@ where
     }
 }
 
-async fn send_beat<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
-    stream.write_all(&[0]).await?;
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
     stream.flush().await
 }
 
 async fn receive<S: AsyncRead + Unpin>(
     stream: &mut S,
+    buffer: &mut [u8],
     limit: Duration,
-) -> Result<(), HeartbeatError> {
-    let mut bytes = [0; 16];
-    match timeout(limit, stream.read(&mut bytes)).await {
+) -> Result<usize, HeartbeatError> {
+    match timeout(limit, stream.read(buffer)).await {
         Ok(Ok(0)) => Err(HeartbeatError::Closed),
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(count)) => Ok(count),
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Err(HeartbeatError::Closed)
         }
@@ -135,28 +147,52 @@ mod tests {
     async fn two_live_ends_go_on_beyond_the_limit() {
         let (source, listener) = duplex(16);
         tokio::select! {
-            error = send(source, LIMIT) => unreachable!("source: {error}"),
-            error = echo(listener, LIMIT) => unreachable!("listener: {error}"),
+            error = run(source, LIMIT) => unreachable!("source: {error}"),
+            error = echo(listener, LIMIT, || ()) => unreachable!("listener: {error}"),
             () = sleep(3 * LIMIT) => {}
         }
+    }
+
+    #[tokio::test]
+    async fn every_byte_is_sent_back_and_every_beat_is_reported() {
+        let (mut source, listener) = duplex(100);
+        let beats = std::sync::atomic::AtomicUsize::new(0);
+        let count = || {
+            beats.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
+        let sent: Vec<u8> = (0..3 * CHUNK).map(|byte| (byte % 251) as u8).collect();
+        let source = async {
+            let mut received = vec![0; sent.len()];
+            let (mut read, mut write) = tokio::io::split(&mut source);
+            let (written, read) =
+                tokio::join!(write.write_all(&sent), read.read_exact(&mut received));
+            written.unwrap();
+            read.unwrap();
+            received
+        };
+        tokio::select! {
+            received = source => assert!(received == sent),
+            error = echo(listener, 100 * LIMIT, count) => unreachable!("{error}"),
+        }
+        assert!(beats.into_inner() > 1);
     }
 
     #[tokio::test]
     async fn silence_and_an_end_are_both_detected() {
         let (source, _listener) = duplex(16);
         assert!(matches!(
-            send(source, LIMIT).await,
+            run(source, LIMIT).await,
             HeartbeatError::Silent(_)
         ));
         let (_source, listener) = duplex(16);
         assert!(matches!(
-            echo(listener, LIMIT).await,
+            echo(listener, LIMIT, || ()).await,
             HeartbeatError::Silent(_)
         ));
         let (source, listener) = duplex(16);
         drop(listener);
         assert!(matches!(
-            send(source, LIMIT).await,
+            run(source, LIMIT).await,
             HeartbeatError::Closed | HeartbeatError::Io(_)
         ));
     }

@@ -1,17 +1,21 @@
 //! A direct connection from its handshake to its end.
 
+use super::acknowledgement::{self, mtu_advice, return_mtu_advice};
 use super::handshake::{self, HandshakeError, HandshakeRefusal};
+use super::path_probe::{self, Outcome, PROBE_TIMEOUT, ProbeError};
 use super::tls_halves::split;
 use super::{SessionKey, peer_liveness::PeerLiveness};
 use crate::relay::{self, ByteStream, Counters, Local, RelayError, relay, splice};
-use crate::tls::BufferedTcp;
+use crate::system::readiness::unacknowledged;
+use crate::tls::{BufferedTcp, TlsStream};
+use socket2::SockRef;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsStream;
 
 /// Time limit for an orderly close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,6 +38,12 @@ pub(crate) enum LinkError {
     /// The node at the other end is dead.
     #[error("{0}")]
     Dead(String),
+    /// The network path does not deliver what is sent on this connection.
+    #[error("{0}")]
+    Undelivered(String),
+    /// The kernel provides no descriptor.
+    #[error("cannot observe the connection: {0}")]
+    Descriptor(io::Error),
 }
 
 impl Link {
@@ -47,6 +57,41 @@ impl Link {
         match self {
             Self::Tls(stream) => stream,
             Self::Tcp(stream) => stream,
+        }
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tls(stream) => stream.connection().get_ref(),
+            Self::Tcp(stream) => stream,
+        }
+    }
+
+    /// A second descriptor of the socket, to observe it while the stream is in use.
+    fn socket(&self) -> io::Result<OwnedFd> {
+        self.tcp().as_fd().try_clone_to_owned()
+    }
+
+    /// Checks that the network path delivers packets of full size, both ways if the listener `echoes`
+    /// the heartbeat. For the source's end of the heartbeat.
+    pub(crate) async fn probe(&mut self, echoes: bool) -> Result<(), ProbeError> {
+        let socket = self.socket()?;
+        let limit = PROBE_TIMEOUT;
+        let pending = || unacknowledged(&socket);
+        let outcome = path_probe::run(self.stream(), pending, echoes, limit).await;
+        if !matches!(outcome, Ok(Outcome::Complete)) {
+            abandon(&socket);
+        }
+        match outcome? {
+            Outcome::Complete => Ok(()),
+            Outcome::Unacknowledged => Err(ProbeError::Outgoing {
+                limit,
+                advice: mtu_advice(&socket),
+            }),
+            Outcome::Unanswered => Err(ProbeError::Incoming {
+                limit,
+                advice: return_mtu_advice(&socket),
+            }),
         }
     }
 
@@ -89,14 +134,16 @@ impl Link {
         }
     }
 
-    /// Relays until both directions have ended or the other node is dead. The caller ends the local
-    /// socket according to the result.
+    /// Relays until both directions have ended, the other node is dead, or the network path has not
+    /// delivered sent data for the dead-peer limit. The caller ends the local socket according to the
+    /// result.
     pub(crate) async fn relay(
         self,
         local: &Local,
         counters: &Counters,
         liveness: &PeerLiveness,
     ) -> Result<(), LinkError> {
+        let socket = self.socket().map_err(LinkError::Descriptor)?;
         let relayed = async {
             match self {
                 Self::Tls(stream) => {
@@ -109,6 +156,17 @@ impl Link {
         tokio::select! {
             result = relayed => Ok(result?),
             reason = liveness.died() => Err(LinkError::Dead(reason)),
+            cause = acknowledgement::lost(&socket, liveness.dead_peer_timeout()) => {
+                abandon(&socket);
+                Err(LinkError::Undelivered(cause))
+            }
         }
     }
+}
+
+/// Makes the close of a socket discard its data and send RST. Otherwise the kernel would keep the data
+/// that it cannot deliver, and the peer would not receive an end.
+fn abandon(socket: &OwnedFd) {
+    // A socket that is already gone needs nothing.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

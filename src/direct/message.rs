@@ -36,6 +36,10 @@ pub struct Offer {
     /// Why a capability of the software is not offered, by name.
     #[serde(default)]
     pub withheld: std::collections::BTreeMap<String, String>,
+    /// The mistake in the target's configuration, which may forbid the migration. Absent without
+    /// one, and from older targets.
+    #[serde(default)]
+    pub misconfigured: Option<String>,
     /// The version of the target's software.
     #[serde(default)]
     pub version: Option<String>,
@@ -60,6 +64,9 @@ pub struct Open {
     /// 64 hexadecimal digits.
     #[serde(serialize_with = "key_to_hex", deserialize_with = "key_from_hex")]
     pub key: SessionKey,
+    /// The listener sends every byte of the heartbeat back; an older one may answer with less.
+    #[serde(default, deserialize_with = "scalar::deserialize_flag")]
+    pub echo: bool,
 }
 
 /// The answer to `forward`.
@@ -137,6 +144,9 @@ pub struct Refused {
     /// The target's socket did not accept a connection.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub socket: u64,
+    /// A second heartbeat; zero from a target that does not count them.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
+    pub heartbeat: u64,
 }
 
 impl Refused {
@@ -150,8 +160,9 @@ impl Refused {
             number,
             crowded,
             socket,
+            heartbeat,
         } = self;
-        tls + silent + malformed + key + number + crowded + socket
+        tls + silent + malformed + key + number + crowded + socket + heartbeat
     }
 }
 

@@ -3,21 +3,26 @@
 //! * [`SessionKey`] and `handshake`: which process may connect, and to which forward;
 //! * `link`: a connection from its handshake to its end, over TLS (`tls_halves`) or clear TCP
 //!   ([`crate::relay::splice()`]);
+//! * `path_probe` and `acknowledgement`: whether the network path delivers packets of full size, before
+//!   and while a plane is used;
 //! * `heartbeat`: the connection by which each node detects that the other one is dead, and
 //!   `peer_liveness`, which reports it to every other connection;
 //! * [`message`]: the messages about direct connections on the control plane.
 
+mod acknowledgement;
 pub(crate) mod handshake;
 pub(crate) mod heartbeat;
 mod key;
 mod link;
 pub mod message;
+mod path_probe;
 mod peer_liveness;
 mod tls_halves;
 
 pub use handshake::HandshakeError;
 pub use key::SessionKey;
 pub(crate) use link::{Link, LinkError};
+pub(crate) use path_probe::ProbeError;
 pub(crate) use peer_liveness::PeerLiveness;
 
 use std::time::Duration;

@@ -100,8 +100,7 @@ fn status(error: &ConfigurationError) -> Status {
         ConfigurationError::Line { .. }
         | ConfigurationError::Remote { .. }
         | ConfigurationError::Network(_) => Status::InvalidArgument,
-        ConfigurationError::UnknownId { .. }
-        | ConfigurationError::OtherRemote { .. }
+        ConfigurationError::OtherRemote { .. }
         | ConfigurationError::NotAllowed { .. }
         | ConfigurationError::EncryptionRequired { .. } => Status::Refused,
     }

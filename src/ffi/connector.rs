@@ -35,11 +35,12 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 /// the caller: the function does not close them, and does not make them non-blocking.
 ///
 /// During the call SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread.
-/// The first four end the call with IO. After everything is cleaned up and the signal mask is
-/// restored, the signal is raised again for the caller's handler or the default action. Writing to
-/// a pipe without a reader is an error, and does not cause SIGPIPE. Signal handlers are never
-/// changed. To resolve a host name the function starts a thread, which may exist until the resolver
-/// returns.
+/// The first four end the call with IO, unless the process ignores them, as under nohup. After
+/// everything is cleaned up and the signal mask is restored, the signal is raised again for the
+/// caller's handler or the default action. Writing to a pipe without a reader does not cause
+/// SIGPIPE: without a reader of `output`, answers are discarded, and commands still reach the
+/// worker. Signal handlers are never changed. To resolve a host name the function starts a thread,
+/// which may exist until the resolver returns.
 ///
 /// The process's soft limit on open descriptors is raised, at most to its hard limit.
 ///

@@ -37,8 +37,9 @@ use crate::listener::{self, ListenerError, Options};
 /// caller should close all other descriptors before the call.
 ///
 /// During the call SIGHUP, SIGINT, SIGTERM, SIGALRM and SIGPIPE are blocked in the calling thread.
-/// The first four end the call with IO. After everything is cleaned up and the signal mask is
-/// restored, the signal is raised again. Signal handlers are never changed.
+/// The first four end the call with IO, unless the process ignores them, as under nohup. After
+/// everything is cleaned up and the signal mask is restored, the signal is raised again. Signal
+/// handlers are never changed.
 ///
 /// The process's soft limit on open descriptors is raised, at most to its hard limit.
 ///

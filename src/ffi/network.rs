@@ -21,13 +21,15 @@ use crate::network::{self, NetworkError, SystemLookup};
 /// resolver, which may block.
 ///
 /// `out` gets {"address":"192.0.2.7","prefix_len":24,"interface":"eth1","uri_host":"192.0.2.7"}.
+/// If an IPv4 and an IPv6 address match, it is the first that the kernel or the resolver lists.
 /// `uri_host` has the brackets that URIs require around IPv6. Free it with
 /// `pve_tunnel_string_free`.
 ///
 /// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `network` or
-/// `node_name` is malformed; REFUSED if no address or more than one matches, with the addresses
-/// that were found and why each was rejected; IO if the kernel or the resolver returns an error, or
-/// if a signal handler ran during the call (the call is not restarted, so that alarm works).
+/// `node_name` is malformed; REFUSED if there is no such interface, or if no address or more than one
+/// of one family matches, with the addresses that were found and why each was rejected; IO if the
+/// kernel or the resolver returns an error, or if a signal handler ran during the call (the call
+/// is not restarted, so that alarm works).
 ///
 /// Threads: any.
 ///
@@ -61,8 +63,11 @@ pub unsafe extern "C" fn pve_tunnel_network_address(
 /// close-on-exec and blocking, which the caller must close. `port` gets its port in host byte
 /// order.
 ///
+/// A port that Proxmox VE has reserved on this node is not free. Its lock is waited for, at most 5 s.
+///
 /// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 4096 bytes; INVALID_ARGUMENT if `address` is not
-/// one literal address; IO if it is not an address of this host or no port is free.
+/// one literal address; IO if it is not an address of this host, no port is free, or the lock of
+/// Proxmox VE's reservations is not available.
 ///
 /// Threads: any.
 ///
@@ -104,6 +109,10 @@ pub unsafe extern "C" fn pve_tunnel_port_bind(
 ///   migrate         {"proto":"tcp","addr":"192.0.2.7","port":60000}
 ///   nbd_uri         "nbd:192.0.2.7:60001:exportname=drive-scsi0"
 ///   network         the migration network: a CIDR, or null
+///   control         without a network: the address at which the target's API was reached, the
+///                   only one that is accepted; or null: any address, which the caller must check
+///   remote          for the message of such a refusal: the host of the target's API, or null
+///   configured      for the same message: the ID of the network configured for it, or null
 ///   allow_loopback  true: accept loopback addresses, for tests only
 ///
 /// It has exactly one of `migrate` and `nbd_uri`.
@@ -113,7 +122,8 @@ pub unsafe extern "C" fn pve_tunnel_port_bind(
 ///
 /// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT if `input` is not such an
 /// object, or its `network` is not a CIDR; REFUSED if the address is not literal, is outside the
-/// network, or is loopback, multicast or unspecified, or if the port is not 60000 to 60049.
+/// network or not `control`, is loopback, multicast or unspecified, or is IPv6 with an IPv4 address
+/// inside, or if the port is not 60000 to 60049.
 ///
 /// Threads: any.
 ///
@@ -207,7 +217,9 @@ pub unsafe extern "C" fn pve_tunnel_guard_check(
 pub(super) fn network_status(error: &NetworkError) -> Status {
     match error {
         NetworkError::Spec { .. } | NetworkError::NotExact { .. } => Status::InvalidArgument,
-        NetworkError::NoAddress { .. } | NetworkError::SeveralAddresses { .. } => Status::Refused,
+        NetworkError::NoAddress { .. }
+        | NetworkError::NoInterface { .. }
+        | NetworkError::SeveralAddresses { .. } => Status::Refused,
         _ => Status::Io,
     }
 }

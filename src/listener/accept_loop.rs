@@ -2,33 +2,45 @@
 
 use super::acceptor::Acceptor;
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// Pause before the next attempt when the system has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the task is cancelled.
-pub(super) async fn run(listener: TcpListener, acceptor: &Arc<Acceptor>) -> Infallible {
-    let mut logged = false;
+/// Accepts connections on all of these sockets until the task is cancelled.
+pub(super) async fn run_all(listeners: Vec<TcpListener>, acceptor: &Arc<Acceptor>) -> Infallible {
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        let acceptor = acceptor.clone();
+        loops.spawn(async move { run(listener, &acceptor).await });
+    }
+    loop {
+        match loops.join_next().await {
+            Some(Ok(never)) => match never {},
+            // A panicked loop has closed its socket. The others continue.
+            Some(Err(_)) => {}
+            None => pending::<()>().await,
+        }
+    }
+}
+
+async fn run(listener: TcpListener, acceptor: &Arc<Acceptor>) -> Infallible {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                logged = false;
-                acceptor.accept(stream, peer);
-            }
+            Ok((stream, peer)) => acceptor.accept(stream, peer),
             // The peer closed the connection before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                // One line for as long as the condition lasts.
-                if !std::mem::replace(&mut logged, true) {
-                    acceptor.log.line(format_args!(
-                        "listener: cannot accept a connection: {error}"
-                    ));
-                }
+                acceptor.log.limited(
+                    "listener: connections that cannot be accepted",
+                    format_args!("listener: cannot accept a connection: {error}"),
+                );
                 sleep(EXHAUSTED_PAUSE).await;
             }
         }

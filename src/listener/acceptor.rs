@@ -3,7 +3,10 @@
 
 use super::Options;
 use super::forwards::{Forwards, MAX_CONNECTIONS, Permit};
-use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET};
+use super::half_open::{HalfOpen, MAX_HALF_OPEN};
+use super::heartbeat_slot::{Decision, HeartbeatSlot};
+use super::presence::Presence;
+use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET, SECOND_HEARTBEAT};
 use crate::direct::message::{Refused, Stat};
 use crate::direct::{HEARTBEAT, Link, PeerLiveness, SessionKey, heartbeat};
 use crate::plane::Plane;
@@ -11,7 +14,6 @@ use crate::process::Log;
 use crate::relay::Local;
 use crate::system::{keepalive, lock};
 use crate::tls::{Server, TlsError, buffered};
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,15 +25,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{sleep, timeout};
-
-/// Connections whose handshake is not over. One more evicts the oldest. An honest handshake takes a
-/// few round trips, so an attacker has to open connections faster than that, all the time, to keep
-/// others out.
-const MAX_HALF_OPEN: usize = 64;
-
-/// Refusals that are logged one by one. After these only each power of two is logged, so that a scan
-/// of the port does not fill the log.
-const LOGGED_REFUSALS: u64 = 10;
 
 /// How long a local program may take to accept its connection: half of the time that the source
 /// waits for the status, so that the source receives the reason.
@@ -53,12 +46,28 @@ enum Refusal {
     Number(u32),
     #[error("its forward already has {MAX_CONNECTIONS} connections")]
     Crowded,
-    #[error("more than {MAX_HALF_OPEN} connections are in their handshake, and it is the oldest")]
-    Oldest,
+    #[error(
+        "more than {MAX_HALF_OPEN} connections are in their handshake, and it is the oldest one of the address with the most of them"
+    )]
+    HalfOpen,
+    #[error("the migration already has a heartbeat")]
+    SecondHeartbeat,
     #[error("'{path}' does not accept a connection: {cause}")]
     Socket { path: String, cause: io::Error },
     #[error("cannot set up the connection: {0}")]
     Setup(io::Error),
+}
+
+impl Refusal {
+    /// Strangers must not prevent that refused connections of the source are logged.
+    fn kind_of_line(&self) -> &'static str {
+        match self {
+            Self::Number(_) | Self::Crowded | Self::SecondHeartbeat | Self::Socket { .. } => {
+                "listener: refused connections of the source"
+            }
+            _ => "listener: refused connections of unproven peers",
+        }
+    }
 }
 
 /// What all connections of one migration share.
@@ -71,16 +80,19 @@ pub(super) struct Acceptor {
     pub(super) forwards: Forwards,
     pub(super) log: Arc<Log>,
     liveness: PeerLiveness,
+    pub(super) presence: Presence,
     connections: AtomicU64,
     refused: Mutex<Refused>,
     refusals: AtomicU64,
-    half_open: Mutex<VecDeque<HalfOpen>>,
-    /// Notified when a connection has ended.
+    half_open: Mutex<HalfOpen<Accepted>>,
+    /// The value is notified when another connection replaces the heartbeat.
+    heartbeat: Mutex<HeartbeatSlot<Arc<Notify>>>,
+    /// Notified when a connection has ended or failed.
     ended: Notify,
 }
 
-struct HalfOpen {
-    connection: u64,
+/// A connection whose handshake is not over.
+struct Accepted {
     peer: SocketAddr,
     task: AbortHandle,
 }
@@ -100,11 +112,13 @@ impl Acceptor {
             dead_peer_timeout: options.dead_peer_timeout,
             forwards: Forwards::default(),
             log,
-            liveness: PeerLiveness::alive(),
+            liveness: PeerLiveness::alive(options.dead_peer_timeout),
+            presence: Presence::none(),
             connections: AtomicU64::new(0),
             refused: Mutex::default(),
             refusals: AtomicU64::new(0),
             half_open: Mutex::default(),
+            heartbeat: Mutex::new(HeartbeatSlot::new(options.dead_peer_timeout)),
             ended: Notify::new(),
         }
     }
@@ -114,23 +128,18 @@ impl Acceptor {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let acceptor = self.clone();
         let task = tokio::spawn(async move { acceptor.serve(connection, stream, peer).await });
-        let mut half_open = lock(&self.half_open);
-        half_open.push_back(HalfOpen {
-            connection,
+        let accepted = Accepted {
             peer,
             task: task.abort_handle(),
-        });
-        let oldest = (half_open.len() > MAX_HALF_OPEN)
-            .then(|| half_open.pop_front())
-            .flatten();
-        drop(half_open);
-        if let Some(oldest) = oldest {
-            oldest.task.abort();
-            self.refuse(oldest.peer, &Refusal::Oldest);
+        };
+        let dropped = lock(&self.half_open).add(connection, peer.ip(), accepted);
+        if let Some(dropped) = dropped {
+            dropped.task.abort();
+            self.refuse(dropped.peer, &Refusal::HalfOpen);
         }
     }
 
-    /// Waits until every connection has ended, at most for `limit`.
+    /// Waits until no connection transfers data, at most for `limit`.
     pub(super) async fn drain(&self, limit: Duration) {
         let all_ended = async {
             loop {
@@ -163,14 +172,15 @@ impl Acceptor {
 
     /// One connection from its first byte to its end.
     async fn serve(self: Arc<Self>, connection: u64, stream: TcpStream, peer: SocketAddr) {
-        let handshake = timeout(self.handshake_timeout, self.handshake(stream)).await;
-        lock(&self.half_open).retain(|entry| entry.connection != connection);
+        let handshake = self.handshake(connection, stream);
+        let handshake = timeout(self.handshake_timeout, handshake).await;
+        lock(&self.half_open).remove(connection);
         let authorized = match handshake {
             Err(_) => Err(Refusal::Silent(self.handshake_timeout)),
             Ok(Err(refusal)) => Err(refusal),
-            Ok(Ok((mut link, HEARTBEAT))) => match link.send_status(CONNECTED).await {
-                Ok(()) => return self.heartbeat(link).await,
-                Err(error) => Err(HandshakeRefusal::from(error).into()),
+            Ok(Ok((link, HEARTBEAT))) => match self.heartbeat(connection, link).await {
+                Ok(()) => return,
+                Err(refusal) => Err(refusal),
             },
             Ok(Ok((link, number))) => self.authorize(link, number).await,
         };
@@ -185,12 +195,13 @@ impl Acceptor {
     }
 
     /// TLS and the challenge. Returns the number of the requested forward.
-    async fn handshake(&self, stream: TcpStream) -> Result<(Link, u32), Refusal> {
+    async fn handshake(&self, connection: u64, stream: TcpStream) -> Result<(Link, u32), Refusal> {
         keepalive::enable(&stream, self.dead_peer_timeout).map_err(Refusal::Setup)?;
         let mut link = match &self.server {
             Some(server) => {
                 let stream = server.handshake(buffered(stream)).await?;
-                Link::Tls(Box::new(stream.into()))
+                lock(&self.half_open).certify(connection);
+                Link::Tls(Box::new(stream))
             }
             None => Link::clear(stream).map_err(Refusal::Setup)?,
         };
@@ -234,26 +245,60 @@ impl Acceptor {
         let started = Instant::now();
         let counters = &permit.forward().counters;
         let result = link.relay(&local, counters, &self.liveness).await;
-        let end = match &result {
-            Ok(()) => "closed".to_owned(),
+        let (kind, end) = match &result {
+            Ok(()) => ("listener: closed connections", "closed".to_owned()),
             Err(error) => {
                 permit.count_failure();
-                format!("FAILED: {error}")
+                self.ended.notify_waiters();
+                ("listener: failed connections", format!("FAILED: {error}"))
             }
         };
-        self.log.line(format_args!(
-            "listener: '{}': connection {number}: {end} ({:.1} s)",
-            permit.forward().path.display(),
-            started.elapsed().as_secs_f64()
-        ));
+        self.log.limited(
+            kind,
+            format_args!(
+                "listener: '{}': connection {number}: {end} ({:.1} s)",
+                permit.forward().path.display(),
+                started.elapsed().as_secs_f64()
+            ),
+        );
         match result {
             Ok(()) => local.close(),
             Err(_) => local.fail().await,
         }
     }
 
-    async fn heartbeat(&self, link: Link) {
-        let error = heartbeat::echo(link.into_stream(), self.dead_peer_timeout).await;
+    /// The one heartbeat of the migration, from its status to its end.
+    async fn heartbeat(&self, connection: u64, mut link: Link) -> Result<(), Refusal> {
+        let replaced = Arc::new(Notify::new());
+        let decision = lock(&self.heartbeat).take(connection, replaced.clone(), Instant::now());
+        match decision {
+            Decision::Accepted(None) => {}
+            Decision::Accepted(Some(silent)) => silent.notify_one(),
+            Decision::Refused => {
+                // The connection is refused whether or not the status arrives.
+                let _ = link.send_status(SECOND_HEARTBEAT).await;
+                link.close().await;
+                return Err(Refusal::SecondHeartbeat);
+            }
+        }
+        let _present = self.presence.enter();
+        let result = match link.send_status(CONNECTED).await {
+            Ok(()) => {
+                tokio::select! {
+                    () = self.echo(connection, link) => {}
+                    () = replaced.notified() => {}
+                }
+                Ok(())
+            }
+            Err(error) => Err(HandshakeRefusal::from(error).into()),
+        };
+        lock(&self.heartbeat).free(connection);
+        result
+    }
+
+    async fn echo(&self, connection: u64, link: Link) {
+        let on_beat = || lock(&self.heartbeat).beat(connection, Instant::now());
+        let error = heartbeat::echo(link.into_stream(), self.dead_peer_timeout, on_beat).await;
         // If only the source's process has ended, its other connections have ended too, each with a
         // reason of its own.
         if error.is_death_of_node() {
@@ -274,16 +319,16 @@ impl Acceptor {
             }
             Refusal::Handshake(HandshakeRefusal::Key) => &mut refused.key,
             Refusal::Number(_) => &mut refused.number,
-            Refusal::Crowded | Refusal::Oldest => &mut refused.crowded,
+            Refusal::Crowded | Refusal::HalfOpen => &mut refused.crowded,
+            Refusal::SecondHeartbeat => &mut refused.heartbeat,
             Refusal::Socket { .. } => &mut refused.socket,
         } += 1;
         drop(refused);
         let count = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
-        if count <= LOGGED_REFUSALS || count.is_power_of_two() {
-            self.log.line(format_args!(
-                "listener: connection from {peer} refused: {refusal} (refusal {count})"
-            ));
-        }
+        self.log.limited(
+            refusal.kind_of_line(),
+            format_args!("listener: connection from {peer} refused: {refusal} (refusal {count})"),
+        );
     }
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `{"op":"forward","path":"/run/…"}` | `{"number":1}` |
 //! | `{"op":"stat"}` | [`Stat`](crate::direct::message::Stat) |
-//! | `{"op":"close"}` | the last `Stat`, after every connection has ended or [`DRAIN_TIMEOUT`] has passed; then the listener ends |
+//! | `{"op":"close"}` | the last `Stat`, after every connection has ended or failed or [`DRAIN_TIMEOUT`] has passed; then the listener ends |
 //!
 //! Every other request is answered with `{"error":"…"}`.
 

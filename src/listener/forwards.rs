@@ -4,7 +4,7 @@ use crate::direct::message::{ForwardStat, MAX_SOCKET_PATH, is_socket_path};
 use crate::relay::Counters;
 use crate::system::lock;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use thiserror::Error;
 
@@ -32,12 +32,17 @@ pub(super) struct Forward {
     pub(super) counters: Counters,
     connections: AtomicU64,
     open: AtomicU64,
+    /// Open connections that have not failed.
+    transferring: AtomicU64,
     failed: AtomicU64,
 }
 
 /// Permission for one open connection of a forward. Dropping it frees the slot.
 #[derive(Debug)]
-pub(super) struct Permit(Arc<Forward>);
+pub(super) struct Permit {
+    forward: Arc<Forward>,
+    failed: AtomicBool,
+}
 
 impl Forward {
     /// Takes a slot; none if [`MAX_CONNECTIONS`] are open.
@@ -46,29 +51,40 @@ impl Forward {
             return None;
         }
         self.open.fetch_add(1, Ordering::Relaxed);
-        Some(Permit(self.clone()))
+        self.transferring.fetch_add(1, Ordering::Relaxed);
+        Some(Permit {
+            forward: self.clone(),
+            failed: AtomicBool::new(false),
+        })
     }
 }
 
 impl Permit {
     pub(super) fn forward(&self) -> &Forward {
-        &self.0
+        &self.forward
     }
 
     /// Counts the connection as accepted and returns its number, from 1.
     pub(super) fn count(&self) -> u64 {
-        self.0.connections.fetch_add(1, Ordering::Relaxed) + 1
+        self.forward.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Counts the connection as failed.
+    /// Counts the connection as failed. It transfers no more data, but stays open as long as its program
+    /// must not see an end of stream.
     pub(super) fn count_failure(&self) {
-        self.0.failed.fetch_add(1, Ordering::Relaxed);
+        if !self.failed.swap(true, Ordering::Relaxed) {
+            self.forward.failed.fetch_add(1, Ordering::Relaxed);
+            self.forward.transferring.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.forward.open.fetch_sub(1, Ordering::Relaxed);
+        if !*self.failed.get_mut() {
+            self.forward.transferring.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -95,6 +111,7 @@ impl Forwards {
                     counters: Counters::default(),
                     connections: AtomicU64::new(0),
                     open: AtomicU64::new(0),
+                    transferring: AtomicU64::new(0),
                     failed: AtomicU64::new(0),
                 }));
                 forwards.len() - 1
@@ -109,11 +126,11 @@ impl Forwards {
         lock(&self.0).get(index).cloned()
     }
 
-    /// Whether no forward has an open connection.
+    /// Whether no forward has a connection whose data may be in transit.
     pub(super) fn are_idle(&self) -> bool {
         lock(&self.0)
             .iter()
-            .all(|forward| forward.open.load(Ordering::Relaxed) == 0)
+            .all(|forward| forward.transferring.load(Ordering::Relaxed) == 0)
     }
 
     pub(super) fn stat(&self) -> Vec<ForwardStat> {

@@ -8,11 +8,17 @@ mod accept_loop;
 mod acceptor;
 mod control_socket;
 mod forwards;
+mod half_open;
+mod heartbeat_slot;
+mod presence;
+mod quota;
+
+pub use quota::QuotaError;
 
 use crate::configuration::default_dead_peer_timeout;
 use crate::direct::message::Open;
 use crate::direct::{HANDSHAKE_TIMEOUT, PROTOCOL, SessionKey};
-use crate::network::{self, NetworkError, Scope, SystemLookup};
+use crate::network::{self, NetworkError, Reservations, Scope, SystemLookup};
 use crate::plane::Plane;
 use crate::process::{Input, Log, Output};
 use crate::scalar;
@@ -25,6 +31,7 @@ use serde_json::json;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -60,6 +67,21 @@ pub struct Options {
         deserialize_with = "scalar::deserialize_time_limit"
     )]
     pub dead_peer_timeout: Duration,
+    /// How long the listener runs without a heartbeat.
+    #[serde(
+        default = "heartbeat_timeout",
+        deserialize_with = "scalar::deserialize_time_limit"
+    )]
+    pub heartbeat_timeout: Duration,
+    /// The user of the API that the worker runs for; its listeners are counted.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+/// The source opens the heartbeat as soon as it has the listener's address. Its limit for that is 5
+/// seconds if its configuration does not change it.
+fn heartbeat_timeout() -> Duration {
+    Duration::from_secs(60)
 }
 
 fn handshake_timeout() -> Duration {
@@ -77,6 +99,12 @@ pub enum ListenerError {
         "clear text is not received on {0}, which is publicly routable: name a private migration network, set 'public 1' for this one in /etc/pve/remote-migration.cfg, or omit migration_type=insecure"
     )]
     Public(IpAddr),
+    /// There are too many listeners.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
+    /// The source is gone, or has never come.
+    #[error("the source has had no heartbeat for {0:?}")]
+    Abandoned(Duration),
     /// No address or no port.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -89,9 +117,12 @@ pub enum ListenerError {
     /// The system refuses something that the listener needs.
     #[error("cannot start: {0}")]
     Start(io::Error),
-    /// A signal; SIGTERM also follows the death of the worker.
+    /// A signal.
     #[error("ended by {0}")]
     Signal(&'static str),
+    /// The worker has ended without closing its end of the socket: another process has it open.
+    #[error("the worker has ended")]
+    WorkerEnded,
 }
 
 /// Runs the listener until the worker requests `close`, closes `control` or dies, or SIGHUP, SIGINT,
@@ -108,7 +139,7 @@ pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<
         .map_err(ListenerError::Start)?;
     let result = runtime.block_on(async {
         let signals = Signals::block().map_err(ListenerError::Start)?;
-        let _parent_death = ParentDeathSignal::set().map_err(ListenerError::Start)?;
+        let parent_death = ParentDeathSignal::set().map_err(ListenerError::Start)?;
         let log = Arc::new(Log::new(log));
         let writer = control.try_clone().map_err(ListenerError::Control)?;
         let input = Input::new(control).map_err(ListenerError::Control)?;
@@ -117,6 +148,7 @@ pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<
         let result = tokio::select! {
             result = served => result,
             signal = signals.wait() => Err(match signal {
+                Ok(_) if parent_death.parent_has_died() => ListenerError::WorkerEnded,
                 Ok(name) => ListenerError::Signal(name),
                 Err(error) => ListenerError::Start(error),
             }),
@@ -124,6 +156,7 @@ pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<
         if let Err(error) = &result {
             log.line(format_args!("listener: {error}"));
         }
+        log.report_unlogged();
         result
     });
     // A connection or a pending name lookup must not delay the end.
@@ -137,7 +170,12 @@ async fn serve(
     log: &Arc<Log>,
     options: &Options,
 ) -> Result<(), ListenerError> {
-    let (acceptor, listener, open) = match prepare(log, options) {
+    let Prepared {
+        acceptor,
+        listeners,
+        open,
+        _slot,
+    } = match prepare(log, options) {
         Ok(prepared) => prepared,
         Err(error) => {
             let line = json!({ "error": error.to_string() }).to_string();
@@ -154,17 +192,25 @@ async fn serve(
     drop(open);
     let served = tokio::select! {
         served = control.serve() => served.map_err(ListenerError::Control),
-        never = accept_loop::run(listener, &acceptor) => match never {},
+        never = accept_loop::run_all(listeners, &acceptor) => match never {},
+        () = acceptor.presence.absent_for(options.heartbeat_timeout) => {
+            Err(ListenerError::Abandoned(options.heartbeat_timeout))
+        }
     };
     acceptor.close_all().await;
     served
 }
 
+/// A listener before its first connection.
+struct Prepared {
+    acceptor: Arc<Acceptor>,
+    listeners: Vec<TcpListener>,
+    open: Open,
+    _slot: Option<quota::Slot>,
+}
+
 /// Everything that can fail before the first connection.
-fn prepare(
-    log: &Arc<Log>,
-    options: &Options,
-) -> Result<(Arc<Acceptor>, TcpListener, Open), ListenerError> {
+fn prepare(log: &Arc<Log>, options: &Options) -> Result<Prepared, ListenerError> {
     let key = SessionKey::generate().map_err(ListenerError::Start)?;
     let (server, fingerprint) = match (options.plane, &options.fingerprint) {
         (Plane::Tls, Some(pin)) => {
@@ -190,31 +236,54 @@ fn prepare(
             ));
         }
     };
-    let node = network::address(options.network.as_deref(), &options.node, &SystemLookup)?;
-    let public = Scope::of(node.address) == Scope::Global;
-    if options.plane == Plane::Tcp && public && !options.public {
-        return Err(ListenerError::Public(node.address));
-    }
-    let bound = network::bind_port(node.address)?;
-    bound
-        .listener
-        .set_nonblocking(true)
+    let addresses = addresses(options)?;
+    let slot = quota::take(Path::new(quota::DIRECTORY), options.user.as_deref())?;
+    let bound = network::bind_port_on(&addresses, &Reservations::of_this_node())?;
+    let listeners = bound
+        .listeners
+        .into_iter()
+        .map(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        })
+        .collect::<io::Result<_>>()
         .map_err(ListenerError::Start)?;
-    let listener = TcpListener::from_std(bound.listener).map_err(ListenerError::Start)?;
+    let shown: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
     log.line(format_args!(
         "listener: plane {} on {} port {}",
         options.plane.name(),
-        node.address,
+        shown.join(" and "),
         bound.port
     ));
     let open = Open {
         protocol: PROTOCOL,
         plane: options.plane,
-        addresses: vec![node.address],
+        addresses,
         port: bound.port,
         fingerprint: fingerprint.map(|fingerprint| fingerprint.to_string()),
         key: key.clone(),
+        echo: true,
     };
     let acceptor = Acceptor::new(options, server, key, log.clone());
-    Ok((Arc::new(acceptor), listener, open))
+    Ok(Prepared {
+        acceptor: Arc::new(acceptor),
+        listeners,
+        open,
+        _slot: slot,
+    })
+}
+
+/// The addresses to listen on, one of each family. Clear text is not received on a publicly routable
+/// one, unless that is allowed.
+fn addresses(options: &Options) -> Result<Vec<IpAddr>, ListenerError> {
+    let network = options.network.as_deref();
+    let own = network::addresses(network, &options.node, &SystemLookup)?;
+    let (permitted, public): (Vec<IpAddr>, Vec<IpAddr>) =
+        own.into_iter().map(|own| own.address).partition(|address| {
+            options.plane != Plane::Tcp || options.public || Scope::of(*address) != Scope::Global
+        });
+    match public.first() {
+        Some(address) if permitted.is_empty() => Err(ListenerError::Public(*address)),
+        _ => Ok(permitted),
+    }
 }

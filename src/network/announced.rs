@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::{Scope, scope};
 
@@ -50,7 +50,8 @@ pub(super) fn literal_v6(text: &str) -> Result<Ipv6Addr, &'static str> {
 
 /// The kind of the address, if guest data must not be sent to it in any network: unspecified,
 /// multicast, broadcast, loopback unless that is allowed, and link-local unless `network` lies
-/// inside that range. IPv6 link-local is never allowed, because it requires a zone.
+/// inside that range. IPv6 link-local is never allowed, because it requires a zone. IPv6 with an
+/// IPv4 address inside is allowed only if `network` lies inside the range of that form.
 pub(super) fn unusable_kind(
     address: IpAddr,
     network: Option<&IpNet>,
@@ -73,8 +74,57 @@ pub(super) fn unusable_kind(
         _ if network.is_some_and(|network| is_broadcast(address, network)) => {
             Some("the broadcast address of the migration network")
         }
+        (scope, IpAddr::V6(v6)) if scope != Scope::Loopback => embedded_v4(v6, network),
         _ => None,
     }
+}
+
+/// Ranges of IPv6 addresses that a tunnel or a translator forwards to the IPv4 address inside: RFC
+/// 4291 section 2.5.5.1, RFC 3056, RFC 4380, RFC 6052, RFC 8215, RFC 2765. Such an address would
+/// reach a host that checks of the IPv4 address exclude.
+const EMBEDDING: [(Ipv6Net, &str); 6] = [
+    (
+        embedding([0; 6], 96),
+        "IPv6 with an IPv4 address inside (IPv4-compatible)",
+    ),
+    (
+        embedding([0x2002, 0, 0, 0, 0, 0], 16),
+        "IPv6 with an IPv4 address inside (6to4)",
+    ),
+    (
+        embedding([0x2001, 0, 0, 0, 0, 0], 32),
+        "IPv6 with an IPv4 address inside (Teredo)",
+    ),
+    (
+        embedding([0x64, 0xff9b, 0, 0, 0, 0], 96),
+        "IPv6 with an IPv4 address inside (NAT64)",
+    ),
+    (
+        embedding([0x64, 0xff9b, 1, 0, 0, 0], 48),
+        "IPv6 with an IPv4 address inside (NAT64)",
+    ),
+    (
+        embedding([0, 0, 0, 0, 0xffff, 0], 96),
+        "IPv6 with an IPv4 address inside (SIIT)",
+    ),
+];
+
+/// The network of the first six groups.
+const fn embedding([a, b, c, d, e, f]: [u16; 6], prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, 0, 0), prefix)
+}
+
+/// The form of an IPv6 address with an IPv4 address inside.
+fn embedded_v4(address: Ipv6Addr, network: Option<&IpNet>) -> Option<&'static str> {
+    // The interface identifier of ISATAP, with either value of its universal bit (RFC 5214, 6.1).
+    if let [_, _, _, _, 0 | 0x200, 0x5efe, _, _] = address.segments() {
+        return Some("IPv6 with an IPv4 address inside (ISATAP)");
+    }
+    let (range, form) = EMBEDDING
+        .iter()
+        .find(|(range, _)| range.contains(&address))?;
+    let chosen = matches!(network, Some(IpNet::V6(network)) if range.contains(network));
+    (!chosen).then_some(*form)
 }
 
 /// The last address of an IPv4 network reaches every node (RFC 919). Networks with a prefix of 31

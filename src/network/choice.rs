@@ -4,15 +4,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{InterfaceAddress, Lookup, NetworkError, NodeAddress, Scope, Spec, scope, uri_host};
+use super::{
+    InterfaceAddress, Lookup, NetworkError, NodeAddress, Scope, Spec, interface, scope, uri_host,
+};
 use crate::scalar;
+use interface::MAX_LISTED;
 
-/// Most addresses that an error lists. A router can have thousands.
-pub(super) const MAX_LISTED: usize = 32;
-
-/// Chooses this node's address. With `spec`, it is the one address that matches the CIDR or the
-/// interface name and whose interface is up. Without `spec`, it is the address that the node's name
-/// resolves to.
+/// Chooses this node's addresses, at most one of each family. With `spec`, they are those that match
+/// the CIDR or the interface name and whose interface is up. Without `spec`, they are those that the
+/// node's name resolves to. They are in the order of the kernel or the resolver.
 ///
 /// These addresses do not count: temporary, deprecated, tentative and duplicate ones; link-local
 /// IPv6, which requires a zone that QEMU's URIs cannot contain; loopback and link-local IPv4,
@@ -20,21 +20,45 @@ pub(super) const MAX_LISTED: usize = 32;
 /// address on several interfaces counts once.
 ///
 /// # Errors
-/// A malformed `spec`; a name that does not resolve; no address, or several different ones: then
-/// the error lists the addresses, their interfaces, and why each was rejected. The errors of
-/// [`Lookup`].
+/// A malformed `spec`; an interface that does not exist; a name that does not resolve; no address, or
+/// several different ones of one family: then the error lists the addresses, their interfaces, and
+/// why each was rejected. The errors of [`Lookup`].
+pub fn addresses(
+    spec: Option<&str>,
+    node: &str,
+    lookup: &dyn Lookup,
+) -> Result<Vec<NodeAddress>, NetworkError> {
+    let (first, other) = both(spec, node, lookup)?;
+    Ok([first].into_iter().chain(other).collect())
+}
+
+/// The first of [`addresses`], for a program that listens on one.
+///
+/// # Errors
+/// As for [`addresses`].
 pub fn address(
     spec: Option<&str>,
     node: &str,
     lookup: &dyn Lookup,
 ) -> Result<NodeAddress, NetworkError> {
+    both(spec, node, lookup).map(|(first, _)| first)
+}
+
+/// The first address, and that of the other family.
+fn both(
+    spec: Option<&str>,
+    node: &str,
+    lookup: &dyn Lookup,
+) -> Result<(NodeAddress, Option<NodeAddress>), NetworkError> {
     let (network, candidates) = match spec {
-        Some(spec) => {
-            let spec = Spec::parse(spec)?;
-            (spec.to_string(), of_network(&spec, lookup)?)
+        Some(text) => {
+            let spec = Spec::parse(text)?;
+            let network = spec.to_string();
+            let spec = interface::with_first_name(spec, lookup)?;
+            (network, of_network(&spec, lookup)?)
         }
         None => (
-            format!("node name '{}'", scalar::one_line(node)),
+            format!("node name '{}'", scalar::as_given(node)),
             of_name(node, lookup)?,
         ),
     };
@@ -72,18 +96,15 @@ impl Candidate {
 
 fn of_network(spec: &Spec, lookup: &dyn Lookup) -> Result<Vec<Candidate>, NetworkError> {
     let addresses = lookup.addresses()?;
-    let candidates = addresses.iter().map(|own| {
-        let (outside, cidr) = match spec {
-            Spec::Cidr(cidr) => (
-                (!cidr.contains(&own.address)).then_some("outside that network"),
-                Some(cidr),
-            ),
-            Spec::Interface(name) => (
-                (own.interface != *name).then_some("on another interface"),
-                None,
-            ),
-        };
-        Candidate::new(own, outside.or_else(|| unusable(own, cidr)))
+    let candidates = addresses.iter().filter_map(|own| match spec {
+        Spec::Cidr(cidr) => {
+            let outside = (!cidr.contains(&own.address)).then_some("outside that network");
+            let rejected = outside.or_else(|| unusable(own, Some(cidr)));
+            Some(Candidate::new(own, rejected))
+        }
+        Spec::Interface(name) => {
+            (own.interface == *name).then(|| Candidate::new(own, unusable(own, None)))
+        }
     });
     Ok(candidates.collect())
 }
@@ -144,32 +165,40 @@ fn special(address: IpAddr, cidr: Option<&IpNet>) -> Option<&'static str> {
     }
 }
 
-fn choose(network: String, candidates: &[Candidate]) -> Result<NodeAddress, NetworkError> {
-    let mut usable = candidates
-        .iter()
-        .filter(|candidate| candidate.rejected.is_none());
-    let first = usable.next().and_then(|candidate| {
-        let interface = candidate.interface.clone()?;
-        Some((candidate.address, interface))
-    });
-    let Some((address, (interface, prefix_len))) = first else {
-        return Err(NetworkError::NoAddress {
-            network,
-            found: describe(candidates),
-        });
-    };
-    if usable.any(|other| other.address != address) {
-        return Err(NetworkError::SeveralAddresses {
-            network,
-            found: describe(candidates),
-        });
+fn choose(
+    network: String,
+    candidates: &[Candidate],
+) -> Result<(NodeAddress, Option<NodeAddress>), NetworkError> {
+    let mut usable: Vec<NodeAddress> = Vec::new();
+    for candidate in candidates.iter().filter(|c| c.rejected.is_none()) {
+        let Some((interface, prefix_len)) = candidate.interface.clone() else {
+            continue;
+        };
+        if usable
+            .iter()
+            .all(|known| known.address != candidate.address)
+        {
+            usable.push(NodeAddress {
+                address: candidate.address,
+                prefix_len,
+                interface,
+                uri_host: uri_host(candidate.address),
+            });
+        }
     }
-    Ok(NodeAddress {
-        address,
-        prefix_len,
-        interface,
-        uri_host: uri_host(address),
-    })
+    let found = || describe(candidates);
+    let mut usable = usable.into_iter();
+    let (first, second, third) = (usable.next(), usable.next(), usable.next());
+    let Some(first) = first else {
+        let found = found();
+        return Err(NetworkError::NoAddress { network, found });
+    };
+    let same_family = |second: &NodeAddress| second.address.is_ipv4() == first.address.is_ipv4();
+    if third.is_some() || second.as_ref().is_some_and(same_family) {
+        let found = found();
+        return Err(NetworkError::SeveralAddresses { network, found });
+    }
+    Ok((first, second))
 }
 
 /// Lists the usable addresses first, because several usable addresses are the usual cause.

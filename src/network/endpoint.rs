@@ -35,6 +35,16 @@ pub struct EndpointInput {
     /// the CIDR of the source's own address on it, because the name has no meaning on the target.
     #[serde(default)]
     pub network: Option<String>,
+    /// The address at which the target's API was reached. Without a network it is the only address
+    /// that is accepted. Null: every address is accepted, and the caller has to check it.
+    #[serde(default)]
+    pub control: Option<IpAddr>,
+    /// The host of the target's API as the caller names it, for the message of such a refusal.
+    #[serde(default)]
+    pub remote: Option<String>,
+    /// The ID of the network that is configured for this remote, for the same message.
+    #[serde(default)]
+    pub configured: Option<String>,
     /// Accept loopback addresses, for source and target on one machine.
     #[serde(default, deserialize_with = "scalar::deserialize_flag")]
     pub allow_loopback: bool,
@@ -127,6 +137,18 @@ pub enum EndpointError {
         /// The network that the source expects.
         network: IpNet,
     },
+    /// No network is given, and the target's API was reached at another address.
+    #[error(
+        "the target announces address {address}, but its API was reached at {control}, and no network of this node permits another address: {solution}"
+    )]
+    NotReached {
+        /// The announced address.
+        address: IpAddr,
+        /// The address of the target's API.
+        control: IpAddr,
+        /// What to configure.
+        solution: String,
+    },
     /// The name cannot be the name of a drive's export.
     #[error("the target announces NBD export {name}: it {reason}")]
     Export {
@@ -143,7 +165,9 @@ pub enum EndpointError {
 ///   IPv4 inside IPv6.
 /// * It is not unspecified, multicast, broadcast or link-local, and loopback only if that is
 ///   allowed. IPv4 link-local is accepted if `network` lies inside that range.
-/// * It is inside `network`, if one is given.
+/// * It is inside `network`, if one is given. Otherwise it is `control`, the address at which the
+///   target's API was reached: without a network of the source's operator, a target must not be able
+///   to direct connections of the source to other hosts.
 /// * The port is one of [`PORTS`].
 /// * The export name consists of letters, digits, `-`, `_` and `.`.
 ///
@@ -158,7 +182,7 @@ pub fn check(input: &EndpointInput) -> Result<Endpoint, EndpointError> {
             }
             let port = number(&migrate.port)?;
             let literal = unbracketed(&migrate.addr)?;
-            let address = acceptable(literal, network, input.allow_loopback)?;
+            let address = acceptable(literal, network, input)?;
             Ok(Endpoint {
                 address,
                 port,
@@ -169,7 +193,7 @@ pub fn check(input: &EndpointInput) -> Result<Endpoint, EndpointError> {
         (None, Some(uri)) => {
             let (host, port, export) = nbd_parts(uri)?;
             let port = number(&Value::String(port.to_owned()))?;
-            let address = acceptable(host, network, input.allow_loopback)?;
+            let address = acceptable(host, network, input)?;
             let export = export_name(export)?;
             Ok(Endpoint {
                 address,
@@ -189,7 +213,7 @@ fn network(text: &str) -> Result<IpNet, EndpointError> {
         None => Err("is not a CIDR".to_owned()),
     }
     .map_err(|reason| EndpointError::Network {
-        network: scalar::one_line(text),
+        network: scalar::as_given(text),
         reason,
     })
 }
@@ -272,16 +296,44 @@ fn malformed(address: &str, reason: &'static str) -> EndpointError {
 fn acceptable(
     address: IpAddr,
     network: Option<IpNet>,
-    allow_loopback: bool,
+    input: &EndpointInput,
 ) -> Result<IpAddr, EndpointError> {
-    if let Some(kind) = announced::unusable_kind(address, network.as_ref(), allow_loopback) {
+    if let Some(kind) = announced::unusable_kind(address, network.as_ref(), input.allow_loopback) {
         return Err(EndpointError::Special { address, kind });
     }
-    match network {
-        Some(network) if !network.contains(&address) => {
+    // A socket for both families has the IPv4 address of its peer as IPv6.
+    let control = input.control.map(|control| control.to_canonical());
+    match (network, control) {
+        (Some(network), _) if !network.contains(&address) => {
             Err(EndpointError::Outside { address, network })
         }
+        (None, Some(control)) if control != address => Err(EndpointError::NotReached {
+            address,
+            control,
+            solution: solution(address, control, input),
+        }),
         _ => Ok(address),
+    }
+}
+
+/// What an operator who trusts the address has to configure.
+fn solution(address: IpAddr, control: IpAddr, input: &EndpointInput) -> String {
+    let file = "/etc/pve/remote-migration.cfg";
+    let network = IpNet::from(address);
+    match (&input.configured, &input.remote) {
+        (Some(id), _) => format!(
+            "if the address is right, add the line ' target {network}', or a network around it, to the section 'network: {}' of {file} on this node",
+            scalar::as_given(id)
+        ),
+        (None, remote) => {
+            let remote = match remote {
+                Some(remote) => scalar::as_given(remote),
+                None => control.to_string(),
+            };
+            format!(
+                "if the address is right, add the section 'network: other-cluster' with the lines ' remote {remote}' and ' target {network}', or a network around it, to {file} on this node"
+            )
+        }
     }
 }
 

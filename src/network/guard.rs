@@ -12,8 +12,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::choice::MAX_LISTED;
-use super::{InterfaceAddress, Lookup, NetworkError, Route, Scope, Spec, announced, scope};
+use super::interface::MAX_LISTED;
+use super::{
+    InterfaceAddress, Lookup, NetworkError, Route, Scope, Spec, announced, interface, scope,
+};
 use crate::scalar;
 
 /// The end of most errors: encryption is always the last of the possible solutions.
@@ -197,6 +199,12 @@ pub fn check(input: &GuardInput, lookup: &dyn Lookup) -> Result<GuardVerdict, Gu
     if scope == Scope::Global && !input.public {
         return Err(GuardError::Public { address });
     }
+    let first_name = |spec: Option<Spec>| {
+        spec.map(|spec| interface::with_first_name(spec, lookup))
+            .transpose()
+    };
+    let network = first_name(network)?;
+    let source_network = first_name(source_network)?;
     match &network {
         Some(Spec::Cidr(network)) if !network.contains(&address) => {
             return Err(GuardError::Outside {
@@ -287,7 +295,7 @@ fn check_interface(
         })
         .collect();
     if networks.is_empty() {
-        networks.push("no interface has this name, or it has no address".to_owned());
+        networks.push("it has no address".to_owned());
     }
     Err(GuardError::OutsideInterface {
         address,

@@ -1,10 +1,12 @@
 //! The address and port of a migration, and which endpoints of a target are acceptable.
 //!
 //! * [`Spec`] is a migration network as an operator writes it: a CIDR or an interface name.
-//! * [`address`] chooses this node's address in it, by the rules of a migration inside a cluster.
+//! * [`addresses`] chooses this node's addresses in it, one of each family, by the rules of a
+//!   migration inside a cluster; [`address`] chooses the first of them.
 //! * [`Lookup`] provides addresses, names and routes. [`SystemLookup`] reads them from the kernel
 //!   and the resolver; tests pass a table.
-//! * [`bind_port`] binds a port of the migration range, and listens on it.
+//! * [`bind_port`] binds a port of the migration range, and listens on it; [`bind_port_on`] does so
+//!   on several addresses. [`Reservations`] are those of Proxmox VE for its own migrations.
 //! * [`endpoint`] checks what a target announces for QEMU's own connections.
 //! * [`guard`] checks whether guest data may go to an address in clear text.
 //!
@@ -39,15 +41,19 @@ mod announced;
 mod choice;
 pub mod endpoint;
 pub mod guard;
+mod interface;
 mod lookup;
 mod port;
+mod reservations;
 mod route;
 mod scope;
 mod spec;
 
-pub use choice::address;
+pub use choice::{address, addresses};
+pub use interface::Interface;
 pub use lookup::SystemLookup;
-pub use port::{BoundPort, PORTS, bind_port};
+pub use port::{BoundAddresses, BoundPort, PORTS, bind_port, bind_port_on};
+pub use reservations::Reservations;
 pub use route::Route;
 pub use scope::Scope;
 pub use spec::Spec;
@@ -101,6 +107,14 @@ pub trait Lookup {
     /// # Errors
     /// The addresses cannot be read; [`NetworkError::Interrupted`] if a signal arrived first.
     fn addresses(&self) -> Result<Vec<InterfaceAddress>, NetworkError>;
+
+    /// Every interface of this node, including those without an address.
+    ///
+    /// # Errors
+    /// As for [`Lookup::addresses`].
+    fn interfaces(&self) -> Result<Vec<Interface>, NetworkError> {
+        Ok(interface::of_addresses(&self.addresses()?))
+    }
 
     /// The addresses of a host name, in the resolver's order.
     ///
@@ -161,9 +175,19 @@ pub enum NetworkError {
         /// Every address that was considered, with its interface and why it was rejected.
         found: String,
     },
-    /// More than one different address matches.
+    /// No interface has this name.
     #[error(
-        "{network}: more than one address on this node; {found}; name a CIDR that contains only one of them"
+        "there is no interface '{name}' on this node (interfaces: {found}), and no network with this ID is configured for this call: correct the name, or name the network as a CIDR"
+    )]
+    NoInterface {
+        /// The requested name.
+        name: String,
+        /// The names that exist, alternative ones in parentheses.
+        found: String,
+    },
+    /// More than one different address of one family matches.
+    #[error(
+        "{network}: more than one address of one family on this node; {found}; name a CIDR that contains only one of them"
     )]
     SeveralAddresses {
         /// The migration network, or the node's name.
@@ -214,13 +238,23 @@ pub enum NetworkError {
     },
     /// All ports of [`PORTS`] are in use.
     #[error(
-        "all ports from {first} to {last} on {address} are in use: wait for other migrations to end, or check which programs use them",
+        "all ports from {first} to {last} on {address} are in use: wait for other migrations to end, or check which programs use them{reserved}",
         first = PORTS.start(),
         last = PORTS.end()
     )]
     PortsExhausted {
-        /// The requested address.
-        address: IpAddr,
+        /// The requested addresses.
+        address: String,
+        /// How many of the ports Proxmox VE has reserved, in parentheses; or empty.
+        reserved: String,
+    },
+    /// Another process holds the lock of Proxmox VE's reservations, or it cannot be locked.
+    #[error("cannot read the ports that Proxmox VE has reserved: lock '{path}': {cause}")]
+    PortLock {
+        /// Path of the lock.
+        path: String,
+        /// The kernel's error, or the time limit.
+        cause: String,
     },
     /// Listening failed, and not because the port is in use.
     #[error("cannot listen on {address}, port {port}: {cause}")]

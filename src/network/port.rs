@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::NetworkError;
+use super::{NetworkError, Reservations};
 
 /// The ports that PVE uses for migration.
 pub const PORTS: RangeInclusive<u16> = 60000..=60049;
@@ -23,28 +23,88 @@ pub struct BoundPort {
     pub port: u16,
 }
 
+/// Listening sockets with one port.
+#[derive(Debug)]
+pub struct BoundAddresses {
+    /// One for each address, in their order: listening, blocking, close-on-exec.
+    pub listeners: Vec<TcpListener>,
+    /// In host byte order, one of [`PORTS`].
+    pub port: u16,
+}
+
 /// Binds the first free port of [`PORTS`] on exactly this address and family, and listens on it
-/// immediately, so that no other process can take the port between the choice and its use.
+/// immediately, so that no other process can take the port between the choice and its use. A port
+/// that Proxmox VE has reserved on this node does not count as free, see [`Reservations`].
 ///
 /// # Errors
 /// [`NetworkError::NotExact`] for an unspecified or multicast address, or an IPv4 address written
-/// as IPv6; [`NetworkError::PortsExhausted`]; [`NetworkError::Bind`] for any other failure, without
-/// a try of the next port, which would fail in the same way (this node does not have the address,
-/// or the process lacks a permission).
+/// as IPv6; [`NetworkError::PortsExhausted`]; [`NetworkError::PortLock`]; [`NetworkError::Bind`] for
+/// any other failure, without a try of the next port, which would fail in the same way (this node
+/// does not have the address, or the process lacks a permission).
 pub fn bind_port(address: IpAddr) -> Result<BoundPort, NetworkError> {
-    let inexact = match address {
-        _ if address.is_unspecified() => Some("the unspecified address"),
-        _ if address.is_multicast() => Some("a multicast address"),
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address written as IPv6"),
-        _ => None,
-    };
-    if let Some(kind) = inexact {
-        return Err(NetworkError::NotExact { address, kind });
+    let mut bound = bind_port_on(&[address], &Reservations::of_this_node())?;
+    match bound.listeners.pop() {
+        Some(listener) => Ok(BoundPort {
+            listener,
+            port: bound.port,
+        }),
+        None => Err(exhausted(&[address], 0)),
     }
+}
+
+/// As [`bind_port`], with one port for several addresses: the first that is free on all of them.
+///
+/// # Errors
+/// As for [`bind_port`].
+pub fn bind_port_on(
+    addresses: &[IpAddr],
+    reservations: &Reservations,
+) -> Result<BoundAddresses, NetworkError> {
+    for &address in addresses {
+        let inexact = match address {
+            _ if address.is_unspecified() => Some("the unspecified address"),
+            _ if address.is_multicast() => Some("a multicast address"),
+            IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+                Some("an IPv4 address written as IPv6")
+            }
+            _ => None,
+        };
+        if let Some(kind) = inexact {
+            return Err(NetworkError::NotExact { address, kind });
+        }
+    }
+    let reserved = reservations.lock()?;
+    let mut skipped = 0;
     for port in PORTS {
+        if reserved.contains(port) {
+            skipped += 1;
+            continue;
+        }
+        if let Some(listeners) = listen_on(addresses, port)? {
+            return Ok(BoundAddresses { listeners, port });
+        }
+    }
+    Err(exhausted(addresses, skipped))
+}
+
+fn exhausted(addresses: &[IpAddr], reserved: usize) -> NetworkError {
+    let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    NetworkError::PortsExhausted {
+        address: addresses.join(" and "),
+        reserved: match reserved {
+            0 => String::new(),
+            reserved => format!(" (Proxmox VE has reserved {reserved} of them for some seconds)"),
+        },
+    }
+}
+
+/// Listens on this port of each address; none if the port is in use on one of them.
+fn listen_on(addresses: &[IpAddr], port: u16) -> Result<Option<Vec<TcpListener>>, NetworkError> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
         match listen(SocketAddr::new(address, port)) {
-            Ok(listener) => return Ok(BoundPort { listener, port }),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Ok(listener) => listeners.push(listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(None),
             Err(error) => {
                 return Err(NetworkError::Bind {
                     address,
@@ -54,7 +114,7 @@ pub fn bind_port(address: IpAddr) -> Result<BoundPort, NetworkError> {
             }
         }
     }
-    Err(NetworkError::PortsExhausted { address })
+    Ok(Some(listeners))
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

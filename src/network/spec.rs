@@ -8,8 +8,9 @@ use ipnet::IpNet;
 use super::NetworkError;
 use crate::scalar;
 
-/// Longest interface name, in bytes: the kernel's `IFNAMSIZ` without the terminating NUL.
-const MAX_INTERFACE_LEN: usize = 15;
+/// Longest name of an interface, in bytes: that of an alternative name, the kernel's `ALTIFNAMSIZ`
+/// without the terminating NUL. The first name has at most 15 bytes (`IFNAMSIZ`).
+const MAX_INTERFACE_LEN: usize = 127;
 
 /// Shortest prefix, in bits; PVE's own format for a CIDR has the same bound. A wider network is not
 /// one that belongs to a single operator, and the checks that keep clear text inside it would
@@ -22,14 +23,15 @@ pub enum Spec {
     /// Every address inside it matches. Host bits are cleared: `10.0.0.7/24` means `10.0.0.0/24`,
     /// as for `ip address show to`.
     Cidr(IpNet),
-    /// Every address of the interface matches.
+    /// Every address of the interface with this name, or with this alternative name, matches.
     Interface(String),
 }
 
 impl Spec {
-    /// Reads `192.0.2.0/24`, `fd00::/64` or an interface name. Names follow the kernel's rules: 1
-    /// to 15 bytes, not `.` or `..`, without slash, colon and white space. Control characters are
-    /// rejected too, because names are part of messages.
+    /// Reads `192.0.2.0/24`, `fd00::/64` or an interface name, which may be an alternative one
+    /// (`ip link property`). Names follow the kernel's rules: 1 to 127 bytes, not `.` or `..`,
+    /// without slash, colon and white space. Control and invisible characters are rejected too,
+    /// because names are part of messages.
     ///
     /// # Errors
     /// [`NetworkError::Spec`], with the mistake. An address without a prefix is a mistake, because
@@ -40,7 +42,7 @@ impl Spec {
             None => interface(text).map(|name| Self::Interface(name.to_owned())),
         };
         parsed.map_err(|reason| NetworkError::Spec {
-            spec: scalar::one_line(text),
+            spec: scalar::as_given(text),
             reason,
         })
     }
@@ -106,6 +108,9 @@ fn interface(name: &str) -> Result<&str, String> {
     }
     if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return mistake("has white space or control characters");
+    }
+    if scalar::has_invisible(name) {
+        return mistake("has invisible characters");
     }
     if name.contains(':') {
         return mistake(

@@ -1,12 +1,16 @@
 //! The log: one line for each event, to a descriptor that may or may not be read.
 
+use super::log_limit::{LogLimit, Verdict};
 use crate::scalar::visible;
+use crate::system::lock;
 use crate::system::readiness::is_ready;
 use nix::poll::PollFlags;
 use nix::unistd::write;
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// The longest line, in bytes: as much as a pipe that polls writable accepts without blocking
 /// (`PIPE_BUF`).
@@ -17,6 +21,7 @@ const MAX_LINE: usize = 4096;
 pub(crate) struct Log {
     fd: Option<OwnedFd>,
     lost: AtomicU64,
+    limit: Mutex<LogLimit>,
 }
 
 impl Log {
@@ -25,6 +30,29 @@ impl Log {
         Self {
             fd,
             lost: AtomicU64::new(0),
+            limit: Mutex::default(),
+        }
+    }
+
+    /// Writes one line that a peer can cause. Each kind of such lines has a limit; lines above it are
+    /// counted, and a later line reports their number. `kind` is part of that line: a plural noun.
+    ///
+    /// Lines that only this process or its caller can cause use [`Self::line`].
+    pub(crate) fn limited(&self, kind: &'static str, text: impl Display) {
+        let verdict = lock(&self.limit).decide(kind, Instant::now());
+        if let Verdict::Log(unlogged) = verdict {
+            if let Some(unlogged) = unlogged {
+                self.line(unlogged);
+            }
+            self.line(text);
+        }
+    }
+
+    /// Reports the lines that were not logged. To be called at the end.
+    pub(crate) fn report_unlogged(&self) {
+        let unlogged = lock(&self.limit).unlogged(Instant::now());
+        for unlogged in unlogged {
+            self.line(unlogged);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod channel;
 mod log;
+mod log_limit;
 
 pub(crate) use channel::{Input, Line, Lines, Output};
 pub(crate) use log::Log;

@@ -6,6 +6,7 @@ use crate::direct::SessionKey;
 use crate::direct::message::MAX_ADDRESSES;
 use crate::network::PORTS;
 use crate::plane::Plane;
+use crate::scalar;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
@@ -47,6 +48,9 @@ fn open(fields: &Fields<'_>) -> Result<Value, FieldError> {
     if let Some(fingerprint) = fingerprint {
         open["fingerprint"] = fingerprint.to_string().into();
     }
+    if let Some(echo) = fields.optional("echo", scalar::flag)? {
+        open["echo"] = echo.into();
+    }
     Ok(open)
 }
 
@@ -55,11 +59,19 @@ fn stat(fields: &Fields<'_>) -> Result<Value, FieldError> {
     stat.insert("plane".to_owned(), json!(fields.required("plane", plane)?));
     let forwards = fields.required("forwards", forwards)?;
     stat.insert("forwards".to_owned(), forwards.into());
-    let refused = fields.required("refused", |value| {
-        counters(&Fields::of(value).ok()?, &REFUSALS).ok()
-    })?;
+    let refused = fields.required("refused", refused)?;
     stat.insert("refused".to_owned(), refused.into());
     Ok(stat.into())
+}
+
+fn refused(value: &Value) -> Option<Map<String, Value>> {
+    let fields = Fields::of(value).ok()?;
+    let mut refused = counters(&fields, &REFUSALS).ok()?;
+    let heartbeat: Option<u64> = fields.optional("heartbeat", number).ok()?;
+    if let Some(heartbeat) = heartbeat {
+        refused.insert("heartbeat".to_owned(), heartbeat.into());
+    }
+    Some(refused)
 }
 
 fn counters(fields: &Fields<'_>, names: &[&'static str]) -> Result<Map<String, Value>, FieldError> {

@@ -214,9 +214,11 @@ impl Seam<'_> {
     fn hello(&self) -> Action {
         let tls = Capability::DirectTls.name();
         let tcp = Capability::DirectTcp.name();
+        let mut misconfigured = None;
         let withheld = match self.configuration() {
             Err(error) => {
                 let reason = error.to_string();
+                misconfigured = Some(reason.clone());
                 BTreeMap::from([(tls, reason.clone()), (tcp, reason)])
             }
             Ok(configuration) => match self.clear_text_withheld(&configuration) {
@@ -228,15 +230,19 @@ impl Seam<'_> {
             .into_iter()
             .filter(|name| !withheld.contains_key(name))
             .collect();
-        Action::Reply {
-            reply: json!({
-                "protocol": PROTOCOL,
-                "oldest": OLDEST_PROTOCOL,
-                "caps": caps,
-                "withheld": withheld,
-                "version": env!("CARGO_PKG_VERSION"),
-            }),
+        let mut reply = json!({
+            "protocol": PROTOCOL,
+            "oldest": OLDEST_PROTOCOL,
+            "caps": caps,
+            "withheld": withheld,
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        // A policy that cannot be read may forbid this migration. Older sources ignore the member,
+        // and see a target without direct planes.
+        if let Some(reason) = misconfigured {
+            reply["misconfigured"] = reason.into();
         }
+        Action::Reply { reply }
     }
 
     /// Why clear text is not offered, or none if it is; or the privilege to be checked first.
@@ -313,6 +319,7 @@ impl Seam<'_> {
                 "public": selected.public,
                 "hello_timeout": HANDSHAKE_TIMEOUT.as_secs(),
                 "dead_peer_timeout": open.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT.into()),
+                "user": self.input.user,
             }),
         })
     }

@@ -126,8 +126,11 @@ pub(super) fn path(value: &Value) -> Option<String> {
 
 fn network(value: &Value) -> Option<String> {
     let network = value.as_str()?;
+    // The names of interfaces are UTF-8.
+    let visible = |c: char| !c.is_whitespace() && !c.is_control();
     let valid = (1..=MAX_NETWORK).contains(&network.len())
-        && network.bytes().all(|byte| byte.is_ascii_graphic());
+        && network.chars().all(visible)
+        && !scalar::has_invisible(network);
     valid.then(|| network.to_owned())
 }
 

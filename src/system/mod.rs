@@ -1,11 +1,12 @@
-//! What this process asks of the operating system: readiness of descriptors, keepalive of TCP
-//! connections, signals, limits, and a signal at the death of its parent.
+//! What this process asks of the operating system: readiness of descriptors, keepalive and state of
+//! TCP connections, signals, limits, and a signal at the death of its parent.
 
 pub(crate) mod keepalive;
 pub(crate) mod limits;
 mod parent;
 pub(crate) mod readiness;
 mod signals;
+pub(crate) mod tcp_info;
 
 pub(crate) use parent::ParentDeathSignal;
 pub(crate) use signals::Signals;

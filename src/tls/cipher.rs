@@ -1,5 +1,6 @@
-//! The cipher suites of direct connections.
+//! The cipher suites of direct connections, and those of the first attempt with a target's API.
 
+use rustls::SupportedCipherSuite;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
@@ -29,6 +30,20 @@ pub(super) fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites,
         ..default_provider()
+    }
+}
+
+/// Without the suites of TLS 1.2 that limit the amount of data of a connection (AES-GCM): ChaCha20-Poly1305
+/// has no limit that a connection reaches. A server that would prefer AES-GCM then cannot select it.
+pub(super) fn without_limited(provider: CryptoProvider) -> CryptoProvider {
+    let mut cipher_suites = provider.cipher_suites;
+    cipher_suites.retain(|suite| match suite {
+        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit == u64::MAX,
+        SupportedCipherSuite::Tls13(_) => true,
+    });
+    CryptoProvider {
+        cipher_suites,
+        ..provider
     }
 }
 

@@ -1,25 +1,39 @@
 //! The client end: the source.
 
+use super::api_certificate::{ApiCertificate, Trust};
 use super::cipher;
 use super::identity::NAME;
 use super::pin::Pin;
-use super::{Fingerprint, Identity, Peer, TlsError, WRITE};
-use rustls::client::Resumption;
+use super::{Counted, Fingerprint, Identity, Peer, TlsError, TlsStream, WRITE};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
+use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 /// The TLS configuration for connections to one target.
 #[derive(Clone, Debug)]
 pub struct Client {
     config: Arc<ClientConfig>,
-    /// Whether it is for direct connections, where names are ignored.
-    direct: bool,
+    purpose: Purpose,
+}
+
+#[derive(Clone, Debug)]
+enum Purpose {
+    /// The target's API.
+    Api {
+        pinned: bool,
+        /// The configuration of a second attempt; none after it.
+        second: Option<Arc<ClientConfig>>,
+    },
+    /// Direct connections, where names are ignored.
+    Direct,
 }
 
 impl Client {
@@ -29,21 +43,43 @@ impl Client {
     /// Without a fingerprint it reads the CA certificates from the system's files, which takes a few
     /// milliseconds.
     pub fn new(pin: Option<Fingerprint>) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let config = match pin {
-            Some(expected) => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Pin::undated(expected, Peer::Target)))
-                .with_no_client_auth(),
-            None => builder
-                .with_root_certificates(system_roots()?)
-                .with_no_client_auth(),
+        Self::with_provider(pin, default_provider())
+    }
+
+    /// The same with another provider, for tests.
+    #[doc(hidden)]
+    pub fn with_provider(
+        pin: Option<Fingerprint>,
+        provider: CryptoProvider,
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider);
+        let trust = match pin {
+            Some(expected) => Trust::Pinned(expected),
+            None => Trust::Authorities(
+                WebPkiServerVerifier::builder_with_provider(
+                    Arc::new(system_roots()?),
+                    provider.clone(),
+                )
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?,
+            ),
+        };
+        let verifier = ApiCertificate {
+            trust,
+            algorithms: provider.signature_verification_algorithms,
+            offers_unusable: false,
+        };
+        let unlimited = Arc::new(cipher::without_limited(CryptoProvider::clone(&provider)));
+        let second = ApiCertificate {
+            offers_unusable: true,
+            ..verifier.clone()
         };
         Ok(Self {
-            config: Arc::new(config),
-            direct: false,
+            config: api_config(unlimited, verifier)?,
+            purpose: Purpose::Api {
+                pinned: pin.is_some(),
+                second: Some(api_config(provider, second)?),
+            },
         })
     }
 
@@ -53,7 +89,7 @@ impl Client {
         let mut config = ClientConfig::builder_with_provider(Arc::new(cipher::provider()))
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pin::dated(pin, Peer::Target)))
+            .with_custom_certificate_verifier(Arc::new(Pin::new(pin, Peer::Target)))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified())));
         // Every connection has to prove the identity of both ends.
         config.resumption = Resumption::disabled();
@@ -61,7 +97,33 @@ impl Client {
         config.enable_sni = false;
         Ok(Self {
             config: Arc::new(config),
-            direct: true,
+            purpose: Purpose::Direct,
+        })
+    }
+
+    /// The client for one more attempt, over another connection, after this error of a handshake. None if
+    /// it would fail in the same way.
+    ///
+    /// The first attempt with an API offers no cipher that limits the amount of data of a connection. The
+    /// second one offers those, too: TLS 1.2 with AES-GCM, see [`TlsStream::limit_warning`]. It also offers
+    /// signatures that cannot be verified, so that the error names the kind of the key.
+    pub fn second_attempt(&self, error: &TlsError) -> Option<Self> {
+        let Purpose::Api { pinned, second } = &self.purpose else {
+            return None;
+        };
+        let config = second.clone()?;
+        // Some servers close or reset the connection in place of the alert.
+        let refused = match error {
+            TlsError::NothingInCommon(_) | TlsError::Ended(_) => true,
+            TlsError::Handshake(error) => error.kind() == io::ErrorKind::ConnectionReset,
+            _ => false,
+        };
+        refused.then(|| Self {
+            config,
+            purpose: Purpose::Api {
+                pinned: *pinned,
+                second: None,
+            },
         })
     }
 
@@ -78,19 +140,34 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = if self.direct { NAME } else { host };
+        let name = match self.purpose {
+            Purpose::Direct => NAME,
+            Purpose::Api { .. } => host,
+        };
         let name =
             ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))?;
         let mut stream = TlsConnector::from(self.config.clone())
-            .connect(name, stream)
+            .connect(name, Counted::new(stream))
             .await
-            .map_err(|error| match self.direct {
-                true => TlsError::direct(Peer::Target, error),
-                false => TlsError::with_host(host, error),
+            .map_err(|error| match self.purpose {
+                Purpose::Direct => TlsError::direct(Peer::Target, error),
+                Purpose::Api { pinned, .. } => TlsError::with_host(host, pinned, error),
             })?;
         stream.get_mut().1.set_buffer_limit(Some(WRITE));
-        Ok(stream)
+        Ok(TlsStream::new(stream.into()))
     }
+}
+
+fn api_config(
+    provider: Arc<CryptoProvider>,
+    verifier: ApiCertificate,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {

@@ -1,7 +1,12 @@
 //! Why there is no TLS connection, in terms of the operator.
 
 use super::Fingerprint;
-use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError, PeerIncompatible};
+use super::public_key::{USABLE_KEYS, UnusableKey};
+use super::untrusted::{self, span};
+use rustls::{
+    AlertDescription, CertificateError, InvalidMessage, OtherError, PeerIncompatible,
+    PeerMisbehaved,
+};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -53,7 +58,30 @@ pub enum TlsError {
         /// What is wrong with the certificate.
         cause: String,
     },
-    /// The peer of a direct connection presented no certificate.
+    /// The certificate has a key that cannot be verified.
+    #[error(
+        "the certificate of '{host}' has {key}, whose signatures cannot be verified here: use a certificate with another key ({USABLE_KEYS})"
+    )]
+    Key {
+        /// The requested host.
+        host: String,
+        /// The kind of the key, with an article.
+        key: String,
+    },
+    /// The host refused the TLS handshake, because it shares no parameters with this node.
+    #[error(
+        "'{0}' and this node have nothing in common in TLS: this node supports TLS 1.3, TLS 1.2 with ECDHE and ChaCha20-Poly1305 or AES-GCM, the groups X25519, P-256 and P-384, and certificates with a key of {USABLE_KEYS}; change the certificate or the TLS settings of '{0}' (pveproxy: /etc/default/pveproxy)"
+    )]
+    NothingInCommon(String),
+    /// The host supports only an older TLS.
+    #[error("'{0}' supports neither TLS 1.2 nor TLS 1.3")]
+    TooOld(String),
+    /// The host has an RSASSA-PSS key, and does not support TLS 1.3.
+    #[error(
+        "the certificate of '{0}' has an RSASSA-PSS key, which is supported with TLS 1.3 only: allow TLS 1.3 at '{0}', or use a certificate with another key"
+    )]
+    PssBeforeTls13(String),
+    /// The peer presented no certificate.
     #[error("the {0} presented no certificate")]
     NoCertificate(Peer),
     /// The pinned certificate has expired.
@@ -91,10 +119,10 @@ pub enum TlsError {
     /// The peer of a direct connection supports only an older TLS.
     #[error("the {0} does not support TLS 1.3")]
     OldVersion(Peer),
-    /// The peer of a direct connection uses another protocol.
+    /// The peer uses another protocol.
     #[error("the data from the {0} is not TLS")]
     NotTls(Peer),
-    /// The peer of a direct connection refused the handshake.
+    /// The peer refused the handshake.
     #[error("the {peer} refused this connection: {reason}")]
     Refused {
         /// The node that refused.
@@ -102,7 +130,7 @@ pub enum TlsError {
         /// Its reason.
         reason: String,
     },
-    /// The peer of a direct connection closed it.
+    /// The peer closed the connection.
     #[error("the {0} closed the connection during the TLS handshake")]
     Ended(Peer),
     /// The handshake failed for another reason.
@@ -174,6 +202,10 @@ impl TlsError {
     }
 
     fn certificate(peer: Peer, cause: &CertificateError) -> Self {
+        let unusable = || Self::Unusable {
+            peer,
+            cause: untrusted::cause(cause),
+        };
         match cause {
             CertificateError::ExpiredContext { time, not_after } => Self::Expired {
                 peer,
@@ -186,32 +218,38 @@ impl TlsError {
             CertificateError::BadSignature => Self::NoKey(peer),
             CertificateError::Other(OtherError(inner)) => match inner.downcast_ref::<Mismatch>() {
                 Some(mismatch) => Self::Mismatch(mismatch.clone()),
-                None => Self::Unusable {
-                    peer,
-                    cause: inner.to_string(),
-                },
+                None => unusable(),
             },
-            other => Self::Unusable {
-                peer,
-                cause: other.to_string(),
-            },
+            _ => unusable(),
         }
     }
 
-    /// The error of a handshake with a host.
-    pub(super) fn with_host(host: &str, error: io::Error) -> Self {
+    /// The error of a handshake with a host. `pinned`: whether its fingerprint was given.
+    pub(super) fn with_host(host: &str, pinned: bool, error: io::Error) -> Self {
+        use rustls::Error as E;
         match tls(&error) {
-            Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))) => {
-                match inner.downcast_ref::<Mismatch>() {
-                    Some(mismatch) => Self::Mismatch(mismatch.clone()),
-                    None => Self::Handshake(error),
+            Some(E::InvalidCertificate(CertificateError::Other(OtherError(inner))))
+                if inner.is::<UnusableKey>() =>
+            {
+                Self::Key {
+                    host: host.to_owned(),
+                    key: inner.to_string(),
                 }
             }
-            Some(rustls::Error::InvalidCertificate(cause)) => Self::Untrusted {
+            Some(E::InvalidCertificate(cause)) if !pinned => Self::Untrusted {
                 host: host.to_owned(),
-                cause: cause.to_string(),
+                cause: untrusted::cause(cause),
             },
-            _ => Self::Handshake(error),
+            Some(E::AlertReceived(
+                AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity,
+            )) => Self::NothingInCommon(host.to_owned()),
+            Some(E::PeerMisbehaved(PeerMisbehaved::SignedKxWithWrongAlgorithm)) => {
+                Self::PssBeforeTls13(host.to_owned())
+            }
+            _ => match Self::direct(Peer::Target, error) {
+                Self::OldVersion(_) => Self::TooOld(host.to_owned()),
+                other => other,
+            },
         }
     }
 }
@@ -243,23 +281,11 @@ fn refused(peer: Peer, alert: AlertDescription) -> TlsError {
         | A::CertificateUnknown
         | A::UnknownCA
         | A::UnsupportedCertificate => "it does not accept this node's certificate".to_owned(),
+        A::UnrecognisedName => "it has no certificate for the requested name".to_owned(),
         A::HandshakeFailure => {
             "it has no cipher or key exchange in common with this node".to_owned()
         }
         other => format!("TLS alert {other:?}"),
     };
     TlsError::Refused { peer, reason }
-}
-
-/// A time span, in the largest unit that gives at least two.
-fn span(span: Duration) -> String {
-    const MINUTE: u64 = 60;
-    const HOUR: u64 = 60 * MINUTE;
-    const DAY: u64 = 24 * HOUR;
-    match span.as_secs() {
-        seconds if seconds < 2 * MINUTE => format!("{seconds} s"),
-        seconds if seconds < 2 * HOUR => format!("{} min", seconds / MINUTE),
-        seconds if seconds < 2 * DAY => format!("{} h", seconds / HOUR),
-        seconds => format!("{} days", seconds / DAY),
-    }
 }

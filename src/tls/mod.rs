@@ -4,62 +4,43 @@
 //! | configuration | TLS versions | presented certificate | accepted certificate |
 //! |---|---|---|---|
 //! | [`Client::new`] without a pin: websocket | 1.2, 1.3 | none | signed by one of the system's CAs, for the name or address |
-//! | [`Client::new`] with a pin: websocket | 1.2, 1.3 | none | the pinned one; names and validity are ignored, as everywhere in Proxmox VE |
+//! | [`Client::new`] with a pin: websocket | 1.2, 1.3 | none | the pinned one with a key that can be verified; everything else in it is ignored, as everywhere in Proxmox VE |
 //! | [`Client::direct`], [`Server::direct`] | 1.3 | of a one-time [`Identity`] | the pinned one, within its validity; names are ignored |
 //!
 //! On a direct connection the source is the client. In TLS 1.3 the handshake of a client ends before the
 //! server has checked the client's certificate: see [`Client::handshake`].
 
+mod api_certificate;
+mod buffered;
 mod cipher;
 mod client;
 mod error;
 mod fingerprint;
 mod identity;
 mod pin;
+mod public_key;
 mod server;
+mod stream;
+mod untrusted;
 
+pub(crate) use buffered::{BufferedTcp, buffered};
 pub use client::Client;
 pub use error::{Mismatch, Peer, TlsError};
 pub use fingerprint::Fingerprint;
 pub use identity::Identity;
 pub use server::Server;
+pub use stream::{Counted, TlsStream};
 
 use rustls::CommonState;
-use tokio::io::BufReader;
-use tokio::net::TcpStream;
-
-/// Size of the read buffer, in bytes: eight full records. rustls itself never reads more than one record
-/// at once, and that in several steps.
-const READ: usize = 128 << 10;
 
 /// Bytes of records that may wait to be sent: eight full records with their headers and tags, and one
 /// more. So the whole buffer of a relay is sent in one call. The limit of rustls is four records.
 const WRITE: usize = 9 * (16 << 10);
 
-/// A TCP connection with a read buffer for TLS.
-pub(crate) type BufferedTcp = BufReader<TcpStream>;
-
-/// Adds the read buffer to a connection, before the TLS handshake.
-pub(crate) fn buffered(stream: TcpStream) -> BufferedTcp {
-    BufReader::with_capacity(READ, stream)
-}
-
 /// A connection after its handshake.
 pub trait Established {
     /// The negotiated parameters.
     fn negotiated(&self) -> &CommonState;
-}
-
-impl<S> Established for tokio_rustls::client::TlsStream<S> {
-    fn negotiated(&self) -> &CommonState {
-        self.get_ref().1
-    }
-}
-
-impl<S> Established for tokio_rustls::server::TlsStream<S> {
-    fn negotiated(&self) -> &CommonState {
-        self.get_ref().1
-    }
 }
 
 /// The negotiated protocol version and cipher suite, for the log, as in

@@ -1,4 +1,4 @@
-//! Accepting one pinned certificate, independent of its issuer.
+//! Accepting the one-time certificate of a direct connection, independent of its issuer.
 
 use super::{Fingerprint, Mismatch, Peer};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,27 +17,16 @@ use std::sync::Arc;
 pub(super) struct Pin {
     expected: Fingerprint,
     peer: Peer,
-    /// Whether the validity of the certificate is checked.
-    dated: bool,
     provider: Arc<CryptoProvider>,
 }
 
 impl Pin {
-    /// Accepts it at any time.
-    pub(super) fn undated(expected: Fingerprint, peer: Peer) -> Self {
+    /// Accepts it within its validity.
+    pub(super) fn new(expected: Fingerprint, peer: Peer) -> Self {
         Self {
             expected,
             peer,
-            dated: false,
             provider: Arc::new(ring::default_provider()),
-        }
-    }
-
-    /// Accepts it within its validity.
-    pub(super) fn dated(expected: Fingerprint, peer: Peer) -> Self {
-        Self {
-            dated: true,
-            ..Self::undated(expected, peer)
         }
     }
 
@@ -50,9 +39,6 @@ impl Pin {
                 actual,
             };
             return Err(mismatch.into());
-        }
-        if !self.dated {
-            return Ok(());
         }
         // rustls checks the validity only together with a trust anchor, so the certificate is used as its
         // own anchor. It has to be of X.509 version 3, self-signed, and not a CA's. If it restricts the

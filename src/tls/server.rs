@@ -1,7 +1,7 @@
 //! The server end: the target.
 
 use super::pin::Pin;
-use super::{Fingerprint, Identity, Peer, TlsError, WRITE, cipher};
+use super::{Counted, Fingerprint, Identity, Peer, TlsError, TlsStream, WRITE, cipher};
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
@@ -9,7 +9,6 @@ use rustls::version::TLS13;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 /// The TLS configuration for connections from one source.
 #[derive(Clone, Debug)]
@@ -23,7 +22,7 @@ impl Server {
     pub fn direct(identity: &Identity, pin: Fingerprint) -> Result<Self, TlsError> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(cipher::provider()))
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::new(Pin::dated(pin, Peer::Source)))
+            .with_client_cert_verifier(Arc::new(Pin::new(pin, Peer::Source)))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified())));
         // Every connection has to prove the identity of both ends: no tickets, no resumption, no early
         // data.
@@ -46,10 +45,10 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut stream = TlsAcceptor::from(self.config.clone())
-            .accept(stream)
+            .accept(Counted::new(stream))
             .await
             .map_err(|error| TlsError::direct(Peer::Source, error))?;
         stream.get_mut().1.set_buffer_limit(Some(WRITE));
-        Ok(stream)
+        Ok(TlsStream::new(stream.into()))
     }
 }

@@ -1,7 +1,8 @@
 //! The client's side of the opening handshake (RFC 6455 §4.1).
 
 use crate::scalar::one_line;
-use std::io;
+use std::borrow::Cow;
+use std::{io, str};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tungstenite::handshake::client::generate_key;
@@ -9,8 +10,12 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::{HeaderName, HeaderValue, Uri};
 use zeroize::Zeroizing;
 
-/// Longest head of a response, in bytes. pveproxy answers in a few hundred bytes.
+/// Longest head of a response, in bytes, with the informational responses before it. pveproxy answers
+/// in a few hundred bytes.
 const MAX_RESPONSE: usize = 16 * 1024;
+
+/// Most informational responses (1xx) before the final one. A proxy sends one or two of them.
+const MAX_INFORMATIONAL: usize = 16;
 
 /// Most headers of a response.
 const MAX_HEADERS: usize = 64;
@@ -151,10 +156,24 @@ where
     stream.write_all(&request.head).await?;
     stream.flush().await?;
     let mut received = Vec::with_capacity(1024);
+    let (mut start, mut informational) = (0, 0);
     loop {
-        if let Some(length) = parse(&received, &request.accept)? {
-            let early = received.split_off(length);
-            return Ok(Upgraded { stream, early });
+        match parse(&received[start..], &request.accept)? {
+            Head::Switching(length) => {
+                let early = received.split_off(start + length);
+                return Ok(Upgraded { stream, early });
+            }
+            Head::Informational(_) if informational == MAX_INFORMATIONAL => {
+                return Err(UpgradeError::Response(format!(
+                    "it follows more than {MAX_INFORMATIONAL} informational responses"
+                )));
+            }
+            Head::Informational(length) => {
+                start += length;
+                informational += 1;
+                continue;
+            }
+            Head::Incomplete => {}
         }
         if received.len() >= MAX_RESPONSE {
             return Err(UpgradeError::Response(format!(
@@ -174,14 +193,24 @@ where
     }
 }
 
-/// Checks a response head (RFC 6455 §4.1). Returns its length, or `None` if it is incomplete. httparse
-/// and not tungstenite reads it, because tungstenite drops the reason phrase.
-fn parse(received: &[u8], accept: &str) -> Result<Option<usize>, UpgradeError> {
+/// What the received bytes begin with, and its length in bytes.
+enum Head {
+    /// A part of a response head.
+    Incomplete,
+    /// An informational response, which a client has to accept before the final one (RFC 9110 §15.2).
+    Informational(usize),
+    /// The response 101, as RFC 6455 requires it.
+    Switching(usize),
+}
+
+/// Checks a response head (RFC 6455 §4.1). httparse and not tungstenite reads it, because tungstenite
+/// drops the reason phrase.
+fn parse(received: &[u8], accept: &str) -> Result<Head, UpgradeError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let length = match response.parse(received) {
         Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
+        Ok(httparse::Status::Partial) => return Ok(Head::Incomplete),
         Err(httparse::Error::TooManyHeaders) => {
             return Err(UpgradeError::Response(format!(
                 "it has more than {MAX_HEADERS} headers"
@@ -189,45 +218,65 @@ fn parse(received: &[u8], accept: &str) -> Result<Option<usize>, UpgradeError> {
         }
         Err(_) => return Err(response_error("it is not HTTP/1.1")),
     };
-    let status = response.code.unwrap_or_default();
-    if status != 101 {
-        let reason = one_line(response.reason.unwrap_or_default());
-        return Err(UpgradeError::Refused { status, reason });
+    match response.code.unwrap_or_default() {
+        101 => {}
+        100..200 => return Ok(Head::Informational(length)),
+        status => {
+            let reason = one_line(&reason(received));
+            return Err(UpgradeError::Refused { status, reason });
+        }
     }
     // httparse also accepts HTTP/1.0, which has no upgrade.
     if response.version != Some(1) {
         return Err(response_error("it is not HTTP/1.1"));
     }
-    let has = |name: &str, wanted: &dyn Fn(&str) -> bool| {
-        response.headers.iter().any(|header| {
-            header.name.eq_ignore_ascii_case(name)
-                && std::str::from_utf8(header.value).is_ok_and(|value| wanted(value.trim()))
-        })
+    let has = |name: &str, wanted: &dyn Fn(&[u8]) -> bool| {
+        let mut named = response
+            .headers
+            .iter()
+            .filter(|header| header.name.eq_ignore_ascii_case(name));
+        named.any(|header| wanted(header.value.trim_ascii()))
     };
-    if !has("upgrade", &|value| value.eq_ignore_ascii_case("websocket")) {
+    if !has("upgrade", &|value| value.eq_ignore_ascii_case(b"websocket")) {
         return Err(response_error("it has no 'Upgrade: websocket'"));
     }
     if !has("connection", &|value| {
         value
-            .split(',')
-            .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+            .split(|&byte| byte == b',')
+            .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     }) {
         return Err(response_error("it has no 'Connection: Upgrade'"));
     }
-    if !has("sec-websocket-accept", &|value| value == accept) {
+    if !has("sec-websocket-accept", &|value| value == accept.as_bytes()) {
         return Err(response_error(
             "its Sec-WebSocket-Accept does not match the key",
         ));
     }
+    // Some proxies add these headers without a value, which selects nothing.
     if has("sec-websocket-extensions", &|value| !value.is_empty()) {
         return Err(response_error(
             "it enables an extension that was not requested",
         ));
     }
-    if has("sec-websocket-protocol", &|_| true) {
+    if has("sec-websocket-protocol", &|value| !value.is_empty()) {
         return Err(response_error(
             "it selects a subprotocol that was not requested",
         ));
     }
-    Ok(Some(length))
+    Ok(Head::Switching(length))
+}
+
+/// The reason phrase of a complete response head. httparse returns only those in ASCII. Bytes that are
+/// not UTF-8 are taken as ISO-8859-1, which HTTP once specified for them (RFC 2616 §2.2).
+fn reason(head: &[u8]) -> Cow<'_, str> {
+    const BEFORE: usize = "HTTP/1.1 401 ".len();
+    let line = head
+        .split(|&byte| byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .find(|line| !line.is_empty());
+    let bytes = line.and_then(|line| line.get(BEFORE..)).unwrap_or_default();
+    match str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => bytes.iter().map(|&byte| char::from(byte)).collect(),
+    }
 }

@@ -18,6 +18,8 @@ const SOURCE_MAC: &str = "02:00:00:00:77:01";
 const TARGET_MAC: &str = "02:00:00:00:77:02";
 const UNUSED_MAC: &str = "02:00:00:00:77:ff";
 
+const JUMBO_FRAMES: &str = "ip link set mig0 mtu 9000 gso_max_size 9000";
+
 /// The link. The thread that creates it must be in a network namespace of its own, which becomes
 /// the source node. Both interfaces are named mig0.
 #[derive(Clone)]
@@ -60,6 +62,25 @@ impl Cable {
         self.set_neighbours(TARGET_MAC, SOURCE_MAC);
     }
 
+    /// Makes both nodes send packets of up to 9000 bytes. Without its own limit, the kernel would pass
+    /// larger ones over the link in one piece, whatever the MTU at the other end is. To be called
+    /// before there is a connection.
+    pub fn enable_jumbo_frames(&self) {
+        run(JUMBO_FRAMES);
+        self.on_target(|| run(JUMBO_FRAMES));
+    }
+
+    /// Drops every packet to the target above 1500 bytes from now on, without an error at either node.
+    /// The target still announces segments of 8960 bytes, as if a switch dropped the packets.
+    pub fn drop_large_packets_to_target(&self) {
+        self.on_target(|| drop_large_packets(TARGET_ADDRESSES[0]));
+    }
+
+    /// The same for packets to the source.
+    pub fn drop_large_packets_to_source(&self) {
+        drop_large_packets(SOURCE_ADDRESSES[0]);
+    }
+
     fn set_neighbours(&self, target_mac: &'static str, source_mac: &'static str) {
         set_neighbour(TARGET_ADDRESSES, target_mac);
         self.on_target(move || set_neighbour(SOURCE_ADDRESSES, source_mac));
@@ -81,6 +102,13 @@ impl Cable {
 /// Drops every packet to these addresses, without an ICMP error.
 pub fn drop_packets_to(addresses: [&str; 2]) {
     set_neighbour(addresses, UNUSED_MAC);
+}
+
+fn drop_large_packets(own_address: &str) {
+    run("ip link set mig0 mtu 1500");
+    run(&format!(
+        "ip route replace 10.77.0.0/24 dev mig0 src {own_address} advmss 8960"
+    ));
 }
 
 fn add_link_addresses([v4, v6]: [&str; 2]) {

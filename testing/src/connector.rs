@@ -5,7 +5,7 @@ use pve_tunnel::tls::Fingerprint;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -19,9 +19,19 @@ pub struct Connector {
     pub child: Child,
     pub directory: TempDir,
     input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
+    output: Option<BufReader<ChildStdout>>,
     log: Option<JoinHandle<String>>,
     lines: Arc<Mutex<Vec<(Instant, String)>>>,
+}
+
+/// A command that starts with the default action for each signal. Under `nohup`, or in the background of
+/// a script, this process ignores some of them, and a program that it starts would inherit that.
+pub fn with_default_signals(program: &Path) -> Command {
+    let mut command = Command::new("env");
+    command
+        .args(["--default-signal=HUP,INT,QUIT,TERM", "--"])
+        .arg(program);
+    command
 }
 
 impl Connector {
@@ -30,7 +40,7 @@ impl Connector {
     }
 
     pub fn start_with(arguments: &[&str]) -> Self {
-        Self::spawn(Command::new(executable()).args(arguments))
+        Self::spawn(with_default_signals(&executable()).args(arguments))
     }
 
     pub fn spawn(command: &mut Command) -> Self {
@@ -55,7 +65,7 @@ impl Connector {
         });
         Self {
             input: child.stdin.take(),
-            output: BufReader::new(child.stdout.take().unwrap()),
+            output: child.stdout.take().map(BufReader::new),
             log: Some(log),
             lines,
             child,
@@ -113,7 +123,8 @@ impl Connector {
 
     pub fn receive_raw(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
+        let output = self.output.as_mut().unwrap();
+        output.read_line(&mut line).unwrap();
         line.trim_end_matches('\n').to_owned()
     }
 
@@ -141,6 +152,11 @@ impl Connector {
         self.input = None;
     }
 
+    /// Closes this end of its standard output. Its further answers have no reader.
+    pub fn close_output(&mut self) {
+        self.output = None;
+    }
+
     /// Ends the connector by closing its standard input, and waits for it.
     pub fn finish(mut self) -> Finished {
         self.close_input();
@@ -150,7 +166,9 @@ impl Connector {
     /// Waits until the connector has ended without a request.
     pub fn wait(mut self) -> Finished {
         let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
+        if let Some(output) = &mut self.output {
+            output.read_to_string(&mut rest).unwrap();
+        }
         let status = self.child.wait().unwrap();
         let log = self.log.take().unwrap().join().unwrap();
         assert!(

@@ -8,6 +8,7 @@
 //! | `seam` | a target whose worker has a seam, and a connector that has negotiated with it |
 //! | `stream` | local programs at both ends of a connection |
 //! | `tcp_source` | a source for the `tcp` plane that does not use the library |
+//! | `openssl` | certificates and TLS servers of OpenSSL |
 //! | `tls` | both ends of a TLS handshake in one process |
 //! | `relay` | a relay between a UNIX socket and a TCP socket |
 //! | `role` | processes that run the library: the test executable, started again |
@@ -30,6 +31,7 @@ pub mod connector;
 pub mod frames;
 pub mod listener;
 pub mod namespace;
+pub mod openssl;
 pub mod relay;
 pub mod role;
 pub mod seam;

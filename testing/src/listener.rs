@@ -124,6 +124,11 @@ impl Listener {
         (result, self.log.take().unwrap().join().unwrap())
     }
 
+    /// Waits until a listener in a thread has ended by itself. Returns its result.
+    pub fn ended(mut self) -> Result<(), ListenerError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
     /// The process ID of a listener in a process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()

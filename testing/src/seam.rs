@@ -22,6 +22,9 @@ type Start = dyn Fn(Value) -> Listener + Send + Sync;
 /// Answers a request in place of the seam. The second argument returns the seam's own answer.
 type Script = dyn Fn(&Value, &dyn Fn() -> Value) -> Value + Send + Sync;
 
+/// Answers a command of the worker; none for the answer of a stock worker.
+type Worker = dyn Fn(&Value) -> Option<Value> + Send + Sync;
+
 /// The seam of a target, with the listener that it has opened.
 #[derive(Clone)]
 pub struct Seam {
@@ -30,6 +33,7 @@ pub struct Seam {
     commands: Arc<Mutex<Vec<Value>>>,
     start: Arc<Start>,
     script: Arc<Script>,
+    worker: Arc<Worker>,
 }
 
 impl Default for Seam {
@@ -46,6 +50,7 @@ impl Seam {
             commands: Arc::default(),
             start: Arc::new(start),
             script: Arc::new(|_, default_answer| default_answer()),
+            worker: Arc::new(|_| None),
         }
     }
 
@@ -65,10 +70,19 @@ impl Seam {
         self
     }
 
+    /// The same seam in a worker whose own commands a script answers.
+    pub fn with_worker(
+        mut self,
+        worker: impl Fn(&Value) -> Option<Value> + Send + Sync + 'static,
+    ) -> Self {
+        self.worker = Arc::new(worker);
+        self
+    }
+
     fn answer(&self, command: &Value) -> Value {
         self.commands.lock().unwrap().push(command.clone());
         match &command["direct"] {
-            Value::Null => stock_answer(command),
+            Value::Null => (self.worker)(command).unwrap_or_else(|| stock_answer(command)),
             direct => (self.script)(direct, &|| self.default_answer(direct)),
         }
     }

@@ -2,8 +2,12 @@
 
 use pve_tunnel::tls::Fingerprint;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned, SupportedCipherSuite, SupportedProtocolVersion,
+};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -21,6 +25,7 @@ pub struct Identity {
     pub certificate: CertificateDer<'static>,
     pem: String,
     key: PrivatePkcs8KeyDer<'static>,
+    provider: CryptoProvider,
 }
 
 impl Identity {
@@ -31,7 +36,17 @@ impl Identity {
             certificate: cert.der().clone(),
             pem: pem::encode(&pem::Pem::new("CERTIFICATE", cert.der().to_vec())),
             key: key_pair.serialize_der().into(),
+            provider: default_provider(),
         }
+    }
+
+    /// The same for a server that supports these suites only, and prefers the first one.
+    pub fn with_suites(self, suites: &[SupportedCipherSuite]) -> Self {
+        let provider = CryptoProvider {
+            cipher_suites: suites.to_vec(),
+            ..default_provider()
+        };
+        Self { provider, ..self }
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
@@ -44,14 +59,14 @@ impl Identity {
     }
 
     fn config(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = PrivateKeyDer::Pkcs8(self.key.clone_key());
-        let config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(Arc::new(self.provider.clone()))
             .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![self.certificate.clone()], key)
             .unwrap();
+        config.ignore_client_order = true;
         Arc::new(config)
     }
 }

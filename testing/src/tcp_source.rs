@@ -18,6 +18,18 @@ pub fn connect_to_forward(opened: &Value, number: u32) -> (TcpStream, Option<u8>
     let mut stream = TcpStream::connect(endpoint(opened)).unwrap();
     let mut challenge = [0; 40];
     stream.read_exact(&mut challenge).unwrap();
+    let status = respond_to(opened, &mut stream, &challenge, number);
+    (stream, status)
+}
+
+/// Responds to a listener's challenge and requests a forward. Returns the status, or none if the
+/// listener closed the connection instead.
+pub fn respond_to(
+    opened: &Value,
+    stream: &mut TcpStream,
+    challenge: &[u8; 40],
+    number: u32,
+) -> Option<u8> {
     assert_eq!(challenge[..8], *b"pvetun\0\x01");
     let mut message = challenge[8..].to_vec();
     message.extend(number.to_be_bytes());
@@ -25,8 +37,7 @@ pub fn connect_to_forward(opened: &Value, number: u32) -> (TcpStream, Option<u8>
     stream.write_all(&number.to_be_bytes()).unwrap();
     stream.write_all(proof.as_ref()).unwrap();
     let mut status = [0];
-    let status = stream.read_exact(&mut status).ok().map(|()| status[0]);
-    (stream, status)
+    stream.read_exact(&mut status).ok().map(|()| status[0])
 }
 
 fn key(opened: &Value) -> hmac::Key {

@@ -1,15 +1,15 @@
 //! Both ends of direct TLS connections in this process, and peers that do not verify certificates.
 
-use pve_tunnel::tls::{Client, Identity, Peer, Server, TlsError};
+use pve_tunnel::tls::{Client, Identity, Peer, Server, TlsError, TlsStream};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
+use rustls::crypto::{CipherSuiteCommon, CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
+    SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite, Tls13CipherSuite,
 };
 use std::io;
 use std::sync::Arc;
@@ -17,20 +17,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Much longer than any step of a test takes.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 pub type Outcome<T> = Result<T, TlsError>;
-pub type ClientStream = client::TlsStream<UnixStream>;
-pub type ServerStream = server::TlsStream<UnixStream>;
+pub type Stream = TlsStream<UnixStream>;
 
 /// Runs a handshake. Returns the result of each end: the source's and the target's.
 pub async fn complete_handshake(
     client: &Client,
     server: &Server,
-) -> (Outcome<ClientStream>, Outcome<ServerStream>) {
+) -> (Outcome<Stream>, Outcome<Stream>) {
     let (near, far) = UnixStream::pair().unwrap();
     let both = async { tokio::join!(client.handshake("192.0.2.7", near), server.handshake(far)) };
     timeout(LIMIT, both).await.unwrap()
@@ -50,7 +49,7 @@ pub fn pinned_pair(source: &Identity, target: &Identity) -> (Client, Server) {
 }
 
 /// The two ends of a connection after their handshake.
-pub async fn established() -> (ClientStream, ServerStream) {
+pub async fn established() -> (Stream, Stream) {
     let (source, target) = identities();
     let (client, server) = pinned_pair(&source, &target);
     let (near, far) = complete_handshake(&client, &server).await;
@@ -110,6 +109,51 @@ pub fn unverifying_server(
         .unwrap()
         .with_client_cert_verifier(Arc::new(AnyCertificate::new()))
         .with_cert_resolver(Arc::new(identity));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// The provider with these suites only, as changed by `change`.
+pub fn provider_with(
+    suites: &[SupportedCipherSuite],
+    change: impl Fn(&mut CipherSuiteCommon),
+) -> CryptoProvider {
+    // A suite is a static. Those of a test are never freed.
+    let changed = |suite: &SupportedCipherSuite| match suite {
+        SupportedCipherSuite::Tls12(suite) => {
+            let mut suite = Tls12CipherSuite {
+                common: common(&suite.common),
+                ..**suite
+            };
+            change(&mut suite.common);
+            SupportedCipherSuite::Tls12(Box::leak(Box::new(suite)))
+        }
+        SupportedCipherSuite::Tls13(suite) => {
+            let mut suite = Tls13CipherSuite {
+                common: common(&suite.common),
+                ..**suite
+            };
+            change(&mut suite.common);
+            SupportedCipherSuite::Tls13(Box::leak(Box::new(suite)))
+        }
+    };
+    CryptoProvider {
+        cipher_suites: suites.iter().map(changed).collect(),
+        ..ring::default_provider()
+    }
+}
+
+fn common(common: &CipherSuiteCommon) -> CipherSuiteCommon {
+    CipherSuiteCommon { ..*common }
+}
+
+/// The server of an API, which requires no certificate. It prefers its first suite.
+pub fn api_server(provider: CryptoProvider, identity: SingleCertAndKey) -> TlsAcceptor {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(identity));
+    config.ignore_client_order = true;
     TlsAcceptor::from(Arc::new(config))
 }
 

@@ -96,7 +96,7 @@ fn malformed_version_replies_are_refused_with_a_reason() {
         ("underscore", base("caps", json!(["direct_tls"])), "has characters other than"),
         ("space", base("caps", json!(["direct-tls "])), "has characters other than"),
         ("not ASCII", base("caps", json!(["direct-tlś"])), "has characters other than"),
-        ("a newline", base("caps", json!(["x\ny"])), "'x y', has characters other than"),
+        ("a newline", base("caps", json!(["x\ny"])), "'x\\ny', has characters other than"),
     ];
     for (name, reply, expected) in table {
         let error = version(reply).expect_err(name);

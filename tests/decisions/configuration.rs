@@ -218,7 +218,7 @@ fn every_error_names_its_line() {
         ("CIDR too wide", "network: dc2\n\tsource 0.0.0.0/0\n", "line 2: 'source' of network 'dc2': migration network '0.0.0.0/0' is too wide"),
         ("CIDR of the target", "network: dc2\n\ttarget 10.0.0/24\n", "line 2: 'target' of network 'dc2': migration network '10.0.0/24' is not a CIDR"),
         ("address", "network: dc2\n\tsource 10.0.0.1\n", "line 2: 'source' of network 'dc2': migration network '10.0.0.1' is an address; write it with its prefix"),
-        ("ID for this side", "network: dc2\n\tsource a-name-beyond-interfaces\n", "line 2: 'source' of network 'dc2': migration network 'a-name-beyond-interfaces' is neither"),
+        ("an alias", "network: dc2\n\tsource a:name\n", "line 2: 'source' of network 'dc2': migration network 'a:name' has a colon"),
         ("two networks", "network: dc2\n\tsource 10.0.0.0/24,10.1.0.0/24\n", "line 2: 'source' of network 'dc2'"),
         ("type", "network: dc2\n\tallow secure, clear\n", "line 2: 'allow' of network 'dc2': 'clear' is not a type of migration, expected one of: secure, insecure"),
         ("type in capitals", "network: dc2\n\tallow Secure\n", "line 2: 'allow' of network 'dc2': 'Secure' is not a type"),

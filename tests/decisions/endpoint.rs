@@ -100,11 +100,20 @@ fn addresses_that_must_not_receive_guest_data_are_refused() {
         ("broadcast", "255.255.255.255", "the broadcast address"),
         ("link-local IPv4", "169.254.9.1", "a link-local address"),
         ("link-local IPv6", "fe80::1", "unusable without a zone"),
+        ("IPv4-compatible", "::10.0.0.7", "IPv6 with an IPv4 address inside (IPv4-compatible)"),
+        ("6to4", "2002:a00:7::1", "IPv6 with an IPv4 address inside (6to4)"),
+        ("Teredo", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "IPv6 with an IPv4 address inside (Teredo)"),
+        ("NAT64", "64:ff9b::a00:7", "IPv6 with an IPv4 address inside (NAT64)"),
+        ("NAT64, local prefix", "64:ff9b:1::a00:7", "IPv6 with an IPv4 address inside (NAT64)"),
+        ("ISATAP", "fd00::5efe:a00:7", "IPv6 with an IPv4 address inside (ISATAP)"),
+        ("ISATAP of a global address", "fd00::200:5efe:c000:207", "IPv6 with an IPv4 address inside (ISATAP)"),
+        ("translated (RFC 2765)", "::ffff:0:a00:7", "IPv6 with an IPv4 address inside (SIIT)"),
     ];
     for (name, addr, expected) in table {
         let error = checked(&migrate(addr, Value::Null)).expect_err(name);
         assert!(error.contains(expected), "{name}: {error}");
-        assert!(error.contains(addr), "{name}: {error}");
+        let parsed: std::net::IpAddr = addr.parse().unwrap();
+        assert!(error.contains(&parsed.to_string()), "{name}: {error}");
     }
     let error_in = |addr: &str, network: &str| checked(&migrate(addr, json!(network))).unwrap_err();
     assert!(error_in("127.0.0.1", "127.0.0.0/8").contains("a loopback address"));
@@ -114,6 +123,11 @@ fn addresses_that_must_not_receive_guest_data_are_refused() {
             .contains("the broadcast address of the migration network")
     );
     assert!(error_in("169.254.9.1", "160.0.0.0/8").contains("a link-local address"));
+    // A network inside a form was written on purpose; a wider one was not.
+    assert!(checked(&migrate("64:ff9b::a00:7", json!("64:ff9b::/96"))).is_ok());
+    assert!(checked(&migrate("2002:a00:7::1", json!("2002:a00:7::/48"))).is_ok());
+    assert!(error_in("2002:a00:7::1", "2000::/8").contains("6to4"));
+    assert!(error_in("fd00::5efe:a00:7", "fd00::/64").contains("ISATAP"));
     // The permission for loopback does not extend to other addresses.
     for addr in [
         "0.0.0.0",
@@ -247,4 +261,45 @@ fn malformed_input_is_refused() {
         let error = checked(&input).expect_err(name);
         assert!(error.contains(expected), "{name}: {error}");
     }
+}
+
+#[test]
+fn without_a_network_only_the_address_of_the_control_connection_is_accepted() {
+    let announced = |addr: &str, control: &str, network: Value| {
+        let mut input = migrate(addr, network);
+        input["control"] = json!(control);
+        checked(&input).map(|endpoint| endpoint["address"].clone())
+    };
+    #[rustfmt::skip] // One row a line.
+    let accepted = [
+        ("the same address", "10.9.0.7", "10.9.0.7", Value::Null),
+        ("over a socket for both families", "10.9.0.7", "::ffff:10.9.0.7", Value::Null),
+        ("IPv6 in another spelling", "fd00:0::7", "fd00::7", Value::Null),
+        ("another one in a network of the operator", "10.9.0.8", "10.9.0.7", json!("10.9.0.0/24")),
+    ];
+    for (name, addr, control, network) in accepted {
+        assert!(announced(addr, control, network).is_ok(), "{name}");
+    }
+    for (addr, control, target) in [
+        ("10.9.0.100", "203.0.113.5", "10.9.0.100/32"),
+        ("10.9.0.100", "fd00::7", "10.9.0.100/32"),
+        ("fd00::8", "fd00::7", "fd00::8/128"),
+    ] {
+        let error = announced(addr, control, Value::Null).unwrap_err();
+        let expected = format!(
+            "the target announces address {addr}, but its API was reached at {control}, and no network of this node permits another address: if the address is right, add the section 'network: other-cluster' with the lines ' remote {control}' and ' target {target}', or a network around it, to /etc/pve/remote-migration.cfg on this node"
+        );
+        assert_eq!(error, expected);
+    }
+    let mut input = migrate("10.9.0.100", Value::Null);
+    input["control"] = json!("203.0.113.5");
+    input["remote"] = json!("pve.example.com");
+    let error = checked(&input).unwrap_err();
+    assert!(error.contains("' remote pve.example.com'"), "{error}");
+    input["configured"] = json!("dc2");
+    let error = checked(&input).unwrap_err();
+    assert!(
+        error.contains("add the line ' target 10.9.0.100/32', or a network around it, to the section 'network: dc2'"),
+        "{error}"
+    );
 }

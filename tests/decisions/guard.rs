@@ -162,13 +162,19 @@ fn the_address_has_to_be_inside_the_network() {
         ("another interface's network", "192.168.9.7", "eth1", interface),
         ("the peer of an address without a network", "10.99.0.2", "wg0", "'wg0' (10.99.0.1/32)"),
         ("an interface that is down", "172.16.5.7", "eth2", "172.16.5.1/16, interface is down"),
-        ("an interface that does not exist", "10.0.0.7", "eth9", "no interface has this name"),
     ];
     for (what, address, network, expected) in outside {
         let input = json!({"address": address, "network": network});
         let error = refused(what, &input, DIRECT);
         assert!(error.contains(expected), "{what}: {error}");
         assert!(error.contains(address), "{what}: {error}");
+    }
+    for network in ["network", "source_network"] {
+        let input = json!({"address": "10.0.0.7", network: "eth9"});
+        let error = refused("an interface that does not exist", &input, DIRECT);
+        let expected =
+            "there is no interface 'eth9' on this node (interfaces: lo, eth0, eth1, eth2, wg0)";
+        assert!(error.contains(expected), "{error}");
     }
 }
 
@@ -396,9 +402,9 @@ fn the_first_and_last_addresses_of_each_scope_are_accepted_or_refused() {
         ("3fff::7", Ok("documentation")),
         ("2600::7", Err("publicly routable")),
         // IPv6 that embeds a private IPv4 address is not private.
-        ("64:ff9b::a00:7", Err("publicly routable")),
-        ("2002:a00:7::1", Err("publicly routable")),
-        ("::10.0.0.7", Err("publicly routable")),
+        ("64:ff9b::a00:7", Err("with an IPv4 address inside")),
+        ("2002:a00:7::1", Err("with an IPv4 address inside")),
+        ("::10.0.0.7", Err("with an IPv4 address inside")),
     ];
     for (address, expected) in table {
         let outcome = verdict_on(&json!({"address": address}), DIRECT);

@@ -163,15 +163,14 @@ fn an_error_lists_every_address_and_why_it_is_not_usable() {
             "10.0.0.7/24 on eth1: outside that network", "2001:db8::7/64 on vmbr0: outside that network"]),
         ("down", "10.0.0.0/24", flags, &["10.0.0.1/24 on eth1: interface is down"]),
         ("all reasons of IPv6", "eth2", flags, &["migration network 'eth2' (an interface): no usable address",
-            "10.0.0.1/24 on eth1: on another interface", "fd00::1/64 on eth2: temporary", "fd00::2/64 on eth2: deprecated",
+            "fd00::1/64 on eth2: temporary", "fd00::2/64 on eth2: deprecated",
             "fd00::3/64 on eth2: tentative", "fd00::4/64 on eth2: duplicate", "fe80::4/64 on eth2: link-local"]),
         ("link-local IPv6 even by CIDR", "fe80::/10", flags, &["fe80::4/64 on eth2: link-local"]),
         ("the loopback interface does not include loopback addresses", "lo", USUAL, &["127.0.0.1/8 on lo: loopback", "::1/128 on lo: loopback"]),
         ("a wider network does not include loopback addresses", "::/8", &["lo ::1/128"], &["::1/128 on lo: loopback"]),
         ("a wider network does not include link-local addresses", "169.0.0.0/8", &["en5 169.254.3.1/16"],
             &["169.254.3.1/16 on en5: link-local"]),
-        ("no addresses at all", "eth1", &[], &["'eth1'", "no address was found"]),
-        ("a prefix of an interface name", "eth", USUAL, &["10.0.0.7/24 on eth1: on another interface"]),
+        ("no addresses at all", "10.0.0.0/24", &[], &["'10.0.0.0/24'", "no address was found"]),
     ];
     for (name, spec, lines, expected) in table {
         let error = address(Some(spec), "node", &node(lines)).expect_err(name);
@@ -195,8 +194,8 @@ fn several_usable_addresses_are_an_error_that_lists_them() {
         ("two on one interface", "10.0.0.0/24", &["eth1 10.0.0.7/24", "eth1 10.0.0.8/24", "eth2 10.1.0.1/24"],
             &["migration network '10.0.0.0/24': more than one", "10.0.0.7/24 on eth1: usable, 10.0.0.8/24 on eth1: usable",
             "10.1.0.1/24 on eth2: outside that network", "name a CIDR that contains only one of them"]),
-        ("both families of an interface", "vmbr0", USUAL, &["'vmbr0'", "192.0.2.7/24 on vmbr0: usable",
-            "2001:db8::7/64 on vmbr0: usable", "fe80::7/64 on vmbr0: link-local"]),
+        ("two of one family beside one of the other", "eth1", &["eth1 fd00::7/64", "eth1 10.0.0.7/24", "eth1 10.0.0.8/24"],
+            &["'eth1'", "10.0.0.7/24 on eth1: usable", "10.0.0.8/24 on eth1: usable", "fd00::7/64 on eth1: usable"]),
         ("two networks inside a wide one", "10.0.0.0/8", &["eth1 10.0.0.7/24", "eth2 10.1.0.7/24"],
             &["on eth1: usable", "on eth2: usable"]),
     ];
@@ -212,6 +211,52 @@ fn several_usable_addresses_are_an_error_that_lists_them() {
                 "{name}: {words}: {error}"
             );
         }
+    }
+}
+
+#[test]
+fn the_first_of_two_families_is_the_address_of_a_connection_without_a_listener() {
+    let by_interface = address(Some("vmbr0"), "node", &node(USUAL)).unwrap();
+    assert_eq!(by_interface.address, ip("192.0.2.7"));
+    let table = named("pve1", &["2001:db8::7", "192.0.2.7"], USUAL);
+    let by_name = address(None, "pve1", &table).unwrap();
+    assert_eq!(by_name.address, ip("2001:db8::7"));
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_reported_with_those_that_do() {
+    for spec in ["eth", "dc2", "a-name-of-thirty-three-characters"] {
+        let error = address(Some(spec), "node", &node(USUAL))
+            .unwrap_err()
+            .to_string();
+        let expected =
+            format!("there is no interface '{spec}' on this node (interfaces: lo, vmbr0, eth1)");
+        assert!(error.contains(&expected), "{error}");
+        assert!(!error.contains("another interface"), "{error}");
+    }
+    let lines: Vec<String> = (0..200)
+        .map(|n| format!("tap{n}i0 10.1.0.{n}/24"))
+        .collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let error = address(Some("eth9"), "node", &node(&lines))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("tap31i0, and 168 more)"), "{error}");
+}
+
+#[test]
+fn a_message_shows_a_network_as_it_was_given() {
+    for (given, shown) in [
+        ("10.0.0.0/24 ", "'10.0.0.0/24 '"),
+        (" eth1", "' eth1'"),
+        ("\u{a0}eth1", "'\\u{a0}eth1'"),
+        ("eth1\u{200b}", "'eth1\\u{200b}'"),
+        ("eth1\n", "'eth1\\n'"),
+    ] {
+        let error = address(Some(given), "node", &node(USUAL))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(shown), "{error}");
     }
 }
 
@@ -257,6 +302,8 @@ fn a_long_list_of_unusable_addresses_is_truncated() {
 
 #[test]
 fn malformed_migration_networks_are_refused_with_a_reason() {
+    let long = "a".repeat(128);
+    let long_in_fewer = "ä".repeat(64);
     #[rustfmt::skip] // One row a line.
     let table = [
         ("empty", "", "is empty"),
@@ -278,8 +325,9 @@ fn malformed_migration_networks_are_refused_with_a_reason() {
         ("half of it", "::/1", "is too wide"),
         ("seven bits", "10.0.0.0/7", "is too wide"),
         ("IPv4 written as IPv6", "::ffff:10.0.0.0/120", "is an IPv4 network written as IPv6"),
-        ("sixteen bytes", "abcdefghijklmnop", "at most 15 bytes"),
-        ("sixteen bytes in fewer characters", "ääääääää", "at most 15 bytes"),
+        ("128 bytes", long.as_str(), "at most 127 bytes"),
+        ("128 bytes in fewer characters", long_in_fewer.as_str(), "at most 127 bytes"),
+        ("a character without a visible form", "eth0\u{200b}", "has invisible characters"),
         ("an alias", "eth0:1", "has a colon"),
         ("white space", "eth 0", "has white space or control characters"),
         ("a newline", "eth0\n", "has white space or control characters"),
@@ -327,7 +375,7 @@ fn the_system_lookup_resolves_literals_and_reports_failures() {
     assert_eq!(SystemLookup.resolve("127.0.0.1"), Ok(vec![ip("127.0.0.1")]));
     let error = SystemLookup.resolve("no\0name").unwrap_err().to_string();
     assert!(
-        error.starts_with("cannot resolve the node's name 'no name': "),
+        error.starts_with("cannot resolve the node's name 'no\\0name': "),
         "{error}"
     );
 }

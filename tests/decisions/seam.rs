@@ -43,7 +43,7 @@ fn the_options_of_a_listener_come_from_request_and_configuration() {
     );
     let options = json!({
         "plane": "tls", "network": "10.9.0.0/24", "node": "pve7", "fingerprint": PIN,
-        "public": true, "hello_timeout": 10, "dead_peer_timeout": 2.5,
+        "public": true, "hello_timeout": 10, "dead_peer_timeout": 2.5, "user": null,
     });
     assert_eq!(
         action.unwrap(),
@@ -52,6 +52,10 @@ fn the_options_of_a_listener_come_from_request_and_configuration() {
     let plain = decision("", open(json!({})), json!({})).unwrap();
     assert_eq!(plain["options"]["network"], Value::Null);
     assert_eq!(plain["options"]["dead_peer_timeout"], 60.0);
+    let changes = json!({ "user": "move@pve!token", "allowed": true });
+    let named = decision("", open(json!({ "network": "büro☺" })), changes).unwrap();
+    assert_eq!(named["options"]["network"], "büro☺");
+    assert_eq!(named["options"]["user"], "move@pve!token");
 }
 
 #[test]
@@ -123,6 +127,11 @@ fn hello_offers_what_configuration_and_privileges_allow() {
             assert!(withheld.as_str().unwrap().starts_with(reason), "{withheld}");
         }
         assert_eq!(reply["withheld"].as_object().unwrap().len(), 2 - caps.len());
+        // A source of this version does not migrate at all. An older one ignores the member.
+        match caps.as_slice() {
+            [] => assert!(reply["misconfigured"].as_str().unwrap().contains(reason)),
+            _ => assert_eq!(reply.get("misconfigured"), None),
+        }
     }
 }
 
@@ -214,12 +223,22 @@ fn answers_of_the_listener_lose_unknown_members_and_keep_the_known_ones() {
         more["new"] = json!(1);
         assert_eq!(check_answer(operation, &more).as_ref(), Ok(answer));
     }
+    // Members of newer listeners.
+    for echo in [true, false] {
+        let mut newer = open.clone();
+        newer["echo"] = json!(echo);
+        assert_eq!(check_answer("open", &newer), Ok(newer));
+    }
+    let mut newer = stat.clone();
+    newer["refused"]["heartbeat"] = json!(3);
+    assert_eq!(check_answer("stat", &newer), Ok(newer));
     #[rustfmt::skip] // One row a line.
     let table = [
         ("open", &open, "addresses", json!([]), "'addresses' is malformed"),
         ("open", &open, "addresses", json!(vec!["10.0.0.1"; 17]), "'addresses' is malformed"),
         ("open", &open, "addresses", json!(["fe80::1%lo"]), "'addresses' is malformed"),
         ("open", &open, "port", json!(60050), "'port' is malformed"),
+        ("open", &open, "echo", json!("perhaps"), "'echo' is malformed"),
         ("open", &open, "key", json!(key.to_uppercase()), "'key' is malformed"),
         ("open", &open, "fingerprint", json!(null), "'fingerprint' is missing"),
         ("forward", &open, "number", json!(0), "'number' is malformed"),

@@ -132,7 +132,7 @@ fn with_the_migration_network_removed_the_default_route_is_refused() {
             );
             refused(
                 json!({"address": address, "network": "mig0"}),
-                &["no interface has this name"],
+                &["there is no interface 'mig0' on this node (interfaces: lo, "],
             );
         }
         // VPN clients add routes for half of the internet, which override the default route.

@@ -9,6 +9,7 @@ mod relay_half_close;
 mod relay_process;
 mod relay_splice;
 mod relay_splice_end;
+mod reservations;
 
 /// The relay process: `testing::relay::process` starts this executable with the name of this test.
 #[test]

@@ -139,10 +139,23 @@ fn the_choice_of_an_address() {
     );
     let error = chosen("dead0").unwrap_err().to_string();
     assert!(error.contains("fd78::7/64 on dead0: tentative"), "{error}");
+    assert!(!error.contains("mig0"), "{error}");
+
+    // `ip` accepts an alternative name wherever it accepts the first one.
+    let long = "enp0s31f6-a-name-of-the-third-kind-äö";
+    run(&format!("ip link property add dev dead1 altname {long}"));
+    run(&format!("ip link set {long} down"));
+    let error = chosen(long).unwrap_err().to_string();
     assert!(
-        error.contains("fd79::7/64 on mig0: on another interface"),
+        error.contains("10.80.0.7/24 on dead1: interface is down"),
         "{error}"
     );
+    let error = chosen("dead7").unwrap_err().to_string();
+    assert!(
+        error.contains("there is no interface 'dead7' on this node (interfaces: lo, "),
+        "{error}"
+    );
+    assert!(error.contains(&format!("dead1 ({long})")), "{error}");
 }
 
 fn ports_on_the_chosen_addresses() {

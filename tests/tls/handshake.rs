@@ -18,6 +18,7 @@ use testing::tls::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsStream;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -48,7 +49,11 @@ async fn a_target_is_verified_by_its_certificate_and_not_by_a_name() {
         let (near, far) = tokio::join!(client.handshake(host, near), server.handshake(far));
         near.unwrap();
         // The client sends no name, which an observer could read.
-        assert_eq!(far.unwrap().get_ref().1.server_name(), None);
+        let far = far.unwrap();
+        let TlsStream::Server(far) = far.get_ref() else {
+            unreachable!()
+        };
+        assert_eq!(far.get_ref().1.server_name(), None);
     }
 }
 
@@ -63,6 +68,9 @@ async fn a_second_connection_is_not_a_resumption() {
         far.write_all(b"x").await.unwrap();
         far.flush().await.unwrap();
         assert_eq!(near.read_u8().await.unwrap(), b'x');
+        let TlsStream::Client(near) = near.get_ref() else {
+            unreachable!()
+        };
         let connection = near.get_ref().1;
         assert_eq!(
             connection.handshake_kind(),
@@ -112,14 +120,14 @@ async fn an_end_without_close_notify_is_truncation() {
     let cut = |mut socket: UnixStream| async move { socket.shutdown().await.unwrap() };
 
     let (mut near, far) = established().await;
-    cut(far.into_inner().0).await;
+    cut(far.into_inner()).await;
     let error = near.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     assert!(error.to_string().contains("close_notify"), "{error}");
     assert!(TlsError::from_alert(Peer::Target, &error).is_none());
 
     let (near, mut far) = established().await;
-    cut(near.into_inner().0).await;
+    cut(near.into_inner()).await;
     let error = far.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     assert!(error.to_string().contains("close_notify"), "{error}");

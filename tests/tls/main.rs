@@ -4,4 +4,5 @@
 mod damage;
 mod handshake;
 mod key;
+mod record_limit;
 mod untrusted_peers;

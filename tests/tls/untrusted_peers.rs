@@ -1,4 +1,4 @@
-//! Peers that must not complete a direct connection, and the errors that name them.
+//! Peers that must not complete a direct connection, and the error that each of them causes.
 
 use pve_tunnel::tls::{Client, Fingerprint, Identity, Peer, Server, TlsError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
@@ -193,8 +193,8 @@ async fn a_man_in_the_middle_is_refused_by_both_ends() {
     );
 }
 
-/// Certificates are public: the attacker presents those of the two ends, and has to sign with
-/// another key.
+/// Certificates are public. The attacker presents the certificate of an end, but can only sign with
+/// its own key.
 #[tokio::test]
 async fn a_copied_certificate_without_its_key_is_refused() {
     let (source, target) = identities();
@@ -253,6 +253,6 @@ async fn a_ca_certificate_is_refused_with_the_reason() {
             ..
         },
         "is the expected one but cannot be used",
-        "CaUsedAsEndEntity"
+        "it is the certificate of a CA"
     );
 }

@@ -46,21 +46,22 @@ fn headers(head: &str) -> HashMap<String, &str> {
 /// The result of an upgrade whose answer is `head`, with `{accept}` replaced by the correct accept
 /// key, followed by `early`, in pieces of `step` bytes.
 async fn answered(
-    head: &str,
+    head: impl AsRef<[u8]>,
     early: &[u8],
     step: usize,
 ) -> Result<Upgraded<DuplexStream>, UpgradeError> {
     let request = request(URL).unwrap();
     let (client, mut server) = duplex(step);
-    let (head, early) = (head.to_owned(), early.to_vec());
+    let (head, early) = (head.as_ref().to_vec(), early.to_vec());
     tokio::spawn(async move {
         let sent = read_head(&mut server).await;
         let accept = derive_accept_key(headers(&sent)["sec-websocket-key"].as_bytes());
-        let answer = head.replace("{accept}", &accept);
+        let mut answer = head;
+        while let Some(at) = answer.windows(8).position(|piece| piece == b"{accept}") {
+            answer.splice(at..at + 8, accept.bytes());
+        }
         // Fails if the client refuses the answer before its end.
-        let _ = server
-            .write_all(&[answer.as_bytes(), &early].concat())
-            .await;
+        let _ = server.write_all(&[answer, early].concat()).await;
     });
     upgrade(client, &request).await
 }
@@ -194,8 +195,87 @@ async fn answers_with_other_spellings_are_accepted() {
          sec-websocket-accept: {accept}\r\n\r\n",
         "HTTP/1.1 101 Fine\r\nServer: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
          SEC-WEBSOCKET-ACCEPT:   {accept}  \r\nSec-WebSocket-Extensions:\r\n\r\n",
+        "HTTP/1.1 101 Fine\r\nUpgrade: websocket\r\nConnection: keep-alive\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Protocol: \r\nSec-WebSocket-Accept: {accept}\r\nX-Powered-By: p\u{e9}\r\n\r\n",
     ] {
         answered(head, b"", 4096).await.unwrap();
+    }
+}
+
+/// RFC 9110 §15.2: a client can always receive informational responses before the final one.
+#[tokio::test]
+async fn informational_answers_before_the_final_one_are_skipped() {
+    const EARLY_HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+    for informational in [
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        EARLY_HINTS,
+        &["HTTP/1.1 102\r\n\r\n", EARLY_HINTS, EARLY_HINTS].concat(),
+        &EARLY_HINTS.repeat(16),
+    ] {
+        for step in [1, 40, 4096] {
+            let upgraded = answered([informational, ANSWER].concat(), b"\x82\x03abc", step).await;
+            let mut upgraded = upgraded.unwrap();
+            let mut rest = Vec::new();
+            upgraded.stream.read_to_end(&mut rest).await.unwrap();
+            assert_eq!([upgraded.early, rest].concat(), b"\x82\x03abc");
+
+            let refusal = [informational, "HTTP/1.1 401 No ticket\r\n\r\n"].concat();
+            let error = answered(refusal, b"", step).await.err().unwrap();
+            assert!(error.to_string().contains("401 No ticket"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn informational_answers_are_limited_in_number_and_in_length() {
+    let error = answered(
+        ["HTTP/1.1 100 Continue\r\n\r\n".repeat(17).as_str(), ANSWER].concat(),
+        b"",
+        4096,
+    );
+    let error = error.await.err().unwrap();
+    assert!(matches!(error, UpgradeError::Response(_)), "{error:?}");
+    assert!(
+        error.to_string().contains("more than 16 informational"),
+        "{error}"
+    );
+
+    let long = format!(
+        "HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n",
+        "x".repeat(4096)
+    );
+    let error = answered([long.repeat(4).as_str(), ANSWER].concat(), b"", 4096);
+    let error = error.await.err().unwrap();
+    assert!(matches!(error, UpgradeError::Response(_)), "{error:?}");
+    assert!(error.to_string().contains("longer than 16 KiB"), "{error}");
+
+    // The connection ends after an informational answer.
+    let error = answered("HTTP/1.1 100 Continue\r\n\r\n", b"", 4096).await;
+    assert!(matches!(error, Err(UpgradeError::Closed)));
+}
+
+#[tokio::test]
+async fn a_reason_outside_ascii_is_reported_on_one_line() {
+    for (reason, expected) in [
+        (
+            "Zugriff für Benutzer verweigert".as_bytes(),
+            "Zugriff für Benutzer verweigert",
+        ),
+        ("認証に失敗しました".as_bytes(), "認証に失敗しました"),
+        // ISO-8859-1, which older servers use.
+        (
+            b"Zugriff f\xfcr Benutzer verweigert",
+            "Zugriff für Benutzer verweigert",
+        ),
+        ("a\u{9b}2Jx\u{85}y".as_bytes(), "a 2Jx y"),
+        (b"a\tb", "a b"),
+    ] {
+        for step in [1, 4096] {
+            let head = [b"HTTP/1.1 401 ", reason, b"\r\nX: y\r\n\r\n"].concat();
+            let error = answered(head, b"", step).await.err().unwrap();
+            let text = error.to_string();
+            assert!(text.ends_with(&format!(": 401 {expected}")), "{text:?}");
+        }
     }
 }
 
@@ -280,6 +360,16 @@ async fn malformed_answers_are_refused_with_the_reason() {
         assert_no_secret(&error);
         assert!(matches!(error, UpgradeError::Response(_)), "{error:?}");
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_selection_that_is_not_text_is_refused() {
+    for name in ["Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions"] {
+        let head = ANSWER.strip_suffix("\r\n").unwrap();
+        let head = [head.as_bytes(), name.as_bytes(), b": \xff\r\n\r\n"].concat();
+        let error = answered(head, b"", 4096).await.err().unwrap();
+        assert!(error.to_string().contains("was not requested"), "{error}");
     }
 }
 

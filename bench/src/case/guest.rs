@@ -58,7 +58,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
             let mut bare = Transport::Bare;
             let (mut ours, mut theirs) = (Turns::new(turn), Turns::new(turn));
             let contest = Contest::run(
-                effort.runs(),
+                effort.turns(),
                 vec![
                     Contender::new(OURS, || ours.run(&setup, &mut tunnel)),
                     Contender::new(peer, || theirs.run(&setup, &mut bare)),

@@ -17,7 +17,7 @@ const STUNNEL: &str = "stunnel";
 /// Source and sink without a tunnel between them.
 const BARE: &str = "bare UNIX socket";
 
-/// The most that `tcp` may add to that, in µs.
+/// The most that `tcp` may add to the median of `BARE`, in µs.
 const ADDED: f64 = 40.0;
 
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
@@ -44,7 +44,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
             Latency::through(connection, rounds)
         }));
     }
-    let contest = Contest::run(effort.runs(), contenders);
+    let contest = Contest::run(effort.turns(), contenders);
     let figures = |name, figure: fn(&Latency) -> f64| -> Vec<f64> {
         contest.samples(name).iter().map(figure).collect()
     };

@@ -34,7 +34,7 @@ fn contest(effort: &Effort, plane: &str, groups: &[Forwards], rows: &mut Rows) {
             Throughput::of(&forwards.connections, time)
         })
     });
-    let contest = Contest::run(effort.runs(), contenders.collect());
+    let contest = Contest::run(effort.turns(), contenders.collect());
     let figures = |forwards: &Forwards, figure: fn(&Throughput) -> f64| -> Vec<f64> {
         let samples = contest.samples(&forwards.name);
         samples.iter().map(figure).collect()

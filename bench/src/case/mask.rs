@@ -74,7 +74,7 @@ fn against_peer(
             timed(&buffers, |data| fastwebsockets::unmask(data, key))
         }),
     ];
-    let contest = Contest::run(effort.runs(), contenders);
+    let contest = Contest::run(effort.turns(), contenders);
     contest.row(title, PEER, least.map(Goal::AtLeast), |sample| sample.value)
 }
 
@@ -89,7 +89,7 @@ fn against_memcpy(effort: &Effort, title: Title, length: usize, least: Option<f6
             timed(&buffers, |data| data.copy_from_slice(black_box(&original)))
         }),
     ];
-    let contest = Contest::run(effort.runs(), contenders);
+    let contest = Contest::run(effort.turns(), contenders);
     contest.row(title, MEMCPY, least.map(Goal::AtLeast), |sample| {
         sample.value
     })

@@ -22,7 +22,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
             "Protocol::WebSocket",
         ]
         .map(contender);
-        let contest = Contest::run(effort.runs(), contenders.into());
+        let contest = Contest::run(effort.turns(), contenders.into());
         let title = Title {
             case: "mask-perl",
             name,

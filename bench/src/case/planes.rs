@@ -20,7 +20,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let bytes = effort.bytes(BYTES);
     let websocket = || Connection::through(Node::start(front).unwrap()).transfer(bytes);
     let contest = Contest::run(
-        effort.runs(),
+        effort.turns(),
         vec![
             Contender::new("tls", || tls.transfer(bytes)),
             Contender::new(WEBSOCKET, websocket),

@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 use testing::stream::exchange_bytes;
 use testing::{pattern, peak_memory};
 
-/// What the target reads per second, and at a time, in bytes.
+/// Bytes per second that the target reads.
 const RATE: f64 = 10e6;
-const PIECE: usize = 500_000;
 
-/// The most that the source writes, in bytes. It is far more than the target reads. It must fit
-/// into the memory of this machine, because pveproxy buffers all of it.
-const MUCH: usize = 1 << 30;
+/// Bytes per read.
+const READ_SIZE: usize = 500_000;
+
+/// The most that the source writes, in bytes. Far more than the target reads in one run (300 MB). It
+/// must fit into the memory of this machine, because pveproxy buffers all of it.
+const MAX_WRITTEN: usize = 1 << 30;
 
 /// The most that a process of pve-tunnel may grow, in MiB.
 const GROWTH: f64 = 8.0;
@@ -71,7 +73,7 @@ impl Growth {
             let writer = scope.spawn(|| write(&source));
             let read = read_slowly(&sink, time);
             let after: Vec<u64> = memory().collect();
-            // Ends the writer. The rest is never read.
+            // Makes the writer's next write fail.
             source.shutdown(Shutdown::Both).unwrap();
             (after, writer.join().unwrap() - read)
         });
@@ -109,7 +111,7 @@ impl Growth {
 fn write(mut to: &UnixStream) -> usize {
     let data = pattern(1 << 16);
     let mut written = 0;
-    while written < MUCH {
+    while written < MAX_WRITTEN {
         match to.write(&data) {
             Ok(count) => written += count,
             Err(_) => break,
@@ -118,9 +120,9 @@ fn write(mut to: &UnixStream) -> usize {
     written
 }
 
-/// Reads at the slow rate. Returns the number of bytes.
+/// Returns the number of bytes.
 fn read_slowly(mut from: &UnixStream, time: Duration) -> usize {
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; READ_SIZE];
     let started = Instant::now();
     let mut read = 0;
     while started.elapsed() < time {

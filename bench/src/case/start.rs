@@ -24,7 +24,7 @@ const PEAK: &str = r#"open(my $status, "<", "/proc/self/status");
     print(m/^VmHWM:\s+(\d+) kB/m) for join("", <$status>);"#;
 
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
-    let turns = TURNS * effort.runs();
+    let turns = TURNS * effort.turns();
     match perl::command() {
         Ok(_) => rows.extend([loading_time, loading_memory].map(|row| row(turns))),
         Err(reason) => println!("  skipped: Perl module: {reason}"),

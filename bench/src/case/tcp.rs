@@ -1,4 +1,4 @@
-//! The plane `tcp`: a direct connection through clear TCP.
+//! The plane `tcp`: a direct connection in clear text over TCP.
 
 use crate::connection::Connection;
 use crate::measure::{Contender, Contest, Effort, Goal, Rows, Sample, Title, rate};
@@ -20,7 +20,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let splice = Connection::through(bare::splice_pair());
     let (client, server) = loopback();
     let contest = Contest::run(
-        effort.runs(),
+        effort.turns(),
         vec![
             Contender::new("pve-tunnel", || ours.transfer(bytes)),
             Contender::new(SOCAT, || socat.transfer(bytes)),

@@ -22,7 +22,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
         Connection::through(bare::hop()),
     );
     let contest = Contest::run(
-        effort.runs(),
+        effort.turns(),
         vec![
             Contender::new("pve-tunnel", || ours.transfer(bytes)),
             Contender::new(STUNNEL, || stunnel.transfer(bytes)),

@@ -60,7 +60,7 @@ fn contest(effort: &Effort, link: &Link, tunnel: &mut NegotiatedTunnel, name: &s
     let bytes = effort.bytes(BYTES);
     let clocks = Clocks::new(tunnel.processes());
     let contest = Contest::run(
-        effort.runs(),
+        effort.turns(),
         vec![
             Contender::new("pve-tunnel", || {
                 let Ends { source, sink } = tunnel.connect();

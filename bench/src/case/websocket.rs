@@ -44,9 +44,10 @@ fn run(effort: &Effort, direction: Direction, rows: &mut Rows) -> Result<(), Str
 /// pveproxy is one process on one core, which should be the limit of the path.
 fn at_pveproxy(effort: &Effort, direction: Direction) -> Result<Vec<Row>, String> {
     let front = Front::Pveproxy;
-    // Only checks whether it starts here. Each turn starts a new one, whose buffers are empty.
+    // Returns the error if pveproxy cannot start on this machine. Each turn starts a new one, whose
+    // buffers are empty.
     drop(Node::start(front)?);
-    let wanted = RefCell::new(Vec::new());
+    let runnable = RefCell::new(Vec::new());
     let ours = || {
         let mut node = Node::start(front).unwrap();
         let ends = node.connect();
@@ -55,21 +56,22 @@ fn at_pveproxy(effort: &Effort, direction: Direction) -> Result<Vec<Row>, String
         let sample = turn(effort, direction, &ends, &clocks);
         let time = runnable_time(node.pid()) - before;
         let share = time.as_secs_f64() / started.elapsed().as_secs_f64();
-        wanted.borrow_mut().push(share);
+        runnable.borrow_mut().push(share);
         sample
     };
-    let contest = Contest::run(effort.runs(), vec![Contender::new("pve-tunnel", ours)]);
+    let contest = Contest::run(effort.turns(), vec![Contender::new("pve-tunnel", ours)]);
     let busy = |sample: &Sample| sample.cpu[front.name()] * sample.value * 1e6 / GIB;
     let core = title(direction, "pveproxy's core", "of a core");
-    let core_wanted = title(direction, "pveproxy's core, wanted", "of a core");
+    let core_runnable = title(direction, "pveproxy, running or runnable", "of a core");
     let cost = title(direction, "connector at pveproxy", "CPU s/GiB");
-    // The first turn does not count.
-    let wanted = &wanted.borrow()[1..];
-    let one_core = vec![1.0; wanted.len()];
+    // `Contest` discards the first turn.
+    let runnable = &runnable.borrow()[1..];
+    let one_core = vec![1.0; runnable.len()];
     Ok(vec![
         contest.row_against_constant(core, ("one core", 1.0), Some(Goal::AtLeast(0.95)), busy),
-        // Other programs on the machine reduce the value above, but not this one.
-        Row::new(core_wanted, "one core", wanted, &one_core, None),
+        // Other programs reduce the CPU share in the row above. This row includes the time that
+        // pveproxy waited for a core.
+        Row::new(core_runnable, "one core", runnable, &one_core, None),
         contest.row_against_constant(cost, ("limit", COST), Some(Goal::AtMost(1.0)), client),
     ])
 }
@@ -85,7 +87,7 @@ fn at_test_node(effort: &Effort, direction: Direction) -> Result<Vec<Row>, Strin
     let our_clocks = Clocks::new(node.processes());
     let their_clocks = Clocks::new([(WEBSOCAT, websocat.pid()), (front.name(), node.pid())]);
     let contest = Contest::run(
-        effort.runs(),
+        effort.turns(),
         vec![
             Contender::new("pve-tunnel", || turn(effort, direction, &ours, &our_clocks)),
             Contender::new(WEBSOCAT, || turn(effort, direction, &theirs, &their_clocks)),
@@ -116,7 +118,7 @@ fn turn(effort: &Effort, direction: Direction, ends: &Ends, clocks: &Clocks) -> 
     load::measured_transfer(from, to, effort.bytes(BYTES), clocks)
 }
 
-/// What the client of the server spends, in CPU s/GiB: the connector or websocat.
+/// The CPU time of the websocket client, in s/GiB: the connector or websocat.
 fn client(sample: &Sample) -> f64 {
     let names = [CONNECTOR, WEBSOCAT];
     names.iter().filter_map(|name| sample.cpu.get(*name)).sum()

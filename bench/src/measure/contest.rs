@@ -9,7 +9,7 @@ pub struct Effort {
 
 impl Effort {
     /// The number of turns of each contender. It is odd, so that the median is one of the values.
-    pub fn runs(&self) -> usize {
+    pub fn turns(&self) -> usize {
         if self.quick { 1 } else { 7 }
     }
 
@@ -65,14 +65,14 @@ pub struct Contest<S = Sample> {
 }
 
 impl<S> Contest<S> {
-    /// Gives each contender `runs` turns, after one turn that does not count.
-    pub fn run(runs: usize, mut contenders: Vec<Contender<S>>) -> Self {
+    /// Gives each contender `turns` turns, after one turn that does not count.
+    pub fn run(turns: usize, mut contenders: Vec<Contender<S>>) -> Self {
         for contender in &mut contenders {
             (contender.turn)();
         }
         let mut samples: Vec<_> = contenders.iter().map(|_| Vec::new()).collect();
         let mut order: Vec<usize> = (0..contenders.len()).collect();
-        for _ in 0..runs {
+        for _ in 0..turns {
             for &index in &order {
                 samples[index].push((contenders[index].turn)());
             }

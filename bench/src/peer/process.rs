@@ -10,16 +10,17 @@ pub struct Process {
 
 impl Process {
     pub fn start(command: &Command) -> Self {
-        let mut tied = Command::new("setpriv");
-        tied.args(["--pdeathsig", "KILL", "--"])
+        let mut guarded = Command::new("setpriv");
+        guarded
+            .args(["--pdeathsig", "KILL", "--"])
             .arg(command.get_program())
             .args(command.get_args())
             .stdin(Stdio::null());
         for (name, value) in command.get_envs() {
-            tied.env(name, value.unwrap());
+            guarded.env(name, value.unwrap());
         }
         Self {
-            child: tied.spawn().unwrap(),
+            child: guarded.spawn().unwrap(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A pair of stunnels.
+//! Two stunnels, one on each side, with their defaults.
 
 use super::pair::{Addresses, Pair};
 use super::process::installed;
@@ -6,8 +6,8 @@ use pem::Pem;
 use std::fs;
 use std::process::Command;
 
-/// The configuration that an expert would use for this work. TCP_NODELAY is stunnel's default,
-/// Debian's OpenSSL has no kernel TLS, and the size of stunnel's buffers is fixed at compile time.
+/// The defaults are kept, because no option makes stunnel faster here: TCP_NODELAY is on, Debian's
+/// OpenSSL has no kernel TLS, and the size of stunnel's buffers is fixed at compile time.
 const COMMON: &str = "
 foreground = quiet
 pid =
@@ -15,7 +15,7 @@ syslog = no
 debug = crit
 ";
 
-/// The parameters that pve-tunnel negotiates.
+/// The TLS version, cipher and group that pve-tunnel negotiates, so that both do the same work.
 const TLS: &str = "
 sslVersion = TLSv1.3
 ciphersuites = TLS_AES_128_GCM_SHA256

@@ -1,6 +1,6 @@
 //! The machine, and the versions of all programs.
 
-use crate::project::path;
+use crate::peer::websocat;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,6 @@ use std::thread::available_parallelism;
 
 /// Programs, and the commands that print their versions.
 const PROGRAMS: &[(&str, &[&str])] = &[
-    ("nbdkit", &["nbdkit", "--version"]),
     ("openssl", &["openssl", "version"]),
     ("perl", &["perl", "-e", r#"printf "%vd", $^V"#]),
     ("qemu", &["qemu-system-x86_64", "--version"]),
@@ -17,13 +16,10 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("stunnel", &["stunnel", "-version"]),
 ];
 
-/// Where `make bench-peers` installs websocat.
-const WEBSOCAT: &str = "target/bench/bin/websocat";
-
 /// Crates that pve-tunnel and its peers use.
 const CRATES: &[&str] = &["fastwebsockets", "ring", "rustls", "tungstenite"];
 
-/// Facts about the machine. None of them identifies its owner.
+/// Properties of the machine that the report publishes: no host name and no address.
 pub fn machine() -> BTreeMap<String, String> {
     let cores = available_parallelism().map_or(1, usize::from);
     let facts = [
@@ -33,32 +29,35 @@ pub fn machine() -> BTreeMap<String, String> {
         ("kernel", read("/proc/sys/kernel/osrelease")),
         ("system", value("/etc/os-release", "PRETTY_NAME", '=')),
     ];
-    known(facts.into_iter())
+    available(facts.into_iter())
 }
 
 /// The versions of all programs that are installed, and of the crates.
 pub fn versions() -> BTreeMap<String, String> {
-    let websocat = path(WEBSOCAT);
-    let programs = PROGRAMS.iter().map(|(name, words)| (*name, version(words)));
-    let crates = CRATES.iter().map(|name| (*name, locked(name)));
+    let websocat = websocat::program().ok();
+    let programs = PROGRAMS
+        .iter()
+        .map(|(name, command)| (*name, version(command)));
+    let crates = CRATES.iter().map(|name| (*name, locked_version(name)));
     let others = [
         // All members of the workspace have the same version.
         ("pve-tunnel", Some(env!("CARGO_PKG_VERSION").to_owned())),
         (
             "websocat",
-            version(&[websocat.to_str().unwrap(), "--version"]),
+            websocat.and_then(|program| version(&[program.to_str()?, "--version"])),
         ),
     ];
-    known(programs.chain(crates).chain(others))
+    available(programs.chain(crates).chain(others))
 }
 
-/// The day, in UTC.
 pub fn today() -> String {
     let day = output(&["date", "-u", "+%F"]).unwrap();
     day.trim().to_owned()
 }
 
-fn known<'a>(facts: impl Iterator<Item = (&'a str, Option<String>)>) -> BTreeMap<String, String> {
+fn available<'a>(
+    facts: impl Iterator<Item = (&'a str, Option<String>)>,
+) -> BTreeMap<String, String> {
     facts
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))
         .collect()
@@ -85,8 +84,8 @@ fn read(file: &str) -> Option<String> {
 
 /// The first word of a command's output that looks like a version: `socat by … socat version
 /// 1.7.4.4 on …`.
-fn version(words: &[&str]) -> Option<String> {
-    let output = output(words)?;
+fn version(command: &[&str]) -> Option<String> {
+    let output = output(command)?;
     let is_version =
         |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
     output
@@ -96,14 +95,14 @@ fn version(words: &[&str]) -> Option<String> {
 }
 
 /// What a command prints, including its standard error, to which stunnel prints its version.
-fn output(words: &[&str]) -> Option<String> {
-    let output = Command::new(words[0]).args(&words[1..]).output().ok()?;
+fn output(command: &[&str]) -> Option<String> {
+    let output = Command::new(command[0]).args(&command[1..]).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The version of a crate in Cargo.lock.
-fn locked(name: &str) -> Option<String> {
+fn locked_version(name: &str) -> Option<String> {
     let lock = include_str!("../../../Cargo.lock");
     let (_, after) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
     let (version, _) = after.split_once('"')?;

@@ -6,7 +6,7 @@ use super::results::Results;
 use crate::measure::Cost;
 use crate::measure::text::short;
 
-/// The document with a new text in the block with this mark; none if it has no such block.
+/// Replaces the text of the block `mark`. Returns `None` if the document has no such block.
 pub fn with_block(document: &str, mark: &str, block: &str) -> Option<String> {
     let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- /{mark} -->\n"));
     let (before, rest) = document.split_once(&begin)?;
@@ -14,31 +14,30 @@ pub fn with_block(document: &str, mark: &str, block: &str) -> Option<String> {
     Some([before, &begin, "\n", block, "\n", &end, after].concat())
 }
 
-/// One line for each goal, with the worst result that it applies to.
+/// One line for each goal, with the worst result among the rows that have this goal.
 pub fn figures(results: &Results) -> String {
     let goals = results.rows.iter().filter(|row| row.goal.is_some());
     let lines = lines(&groups(goals, Detail::Cases));
-    let heads = "| case | measurement | peer | ratio | goal | CPU ratio | CPU goal |";
+    let header = "| case | measurement | peer | ratio | goal | CPU ratio | CPU goal |";
     format!(
         "![Ratios to the peers, and CPU seconds per GiB](bench/results.svg)\n\n{}\n\
          A ratio is pve-tunnel's value divided by the peer's: the median of all turns, then minimum and\n\
-         maximum. A series shows its worst ratio. The CPU ratio compares the CPU time of all processes in\n\
-         the path.\n\
+         maximum. A line for several measurements shows the worst of them. The CPU ratio compares the CPU\n\
+         time of all processes in the path.\n\
          Measured on {}.\n\
          [bench/results.json](bench/results.json) has every row, with its number of turns.\n",
-        table(heads, lines),
+        table(header, lines),
         results.machine_text(),
     )
 }
 
-/// All results.
 pub fn results(results: &Results) -> String {
     let groups = groups(&results.rows, Detail::Ends);
-    let heads =
+    let header =
         "| case | measurement | pve-tunnel | peer | peer's value | ratio | goal | CPU s/GiB |";
     format!(
         "{}\nMeasured on {}.\n\nVersions: {}.\n",
-        table(heads, groups.iter().map(cells)),
+        table(header, groups.iter().map(cells)),
         results.machine_text(),
         results.versions_text(),
     )
@@ -46,7 +45,7 @@ pub fn results(results: &Results) -> String {
 
 fn cells(group: &Group) -> [String; 8] {
     let row = group.worst();
-    let [ratio, goal] = judged(Some(group));
+    let [ratio, goal] = ratio_and_goal(Some(group));
     [
         row.case.clone(),
         group.name(),
@@ -55,7 +54,7 @@ fn cells(group: &Group) -> [String; 8] {
         short(row.theirs.median),
         ratio,
         goal,
-        // The costs of the processes are in the line for the speed.
+        // The line for the speed lists each process's cost.
         if group.is_cost() {
             String::new()
         } else {
@@ -74,22 +73,21 @@ fn lines(groups: &[Group]) -> Vec<[String; 7]> {
         let same = groups.iter().filter(|other| other.contest() == contest);
         let (costs, others): (Vec<&Group>, Vec<&Group>) = same.partition(|other| other.is_cost());
         let [speed, cost] = match (&costs[..], &others[..]) {
-            // It is in the line of the speed.
+            // The line for the speed includes this cost.
             ([_], [_]) if group.is_cost() => continue,
             ([cost], [_]) => [Some(group), Some(*cost)],
             _ if group.is_cost() => [None, Some(group)],
             _ => [Some(group), None],
         };
-        let [ratio, goal] = judged(speed);
-        let [cpu, cpu_goal] = judged(cost);
+        let [ratio, goal] = ratio_and_goal(speed);
+        let [cpu, cpu_goal] = ratio_and_goal(cost);
         let (case, peer) = (row.case.clone(), row.peer_text());
         lines.push([case, group.name(), peer, ratio, goal, cpu, cpu_goal]);
     }
     lines
 }
 
-/// The ratio, and the goal.
-fn judged(group: Option<&Group>) -> [String; 2] {
+fn ratio_and_goal(group: Option<&Group>) -> [String; 2] {
     let Some(row) = group.map(Group::worst) else {
         return [String::new(), String::new()];
     };
@@ -113,10 +111,10 @@ fn costs(cost: &Cost) -> String {
     sides.collect::<Vec<String>>().join("; ")
 }
 
-fn table<const N: usize>(heads: &str, lines: impl IntoIterator<Item = [String; N]>) -> String {
+fn table<const N: usize>(header: &str, lines: impl IntoIterator<Item = [String; N]>) -> String {
     let lines = lines.into_iter();
     let lines = lines.map(|cells| format!("| {} |\n", cells.join(" | ")));
-    [format!("{heads}\n|{}\n", " --- |".repeat(N))]
+    [format!("{header}\n|{}\n", " --- |".repeat(N))]
         .into_iter()
         .chain(lines)
         .collect()

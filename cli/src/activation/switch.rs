@@ -5,7 +5,7 @@ use super::dpkg::{self, Reload};
 use super::probe::probe;
 use super::program::ProgramError;
 use super::status::NodeState;
-use super::steps::{DesiredState, Inspection, Step, steps_for};
+use super::steps::{AtDistrib, AtPath, DesiredState, Inspection, Step, steps_for};
 use super::{ActivationError, Node};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -39,6 +39,8 @@ pub struct Change {
     pub component: Component,
     /// Its new state.
     pub to: DesiredState,
+    /// Whether the stock file exists. Its package may have been removed while the component was on.
+    pub has_stock: bool,
     /// The steps to the new state.
     pub steps: Vec<Step>,
 }
@@ -212,6 +214,7 @@ fn change(
         Ok(steps) => Ok(Change {
             component,
             to,
+            has_stock: found.at_path == AtPath::File || found.at_distrib != AtDistrib::Missing,
             steps,
         }),
         Err(refusal) => Err(ActivationError::Refused {
@@ -237,7 +240,8 @@ impl fmt::Display for Report {
         if self.changes.is_empty() {
             return writeln!(f, "nothing to change: pve-tunnel is {}", self.state);
         }
-        for Change { component, to, .. } in &self.changes {
+        for change in &self.changes {
+            let Change { component, to, .. } = change;
             let path = component.path();
             match to {
                 DesiredState::On => writeln!(
@@ -246,7 +250,14 @@ impl fmt::Display for Report {
                     component.replacement(),
                     component.distrib()
                 )?,
-                DesiredState::Off => writeln!(f, "{component}: off; {path} is the stock file")?,
+                DesiredState::Off if change.has_stock => {
+                    writeln!(f, "{component}: off; {path} is the stock file")?;
+                }
+                DesiredState::Off => writeln!(
+                    f,
+                    "{component}: off; {path} of {} is not installed",
+                    component.package()
+                )?,
             }
         }
         match &self.reload {

@@ -403,3 +403,47 @@ fn switching_requires_root_and_wrong_arguments_end_with_code_2() {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
+
+/// With `head`, for example: the reader ends before the command has printed everything.
+#[test]
+fn a_closed_pipe_at_standard_output_is_not_an_error() {
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["--help"],
+        &["--version"],
+    ] {
+        let run = |stdout: Stdio| {
+            let command = Command::new(env!("CARGO_BIN_EXE_pve-tunnel"))
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(stdout)
+                .stderr(Stdio::piped())
+                .output();
+            let output = command.unwrap();
+            (
+                output.status.code(),
+                String::from_utf8(output.stderr).unwrap(),
+            )
+        };
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        let expected = (run(Stdio::null()).0, String::new());
+        assert_eq!(run(writer.into()), expected, "{arguments:?}");
+    }
+    // Other errors are reported.
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_pve-tunnel"))
+        .arg("status")
+        .stdout(full)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("cannot write to standard output: No space left"),
+        "{stderr}"
+    );
+}

@@ -193,7 +193,15 @@ fn the_stock_package_is_upgraded_and_removed_while_on() {
         assert_on(tree, Component::Overlay, "three");
         tree.uninstall(Component::Overlay);
 
-        tree.node.disable().unwrap();
+        let report = tree.node.disable().unwrap();
+        let lines: Vec<String> = report.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "overlay: off; /usr/share/perl5/PVE/Tunnel.pm of libpve-guest-common-perl is not installed",
+                "seam: off; /usr/share/perl5/PVE/StorageTunnel.pm of libpve-guest-common-perl is not installed",
+            ]
+        );
         for component in [Component::Overlay, Component::Seam] {
             assert!(
                 !tree.exists(component.path()) && !tree.exists(&component.distrib()),

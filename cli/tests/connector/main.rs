@@ -4,6 +4,7 @@
 //! before it runs the package's integration tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod certificates;
 mod control;
 mod data;
 mod end;
@@ -15,4 +16,5 @@ mod progress;
 mod protocol;
 mod record;
 mod side_by_side;
+mod stop;
 mod tls;

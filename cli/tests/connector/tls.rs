@@ -9,12 +9,22 @@ use std::io::{Read, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use testing::connector::{Connector, executable};
-use testing::target::{Identity, Target, serve_worker, stock_answer};
+use testing::read_to_end;
+use testing::target::{Identity, Target, close_cleanly, serve_worker, stock_answer};
 
 /// Requires that a connector fails to connect. Returns the reason, which is in its answer and its
 /// log.
 fn refusal(url: &str, fingerprint: Option<Fingerprint>) -> String {
-    let mut connector = Connector::start();
+    refusal_of(Command::new(executable()).arg("connect"), url, fingerprint)
+}
+
+/// The same for the connector that `command` starts.
+pub(crate) fn refusal_of(
+    command: &mut Command,
+    url: &str,
+    fingerprint: Option<Fingerprint>,
+) -> String {
+    let mut connector = Connector::spawn(command);
     connector.connect_to(url, fingerprint);
     let answer = connector.request(&json!({ "cmd": "version" }));
     assert_eq!(answer["success"], false);
@@ -57,6 +67,37 @@ fn a_fingerprint_is_accepted_in_every_spelling_and_with_each_tls_version() {
             }
         );
         assert!(log.contains(&expected), "{log}");
+    }
+}
+
+/// AES-GCM of TLS 1.2 limits the amount of data of a connection.
+#[test]
+fn a_cipher_that_limits_the_amount_of_data_is_the_last_choice_and_has_a_warning() {
+    use rustls::crypto::ring::cipher_suite::{
+        TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 as AES,
+        TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 as CHACHA20,
+    };
+    const WARNING: &str = "WARNING: TLSv1_2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 can send \
+         256 GiB at most over one connection, which then fails: allow TLS 1.3, or TLS 1.2 with \
+         ChaCha20-Poly1305, at the target's API\n";
+    for (suites, cipher, warnings) in [
+        (&[AES, CHACHA20][..], "CHACHA20_POLY1305", 0),
+        (&[AES], "AES_256_GCM", 1),
+    ] {
+        let identity = Identity::new().with_suites(suites);
+        let versions = [&rustls::version::TLS12];
+        let target =
+            Target::with_identity(&identity, &versions, |request| match request.socket() {
+                "/run/mtunnel" => serve_worker(request, stock_answer),
+                _ => close_cleanly(request.accept()),
+            });
+        let mut connector = Connector::connected(&target);
+        // Connections of a forward add no warning.
+        let _ = read_to_end(&connector.open(&target, "/forward"));
+        let log = connector.finish().log;
+        assert!(log.contains(cipher), "{log}");
+        assert_eq!(log.matches("WARNING").count(), warnings, "{log}");
+        assert_eq!(log.matches(WARNING).count(), warnings, "{log}");
     }
 }
 

@@ -68,28 +68,36 @@ fn a_dial_whose_packets_are_dropped_ends_at_the_limit() {
 }
 
 #[test]
-fn without_a_network_there_is_exactly_one_warning() {
+fn without_a_network_only_an_address_that_the_control_connection_has_reached_is_dialled() {
     in_namespace(|| {
         let cable = Cable::new();
-        cable.cut();
-        let seam_cable = cable.clone();
-        let seam = Seam::with_listeners(move |mut options| {
-            // As if the node's name resolved to that address.
-            options["network"] = json!("10.77.0.0/24");
-            seam_cable.on_target(move || testing::listener::Listener::start(options))
+        // A service of a third party, such as QEMU that waits for a migration inside its cluster.
+        let service = cable.on_target(|| {
+            let service = std::net::TcpListener::bind((TARGET_ADDRESSES[0], 60_000)).unwrap();
+            service.set_nonblocking(true).unwrap();
+            service
         });
-        let request = json!({
-            "migration_type": "secure", "planes": ["tls", "tcp"], "dial_timeout": 1,
-        });
-        let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &request);
-        let warnings = tunnel.answer["plan"]["warnings"].as_array().unwrap();
-        assert_eq!(warnings.len(), 1, "{warnings:?}");
-        let warning = warnings[0].as_str().unwrap();
-        assert!(
-            warning.contains("10.77.0.2, port 60000") && warning.contains("(os error 110)"),
-            "{warning}"
-        );
-        assert_eq!(seam.received(), ["version", "hello", "open", "close"]);
+        for plane in PLANES {
+            let seam_cable = cable.clone();
+            let seam = Seam::with_listeners(move |mut options| {
+                options["network"] = json!("10.77.0.0/24");
+                seam_cable.on_target(move || testing::listener::Listener::start(options))
+            });
+            let seam = announcing(seam, &TARGET_ADDRESSES[..1]);
+            let none = json!({
+                "migration_network": null, "network": null, "source_network": null,
+            });
+            let message = fail_to_dial(plane, &seam, Duration::from_secs(20), &none);
+            for words in [
+                "the target announces address 10.77.0.2, but its API was reached at 127.0.0.1",
+                "' remote 127.0.0.1' and ' target 10.77.0.2/32'",
+                "/etc/pve/remote-migration.cfg on this node",
+            ] {
+                assert!(message.contains(words), "{message}");
+            }
+        }
+        let error = service.accept().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
     });
 }
 
@@ -158,7 +166,8 @@ fn an_address_that_answers_is_used_long_before_the_limit_of_one_that_does_not() 
     // The limit is so long that a dial which waits for it is detected.
     let patient = json!({ "dial_timeout": 120 });
     let any = json!({
-        "dial_timeout": 120, "migration_network": null, "network": null, "source_network": null,
+        "dial_timeout": 120, "configured": true, "migration_network": "site", "network": "site",
+        "source_network": null,
     });
     in_namespace(move || {
         let cable = Cable::new();
@@ -223,13 +232,15 @@ fn an_address_that_answers_is_used_long_before_the_limit_of_one_that_does_not() 
 }
 
 #[test]
-fn clear_text_is_not_sent_to_an_address_of_this_node() {
+fn an_address_of_this_node_is_not_dialled() {
     in_namespace(|| {
         let cable = Cable::new();
-        let seam = announcing(cable.seam(), &[SOURCE_ADDRESSES[0]]);
-        let message = fail_to_dial("tcp", &seam, Duration::from_secs(20), &json!({}));
-        assert!(message.contains("10.77.0.1"), "{message}");
-        assert!(message.contains("of this node itself"), "{message}");
+        for plane in PLANES {
+            let seam = announcing(cable.seam(), &[SOURCE_ADDRESSES[0]]);
+            let message = fail_to_dial(plane, &seam, Duration::from_secs(20), &json!({}));
+            assert!(message.contains("10.77.0.1"), "{message}");
+            assert!(message.contains("of this node itself"), "{message}");
+        }
     });
 }
 

@@ -2,6 +2,7 @@
 
 use pve_tunnel::network::{PORTS, bind_port};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use testing::listener::Listener;
 use testing::namespace::{add_addresses, in_namespace, run};
 use testing::seam::{NegotiatedTunnel, Seam, plane_request, program};
-use testing::tcp_source::{connect_to_forward, endpoint};
+use testing::tcp_source::{connect_to_forward, endpoint, respond_to};
 use testing::{read_to_end, role, wait_until};
 
 /// Much longer than any step of a test connections.
@@ -20,6 +21,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The limits on forwards, and on concurrent connections of each.
 const FORWARDS: usize = 256;
 const CONNECTIONS: usize = 256;
+
+/// The limit on connections whose handshake is not over.
+const HALF_OPEN: usize = 512;
 
 /// Options for this network. The handshake limit is so long that it affects no test.
 fn options(network: &str) -> Value {
@@ -124,13 +128,54 @@ fn a_listener_listens_only_at_its_address() {
             }
             listener.end().0.unwrap();
         }
-        // mig0 has an address of each family. The listener does not choose one.
+        // mig0 has an address of each family. The listener uses both, with one port.
+        let _taken = TcpListener::bind(("fd77::7", 60_000)).unwrap();
         let both = Listener::start(options("mig0"));
-        let error = both.opened["error"].as_str().unwrap();
-        assert!(
-            error.contains("10.77.0.7") && error.contains("fd77::7"),
-            "{error}"
+        assert_eq!(both.opened["addresses"], json!(["10.77.0.7", "fd77::7"]));
+        assert_eq!(both.opened["port"], 60_001);
+        for address in ["10.77.0.7", "fd77::7"] {
+            TcpStream::connect((address, 60_001)).unwrap();
+        }
+        // An alternative name is as good as the first one.
+        run("ip link property add dev mig0 altname enp0s31f6-a-long-alternative-name");
+        let named = Listener::start(options("enp0s31f6-a-long-alternative-name"));
+        assert_eq!(named.opened["port"], 60_002);
+    });
+}
+
+#[test]
+fn a_listener_without_a_heartbeat_ends() {
+    let mut options = options("127.0.0.0/8");
+    options["heartbeat_timeout"] = json!(0.2);
+    let listener = Listener::start(options);
+    let error = listener.ended().unwrap_err().to_string();
+    assert_eq!(error, "the source has had no heartbeat for 200ms");
+}
+
+#[test]
+fn a_user_does_not_get_every_port() {
+    if !nix::unistd::geteuid().is_root() {
+        testing::report_skipped("listeners of one user: only root counts them", &"not root");
+        return;
+    }
+    in_namespace(|| {
+        let start = |user: &str| {
+            let mut options = options("127.0.0.0/8");
+            options["user"] = json!(user);
+            Listener::start(options)
+        };
+        let mut listeners: Vec<Listener> = (0..8)
+            .map(|number| start(&format!("mover@pve!token{number}")))
+            .collect();
+        assert!(listeners.iter().all(|one| one.opened["error"].is_null()));
+        let error = start("mover@pve").opened["error"].clone();
+        assert_eq!(
+            error,
+            "user 'mover@pve' already has 8 listeners on this node: wait until one of these migrations has ended"
         );
+        assert!(start("other@pve").opened["error"].is_null());
+        listeners.pop().unwrap().end().0.unwrap();
+        assert!(start("mover@pve").opened["error"].is_null());
     });
 }
 
@@ -359,12 +404,14 @@ fn many_unfinished_handshakes_do_not_block_a_valid_source() {
     let (_directory, path, connections) = keeping_program();
     let number = listener.forward(&path);
     let at = endpoint(&listener.opened);
-    let mut unfinished: Vec<_> = (0..64).map(|_| TcpStream::connect(at).unwrap()).collect();
-    listener.stat_until(|stat| stat.half_open == 64);
+    let mut unfinished: Vec<_> = (0..HALF_OPEN)
+        .map(|_| TcpStream::connect(at).unwrap())
+        .collect();
+    listener.stat_until(|stat| stat.half_open == HALF_OPEN as u64);
     // Each new connection closes the oldest unfinished one.
     assert_eq!(connect_to_forward(&listener.opened, number).1, Some(0));
     connections.recv_timeout(TIMEOUT).unwrap();
-    let stat = listener.stat_until(|stat| stat.half_open == 63);
+    let stat = listener.stat_until(|stat| stat.half_open == HALF_OPEN as u64 - 1);
     assert_eq!(stat.refused.crowded, 1, "{stat:?}");
     let mut challenge = [0; 40];
     unfinished[0].read_exact(&mut challenge).unwrap();
@@ -379,6 +426,35 @@ fn many_unfinished_handshakes_do_not_block_a_valid_source() {
         newest.read(&mut challenge).unwrap_err().kind(),
         std::io::ErrorKind::WouldBlock
     );
+}
+
+#[test]
+fn a_peer_with_many_unfinished_handshakes_closes_only_its_own() {
+    let mut listener = Listener::start(options("127.0.0.0/8"));
+    let (_directory, path, connections) = keeping_program();
+    let number = listener.forward(&path);
+    let at = endpoint(&listener.opened);
+    // The source's handshake is the oldest one.
+    let mut source = TcpStream::connect(at).unwrap();
+    let flood: Vec<_> = (0..2 * HALF_OPEN)
+        .map(|_| connect_from([127, 0, 0, 66], at))
+        .collect();
+    let stat = listener.stat_until(|stat| stat.connections == 1 + 2 * HALF_OPEN as u64);
+    assert_eq!(stat.refused.crowded, 1 + HALF_OPEN as u64, "{stat:?}");
+    let mut challenge = [0; 40];
+    source.read_exact(&mut challenge).unwrap();
+    let status = respond_to(&listener.opened, &mut source, &challenge, number);
+    assert_eq!(status, Some(0));
+    connections.recv_timeout(TIMEOUT).unwrap();
+    drop(flood);
+}
+
+/// Connects from this address of the loopback network.
+fn connect_from(address: [u8; 4], at: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+    socket.connect(&at.into()).unwrap();
+    socket.into()
 }
 
 #[test]

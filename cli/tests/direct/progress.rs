@@ -165,6 +165,7 @@ fn the_record_has_the_figures_of_each_plane() {
             let names: Vec<&str> = refused.keys().map(String::as_str).collect();
             let reasons = [
                 "crowded",
+                "heartbeat",
                 "key",
                 "malformed",
                 "number",

@@ -105,15 +105,20 @@ fn a_target_without_a_common_protocol_has_no_direct_plane() {
 
 #[test]
 fn a_worker_without_a_seam_has_no_direct_plane() {
-    let stock = json!({
-        "success": 0,
-        "msg": "query-disk-import: property 'direct' is not defined in schema",
-    });
-    assert_no_direct_plane(
-        "stock",
-        || answering_hello(stock.clone()),
-        "property 'direct' is not defined",
-    );
+    // qemu-server from 9.2.4 on; earlier versions and pve-container, which ignore the property.
+    for answer in [
+        "query-disk-import: property 'direct' is not defined in schema",
+        "no disk import running",
+    ] {
+        assert_no_direct_plane(
+            answer,
+            || answering_hello(json!({ "success": 0, "msg": answer })),
+            &format!(
+                "the target has no direct planes: pve-tunnel is missing, switched off or failing \
+                 on that node; its worker answered: {answer}"
+            ),
+        );
+    }
     assert_no_direct_plane(
         "no 'direct'",
         || answering_hello(json!({ "success": 1 })),
@@ -178,7 +183,13 @@ fn what_the_target_withholds_is_logged_and_not_used() {
         log.contains("does not offer direct-tcp: this node's configuration requires encryption"),
         "{log}"
     );
-    NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
+    let tunnel = NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
+    let (_, ended) = tunnel.finish();
+    assert!(
+        !ended.log.contains("direct-tcp"),
+        "clear text was not requested: {}",
+        ended.log
+    );
 }
 
 #[test]
@@ -208,4 +219,23 @@ fn a_seam_that_never_answers_is_abandoned_at_the_limit() {
     assert!(tunnel.took < Duration::from_secs(25), "{:?}", tunnel.took);
     assert_eq!(seam.received(), ["version", "hello"]);
     drop(hold);
+}
+
+#[test]
+fn a_mistake_in_the_configuration_of_the_target_ends_the_negotiation() {
+    let mistake = "/etc/pve/remote-migration.cfg, line 3: 'sorce' is not a key";
+    for kind in ["secure", "insecure"] {
+        let seam = answering_hello(json!({ "success": 1, "direct": {
+            "protocol": 1, "caps": [], "misconfigured": mistake,
+            "withheld": { "direct-tls": mistake, "direct-tcp": mistake },
+        } }));
+        let tunnel = NegotiatedTunnel::negotiate(seam.clone(), &plane_request(kind));
+        let answer = &tunnel.answer;
+        assert_eq!(answer["success"], false, "{answer}");
+        let expected = format!(
+            "the target's configuration has a mistake: {mistake}; fix it on the target node"
+        );
+        assert_eq!(answer["msg"], expected);
+        assert_eq!(seam.received(), ["version", "hello"]);
+    }
 }

@@ -70,7 +70,7 @@ pub(in crate::connector) enum Transport {
 
 /// An open connection to the target's socket.
 pub(super) enum OpenTransport {
-    Websocket(Sender, Receiver),
+    Websocket(Box<(Sender, Receiver)>),
     Direct(Link, Arc<DirectTarget>),
 }
 
@@ -126,7 +126,7 @@ impl Transport {
                 let (sender, receiver, protection) =
                     target.dial(Some(fresh.reveal()), options).await?;
                 Ok((
-                    OpenTransport::Websocket(sender, receiver),
+                    OpenTransport::Websocket(Box::new((sender, receiver))),
                     protection.cipher,
                 ))
             }
@@ -147,7 +147,8 @@ impl OpenTransport {
     /// Relays between the connection and a local socket until both have ended.
     pub(super) async fn relay(self, local: &Local, counters: &Counters) -> Result<(), LinkError> {
         match self {
-            Self::Websocket(sender, receiver) => {
+            Self::Websocket(halves) => {
+                let (sender, receiver) = *halves;
                 Ok(relay(local, sender, receiver, counters).await?)
             }
             Self::Direct(link, target) => link.relay(local, counters, target.liveness()).await,

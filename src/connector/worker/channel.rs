@@ -6,7 +6,7 @@ use crate::relay::{Incoming, Outgoing, Received};
 use crate::system::lock;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thiserror::Error;
@@ -47,10 +47,15 @@ pub enum ControlError {
     Unrequested,
 }
 
+/// Makes the caller's answer of the worker's.
+type Replace = Box<dyn FnOnce(Vec<u8>) -> Vec<u8> + Send>;
+
 /// What happens to an answer.
 enum Pending {
     /// It goes to the connector's caller.
     Caller,
+    /// What this function makes of it goes to the connector's caller.
+    Replaced(Replace),
     /// It goes to one of the connector's own tasks.
     Task(oneshot::Sender<Vec<u8>>),
     /// It is here already, and goes to the caller after the answers before it.
@@ -82,6 +87,7 @@ impl WorkerChannel {
             changed: Notify::new(),
             unrequested: AtomicU32::new(0),
             output,
+            unread: AtomicBool::new(false),
             log,
         };
         (Self { requests }, run(sender, receiver, queue, answers))
@@ -90,6 +96,17 @@ impl WorkerChannel {
     /// Sends a line of the caller to the worker. The worker's answer goes to standard output.
     pub(in crate::connector) async fn pass(&self, line: Vec<u8>) {
         self.queue(Request::Send(line, Pending::Caller)).await;
+    }
+
+    /// Sends a line of the caller to the worker. What `replace` makes of the worker's answer goes to
+    /// standard output.
+    pub(in crate::connector) async fn pass_and_replace(
+        &self,
+        line: Vec<u8>,
+        replace: impl FnOnce(Vec<u8>) -> Vec<u8> + Send + 'static,
+    ) {
+        self.queue(Request::Send(line, Pending::Replaced(Box::new(replace))))
+            .await;
     }
 
     /// Answers the caller in the worker's place, after the answers that are still pending.
@@ -103,6 +120,12 @@ impl WorkerChannel {
         let (sender, answer) = oneshot::channel();
         self.queue(Request::Send(line, Pending::Task(sender))).await;
         answer.await.ok()
+    }
+
+    /// Sends a line of the connector's own. The worker's answer is discarded.
+    pub(super) async fn send(&self, line: Vec<u8>) {
+        let (sender, _) = oneshot::channel();
+        self.queue(Request::Send(line, Pending::Task(sender))).await;
     }
 
     async fn queue(&self, request: Request) {
@@ -158,7 +181,7 @@ async fn send(
             }
             Some(Request::Answer(line)) => {
                 lock(&answers.pending).push_back(Pending::Answered(line));
-                answers.give().await?;
+                answers.give().await;
             }
         }
     }
@@ -191,6 +214,8 @@ struct Answers {
     /// Lines that the worker sent without a request.
     unrequested: AtomicU32,
     output: Arc<Output>,
+    /// The caller has closed its end of standard output.
+    unread: AtomicBool,
     log: Arc<Log>,
 }
 
@@ -204,6 +229,9 @@ impl Answers {
                 .position(|entry| !matches!(entry, Pending::Answered(_)));
             match first.and_then(|first| Some((first, pending.remove(first)?))) {
                 Some((first, Pending::Caller)) => pending.insert(first, Pending::Answered(line)),
+                Some((first, Pending::Replaced(replace))) => {
+                    pending.insert(first, Pending::Answered(replace(line)));
+                }
                 Some((_, Pending::Task(sender))) => {
                     // Ignored if the receiver is gone.
                     let _ = sender.send(line);
@@ -217,11 +245,12 @@ impl Answers {
                 }
             }
         }
-        self.give().await
+        self.give().await;
+        Ok(())
     }
 
     /// Writes the caller's answers that are next in order.
-    async fn give(&self) -> Result<(), ControlError> {
+    async fn give(&self) {
         let mut writer = self.output.lock().await;
         loop {
             let line = {
@@ -240,10 +269,18 @@ impl Answers {
                     None => break,
                 }
             };
-            writer.line(&line).await?;
+            if self.unread.load(Ordering::Relaxed) {
+                continue;
+            }
+            // A caller that ends may have sent its last commands without waiting for answers. They
+            // still reach the worker.
+            if let Err(error) = writer.line(&line).await {
+                self.unread.store(true, Ordering::Relaxed);
+                self.log
+                    .line(format_args!("the caller no longer reads answers: {error}"));
+            }
         }
         self.changed.notify_waiters();
-        Ok(())
     }
 
     async fn all_given(&self) {

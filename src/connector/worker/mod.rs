@@ -1,9 +1,12 @@
 //! The tunnel worker on the target, as the connector uses it: lines and answers over the control
-//! connection (`channel`), and the connector's own requests (`request`).
+//! connection (`channel`), the connector's own requests (`request`), and the worker's disk import
+//! (`import`).
 
 mod channel;
+mod import;
 mod request;
 
 pub use channel::ControlError;
 pub(super) use channel::WorkerChannel;
-pub(super) use request::{RequestError, is_import_query, request_operation, request_ticket};
+pub(super) use import::{CallerCommand, DiskImport};
+pub(super) use request::{RequestError, request_import_status, request_operation, request_ticket};

@@ -16,7 +16,7 @@ const SEAM_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The worker's command by which a caller requests the state of a disk import. Requests to the seam are
 /// an optional property of it, because every worker implements it.
-const QUERY_IMPORT: &str = "query-disk-import";
+pub(super) const QUERY_IMPORT: &str = "query-disk-import";
 
 const NO_REASON: &str = "no reason given";
 
@@ -35,14 +35,11 @@ pub(in crate::connector) enum RequestError {
     Malformed(String),
 }
 
-/// Whether a line for the worker requests the state of a disk import.
-pub(in crate::connector) fn is_import_query(line: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Command {
-        cmd: Option<String>,
-    }
-    let command = serde_json::from_slice::<Command>(line);
-    command.is_ok_and(|command| command.cmd.as_deref() == Some(QUERY_IMPORT))
+/// Requests the status of the worker's disk import, and does not wait for the answer: the request
+/// makes the worker learn the volume of an import that is over.
+pub(in crate::connector) async fn request_import_status(worker: &WorkerChannel) {
+    let request = json!({ "cmd": QUERY_IMPORT });
+    worker.send(request.to_string().into_bytes()).await;
 }
 
 /// Requests a ticket for one connection. `ticket` holds the parameters of the forward: the target's
@@ -99,7 +96,7 @@ pub(in crate::connector) async fn request_operation<T: DeserializeOwned>(
 }
 
 /// The worker's answer, or its reason for refusing.
-fn worker_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T, RequestError> {
+pub(super) fn worker_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T, RequestError> {
     #[derive(Deserialize)]
     struct Verdict {
         #[serde(default)]

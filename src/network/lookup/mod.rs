@@ -12,13 +12,19 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkFlags, LinkHeader, LinkMessage};
 
-use super::{InterfaceAddress, Lookup, NetworkError, Route};
+use super::{Interface, InterfaceAddress, Lookup, NetworkError, Route};
 use crate::scalar;
 use netlink::{NetlinkError, Unparsed};
 
-/// Size of `struct ifinfomsg`, and the attribute with the name (`linux/if_link.h`).
+/// Size of `struct ifinfomsg`, and the attributes with the names (`linux/if_link.h`). Kernels before
+/// 5.5 have no alternative names.
 const LINK_HEADER_LEN: usize = 16;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
+
+/// The flag of an attribute that contains attributes (`NLA_F_NESTED`, `linux/netlink.h`).
+const NESTED: u16 = 1 << 15;
 
 /// Message types (`linux/rtnetlink.h`).
 const RTM_NEWLINK: u16 = 16;
@@ -36,17 +42,18 @@ pub struct SystemLookup;
 
 impl Lookup for SystemLookup {
     fn addresses(&self) -> Result<Vec<InterfaceAddress>, NetworkError> {
-        addresses().map_err(|error| match error {
-            NetlinkError::Interrupted => NetworkError::Interrupted,
-            other => NetworkError::Addresses {
-                cause: other.to_string(),
-            },
-        })
+        addresses().map_err(failed)
+    }
+
+    fn interfaces(&self) -> Result<Vec<Interface>, NetworkError> {
+        let mut links: Vec<(u32, Link)> = links().map_err(failed)?.into_iter().collect();
+        links.sort_by_key(|(index, _)| *index);
+        Ok(links.into_iter().map(|(_, link)| link.interface).collect())
     }
 
     fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetworkError> {
         let failed = |cause: String| NetworkError::Resolve {
-            name: scalar::one_line(name),
+            name: scalar::as_given(name),
             cause,
         };
         let resolved = (name, 0)
@@ -66,15 +73,32 @@ impl Lookup for SystemLookup {
     }
 }
 
+fn failed(error: NetlinkError) -> NetworkError {
+    match error {
+        NetlinkError::Interrupted => NetworkError::Interrupted,
+        other => NetworkError::Addresses {
+            cause: other.to_string(),
+        },
+    }
+}
+
+/// What is read of a link.
+struct Link {
+    interface: Interface,
+    up: bool,
+}
+
+/// The links by index.
+fn links() -> Result<HashMap<u32, Link>, NetlinkError> {
+    let links = netlink::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let links = links.iter().filter(|message| message.kind == RTM_NEWLINK);
+    Ok(links.map(link).collect::<Result<_, _>>()?)
+}
+
 fn addresses() -> Result<Vec<InterfaceAddress>, NetlinkError> {
     // Links are read first. An address whose link was added later then counts as down, not as up.
-    let links = netlink::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let links = links()?;
     let addresses = netlink::dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-    let links: HashMap<u32, (String, bool)> = links
-        .iter()
-        .filter(|message| message.kind == RTM_NEWLINK)
-        .map(link)
-        .collect::<Result<_, _>>()?;
     let mut found = Vec::new();
     for message in addresses
         .iter()
@@ -86,27 +110,44 @@ fn addresses() -> Result<Vec<InterfaceAddress>, NetlinkError> {
     Ok(found)
 }
 
-fn link(message: &Unparsed) -> Result<(u32, (String, bool)), DecodeError> {
+fn link(message: &Unparsed) -> Result<(u32, Link), DecodeError> {
     let header = LinkHeader::parse(&message.payload)?;
-    let mut name = format!("interface {}", header.index);
+    let mut interface = Interface {
+        name: format!("interface {}", header.index),
+        alternative_names: Vec::new(),
+    };
     let attributes = message.payload.get(LINK_HEADER_LEN..).unwrap_or(&[]);
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute?;
-        if attribute.kind() == IFLA_IFNAME {
-            let bytes = attribute.value();
-            let end = bytes
-                .iter()
-                .position(|byte| *byte == 0)
-                .unwrap_or(bytes.len());
-            name = String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes)).into_owned();
+        match attribute.kind() & !NESTED {
+            IFLA_IFNAME => interface.name = text(attribute.value()),
+            IFLA_PROP_LIST => {
+                for property in NlasIterator::new(attribute.value()) {
+                    let property = property?;
+                    if property.kind() == IFLA_ALT_IFNAME {
+                        interface.alternative_names.push(text(property.value()));
+                    }
+                }
+            }
+            _ => {}
         }
     }
-    Ok((header.index, (name, header.flags.contains(LinkFlags::Up))))
+    let up = header.flags.contains(LinkFlags::Up);
+    Ok((header.index, Link { interface, up }))
+}
+
+/// A string with a NUL at its end.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes)).into_owned()
 }
 
 fn interface_address(
     message: &AddressMessage,
-    links: &HashMap<u32, (String, bool)>,
+    links: &HashMap<u32, Link>,
 ) -> Option<InterfaceAddress> {
     let mut own = None;
     let mut other = None;
@@ -125,7 +166,7 @@ fn interface_address(
     // links IPv6 has only IFA_ADDRESS.
     let address = own.or(other)?;
     let (interface, up) = match links.get(&message.header.index) {
-        Some((name, up)) => (name.clone(), *up),
+        Some(link) => (link.interface.name.clone(), link.up),
         None => (format!("interface {}", message.header.index), false),
     };
     Some(InterfaceAddress {

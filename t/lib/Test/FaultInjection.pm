@@ -11,7 +11,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use Test::MigrationProcess;
 use Test::Processes qw(in_session is_running listening established sockets_in wait_until);
 
-our @EXPORT_OK = qw(kill_at next_succeeds nothing_left);
+our @EXPORT_OK = qw(kill_at stop_task next_succeeds nothing_left files_of);
 
 =head1 NAME
 
@@ -21,12 +21,20 @@ Test::FaultInjection - kills a process of a migration and tests the result
 
 =head2 kill_at(%options)
 
-A subtest. C<victim> is the process to kill, a name as in L<Test::MigrationProcess/pid>. C<point> is
-where to kill it: a value of C<stop_at> there, or C<handshake>, where the source has connected to
+A subtest. C<victim> is the process to kill, a name as in L<Test::MigrationProcess/pid>. C<signal> is the
+signal, by default C<KILL>; C<bound> is the number of seconds within which the migration must end, by
+default 25; with C<group>, its process group receives the signal. C<point> is where to kill it: a value of C<stop_at> there, or C<handshake>, where the source has connected to
 the listener and the listener has sent nothing. The other options are those of
 L<Test::MigrationProcess/start>; C<dir> is created below the given directory. C<guest> is the
 expected status of the guest at the source afterwards, by default C<running>. C<arrived> is called
 with the guest ID at the target and tests the guest there.
+
+=head2 stop_task(%options)
+
+A subtest. Sends C<signal> to the process group of the caller, as Proxmox VE stops a task, when the
+migration has reached C<point>. The caller cleans up, and nothing may be left at either end: no
+process, port or socket, and at the target no file of the guest. The other options are those of
+C<kill_at>.
 
 =head2 next_succeeds(%options)
 
@@ -38,6 +46,10 @@ options are those of L<Test::MigrationProcess/start>, with C<dir> and C<arrived>
 Tests that nothing of a migration is left: at the target no process except the node (the leader of
 its session) and no listening port, and no socket at either end. C<$name> is the prefix of the test
 names.
+
+=head2 files_of($node, $vmid)
+
+The names of the volumes and of the configuration of a guest at the target.
 
 =cut
 
@@ -67,7 +79,10 @@ sub kill_at (%option) {
     my $in_handshake = $point eq 'handshake';
     my $node = $option{node};
     my $target_vmid = 200 + ++$number;
-    my $name = "$option{plane}: $victim, $point";
+    my $group = delete $option{group};
+    my $signal = delete($option{signal}) // 'KILL';
+    my $bound = delete($option{bound}) // BOUND;
+    my $name = "$option{plane}: SIG$signal to $victim" . ($group ? "'s group" : '') . ", $point";
     subtest $name => sub {
         my $migration = Test::MigrationProcess->start(
             (map { $_ => $option{$_} } grep { !/\A(?:arrived|guest)\z/ } keys %option),
@@ -86,16 +101,17 @@ sub kill_at (%option) {
         }
         my $listener = $in_handshake ? $migration->pid('listener') : undef;
         stop_in_handshake($migration, $listener) if $listener;
-        kill(KILL => $pid) == 1 or die "kill $victim: $!\n";
+        kill($signal => $group ? -$pid : $pid) == 1 or die "kill $victim: $!\n";
         my $killed = clock_gettime(CLOCK_MONOTONIC);
         # The kernel may end the process later. On a busy machine, the migration could end before.
-        wait_until(sub { !is_running($pid) }) or die "the $victim does not end\n";
+        wait_until(sub { $signal eq 'STOP' || !is_running($pid) })
+            or die "the $victim does not end\n";
         kill CONT => $listener if $listener;
         $migration->go if !$listener;
 
-        my $end = eval { $migration->end(BOUND) };
+        my $end = eval { $migration->end($bound) };
         if (!$end) {
-            fail("the migration ends within ${\BOUND} s: $@");
+            fail("the migration ends within $bound s: $@");
             return;
         }
         note(
@@ -118,8 +134,60 @@ sub kill_at (%option) {
         my $report =
             'error: ' . ($end->{error} // "\n") . $migration->log . $node->worker_log($target_vmid);
         like($report, $REPORT{$victim}, 'the error or a log names the victim');
+        if ($victim eq 'caller') {
+            like($migration->log, qr/caller of this tunnel has ended without 'quit'/, 'as its log');
+            unlike($migration->log, qr/is dead/, 'its log does not name the listener');
+        }
+        # At the end, everything has arrived, and the caller does not clean up.
+        is_deeply([files_of($node, $target_vmid)], [], 'no file of the guest at the target')
+            if $victim eq 'listener' && $point ne 'end';
     };
     return;
+}
+
+sub stop_task (%option) {
+    my ($signal, $point, $dir) = delete @option{qw(signal point dir)};
+    my $node = $option{node};
+    my $target_vmid = 200 + ++$number;
+    subtest "$option{plane}: SIG$signal to the group, $point" => sub {
+        my $migration = Test::MigrationProcess->start(
+            %option,
+            dir => "$dir/$number",
+            target_vmid => $target_vmid,
+            stop_at => $point,
+        );
+        if (!eval { $migration->wait_at; 1 }) {
+            fail("the migration reaches this point: $@");
+            return;
+        }
+        my ($caller, $connector) = map { $migration->pid($_) } qw(caller connector);
+        kill($signal => -$caller) == 1 or die "kill $signal: $!\n";
+        # Where signals are deferred, the caller goes on to the next point at which they are not.
+        $migration->go;
+        my $end = eval { $migration->end(BOUND) };
+        if (!$end) {
+            fail("the migration ends within ${\BOUND} s: $@");
+            return;
+        }
+        like($end->{error}, qr/received interrupt|the tunnel closed/, 'the error is the interrupt');
+        is($end->{guest}, 'running', 'the guest runs at the source') if $option{disk};
+        ok(wait_until(sub { !in_session($caller) }), 'no process at the source')
+            or diag(explain([in_session($caller)]));
+        nothing_left($node, "$dir/$number", 'afterwards');
+        is_deeply([files_of($node, $target_vmid)], [], 'no file of the guest at the target');
+        my ($log, $worker_log) = ($migration->log, $node->worker_log($target_vmid));
+        is(
+            scalar(() = $worker_log =~ /^command: quit$/mg),
+            $point eq 'request' && !length($worker_log) ? 0 : 1,
+            'the worker receives the clean-up'
+        ) or diag($log, $worker_log);
+        unlike($log, qr/ended by SIG|is dead|did not confirm/, 'the log has no other failure');
+    };
+    return;
+}
+
+sub files_of ($node, $vmid) {
+    return map { s{.*/}{}r } grep { -e } glob("$node->{dir}/vm-$vmid-* $node->{dir}/$vmid.conf");
 }
 
 sub next_succeeds (%option) {

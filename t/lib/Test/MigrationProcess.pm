@@ -38,10 +38,15 @@ Test::MigrationProcess - the caller of a migration, as a process that can be sto
 Class method. C<plane>, C<node> and C<target_vmid> as for L<Demo::Migration>; C<dir>, which is
 created, for local sockets and the log; C<network>, by default 127.0.0.0/8; C<stop_at>, a name from
 the list below. Then either C<volume>, a file that is sent alone, or C<disk> and C<load>: a running
-guest of 64 MiB with that disk and that load in its RAM.
+guest of 64 MiB with that disk and that load in its RAM. C<dead_peer_timeout> is in seconds.
 
-The process leads a session of its own, which has all processes of the source.
+The process leads a session of its own, which has all processes of the source. SIGHUP, SIGINT,
+SIGQUIT and SIGTERM interrupt it as they interrupt a task of Proxmox VE: the migration fails, and the
+process cleans up. QEMU is not in its process group.
 
+    request      the request for a worker follows
+    worker       the worker has started, and the connector has not; signals are deferred
+    connected    the connector is connected, and the planes are not negotiated
     forward      the sockets of the next forward exist and have no connection
     volume       half of the volume is in the tunnel
     volume end   all of the volume is in the tunnel, without its end
@@ -128,11 +133,11 @@ sub wait_at ($self) {
         if !$at->{at};
     $self->{at} = $at;
     my %pid = (caller => $self->{caller}, child => $at->{child});
-    ($pid{connector}) = children($at->{child});
+    ($pid{connector}) = children($at->{child}) if defined $at->{child};
     ($pid{'source QEMU'}) = $at->{qemu} // ();
     # The workers of earlier migrations have ended: a test has checked that.
     ($pid{worker}) = children($self->{node}{pid});
-    for my $child (children($pid{worker})) {
+    for my $child (defined($pid{worker}) ? children($pid{worker}) : ()) {
         my $command = command_line($child) // '';
         $pid{listener} = $child if $command =~ /\Apve-tunnel listener/;
         $pid{'target QEMU'} = $child if (program($child) // '') =~ /\Aqemu/;
@@ -176,7 +181,23 @@ sub DESTROY ($self) {
 package Test::MigrationProcess::Caller;
 
 sub run ($self) {
+    if (defined(my $limit = $self->{dead_peer_timeout})) {
+        my $file = "$self->{dir}/remote-migration.cfg";
+        open my $out, '>', $file or die "$file: $!\n";
+        my %network = (
+            remote => $self->{node}{address},
+            allow => 'secure,insecure',
+            'dead-peer-timeout' => $limit,
+            (map { $_ => '127.0.0.0/8' } qw(source target)),
+        );
+        print {$out} "network: test\n", map { "\t$_ $network{$_}\n" } sort keys %network;
+        close $out or die "$file: $!\n";
+        $self->{network} = 'test';
+        $PVE::Tunnel::Client::Negotiation::CONFIGURATION = $file;
+    }
+    local @SIG{qw(HUP INT QUIT TERM)} = (sub { die "received interrupt\n" }) x 4;
     $self->stop_after_forward;
+    $self->stop_before_tunnel;
     my $guest =
         $self->{disk} ? $self->start_guest : { vmid => Test::MigrationProcess::SOURCE_VMID };
     my $migration = $self->{migration} = Demo::Migration->new(
@@ -205,6 +226,7 @@ sub start_guest ($self) {
         memory => Test::MigrationProcess::MEMORY,
         disks => { scsi0 => $self->{disk} },
         load => $self->{load},
+        own_group => 1,
     );
     my $qmp = $guest->qmp;
     $qmp->{slow} = $self->{stop_at} // '';
@@ -246,9 +268,28 @@ sub stop_after_forward ($self) {
     return;
 }
 
+sub stop_before_tunnel ($self) {
+    my $post = \&PVE::Tunnel::Client::API::post;
+    my $negotiate = \&PVE::Tunnel::Client::Negotiation::negotiate;
+    no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
+    *PVE::Tunnel::Client::API::post = sub (@arguments) {
+        # The client defers signals from here on. Before, they interrupt it.
+        $self->stop('request');
+        my $task = $post->(@arguments);
+        $self->stop('worker');
+        return $task;
+    };
+    *PVE::Tunnel::Client::Negotiation::negotiate = sub ($tunnel, @arguments) {
+        local $self->{migration}{tunnel} = $tunnel;
+        $self->stop('connected');
+        return $negotiate->($tunnel, @arguments);
+    };
+    return;
+}
+
 sub stop ($self, $point) {
     return if $point ne ($self->{stop_at} // '') || $self->{stopped}++;
-    my $tunnel = $self->{migration}{tunnel};
+    my $tunnel = $self->{migration}{tunnel} // {};
     my %at = (
         at => $point,
         child => $tunnel->{pid},

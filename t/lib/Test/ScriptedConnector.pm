@@ -130,7 +130,8 @@ sub _answer ($file, $answers, $line) {
     print {$out} $line;
     close $out or die "$file: $!\n";
     my $answer = $answers->{ $command->{cmd} } // die "the script ends here\n";
-    return $json->encode($answer) . "\n";
+    my $id = $command->{id};
+    return $json->encode({ %$answer, defined($id) ? (id => $id) : () }) . "\n";
 }
 
 1;

@@ -196,7 +196,8 @@ sub DESTROY ($self) {
 
 # Another process tries to load the modules.
 sub missing (@modules) {
-    my @command = ($^X, '-e', join ';', map { "require $_" } @modules);
+    my @load = map { "eval { require $_; 1 } or die qq($_ does not load: \$@)" } @modules;
+    my @command = ($^X, '-e', join ';', @load);
     my $pid = open my $output, '-|' // die "fork: $!\n";
     if (!$pid) {
         open STDERR, '>&', \*STDOUT or POSIX::_exit(127);
@@ -204,8 +205,9 @@ sub missing (@modules) {
     }
     my ($first) = readline $output;
     return if close $output;
-    chomp($first //= 'perl ended without a message');
-    return "$modules[0] does not load: $first";
+    chomp($first //= "perl ended without a message while it loaded @modules");
+    # Without the list of directories.
+    return $first =~ s/ \(you may need to install .*//r;
 }
 
 sub slurp ($path) {

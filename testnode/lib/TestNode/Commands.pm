@@ -321,15 +321,19 @@ sub disk_import ($self, $p) {
     my $socket = "$self->{dir}/$self->{vmid}.storage";
     $self->{state}{disk_import} =
         TestNode::Import->start(socket => $socket, file => $file, volid => $volid);
+    # As in Proxmox VE, a clean-up knows the volume only after a query has reported its import.
+    delete $self->{volumes}{$volid};
     $self->{sockets}{$socket} = 1;
     return { socket => $socket, format => 'raw+size' };
 }
 
 sub query_disk_import ($self, $p) {
     my $import = $self->{state}{disk_import};
-    my $answer = PVE::StorageTunnel::handle_query_disk_import($self->{state}, $p);
-    # A failed import has removed its file.
-    delete $self->{volumes}{ $import->{volid} } if ($answer->{status} // '') eq 'error';
+    # The seam's error replaces the answer, but not what the handler has learnt.
+    my $answer = eval { PVE::StorageTunnel::handle_query_disk_import($self->{state}, $p) };
+    my $error = $@;
+    $self->{volumes}{ $import->{volid} } = $import->{file} if $import && $import->{complete};
+    die $error if !$answer;
     return $answer;
 }
 

@@ -99,6 +99,7 @@ sub start ($class, %option) {
     my @command = $self->command_line(fileno($qemu_end), fileno($inspect));
     my $pid = fork() // die "fork: $!\n";
     if (!$pid) {
+        POSIX::setpgid(0, 0) if $self->{own_group};
         exec_qemu($log, [$qemu_end, $inspect], \@command);
         POSIX::_exit(127);
     }

@@ -59,6 +59,7 @@ sub start ($class, %option) {
         close($result);
         close($worker);
         my $bytes = eval { receive($listener, $worker_end, $self->{file}) };
+        unlink $self->{file} if !defined $bytes;
         syswrite($result_end, defined($bytes) ? "ok $bytes\n" : "error $@");
         POSIX::_exit(0);
     }
@@ -80,7 +81,10 @@ sub status ($self) {
     waitpid($self->{pid}, 0);
     delete $self->{pid};
     unlink $self->{socket};
-    return { status => 'complete', volid => $self->{volid} } if $result =~ /\Aok /;
+    if ($result =~ /\Aok /) {
+        $self->{complete} = 1;
+        return { status => 'complete', volid => $self->{volid} };
+    }
     unlink $self->{file};
     chomp $result;
     return {
@@ -91,16 +95,17 @@ sub status ($self) {
 
 =head2 abort
 
-Kills the import and removes the file.
+Kills a running import and removes the file. The file of a complete import stays, as in Proxmox VE.
 
 =cut
 
 sub abort ($self) {
     return if !$self->{pid} || $self->{owner} != $$;
+    my $is_over = IO::Select->new($self->{result})->can_read(0);
     kill(KILL => $self->{pid});
     waitpid($self->{pid}, 0);
     delete $self->{pid};
-    unlink $self->{socket}, $self->{file};
+    unlink $self->{socket}, $is_over ? () : $self->{file};
     return;
 }
 

@@ -74,6 +74,8 @@ sub new ($class, $input, $output) {
 }
 
 sub run ($self) {
+    # The worker of Proxmox VE also leads a process group, which receives the signals of a stop.
+    POSIX::setpgid(0, 0);
     local $SIG{PIPE} = 'IGNORE';
     my $done = eval {
         my $request = read_request($self->{input});

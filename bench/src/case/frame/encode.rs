@@ -69,9 +69,9 @@ fn fastwebsockets(mut source: Source, stream: Stream) -> Step {
     })
 }
 
-/// The local program. It has always written enough for a whole payload.
+/// Replaces the local program. A read never waits and always fills the buffer.
 struct Source {
-    written: Vec<u8>,
+    data: Vec<u8>,
     length: usize,
     at: usize,
 }
@@ -80,7 +80,7 @@ impl Source {
     /// A source that is read `length` bytes at a time.
     fn new(length: usize) -> Self {
         Self {
-            written: pattern(PAYLOAD),
+            data: pattern(PAYLOAD),
             length,
             at: 0,
         }
@@ -92,8 +92,8 @@ impl Source {
 
     fn next(&mut self) -> &[u8] {
         let start = self.at;
-        self.at = (start + self.length) % self.written.len();
-        &self.written[start..][..self.length]
+        self.at = (start + self.length) % self.data.len();
+        &self.data[start..][..self.length]
     }
 }
 

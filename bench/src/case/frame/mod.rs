@@ -38,7 +38,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
         ] {
             let turns =
                 contenders.map(|(name, mut step)| Contender::new(name, move || turn(&mut step)));
-            let contest = Contest::run(effort.runs(), turns.into());
+            let contest = Contest::run(effort.turns(), turns.into());
             let title = Title {
                 case: "frame",
                 name: &format!("{work}, {size}"),

@@ -34,7 +34,7 @@ pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
             y = heading(svg, y, case);
         }
         y += LINE;
-        words(svg, y, group);
+        draw_texts(svg, y, group);
         axis.draw(svg, y, group);
     }
     y += LINE;
@@ -42,7 +42,7 @@ pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
     y
 }
 
-fn words(svg: &mut Svg, y: f64, group: &Group) {
+fn draw_texts(svg: &mut Svg, y: f64, group: &Group) {
     let row = group.worst();
     let name = clipped(&group.name(), UNIT - MARGIN - 12.0);
     svg.text([MARGIN + 8.0, y], "", &name);
@@ -59,21 +59,21 @@ fn words(svg: &mut Svg, y: f64, group: &Group) {
 
 /// A logarithmic axis that is symmetric around 1.
 struct Axis {
-    /// The largest ratio, as a power of 2.
+    /// The axis ends at 2^doublings and at 2^-doublings.
     doublings: f64,
 }
 
 impl Axis {
-    /// The limit for `doublings`. A bar beyond it ends in an arrow; the text beside it has the
+    /// The limit for `doublings`. A bar beyond it ends in an arrow; the column of figures shows the
     /// ratio.
-    const MOST: f64 = 3.0;
+    const MAX_DOUBLINGS: f64 = 3.0;
 
     fn of(groups: &[Group]) -> Self {
         let ratios = groups
             .iter()
             .map(|group| group.worst().ratio.median.log2().abs());
         Self {
-            doublings: ratios.fold(1.0, f64::max).ceil().min(Self::MOST),
+            doublings: ratios.fold(1.0, f64::max).ceil().min(Self::MAX_DOUBLINGS),
         }
     }
 
@@ -176,6 +176,6 @@ fn legend(svg: &mut Svg, y: f64) {
     svg.text(
         [x + 12.0, y],
         "",
-        "goal, flag on the better side; a series shows its worst row",
+        "goal, with a flag on its better side; a line for several measurements shows the worst",
     );
 }

@@ -3,6 +3,7 @@ package PVE::Tunnel::Client;
 use v5.36;
 
 use JSON ();
+use POSIX ();
 
 use PVE::Tunnel::Native;
 use PVE::Tunnel::Text;
@@ -51,10 +52,64 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
     my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
     my %trust = defined($fingerprint) ? (fingerprint => $fingerprint) : ();
     my %peer = (headers => [['Authorization', $token]], %trust);
+    # Forwards use the same URL and headers, with a ticket and a socket of their own.
+    %$tunnel_params = (url => "$base?", %peer);
 
+    my $tunnel = _start($tunnel_params, $request, $read_line, $log);
+    my ($address, $task);
+    my $opened = eval {
+        # The request creates an empty guest at the target. What would fail for the connector must
+        # therefore fail before.
+        $address = _probe($tunnel, { url => $base, %trust });
+        # From the request on, the target has a guest that a clean-up removes only over a tunnel.
+        _uninterrupted(
+            sub {
+                $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params, $address);
+                my $started = "remote: tunnel worker '$task->{upid}' started";
+                PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
+                _connect($tunnel, $task);
+            }
+        );
+        my $version = $read_line->($tunnel, VERSION_LIMIT);
+        $tunnel->{requests} = [];
+        _take_version($tunnel, $version);
+        PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $request);
+        1;
+    };
+    return $tunnel if $opened;
+    my $error = $@;
+    _uninterrupted(
+        sub {
+            # The worker has already created an empty guest, which would remain and refuse the next
+            # attempt.
+            my $quit = { cmd => 'quit', cleanup => JSON::true };
+            my $removed =
+                !$task || eval { PVE::Tunnel::Client::Lines::ask($tunnel, QUIT_LIMIT, $quit); 1 };
+            _end_child($tunnel);
+            _stop_worker($log, $conn, $address, $url, $task->{upid}) if !$removed;
+        }
+    );
+    die $task ? "cannot open the tunnel: $error" : $error;
+}
+
+# Signals that end a task, or a program at a terminal, arrive after $code.
+sub _uninterrupted ($code) {
+    my $signals =
+        POSIX::SigSet->new(POSIX::SIGHUP(), POSIX::SIGINT(), POSIX::SIGQUIT(), POSIX::SIGTERM());
+    my $before = POSIX::SigSet->new();
+    POSIX::sigprocmask(POSIX::SIG_BLOCK(), $signals, $before);
+    my $done = eval { $code->(); 1 };
+    my $error = $@;
+    POSIX::sigprocmask(POSIX::SIG_SETMASK(), $before);
+    die $error if !$done;
+    return;
+}
+
+# Starts a connector, which is not connected yet.
+sub _start ($tunnel_params, $request, $read_line, $log) {
     # For connections through the target's API. For direct planes the request contains it.
     my $options = { dead_peer_timeout => $request->{dead_peer_timeout} };
-    my $tunnel = {
+    return {
         %{ PVE::Tunnel::Client::Child::start($log, $options) },
         connector => "pve-tunnel $VERSION",
         log => $log,
@@ -62,47 +117,8 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
         forwarded => {},
         read_line => $read_line,
         pending => '',
-        unanswered => 0,
+        requests => [],
     };
-    # The request creates an empty guest at the target. What would fail for the connector must
-    # therefore fail before.
-    my ($address, $task);
-    my $requested = eval {
-        $address = _probe($tunnel, { url => $base, %trust });
-        $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params, $address);
-        1;
-    };
-    if (!$requested) {
-        my $error = $@;
-        _end_child($tunnel);
-        die $error;
-    }
-    my $started = "remote: tunnel worker '$task->{upid}' started";
-    PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
-
-    my $query = join '&',
-        map { "$_=" . PVE::Tunnel::Client::API::percent_encode($task->{$_}) } qw(ticket socket);
-    # Forwards use the same URL and headers, with a ticket and a socket of their own.
-    %$tunnel_params = (url => "$base?", %peer);
-    my $agreed = eval {
-        my $data = { url => "$base?$query", %peer };
-        my $connect = { control => JSON::true, cmd => 'connect', data => $data };
-        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
-        PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, { cmd => 'version' });
-        $tunnel->{unanswered}++;
-        my $line = $read_line->($tunnel, VERSION_LIMIT);
-        $tunnel->{unanswered}--;
-        _take_version($tunnel, $line);
-        PVE::Tunnel::Client::Negotiation::negotiate($tunnel, $request);
-        1;
-    };
-    return $tunnel if $agreed;
-    my $error = $@;
-    # The worker has already created an empty guest, which would remain and refuse the next attempt.
-    my $quit = eval { _quit($tunnel, 1); 1 };
-    _end_child($tunnel);
-    _stop_worker($log, $conn, $address, $url, $task->{upid}) if !$quit;
-    die "cannot open the tunnel: $error";
 }
 
 # Returns the address at which the connector has reached the target's API.
@@ -113,6 +129,17 @@ sub _probe ($tunnel, $data) {
     # The pattern also removes the taint.
     my ($address) = ($answer->{address} // '') =~ /\A([0-9A-Fa-f:.]+)\z/;
     return $address;
+}
+
+# Connects to the worker of that task, and requests its version.
+sub _connect ($tunnel, $task) {
+    my $query = join '&',
+        map { "$_=" . PVE::Tunnel::Client::API::percent_encode($task->{$_}) } qw(ticket socket);
+    my $data = { %{ $tunnel->{params} }, url => $tunnel->{params}{url} . $query };
+    my $connect = { control => JSON::true, cmd => 'connect', data => $data };
+    PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
+    PVE::Tunnel::Client::Lines::request($tunnel, CONNECT_LIMIT, { cmd => 'version' });
+    return;
 }
 
 # A worker that waits for its connection removes the empty guest when it is stopped. One that has
@@ -148,12 +175,7 @@ sub _take_version ($tunnel, $line) {
 }
 
 sub write_tunnel ($tunnel, $timeout, $cmd, $params = undef) {
-    PVE::Tunnel::Client::Lines::write_line($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
-    my $line = eval { read_tunnel($tunnel, $timeout) } // die "no reply to command '$cmd': $@";
-    my $reply = eval { $JSON->decode($line) };
-    die "reply to command '$cmd' is not a JSON object\n" if ref($reply) ne 'HASH';
-    die PVE::Tunnel::Client::Lines::failure_text($reply) . "\n" if !$reply->{success};
-    return $reply;
+    return PVE::Tunnel::Client::Lines::ask($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
 }
 
 sub read_tunnel ($tunnel, $timeout = 60) {
@@ -180,14 +202,27 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
 
 sub finish_tunnel ($tunnel, $cleanup = 0) {
     my $log = $tunnel->{log};
-    my $finish = { control => JSON::true, cmd => 'finish' };
-    my $answer = eval { PVE::Tunnel::Client::Lines::ask($tunnel, FINISH_LIMIT, $finish) };
+    my $clean = $cleanup ? JSON::true : JSON::false;
+    my $finish = { control => JSON::true, cmd => 'finish', data => { cleanup => $clean } };
+    # Both at once: Proxmox VE kills a task 5 s after it has requested its end. What is written then
+    # still reaches the worker.
+    my @requests;
+    my $written = eval {
+        push @requests, PVE::Tunnel::Client::Lines::request($tunnel, FINISH_LIMIT, $_)
+            for $finish, { cmd => 'quit', cleanup => $clean };
+        1;
+    };
+    my $error = $@;
+    my $answer = $written
+        && eval { PVE::Tunnel::Client::Lines::answer($tunnel, FINISH_LIMIT, $requests[0]) };
+    $error = $@ if $written;
     $tunnel->{record} = $answer->{record} if $answer;
-    PVE::Tunnel::Client::Lines::log_line($log, 'warn', "no record of this migration: $@")
+    PVE::Tunnel::Client::Lines::log_line($log, 'warn', "no record of this migration: $error")
         if !$answer;
 
-    my $done = eval { _quit($tunnel, $cleanup); 1 };
-    my $error = $@;
+    my $done = $written
+        && eval { PVE::Tunnel::Client::Lines::answer($tunnel, QUIT_LIMIT, $requests[1]); 1 };
+    $error = $@ if $written;
     if ($done && defined(my $death = $answer && $answer->{error})) {
         ($done, $error) = (0, PVE::Tunnel::Text::one_line($death) . "\n");
     }
@@ -198,12 +233,6 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
             or PVE::Tunnel::Client::Lines::log_line($log, 'warn', "cannot remove '$path': $@");
     }
     die "the tunnel did not end cleanly: $error" if !$done;
-    return;
-}
-
-sub _quit ($tunnel, $cleanup) {
-    my $command = { cmd => 'quit', cleanup => $cleanup ? JSON::true : JSON::false };
-    PVE::Tunnel::Client::Lines::ask($tunnel, QUIT_LIMIT, $command);
     return;
 }
 
@@ -353,7 +382,11 @@ optional array that the caller sets: files that C<finish_tunnel> removes
 
 =head2 The child
 
-It closes every inherited descriptor except 0, 1 and 2: the caller usually holds the guest's
+It leads a process group of its own, to which the connector belongs: Proxmox VE ends a task by
+SIGTERM to its process group, and the task then cleans up through the tunnel. Both end with the pipes.
+If the caller is killed, the connector logs that the caller has ended without C<quit>.
+
+The child closes every inherited descriptor except 0, 1 and 2: the caller usually holds the guest's
 configuration lock, and a child with that descriptor would keep the lock. C<$log> is called in this
 child for the connector's diagnostics, as C<< $log->('info', "tunnel: ...") >>. It must therefore
 write to standard output or error, or to a file that it opens itself.
@@ -443,6 +476,9 @@ received C<quit> with the request to clean up. If it could not be reached in thi
 stopped through the API, and a C<warn> line contains what may be left at the target and how to
 remove it.
 
+Handlers of SIGHUP, SIGINT, SIGQUIT and SIGTERM that die may interrupt the function, except between
+the request and the connection, and during the clean-up. They run afterwards.
+
 =head2 open_tunnel
 
     my $tunnel = open_tunnel(
@@ -482,10 +518,11 @@ refuses. Under taint, a pattern must have checked C<$local>.
 
     finish_tunnel($tunnel, $cleanup);
 
-Requests the connector's record (20 s), which the connector also logs, as text and as JSON. Then
-sends C<quit> (30 s), closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
-SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the worker
-removes what it created for this migration. Dies at the end if the target did not confirm C<quit>,
+Requests the connector's record (20 s), which the connector also logs, as text and as JSON, and sends
+C<quit> (30 s). Both are written before the first answer is read, so that the worker receives them
+even if the caller is killed meanwhile. Then closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
+SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the connector
+ends the forwards first, and the worker removes what it created for this migration. Dies at the end if the target did not confirm C<quit>,
 or if its listener had died before C<quit>. The child has ended in any case.
 
 =head1 SEE ALSO

@@ -376,7 +376,8 @@ the address that the name C<$node> resolves to. Returns
 
 C<uri_host> has brackets around IPv6 addresses, as in URIs. Only addresses of interfaces that are up
 count. Temporary, deprecated, tentative and duplicate addresses are excluded, and so are loopback
-and link-local addresses, unless the CIDR lies inside these ranges. Exactly one address must remain.
+and link-local addresses, unless the CIDR lies inside these ranges. One address of a family, or one of each, must remain; of
+two, the function returns the first that the kernel or the resolver lists.
 Otherwise the function dies with C<STATUS_REFUSED>, and the message lists every address with the
 reason why it was excluded. Without C<$network> the system's resolver is used, which may block.
 
@@ -390,8 +391,8 @@ descriptor and port as a list:
         or die "cannot open descriptor $fd: $!\n";
 
 The descriptor is blocking and close-on-exec. The caller owns it and closes it. Dies with
-C<STATUS_IO> if all 50 ports are in use, or if the address is not an address of this host. Under
-taint it refuses a tainted C<$address>, as the built-in C<bind> does.
+C<STATUS_IO> if all 50 ports are in use or reserved by Proxmox VE, if the lock of its reservations is
+held for 5 seconds, or if the address is not an address of this host. Under taint it refuses a tainted C<$address>, as the built-in C<bind> does.
 
 =item endpoint_check($input)
 
@@ -404,8 +405,11 @@ or
 
     nbd_uri => 'nbd:192.0.2.7:60001:exportname=drive-scsi0'
 
-and may have C<network> (a CIDR that must contain the address) and C<allow_loopback> (true in tests
-only). Returns
+and may have C<network> (a CIDR that must contain the address), C<allow_loopback> (true in tests
+only), and C<control> (the address at which the target's API was reached: without C<network>, the
+only one that is accepted; without either, the caller must check the address). C<remote> (the host of
+that API) and C<configured> (the ID of the network that is configured for it) are for the message of
+a refusal. Returns
 
     {
         address => '192.0.2.7',

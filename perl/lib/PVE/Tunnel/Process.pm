@@ -10,6 +10,9 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 our $VERSION = '0.1.0';
 
+# The signals by which a shell or Proxmox VE ends a process group.
+my @ENDING = qw(HUP INT QUIT TERM);
+
 sub start ($handles, $code) {
     # Only the child and its children keep the other end open, so it closes when they have ended.
     pipe(my $alive, my $alive_end) or die "pipe: $!\n";
@@ -22,14 +25,17 @@ sub start ($handles, $code) {
     if (defined($pid) && !$pid) {
         # No code of the caller may run here: no END block, no destructor, no handler.
         my $status = eval {
+            POSIX::setpgid(0, 0);
             _default_signals();
-            POSIX::sigprocmask(POSIX::SIG_SETMASK(), $blocked);
+            POSIX::sigprocmask(POSIX::SIG_SETMASK(), POSIX::SigSet->new());
             _close_all_but(0, 1, 2, map { fileno $_ } @$handles, $alive_end);
             $code->();
         };
         POSIX::_exit($status // 1);
     }
     my $error = $!;
+    # Also here, so that the child has left the group when this function returns. Fails if it has.
+    POSIX::setpgid($pid, $pid) if $pid;
     POSIX::sigprocmask(POSIX::SIG_SETMASK(), $blocked);
     die "fork: $error\n" if !defined $pid;
     close($alive_end);
@@ -68,9 +74,16 @@ sub _every_signal() {
 
 sub _default_signals() {
     alarm(0);
-    $SIG{$_} = 'DEFAULT' for grep { defined $SIG{$_} } keys %SIG;
-    # Writing to a closed connection returns an error instead of ending the process.
-    $SIG{PIPE} = 'IGNORE';
+    # What the caller ignores stays ignored, as nohup requires. SIGTERM ends the child in any case:
+    # the caller sends it, and the kernel, if the child's parent dies.
+    my %ignored = map { $_ => 1 } grep { ($SIG{$_} // '') eq 'IGNORE' } qw(HUP INT QUIT);
+    # A signal to the caller's group may have arrived before this process left the group. Ignoring a
+    # signal discards a pending one.
+    $SIG{$_} = 'IGNORE' for @ENDING;
+    $SIG{$_} = 'DEFAULT' for grep { defined $SIG{$_} && !$ignored{$_} } keys %SIG;
+    # Writing to a closed connection returns an error instead of ending the process. Writing the log
+    # to a terminal does not stop a process that is not in its foreground group.
+    $SIG{$_} = 'IGNORE' for qw(PIPE TTOU);
     return;
 }
 
@@ -118,8 +131,10 @@ signal handlers, and have many open descriptors.
 
     my $process = start(\@handles, $code);
 
-Forks. The child has default signal dispositions (C<SIGPIPE> is ignored), no alarm, and no
-descriptors except 0, 1, 2, those of C<@handles>, and one end of a pipe that shows its end. It calls
+Forks. The child leads a process group of its own: Proxmox VE ends a task by a signal to the process
+group, and the caller may clean up through the child afterwards. The child has default signal
+dispositions (C<SIGPIPE> and C<SIGTTOU> are ignored, and those of C<SIGHUP>, C<SIGINT> and
+C<SIGQUIT> that the caller ignores), no blocked signals, no alarm, and no descriptors except 0, 1, 2, those of C<@handles>, and one end of a pipe that shows its end. It calls
 C<$code> and exits with its return value, or with 1 if it dies. No C<END> block and no destructor
 runs in it. The descriptors of the caller's other handles are closed without Perl's knowledge:
 C<$code> must not use or close these handles.

@@ -114,9 +114,11 @@ sub _wrap ($properties) {
         return _answer(@_) if ref($_[1]) eq 'HASH' && exists $_[1]{$PROPERTY};
         my $direct = ref($_[0]) eq 'HASH' ? $session{ $_[0] } : undef;
         goto &$original if !$direct || !$direct->uses_listener;
-        # After the call, because the original may wait, and because it records what to clean up.
+        # After the call, because the original may wait, and because it records what to clean up
+        # when the import is over. Until then the source has to go on with its queries.
         my $answer = &$original;
-        $direct->require_listener;
+        $direct->require_listener
+            if ref($answer) ne 'HASH' || ($answer->{status} // '') ne 'pending';
         return $answer;
     };
     # The library checks its content. A newer source may send more than a schema would allow.
@@ -172,7 +174,9 @@ C<direct>, and wraps that handler. It answers commands with C<direct>; every oth
 the original handler with the same arguments, context and caller.
 
 There is one exception. If a listener was opened and has died, the original handler is called, but
-the command fails. A program that only reads, such as an import, takes the end of the listener for
+the command fails, unless the answer has the status C<pending>. A pending import receives the end of
+its stream from the dead listener, and the worker has to learn the import's volume from a further
+query, so that it can free the volume. A program that only reads, such as an import, takes the end of the listener for
 the end of its data. C<PVE::StorageTunnel> on the source relies on this command's answer, and would
 otherwise treat a truncated disk as complete.
 
@@ -206,8 +210,8 @@ network of I<this> node's configuration, a CIDR or an interface name; the defaul
 the node's name. C<fingerprint> is the SHA-256 of the source's one-time certificate.
 C<dead_peer_timeout> is in seconds, by default 60.
 
-The answer has C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, 64
-hexadecimal digits.
+The answer has C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>), C<key>, 64
+hexadecimal digits, and C<echo>: the listener returns every byte of the heartbeat.
 
 C<tcp>, and a network that is not configured, require C<Sys.Modify> on C</> for the API user of this
 worker. The ID of a configured network requires no privilege, because an administrator has
@@ -223,7 +227,8 @@ answer has C<number>. The same path always has the same number.
 
 The answer has C<plane>, C<connections>, C<half_open>, C<forwards> (C<number>, C<path>,
 C<connections>, C<open>, C<failed>, C<received>, C<sent>: bytes from and to the source) and
-C<refused> (C<tls>, C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>).
+C<refused> (C<tls>, C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>,
+C<heartbeat>).
 
 =item close
 

@@ -24,8 +24,11 @@ sub one_line ($text) {
     return $cut ? "$text..." : $text;
 }
 
-sub ascii_line ($text) {
-    return one_line($text =~ s/[^\x20-\x7e]+/ /gr);
+sub character_line ($text) {
+    my $line = one_line($text);
+    # Text that is not valid UTF-8 consists of characters up to U+00FF.
+    utf8::decode($line);
+    return $line;
 }
 
 # The library's messages begin with the name of the function, which operators do not need.
@@ -58,10 +61,9 @@ logged. Text of more than 1000 characters is shortened and ends with three dots.
 
 Takes characters, or the bytes of their UTF-8, and returns the same kind.
 
-=head2 ascii_line
+=head2 character_line
 
-C<ascii_line($text)>: as C<one_line>, with a space for each sequence of characters outside of
-printable ASCII. For messages that a worker sends to the source.
+C<character_line($text)>: as C<one_line>, and always characters, as a JSON encoder expects them.
 
 =head2 reason
 

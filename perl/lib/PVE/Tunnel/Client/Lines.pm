@@ -24,22 +24,47 @@ my $JSON = JSON->new->utf8->canonical;
 
 sub ask ($tunnel, $limit, $command) {
     my $deadline = deadline($limit);
-    write_line($tunnel, $limit, $command);
-    $tunnel->{unanswered}++;
-    my $line;
-    # Answers have the order of the commands. Those that came too late for earlier commands are
-    # discarded.
-    while ($tunnel->{unanswered}) {
+    my $request = request($tunnel, $limit, $command);
+    my $left = $deadline - clock_gettime(CLOCK_MONOTONIC);
+    return answer($tunnel, $left > 0 ? $left : 0.001, $request);
+}
+
+sub request ($tunnel, $limit, $command) {
+    my $id = $command->{control} ? ++$tunnel->{last_id} : undef;
+    write_line($tunnel, $limit, { %$command, defined($id) ? (id => "$id") : () });
+    my $request = { cmd => $command->{cmd}, id => $id };
+    push @{ $tunnel->{requests} }, $request;
+    return $request;
+}
+
+sub answer ($tunnel, $limit, $request) { ## no critic (RequireFinalReturn)
+    my $name = $request->{cmd};
+    my $deadline = deadline($limit);
+    while (1) {
         my $left = $deadline - clock_gettime(CLOCK_MONOTONIC);
-        die "no answer to '$command->{cmd}' within $limit s\n" if $left <= 0;
-        $line = eval { $tunnel->{read_line}->($tunnel, $left) }
-            // die "no answer to '$command->{cmd}': " . PVE::Tunnel::Text::one_line($@) . "\n";
-        $tunnel->{unanswered}--;
+        die "no answer to '$name' in time\n" if $left <= 0;
+        my $line = eval { $tunnel->{read_line}->($tunnel, $left) }
+            // die "no answer to '$name': " . PVE::Tunnel::Text::one_line($@) . "\n";
+        my $answer = eval { $JSON->decode($line) };
+        my $answered = _take_answered($tunnel->{requests}, $answer);
+        next if !$answered || $answered != $request;
+        die "the answer to '$name' is not a JSON object\n" if ref($answer) ne 'HASH';
+        die failure_text($answer) . "\n" if !$answer->{success};
+        return $answer;
     }
-    my $answer = eval { $JSON->decode($line) };
-    die "the answer to '$command->{cmd}' is not a JSON object\n" if ref($answer) ne 'HASH';
-    die failure_text($answer) . "\n" if !$answer->{success};
-    return $answer;
+}
+
+# The request that a line answers, which is removed from the list. Undef for the answer to a command
+# that is not in the list: the caller sent it, and a signal handler interrupted the wait for its
+# answer.
+sub _take_answered ($requests, $answer) {
+    my $id = ref($answer) eq 'HASH' ? $answer->{id} : undef;
+    # Answers have the order of the commands, so all requests before this one were answered.
+    for my $index (defined($id) ? 0 .. $#$requests : ()) {
+        return (splice(@$requests, 0, $index + 1))[-1] if ($requests->[$index]{id} // '') eq $id;
+    }
+    return if defined $requests->[0]{id};
+    return shift @$requests;
 }
 
 sub write_line ($tunnel, $limit, $value) {
@@ -122,11 +147,22 @@ above 0 and at most a day. All functions die with one line that ends in a newlin
 
 =head2 ask
 
-C<ask($tunnel, $limit, \%command)>: sends a command and returns its answer, a hash with a true
-C<success>. C<< $tunnel->{read_line} >> reads the lines: it is called with the tunnel and the
-remaining seconds, and returns a line without its end, or dies. The next C<ask> discards an answer
-that did not arrive in time (C<< $tunnel->{unanswered} >> counts them). Dies with the answer's
-C<msg> if C<success> is false.
+C<ask($tunnel, $limit, \%command)>: C<request> and C<answer> within one limit.
+
+=head2 request
+
+C<request($tunnel, $limit, \%command)>: sends a command, and returns a value for C<answer>. A control
+command gets an C<id>, which its answer repeats.
+
+=head2 answer
+
+C<answer($tunnel, $limit, $request)>: the answer to that command, a hash with a true C<success>. Dies
+with the answer's C<msg> if C<success> is false. C<< $tunnel->{read_line} >> reads the lines: it is
+called with the tunnel and the remaining seconds, and returns a line without its end, or dies.
+
+Answers that did not arrive in time for earlier commands are discarded, also those of commands that
+the caller wrote without this module, if a control command follows them. C<< $tunnel->{requests} >>
+lists the commands without an answer.
 
 =head2 write_line
 

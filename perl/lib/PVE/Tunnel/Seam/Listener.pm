@@ -95,7 +95,7 @@ sub _serve ($listener_end, $options) {
     my $control = fileno $listener_end;
     return 0 if eval { PVE::Tunnel::Native::listener_run($control, LOG, $options); 1 };
     # The worker reads this as the first line, or as the answer to its next request.
-    my $error = PVE::Tunnel::Text::ascii_line(PVE::Tunnel::Text::reason($@));
+    my $error = PVE::Tunnel::Text::character_line(PVE::Tunnel::Text::reason($@));
     my $line = $JSON->encode({ error => $error }) . "\n";
     POSIX::write($control, $line, length $line);
     return 1;
@@ -127,7 +127,7 @@ sub _receive ($self, $op) {
 sub _error ($answer) {
     my $error = $answer->{error} // return;
     return 'listener: '
-        . (ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::ascii_line($error));
+        . (ref($error) ? 'it gave no reason' : PVE::Tunnel::Text::character_line($error));
 }
 
 # The error that a listener has left on its socket; undef if there is none.
@@ -259,8 +259,8 @@ interrupted the last exchange. After that, every call dies with the first reason
         PVE::Tunnel::Seam::Listener->start(\%options);
 
 Class method. C<%options> are those of C<listener_run>. Returns the object and the listener's first
-line: C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>) and C<key>, which is
-secret. Dies with the listener's reason if it cannot listen. The process has then ended.
+line: C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>), C<echo>, and C<key>, which
+is secret. Dies with the listener's reason if it cannot listen. The process has then ended.
 
 =head2 ask
 

@@ -56,7 +56,7 @@ sub _decide ($self, $state, $direct) {
     my $decide = sub () {
         return
             eval { PVE::Tunnel::Native::seam_decide($text, \%known) }
-            // die PVE::Tunnel::Text::ascii_line(PVE::Tunnel::Text::reason($@)) . "\n";
+            // die PVE::Tunnel::Text::character_line(PVE::Tunnel::Text::reason($@)) . "\n";
     };
     my $action = $decide->();
     return $action if $action->{do} ne 'check';
