@@ -108,6 +108,7 @@ pub fn run(
             }),
         };
         connector.stop_forwards().await;
+        log.report_unlogged();
         connector.log_record();
         match &result {
             // A failed connection was logged when it failed.

@@ -134,7 +134,11 @@ impl Forward {
                     }
                     Ok((number, Err(error))) => {
                         self.counters.failed();
-                        self.log(format_args!("connection {number}: {error}"));
+                        let name = self.name();
+                        self.log.limited(
+                            "connections that could not be opened",
+                            format_args!("forward '{name}': connection {number}: {error}"),
+                        );
                         opening.failed = true;
                     }
                     // A panicked attempt counts as a failed connection.
@@ -261,13 +265,22 @@ impl Connection {
             protection,
             ..
         } = &self;
-        self.log.line(format_args!(
-            "forward '{name}': connection {number}: {end} ({sent} bytes sent, {received} received, {seconds:.1} s, {protection})"
-        ));
+        // A target that ends connections at once makes a program connect again and again.
+        let kind = match &result {
+            Ok(()) => "ended connections",
+            Err(_) => "connections that failed",
+        };
+        self.log.limited(
+            kind,
+            format_args!(
+                "forward '{name}': connection {number}: {end} ({sent} bytes sent, {received} received, {seconds:.1} s, {protection})"
+            ),
+        );
         if let Some(moved) = last {
-            self.log.line(format_args!(
-                "forward '{name}': its connections have ended: {moved}"
-            ));
+            self.log.limited(
+                "forwards whose connections have ended",
+                format_args!("forward '{name}': its connections have ended: {moved}"),
+            );
         }
         match result {
             Ok(()) => local.close(),
