@@ -535,6 +535,7 @@ int32_t pve_tunnel_guard_check(const char *input, char **out);
 //   ticket_timeout     time limit for the worker's answer to a ticket command, by default 30
 //   dead_peer_timeout  time without progress after which a connection to the API counts as dead,
 //                      by default 60
+//   ping_interval      time without a sent frame after which a websocket sends a ping, by default 20
 //   end_with_parent    true: the kernel sends SIGTERM when the thread that forked this process
 //                      ends; by default false
 //
@@ -554,9 +555,9 @@ int32_t pve_tunnel_guard_check(const char *input, char **out);
 // The process's soft limit on open descriptors is raised, at most to its hard limit.
 //
 // Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of
-// options; PROTOCOL if the worker sends a line above 1 MiB; IO if `input` or `output` fail, a
-// requested connection cannot be opened, the control connection ends before `input`, or a signal
-// arrives.
+// options; PROTOCOL if the worker sends a line above 1 MiB, or more than 16 lines that no command
+// requested; IO if `input` or `output` fail, a requested connection cannot be opened, the control
+// connection ends before `input`, or a signal arrives.
 //
 // Threads: any. The call blocks the thread, and is intended for a process forked for this purpose.
 // Several calls may run at the same time on different descriptors.

@@ -9,8 +9,12 @@ use FindBin;
 use IO::Select;
 use IO::Socket::INET;
 use IO::Socket::IP;
+use IO::Socket::SSL;
+use IO::Socket::SSL::Utils qw(CERT_create KEY_create_rsa);
 use IO::Socket::UNIX;
 use JSON;
+use Net::SSLeay;
+use POSIX ();
 use Test::More;
 
 use lib map { "$FindBin::Bin/../$_" } qw(testnode/lib perl/blib/lib perl/blib/arch);
@@ -31,6 +35,8 @@ $Test::TunnelLog::FILE = $LOG;
 my $VMID = 100;
 
 sub logged () { return TestNode::Node::slurp($LOG) }
+
+sub node_log ($target) { return TestNode::Node::slurp($target->{errors}) }
 
 sub open_tunnel ($node, %change) {
     my $vmid = ++$VMID;
@@ -193,20 +199,22 @@ subtest 'refusals' => sub {
         $socket->sockport;
     };
     my $other = join(':', ('AB') x 32);
+    my $unused = qr/\Athe target's API cannot be used, and nothing was created there/;
+    my $requests = () = node_log($node) =~ /^POST /mg;
     my $wrong_token = $node->token =~ s/.\z/x/r;
     for my $case (
         ['no token', { apitoken => undef }, qr/no API token/],
         ['a wrong token', { apitoken => $wrong_token }, qr/failed: 401 /],
-        ['a closed port', { port => $closed }, qr/failed: .*[Cc]onnection refused/],
+        ['a closed port', { port => $closed }, qr/$unused: cannot connect to .*refused/],
         [
             'another certificate',
             { cached_fingerprints => { $other => 1 } },
-            qr/is \Q$node->{fingerprint}\E, expected \Q$other\E/
+            qr/$unused: .* \Q$node->{fingerprint}\E, expected \Q$other\E/
         ],
         [
             'a certificate without a trusted issuer',
             { cached_fingerprints => undef },
-            qr/failed: .*certificate verify failed/i
+            qr/$unused: .*is not trusted/
         ],
         [
             'an invalid fingerprint',
@@ -226,19 +234,124 @@ subtest 'refusals' => sub {
         unlike($message, qr/\Q$secret\E|\Q$wrong_token\E/, "$name: the error has no token");
         like($message, qr/\A[^\n]+\n\z/, "$name: the error is one line");
     }
+    is(() = node_log($node) =~ /^POST .* 200$/mg, $requests, 'no request was accepted');
     my $lower = lc($node->{fingerprint}) =~ tr/://dr;
     my ($tunnel) = open_tunnel($node, conn => { cached_fingerprints => { $lower => 1 } });
     ok($tunnel, 'a fingerprint in lower case without colons is accepted');
     PVE::Tunnel::Client::finish_tunnel($tunnel);
 
-    my $message =
-        death(sub { open_tunnel($node, url => $node->url(1) =~ s/mtunnelwebsocket/nothing/r) });
-    like(
-        $message,
-        qr/\Acannot open the tunnel: .*\b[45]\d\d\b/,
-        'the error of a refused websocket has the status'
+};
+
+subtest 'a server with which only OpenSSL can connect' => sub {
+    # TLS 1.2 with the key exchange of RSA, which the connector does not support.
+    my ($certificate, $key) =
+        CERT_create(subject => { CN => '127.0.0.1' }, key => KEY_create_rsa(2048));
+    my $server = IO::Socket::SSL->new(
+        LocalAddr => '127.0.0.1',
+        Listen => 5,
+        SSL_server => 1,
+        SSL_cert => $certificate,
+        SSL_key => $key,
+        SSL_version => 'TLSv12',
+        SSL_cipher_list => 'AES128-SHA',
+    ) or die "listen: $!";
+    my $pid = fork() // die;
+    if (!$pid) {
+        while (1) {
+            my $client = $server->accept() or next;
+            sysread($client, my $request, 4096);
+            POSIX::_exit(1) if $request =~ /^POST /;
+            print {$client} "HTTP/1.1 400 unexpected\r\n\r\n";
+            close($client);
+        }
+    }
+    my %conn = (
+        port => $server->sockport,
+        cached_fingerprints =>
+            { uc(Net::SSLeay::X509_get_fingerprint($certificate, 'sha256')) => 1 },
     );
-    unlike($message, qr/\Q$secret\E|PVETUNNEL/, 'it has no token and no ticket');
+    my $message = death(sub { open_tunnel($node, conn => \%conn) });
+    like($message, qr/\Athe target's API cannot be used, and nothing was created/, 'is refused');
+    is(waitpid($pid, POSIX::WNOHANG()), 0, 'the server has received no request');
+    kill(KILL => $pid);
+    waitpid($pid, 0);
+};
+
+# Opens a tunnel to the same guest twice, and returns both errors.
+sub open_twice ($target) {
+    my $vmid = ++$VMID;
+    return map {
+        death(
+            sub {
+                PVE::Tunnel::Client::fork_websocket_tunnel(
+                    $target->conn, $target->path($vmid), {},
+                    { url => $target->url($vmid) }, \&log_line
+                );
+            }
+        )
+    } 1, 2;
+}
+
+subtest 'a refused websocket' => sub {
+    my $refusing = TestNode::Node->start(
+        dir => "$DIR/refusing",
+        listen => '127.0.0.1',
+        options => ['--misbehave', 'control:refuse=500:no websockets here'],
+    );
+    for my $message (open_twice($refusing)) {
+        like(
+            $message,
+            qr/\Acannot open the tunnel: .*\b500 no websockets here\n\z/,
+            'the error has status and reason'
+        );
+        unlike($message, qr/\Q$secret\E|PVETUNNEL/, 'it has no token and no ticket');
+    }
+    my @stopped = node_log($refusing) =~ m{^DELETE /api2/json/nodes/target/tasks/UPID\S* 200$}mg;
+    is(@stopped, 2, 'the worker was stopped each time');
+    like(
+        logged(),
+        qr/^warn: the tunnel worker .* was stopped, which removes the empty guest\. .*qm unlock $VMID && qm destroy $VMID$/m,
+        'the log has what may be left'
+    );
+
+    no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
+    local *PVE::Tunnel::Client::API::stop_task = sub { die "no such method\n" };
+    (my $first, undef) = open_twice($refusing);
+    like($first, qr/500 no websockets here/, 'without a stop the error is the same');
+    like(
+        logged(),
+        qr/^warn: the tunnel worker .* could not be stopped \(no such method\)\. .*5 minutes .*qm unlock $VMID /m,
+        'the log has what is left and for how long'
+    );
+};
+
+subtest 'a malformed version' => sub {
+    my $worker = "$DIR/worker.pl";
+    open(my $out, '>', $worker) or die;
+    print {$out} <<"END";
+use v5.36;
+use lib '$FindBin::Bin/../testnode/lib', '$FindBin::Bin/../testnode/pve', '$FindBin::Bin/../perl/blib/lib', '$FindBin::Bin/../perl/blib/arch';
+use TestNode::Worker;
+no warnings 'redefine';
+my \$handle = \\&TestNode::Commands::handle;
+*TestNode::Commands::handle = sub (\$self, \$name, \@rest) {
+    return \$name eq 'version' ? { api => 'two' } : \$handle->(\$self, \$name, \@rest);
+};
+exit(TestNode::Worker->new(*STDIN, *STDOUT)->run);
+END
+    close($out) or die;
+    my $malformed = TestNode::Node->start(
+        dir => "$DIR/malformed",
+        listen => '127.0.0.1',
+        worker => $worker,
+    );
+    for my $message (open_twice($malformed)) {
+        like($message, qr/\Acannot open the tunnel: .*api/, 'is an error');
+    }
+    is(
+        () = $malformed->worker_log($VMID) =~ /^command: quit$/mg,
+        2, 'the worker has received the request to clean up'
+    );
 };
 
 subtest 'version replies' => sub {
@@ -275,6 +388,20 @@ subtest 'IPv6' => sub {
     ($tunnel) = open_tunnel($six, conn => { host => '[::1]' });
     ok($tunnel, 'the address may be in brackets');
     PVE::Tunnel::Client::finish_tunnel($tunnel);
+    # As qemu-server writes it.
+    my $plain = 'https://::1:' . $six->{port} . '/api2/json' . $six->path($VMID + 1) . 'websocket';
+    ($tunnel) = open_tunnel($six, url => $plain);
+    like(
+        $tunnel->{params}{url},
+        qr{\Ahttps://\[::1\]:\d+/api2/.*websocket\?\z},
+        'the URL of the websocket has the host of the connection, in brackets'
+    );
+    PVE::Tunnel::Client::finish_tunnel($tunnel);
+    like(
+        death(sub { open_tunnel($six, url => 'target:8006') }),
+        qr/\Athe URL of the websocket has no path\n\z/,
+        'a URL without a path is refused'
+    );
 };
 
 subtest 'under taint' => sub {

@@ -178,7 +178,7 @@ subtest 'a volume, as PVE::StorageTunnel sends it' => sub {
     is($tunnel->{pending}, '', 'no line was read past read_tunnel');
     is(
         (grep { $_->[0] eq 'read_tunnel' } @PVE::Tunnel::CALLS) + 0,
-        2, 'both answers were read by read_tunnel'
+        3, 'all answers were read by read_tunnel'
     );
     is_deeply(stock_calls(), [], 'no other function of the stock module was called');
     like(

@@ -1,18 +1,22 @@
 //! From a URL to a websocket: TCP connection, TLS, upgrade, each with a time limit of its own.
 
 use super::Options;
-use super::happy_eyeballs::{self, Candidate, Deadline};
+use super::api_address::{AddressError, ApiAddress};
+use super::happy_eyeballs::Deadline;
 use super::protocol::TargetData;
 use super::websocket_halves::{Connection, Receiver, Sender, split};
 use crate::system::keepalive;
 use crate::tls::{self, BufferedTcp, Established, Fingerprint, TlsError, TlsStream};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 use tungstenite::http::Uri;
 use zeroize::Zeroizing;
 
@@ -23,6 +27,9 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
+
+/// How long a probe waits for the orderly end of its connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no websocket.
 #[derive(Debug, Error)]
@@ -81,8 +88,8 @@ pub(super) struct Protection {
     pub(super) local: Option<SocketAddr>,
     /// A warning about the cipher, for the log.
     pub(super) warning: Option<String>,
-    /// The address that was reached.
-    pub(super) peer: Option<SocketAddr>,
+    /// The address at which the target was reached.
+    pub(super) remote: Option<SocketAddr>,
 }
 
 fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
@@ -95,6 +102,8 @@ pub(super) struct ApiEndpoint {
     data: TargetData,
     host: String,
     port: u16,
+    /// Shared with the other endpoints of the tunnel.
+    address: Arc<ApiAddress>,
     /// None for `ws://`.
     tls: Option<tls::Client>,
 }
@@ -107,7 +116,7 @@ fn port_text(authority: &str) -> Option<&str> {
 
 impl ApiEndpoint {
     /// Checks the data of a command.
-    pub(super) fn new(data: TargetData) -> Result<Self, DialError> {
+    pub(super) fn new(data: TargetData, address: Arc<ApiAddress>) -> Result<Self, DialError> {
         let uri: Uri = data
             .url
             .reveal()
@@ -159,6 +168,7 @@ impl ApiEndpoint {
             data,
             host,
             port,
+            address,
             tls,
         })
     }
@@ -183,49 +193,8 @@ impl ApiEndpoint {
         ticket: Option<&str>,
         options: &Options,
     ) -> Result<(Sender, Receiver, Protection), DialError> {
-        let peer = self.peer();
         let request = self.request(ticket)?;
-
-        let mut tcp = self.connect(options).await?;
-
-        let local = tcp.local_addr().ok();
-        let reached = tcp.peer_addr().ok();
-        let (stream, protection, masking): (Connection, _, _) = match &self.tls {
-            Some(client) => {
-                let mut attempted = self.secure(client, tcp, options).await?;
-                if let Some(second) = attempted
-                    .as_ref()
-                    .err()
-                    .and_then(|cause| client.second_attempt(cause))
-                {
-                    tcp = self.connect(options).await?;
-                    attempted = self.secure(&second, tcp, options).await?;
-                }
-                let stream = attempted.map_err(|cause| DialError::Tls {
-                    peer: peer.clone(),
-                    cause,
-                })?;
-                let protection = Protection {
-                    cipher: tls::describe(&stream),
-                    fingerprint: peer_fingerprint(&stream),
-                    local,
-                    warning: stream.limit_warning(),
-                    peer: reached,
-                };
-                (Box::new(stream), protection, options.mask)
-            }
-            None => {
-                let protection = Protection {
-                    cipher: "UNENCRYPTED".to_owned(),
-                    fingerprint: None,
-                    local,
-                    warning: None,
-                    peer: reached,
-                };
-                (Box::new(tcp), protection, Masking::Random)
-            }
-        };
-
+        let (stream, protection) = self.establish(options).await?;
         let limit = options.upgrade_timeout;
         let upgraded = timeout(limit, upgrade(stream, &request))
             .await
@@ -234,11 +203,53 @@ impl ApiEndpoint {
                 self.timed_out("answer to the websocket upgrade", limit, hint)
             })?
             .map_err(|cause| DialError::Upgrade {
-                peer: peer.clone(),
+                peer: self.peer(),
                 cause,
             })?;
-        let (sender, receiver) = split(upgraded, masking, self.tls.is_some());
+        let masking = match &self.tls {
+            Some(_) => options.mask,
+            None => Masking::Random,
+        };
+        let tls = self.tls.is_some();
+        let (sender, receiver) = split(upgraded, masking, tls, options.ping_interval);
         Ok((sender, receiver, protection))
+    }
+
+    /// Connects as [`dial`](Self::dial) does, up to and including the TLS handshake, and sends nothing.
+    pub(super) async fn probe(&self, options: &Options) -> Result<Protection, DialError> {
+        let (mut stream, protection) = self.establish(options).await?;
+        // The server has not received a request, so it loses nothing if this fails.
+        let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+        Ok(protection)
+    }
+
+    /// TCP connection and TLS handshake.
+    async fn establish(&self, options: &Options) -> Result<(Connection, Protection), DialError> {
+        let mut tcp = self.connect(options).await?;
+        let mut protection = Protection {
+            cipher: "UNENCRYPTED".to_owned(),
+            fingerprint: None,
+            local: tcp.local_addr().ok(),
+            warning: None,
+            remote: tcp.peer_addr().ok(),
+        };
+        let Some(client) = &self.tls else {
+            return Ok((Box::new(tcp), protection));
+        };
+        let mut attempted = self.secure(client, tcp, options).await?;
+        let second = attempted.as_ref().err();
+        if let Some(second) = second.and_then(|cause| client.second_attempt(cause)) {
+            tcp = self.connect(options).await?;
+            attempted = self.secure(&second, tcp, options).await?;
+        }
+        let stream = attempted.map_err(|cause| DialError::Tls {
+            peer: self.peer(),
+            cause,
+        })?;
+        protection.cipher = tls::describe(&stream);
+        protection.fingerprint = peer_fingerprint(&stream);
+        protection.warning = stream.limit_warning();
+        Ok((Box::new(stream), protection))
     }
 
     /// One attempt of a TLS handshake, within its time limit.
@@ -271,21 +282,22 @@ impl ApiEndpoint {
         })
     }
 
-    /// Connects to the first address of the host that answers.
     async fn connect(&self, options: &Options) -> Result<TcpStream, DialError> {
         let failed = |cause: String| DialError::Connect {
             peer: self.peer(),
             cause,
         };
+        let endpoint = (self.host.as_str(), self.port);
+        let resolve = async {
+            let found = lookup_host(endpoint).await?;
+            Ok::<Vec<_>, io::Error>(found.collect())
+        };
         let deadline = Deadline::within(options.connect_timeout);
-        let addresses = timeout_at(deadline.at, lookup_host((self.host.as_str(), self.port)))
-            .await
-            .map_err(|_| self.timed_out("address from the resolver", deadline.limit, ""))?
-            .map_err(|error| failed(error.to_string()))?;
-        let candidates = addresses.map(Candidate::any_path).collect();
-        let (stream, _) = happy_eyeballs::connect(candidates, deadline)
-            .await
-            .map_err(|failures| failed(failures.to_string()))?;
+        let connected = self.address.connect(endpoint, deadline, resolve).await;
+        let stream = connected.map_err(|error| match error {
+            AddressError::Resolver(limit) => self.timed_out("address from the resolver", limit, ""),
+            AddressError::Failed(cause) => failed(cause),
+        })?;
         // pveproxy reads everything at once, so a writer never has to wait for it.
         keepalive::enable_with_user_timeout(&stream, options.dead_peer_timeout)
             .map_err(|error| failed(error.to_string()))?;

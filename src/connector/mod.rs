@@ -3,9 +3,10 @@
 //! It implements the protocol of `proxmox-websocket-tunnel` on its standard input and output
 //! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
 //! plane (`negotiation`), and serves forwards (`forward`). Each connection of a forward gets a
-//! websocket of its own (`dial`, `websocket_halves`) or a connection to the target's listener
+//! websocket of its own (`dial`, `api_address`, `websocket_halves`) or a connection to the target's listener
 //! (`direct_target`). `session` carries the commands out, and `record` reports what was transferred.
 
+mod api_address;
 mod dial;
 mod direct_target;
 mod forward;
@@ -107,6 +108,7 @@ pub fn run(
             }),
         };
         connector.stop_forwards().await;
+        log.report_unlogged();
         connector.log_record();
         match &result {
             // A failed connection was logged when it failed.

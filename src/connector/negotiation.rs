@@ -42,7 +42,7 @@ pub(super) enum NegotiationError {
 }
 
 /// Where the target's API was reached.
-pub(super) struct ApiAddress {
+pub(super) struct ReachedApi {
     /// The host of the URL.
     pub(super) host: String,
     /// The address of the control connection; none if the kernel does not report it.
@@ -80,7 +80,7 @@ struct Reached {
 pub(super) async fn negotiate(
     request: &PlaneRequest,
     worker: &WorkerChannel,
-    api: &ApiAddress,
+    api: &ReachedApi,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Negotiated, NegotiationError> {
@@ -236,7 +236,7 @@ async fn reach(
     plane: Plane,
     request: &PlaneRequest,
     worker: &WorkerChannel,
-    api: &ApiAddress,
+    api: &ReachedApi,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Reached, Failed> {
@@ -275,7 +275,7 @@ async fn dial(
     open: &Open,
     identity: Option<&Identity>,
     request: &PlaneRequest,
-    api: &ApiAddress,
+    api: &ReachedApi,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Reached, Failed> {
@@ -311,7 +311,7 @@ async fn dial(
 fn acceptable(
     open: &Open,
     request: &PlaneRequest,
-    api: &ApiAddress,
+    api: &ReachedApi,
 ) -> Result<(Vec<Candidate>, Vec<String>), Failed> {
     let mut accepted = Vec::new();
     let mut warnings = Vec::new();
@@ -346,7 +346,7 @@ fn acceptable_one(
     plane: Plane,
     endpoint: SocketAddr,
     request: &PlaneRequest,
-    api: &ApiAddress,
+    api: &ReachedApi,
 ) -> Result<(Candidate, Vec<String>), String> {
     let address = endpoint.ip();
     // Another kind of network is an interface or ID of the target, without a meaning on this node.

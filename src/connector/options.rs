@@ -29,6 +29,10 @@ pub struct Options {
     /// How long a connection through the target's API may be without progress.
     #[serde(deserialize_with = "scalar::deserialize_time_limit")]
     pub dead_peer_timeout: Duration,
+    /// After this time without a sent frame, a websocket sends a ping. Proxies close connections that
+    /// are idle, often after 60 s.
+    #[serde(deserialize_with = "scalar::deserialize_time_limit")]
+    pub ping_interval: Duration,
     /// End when the parent dies. The kernel counts the thread that started this process as its parent: a
     /// thread that ends before its process must not set this.
     #[serde(deserialize_with = "scalar::deserialize_flag")]
@@ -44,6 +48,7 @@ impl Default for Options {
             upgrade_timeout: Duration::from_secs(20),
             ticket_timeout: Duration::from_secs(30),
             dead_peer_timeout: default_dead_peer_timeout(),
+            ping_interval: Duration::from_secs(20),
             end_with_parent: false,
         }
     }

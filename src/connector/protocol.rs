@@ -5,6 +5,7 @@
 //! | command | `data` | answer |
 //! |---|---|---|
 //! | `connect` | [`TargetData`] | none; the next command's answer reports a failed connection |
+//! | `probe` | [`TargetData`] | the address that was reached, or why none was |
 //! | `forward` | [`ForwardData`] | one line |
 //! | `direct` | [`PlaneRequest`] | the plan, or why there is none |
 //! | `finish` | [`FinishData`] | the record of the forwards |
@@ -29,6 +30,8 @@ const MAX_ID: usize = 64;
 pub(super) enum Command {
     /// Open the control connection.
     Connect(TargetData),
+    /// Connect to the target and end the connection before a request.
+    Probe(TargetData),
     /// Listen on a local socket that stands for a socket of the target.
     Forward(ForwardData),
     /// Decide which plane the forwards take.
@@ -154,6 +157,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, ProtocolError> {
     let data = envelope.data.unwrap_or(Value::Null);
     Ok(match envelope.cmd.as_deref().unwrap_or_default() {
         "connect" => Command::Connect(object("connect command", data)?),
+        "probe" => Command::Probe(object("probe command", data)?),
         "forward" => Command::Forward(object("forward command", data)?),
         "direct" => Command::Direct(object("direct command", data)?),
         "finish" if data.is_null() => Command::Finish(FinishData::default()),

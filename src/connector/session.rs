@@ -1,9 +1,10 @@
 //! One run of the connector: reads commands from standard input and carries them out.
 
+use super::api_address::ApiAddress;
 use super::dial::{self, ApiEndpoint, DialError};
 use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
-use super::negotiation::{ApiAddress, Negotiated, negotiate};
+use super::negotiation::{Negotiated, ReachedApi, negotiate};
 use super::protocol::{self, Command, FinishData, ForwardData, PlaneRequest, TargetData};
 use super::record::{Record, RecordedPath};
 use super::worker::{
@@ -41,7 +42,7 @@ enum State {
         /// The path of the control connection, and of forwards over websockets.
         path: RecordedPath,
         /// Where the target's API was reached.
-        api: ApiAddress,
+        api: ReachedApi,
     },
 }
 
@@ -101,6 +102,8 @@ pub(super) struct Connector {
     log: Arc<Log>,
     options: Arc<Options>,
     state: State,
+    /// The address of the target's API.
+    address: Arc<ApiAddress>,
     /// The plan, if a plane was negotiated.
     plan: Option<Plan>,
     /// The listener that forwards connect to. Without one, they use websockets.
@@ -130,6 +133,7 @@ impl Connector {
             log,
             options: Arc::new(options.clone()),
             state: State::Unconnected,
+            address: Arc::default(),
             plan: None,
             target: None,
             forwards: Vec::new(),
@@ -185,6 +189,7 @@ impl Connector {
                 self.connect(data).await;
                 Ok(())
             }
+            Ok(Command::Probe(data)) => self.probe(data).await,
             Ok(Command::Forward(data)) => self.forward(data).await,
             Ok(Command::Direct(request)) => self.negotiate(request).await,
             Ok(Command::Finish(data)) => self.finish(&data).await,
@@ -200,11 +205,11 @@ impl Connector {
             return;
         }
         let opened = async {
-            let endpoint = ApiEndpoint::new(data)?;
+            let endpoint = ApiEndpoint::new(data, self.address.clone())?;
             let (sender, receiver, protection) = endpoint.dial(None, &self.options).await?;
-            let api = ApiAddress {
+            let api = ReachedApi {
                 host: endpoint.host().to_owned(),
-                address: protection.peer.map(|peer| peer.ip()),
+                address: protection.remote.map(|remote| remote.ip()),
             };
             Ok::<_, DialError>((endpoint.peer(), api, protection, sender, receiver))
         };
@@ -232,6 +237,23 @@ impl Connector {
                 State::Failed(error.to_string())
             }
         };
+    }
+
+    /// Checks that a control connection can be opened, up to its first request. Nothing exists at the
+    /// target yet, and nothing is created there.
+    async fn probe(&self, data: TargetData) -> Result<(), ConnectorError> {
+        let probed = async {
+            let endpoint = ApiEndpoint::new(data, self.address.clone())?;
+            endpoint.probe(&self.options).await
+        };
+        match probed.await {
+            Ok(protection) => {
+                let address = protection.remote.map(|remote| remote.ip().to_canonical());
+                let answer = json!({ "address": address, "cipher": protection.cipher });
+                self.answer(protocol::success(answer)).await
+            }
+            Err(error) => self.refuse(&error.to_string()).await,
+        }
     }
 
     /// Agrees with the target on the plane of the forwards that follow.
@@ -355,7 +377,10 @@ impl Connector {
     ) -> Result<Forward, ForwardError> {
         let transport = match &self.target {
             Some(target) => Transport::direct(data, target.clone(), worker).await?,
-            None => Transport::websocket(data, worker.clone(), self.options.clone())?,
+            None => {
+                let (worker, options) = (worker.clone(), self.options.clone());
+                Transport::websocket(data, worker, self.address.clone(), options)?
+            }
         };
         let log = self.log.clone();
         Ok(Forward::new(path, transport, &self.traffic, log)?)

@@ -6,22 +6,31 @@ use crate::websocket::{
     Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, OpCode, Role, Upgraded,
 };
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Bytes that are read at once: one full frame, so that a full frame is decoded where it was read.
 const READ: usize = MAX_FRAME + MAX_HEADER;
+
+/// The payload of a ping. It has no meaning: pongs are not evaluated, because pveproxy answers late
+/// when it is busy.
+const PING: &[u8] = b"idle";
 
 /// A connection to the target: TLS, or clear TCP on loopback in tests.
 pub(super) type Connection = Box<dyn ByteStream>;
 
 /// Splits an upgraded connection. `tls`: whether an end of stream is authenticated. On clear TCP only
-/// a close frame is an orderly end.
+/// a close frame is an orderly end. `ping_interval`: the time without a sent frame after which a ping
+/// is sent.
 pub(super) fn split(
     upgraded: Upgraded<Connection>,
     masking: Masking,
     tls: bool,
+    ping_interval: Duration,
 ) -> (Sender, Receiver) {
     let (read, write) = tokio::io::split(upgraded.stream);
     let pong = Arc::new(PongSlot::default());
@@ -32,6 +41,7 @@ pub(super) fn split(
         encoder: Encoder::new(Role::Client, masking),
         control: Vec::new(),
         pong: pong.clone(),
+        idle: IdleTimer::new(ping_interval),
     };
     (
         sender,
@@ -62,12 +72,47 @@ impl PongSlot {
     }
 }
 
+/// When the next ping is due: an interval after the last sent frame.
+struct IdleTimer {
+    interval: Duration,
+    /// When the last frame was sent.
+    sent: Instant,
+    /// Set anew only after it has ended, because setting it for each frame would cost more.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl IdleTimer {
+    fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            sent: Instant::now(),
+            timer: Box::pin(sleep(interval)),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.sent.elapsed() >= self.interval
+    }
+
+    /// Waits until a ping is due.
+    async fn due(&mut self) {
+        loop {
+            self.timer.as_mut().await;
+            if self.is_due() {
+                return;
+            }
+            self.timer.as_mut().reset(self.sent + self.interval);
+        }
+    }
+}
+
 /// The half that sends.
 pub(super) struct Sender {
     write: WriteHalf<Connection>,
     encoder: Encoder,
     control: Vec<u8>,
     pong: Arc<PongSlot>,
+    idle: IdleTimer,
 }
 
 impl Sender {
@@ -78,7 +123,7 @@ impl Sender {
             .encode(OpCode::Binary, bytes, &mut frames)
             .map_err(io::Error::other)?;
         self.write.write_all(&frames).await?;
-        self.write.flush().await
+        self.flush().await
     }
 
     async fn send_control_frame(&mut self, opcode: OpCode, payload: &[u8]) -> io::Result<()> {
@@ -87,7 +132,13 @@ impl Sender {
             .encode(opcode, payload, &mut self.control)
             .map_err(io::Error::other)?;
         self.write.write_all(&self.control).await?;
-        self.write.flush().await
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.write.flush().await?;
+        self.idle.sent = Instant::now();
+        Ok(())
     }
 }
 
@@ -103,17 +154,24 @@ impl Outgoing for Sender {
             .encode_in_place(buffer)
             .map_err(io::Error::other)?;
         self.write.write_all(&buffer[start..]).await?;
-        self.write.flush().await
+        self.flush().await
     }
 
+    /// A pong or a ping. Proxies between the nodes close connections that are idle.
     async fn control_pending(&mut self) {
-        self.pong.filled.notified().await;
+        tokio::select! {
+            () = self.pong.filled.notified() => {}
+            () = self.idle.due() => {}
+        }
     }
 
     async fn send_control(&mut self) -> io::Result<()> {
-        match self.pong.take() {
-            Some(payload) => self.send_control_frame(OpCode::Pong, &payload).await,
-            None => Ok(()),
+        if let Some(payload) = self.pong.take() {
+            return self.send_control_frame(OpCode::Pong, &payload).await;
+        }
+        match self.idle.is_due() {
+            true => self.send_control_frame(OpCode::Ping, PING).await,
+            false => Ok(()),
         }
     }
 

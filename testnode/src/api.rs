@@ -1,4 +1,4 @@
-//! The two HTTP requests of a tunnel, handled as pveproxy handles them.
+//! The HTTP requests of a tunnel, handled as pveproxy handles them.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -79,6 +80,12 @@ impl Api {
         if !self.token.matches(given.as_bytes()) {
             return Err(unauthorized("invalid API token"));
         }
+        if let Some(pid) = self.task(request.uri().path()) {
+            if request.method() == Method::DELETE {
+                self.workers.stop_task(pid).await;
+                return Ok(json_response(&json!({ "data": null })));
+            }
+        }
         let unknown = || {
             let shown = format!("Method '{} {}'", request.method(), request.uri().path());
             ApiError(
@@ -92,6 +99,22 @@ impl Api {
             (&Method::GET, "mtunnelwebsocket") => self.upgrade(request).await,
             _ => Err(unknown()),
         }
+    }
+
+    /// The process ID of the worker in `/api2/json/nodes/<node>/tasks/<upid>`.
+    fn task(&self, path: &str) -> Option<u32> {
+        let upid = path
+            .strip_prefix("/api2/json/nodes/")?
+            .strip_prefix(&self.node)?
+            .strip_prefix("/tasks/")?;
+        let upid = percent_decode_str(upid).decode_utf8().ok()?;
+        let pid = upid
+            .strip_prefix("UPID:")?
+            .strip_prefix(&self.node)?
+            .strip_prefix(':')?
+            .split(':')
+            .next()?;
+        u32::from_str_radix(pid, 16).ok()
     }
 
     /// Kind, guest and action of `/api2/json/nodes/<node>/<kind>/<vmid>/<action>`.
@@ -144,10 +167,7 @@ impl Api {
             "ticket": self.tickets.issue(self.token.user(), &socket),
             "socket": socket,
         });
-        let mut response = Response::new(Full::from(json!({ "data": data }).to_string()));
-        let json_type = HeaderValue::from_static("application/json;charset=UTF-8");
-        response.headers_mut().insert(CONTENT_TYPE, json_type);
-        Ok(response)
+        Ok(json_response(&json!({ "data": data })))
     }
 
     async fn upgrade(&self, mut request: Request<Incoming>) -> Result<ApiResponse, ApiError> {
@@ -229,6 +249,13 @@ fn accept_key(request: &Request<Incoming>) -> Result<HeaderValue, ApiError> {
     let key =
         header(SEC_WEBSOCKET_KEY).ok_or_else(|| ApiError::internal("missing websocket-key"))?;
     HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(ApiError::internal)
+}
+
+fn json_response(body: &Value) -> ApiResponse {
+    let mut response = Response::new(Full::from(body.to_string()));
+    let json_type = HeaderValue::from_static("application/json;charset=UTF-8");
+    response.headers_mut().insert(CONTENT_TYPE, json_type);
+    response
 }
 
 /// A response with the reason in its status line, as in every error response of pveproxy.

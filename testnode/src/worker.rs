@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -16,6 +18,8 @@ use tokio::time::timeout;
 
 /// Time limit for a worker to start listening.
 const READY_LIMIT: Duration = Duration::from_secs(10);
+/// Time until Proxmox VE kills a task that was stopped.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit for a worker to exit after its stdin was closed. It may have to stop QEMU.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
@@ -166,6 +170,21 @@ impl Workers {
             .await
             .values()
             .any(|worker| worker.socket == path)
+    }
+
+    /// Stops the worker of a task as Proxmox VE does: SIGTERM, and SIGKILL if it does not exit.
+    pub(crate) async fn stop_task(&self, pid: u32) {
+        let mut running = self.running.lock().await;
+        let worker = running
+            .values_mut()
+            .find(|worker| worker.child.id() == Some(pid));
+        // A task that has ended is stopped.
+        let Some(worker) = worker else { return };
+        // Fails only if it has exited.
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+        if timeout(STOP_LIMIT, worker.child.wait()).await.is_err() {
+            let _ = worker.child.kill().await;
+        }
     }
 
     /// Stops all workers: closes their stdin, and kills those that do not exit within the limit.

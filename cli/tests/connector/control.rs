@@ -141,3 +141,32 @@ fn a_ticket_after_its_timeout_is_not_the_answer_to_another_request() {
     input.shutdown(std::net::Shutdown::Write).unwrap();
     connector.join().unwrap().unwrap();
 }
+
+#[test]
+fn lines_without_a_request_end_the_tunnel() {
+    let target = Target::new(|request: Request| {
+        let mut websocket = request.websocket();
+        while !matches!(websocket.read(), Ok(Message::Binary(_)) | Err(_)) {}
+        websocket
+            .send(Message::binary(b"{\"api\":2}\n".to_vec()))
+            .unwrap();
+        // Empty lines, as fast as the connector reads them.
+        while websocket
+            .send(Message::binary(vec![b'\n'; 131_072]))
+            .is_ok()
+        {}
+    });
+    let mut connector = Connector::start();
+    connector.connect(&target);
+    connector.send(&json!({ "cmd": "version" }));
+    let finished = connector.wait();
+    assert_eq!(finished.status.code(), Some(1), "{}", finished.log);
+    assert!(
+        finished
+            .log
+            .contains("the target sent more than 16 lines that no command requested"),
+        "{}",
+        finished.log
+    );
+    assert!(finished.log.lines().count() < 25, "{}", finished.log);
+}

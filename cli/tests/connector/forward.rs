@@ -195,3 +195,22 @@ fn connections_outlive_the_local_socket_that_accepted_them() {
     let log = connector.finish().log;
     assert!(log.contains("forward"), "{log}");
 }
+
+#[test]
+fn a_target_that_refuses_every_connection_does_not_fill_the_log() {
+    const CONNECTIONS: usize = 60;
+    let target = target();
+    let mut connector = Connector::connected(&target);
+    let path = connector.forward(&target, "/refused");
+    for _ in 0..CONNECTIONS {
+        expect_reset(&UnixStream::connect(&path).unwrap());
+    }
+    let log = connector.finish().log;
+    let refusals = log.lines().filter(|line| line.contains("500 no")).count();
+    assert!((1..=21).contains(&refusals), "{refusals}: {log}");
+    let unlogged = format!(
+        "connections that could not be opened: {} more lines",
+        CONNECTIONS - refusals
+    );
+    assert!(log.contains(&unlogged), "{log}");
+}

@@ -74,8 +74,8 @@ fn a_forward_has_a_progress_line_every_ten_seconds_if_it_transfers_data() {
         .log
         .lines()
         .filter(|line| line.starts_with(&names[0]));
-    // Including the line at its end.
-    assert_eq!(of_busy.count(), 3, "{}", finished.log);
+    // Including the lines about the ends of its connection and of its data.
+    assert_eq!(of_busy.count(), 4, "{}", finished.log);
 }
 
 /// Waits as [`wait_until`] does, with this limit.

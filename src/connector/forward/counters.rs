@@ -5,6 +5,7 @@ use crate::process::Log;
 use crate::relay::Counters;
 use crate::system::lock;
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,25 +48,23 @@ impl Traffic {
     pub(in crate::connector) async fn log_progress(&self, log: &Log) -> Infallible {
         let mut ticks = interval_at(Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before: Vec<(u64, u64)> = Vec::new();
-        let mut last = Instant::now();
+        let mut before: Vec<Moved> = Vec::new();
         loop {
-            let now = ticks.tick().await;
-            let seconds = (now - last).as_secs_f64();
-            last = now;
+            ticks.tick().await;
             let forwards = lock(&self.forwards).clone();
-            before.resize(forwards.len(), (0, 0));
+            before.resize(forwards.len(), Moved::default());
             for (forward, before) in forwards.iter().zip(&mut before) {
-                let (sent, received) = forward.bytes();
-                let moved = (sent - before.0) + (received - before.1);
-                *before = (sent, received);
-                if moved > 0 {
+                let now = forward.moved();
+                let since = now.since(*before);
+                *before = now;
+                // The end of a forward's connections was logged when they ended.
+                if since.bytes() > 0 && forward.is_open() {
                     log.line(format_args!(
                         "forward '{}': {} sent, {} received, {}/s",
                         forward.name,
-                        Size(sent),
-                        Size(received),
-                        Size(rate(moved, seconds))
+                        Size(now.sent),
+                        Size(now.received),
+                        Size(since.rate())
                     ));
                 }
             }
@@ -79,8 +78,8 @@ impl Traffic {
             forwards.iter().map(|forward| value(forward)).sum()
         };
         Total {
-            sent: sum(&|forward| forward.bytes().0),
-            received: sum(&|forward| forward.bytes().1),
+            sent: sum(&|forward| forward.moved().sent),
+            received: sum(&|forward| forward.moved().received),
             time: lock(&self.open_time).total(),
             forwards: forwards.len() as u64,
             connections: sum(&|forward| forward.connections.load(Ordering::Relaxed)),
@@ -117,19 +116,65 @@ impl OpenTime {
     }
 }
 
+/// What one forward has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Moved {
+    sent: u64,
+    received: u64,
+    /// In which at least one of its connections was open.
+    time: Duration,
+}
+
+impl Moved {
+    fn bytes(self) -> u64 {
+        self.sent + self.received
+    }
+
+    /// What was moved after `before`.
+    fn since(self, before: Self) -> Self {
+        Self {
+            sent: self.sent.saturating_sub(before.sent),
+            received: self.received.saturating_sub(before.received),
+            time: self.time.saturating_sub(before.time),
+        }
+    }
+
+    /// Bytes per second of open time.
+    fn rate(self) -> u64 {
+        rate(self.bytes(), self.time.as_secs_f64())
+    }
+}
+
+/// All of it, with the average rate.
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} sent, {} received in {:.1} s, {}/s",
+            Size(self.sent),
+            Size(self.received),
+            self.time.as_secs_f64(),
+            Size(self.rate())
+        )
+    }
+}
+
 /// The counters of one forward.
 #[derive(Debug, Default)]
 pub(super) struct ForwardCounters {
     name: String,
     connections: AtomicU64,
     failed: AtomicU64,
-    moved: Mutex<Moved>,
+    bytes: Mutex<Bytes>,
+    /// Of this forward.
+    own_time: Mutex<OpenTime>,
+    /// Of all forwards together.
     open_time: Arc<Mutex<OpenTime>>,
 }
 
 /// Bytes of the ended connections, and counters of the open ones.
 #[derive(Debug, Default)]
-struct Moved {
+struct Bytes {
     ended: (u64, u64),
     open: Vec<Arc<Counters>>,
 }
@@ -139,19 +184,23 @@ impl ForwardCounters {
     pub(super) fn connected(&self) -> Arc<Counters> {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::new(Counters::default());
-        lock(&self.moved).open.push(counters.clone());
+        lock(&self.bytes).open.push(counters.clone());
+        lock(&self.own_time).begin();
         lock(&self.open_time).begin();
         counters
     }
 
-    /// Counts the end of a connection.
-    pub(super) fn ended(&self, counters: &Arc<Counters>) {
-        let mut moved = lock(&self.moved);
-        moved.open.retain(|other| !Arc::ptr_eq(other, counters));
+    /// Counts the end of a connection. If no other one is open, returns what the forward has moved so
+    /// far.
+    pub(super) fn ended(&self, counters: &Arc<Counters>) -> Option<Moved> {
+        let mut bytes = lock(&self.bytes);
+        bytes.open.retain(|other| !Arc::ptr_eq(other, counters));
         let (sent, received) = counters.bytes();
-        moved.ended = (moved.ended.0 + sent, moved.ended.1 + received);
-        drop(moved);
+        bytes.ended = (bytes.ended.0 + sent, bytes.ended.1 + received);
+        drop(bytes);
+        lock(&self.own_time).end();
         lock(&self.open_time).end();
+        (!self.is_open()).then(|| self.moved())
     }
 
     /// Counts a connection that failed or could not be opened.
@@ -159,10 +208,43 @@ impl ForwardCounters {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Bytes sent and received so far.
-    fn bytes(&self) -> (u64, u64) {
-        let moved = lock(&self.moved);
-        let open = moved.open.iter().map(|counters| counters.bytes());
-        open.fold(moved.ended, |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    fn is_open(&self) -> bool {
+        lock(&self.own_time).open > 0
+    }
+
+    fn moved(&self) -> Moved {
+        let bytes = lock(&self.bytes);
+        let open = bytes.open.iter().map(|counters| counters.bytes());
+        let (sent, received) = open.fold(bytes.ended, |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        Moved {
+            sent,
+            received,
+            time: lock(&self.own_time).total(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Moved;
+    use std::time::Duration;
+
+    #[test]
+    fn a_rate_is_that_of_the_time_in_which_the_forward_was_open() {
+        const MIB: u64 = 1 << 20;
+        let moved = |sent, milliseconds| Moved {
+            sent,
+            received: 0,
+            time: Duration::from_millis(milliseconds),
+        };
+        // 64 MiB in a quarter of a second, within an interval of 10 s between two lines.
+        assert_eq!(moved(64 * MIB, 250).rate(), 256 * MIB);
+        // The second line reports the rate since the first one.
+        let since = moved(164 * MIB, 10_250).since(moved(64 * MIB, 250));
+        assert_eq!(since.rate(), 10 * MIB);
+        assert_eq!(
+            moved(164 * MIB, 10_250).to_string(),
+            "164.0 MiB sent, 0 B received in 10.2 s, 16.0 MiB/s"
+        );
     }
 }

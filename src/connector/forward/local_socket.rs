@@ -1,6 +1,7 @@
 //! The local socket of a forward. Only its owner can connect to it, and it is removed when its value
 //! is dropped.
 
+use super::queue::waiting_connections;
 use crate::system::readiness::{is_ready, register};
 use nix::poll::PollFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -43,15 +44,22 @@ impl LocalSocket {
         &self.path
     }
 
-    /// Waits until a connection can be accepted.
-    pub(super) async fn connection_pending(&self) -> io::Result<()> {
-        loop {
-            let mut guard = self.listener.readable().await?;
-            if is_ready(self.listener.get_ref(), PollFlags::POLLIN)? {
-                return Ok(());
-            }
-            guard.clear_ready();
+    /// Waits until another connection has arrived since the last call, or may have.
+    pub(super) async fn arrival(&self) -> io::Result<()> {
+        // The kernel reports each arrival, so the readiness can be cleared while connections wait.
+        self.listener.readable().await?.clear_ready();
+        Ok(())
+    }
+
+    /// How many connections wait. Not more than one if the kernel does not report the number.
+    pub(super) fn waiting(&self) -> io::Result<usize> {
+        let listener = self.listener.get_ref();
+        if !is_ready(listener, PollFlags::POLLIN)? {
+            return Ok(0);
         }
+        Ok(waiting_connections(listener)
+            .map_or(1, |count| count as usize)
+            .max(1))
     }
 
     /// Accepts a waiting connection; none if it is gone.

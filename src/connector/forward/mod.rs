@@ -2,10 +2,12 @@
 //!
 //! A connection is accepted only after the connection to the target is open. Until then it waits in
 //! the kernel's queue, from where closing the socket reports `ECONNRESET` to it: an unreachable target
-//! never looks like an empty stream.
+//! never looks like an empty stream. Waiting connections are opened side by side: only the requests for
+//! tickets have an order.
 
 mod counters;
 mod local_socket;
+mod queue;
 mod transport;
 
 pub(super) use counters::{Total, Traffic};
@@ -15,20 +17,25 @@ use crate::process::Log;
 use crate::relay::Local;
 use counters::ForwardCounters;
 use local_socket::LocalSocket;
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use transport::OpenTransport;
+use transport::{OpenError, OpenTransport};
 
 /// Open connections of one forward. Each takes two buffers of a frame. More connections wait in the
 /// kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Connections of one forward that are being opened at the same time. Each of them keeps a pveproxy
+/// worker busy for a TLS handshake.
+const MAX_OPENING: usize = 8;
 
 /// Pause before the next attempt when the system has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(500);
@@ -51,7 +58,7 @@ pub(super) struct ListenError {
 /// A forward that listens.
 pub(super) struct Forward {
     socket: LocalSocket,
-    transport: Transport,
+    transport: Arc<Transport>,
     counters: Arc<ForwardCounters>,
     log: Arc<Log>,
 }
@@ -70,7 +77,7 @@ impl Forward {
         })?;
         Ok(Self {
             socket,
-            transport,
+            transport: Arc::new(transport),
             counters: traffic.add_forward(path.display().to_string()),
             log,
         })
@@ -87,63 +94,92 @@ impl Forward {
     }
 
     async fn accept(&mut self, connections: &mut JoinSet<()>, replaced: &Notify) {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let name = self.socket.path().display().to_string();
-        for number in 1_u64.. {
-            // The semaphore is never closed.
-            let Ok(permit) = permits.clone().acquire_owned().await else {
-                return;
+        let mut opening = Opening::default();
+        let (mut number, mut is_replaced) = (0_u64, false);
+        loop {
+            let waiting = match self.socket.waiting() {
+                Ok(waiting) => waiting,
+                Err(error) => return self.log(format_args!("cannot wait: {error}")),
             };
-            let waited = tokio::select! {
-                biased;
-                waited = self.socket.connection_pending() => waited,
-                () = replaced.notified() => return,
-            };
-            if let Err(error) = waited {
-                self.log
-                    .line(format_args!("forward '{name}': cannot wait: {error}"));
+            if opening.failed && opening.tasks.is_empty() {
+                // Others that were being opened have taken their connections. The rest is reset.
+                opening.failed = false;
+                if !self.reset_pending().await {
+                    return;
+                }
+                continue;
+            }
+            let free = MAX_CONNECTIONS.saturating_sub(connections.len());
+            while !opening.failed && opening.tasks.len() < waiting.min(free).min(opening.at_once) {
+                number += 1;
+                opening.tasks.spawn(open(self.transport.clone(), number));
+            }
+            if is_replaced && waiting == 0 && opening.tasks.is_empty() {
                 return;
             }
-            let (transport, protection) = match self.transport.open().await {
-                Ok(open) => open,
-                Err(error) => {
-                    self.counters.failed();
-                    self.log.line(format_args!(
-                        "forward '{name}': connection {number}: {error}"
-                    ));
-                    match self.socket.reset_pending() {
-                        Ok(()) => {}
-                        Err(error) if is_exhaustion(&error) => sleep(EXHAUSTED_PAUSE).await,
-                        Err(error) => {
-                            self.log.line(format_args!(
-                                "forward '{name}': cannot continue to listen: {error}"
-                            ));
-                            return;
-                        }
+            tokio::select! {
+                Some(opened) = opening.tasks.join_next(), if !opening.tasks.is_empty() => match opened {
+                    Ok((number, Ok((transport, protection)))) => {
+                        let Some(local) = self.take_pending(&mut opening, number).await else {
+                            continue;
+                        };
+                        let connection = Connection {
+                            name: self.name(),
+                            number,
+                            protection,
+                            counters: self.counters.clone(),
+                            log: self.log.clone(),
+                        };
+                        connections.spawn(connection.relay(local, transport));
                     }
-                    continue;
-                }
-            };
-            let Some(local) = self.take_pending(&name, number).await else {
-                continue;
-            };
-            let connection = Connection {
-                title: format!("forward '{name}': connection {number}"),
-                protection,
-                counters: self.counters.clone(),
-                log: self.log.clone(),
-            };
-            connections.spawn(async move {
-                connection.relay(local, transport).await;
-                drop(permit);
-            });
-            // Removes ended tasks, so that the set holds only running ones.
-            while connections.try_join_next().is_some() {}
+                    Ok((number, Err(error))) => {
+                        self.counters.failed();
+                        let name = self.name();
+                        self.log.limited(
+                            "connections that could not be opened",
+                            format_args!("forward '{name}': connection {number}: {error}"),
+                        );
+                        opening.failed = true;
+                    }
+                    // A panicked attempt counts as a failed connection.
+                    Err(_) => opening.failed = true,
+                },
+                // Removes ended tasks, so that the set holds only running ones.
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                arrival = self.socket.arrival() => if let Err(error) = arrival {
+                    return self.log(format_args!("cannot wait: {error}"));
+                },
+                () = replaced.notified(), if !is_replaced => is_replaced = true,
+            }
         }
     }
 
+    /// Resets the connections that wait. Returns whether the forward can continue.
+    async fn reset_pending(&mut self) -> bool {
+        match self.socket.reset_pending() {
+            Ok(()) => true,
+            Err(error) if is_exhaustion(&error) => {
+                sleep(EXHAUSTED_PAUSE).await;
+                true
+            }
+            Err(error) => {
+                self.log(format_args!("cannot continue to listen: {error}"));
+                false
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        self.socket.path().display().to_string()
+    }
+
+    fn log(&self, text: impl Display) {
+        self.log
+            .line(format_args!("forward '{}': {text}", self.name()));
+    }
+
     /// Accepts the connection for which a transport is open. None if it is gone.
-    async fn take_pending(&self, name: &str, number: u64) -> Option<UnixStream> {
+    async fn take_pending(&self, opening: &mut Opening, number: u64) -> Option<UnixStream> {
         let mut logged = false;
         loop {
             let error = match self.socket.accept() {
@@ -151,24 +187,55 @@ impl Forward {
                 Err(error) => error,
             };
             if !logged {
-                self.log.line(format_args!(
-                    "forward '{name}': connection {number}: cannot accept it: {error}"
+                self.log(format_args!(
+                    "connection {number}: cannot accept it: {error}"
                 ));
                 logged = true;
             }
             if !is_exhaustion(&error) {
                 return None;
             }
-            // The transport stays open, so the next attempt needs one descriptor less.
+            // The other transports hold descriptors that are needed here, and may have failed because
+            // of them. This one stays open.
+            opening.at_once = 1;
+            opening.failed = false;
+            opening.tasks.shutdown().await;
             sleep(EXHAUSTED_PAUSE).await;
         }
     }
 }
 
+/// Transports that are being opened.
+struct Opening {
+    tasks: JoinSet<Opened>,
+    /// How many at most.
+    at_once: usize,
+    /// Whether one has failed. The connections that still wait after the others are then reset.
+    failed: bool,
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            at_once: MAX_OPENING,
+            failed: false,
+        }
+    }
+}
+
+/// The number of a connection, and its transport.
+type Opened = (u64, Result<(OpenTransport, String), OpenError>);
+
+async fn open(transport: Arc<Transport>, number: u64) -> Opened {
+    (number, transport.open().await)
+}
+
 /// One accepted connection.
 struct Connection {
-    /// For the log: the forward and the connection's number.
-    title: String,
+    /// For the log: the forward.
+    name: String,
+    number: u64,
     /// For the log: the cipher.
     protection: String,
     counters: Arc<ForwardCounters>,
@@ -182,7 +249,7 @@ impl Connection {
         let bytes = self.counters.connected();
         let local = Local::new(local);
         let result = transport.relay(&local, &bytes).await;
-        self.counters.ended(&bytes);
+        let last = self.counters.ended(&bytes);
         let end = match &result {
             Ok(()) => "closed".to_owned(),
             Err(error) => {
@@ -193,11 +260,28 @@ impl Connection {
         let (sent, received) = bytes.bytes();
         let seconds = started.elapsed().as_secs_f64();
         let Self {
-            title, protection, ..
+            name,
+            number,
+            protection,
+            ..
         } = &self;
-        self.log.line(format_args!(
-            "{title}: {end} ({sent} bytes sent, {received} received, {seconds:.1} s, {protection})"
-        ));
+        // A target that ends connections at once makes a program connect again and again.
+        let kind = match &result {
+            Ok(()) => "ended connections",
+            Err(_) => "connections that failed",
+        };
+        self.log.limited(
+            kind,
+            format_args!(
+                "forward '{name}': connection {number}: {end} ({sent} bytes sent, {received} received, {seconds:.1} s, {protection})"
+            ),
+        );
+        if let Some(moved) = last {
+            self.log.limited(
+                "forwards whose connections have ended",
+                format_args!("forward '{name}': its connections have ended: {moved}"),
+            );
+        }
         match result {
             Ok(()) => local.close(),
             // The program has received nothing, so it cannot mistake the end for a complete stream.

@@ -2,6 +2,7 @@
 //! direct connections to its listener.
 
 use crate::connector::Options;
+use crate::connector::api_address::ApiAddress;
 use crate::connector::dial::{ApiEndpoint, DialError};
 use crate::connector::direct_target::{ConnectError, DirectTarget};
 use crate::connector::protocol::ForwardData;
@@ -69,7 +70,7 @@ pub(in crate::connector) enum Transport {
 
 /// An open connection to the target's socket.
 pub(super) enum OpenTransport {
-    Websocket(Sender, Receiver),
+    Websocket(Box<(Sender, Receiver)>),
     Direct(Link, Arc<DirectTarget>),
 }
 
@@ -77,9 +78,10 @@ impl Transport {
     pub(in crate::connector) fn websocket(
         data: ForwardData,
         worker: WorkerChannel,
+        address: Arc<ApiAddress>,
         options: Arc<Options>,
     ) -> Result<Self, TransportError> {
-        let target = ApiEndpoint::new(data.target).map_err(|cause| TransportError {
+        let target = ApiEndpoint::new(data.target, address).map_err(|cause| TransportError {
             path: data.unix,
             cause: cause.into(),
         })?;
@@ -124,7 +126,7 @@ impl Transport {
                 let (sender, receiver, protection) =
                     target.dial(Some(fresh.reveal()), options).await?;
                 Ok((
-                    OpenTransport::Websocket(sender, receiver),
+                    OpenTransport::Websocket(Box::new((sender, receiver))),
                     protection.cipher,
                 ))
             }
@@ -145,7 +147,8 @@ impl OpenTransport {
     /// Relays between the connection and a local socket until both have ended.
     pub(super) async fn relay(self, local: &Local, counters: &Counters) -> Result<(), LinkError> {
         match self {
-            Self::Websocket(sender, receiver) => {
+            Self::Websocket(halves) => {
+                let (sender, receiver) = *halves;
                 Ok(relay(local, sender, receiver, counters).await?)
             }
             Self::Direct(link, target) => link.relay(local, counters, target.liveness()).await,

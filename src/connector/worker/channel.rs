@@ -6,7 +6,7 @@ use crate::relay::{Incoming, Outgoing, Received};
 use crate::system::lock;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thiserror::Error;
@@ -21,6 +21,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the peer may take to end the connection after the connector's close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Lines without a request after which the peer is not a worker. A late answer still has its request.
+const MAX_UNREQUESTED: u32 = 16;
 
 /// Why the control connection ended.
 #[derive(Debug, Error)]
@@ -37,6 +40,11 @@ pub enum ControlError {
     /// An answer above the limit.
     #[error("the worker's answer is longer than {} MiB", MAX_LINE >> 20)]
     TooLong,
+    /// More lines without a request than the limit.
+    #[error(
+        "the target sent more than {MAX_UNREQUESTED} lines that no command requested: what answers there is not a tunnel worker"
+    )]
+    Unrequested,
 }
 
 /// Makes the caller's answer of the worker's.
@@ -77,6 +85,7 @@ impl WorkerChannel {
         let answers = Answers {
             pending: Mutex::default(),
             changed: Notify::new(),
+            unrequested: AtomicU32::new(0),
             output,
             unread: AtomicBool::new(false),
             log,
@@ -188,7 +197,7 @@ async fn receive(receiver: &mut Receiver, answers: &Answers) -> Result<(), Contr
         }
         while let Some(line) = lines.next() {
             match line {
-                Line::Whole(line) => answers.received(line).await,
+                Line::Whole(line) => answers.received(line).await?,
                 Line::TooLong => return Err(ControlError::TooLong),
             }
         }
@@ -202,6 +211,8 @@ async fn receive(receiver: &mut Receiver, answers: &Answers) -> Result<(), Contr
 struct Answers {
     pending: Mutex<VecDeque<Pending>>,
     changed: Notify,
+    /// Lines that the worker sent without a request.
+    unrequested: AtomicU32,
     output: Arc<Output>,
     /// The caller has closed its end of standard output.
     unread: AtomicBool,
@@ -210,7 +221,7 @@ struct Answers {
 
 impl Answers {
     /// Takes the worker's next answer. It belongs to the first request without one.
-    async fn received(&self, line: Vec<u8>) {
+    async fn received(&self, line: Vec<u8>) -> Result<(), ControlError> {
         {
             let mut pending = lock(&self.pending);
             let first = pending
@@ -225,12 +236,17 @@ impl Answers {
                     // Ignored if the receiver is gone.
                     let _ = sender.send(line);
                 }
-                _ => self
-                    .log
-                    .line("the worker sent a line without a request; ignored"),
+                _ => {
+                    if self.unrequested.fetch_add(1, Ordering::Relaxed) >= MAX_UNREQUESTED {
+                        return Err(ControlError::Unrequested);
+                    }
+                    self.log
+                        .line("the worker sent a line without a request; ignored");
+                }
             }
         }
         self.give().await;
+        Ok(())
     }
 
     /// Writes the caller's answers that are next in order.

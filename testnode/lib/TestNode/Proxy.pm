@@ -12,7 +12,7 @@ use PVE::APIServer::Formatter::Standard;
 
 =head1 NAME
 
-TestNode::Proxy - handles the two requests of a tunnel with PVE::APIServer::AnyEvent
+TestNode::Proxy - handles the requests of a tunnel with PVE::APIServer::AnyEvent
 
 =head1 METHODS
 
@@ -58,6 +58,10 @@ sub auth_handler ($self, $method, $path, $ticket, $csrf_token, $api_token, $host
 
 sub rest_handler ($self, $client, $method, $path, $auth, $params, $format) {
     my $not_implemented = refusal(HTTP_NOT_IMPLEMENTED, "Method '$method $path' not implemented");
+    if ("$method $path" =~ m{\ADELETE /nodes/([^/]+)/tasks/UPID:[^:]+:([0-9A-F]{8}):}) {
+        $self->{workers}->stop_task(hex $2) if $1 eq $self->{workers}->node;
+        return { status => HTTP_OK, data => undef };
+    }
     my ($node, $kind, $vmid, $action) =
         $path =~ m{\A/nodes/([^/]+)/(qemu|lxc)/([^/]+)/(mtunnel|mtunnelwebsocket)\z}
         or return $not_implemented;

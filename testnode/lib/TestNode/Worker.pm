@@ -106,6 +106,8 @@ sub serve ($self) {
     my $path = $self->{commands}{socket};
     die "the path of the socket is longer than " . MAX_SOCKET_PATH . " bytes: '$path'\n"
         if length($path) > MAX_SOCKET_PATH;
+    # A worker that was killed has left it.
+    unlink $path;
     my $umask = umask(0177);
     my $listener = IO::Socket::UNIX->new(Local => $path, Listen => 1);
     umask($umask);

@@ -36,6 +36,10 @@ Whether the ticket authorizes the user for that socket now.
 
 The values passed to C<new>.
 
+=head2 stop_task($pid)
+
+Stops the worker with that process ID: SIGTERM, and SIGKILL if it has not ended after 5 s.
+
 =head2 stop
 
 Stops all workers, and kills those that have not ended after 10 s.
@@ -51,6 +55,8 @@ Returns C<$count> random bytes of the system.
 # Seconds for a worker to start listening, and to end. At its end it may have to stop QEMU.
 my $READY_LIMIT = 10;
 my $END_LIMIT = 10;
+# Seconds until Proxmox VE kills a task that was stopped.
+my $STOP_LIMIT = 5;
 
 sub new ($class, %settings) {
     return bless { %settings, key => random(32), workers => {} }, $class;
@@ -132,6 +138,17 @@ sub not_ready ($worker) {
     return 'its first line was not {"ready":1}, see its log'
         if ref $answer ne 'HASH' || ($answer->{ready} // 0) ne '1';
     print { $worker->{log} } $rest;
+    return;
+}
+
+sub stop_task ($self, $pid) {
+    my ($worker) = grep { $_->{pid} == $pid } values $self->{workers}->%* or return;
+    kill 'TERM', $pid;
+    my $limit = Time::HiRes::time() + $STOP_LIMIT;
+    while (waitpid($pid, POSIX::WNOHANG()) == 0) {
+        kill 'KILL', $pid if Time::HiRes::time() > $limit;
+        Time::HiRes::sleep(0.01);
+    }
     return;
 }
 

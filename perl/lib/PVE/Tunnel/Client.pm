@@ -20,6 +20,8 @@ our $VERSION = '0.1.0';
 use constant {
     # For the connector to read a line.
     CONNECT_LIMIT => 15,
+    # The connector has 10 s for the TCP connection, and 10 s for the TLS handshake.
+    PROBE_LIMIT => 30,
     # Both may include a request to the seam, for which the connector has a limit. A record without
     # the target's counters is better than none.
     FORWARD_LIMIT => 20,
@@ -46,20 +48,26 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
     my $token = PVE::Tunnel::Client::API::token($conn);
     # What this node forbids is refused before the first request to the target.
     my $request = PVE::Tunnel::Client::Negotiation::wish($conn, $tunnel_params);
-    my $tunnel;
+    my $base = PVE::Tunnel::Client::API::websocket_url($conn, $tunnel_params->{url});
+    my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
+    my %trust = defined($fingerprint) ? (fingerprint => $fingerprint) : ();
+    my %peer = (headers => [['Authorization', $token]], %trust);
+    # Forwards use the same URL and headers, with a ticket and a socket of their own.
+    %$tunnel_params = (url => "$base?", %peer);
+
+    my $tunnel = _start($tunnel_params, $request, $read_line, $log);
+    my ($address, $task);
     my $opened = eval {
+        # The request creates an empty guest at the target. What would fail for the connector must
+        # therefore fail before.
+        $address = _probe($tunnel, { url => $base, %trust });
         # From the request on, the target has a guest that a clean-up removes only over a tunnel.
         _uninterrupted(
             sub {
-                my $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params);
+                $task = PVE::Tunnel::Client::API::post($conn, $url, $req_params, $address);
                 my $started = "remote: tunnel worker '$task->{upid}' started";
                 PVE::Tunnel::Client::Lines::log_line($log, 'info', $started);
-                ($tunnel, my $connect) =
-                    _start($conn, $token, $tunnel_params, $log, $task, $request);
-                $tunnel->{read_line} = $read_line;
-                PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
-                my $version = { cmd => 'version' };
-                PVE::Tunnel::Client::Lines::request($tunnel, CONNECT_LIMIT, $version);
+                _connect($tunnel, $task);
             }
         );
         my $version = $read_line->($tunnel, VERSION_LIMIT);
@@ -70,14 +78,18 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
     };
     return $tunnel if $opened;
     my $error = $@;
-    die $error if !$tunnel;
     _uninterrupted(
         sub {
-            _clean_target($tunnel);
+            # The worker has already created an empty guest, which would remain and refuse the next
+            # attempt.
+            my $quit = { cmd => 'quit', cleanup => JSON::true };
+            my $removed =
+                !$task || eval { PVE::Tunnel::Client::Lines::ask($tunnel, QUIT_LIMIT, $quit); 1 };
             _end_child($tunnel);
+            _stop_worker($log, $conn, $address, $url, $task->{upid}) if !$removed;
         }
     );
-    die "cannot open the tunnel: $error";
+    die $task ? "cannot open the tunnel: $error" : $error;
 }
 
 # Signals that end a task, or a program at a terminal, arrive after $code.
@@ -93,33 +105,60 @@ sub _uninterrupted ($code) {
     return;
 }
 
-# Starts a connector. Returns the tunnel and the command that connects it to the worker of that task.
-sub _start ($conn, $token, $tunnel_params, $log, $task, $request) {
-    my $headers = [['Authorization', $token]];
-    my $fingerprint = PVE::Tunnel::Client::API::fingerprint($conn);
-    my %peer = (headers => $headers, defined($fingerprint) ? (fingerprint => $fingerprint) : ());
-    my $base = "$tunnel_params->{url}?";
-    my $query =
-          'ticket='
-        . _percent_encode($task->{ticket})
-        . '&socket='
-        . _percent_encode($task->{socket});
-
-    # Forwards use the same URL and headers, with a ticket and a socket of their own.
-    %$tunnel_params = (url => $base, %peer);
+# Starts a connector, which is not connected yet.
+sub _start ($tunnel_params, $request, $read_line, $log) {
     # For connections through the target's API. For direct planes the request contains it.
     my $options = { dead_peer_timeout => $request->{dead_peer_timeout} };
-    my $tunnel = {
+    return {
         %{ PVE::Tunnel::Client::Child::start($log, $options) },
         connector => "pve-tunnel $VERSION",
         log => $log,
         params => $tunnel_params,
         forwarded => {},
+        read_line => $read_line,
         pending => '',
         requests => [],
     };
-    my %data = (url => $base . $query, %peer);
-    return ($tunnel, { control => JSON::true, cmd => 'connect', data => \%data });
+}
+
+# Returns the address at which the connector has reached the target's API.
+sub _probe ($tunnel, $data) {
+    my $probe = { control => JSON::true, cmd => 'probe', data => $data };
+    my $answer = eval { PVE::Tunnel::Client::Lines::ask($tunnel, PROBE_LIMIT, $probe) }
+        // die "the target's API cannot be used, and nothing was created there: $@";
+    # The pattern also removes the taint.
+    my ($address) = ($answer->{address} // '') =~ /\A([0-9A-Fa-f:.]+)\z/;
+    return $address;
+}
+
+# Connects to the worker of that task, and requests its version.
+sub _connect ($tunnel, $task) {
+    my $query = join '&',
+        map { "$_=" . PVE::Tunnel::Client::API::percent_encode($task->{$_}) } qw(ticket socket);
+    my $data = { %{ $tunnel->{params} }, url => $tunnel->{params}{url} . $query };
+    my $connect = { control => JSON::true, cmd => 'connect', data => $data };
+    PVE::Tunnel::Client::Lines::write_line($tunnel, CONNECT_LIMIT, $connect);
+    PVE::Tunnel::Client::Lines::request($tunnel, CONNECT_LIMIT, { cmd => 'version' });
+    return;
+}
+
+# A worker that waits for its connection removes the empty guest when it is stopped. One that has
+# lost its connection leaves the guest.
+sub _stop_worker ($log, $conn, $address, $path, $upid) {
+    my ($kind, $vmid) = $path =~ m{/(qemu|lxc)/(\d+)/};
+    my $tool = ($kind // '') eq 'lxc' ? 'pct' : 'qm';
+    $vmid //= '<vmid>';
+    my $remove = "If guest $vmid is still listed there and no other migration to it is running,"
+        . " remove it on that node: $tool unlock $vmid && $tool destroy $vmid";
+    my $stopped = eval { PVE::Tunnel::Client::API::stop_task($conn, $path, $upid, $address); 1 };
+    my $what =
+        $stopped
+        ? 'the tunnel worker of the target was stopped, which removes the empty guest'
+        : 'the tunnel worker of the target could not be stopped ('
+        . PVE::Tunnel::Text::one_line($@)
+        . '). Without a connection it ends after 5 minutes and removes the empty guest';
+    PVE::Tunnel::Client::Lines::log_line($log, 'warn', "$what. $remove");
+    return;
 }
 
 sub _take_version ($tunnel, $line) {
@@ -135,17 +174,6 @@ sub _take_version ($tunnel, $line) {
     return;
 }
 
-# The worker has already created an empty guest, which would remain.
-sub _clean_target ($tunnel) {
-    my $quit = { cmd => 'quit', cleanup => JSON::true };
-    return if eval { PVE::Tunnel::Client::Lines::ask($tunnel, QUIT_LIMIT, $quit); 1 };
-    PVE::Tunnel::Client::Lines::log_line(
-        $tunnel->{log},
-        'warn', "the target did not confirm the clean-up: $@"
-    );
-    return;
-}
-
 sub write_tunnel ($tunnel, $timeout, $cmd, $params = undef) {
     return PVE::Tunnel::Client::Lines::ask($tunnel, $timeout, { %{ $params // {} }, cmd => $cmd });
 }
@@ -158,7 +186,9 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
     unlink $local;
     my $data = {
         %{ $tunnel->{params} },
-        url => $tunnel->{params}{url} . 'socket=' . _percent_encode($remote) . '&',
+        url => $tunnel->{params}{url}
+            . 'socket='
+            . PVE::Tunnel::Client::API::percent_encode($remote) . '&',
         unix => $local,
         ticket => { path => $remote },
     };
@@ -223,10 +253,6 @@ sub _end_child ($tunnel) {
     # The connector removes them, unless it was killed.
     unlink keys %{ $tunnel->{forwarded} };
     return;
-}
-
-sub _percent_encode ($text) {
-    return $text =~ s/([^A-Za-z0-9._~-])/sprintf('%%%02X', ord $1)/ger;
 }
 
 1;
@@ -373,8 +399,10 @@ write to standard output or error, or to a file that it opens itself.
         $conn, $url, \%req_params, \%tunnel_params, $log,
     );
 
-Requests a worker at the target (C<POST $url> with C<%req_params> as a form; C<$url> is the path
-below C</api2/json>), connects to it, and reads its version.
+Has the connector connect to the target's API, up to the end of the TLS handshake. Then requests a
+worker at the target (C<POST $url> with C<%req_params> as a form; C<$url> is the path below
+C</api2/json>), connects to it, and reads its version. The request creates an empty guest at the
+target: a certificate, name or address that the connector cannot use is reported before.
 
 C<$conn> is a hash:
 
@@ -403,9 +431,10 @@ verified with the system's CAs and the host name.
 =back
 
 C<$tunnel_params-E<gt>{url}> is the websocket's URL (C<wss://.../mtunnelwebsocket>, or
-C<https://...> as qemu-server writes it); the hash becomes C<< $tunnel->{params} >>. C<$log> is
-called with a level (C<info>, C<warn>, C<err>) and a line of text. Three more keys of
-C<$tunnel_params> are optional. The function removes them from the hash:
+C<https://...> as qemu-server writes it); host and port are replaced by those of C<$conn>. The hash
+becomes C<< $tunnel->{params} >>. C<$log> is called with a level (C<info>, C<warn>, C<err>) and a
+line of text. Three more keys of C<$tunnel_params> are optional. The function removes them from the
+hash:
 
 =over
 
@@ -436,18 +465,19 @@ possible, with a warning if both nodes support one. C<insecure> dies if clear te
 The function logs each warning of the plan as a C<warn> line that begins with C<WARNING>, and then
 one C<info> line with plane, address and port, cipher, network and reason.
 
-Limits: 30 s for each step of the request, 15 s to write each line, 45 s for the version reply, 120
+Limits: 30 s for the first connection, 30 s for each step of the request, 15 s to write each line, 45 s for the version reply, 120
 s for the negotiation. (C<PVE::Tunnel> waits 10 s for the version. Here the limits of the connector
 end first, so that the error contains its reason.)
 
 The function dies if the configuration forbids the migration or a privilege is missing; if HTTP, TLS
 or the target refuse, with their message; if the version reply is malformed, C<caps> included; if
-clear text is not possible. In each case the child has ended. If the target had started a worker, the
-worker has received C<quit> with the request to clean up; if that is not possible, the function logs
-a warning.
+clear text is not possible. In each case the child has ended. A worker that was connected has
+received C<quit> with the request to clean up. If it could not be reached in this way, its task was
+stopped through the API, and a C<warn> line contains what may be left at the target and how to
+remove it.
 
 Handlers of SIGHUP, SIGINT, SIGQUIT and SIGTERM that die may interrupt the function, except between
-the request and the start of the child, and during the clean-up. They run afterwards.
+the request and the connection, and during the clean-up. They run afterwards.
 
 =head2 open_tunnel
 

@@ -530,6 +530,8 @@ optional:
     ticket_timeout => 30,
     # without progress on a connection to the API
     dead_peer_timeout => 60,
+    # without a sent frame on a websocket, until a ping is sent
+    ping_interval => 20,
     # true: end with SIGTERM if the parent process dies
     end_with_parent => 0,
 
@@ -537,8 +539,9 @@ B<The function blocks> until the input ends, and is meant for a process forked f
 and L</SIGNALS>. It returns nothing, after the input has ended and all data has been sent. A
 malformed line of input is answered, and does not end the function. Dies with
 C<STATUS_INVALID_ARGUMENT> for an invalid descriptor or option; with C<STATUS_PROTOCOL> if the
-worker sends a line above 1 MiB; with C<STATUS_IO> if a descriptor fails, if a requested connection
-could not be opened, if the control connection ended before the input, or if a signal arrived.
+worker sends a line above 1 MiB, or more than 16 lines that no command requested; with C<STATUS_IO>
+if a descriptor fails, if a requested connection could not be opened, if the control connection
+ended before the input, or if a signal arrived.
 
 =back
 

@@ -46,9 +46,52 @@ sub token ($conn) {
         . " PVEAPIToken=user\@realm!name=uuid: $mistake; check 'apitoken'\n";
 }
 
-sub post ($conn, $path, $params) {
+sub post ($conn, $path, $params, $address = undef) {
+    my $answer = _request(
+        $conn, $address,
+        "the request for a tunnel to $conn->{host}",
+        sub ($http, $url, $options) { $http->post_form("$url$path", $params // {}, $options) }
+    );
+    my $data = eval { $JSON->decode($answer->{content})->{data} };
+    for my $name (qw(ticket socket upid)) {
+        die "the answer of $conn->{host} has no '$name'\n"
+            if ref($data) ne 'HASH' || !defined($data->{$name}) || ref $data->{$name};
+    }
+    return $data;
+}
+
+sub stop_task ($conn, $path, $upid, $address = undef) {
+    my ($node) = $path =~ m{\A/nodes/([^/]+)/}
+        or die "the path '$path' names no node\n";
+    my $task = "/nodes/$node/tasks/" . percent_encode($upid);
+    _request(
+        $conn, $address,
+        "the request to $conn->{host} to stop the tunnel worker",
+        sub ($http, $url, $options) { $http->delete("$url$task", $options) }
+    );
+    return;
+}
+
+sub websocket_url ($conn, $url) {
+    my ($scheme, $path) = ($url // '') =~ m{\A(\w+)://[^/?#]*(/.*)\z}s
+        or die "the URL of the websocket has no path\n";
+    return _base_url($conn) =~ s/\A\w+/$scheme/r . $path;
+}
+
+sub fingerprint ($conn) {
+    my $cached = $conn->{cached_fingerprints} // {};
+    my ($first) = grep { $cached->{$_} } sort keys %$cached;
+    return if !defined $first;
+    return PVE::Tunnel::Native::fingerprint_parse($first);
+}
+
+sub percent_encode ($text) {
+    return $text =~ s/([^A-Za-z0-9._~-])/sprintf('%%%02X', ord $1)/ger;
+}
+
+# The answer to a request, which $send sends. Dies with the reason if it was refused or failed.
+sub _request ($conn, $address, $what, $send) {
     my $token = token($conn);
-    my $base = _base_url($conn);
     my $mismatch;
     my $http = HTTP::Tiny->new(
         agent => "pve-tunnel/$VERSION",
@@ -60,31 +103,14 @@ sub post ($conn, $path, $params) {
         verify_SSL => 1,
         SSL_options => _tls_options($conn, \$mismatch),
     );
-    my $answer = $http->post_form(
-        "$base/api2/json$path",
-        $params // {},
-        { headers => { Authorization => $token } }
-    );
-    if (!$answer->{success}) {
-        die "$conn->{host}: $mismatch\n" if defined $mismatch;
-        # HTTP::Tiny reports a failed connection as 599, with the reason as content.
-        my $reason =
-            $answer->{status} == 599 ? $answer->{content} : "$answer->{status} $answer->{reason}";
-        die _redacted("the request for a tunnel to $conn->{host} failed: $reason", $token) . "\n";
-    }
-    my $data = eval { $JSON->decode($answer->{content})->{data} };
-    for my $name (qw(ticket socket upid)) {
-        die "the answer of $conn->{host} has no '$name'\n"
-            if ref($data) ne 'HASH' || !defined($data->{$name}) || ref $data->{$name};
-    }
-    return $data;
-}
-
-sub fingerprint ($conn) {
-    my $cached = $conn->{cached_fingerprints} // {};
-    my ($first) = grep { $cached->{$_} } sort keys %$cached;
-    return if !defined $first;
-    return PVE::Tunnel::Native::fingerprint_parse($first);
+    my %options = (headers => { Authorization => $token }, peer => $address);
+    my $answer = $send->($http, _base_url($conn) . '/api2/json', \%options);
+    return $answer if $answer->{success};
+    die "$conn->{host}: $mismatch\n" if defined $mismatch;
+    # HTTP::Tiny reports a failed connection as 599, with the reason as content.
+    my $reason =
+        $answer->{status} == 599 ? $answer->{content} : "$answer->{status} $answer->{reason}";
+    die _redacted("$what failed: $reason", $token) . "\n";
 }
 
 sub _base_url ($conn) {
@@ -164,10 +190,24 @@ characters. The message contains neither the token nor its secret part.
 
 =head2 post
 
-C<post($conn, $path, \%params)>: sends a form to C<$path> below C</api2/json>. Returns a hash with
-C<upid>, C<ticket> and C<socket>. It follows no redirect and uses no proxy. Dies with the target's
-status and reason, or with both fingerprints if they differ. The message does not contain the token. Dies as C<token> before the
-request is sent.
+C<post($conn, $path, \%params, $address)>: sends a form to C<$path> below C</api2/json>, over a
+connection to C<$address>, one of the addresses of the host, or undef. Returns a hash with C<upid>, C<ticket>
+and C<socket>. It follows no redirect and uses no proxy. Dies with the target's status and reason,
+or with both fingerprints if they differ. The message does not contain the token.
+Dies as C<token> before the request is sent.
+
+=head2 stop_task
+
+C<stop_task($conn, $path, $upid, $address)>: stops a task of the node in C<$path>, and returns when
+it has ended. The owner of the task needs no privilege for that. Dies as C<post> does.
+
+=head2 websocket_url
+
+C<websocket_url($conn, $url)>: C<$url> with the host and port of C<$conn>. Callers write IPv6 addresses into C<$url> without brackets.
+
+=head2 percent_encode
+
+C<percent_encode($text)>: C<$text> as a part of a URL (RFC 3986, section 2.1).
 
 =head2 fingerprint
 
