@@ -4,8 +4,9 @@ use super::Options;
 use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::TargetData;
 use super::websocket_halves::{Connection, Receiver, Sender, split};
+use crate::relay::ByteStream;
 use crate::system::keepalive;
-use crate::tls::{self, Established, Fingerprint, TlsError};
+use crate::tls::{self, Established, Fingerprint, TlsError, Wiped};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::net::{IpAddr, SocketAddr};
@@ -182,20 +183,13 @@ impl ApiEndpoint {
         let local = tcp.local_addr().ok();
         let (stream, protection, masking): (Connection, _, _) = match &self.tls {
             Some(client) => {
-                let limit = options.handshake_timeout;
-                let stream = timeout(limit, client.handshake(&self.host, tls::buffered(tcp)))
-                    .await
-                    .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))?
-                    .map_err(|cause| DialError::Tls {
-                        peer: peer.clone(),
-                        cause,
-                    })?;
-                let protection = Protection {
-                    cipher: tls::describe(&stream),
-                    fingerprint: peer_fingerprint(&stream),
-                    local,
+                let tcp = tls::buffered(tcp);
+                let (stream, protection) = match ticket {
+                    Some(_) => self.protect(client, tcp, local, options).await?,
+                    // The worker's answers contain tickets and the session key.
+                    None => self.protect(client, Wiped(tcp), local, options).await?,
                 };
-                (Box::new(stream), protection, options.mask)
+                (stream, protection, options.mask)
             }
             None => {
                 let protection = Protection {
@@ -220,6 +214,30 @@ impl ApiEndpoint {
             })?;
         let (sender, receiver) = split(upgraded, masking, self.tls.is_some());
         Ok((sender, receiver, protection))
+    }
+
+    /// The TLS handshake over a TCP connection.
+    async fn protect<S: ByteStream + 'static>(
+        &self,
+        client: &tls::Client,
+        tcp: S,
+        local: Option<SocketAddr>,
+        options: &Options,
+    ) -> Result<(Connection, Protection), DialError> {
+        let limit = options.handshake_timeout;
+        let stream = timeout(limit, client.handshake(&self.host, tcp))
+            .await
+            .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))?
+            .map_err(|cause| DialError::Tls {
+                peer: self.peer(),
+                cause,
+            })?;
+        let protection = Protection {
+            cipher: tls::describe(&stream),
+            fingerprint: peer_fingerprint(&stream),
+            local,
+        };
+        Ok((Box::new(stream), protection))
     }
 
     fn request(&self, ticket: Option<&str>) -> Result<Request, DialError> {

@@ -17,12 +17,14 @@ mod fingerprint;
 mod identity;
 mod pin;
 mod server;
+mod wiped;
 
 pub use client::Client;
 pub use error::{Mismatch, Peer, TlsError};
 pub use fingerprint::Fingerprint;
 pub use identity::Identity;
 pub use server::Server;
+pub(crate) use wiped::Wiped;
 
 use rustls::CommonState;
 use tokio::io::BufReader;

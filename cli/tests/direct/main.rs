@@ -12,6 +12,7 @@ mod dial_namespace;
 mod end_to_end;
 mod kill;
 mod listener;
+mod memory;
 mod progress;
 mod target;
 mod versions;
