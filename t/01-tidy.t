@@ -1,6 +1,7 @@
 #!/usr/bin/perl
 
-# All Perl code of the tree is formatted as .perltidyrc requires and passes .perlcriticrc.
+# All Perl code of the tree is formatted as .perltidyrc requires and passes .perlcriticrc. Each test in
+# t/ has a number of its own.
 
 use v5.36;
 
@@ -66,5 +67,9 @@ subtest 'perlcritic' => sub {
         is(scalar(@violations), 0, $file) or diag(@violations);
     }
 };
+
+my %tests;
+push @{ $tests{ m{\At/(\d+)-} ? $1 : 'none' } }, $_ for grep { m{\At/[^/]+\.t\z} } @files;
+is_deeply([grep { @$_ > 1 } values %tests], [], 'each test in t/ has a number of its own');
 
 done_testing();
