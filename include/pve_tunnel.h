@@ -554,6 +554,9 @@ int32_t pve_tunnel_guard_check(const char *input, char **out);
 //
 // The process's soft limit on open descriptors is raised, at most to its hard limit.
 //
+// During the call the process is not dumpable (PR_SET_DUMPABLE): it writes no core, and only root
+// can read its memory. The library wipes the memory that it frees.
+//
 // Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of
 // options; PROTOCOL if the worker sends a line above 1 MiB, or more than 16 lines that no command
 // requested; IO if `input` or `output` fail, a requested connection cannot be opened, the control
@@ -600,6 +603,9 @@ int32_t pve_tunnel_connector_run(int input, int output, int log, const char *opt
 // handlers are never changed.
 //
 // The process's soft limit on open descriptors is raised, at most to its hard limit.
+//
+// During the call the process is not dumpable (PR_SET_DUMPABLE): it writes no core, and only root
+// can read its memory. The library wipes the memory that it frees.
 //
 // Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT for bad options or
 // descriptors; REFUSED if there is no address to listen on, or if the address may not receive

@@ -38,3 +38,7 @@ mod secret;
 mod system;
 pub mod tls;
 pub mod websocket;
+
+/// The allocator of everything that links this library.
+#[cfg_attr(feature = "wiping-allocator", global_allocator)]
+static ALLOCATOR: system::WipingAllocator = system::WipingAllocator::new();

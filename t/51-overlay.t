@@ -387,4 +387,31 @@ sub open_tunnel ($vmid, %change) {
 }
 
 $node->stop;
+# The daemons of a node and each of their workers have the overlay and the seam loaded.
+subtest 'memory' => sub {
+    my $code = q{
+        use v5.36;
+        use HTTP::Tiny (); use IO::Pipe (); use IO::Select (); use IO::Socket::SSL ();
+        use IO::Socket::UNIX (); use JSON (); use POSIX (); use PVE::Tunnel; use Time::HiRes ();
+        sub private_memory {
+            open(my $file, '<', '/proc/self/smaps_rollup') or die "no smaps_rollup: $!\n";
+            my ($kib) = join('', <$file>) =~ /^Private_Dirty:\s+(\d+) kB/m;
+            return $kib;
+        }
+        my $before = private_memory();
+        require PVE::Tunnel::Overlay;
+        require PVE::Tunnel::Seam;
+        PVE::Tunnel::Overlay::install();
+        print private_memory() - $before;
+    };
+    open(my $out, '-|', $^X, (map { "-I$_" } "$FindBin::Bin/lib/fake", @INC), '-e', $code)
+        or die "cannot run perl: $!\n";
+    my $kib = join('', <$out>);
+    close($out);
+    cmp_ok(
+        $kib, '<=', 2560,
+        "overlay and seam add $kib KiB to a process that has their dependencies"
+    );
+};
+
 done_testing;

@@ -1,12 +1,12 @@
 //! The codec does not allocate for a frame and does not copy its payload: it unmasks a payload in
 //! the read buffer, and encodes a frame in the buffer of its payload.
 //!
-//! A crate of its own, because a global allocator applies to the whole executable.
+//! A crate of its own, because its functions of the C library apply to the whole executable.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use pve_tunnel::websocket::{Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, Role};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::ffi::{c_int, c_void};
 use testing::frames::{Random, frame};
 
 const BINARY: u8 = 0x82;
@@ -18,37 +18,54 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-struct Counting;
+// The library has the global allocator, which calls these functions of the C library. An executable
+// may replace them (malloc(3)).
+mod replaced {
+    #![allow(unsafe_code)]
+    use super::{c_int, c_void, count};
 
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-// GlobalAlloc is an unsafe trait.
-#[allow(unsafe_code)]
-// SAFETY: passes every call to the system's allocator without change. Counting does not allocate:
-// the counter has no destructor, and its initial value is a constant.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller meets the requirements of this trait, which are also those of System.
-        unsafe { System.alloc(layout) }
+    // SAFETY: glibc's own functions, with these types.
+    unsafe extern "C" {
+        fn __libc_malloc(size: usize) -> *mut c_void;
+        fn __libc_calloc(number: usize, size: usize) -> *mut c_void;
+        fn __libc_realloc(pointer: *mut c_void, size: usize) -> *mut c_void;
+        fn __libc_memalign(alignment: usize, size: usize) -> *mut c_void;
     }
 
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
         count();
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
+        // SAFETY: passes the call on. Counting does not allocate: the counter has no destructor,
+        // and its initial value is a constant.
+        unsafe { __libc_malloc(size) }
     }
 
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn calloc(number: usize, size: usize) -> *mut c_void {
         count();
         // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
+        unsafe { __libc_calloc(number, size) }
     }
 
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn realloc(pointer: *mut c_void, size: usize) -> *mut c_void {
+        count();
         // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { __libc_realloc(pointer, size) }
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn posix_memalign(
+        place: *mut *mut c_void,
+        alignment: usize,
+        size: usize,
+    ) -> c_int {
+        count();
+        // SAFETY: as above. The caller has a valid place for the result.
+        unsafe {
+            *place = __libc_memalign(alignment, size);
+            if (*place).is_null() { libc::ENOMEM } else { 0 }
+        }
     }
 }
 

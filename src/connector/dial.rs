@@ -5,8 +5,9 @@ use super::api_address::{AddressError, ApiAddress};
 use super::happy_eyeballs::Deadline;
 use super::protocol::TargetData;
 use super::websocket_halves::{Connection, Receiver, Sender, split};
+use crate::relay::ByteStream;
 use crate::system::keepalive;
-use crate::tls::{self, BufferedTcp, Established, Fingerprint, TlsError, TlsStream};
+use crate::tls::{self, Established, Fingerprint, TlsError, TlsStream, Wiped};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::io;
@@ -194,7 +195,8 @@ impl ApiEndpoint {
         options: &Options,
     ) -> Result<(Sender, Receiver, Protection), DialError> {
         let request = self.request(ticket)?;
-        let (stream, protection) = self.establish(options).await?;
+        let carries_answers = ticket.is_none();
+        let (stream, protection) = self.establish(carries_answers, options).await?;
         let limit = options.upgrade_timeout;
         let upgraded = timeout(limit, upgrade(stream, &request))
             .await
@@ -217,30 +219,53 @@ impl ApiEndpoint {
 
     /// Connects as [`dial`](Self::dial) does, up to and including the TLS handshake, and sends nothing.
     pub(super) async fn probe(&self, options: &Options) -> Result<Protection, DialError> {
-        let (mut stream, protection) = self.establish(options).await?;
+        let (mut stream, protection) = self.establish(false, options).await?;
         // The server has not received a request, so it loses nothing if this fails.
         let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
         Ok(protection)
     }
 
-    /// TCP connection and TLS handshake.
-    async fn establish(&self, options: &Options) -> Result<(Connection, Protection), DialError> {
-        let mut tcp = self.connect(options).await?;
-        let mut protection = Protection {
+    /// TCP connection and TLS handshake. The worker's answers contain tickets and the session key.
+    async fn establish(
+        &self,
+        carries_answers: bool,
+        options: &Options,
+    ) -> Result<(Connection, Protection), DialError> {
+        let tcp = self.connect(options).await?;
+        let protection = Protection {
             cipher: "UNENCRYPTED".to_owned(),
             fingerprint: None,
             local: tcp.local_addr().ok(),
             warning: None,
             remote: tcp.peer_addr().ok(),
         };
-        let Some(client) = &self.tls else {
-            return Ok((Box::new(tcp), protection));
-        };
-        let mut attempted = self.secure(client, tcp, options).await?;
+        match &self.tls {
+            None => Ok((Box::new(tcp), protection)),
+            Some(client) if carries_answers => {
+                let wiped = |tcp| Wiped(tls::buffered(tcp));
+                self.protect(client, tcp, wiped, protection, options).await
+            }
+            Some(client) => {
+                self.protect(client, tcp, tls::buffered, protection, options)
+                    .await
+            }
+        }
+    }
+
+    /// TLS over the result of `below`. A second attempt uses another TCP connection.
+    async fn protect<S: ByteStream + 'static>(
+        &self,
+        client: &tls::Client,
+        tcp: TcpStream,
+        below: impl Fn(TcpStream) -> S,
+        mut protection: Protection,
+        options: &Options,
+    ) -> Result<(Connection, Protection), DialError> {
+        let mut attempted = self.secure(client, below(tcp), options).await?;
         let second = attempted.as_ref().err();
         if let Some(second) = second.and_then(|cause| client.second_attempt(cause)) {
-            tcp = self.connect(options).await?;
-            attempted = self.secure(&second, tcp, options).await?;
+            let tcp = self.connect(options).await?;
+            attempted = self.secure(&second, below(tcp), options).await?;
         }
         let stream = attempted.map_err(|cause| DialError::Tls {
             peer: self.peer(),
@@ -253,14 +278,14 @@ impl ApiEndpoint {
     }
 
     /// One attempt of a TLS handshake, within its time limit.
-    async fn secure(
+    async fn secure<S: ByteStream>(
         &self,
         client: &tls::Client,
-        tcp: TcpStream,
+        stream: S,
         options: &Options,
-    ) -> Result<Result<TlsStream<BufferedTcp>, TlsError>, DialError> {
+    ) -> Result<Result<TlsStream<S>, TlsError>, DialError> {
         let limit = options.handshake_timeout;
-        timeout(limit, client.handshake(&self.host, tls::buffered(tcp)))
+        timeout(limit, client.handshake(&self.host, stream))
             .await
             .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))
     }

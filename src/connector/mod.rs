@@ -26,7 +26,7 @@ pub use options::Options;
 pub use worker::ControlError;
 
 use crate::process::{Input, Log, Output};
-use crate::system::{ParentDeathSignal, Signals, limits};
+use crate::system::{ConfidentialMemory, ParentDeathSignal, Signals, limits};
 use forward::Traffic;
 use session::Connector;
 use std::io;
@@ -75,6 +75,8 @@ pub fn run(
     log: Option<OwnedFd>,
     options: &Options,
 ) -> Result<(), ConnectorError> {
+    // Dropped last, when everything else has been freed.
+    let _confidential = ConfidentialMemory::require().map_err(ConnectorError::Start)?;
     limits::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

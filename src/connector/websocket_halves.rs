@@ -239,6 +239,11 @@ impl Incoming for Receiver {
 }
 
 impl Receiver {
+    /// Wipes the data that [`next`](Incoming::next) returned last.
+    pub(super) fn wipe_delivered(&mut self) {
+        self.decoder.wipe_payload();
+    }
+
     /// An end of stream. It is orderly if close_notify announced it and no frame is incomplete.
     fn at_end(&self) -> Received<'_> {
         if self.tls && self.decoder.is_between_messages() {

@@ -10,9 +10,10 @@ use zeroize::Zeroizing;
 pub(crate) const LEN: usize = 32;
 
 /// What the source needs to connect. The listener makes it and sends it over the control plane. It
-/// is wiped when dropped, and its `Debug` output does not contain it.
+/// is wiped when dropped, and its `Debug` output does not contain it. It is boxed, because moving an
+/// array leaves a copy.
 #[derive(Clone)]
-pub struct SessionKey(Zeroizing<[u8; LEN]>);
+pub struct SessionKey(Box<Zeroizing<[u8; LEN]>>);
 
 impl SessionKey {
     /// A new random key.
@@ -20,8 +21,8 @@ impl SessionKey {
     /// # Errors
     /// The system provides no random bytes.
     pub fn generate() -> io::Result<Self> {
-        let mut bytes = Zeroizing::new([0; LEN]);
-        random(&mut *bytes)?;
+        let mut bytes = Box::new(Zeroizing::new([0; LEN]));
+        random(&mut **bytes)?;
         Ok(Self(bytes))
     }
 
@@ -30,7 +31,7 @@ impl SessionKey {
         if text.len() != 2 * LEN || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
-        let mut bytes = Zeroizing::new([0; LEN]);
+        let mut bytes = Box::new(Zeroizing::new([0; LEN]));
         for (index, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
         }
@@ -61,7 +62,7 @@ impl SessionKey {
     }
 
     fn hmac(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, &*self.0)
+        hmac::Key::new(hmac::HMAC_SHA256, &**self.0)
     }
 }
 

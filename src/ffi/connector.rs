@@ -44,6 +44,9 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 ///
 /// The process's soft limit on open descriptors is raised, at most to its hard limit.
 ///
+/// During the call the process is not dumpable (PR_SET_DUMPABLE): it writes no core, and only root
+/// can read its memory. The library wipes the memory that it frees.
+///
 /// Errors: INVALID_ARGUMENT for a bad descriptor or bad options; NOT_UTF8; TOO_LONG above 1 MiB of
 /// options; PROTOCOL if the worker sends a line above 1 MiB, or more than 16 lines that no command
 /// requested; IO if `input` or `output` fail, a requested connection cannot be opened, the control

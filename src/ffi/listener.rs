@@ -43,6 +43,9 @@ use crate::listener::{self, ListenerError, Options};
 ///
 /// The process's soft limit on open descriptors is raised, at most to its hard limit.
 ///
+/// During the call the process is not dumpable (PR_SET_DUMPABLE): it writes no core, and only root
+/// can read its memory. The library wipes the memory that it frees.
+///
 /// Errors: NULL_POINTER; NOT_UTF8; TOO_LONG above 1 MiB; INVALID_ARGUMENT for bad options or
 /// descriptors; REFUSED if there is no address to listen on, or if the address may not receive
 /// clear text; IO if no port is free, `control` fails, or a signal arrives.

@@ -22,7 +22,7 @@ use crate::network::{self, NetworkError, Reservations, Scope, SystemLookup};
 use crate::plane::Plane;
 use crate::process::{Input, Log, Output};
 use crate::scalar;
-use crate::system::{ParentDeathSignal, Signals, limits};
+use crate::system::{ConfidentialMemory, ParentDeathSignal, Signals, limits};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
 use acceptor::Acceptor;
 use control_socket::ControlSocket;
@@ -132,6 +132,8 @@ pub enum ListenerError {
 /// seam's `open`, or `{"error":"…"}`. Diagnostics go to `log`, one line each. Blocks the calling
 /// thread; meant for a process forked for it.
 pub fn run(control: OwnedFd, log: Option<OwnedFd>, options: &Options) -> Result<(), ListenerError> {
+    // Dropped last, when everything else has been freed.
+    let _confidential = ConfidentialMemory::require().map_err(ListenerError::Start)?;
     limits::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

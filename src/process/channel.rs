@@ -14,10 +14,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, MutexGuard};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes that a pipe accepts without blocking if it polls writable (POSIX `PIPE_BUF` on Linux).
 const PIPE_BUF: usize = 4096;
+
+/// Bytes that are read at once.
+const READ: usize = 8192;
 
 /// A descriptor with readiness events, or a regular file, which is always ready and which epoll refuses.
 #[derive(Debug)]
@@ -109,13 +112,12 @@ impl Input {
             if self.ended {
                 return Ok(None);
             }
-            let mut buffer = [0; 8192];
+            let lines = &mut self.lines;
             let count = self
                 .fd
-                .when_ready(Interest::READABLE, |fd| read(fd, &mut buffer))
+                .when_ready(Interest::READABLE, |fd| lines.read(fd))
                 .await?;
             self.ended = count == 0;
-            self.lines.push(&buffer[..count]);
         }
     }
 }
@@ -166,7 +168,8 @@ impl Writer<'_> {
     }
 }
 
-/// Splits a byte stream into lines of at most [`MAX_LINE`] bytes.
+/// Splits a byte stream into lines of at most [`MAX_LINE`] bytes. Lines may hold secrets: the buffer
+/// keeps none that was returned.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     buffer: Vec<u8>,
@@ -183,6 +186,16 @@ impl Lines {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Adds what one call of read(2) returns, and returns the number of bytes. It reads into the
+    /// buffer itself: a copy on the stack would not be wiped.
+    fn read(&mut self, fd: BorrowedFd<'_>) -> nix::Result<usize> {
+        let before = self.buffer.len();
+        self.buffer.resize(before + READ, 0);
+        let result = read(fd, &mut self.buffer[before..]);
+        self.buffer.truncate(before + result.unwrap_or(0));
+        result
+    }
+
     /// Whether the incomplete line is above the limit.
     pub(crate) fn is_skipping(&self) -> bool {
         self.skipping
@@ -195,12 +208,13 @@ impl Lines {
             .position(|&byte| byte == b'\n');
         let Some(end) = found.map(|end| self.searched + end) else {
             // Returned lines are removed only here, and not one by one.
-            self.buffer.drain(..self.start);
+            let rest = self.buffer.len() - self.start;
+            self.skipping |= rest > MAX_LINE;
+            let kept = if rest > MAX_LINE { 0 } else { rest };
+            self.buffer.copy_within(self.start..self.start + kept, 0);
+            self.buffer[kept..].zeroize();
+            self.buffer.truncate(kept);
             self.start = 0;
-            if self.buffer.len() > MAX_LINE {
-                self.skipping = true;
-                self.buffer.clear();
-            }
             self.searched = self.buffer.len();
             return None;
         };

@@ -1,15 +1,20 @@
 //! What this process asks of the operating system: readiness of descriptors, keepalive and state of
-//! TCP connections, signals, limits, and a signal at the death of its parent.
+//! TCP connections, signals, limits, a signal at the death of its parent, and memory that can hold
+//! secrets.
 
+mod confidential;
 pub(crate) mod keepalive;
 pub(crate) mod limits;
 mod parent;
 pub(crate) mod readiness;
 mod signals;
 pub(crate) mod tcp_info;
+mod wiping_allocator;
 
+pub(crate) use confidential::ConfidentialMemory;
 pub(crate) use parent::ParentDeathSignal;
 pub(crate) use signals::Signals;
+pub(crate) use wiping_allocator::WipingAllocator;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

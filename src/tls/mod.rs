@@ -22,6 +22,7 @@ mod public_key;
 mod server;
 mod stream;
 mod untrusted;
+mod wiped;
 
 pub(crate) use buffered::{BufferedTcp, buffered};
 pub use client::Client;
@@ -30,6 +31,7 @@ pub use fingerprint::Fingerprint;
 pub use identity::Identity;
 pub use server::Server;
 pub use stream::{Counted, TlsStream};
+pub(crate) use wiped::Wiped;
 
 use rustls::CommonState;
 

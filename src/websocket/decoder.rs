@@ -2,6 +2,7 @@
 
 use super::frame::{FrameError, FrameHeader, MAX_CONTROL_PAYLOAD, OpCode, Role};
 use super::mask::mask;
+use zeroize::Zeroize;
 
 /// What a decoder found.
 #[derive(Debug, PartialEq, Eq)]
@@ -146,6 +147,12 @@ impl Decoder {
     /// The payload of the last [`Event::Data`] again, until more bytes are added.
     pub fn payload(&self) -> &[u8] {
         &self.buffer[self.payload.clone()]
+    }
+
+    /// Overwrites the payload of the last [`Event::Data`], which would stay in the buffer until other
+    /// bytes take its place. For payload with secrets.
+    pub fn wipe_payload(&mut self) {
+        self.buffer[self.payload.clone()].zeroize();
     }
 
     /// Whether all messages so far are complete: a stream that ends here is not truncated.

@@ -1,6 +1,8 @@
 //! Properties of a process from /proc, and signals to it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 /// The highest resident memory of a process so far, in KiB.
@@ -31,4 +33,32 @@ pub fn signal(name: &str, pid: u32) {
         .args(["-s", name, &pid.to_string()])
         .status();
     assert!(status.unwrap().success());
+}
+
+/// How often each of these texts is in the writable memory of another process. Requires the right to
+/// trace it, which only root has over a process that is not dumpable (ptrace(2)).
+pub fn copies_in_memory(pid: u32, texts: &[&[u8]]) -> io::Result<Vec<usize>> {
+    let memory = File::open(format!("/proc/{pid}/mem"))?;
+    let mut found = vec![0; texts.len()];
+    for line in fs::read_to_string(format!("/proc/{pid}/maps"))?.lines() {
+        let (range, rest) = line.split_once(' ').unwrap();
+        if !rest.starts_with("rw") {
+            continue;
+        }
+        let (start, end) = range.split_once('-').unwrap();
+        let start = u64::from_str_radix(start, 16).unwrap();
+        let end = u64::from_str_radix(end, 16).unwrap();
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+        // A mapping of the kernel ([vvar]) cannot be read.
+        if memory.read_exact_at(&mut bytes, start).is_err() {
+            continue;
+        }
+        for (count, text) in found.iter_mut().zip(texts) {
+            *count += bytes
+                .windows(text.len())
+                .filter(|window| window == text)
+                .count();
+        }
+    }
+    Ok(found)
 }

@@ -15,6 +15,7 @@ mod import;
 mod kill;
 mod listener;
 mod log;
+mod memory;
 mod mtu;
 mod progress;
 mod target;

@@ -191,7 +191,11 @@ async fn receive(receiver: &mut Receiver, answers: &Answers) -> Result<(), Contr
     let mut lines = Lines::default();
     loop {
         match receiver.next().await? {
-            Received::Data(bytes) => lines.push(bytes),
+            Received::Data(bytes) => {
+                lines.push(bytes);
+                // An answer may contain a ticket or a key.
+                receiver.wipe_delivered();
+            }
             Received::End => return Ok(()),
             Received::Stopped => return Err(ControlError::Cut),
         }

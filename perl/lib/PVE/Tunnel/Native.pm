@@ -759,6 +759,11 @@ descriptors, and exit by C<POSIX::_exit>:
 C<connector_run> and C<listener_run> raise the soft limit of the process on open descriptors, as far
 as its hard limit allows.
 
+While they run, the process is not dumpable: it writes no core, and only root can read its memory.
+The library wipes the memory that it frees. It cannot wipe scalars of Perl: those of the program
+that calls, or that forked the calling process, keep the API token, the tickets and the session key
+that they hold.
+
 =head1 THREADS
 
 Any Perl thread may call all functions. C<last_status> and C<last_error> belong to the calling

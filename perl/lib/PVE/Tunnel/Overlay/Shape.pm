@@ -14,9 +14,8 @@ my %PARAMETERS = (
 );
 
 sub fault ($package) {
-    # Loaded here, because they are large.
+    # Loaded here, because only this check needs it. B::Deparse would take 5 MB in each process.
     require B;
-    require B::Deparse;
     for my $name (sort keys %PARAMETERS) {
         my $code = $package->can($name) // return "it has no function '$name'";
         my $found = _parameters($code)
@@ -32,32 +31,54 @@ sub fault ($package) {
 }
 
 # Perl keeps no list of parameters. They are derived from the code: from a signature, or from a
-# statement that assigns @_ to a list.
+# first statement that assigns @_ to new variables.
 sub _parameters ($code) {
     my $cv = B::svref_2object($code);
     # A function in C has no such code.
     return if $cv->ROOT->isa('B::NULL');
-    my @names = ($cv->PADLIST->ARRAY)[0]->ARRAY;
-    my @signed = map { $names[$_]->PV } _signature($cv->ROOT);
-    return \@signed if @signed;
+    my ($names, $values) = map { [$_->ARRAY] } $cv->PADLIST->ARRAY;
+    my @positions = _signature($cv->ROOT);
+    @positions = _assigned_arguments($cv->ROOT, $values) if !@positions;
+    return if !@positions;
+    return [map { $names->[$_]->PV } @positions];
+}
 
-    my $text = eval { B::Deparse->new()->coderef2text($code) } // return;
-    # B::Deparse repeats the declarations of a file in each function.
-    my $declaration = qr/(?:package|use|no)\s[^;]*;|BEGIN\s*\{[^\n]*\}/;
-    return if $text !~ /\A\s*\{\s*(?:$declaration\s*)*my\s*\(([^()]*)\)\s*=\s*\@_;/;
-    return [$1 =~ /([\$\@%]\w*)/g];
+# The positions of the variables in `my (...) = @_`, if that is the first statement.
+sub _assigned_arguments ($root, $values) {
+    my ($first) = grep { $_->name !~ /\A(?:nextstate|dbstate|pushmark)\z/ } _kids($root->first);
+    return if !$first || $first->name ne 'aassign';
+    # Each side is a list. Perl may have merged its operations into the first one, padrange, but
+    # keeps them in the tree.
+    my ($right, $left) = map {
+        [grep { $_->name !~ /\A(?:pushmark|padrange)\z/ } _kids($_)]
+    } _kids($first);
+    return if @$right != 1 || $right->[0]->name ne 'rv2av' || !_is_arguments($right->[0], $values);
+    return if grep { $_->name !~ /\Apad[sah]v\z/ || !($_->private & B::OPpLVAL_INTRO()) } @$left;
+    return map { $_->targ } @$left;
+}
+
+# Whether the operation returns the array @_. A Perl with threads keeps the glob among the
+# function's values.
+sub _is_arguments ($rv2av, $values) {
+    my $op = $rv2av->first;
+    return 0 if $op->name ne 'gv';
+    my $glob = $op->isa('B::PADOP') ? $values->[$op->padix] : $op->gv;
+    return $glob->isa('B::GV') && $glob->STASH->NAME eq 'main' && $glob->NAME eq '_';
+}
+
+sub _kids ($op) {
+    my @kids;
+    return if !($op->flags & B::OPf_KIDS());
+    for (my $kid = $op->first; $$kid; $kid = $kid->sibling) {
+        push @kids, $kid;
+    }
+    return @kids;
 }
 
 # The positions of a signature's parameters among the function's variables, in order.
 sub _signature ($op) {
     return $op->targ if $op->name eq 'argelem';
-    my @found;
-    if ($op->flags & B::OPf_KIDS()) {
-        for (my $kid = $op->first; $$kid; $kid = $kid->sibling) {
-            push @found, _signature($kid);
-        }
-    }
-    return @found;
+    return map { _signature($_) } _kids($op);
 }
 
 1;
