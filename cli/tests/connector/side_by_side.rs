@@ -1,5 +1,6 @@
 //! Connections of one forward that are opened at the same time.
 
+use serde_json::json;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,33 +82,54 @@ fn waiting_connections_are_opened_side_by_side_up_to_a_bound() {
     assert!(!log.contains("FAILED"), "{log}");
 }
 
-#[test]
-fn a_refused_connection_fails_alone_if_others_are_being_opened() {
+/// A target that refuses the second request, which arrives beside others, and every request from
+/// `refused` on.
+fn refusing(refused: usize) -> Target {
     let gathering = Arc::new(Gathering::default());
     let count = AtomicUsize::new(0);
-    let target = Target::new(move |mut request| {
+    Target::new(move |mut request| {
         if request.socket() == "/run/mtunnel" {
             return serve_worker(request, stock_answer);
         }
-        let refuse = count.fetch_add(1, Ordering::SeqCst) == 1;
+        let number = count.fetch_add(1, Ordering::SeqCst);
         let gathered = gathering.wait(3);
-        match gathered && !refuse {
+        match gathered && number != 1 && number < refused {
             true => greet(request),
             false => request.answer("HTTP/1.1 500 no\r\n\r\n"),
         }
-    });
+    })
+}
+
+fn three_connections(connector: &mut Connector, target: &Target) -> Vec<UnixStream> {
+    let path = connector.forward(target, "/three");
+    let connect = |_| UnixStream::connect(&path).unwrap();
+    (0..3).map(connect).collect()
+}
+
+#[test]
+fn a_connection_that_is_refused_beside_others_is_opened_again_alone() {
+    let target = refusing(usize::MAX);
     let mut connector = Connector::connected(&target);
-    let path = connector.forward(&target, "/three");
-    let locals: Vec<UnixStream> = (0..3)
-        .map(|_| UnixStream::connect(&path).unwrap())
-        .collect();
+    let locals = three_connections(&mut connector, &target);
+    locals.iter().for_each(expect_greeting);
+    drop(locals);
+    let record = connector.request(&json!({ "control": true, "cmd": "finish" }))["record"].clone();
+    assert_eq!(record["failed"], 0, "{record}");
+    let log = connector.finish().log;
+    assert!(log.contains("500 no; trying again alone"), "{log}");
+}
+
+#[test]
+fn a_connection_that_is_refused_alone_fails_and_the_others_do_not() {
+    let target = refusing(3);
+    let mut connector = Connector::connected(&target);
+    let locals = three_connections(&mut connector, &target);
     // Every transport reaches the same socket, so the first connections take those that are open.
     expect_greeting(&locals[0]);
     expect_greeting(&locals[1]);
     let (data, end) = read_to_end(&locals[2]);
     assert!(data.is_empty());
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    // The forward continues.
-    expect_greeting(&UnixStream::connect(&path).unwrap());
-    drop(connector.finish());
+    let record = connector.request(&json!({ "control": true, "cmd": "finish" }))["record"].clone();
+    assert_eq!(record["failed"], 1, "{record}");
 }

@@ -101,25 +101,17 @@ impl Forward {
                 Ok(waiting) => waiting,
                 Err(error) => return self.log(format_args!("cannot wait: {error}")),
             };
-            if opening.failed && opening.tasks.is_empty() {
-                // Others that were being opened have taken their connections. The rest is reset.
-                opening.failed = false;
-                if !self.reset_pending().await {
-                    return;
-                }
-                continue;
-            }
             let free = MAX_CONNECTIONS.saturating_sub(connections.len());
-            while !opening.failed && opening.tasks.len() < waiting.min(free).min(opening.at_once) {
+            while opening.tasks.len() < waiting.min(free).min(opening.at_once) {
                 number += 1;
-                opening.tasks.spawn(open(self.transport.clone(), number));
+                opening.start(open(self.transport.clone(), number));
             }
             if is_replaced && waiting == 0 && opening.tasks.is_empty() {
                 return;
             }
             tokio::select! {
-                Some(opened) = opening.tasks.join_next(), if !opening.tasks.is_empty() => match opened {
-                    Ok((number, Ok((transport, protection)))) => {
+                Some(opened) = opening.next(), if !opening.tasks.is_empty() => match opened {
+                    Outcome::Open(number, transport, protection) => {
                         let Some(local) = self.take_pending(&mut opening, number).await else {
                             continue;
                         };
@@ -132,17 +124,20 @@ impl Forward {
                         };
                         connections.spawn(connection.relay(local, transport));
                     }
-                    Ok((number, Err(error))) => {
+                    Outcome::FailedBesideOthers(reason) => self.log.limited(
+                        "connections that could not be opened beside others",
+                        format_args!("forward '{}': {reason}; trying again alone", self.name()),
+                    ),
+                    Outcome::Failed(reason) => {
                         self.counters.failed();
-                        let name = self.name();
                         self.log.limited(
                             "connections that could not be opened",
-                            format_args!("forward '{name}': connection {number}: {error}"),
+                            format_args!("forward '{}': {reason}", self.name()),
                         );
-                        opening.failed = true;
+                        if !self.reset_pending().await {
+                            return;
+                        }
                     }
-                    // A panicked attempt counts as a failed connection.
-                    Err(_) => opening.failed = true,
                 },
                 // Removes ended tasks, so that the set holds only running ones.
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
@@ -195,23 +190,67 @@ impl Forward {
             if !is_exhaustion(&error) {
                 return None;
             }
-            // The other transports hold descriptors that are needed here, and may have failed because
-            // of them. This one stays open.
-            opening.at_once = 1;
-            opening.failed = false;
-            opening.tasks.shutdown().await;
+            // The other transports hold descriptors that are needed here. This one stays open.
+            opening.stay_alone().await;
             sleep(EXHAUSTED_PAUSE).await;
         }
     }
 }
 
 /// Transports that are being opened.
+///
+/// A target or a node that is short of something may fail only because there are several at once: the
+/// queue of the target's socket may be full, for example. So a failure beside others is not final.
+/// The next one is opened alone, and each success permits one more at once.
 struct Opening {
     tasks: JoinSet<Opened>,
-    /// How many at most.
+    /// How many at most, now and ever.
     at_once: usize,
-    /// Whether one has failed. The connections that still wait after the others are then reset.
-    failed: bool,
+    limit: usize,
+    /// Whether there were several since there was none.
+    beside_others: bool,
+}
+
+/// How opening a transport ended.
+enum Outcome {
+    Open(u64, OpenTransport, String),
+    /// With the connection and the reason.
+    FailedBesideOthers(String),
+    /// The same.
+    Failed(String),
+}
+
+impl Opening {
+    fn start(&mut self, opening: impl Future<Output = Opened> + Send + 'static) {
+        self.tasks.spawn(opening);
+        self.beside_others |= self.tasks.len() > 1;
+    }
+
+    /// The next transport. None if none is being opened.
+    async fn next(&mut self) -> Option<Outcome> {
+        let reason = match self.tasks.join_next().await? {
+            Ok((number, Ok((transport, protection)))) => {
+                self.at_once = self.limit.min(self.at_once + 1);
+                self.beside_others &= !self.tasks.is_empty();
+                return Some(Outcome::Open(number, transport, protection));
+            }
+            Ok((number, Err(error))) => format!("connection {number}: {error}"),
+            Err(panicked) => format!("a connection failed: {panicked}"),
+        };
+        self.at_once = 1;
+        let beside_others = self.beside_others;
+        self.beside_others &= !self.tasks.is_empty();
+        Some(match beside_others {
+            true => Outcome::FailedBesideOthers(reason),
+            false => Outcome::Failed(reason),
+        })
+    }
+
+    /// Ends all, and permits only one at once from now on.
+    async fn stay_alone(&mut self) {
+        (self.at_once, self.limit, self.beside_others) = (1, 1, false);
+        self.tasks.shutdown().await;
+    }
 }
 
 impl Default for Opening {
@@ -219,7 +258,8 @@ impl Default for Opening {
         Self {
             tasks: JoinSet::new(),
             at_once: MAX_OPENING,
-            failed: false,
+            limit: MAX_OPENING,
+            beside_others: false,
         }
     }
 }
