@@ -321,7 +321,7 @@ sub disk_import ($self, $p) {
     my $socket = "$self->{dir}/$self->{vmid}.storage";
     $self->{state}{disk_import} =
         TestNode::Import->start(socket => $socket, file => $file, volid => $volid);
-    # As in Proxmox VE, a clean-up knows the volume only after a query has reported its import.
+    # As in Proxmox VE, a clean-up frees the volume only after a query has reported its import.
     delete $self->{volumes}{$volid};
     $self->{sockets}{$socket} = 1;
     return { socket => $socket, format => 'raw+size' };
