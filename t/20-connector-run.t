@@ -13,6 +13,11 @@ use Test::More;
 use PVE::Tunnel::Native;
 use PVE::Tunnel::Process;
 
+# Under `nohup`, or in the background of a script, this process ignores some signals.
+for my $name (grep { ($SIG{$_} // '') eq 'IGNORE' } keys %SIG) {
+    $SIG{$name} = 'DEFAULT'; ## no critic (RequireLocalizedPunctuationVars)
+}
+
 my $LIMIT = 30; # seconds for one line on a busy machine
 
 # Starts a connector in a child. Returns its PID and the test's ends of its two pipes and its log.
