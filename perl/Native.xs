@@ -2,7 +2,8 @@
  * PVE::Tunnel::Native: one function per function of pve_tunnel.h.
  *
  * The library decides. This file converts byte strings and statuses (scalars.h), and binds the
- * lifetime of a codec to that of its Perl object.
+ * lifetime of a codec to that of its Perl object. It also has two functions for
+ * PVE::Tunnel::Overlay::Shape, which the library does not need (parameters.h).
  */
 #define PERL_NO_GET_CONTEXT
 #include "EXTERN.h"
@@ -15,6 +16,7 @@
 
 #include "pve_tunnel.h"
 #include "scalars.h"
+#include "parameters.h"
 
 /* ------------------------------------------------------------------------------------- codec -- */
 
@@ -497,5 +499,28 @@ encode(SV *self, SV *opcode, SV *data)
         pve_tunnel_codec_encode(slot->codec, number, (const uint8_t *)bytes, len, &encoded,
             &encoded_len));
     RETVAL = bytes_from(aTHX_ encoded, encoded_len, SvTAINTED(data));
+  OUTPUT:
+    RETVAL
+
+MODULE = PVE::Tunnel::Native    PACKAGE = PVE::Tunnel::Overlay::Shape
+
+void
+_parameters(SV *function)
+  PREINIT:
+    AV *names;
+  PPCODE:
+    names = parameters(aTHX_ code_of(aTHX_ function));
+    for (SSize_t i = 0; i <= av_top_index(names); i++)
+        mXPUSHs(SvREFCNT_inc(AvARRAY(names)[i]));
+
+SV *
+_package(SV *function)
+  PREINIT:
+    HV *stash;
+  CODE:
+    stash = CvSTASH(code_of(aTHX_ function));
+    if (!stash || !HvNAME_HEK(stash))
+        XSRETURN_UNDEF;
+    RETVAL = newSVhek(HvNAME_HEK(stash));
   OUTPUT:
     RETVAL
