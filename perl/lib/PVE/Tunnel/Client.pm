@@ -360,6 +360,12 @@ the listener that forwards connect to, or undef if they use the API: a hash with
 C<tcp>), C<address>, C<port>, C<cipher>, C<protocol>, C<local> (this node's address on the network
 path), C<fingerprint> and C<own_fingerprint> (C<tls>)
 
+=item C<rules>
+
+for plane C<qemu>: which of the addresses that the target announces QEMU may connect to. C<endpoint>
+and C<guard> are hashes with the members of the input of L<PVE::Tunnel::Native/endpoint_check> and
+L<PVE::Tunnel::Native/guard_check>, without the address.
+
 =item C<record>
 
 after C<finish_tunnel>, the connector's record: C<plane>, C<forwards_plane>, C<protocol>,
