@@ -4,18 +4,14 @@
 //! Gbit/s holds 5 MB. Each turn uses a new connection, whose windows start at the kernel's default
 //! size, and lasts long enough for them to grow. All connections use CUBIC.
 
-use crate::link::Link;
 use crate::load;
 use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Row, Rows, Sample, Title, rate};
 use crate::tunnel::{Ends, Tunnel};
-use serde_json::json;
-use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
-use testing::cable::{TARGET_ADDRESSES, plane_request};
+use testing::link::Link;
 use testing::namespace;
-use testing::role;
-use testing::seam::{NegotiatedTunnel, Seam};
+use testing::seam::NegotiatedTunnel;
 
 /// The number of bytes in one turn. At 1 Gbit/s this takes more than two seconds; about a tenth of
 /// it is the slow start.
@@ -34,7 +30,7 @@ fn run_in_thread(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     namespace::run("ip link set lo up");
     let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
     for plane in ["tls", "tcp"] {
-        let mut tunnel = tunnel(&link, plane);
+        let mut tunnel = link.tunnel(plane);
         for round_trip in [0, 10, 40] {
             link.set_round_trip(Duration::from_millis(round_trip));
             let name = format!("{plane}, {round_trip} ms");
@@ -43,17 +39,6 @@ fn run_in_thread(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
         link.set_round_trip(Duration::ZERO);
     }
     Ok(())
-}
-
-/// A connector on the near node and a listener on the far node. Their negotiation does not use the
-/// link.
-fn tunnel(link: &Link, plane: &str) -> NegotiatedTunnel {
-    let listeners = link.far().execute(role::listeners);
-    NegotiatedTunnel::on_plane(
-        plane,
-        Seam::with_listeners(listeners),
-        &plane_request(plane, &json!({})),
-    )
 }
 
 fn contest(effort: &Effort, link: &Link, tunnel: &mut NegotiatedTunnel, name: &str) -> Row {
@@ -67,7 +52,7 @@ fn contest(effort: &Effort, link: &Link, tunnel: &mut NegotiatedTunnel, name: &s
                 load::measured_transfer(&source, &sink, bytes, &clocks)
             }),
             Contender::new(PEER, || {
-                let (source, sink) = bare(link);
+                let (source, sink) = link.connect();
                 Sample::of(rate(bytes, load::transfer(&source, &sink, bytes)))
             }),
         ],
@@ -78,13 +63,4 @@ fn contest(effort: &Effort, link: &Link, tunnel: &mut NegotiatedTunnel, name: &s
         unit: "MB/s",
     };
     contest.row(title, PEER, Some(Goal::AtLeast(0.9)), |sample| sample.value)
-}
-
-/// A TCP connection with the system's settings.
-fn bare(link: &Link) -> (TcpStream, TcpStream) {
-    let listener = link
-        .far()
-        .execute(|| TcpListener::bind((TARGET_ADDRESSES[0], 0)).unwrap());
-    let source = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    (source, listener.accept().unwrap().0)
 }
