@@ -21,8 +21,12 @@ STDOUT->autoflush(1);
 my ($front, $address) = @ARGV;
 my ($node, $base, $tunnel);
 my $opened = eval {
-    $node = Test::TunnelNode->start(front => $front, listen => $address)
-        or die "$Test::TunnelNode::reason\n";
+    $node = Test::TunnelNode->start(
+        front => $front,
+        listen => $address,
+        # On a link with a delay, small buffers would be the limit.
+        system_buffers => $front eq 'testnode' && $address ne '127.0.0.1',
+    ) or die "$Test::TunnelNode::reason\n";
     $base = $node->url('qemu', 100, '');
     my ($path) = $base =~ m{\A\w+://[^/]+(.*)\z};
     my $answer = Test::TunnelClient->request(
