@@ -18,7 +18,9 @@ mod packet;
 mod relay;
 
 use crate::cable::{SOURCE_ADDRESSES, TARGET_ADDRESSES, plane_request};
+use crate::listener::Listener;
 use crate::namespace::{NamespaceThread, run};
+use crate::role;
 use crate::seam::{NegotiatedTunnel, Seam};
 use conditions::Conditions;
 use device::Device;
@@ -106,16 +108,18 @@ impl Link {
         (source, listener.accept().unwrap().0)
     }
 
-    /// A connector at the source and a listener at the target, after the negotiation of a plane.
-    /// The control plane does not use the link. The listener is a process of its own
-    /// ([`crate::role::listeners`]).
+    /// A seam whose listener is at the target, in a thread. The control plane does not use the link.
+    pub fn seam(&self) -> Seam {
+        let target = self.target.clone();
+        Seam::with_listeners(move |options| target.execute(move || Listener::start(options)))
+    }
+
+    /// A connector at the source and a listener at the target, each in a process of its own, after
+    /// the negotiation of a plane. The program needs the role
+    /// [`listener_process`](role::listener_process).
     pub fn tunnel(&self, plane: &str) -> NegotiatedTunnel {
-        let listeners = self.target.execute(crate::role::listeners);
-        NegotiatedTunnel::on_plane(
-            plane,
-            Seam::with_listeners(listeners),
-            &plane_request(plane, &json!({})),
-        )
+        let seam = Seam::with_listeners(self.target.execute(role::listeners));
+        NegotiatedTunnel::on_plane(plane, seam, &plane_request(plane, &json!({})))
     }
 
     fn change_both(&self, change: impl Fn(&mut Conditions)) {
