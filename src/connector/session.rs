@@ -1,7 +1,7 @@
 //! One run of the connector: reads commands from standard input and carries them out.
 
 use super::api_address::ApiAddress;
-use super::dial::{self, ApiEndpoint, DialError};
+use super::dial::{self, ApiEndpoint, DialError, Websocket};
 use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
 use super::negotiation::{Negotiated, ReachedApi, negotiate};
@@ -16,6 +16,7 @@ use crate::direct::message::Stat;
 use crate::plan::Plan;
 use crate::plane::Plane;
 use crate::process::{Input, Line, Log, Output, too_long};
+use crate::tuning::Tuning;
 use serde_json::{Value, json};
 use std::future::pending;
 use std::io;
@@ -109,6 +110,8 @@ pub(super) struct Connector {
     /// The listener that forwards connect to. Without one, they use websockets.
     target: Option<Arc<DirectTarget>>,
     forwards: Vec<RunningForward>,
+    /// For the connections of forwards.
+    tuning: Arc<Tuning>,
     traffic: Arc<Traffic>,
     /// Whether the record was logged.
     recorded: bool,
@@ -137,6 +140,7 @@ impl Connector {
             plan: None,
             target: None,
             forwards: Vec::new(),
+            tuning: Arc::new(Tuning::new(options.tuning())),
             traffic,
             recorded: false,
             import: DiskImport::default(),
@@ -206,7 +210,12 @@ impl Connector {
         }
         let opened = async {
             let endpoint = ApiEndpoint::new(data, self.address.clone())?;
-            let (sender, receiver, protection) = endpoint.dial(None, &self.options).await?;
+            let Websocket {
+                sender,
+                receiver,
+                protection,
+                ..
+            } = endpoint.dial(None, &self.options).await?;
             let api = ReachedApi {
                 host: endpoint.host().to_owned(),
                 address: protection.remote.map(|remote| remote.ip()),
@@ -266,6 +275,7 @@ impl Connector {
         }
         match negotiate(&request, worker, api, &self.options, &self.log).await {
             Ok(Negotiated { plan, target }) => {
+                self.tuning = Arc::new(Tuning::new(request.tuning(&self.options)));
                 let summary = target.as_ref().map(DirectTarget::summary);
                 let answer = json!({ "plan": &plan, "direct": summary });
                 self.plan = Some(plan);
@@ -383,7 +393,8 @@ impl Connector {
             }
         };
         let log = self.log.clone();
-        Ok(Forward::new(path, transport, &self.traffic, log)?)
+        let tuning = self.tuning.clone();
+        Ok(Forward::new(path, transport, &self.traffic, tuning, log)?)
     }
 
     /// Sends a line of the caller to the worker.

@@ -108,7 +108,7 @@ sub _uninterrupted ($code) {
 # Starts a connector, which is not connected yet.
 sub _start ($tunnel_params, $request, $read_line, $log) {
     # For connections through the target's API. For direct planes the request contains it.
-    my $options = { dead_peer_timeout => $request->{dead_peer_timeout} };
+    my $options = { map { $_ => $request->{$_} } qw(dead_peer_timeout congestion buffer) };
     return {
         %{ PVE::Tunnel::Client::Child::start($log, $options) },
         connector => "pve-tunnel $VERSION",
