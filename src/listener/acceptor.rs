@@ -14,7 +14,7 @@ use crate::process::Log;
 use crate::relay::Local;
 use crate::system::{keepalive, lock};
 use crate::tls::{Server, TlsError, buffered};
-use crate::tuning::{Observer, Settings, Tuning};
+use crate::tuning::{Limit, Observer, Settings, Tuning};
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
@@ -360,6 +360,9 @@ impl Observer for Connection<'_> {
             format_args!("listener: '{path}': connection {number}: {text}"),
         );
     }
+
+    /// The source reports what limits the migration.
+    fn limited_by(&self, _: Limit, _: Duration) {}
 }
 
 /// Connects to the program that listens on `path`. If its accept queue is full, the connection is

@@ -7,10 +7,12 @@
 //! * `settings`: what the administrator requests for a network.
 //! * `tuner`: the decision, a pure state machine over samples of `TCP_INFO`.
 //! * `loss`: whether a path loses packets, a part of that decision.
+//! * `limit`: what limits a connection, for log and record.
 //! * `budget`: how much memory all connections of a process may request.
 //! * `monitor`: samples a connection while it is open, and applies what the tuner decides.
 
 mod budget;
+mod limit;
 mod loss;
 mod monitor;
 #[cfg(test)]
@@ -19,5 +21,6 @@ mod sample;
 mod settings;
 mod tuner;
 
+pub(crate) use limit::{Limit, LimitTimes};
 pub(crate) use monitor::{INTERVAL, Monitor, Observer, Tuning};
 pub use settings::{BUFFER_SIZES, Buffer, Congestion, Settings};

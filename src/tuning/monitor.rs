@@ -1,6 +1,7 @@
 //! Sampling of a connection while it is open, and the changes of its socket.
 
 use super::budget::{Budget, Share};
+use super::limit::{Limit, limit};
 use super::sample::Sample;
 use super::settings::Settings;
 use super::tuner::{Change, Mebibytes, Tuner};
@@ -17,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 /// Longest interval between two samples.
@@ -36,6 +38,8 @@ const UNSENT_LIMIT: u32 = 4 << 20;
 pub(crate) trait Observer: Sync {
     /// A change of the socket, for the log.
     fn socket_changed(&self, text: &dyn Display);
+    /// This has limited what the connection sends, for that time.
+    fn limited_by(&self, limit: Limit, time: Duration);
 }
 
 /// What the connections of one migration share: the settings of their network, and what was found out
@@ -117,8 +121,10 @@ struct Connection<'a> {
     socket: BorrowedFd<'a>,
     tuner: Tuner,
     share: Share,
-    /// The last sample, none before the first one.
-    before: Option<Sample>,
+    /// The last sample, and how long this process had been busy then. None before the first one.
+    before: Option<(Sample, Duration)>,
+    /// The largest window of the peer so far, in bytes.
+    largest_window: u32,
     /// Short intervals that are left, and whether the next one is short.
     first_samples: u32,
     is_starting: bool,
@@ -134,6 +140,7 @@ impl<'a> Connection<'a> {
             tuner: Tuner::new(tuning.settings, tuning.receive_limit()),
             share: tuning.budget.share(),
             before: None,
+            largest_window: 0,
             first_samples: FIRST_SAMPLES,
             is_starting: false,
         };
@@ -158,9 +165,19 @@ impl<'a> Connection<'a> {
     }
 
     fn observe(&mut self, sample: Sample) {
-        let before = self.before.replace(sample);
+        self.largest_window = self.largest_window.max(sample.info.send_window);
+        let busy = busy_time();
+        let before = self.before.replace((sample, busy));
+        if let Some((before, busy_before)) = before {
+            let elapsed = sample.at.saturating_duration_since(before.at);
+            let busy = busy.saturating_sub(busy_before).as_secs_f64();
+            let busy = busy / elapsed.as_secs_f64().max(f64::EPSILON);
+            if let Some(limit) = limit(&before, &sample, busy, self.largest_window) {
+                self.observer.limited_by(limit, elapsed);
+            }
+        }
         let needed = self.tuner.needs_samples() && sample.is_far();
-        self.is_starting = needed && before.is_some_and(|before| moved(&before, &sample));
+        self.is_starting = needed && before.is_some_and(|(before, _)| moved(&before, &sample));
         if needed {
             let changes = self.tuner.observe(sample, self.share.allowance());
             self.apply_all(changes);
@@ -249,6 +266,12 @@ fn sample(socket: BorrowedFd<'_>) -> io::Result<Sample> {
 fn moved(before: &Sample, now: &Sample) -> bool {
     let bytes = |sample: &Sample| (sample.info.bytes_acked, sample.info.bytes_received);
     bytes(before) != bytes(now)
+}
+
+/// How long the runtime's thread has been busy so far. It counts as busy while it could run and another
+/// process has its core.
+fn busy_time() -> Duration {
+    Handle::current().metrics().worker_total_busy_duration(0)
 }
 
 /// What a refused congestion control needs.

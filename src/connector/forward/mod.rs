@@ -10,12 +10,12 @@ mod local_socket;
 mod queue;
 mod transport;
 
-pub(super) use counters::{Total, Traffic};
+pub(super) use counters::{LimitedBy, Total, Traffic};
 pub(super) use transport::{Transport, TransportError};
 
 use crate::process::Log;
 use crate::relay::Local;
-use crate::tuning::{Observer, Tuning};
+use crate::tuning::{Limit, Observer, Tuning};
 use counters::ForwardCounters;
 use local_socket::LocalSocket;
 use std::fmt::Display;
@@ -295,6 +295,10 @@ impl Observer for Connection {
             "changes of sockets",
             format_args!("forward '{name}': connection {number}: {text}"),
         );
+    }
+
+    fn limited_by(&self, limit: Limit, time: Duration) {
+        self.counters.limited_by(limit, time);
     }
 }
 

@@ -361,7 +361,8 @@ path), C<fingerprint> and C<own_fingerprint> (C<tls>)
 
 after C<finish_tunnel>, the connector's record: C<plane>, C<forwards_plane>, C<protocol>,
 C<cipher>, C<local>, C<remote>, C<fingerprint>, C<own_fingerprint>, C<sent> and C<received> (bytes),
-C<seconds>, C<forwards>, C<connections>, C<failed>, C<refused> (by the target: counts by reason).
+C<seconds>, C<forwards>, C<connections>, C<failed>, C<limited_by> (what limited the data for most of
+the time) and C<limited> (seconds by limit), C<refused> (by the target: counts by reason).
 Absent if the connector did not answer.
 
 =item C<params>
