@@ -1,10 +1,11 @@
 //! Socket options that change how TCP sends: buffers and congestion control (socket(7), tcp(7)).
 
+use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBufForce};
 use socket2::SockRef;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// The sizes of a socket's buffers in bytes, as the kernel counts them: with its own bookkeeping. A
 /// buffer holds about this amount of data in large segments.
@@ -42,9 +43,25 @@ pub(crate) fn force_send_buffer(
     SockRef::from(&socket).set_tcp_notsent_lowat(unsent_limit)
 }
 
-/// Sets the size of the receive buffer, with the same privilege. The kernel then no longer adapts it.
+/// Sets the size of the receive buffer, with the same privilege, and the largest window to half of it:
+/// the kernel adapts neither of them any more. The other half is for its own bookkeeping, which small
+/// segments need.
 pub(crate) fn force_receive_buffer(socket: impl AsFd, bytes: usize) -> io::Result<()> {
-    Ok(setsockopt(&socket, RcvBufForce, &(bytes / 2))?)
+    setsockopt(&socket, RcvBufForce, &(bytes / 2))?;
+    let window = libc::c_int::try_from(bytes / 2).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads an int, which is valid for the whole call.
+    #[allow(unsafe_code)]
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_WINDOW_CLAMP,
+            (&raw const window).cast(),
+            size_of_val(&window) as libc::socklen_t,
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
 }
 
 /// The name of a socket's congestion control.
