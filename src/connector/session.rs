@@ -1,10 +1,11 @@
 //! One run of the connector: reads commands from standard input and carries them out.
 
+use super::address_rules::{AddressRules, ReachedApi};
 use super::api_address::ApiAddress;
 use super::dial::{self, ApiEndpoint, DialError, Websocket};
 use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
-use super::negotiation::{Negotiated, ReachedApi, negotiate};
+use super::negotiation::{Negotiated, negotiate};
 use super::protocol::{self, Command, FinishData, ForwardData, PlaneRequest, TargetData};
 use super::record::{Record, RecordedPath};
 use super::worker::{
@@ -273,11 +274,12 @@ impl Connector {
         if self.plan.is_some() {
             return self.refuse("direct: there is already a plan").await;
         }
-        match negotiate(&request, worker, api, &self.options, &self.log).await {
+        let rules = AddressRules::new(&request, api);
+        match negotiate(&request, worker, &rules, &self.options, &self.log).await {
             Ok(Negotiated { plan, target }) => {
                 self.tuning = Arc::new(Tuning::new(request.tuning(&self.options)));
                 let summary = target.as_ref().map(DirectTarget::summary);
-                let answer = json!({ "plan": &plan, "direct": summary });
+                let answer = json!({ "plan": &plan, "direct": summary, "rules": rules.to_json() });
                 self.plan = Some(plan);
                 self.target = target.map(Arc::new);
                 self.answer(protocol::success(answer)).await
