@@ -378,10 +378,12 @@ int32_t pve_tunnel_plan(const char *input, char **out);
 //   public              true if clear text may go to publicly routable addresses
 //   gateway             true if clear text may go through the default gateway
 //   dead_peer_timeout   seconds, 1 to 3600
+//   congestion          "auto", "system", "bbr" or "cubic"
+//   buffer              "auto", "system", or a number of bytes
 //   reason              why this network was selected, in one sentence
 //
 // On the target node: `network` (a CIDR or an interface name of this node, or null for its own
-// address), `configured`, `require_encryption`, `public` and `reason`.
+// address), `configured`, `require_encryption`, `public`, `congestion`, `buffer` and `reason`.
 //
 // Errors: NULL_POINTER; TOO_LONG above 1 MiB; NOT_UTF8; INVALID_ARGUMENT if `input` is not such an
 // object, its remote is not a host, its network is malformed, or `text` has a mistake; REFUSED if
@@ -536,6 +538,10 @@ int32_t pve_tunnel_guard_check(const char *input, char **out);
 //   dead_peer_timeout  time without progress after which a connection to the API counts as dead,
 //                      by default 60
 //   ping_interval      time without a sent frame after which a websocket sends a ping, by default 20
+//   congestion         how TCP reacts to loss on connections with guest data: "auto" (the default),
+//                      "system", "bbr" or "cubic"
+//   buffer             the size of their buffers: "auto" (the default), "system", or a number of
+//                      bytes from 65536 to 268435456
 //   end_with_parent    true: the kernel sends SIGTERM when the thread that forked this process
 //                      ends; by default false
 //
@@ -589,6 +595,9 @@ int32_t pve_tunnel_connector_run(int input, int output, int log, const char *opt
 //   public             true: "tcp" may listen on a publicly routable address; by default false
 //   hello_timeout      time limit for TLS and the handshake of a connection, by default 10
 //   dead_peer_timeout  time after which a silent source counts as dead, by default 60
+//   congestion         how TCP reacts to loss: "auto" (the default), "system", "bbr" or "cubic"
+//   buffer             the size of the buffers: "auto" (the default), "system", or a number of
+//                      bytes from 65536 to 268435456
 //
 // Times are in seconds, from 0.001 to 3600.
 //

@@ -108,7 +108,7 @@ sub _uninterrupted ($code) {
 # Starts a connector, which is not connected yet.
 sub _start ($tunnel_params, $request, $read_line, $log) {
     # For connections through the target's API. For direct planes the request contains it.
-    my $options = { dead_peer_timeout => $request->{dead_peer_timeout} };
+    my $options = { map { $_ => $request->{$_} } qw(dead_peer_timeout congestion buffer) };
     return {
         %{ PVE::Tunnel::Client::Child::start($log, $options) },
         connector => "pve-tunnel $VERSION",
@@ -370,7 +370,8 @@ L<PVE::Tunnel::Native/guard_check>, without the address.
 
 after C<finish_tunnel>, the connector's record: C<plane>, C<forwards_plane>, C<protocol>,
 C<cipher>, C<local>, C<remote>, C<fingerprint>, C<own_fingerprint>, C<sent> and C<received> (bytes),
-C<seconds>, C<forwards>, C<connections>, C<failed>, C<refused> (by the target: counts by reason).
+C<seconds>, C<forwards>, C<connections>, C<failed>, C<limited_by> (what limited the data for most of
+the time) and C<limited> (seconds by limit), C<refused> (by the target: counts by reason).
 Absent if the connector did not answer.
 
 =item C<params>
