@@ -46,15 +46,15 @@ sub is_clean ($value, $what) {
 }
 
 subtest 'strings' => sub {
-    my $print = 'ab' x 32;
-    is_clean(PVE::Tunnel::Native::fingerprint_parse($print), 'a fingerprint');
+    my $fingerprint = 'ab' x 32;
+    is_clean(PVE::Tunnel::Native::fingerprint_parse($fingerprint), 'a fingerprint');
     is_tainted(
-        PVE::Tunnel::Native::fingerprint_parse($print . $TAINT),
+        PVE::Tunnel::Native::fingerprint_parse($fingerprint . $TAINT),
         'a fingerprint from tainted text'
     );
     is_clean(PVE::Tunnel::Native::version(), 'the version');
 
-    for my $text ($print, $print . $TAINT) {
+    for my $text ($fingerprint, $fingerprint . $TAINT) {
         my $check = tainted($text) ? \&is_tainted : \&is_clean;
         my $what = tainted($text) ? 'tainted' : 'clean';
         tie(my $tied, 'Tied', $text);
@@ -63,9 +63,9 @@ subtest 'strings' => sub {
         $check->(PVE::Tunnel::Native::fingerprint_parse($object), "$what text of an object");
     }
 
-    my $checked = PVE::Tunnel::Native::fingerprint_parse($print . $TAINT);
-    my ($pattern) = $checked =~ m/\A((?:[0-9A-F]{2}:){31}[0-9A-F]{2})\z/ or die "no fingerprint\n";
-    is_clean($pattern, 'a fingerprint that a pattern has checked');
+    my $checked = PVE::Tunnel::Native::fingerprint_parse($fingerprint . $TAINT);
+    my ($captured) = $checked =~ m/\A((?:[0-9A-F]{2}:){31}[0-9A-F]{2})\z/ or die "no fingerprint\n";
+    is_clean($captured, 'a fingerprint that a pattern has checked');
 };
 
 subtest 'mask' => sub {

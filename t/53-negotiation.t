@@ -92,6 +92,13 @@ sub migrate_volume ($tunnel, $node) {
     return 8 + length $data;
 }
 
+# The address to which QEMU may connect, if the target announces this one.
+sub endpoint ($tunnel, $address) {
+    my %announced = (migrate => { proto => 'tcp', addr => $address, port => 60_000 });
+    my $rules = $tunnel->{rules};
+    return PVE::Tunnel::Native::endpoint_check({ %{ $rules->{endpoint} }, %announced })->{address};
+}
+
 my $node = TestNode::Node->start(dir => "$dir/new", listen => '127.0.0.1');
 my $old = TestNode::Node->start(dir => "$dir/old", listen => '127.0.0.1', old => 1);
 my @first_commands = qw(version query-disk-import);
@@ -181,6 +188,25 @@ subtest 'to a new node' => sub {
         logged('info')->[1],
         qr/uses plane 'qemu' from QEMU to QEMU, UNENCRYPTED, network \Q$NETWORK\E, and offline volumes use plane 'tcp' to /,
         'the log has both planes'
+    );
+    is(
+        endpoint($tunnel, '127.0.0.9'), '127.0.0.9',
+        'QEMU may connect to an address in the network'
+    );
+    like(
+        death(sub { endpoint($tunnel, '10.9.9.9') }),
+        qr/outside the migration network \Q$NETWORK\E/,
+        '... and to no other address'
+    );
+    is($tunnel->{rules}{guard}{network}, $NETWORK, 'the rules for clear text have the network');
+    PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
+
+    $tunnel = open_tunnel($node, migration_type => 'insecure', planes => ['qemu']);
+    is($tunnel->{plan}{plane}, 'qemu', 'the plane qemu without a network');
+    like(
+        death(sub { endpoint($tunnel, '10.9.9.9') }),
+        qr/announces address 10\.9\.9\.9, but its API was reached at 127\.0\.0\.1, /,
+        'without a network, QEMU may connect only to the address of the API'
     );
     PVE::Tunnel::Client::finish_tunnel($tunnel, 1);
 
@@ -394,7 +420,8 @@ subtest 'the connector' => sub {
             migration_type => 'secure', migration_network => undef, configured => JSON::false,
             network => undef, source_network => undef, caps => ['insecure-remote'],
             planes => ['tls'], require_encryption => JSON::false, public => JSON::false,
-            gateway => JSON::false, dead_peer_timeout => 60,
+            gateway => JSON::false, dead_peer_timeout => 60, congestion => 'auto',
+            buffer => 'auto',
         },
         'the connector receives the complete request'
     );

@@ -12,7 +12,7 @@ use std::path::Path;
 const FLOORS: &[&[&str]] = &[
     &["scalar", "plane", "secret"],
     &["system", "websocket", "tls"],
-    &["relay", "network"],
+    &["relay", "network", "tuning"],
     &["configuration", "capability"],
     &["plan", "process"],
     &["direct"],
@@ -23,7 +23,7 @@ const FLOORS: &[&[&str]] = &[
 /// The modules of the benchmarks (`bench/src`), lowest floor first.
 const BENCH_FLOORS: &[&[&str]] = &[
     &[
-        "affinity", "link", "measure", "network", "project", "qemu", "tunnel",
+        "affinity", "measure", "network", "project", "qemu", "tunnel",
     ],
     &["load", "peer", "perl"],
     &["connection", "plane", "role"],

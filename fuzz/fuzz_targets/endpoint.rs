@@ -1,18 +1,20 @@
 //! An accepted endpoint is a single address of another host, with a port of the range, inside the
-//! network, and its URI consists of the checked parts.
+//! network or at the address of the API, and its URI consists of the checked parts.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pve_tunnel::network::endpoint::{EndpointInput, Migrate, check};
 use pve_tunnel::network::{PORTS, Spec, uri_host};
+use std::net::IpAddr;
 
 fuzz_target!(|input: (
     Option<(String, String, String)>,
     Option<String>,
     Option<String>,
-    bool
+    bool,
+    Option<IpAddr>
 )| {
-    let (migrate, nbd_uri, network, allow_loopback) = input;
+    let (migrate, nbd_uri, network, allow_loopback, control) = input;
     let input = EndpointInput {
         migrate: migrate.map(|(proto, addr, port)| Migrate {
             proto,
@@ -22,6 +24,8 @@ fuzz_target!(|input: (
         nbd_uri,
         network,
         allow_loopback,
+        control,
+        ..EndpointInput::default()
     };
     let Ok(endpoint) = check(&input) else { return };
     let address = endpoint.address;
@@ -33,6 +37,8 @@ fuzz_target!(|input: (
             panic!("accepted with network {network}")
         };
         assert!(network.contains(&address));
+    } else if let Some(control) = control {
+        assert_eq!(address, control.to_canonical());
     }
     let host = uri_host(address);
     let expected = match &endpoint.export {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pve_tunnel::network::Spec;
+use pve_tunnel::network::{MAX_INTERFACE_LEN, Spec};
 
 fuzz_target!(|text: &str| match Spec::parse(text) {
     Ok(Spec::Cidr(network)) => {
@@ -11,7 +11,7 @@ fuzz_target!(|text: &str| match Spec::parse(text) {
         assert_eq!(network.trunc(), network);
     }
     Ok(Spec::Interface(name)) => {
-        assert!((1..=15).contains(&name.len()) && !name.contains(['/', ':']));
+        assert!((1..=MAX_INTERFACE_LEN).contains(&name.len()) && !name.contains(['/', ':']));
     }
     Err(_) => {}
 });

@@ -2,10 +2,12 @@
 //!
 //! It implements the protocol of `proxmox-websocket-tunnel` on its standard input and output
 //! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
-//! plane (`negotiation`), and serves forwards (`forward`). Each connection of a forward gets a
-//! websocket of its own (`dial`, `api_address`, `websocket_halves`) or a connection to the target's listener
-//! (`direct_target`). `session` carries the commands out, and `record` reports what was transferred.
+//! plane (`negotiation`, `address_rules`), and serves forwards (`forward`). Each connection of a
+//! forward gets a websocket of its own (`dial`, `api_address`, `websocket_halves`) or a connection to
+//! the target's listener (`direct_target`). `session` carries the commands out, and `record` reports
+//! what was transferred.
 
+mod address_rules;
 mod api_address;
 mod dial;
 mod direct_target;

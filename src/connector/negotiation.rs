@@ -2,6 +2,7 @@
 //! listener, and makes the plan again with the result.
 
 use super::Options;
+use super::address_rules::AddressRules;
 use super::direct_target::{Credentials, DirectTarget};
 use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::PlaneRequest;
@@ -9,15 +10,12 @@ use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::capability::{Capabilities, Capability, CapabilityError};
 use crate::direct::message::{MAX_ADDRESSES, Offer, Open};
 use crate::direct::{OLDEST_PROTOCOL, PROTOCOL};
-use crate::network::endpoint::{self, EndpointInput, Migrate};
-use crate::network::guard::{self, GuardInput};
-use crate::network::{Lookup, SystemLookup};
 use crate::plan::{Dial, Plan, PlanError, PlanInput, plan};
 use crate::plane::{MigrationType, Plane};
 use crate::process::Log;
 use crate::tls::Identity;
 use serde_json::json;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -39,14 +37,6 @@ pub(super) enum NegotiationError {
     /// The target's configuration may forbid the migration.
     #[error("the target's configuration has a mistake: {0}; fix it on the target node")]
     TargetConfiguration(String),
-}
-
-/// Where the target's API was reached.
-pub(super) struct ReachedApi {
-    /// The host of the URL.
-    pub(super) host: String,
-    /// The address of the control connection; none if the kernel does not report it.
-    pub(super) address: Option<IpAddr>,
 }
 
 /// The result of a negotiation.
@@ -80,7 +70,7 @@ struct Reached {
 pub(super) async fn negotiate(
     request: &PlaneRequest,
     worker: &WorkerChannel,
-    api: &ReachedApi,
+    rules: &AddressRules,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Negotiated, NegotiationError> {
@@ -120,7 +110,7 @@ pub(super) async fn negotiate(
             target: None,
         });
     };
-    let (dial, reached) = match reach(plane, request, worker, api, options, log).await {
+    let (dial, reached) = match reach(plane, request, worker, rules, options, log).await {
         Ok(reached) => (
             Dial {
                 ok: true,
@@ -236,7 +226,7 @@ async fn reach(
     plane: Plane,
     request: &PlaneRequest,
     worker: &WorkerChannel,
-    api: &ReachedApi,
+    rules: &AddressRules,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Reached, Failed> {
@@ -257,7 +247,7 @@ async fn reach(
         operation["fingerprint"] = json!(identity.fingerprint().to_string());
     }
     let reached = match request_operation::<Open>(worker, &operation).await {
-        Ok(open) => dial(&open, identity.as_ref(), request, api, options, log).await,
+        Ok(open) => dial(&open, identity.as_ref(), request, rules, options, log).await,
         // There is no listener, or it cannot be closed any more.
         Err(error @ (RequestError::Refused(_) | RequestError::NoControl)) => {
             return Err(Failed::new(error));
@@ -275,7 +265,7 @@ async fn dial(
     open: &Open,
     identity: Option<&Identity>,
     request: &PlaneRequest,
-    api: &ReachedApi,
+    rules: &AddressRules,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Reached, Failed> {
@@ -289,7 +279,7 @@ async fn dial(
             "the target opened plane '{plane}' with protocol {protocol}, which was not requested"
         )));
     }
-    let (candidates, warnings) = acceptable(open, request, api)?;
+    let (candidates, warnings) = acceptable(open, rules)?;
     let credentials = Credentials::new(open, identity, options).map_err(Failed::new)?;
     let unreachable = |addresses: String, cause: String| Failed {
         addresses: Some((addresses, open.port)),
@@ -308,21 +298,12 @@ async fn dial(
 }
 
 /// The announced addresses that may be dialled, with warnings about them.
-fn acceptable(
-    open: &Open,
-    request: &PlaneRequest,
-    api: &ReachedApi,
-) -> Result<(Vec<Candidate>, Vec<String>), Failed> {
+fn acceptable(open: &Open, rules: &AddressRules) -> Result<(Vec<Candidate>, Vec<String>), Failed> {
     let mut accepted = Vec::new();
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     for &address in open.addresses.iter().take(MAX_ADDRESSES) {
-        match acceptable_one(
-            open.plane,
-            SocketAddr::new(address, open.port),
-            request,
-            api,
-        ) {
+        match rules.accept(open.plane, SocketAddr::new(address, open.port)) {
             Ok((candidate, mut more)) => {
                 accepted.push(candidate);
                 more.retain(|warning| !warnings.contains(warning));
@@ -338,66 +319,4 @@ fn acceptable(
         }));
     }
     Ok((accepted, warnings))
-}
-
-/// Accepts an address in the migration network with a port of the migration range. For clear text the
-/// guard has to accept it too.
-fn acceptable_one(
-    plane: Plane,
-    endpoint: SocketAddr,
-    request: &PlaneRequest,
-    api: &ReachedApi,
-) -> Result<(Candidate, Vec<String>), String> {
-    let address = endpoint.ip();
-    // Another kind of network is an interface or ID of the target, without a meaning on this node.
-    let cidr = request
-        .network
-        .clone()
-        .filter(|network| network.contains('/'));
-    let announced = EndpointInput {
-        migrate: Some(Migrate {
-            proto: "tcp".to_owned(),
-            addr: address.to_string(),
-            port: endpoint.port().into(),
-        }),
-        // A network of loopback addresses means that both ends are on one machine.
-        allow_loopback: cidr.is_some(),
-        network: cidr.clone(),
-        // An interface or ID that the operator has named is the target's to resolve.
-        control: api.address.filter(|_| request.network.is_none()),
-        remote: Some(api.host.clone()),
-        configured: request
-            .migration_network
-            .clone()
-            .filter(|_| request.configured),
-        ..EndpointInput::default()
-    };
-    endpoint::check(&announced).map_err(|error| error.to_string())?;
-    // A listener on this node itself would be another migration's. Without a route, the connection
-    // fails with the kernel's reason.
-    let own = || SystemLookup.route(address).is_ok_and(|route| route.local);
-    if plane == Plane::Tls && !address.is_loopback() && own() {
-        return Err(format!(
-            "the target announces {address}, which is an address of this node itself"
-        ));
-    }
-    if plane == Plane::Tls {
-        return Ok((Candidate::any_path(endpoint), Vec::new()));
-    }
-    let input = GuardInput {
-        address: address.to_string(),
-        // An interface that the call names exists on this node too. A network that is configured for
-        // the target may be an interface or ID of the target.
-        network: match request.configured {
-            true => cidr,
-            false => request.network.clone(),
-        },
-        source_network: request.source_network.clone(),
-        public: request.public,
-        gateway: request.gateway,
-    };
-    let verdict = guard::check(&input, &SystemLookup).map_err(|error| error.to_string())?;
-    // The connection uses exactly what was checked. If the route changes meanwhile, it fails.
-    let candidate = Candidate::from(endpoint, verdict.source, verdict.interface);
-    Ok((candidate, verdict.warnings))
 }

@@ -56,7 +56,7 @@ pub use port::{BoundAddresses, BoundPort, PORTS, bind_port, bind_port_on};
 pub use reservations::Reservations;
 pub use route::Route;
 pub use scope::Scope;
-pub use spec::Spec;
+pub use spec::{MAX_INTERFACE_LEN, Spec};
 
 use std::net::IpAddr;
 

@@ -10,7 +10,7 @@ use crate::scalar;
 
 /// Longest name of an interface, in bytes: that of an alternative name, the kernel's `ALTIFNAMSIZ`
 /// without the terminating NUL. The first name has at most 15 bytes (`IFNAMSIZ`).
-const MAX_INTERFACE_LEN: usize = 127;
+pub const MAX_INTERFACE_LEN: usize = 127;
 
 /// Shortest prefix, in bits; PVE's own format for a CIDR has the same bound. A wider network is not
 /// one that belongs to a single operator, and the checks that keep clear text inside it would

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Much longer than any step of a test takes.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub type Outcome<T> = Result<T, TlsError>;
 pub type Stream = TlsStream<UnixStream>;
@@ -32,7 +32,7 @@ pub async fn complete_handshake(
 ) -> (Outcome<Stream>, Outcome<Stream>) {
     let (near, far) = UnixStream::pair().unwrap();
     let both = async { tokio::join!(client.handshake("192.0.2.7", near), server.handshake(far)) };
-    timeout(LIMIT, both).await.unwrap()
+    timeout(STEP_TIMEOUT, both).await.unwrap()
 }
 
 /// One-time identities of a source and of a target.
@@ -59,7 +59,10 @@ pub async fn established() -> (Stream, Stream) {
 /// The error that a source receives from a target that refused it. In TLS 1.3 the alert arrives
 /// after the source's handshake is complete.
 pub async fn alert_after_handshake(mut stream: impl AsyncRead + Unpin) -> TlsError {
-    let error = timeout(LIMIT, stream.read_u8()).await.unwrap().unwrap_err();
+    let error = timeout(STEP_TIMEOUT, stream.read_u8())
+        .await
+        .unwrap()
+        .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     TlsError::from_alert(Peer::Target, &error).unwrap_or_else(|| panic!("no alert: {error}"))
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testing::assert_error;
 use testing::pattern;
 use testing::tls::{
-    LIMIT, alert_after_handshake, certificate_of, complete_handshake, established, identities,
-    pinned_pair,
+    STEP_TIMEOUT, alert_after_handshake, certificate_of, complete_handshake, established,
+    identities, pinned_pair,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -106,11 +106,11 @@ where
 #[tokio::test]
 async fn either_end_can_finish_first_and_still_receive_data() {
     let (near, far) = established().await;
-    timeout(LIMIT, end_first_direction(near, far))
+    timeout(STEP_TIMEOUT, end_first_direction(near, far))
         .await
         .unwrap();
     let (near, far) = established().await;
-    timeout(LIMIT, end_first_direction(far, near))
+    timeout(STEP_TIMEOUT, end_first_direction(far, near))
         .await
         .unwrap();
 }

@@ -13,7 +13,7 @@ use rustls::crypto::ring::default_provider;
 use std::io::ErrorKind;
 use testing::assert_error;
 use testing::openssl::{Certificate, Server};
-use testing::tls::{LIMIT, api_server, certified, provider_with};
+use testing::tls::{STEP_TIMEOUT, api_server, certified, provider_with};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{JoinHandle, spawn};
@@ -91,7 +91,7 @@ fn with_low_limits(suites: &[SupportedCipherSuite]) -> CryptoProvider {
 
 /// The received bytes of a stream, within a time limit.
 async fn received(server: JoinHandle<Received>) -> Received {
-    timeout(LIMIT, server).await.unwrap().unwrap()
+    timeout(STEP_TIMEOUT, server).await.unwrap().unwrap()
 }
 
 /// Sends pieces of this length until an error or until there were `most`. Returns the bytes that

@@ -7,7 +7,7 @@ use rustls::version::{TLS12, TLS13};
 use std::io;
 use testing::assert_error;
 use testing::tls::{
-    LIMIT, alert_after_handshake, certificate_of, certified, complete_handshake, identities,
+    STEP_TIMEOUT, alert_after_handshake, certificate_of, certified, complete_handshake, identities,
     pinned_pair, server_name, unverifying_client, unverifying_server,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -114,7 +114,7 @@ async fn a_peer_that_does_not_use_tls_is_reported() {
     for bytes in NOT_TLS {
         let (mut peer, far) = UnixStream::pair().unwrap();
         peer.write_all(bytes).await.unwrap();
-        let refused = timeout(LIMIT, server.handshake(far)).await.unwrap();
+        let refused = timeout(STEP_TIMEOUT, server.handshake(far)).await.unwrap();
         assert_error!(
             refused.unwrap_err(),
             TlsError::NotTls(Peer::Source),
@@ -123,7 +123,7 @@ async fn a_peer_that_does_not_use_tls_is_reported() {
 
         let (near, mut peer) = UnixStream::pair().unwrap();
         peer.write_all(bytes).await.unwrap();
-        let refused = timeout(LIMIT, client.handshake("192.0.2.7", near))
+        let refused = timeout(STEP_TIMEOUT, client.handshake("192.0.2.7", near))
             .await
             .unwrap();
         assert_error!(

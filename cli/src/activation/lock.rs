@@ -78,6 +78,7 @@ fn whole_file(lock: libc::c_int) -> libc::flock {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ Demo::Migration - moves a running guest to another node, as qemu-server does
     my $migration = Demo::Migration->new(
         plane => 'websocket', guest => $guest, volumes => { unused0 => "$dir/unused0.raw" },
         node => $node, target_vmid => 200, dir => $dir,
-        network => 'demo', loopback => 0, progress => $progress, log => $log,
+        network => 'demo', progress => $progress, log => $log,
     );
     my $result = $migration->run;
 
@@ -23,7 +23,6 @@ C<run> for the steps.
 
 use v5.36;
 
-use JSON ();
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Client;
@@ -53,8 +52,8 @@ use constant {
 Class method. Takes C<plane> (a name of L<Demo::Plane>), C<guest> (a running L<TestNode::Guest>
 booted from L<Demo::Image>), C<volumes> (hash: name to file of each volume that the guest does not
 use; may be absent), C<node> (a L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and dumps),
-C<network> (the migration network: ID or CIDR), C<loopback> (true if both nodes use loopback),
-C<progress> (a L<Demo::Progress>), and C<log> as for the tunnel.
+C<network> (the migration network: ID or CIDR), C<progress> (a L<Demo::Progress>), and C<log> as for
+the tunnel.
 
 =head2 run
 
@@ -272,17 +271,10 @@ sub check_endpoints ($self, $migrate, $drives) {
 # Validates the announced endpoint, then the route to it: clear text must not leave the migration
 # network.
 sub checked_endpoint ($self, %announced) {
-    my $decided =
-        PVE::Tunnel::Client::Negotiation::wish($self->{node}->conn, { %{ $self->{request} } });
-    my $loopback = $self->{loopback} ? JSON::true : JSON::false;
-    my $endpoint = PVE::Tunnel::Native::endpoint_check(
-        { %announced, network => $decided->{network}, allow_loopback => $loopback });
-    my $route = PVE::Tunnel::Native::guard_check(
-        {
-            address => $endpoint->{address},
-            map { $_ => $decided->{$_} } qw(network source_network public gateway),
-        },
-    );
+    my $rules = $self->{tunnel}{rules};
+    my $endpoint = PVE::Tunnel::Native::endpoint_check({ %{ $rules->{endpoint} }, %announced });
+    my $route =
+        PVE::Tunnel::Native::guard_check({ %{ $rules->{guard} }, address => $endpoint->{address} });
     for my $warning (@{ $route->{warnings} }) {
         $self->{log}->('warn', $warning) if !$self->{warned}{$warning}++;
     }

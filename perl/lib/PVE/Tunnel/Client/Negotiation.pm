@@ -83,7 +83,7 @@ sub negotiate ($tunnel, $request) {
     my $answer = PVE::Tunnel::Client::Lines::ask($tunnel, DIRECT_LIMIT, $command);
     my ($plan, $direct) = @$answer{qw(plan direct)};
     die "the connector's answer has no plan\n" if ref($plan) ne 'HASH';
-    @$tunnel{qw(plan direct)} = ($plan, $direct);
+    @$tunnel{qw(plan direct rules)} = ($plan, $direct, $answer->{rules});
 
     my $log = $tunnel->{log};
     for my $warning (@{ $plan->{warnings} }) {
