@@ -70,6 +70,13 @@ impl AddressRules {
         endpoint: SocketAddr,
     ) -> Result<(Candidate, Vec<String>), String> {
         let address = endpoint.ip();
+        // A listener on this node itself would be another migration's. Without a route, the connection
+        // fails with the kernel's reason. Loopback is this node itself on purpose, if it is permitted.
+        if !address.is_loopback() && SystemLookup.route(address).is_ok_and(|route| route.local) {
+            return Err(format!(
+                "the target announces {address}, which is an address of this node itself"
+            ));
+        }
         let announced = EndpointInput {
             migrate: Some(Migrate {
                 proto: "tcp".to_owned(),
@@ -79,14 +86,6 @@ impl AddressRules {
             ..self.endpoint.clone()
         };
         endpoint::check(&announced).map_err(|error| error.to_string())?;
-        // A listener on this node itself would be another migration's. Without a route, the connection
-        // fails with the kernel's reason.
-        let own = || SystemLookup.route(address).is_ok_and(|route| route.local);
-        if plane == Plane::Tls && !address.is_loopback() && own() {
-            return Err(format!(
-                "the target announces {address}, which is an address of this node itself"
-            ));
-        }
         if plane == Plane::Tls {
             return Ok((Candidate::any_path(endpoint), Vec::new()));
         }

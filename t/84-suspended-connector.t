@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 
-# A process of a migration that does nothing for longer than the dead-peer limit (SIGSTOP), and then
-# continues: the migration stays failed, and nothing is left.
+# A connector that does nothing for longer than the dead-peer limit (SIGSTOP), and then continues: the
+# migration stays failed, and nothing is left.
 use v5.36;
 
 use FindBin;
@@ -14,12 +14,7 @@ use Test::PrivateNetwork;
 use Test::SuspendedProcess qw(suspend_at);
 
 my %VOLUME = volume_migration(1200);
-for my $plane (qw(tls tcp)) {
-    suspend_at(%VOLUME, plane => $plane, victim => $_, point => 'volume')
-        for qw(connector listener);
-}
-# The worker is on the control connection, which is the same on both planes.
-suspend_at(%VOLUME, plane => 'tls', victim => 'worker', point => 'volume');
+suspend_at(%VOLUME, plane => $_, victim => 'connector', point => 'volume') for qw(tls tcp);
 # All bytes are in the tunnel: the target could take the loss of the connection for their end.
 suspend_at(%VOLUME, plane => 'tls', victim => 'connector', point => 'volume end');
 next_succeeds(%VOLUME, plane => 'tls');

@@ -1,0 +1,21 @@
+#!/usr/bin/perl
+
+# A listener that does nothing for longer than the dead-peer limit (SIGSTOP), and then continues: the
+# migration stays failed, and nothing is left.
+use v5.36;
+
+use FindBin;
+use Test::More;
+
+use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
+use Test::FaultInjection qw(next_succeeds);
+use Test::FaultSetup qw(volume_migration);
+use Test::PrivateNetwork;
+use Test::SuspendedProcess qw(suspend_at);
+
+my %VOLUME = volume_migration(1200);
+suspend_at(%VOLUME, plane => $_, victim => 'listener', point => 'volume') for qw(tls tcp);
+next_succeeds(%VOLUME, plane => 'tls');
+
+$VOLUME{node}->stop;
+done_testing;
