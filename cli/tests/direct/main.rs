@@ -19,6 +19,7 @@ mod memory;
 mod mtu;
 mod progress;
 mod target;
+mod tuning;
 mod versions;
 mod windows;
 
