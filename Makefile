@@ -70,6 +70,7 @@ test-rust: setup
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel-cli
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel
 	$(CARGO) test --release --no-fail-fast -p testnode
+	$(CARGO) test --release --no-fail-fast -p testing
 
 test-perl: build manual
 	$(PROVE) t

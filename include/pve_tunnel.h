@@ -12,6 +12,8 @@
  * - The library keeps no input after a function returns. NULL is an error unless a function allows it.
  * - The library never prints, never exits, and never changes a signal handler. It starts no thread, except one to
  *   resolve a host name in pve_tunnel_connector_run.
+ * - If the memory for the input of a call cannot be allocated, every function that can fail returns
+ *   PVE_TUNNEL_STATUS_OUT_OF_MEMORY, and nothing has changed. docs/c.md lists the allocations that end the process.
  * - A defect in the library is returned as PVE_TUNNEL_STATUS_PANIC; the process continues.
  * - After a fork the child may use the library with new handles; existing handles belong to the process that created
  *   them.
@@ -69,6 +71,9 @@ enum pve_tunnel_status
     PVE_TUNNEL_STATUS_WRONG_PROCESS = -8,
     // A defect in this library. Please report the message.
     PVE_TUNNEL_STATUS_PANIC = -9,
+    // The memory that the call needs for its input cannot be allocated. Nothing has changed: the
+    // same call works when there is memory again.
+    PVE_TUNNEL_STATUS_OUT_OF_MEMORY = -10,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -205,7 +210,8 @@ void pve_tunnel_codec_free(struct pve_tunnel_codec *codec);
 // Afterwards call `pve_tunnel_codec_next` until it returns the opcode 0. Bytes that are not
 // decoded stay in memory. `data` may be NULL if `len` is 0.
 //
-// Errors: NULL_POINTER; TOO_LONG above 16 MiB in one call; WRONG_PROCESS.
+// Errors: NULL_POINTER; TOO_LONG above 16 MiB in one call; WRONG_PROCESS; OUT_OF_MEMORY, and then
+// the codec has none of the bytes: take what `pve_tunnel_codec_next` returns, and pass them again.
 //
 // # Safety
 //
@@ -226,9 +232,9 @@ int32_t pve_tunnel_codec_feed(struct pve_tunnel_codec *codec, const uint8_t *dat
 // `end` true. The payload of a close is empty, or it is a two-byte code in network byte order and
 // a reason in UTF-8. Nothing is returned after a close. The caller answers pings and closes.
 //
-// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer violates RFC 6455 or exceeds the frame
-// limit. After PROTOCOL the rest of the stream cannot be decoded: end the connection and free the
-// codec.
+// Errors: NULL_POINTER; WRONG_PROCESS; OUT_OF_MEMORY, and then the next call returns the same
+// piece; PROTOCOL if the peer violates RFC 6455 or exceeds the frame limit. After PROTOCOL the rest
+// of the stream cannot be decoded: end the connection and free the codec.
 //
 // # Safety
 //
@@ -250,7 +256,7 @@ int32_t pve_tunnel_codec_next(struct pve_tunnel_codec *codec,
 //
 // Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB in one call, or above 125 bytes in a
 // close, ping or pong; INVALID_ARGUMENT for another opcode; IO if the system returns no random
-// bytes for the mask.
+// bytes for the mask; OUT_OF_MEMORY.
 //
 // # Safety
 //

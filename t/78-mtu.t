@@ -18,7 +18,7 @@ BEGIN { Demo::Hosts::enter() }
 
 # A test that hangs must fail.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
-alarm(120);
+alarm(240);
 
 my $HOSTS = Demo::Hosts->new;
 plan skip_all => 'only root has two networks on one machine' if !$HOSTS->namespaces;
@@ -32,10 +32,37 @@ sub run (@command) {
     return;
 }
 
-# Without a limit of its own, the kernel passes larger packets over the link in one piece.
-my @JUMBO = qw(mtu 9000 gso_max_size 9000);
-run(qw(ip link set to-target), @JUMBO);
-run(@AT_TARGET, qw(ip link set to-source), @JUMBO);
+# Sets the MTU of both ends. Without a limit of its own, the kernel passes larger packets over the
+# link in one piece.
+sub set_mtu ($mtu) {
+    my @limits = (mtu => $mtu, gso_max_size => $mtu);
+    run(qw(ip link set to-target), @limits);
+    run(@AT_TARGET, qw(ip link set to-source), @limits);
+    return;
+}
+
+# One end drops what is larger than this, as a switch would. It still announces that it accepts
+# packets of the MTU that both ends had.
+sub drop_larger ($direction, $largest, $mtu) {
+    my ($device, $address, @where) =
+        $direction eq 'to the target'
+        ? ('to-source', $HOSTS->target, @AT_TARGET)
+        : ('to-target', $HOSTS->source);
+    run(@where, qw(ip link set), $device, mtu => $largest);
+    run(
+        @where, qw(ip route replace), $HOSTS->network, dev => $device, src => $address,
+        advmss => $mtu - 40
+    );
+    return;
+}
+
+# The opposite: each end announces what its MTU permits.
+sub drop_nothing ($mtu) {
+    set_mtu($mtu);
+    run(qw(ip route replace), $HOSTS->network, qw(dev to-target src), $HOSTS->source);
+    run(@AT_TARGET, qw(ip route replace), $HOSTS->network, qw(dev to-source src), $HOSTS->target);
+    return;
+}
 
 my $node = TestNode::Node->start(dir => "$DIR/node", listen => $HOSTS->target, wrap => \@AT_TARGET);
 
@@ -61,37 +88,41 @@ sub run_tunnel ($type) {
     return ($plane, undef, $log);
 }
 
-subtest 'the path delivers large packets' => sub {
-    for my $case ([secure => 'tls'], [insecure => 'tcp']) {
-        my ($type, $expected) = @$case;
-        my ($plane, $error) = run_tunnel($type);
-        is($plane, $expected, "$type: $expected") or diag($error);
-    }
-};
+# 1420 is the MTU of WireGuard.
+for my $mtu (9000, 1500, 1420) {
+    subtest "both ends have an MTU of $mtu" => sub {
+        drop_nothing($mtu);
+        for my $case ([secure => 'tls'], [insecure => 'tcp']) {
+            my ($type, $expected) = @$case;
+            my ($plane, $error) = run_tunnel($type);
+            is($plane, $expected, "$type: $expected") or diag($error);
+        }
+    };
+}
 
-# The target's end drops what is larger, as a switch would, and announces the large MTU.
-run(@AT_TARGET, qw(ip link set to-source mtu 1500));
-run(
-    @AT_TARGET, qw(ip route replace), $HOSTS->network, qw(dev to-source src), $HOSTS->target,
-    qw(advmss 8960)
-);
-my $LOST = qr/large packets to the target are lost.*ping -M do -s 8972 \Q${\$HOSTS->target}\E'/;
+my %ADDRESS = ('to the target' => $HOSTS->target, 'from the target' => $HOSTS->source);
+for my $direction ('to the target', 'from the target') {
+    subtest "an MTU of 9000, and packets $direction above 1500 bytes are lost" => sub {
+        drop_nothing(9000);
+        drop_larger($direction, 1500, 9000);
+        my $ping = "ping -M do -s 8972 $ADDRESS{$direction}";
+        my $lost = qr/large packets $direction are lost.*\Q$ping\E'/;
 
-subtest 'the path loses large packets to the target' => sub {
-    my ($plane, $error, $log) = run_tunnel('secure');
-    is($plane, 'websocket', 'secure: another plane') or diag($error);
-    like($log, $LOST, 'secure: the log has the cause');
+        my ($plane, $error, $log) = run_tunnel('secure');
+        is($plane, 'websocket', 'secure: another plane') or diag($error);
+        like($log, $lost, 'secure: the log has the cause');
 
-    ($plane, $error) = run_tunnel('insecure');
-    is($plane, undef, 'insecure: refused');
-    like($error, $LOST, 'insecure: the error has the cause');
-    like($error, qr/\A[^\n]+\n\z/, 'insecure: the error is one line');
-    unlike(
-        $node->worker_log($vmid),
-        qr/^command: (?:config|disk|start)/m,
-        'insecure: the target has created nothing'
-    );
-};
+        ($plane, $error) = run_tunnel('insecure');
+        is($plane, undef, 'insecure: refused');
+        like($error, $lost, 'insecure: the error has the cause');
+        like($error, qr/\A[^\n]+\n\z/, 'insecure: the error is one line');
+        unlike(
+            $node->worker_log($vmid),
+            qr/^command: (?:config|disk|start)/m,
+            'insecure: the target has created nothing'
+        );
+    };
+}
 
 $node->stop;
 done_testing;

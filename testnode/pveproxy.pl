@@ -115,8 +115,9 @@ sub token () {
 # Returns the arguments of AnyEvent::TLS and the fingerprint.
 sub tls () {
     my $directory = File::Temp->newdir('pveproxy-XXXXXX', TMPDIR => 1);
+    my $profile = $ENV{CARGO_PROFILE} // 'release';
     my @command = (
-        "$FindBin::RealBin/../target/release/testnode",
+        "$FindBin::RealBin/../target/$profile/testnode",
         '--make-certificate', "$directory", '--listen', $options{listen},
     );
     open my $made, '-|', @command or die "$command[0]: $!\n";

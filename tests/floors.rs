@@ -23,7 +23,7 @@ const FLOORS: &[&[&str]] = &[
 /// The modules of the benchmarks (`bench/src`), lowest floor first.
 const BENCH_FLOORS: &[&[&str]] = &[
     &[
-        "affinity", "link", "measure", "network", "project", "qemu", "tunnel",
+        "affinity", "measure", "network", "project", "qemu", "tunnel",
     ],
     &["load", "peer", "perl"],
     &["connection", "plane", "role"],

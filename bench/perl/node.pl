@@ -2,6 +2,8 @@
 
 # A target node with an open tunnel. It runs until the end of standard input.
 #
+#   node.pl testnode|pveproxy ADDRESS
+#
 # Prints one line of JSON: the data that a client requires to connect, or the reason why the node
 # cannot start.
 
@@ -16,10 +18,15 @@ use Test::TunnelClient;
 use Test::TunnelNode;
 
 STDOUT->autoflush(1);
-my ($front) = @ARGV;
+my ($front, $address) = @ARGV;
 my ($node, $base, $tunnel);
 my $opened = eval {
-    $node = Test::TunnelNode->start(front => $front) or die "$Test::TunnelNode::reason\n";
+    $node = Test::TunnelNode->start(
+        front => $front,
+        listen => $address,
+        # On a link with a delay, small buffers would be the limit.
+        system_buffers => $front eq 'testnode' && $address ne '127.0.0.1',
+    ) or die "$Test::TunnelNode::reason\n";
     $base = $node->url('qemu', 100, '');
     my ($path) = $base =~ m{\A\w+://[^/]+(.*)\z};
     my $answer = Test::TunnelClient->request(

@@ -5,8 +5,11 @@ use crate::affinity::Side;
 use crate::measure::{Clocks, Sample, rate};
 use crate::tunnel::Ends;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{Shutdown, shutdown};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,53 @@ pub fn measured_transfer(
         value: rate(bytes, time),
         cpu,
     }
+}
+
+/// How many bytes arrived, and at which rate.
+pub struct Arrived {
+    pub bytes: u64,
+    /// MB/s, after the first part of the time.
+    pub rate: f64,
+}
+
+/// Moves data through all connections at once, each a source and a sink, and closes them. The rate
+/// is that of the time after `start`, in which TCP's windows grow.
+pub fn transfer_for<S: AsRawFd + Sync>(
+    connections: &[(S, S)],
+    start: Duration,
+    time: Duration,
+) -> Arrived
+where
+    for<'a> &'a S: Read + Write,
+{
+    let arrived = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for (source, sink) in connections {
+            scope.spawn(move || {
+                let (mut source, data) = (source, testing::pattern(PIECE));
+                while source.write(&data).is_ok() {}
+            });
+            let arrived = &arrived;
+            scope.spawn(move || {
+                let (mut sink, mut buffer) = (sink, vec![0; 4 * PIECE]);
+                while let Ok(count @ 1..) = sink.read(&mut buffer) {
+                    arrived.fetch_add(count as u64, Ordering::Relaxed);
+                }
+            });
+        }
+        thread::sleep(start);
+        let (before, started) = (arrived.load(Ordering::Relaxed), Instant::now());
+        thread::sleep(time);
+        let bytes = arrived.load(Ordering::Relaxed);
+        let rate = rate(bytes - before, started.elapsed());
+        for (source, sink) in connections {
+            for end in [sink, source] {
+                // Fails if the connection is already closed.
+                let _ = shutdown(end.as_raw_fd(), Shutdown::Both);
+            }
+        }
+        Arrived { bytes, rate }
+    })
 }
 
 fn write(mut to: impl Write, bytes: u64) {

@@ -15,7 +15,7 @@
 //! | `plane`, `role` | pve-tunnel on each plane; this program as a process with another role |
 //! | `load` | the programs at both ends of a connection |
 //! | `peer`, `perl` | what pve-tunnel is compared with; Perl with the built module |
-//! | `affinity`, `link`, `network` | cores of a node, an emulated link, the network namespace |
+//! | `affinity`, `network` | cores of a node, the network namespace |
 //! | `measure` | contests, rows of results, CPU clocks of processes |
 //! | `project`, `qemu`, `tunnel` | paths of files, QEMU processes, what all tunnels have in common |
 
@@ -34,7 +34,6 @@
 mod affinity;
 mod case;
 mod connection;
-mod link;
 mod load;
 mod measure;
 mod network;

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::error::{Failure, Status};
 use super::guard::guard;
 use super::input::{self, JSON_MAX, Out};
-use super::string;
+use super::{memory, string};
 use crate::configuration::{
     self, Configuration, ConfigurationError, MAX_FILE, Selection, SelectionInput,
 };
@@ -81,6 +81,7 @@ pub unsafe extern "C" fn pve_tunnel_configuration_select(
         };
         // SAFETY: a C string, as the caller promises.
         let call = unsafe { input::text(input, "input", JSON_MAX) }?;
+        memory::check_available(content.len() + call.len())?;
         let call: SelectionInput = input::json(call, "input")?;
         let selection =
             select(content, &call).map_err(|error| Failure::from_error(status(&error), &error))?;

@@ -13,6 +13,7 @@
 //! | `relay` | a relay between a UNIX socket and a TCP socket |
 //! | `role` | processes that run the library: the test executable, started again |
 //! | `namespace`, `cable` | network namespaces and a link between two that can drop every packet |
+//! | `link` | a link between two namespaces with rate, delay, loss and packets that vanish |
 //! | `frames` | websocket frames, correct and wrong |
 //! | `bytes`, `process` | data to send, and properties of a process from the kernel |
 
@@ -29,6 +30,7 @@
 pub mod cable;
 pub mod connector;
 pub mod frames;
+pub mod link;
 pub mod listener;
 pub mod namespace;
 pub mod openssl;

@@ -84,6 +84,9 @@ struct Arguments {
     /// Do not use TLS; loopback addresses only
     #[arg(long, conflicts_with = "tls")]
     plain: bool,
+    /// Leave the sizes of kernel buffers to the kernel, as pveproxy does; for links with a delay
+    #[arg(long)]
+    system_buffers: bool,
     /// Write cert.pem and key.pem (mode 0600) for --listen into this directory and exit
     #[arg(long, value_name = "DIR")]
     make_certificate: Option<PathBuf>,
@@ -124,6 +127,7 @@ fn run(arguments: Arguments) -> Result<(), node::NodeError> {
         misbehaviours: misbehave::Misbehaviours::new(arguments.misbehave),
         tls: arguments.tls,
         plain: arguments.plain,
+        system_buffers: arguments.system_buffers,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

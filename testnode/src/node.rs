@@ -46,6 +46,7 @@ pub(crate) struct Settings {
     pub(crate) misbehaviours: Misbehaviours,
     pub(crate) tls: Option<TlsVersion>,
     pub(crate) plain: bool,
+    pub(crate) system_buffers: bool,
 }
 
 #[derive(Debug, Error)]
@@ -78,7 +79,8 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
         return Err(NodeError::PlainOutside(settings.listen));
     }
     let dir = directory(&settings.dir)?;
-    let listener = listen(SocketAddr::new(settings.listen, settings.port))?;
+    let address = SocketAddr::new(settings.listen, settings.port);
+    let listener = listen(address, settings.system_buffers)?;
     let token_file = settings.token_file.unwrap_or_else(|| dir.join("token"));
     let created_token = !token_file.exists();
     let token = Token::load_or_create(&token_file)?;
@@ -155,7 +157,7 @@ fn directory(path: &Path) -> Result<PathBuf, NodeError> {
     })
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
+fn listen(address: SocketAddr, system_buffers: bool) -> Result<TcpListener, NodeError> {
     let bound = || {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
@@ -163,9 +165,11 @@ fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
             TcpSocket::new_v6()?
         };
         socket.set_reuseaddr(true)?;
-        // Accepted connections inherit these.
-        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-        socket.set_send_buffer_size(SOCKET_BUFFER)?;
+        if !system_buffers {
+            // Accepted connections inherit these.
+            socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+            socket.set_send_buffer_size(SOCKET_BUFFER)?;
+        }
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };

@@ -1,27 +1,101 @@
-//! The direct planes over a link with a rate and a delay.
+//! All planes over a link with a rate, a delay and loss.
 //!
-//! This case shows whether the TCP windows grow with the round-trip time: at 40 ms a link of 1
-//! Gbit/s holds 5 MB. Each turn uses a new connection, whose windows start at the kernel's default
-//! size, and lasts long enough for them to grow. All connections use CUBIC.
+//! Without loss, the goal is a share of the link's rate: at 100 ms a link of 1 Gbit/s holds 12.5 MB.
+//! With loss, the goal is a multiple of what one connection with the system's settings (CUBIC)
+//! reaches. At 0 and 10 ms the system's settings are already sufficient, and pve-tunnel must not be
+//! slower.
+//!
+//! Each turn uses a new connection, whose windows start at the kernel's default size. It lasts a
+//! fixed time, because the contenders differ by a factor of 60.
 
-use crate::link::Link;
-use crate::load;
-use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Row, Rows, Sample, Title, rate};
+use crate::load::transfer_for;
+use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title};
+use crate::peer::node::{Front, Node};
 use crate::tunnel::{Ends, Tunnel};
-use serde_json::json;
-use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
-use testing::cable::{TARGET_ADDRESSES, plane_request};
+use std::time::{Duration, Instant};
+use testing::link::conditions::GIGABIT;
+use testing::link::{Direction, Link};
 use testing::namespace;
-use testing::role;
-use testing::seam::{NegotiatedTunnel, Seam};
 
-/// The number of bytes in one turn. At 1 Gbit/s this takes more than two seconds; about a tenth of
-/// it is the slow start.
-const BYTES: u64 = 256 << 20;
+/// The first part of a turn, which is not measured, and the rest.
+const START: Duration = Duration::from_secs(4);
+const TURN: Duration = Duration::from_secs(4);
 
-const PEER: &str = "bare TCP";
+/// Each turn lasts long, so this case has fewer than others.
+const TURNS: usize = 5;
+
+const PLANES: [&str; 3] = ["tls", "tcp", "websocket"];
+
+/// The peers.
+const RATE: &str = "the link's rate";
+const ONE: &str = "bare TCP";
+const EIGHT: &str = "bare TCP × 8";
+
+/// A link, and the goals on it.
+struct Path {
+    milliseconds: u64,
+    /// In per mille.
+    loss: u32,
+    mtu: usize,
+    /// Compared with [`RATE`], and with [`ONE`]. The goal for the rate does not apply to
+    /// `websocket`: there the receiver's window is the target's, which may not have pve-tunnel.
+    rate: Option<Goal>,
+    one: Option<Goal>,
+}
+
+impl Path {
+    const fn without_loss(milliseconds: u64, rate: Option<Goal>, one: Option<Goal>) -> Self {
+        Self {
+            milliseconds,
+            loss: 0,
+            mtu: 1500,
+            rate,
+            one,
+        }
+    }
+
+    const fn with_loss(loss: u32, mtu: usize, one: f64) -> Self {
+        Self {
+            milliseconds: 20,
+            loss,
+            mtu,
+            rate: None,
+            one: Some(Goal::AtLeast(one)),
+        }
+    }
+
+    /// `40 ms`, or `20 ms, 0.1 % loss`.
+    fn name(&self) -> String {
+        let mut name = format!("{} ms", self.milliseconds);
+        if self.loss > 0 {
+            name += &format!(", {} % loss", f64::from(self.loss) / 10.0);
+        }
+        if self.mtu != 1500 {
+            name += &format!(", MTU {}", self.mtu);
+        }
+        name
+    }
+
+    fn set(&self, link: &Link) {
+        link.set_round_trip(Duration::from_millis(self.milliseconds));
+        link.set_loss(f64::from(self.loss) / 1000.0);
+        link.set_mtu(self.mtu);
+    }
+}
+
+const UNCHANGED: Option<Goal> = Some(Goal::AtLeast(0.98));
+
+const PATHS: [Path; 7] = [
+    Path::without_loss(0, None, UNCHANGED),
+    Path::without_loss(10, None, UNCHANGED),
+    Path::without_loss(40, Some(Goal::AtLeast(0.9)), None),
+    Path::without_loss(100, Some(Goal::AtLeast(0.85)), None),
+    Path::with_loss(1, 1500, 25.0),
+    Path::with_loss(10, 1500, 40.0),
+    // WireGuard.
+    Path::with_loss(10, 1420, 40.0),
+];
 
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     thread::scope(|scope| scope.spawn(|| run_in_thread(effort, rows)).join())
@@ -33,58 +107,90 @@ fn run_in_thread(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     namespace::unshare().map_err(|error| format!("needs root for network namespaces: {error}"))?;
     namespace::run("ip link set lo up");
     let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
-    for plane in ["tls", "tcp"] {
-        let mut tunnel = tunnel(&link, plane);
-        for round_trip in [0, 10, 40] {
-            link.set_round_trip(Duration::from_millis(round_trip));
-            let name = format!("{plane}, {round_trip} ms");
-            rows.push(contest(effort, &link, &mut tunnel, &name));
-        }
-        link.set_round_trip(Duration::ZERO);
+    let mut tunnels = PLANES.map(|plane| tunnel(&link, plane));
+    for path in &PATHS {
+        path.set(&link);
+        contest(effort, &link, &mut tunnels, path, rows);
     }
     Ok(())
 }
 
-/// A connector on the near node and a listener on the far node. Their negotiation does not use the
-/// link.
-fn tunnel(link: &Link, plane: &str) -> NegotiatedTunnel {
-    let listeners = link.far().execute(role::listeners);
-    NegotiatedTunnel::on_plane(
-        plane,
-        Seam::with_listeners(listeners),
-        &plane_request(plane, &json!({})),
-    )
+/// A tunnel over the link: to the real pveproxy on `websocket`, or to the test node if pveproxy
+/// cannot start here.
+fn tunnel(link: &Link, plane: &str) -> Box<dyn Tunnel> {
+    if plane != "websocket" {
+        return Box::new(link.tunnel(plane));
+    }
+    let node = Node::start_at_target(Front::Pveproxy, link).unwrap_or_else(|reason| {
+        println!("  websocket: to the test node instead of pveproxy: {reason}");
+        Node::start_at_target(Front::TestNode, link).unwrap()
+    });
+    Box::new(node)
 }
 
-fn contest(effort: &Effort, link: &Link, tunnel: &mut NegotiatedTunnel, name: &str) -> Row {
-    let bytes = effort.bytes(BYTES);
-    let clocks = Clocks::new(tunnel.processes());
-    let contest = Contest::run(
-        effort.turns(),
-        vec![
-            Contender::new("pve-tunnel", || {
-                let Ends { source, sink } = tunnel.connect();
-                load::measured_transfer(&source, &sink, bytes, &clocks)
-            }),
-            Contender::new(PEER, || {
-                let (source, sink) = bare(link);
-                Sample::of(rate(bytes, load::transfer(&source, &sink, bytes)))
-            }),
-        ],
-    );
-    let title = Title {
-        case: "wan",
-        name,
-        unit: "MB/s",
+fn contest(
+    effort: &Effort,
+    link: &Link,
+    tunnels: &mut [Box<dyn Tunnel>],
+    path: &Path,
+    rows: &mut Rows,
+) {
+    let (start, time) = match effort.quick {
+        true => (START / 8, TURN / 8),
+        false => (START, TURN),
     };
-    contest.row(title, PEER, Some(Goal::AtLeast(0.9)), |sample| sample.value)
+    let mut contenders = Vec::new();
+    for (plane, tunnel) in PLANES.iter().zip(tunnels) {
+        let clocks = Clocks::new(tunnel.processes());
+        contenders.push(Contender::new(plane, move || {
+            wait_until_idle(link);
+            let Ends { source, sink } = tunnel.connect();
+            let connection = [(source, sink)];
+            let (arrived, cpu) = clocks.cost_by(
+                || transfer_for(&connection, start, time),
+                |arrived| arrived.bytes,
+            );
+            let value = arrived.rate;
+            Sample { value, cpu }
+        }));
+    }
+    for (name, count) in [(ONE, 1), (EIGHT, 8)] {
+        contenders.push(Contender::new(name, move || {
+            wait_until_idle(link);
+            let connections: Vec<_> = (0..count).map(|_| link.connect()).collect();
+            Sample::of(transfer_for(&connections, start, time).rate)
+        }));
+    }
+    let contest = Contest::run(effort.turns().min(TURNS), contenders);
+    let value = |sample: &Sample| sample.value;
+    for plane in PLANES {
+        let name = format!("{plane}, {}", path.name());
+        let title = Title {
+            case: "wan",
+            name: &name,
+            unit: "MB/s",
+        };
+        let rate = (RATE, GIGABIT as f64 / 1e6);
+        let rate_goal = path.rate.filter(|_| plane != "websocket");
+        rows.push(contest.row_of_against_constant(plane, title, rate, rate_goal, value));
+        rows.push(contest.row_of(plane, title, ONE, path.one, value));
+        rows.push(contest.row_of(plane, title, EIGHT, None, value));
+    }
 }
 
-/// A TCP connection with the system's settings.
-fn bare(link: &Link) -> (TcpStream, TcpStream) {
-    let listener = link
-        .far()
-        .execute(|| TcpListener::bind((TARGET_ADDRESSES[0], 0)).unwrap());
-    let source = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    (source, listener.accept().unwrap().0)
+/// Waits until what the previous turn has sent is no longer in transit.
+fn wait_until_idle(link: &Link) {
+    // Heartbeats and acknowledgements of idle connections.
+    const FEW: u64 = 30;
+    const INTERVAL: Duration = Duration::from_millis(250);
+    let limit = Instant::now() + Duration::from_secs(30);
+    let passed = || link.counts(Direction::ToTarget).passed;
+    loop {
+        let before = passed();
+        thread::sleep(INTERVAL);
+        if passed() - before < FEW {
+            return;
+        }
+        assert!(Instant::now() < limit, "the link is never idle");
+    }
 }

@@ -26,10 +26,19 @@ impl Clocks {
 
     /// Runs `work`, which moves `bytes`. Returns its result and what each process spent on it.
     pub fn cost<T>(&self, bytes: u64, work: impl FnOnce() -> T) -> (T, Costs) {
+        self.cost_by(work, |_| bytes)
+    }
+
+    /// The same, for work whose result determines how many bytes it has moved.
+    pub fn cost_by<T>(
+        &self,
+        work: impl FnOnce() -> T,
+        bytes: impl FnOnce(&T) -> u64,
+    ) -> (T, Costs) {
         let before = self.read();
         let result = work();
-        let per_gib = GIB / bytes as f64;
         let spent = self.read().into_iter().zip(before);
+        let per_gib = GIB / bytes(&result) as f64;
         let cost = self
             .0
             .iter()

@@ -89,11 +89,6 @@ impl<S> Contest<S> {
         }
     }
 
-    /// The samples of pve-tunnel.
-    pub fn ours(&self) -> &[S] {
-        &self.samples[0]
-    }
-
     /// The samples of the contender with this name.
     pub fn samples(&self, name: &str) -> &[S] {
         let index = self.names.iter().position(|other| other == name);
@@ -110,11 +105,23 @@ impl Contest {
         goal: Option<Goal>,
         figure: impl Fn(&Sample) -> f64,
     ) -> Row {
-        let theirs = self.samples(peer);
+        self.row_of(&self.names[0], title, peer, goal, figure)
+    }
+
+    /// Compares a contender with another one.
+    pub fn row_of(
+        &self,
+        name: &str,
+        title: Title,
+        peer: &str,
+        goal: Option<Goal>,
+        figure: impl Fn(&Sample) -> f64,
+    ) -> Row {
+        let (ours, theirs) = (self.samples(name), self.samples(peer));
         let figures = |samples: &[Sample]| samples.iter().map(&figure).collect::<Vec<f64>>();
-        let mut row = Row::new(title, peer, &figures(self.ours()), &figures(theirs), goal);
+        let mut row = Row::new(title, peer, &figures(ours), &figures(theirs), goal);
         row.cpu = Cost {
-            ours: median_costs(self.ours()),
+            ours: median_costs(ours),
             theirs: median_costs(theirs),
         };
         row
@@ -124,13 +131,25 @@ impl Contest {
     pub fn row_against_constant(
         &self,
         title: Title,
-        (name, constant): (&str, f64),
+        constant: (&str, f64),
         goal: Option<Goal>,
         figure: impl Fn(&Sample) -> f64,
     ) -> Row {
-        let ours: Vec<f64> = self.ours().iter().map(figure).collect();
-        let mut row = Row::new(title, name, &ours, &vec![constant; ours.len()], goal);
-        row.cpu.ours = median_costs(self.ours());
+        self.row_of_against_constant(&self.names[0], title, constant, goal, figure)
+    }
+
+    /// Compares a contender with a constant.
+    pub fn row_of_against_constant(
+        &self,
+        name: &str,
+        title: Title,
+        (peer, constant): (&str, f64),
+        goal: Option<Goal>,
+        figure: impl Fn(&Sample) -> f64,
+    ) -> Row {
+        let ours: Vec<f64> = self.samples(name).iter().map(figure).collect();
+        let mut row = Row::new(title, peer, &ours, &vec![constant; ours.len()], goal);
+        row.cpu.ours = median_costs(self.samples(name));
         row
     }
 }

@@ -11,7 +11,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
+use testing::cable::TARGET_ADDRESSES;
 use testing::connector::Connector;
+use testing::link::Link;
 use testing::wait_until;
 
 /// The program that serves HTTP and websockets on the target.
@@ -54,9 +56,21 @@ struct Description {
 }
 
 impl Node {
-    /// Starts the node and a connector. The error is the reason why this node cannot start here.
+    /// Starts the node on loopback, and a connector. The error is the reason why this node cannot
+    /// start here.
     pub fn start(front: Front) -> Result<Self, String> {
-        let (process, answer) = NodeProcess::start(front)?;
+        Self::connect_to(front, NodeProcess::start(front, LOOPBACK)?)
+    }
+
+    /// Starts the node at the target's end of a link, and a connector at the source's end. The error
+    /// is the reason why this node cannot start here.
+    pub fn start_at_target(front: Front, link: &Link) -> Result<Self, String> {
+        let start = move || NodeProcess::start(front, TARGET_ADDRESSES[0]);
+        Self::connect_to(front, link.target().execute(start)?)
+    }
+
+    /// Connects to a node with the answer that it printed.
+    fn connect_to(front: Front, (process, answer): (NodeProcess, Value)) -> Result<Self, String> {
         let description: Description = match answer.get("reason").and_then(Value::as_str) {
             // Perl appends its search path in parentheses.
             Some(reason) => return Err(reason.split(['\n', '(']).next().unwrap().to_owned()),
@@ -169,6 +183,8 @@ impl Description {
     }
 }
 
+const LOOPBACK: &str = "127.0.0.1";
+
 /// How much freed memory the test node may keep, in bytes.
 const MALLOC_KEEPS: &str = "268435456";
 
@@ -178,8 +194,8 @@ struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// Starts it, and returns the line that it prints.
-    fn start(front: Front) -> Result<(Self, Value), String> {
+    /// Starts it at this address of this thread's namespace, and returns the line that it prints.
+    fn start(front: Front, address: &str) -> Result<(Self, Value), String> {
         let argument = match front {
             Front::Pveproxy => "pveproxy",
             Front::TestNode => "testnode",
@@ -193,7 +209,7 @@ impl NodeProcess {
         }
         let mut child = command
             .arg(project::path("bench/perl/node.pl"))
-            .arg(argument)
+            .args([argument, address])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

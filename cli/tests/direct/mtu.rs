@@ -2,16 +2,19 @@
 //! them. The source and the listener are in different network namespaces.
 
 use serde_json::{Value, json};
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 use testing::cable::{Cable, plane_request};
+use testing::link::{BOTH, Direction, Link};
 use testing::namespace::in_namespace;
 use testing::seam::{NegotiatedTunnel, Seam};
 use testing::stream::{
     exchange_bytes, expect_both_fail, expect_reset, read_until_end, write_until_failure,
 };
-use testing::wait_until;
+use testing::{pattern, wait_until};
 
 /// How long the negotiation of a plane may take that does not work, on a busy machine.
 const NEGOTIATION: Duration = Duration::from_secs(10);
@@ -100,6 +103,64 @@ fn a_path_that_delivers_large_packets_is_a_direct_plane() {
                 let (source, target) = tunnel.pair();
                 exchange_bytes(&source, &target);
             }
+        }
+    });
+}
+
+/// WireGuard's MTU on an Ethernet network.
+const SMALLER: usize = 1420;
+
+/// Both nodes have that MTU, as at the ends of a WireGuard tunnel.
+#[test]
+fn a_link_with_an_mtu_of_1420_bytes_is_a_direct_plane() {
+    in_namespace(|| {
+        let link = Link::new().unwrap();
+        link.set_mtu(SMALLER);
+        for direction in BOTH {
+            // The link would drop larger packets.
+            link.change(direction, |conditions| conditions.largest = SMALLER);
+        }
+        for plane in PLANES {
+            let request = plane_request(plane, &json!({}));
+            let mut tunnel = NegotiatedTunnel::on_plane(plane, link.seam(), &request);
+            let (source, target) = tunnel.pair();
+            for (mut from, mut to) in [(&source, &target), (&target, &source)] {
+                let data = pattern(1 << 20);
+                thread::scope(|scope| {
+                    scope.spawn(|| from.write_all(&data).unwrap());
+                    let mut received = vec![0; data.len()];
+                    to.read_exact(&mut received).unwrap();
+                    assert!(received == data, "{plane}: the data differs");
+                });
+            }
+            for direction in BOTH {
+                assert_eq!(link.counts(direction).lost, 0, "{plane}, {direction:?}");
+            }
+        }
+    });
+}
+
+/// The nodes have an MTU of 1500 bytes, the network between them one of 1420.
+#[test]
+fn a_path_that_drops_packets_of_the_usual_size_is_no_direct_plane() {
+    in_namespace(|| {
+        let link = Link::new().unwrap();
+        for direction in BOTH {
+            link.change(direction, |conditions| conditions.largest = SMALLER);
+            let (words, command) = match direction {
+                Direction::ToTarget => ("to the target", "10.77.0.2' on this node"),
+                Direction::ToSource => ("from the target", "10.77.0.1' on the target node"),
+            };
+            for plane in PLANES {
+                let message = fail_to_negotiate(plane, &link.seam());
+                for words in [
+                    &format!("large packets {words} are lost"),
+                    &format!("'ping -M do -s 1472 {command}"),
+                ] {
+                    assert!(message.contains(words), "{plane}, {direction:?}: {message}");
+                }
+            }
+            link.change(direction, |conditions| conditions.largest = usize::MAX);
         }
     });
 }

@@ -50,6 +50,10 @@ List of faults as in C<testnode --help> (not with C<pveproxy>).
 
 No capabilities; no pve-tunnel on the node; a user without Sys.Modify.
 
+=item system_buffers
+
+The kernel determines the sizes of buffers. Without it they are small (C<testnode> only).
+
 =item configuration
 
 Path of the file with the networks of the node.
@@ -111,7 +115,7 @@ our $reason;
 my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
 # These options are arguments of the node with the same name: flags, and arguments with a value.
-my @FLAGS = qw(old no_direct no_privilege plain);
+my @FLAGS = qw(old no_direct no_privilege plain system_buffers);
 my @VALUES = qw(configuration tls);
 
 sub start ($class, %options) {

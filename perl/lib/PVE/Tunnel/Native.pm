@@ -725,7 +725,16 @@ The codec belongs to another process; this process is a fork of it.
 
 A defect in the library. Please report it.
 
+=item STATUS_OUT_OF_MEMORY
+
+The library cannot allocate the memory that the call needs for its input. Nothing has changed: the
+same call works when there is memory again. A codec keeps what it has received, C<next> returns the
+same piece, and C<feed> has taken none of the bytes.
+
 =back
+
+If Perl itself cannot allocate memory, for example for the scalar with the result, it ends the
+process with "Out of memory!". No C<eval> catches that.
 
 =head1 BYTES AND CHARACTERS
 
