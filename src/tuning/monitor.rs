@@ -5,7 +5,8 @@ use super::limit::{Limit, limit};
 use super::sample::Sample;
 use super::settings::Settings;
 use super::tuner::{Change, Mebibytes, Tuner};
-use crate::system::readiness::unread;
+use crate::system::core_time::busy_time;
+use crate::system::readiness::{unacknowledged, unread};
 use crate::system::tcp_info::TcpInfo;
 use crate::system::tcp_options::{
     BufferSizes, congestion_control, force_receive_buffer, force_send_buffer, receive_buffer_limit,
@@ -18,7 +19,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 /// Longest interval between two samples.
@@ -121,7 +121,7 @@ struct Connection<'a> {
     socket: BorrowedFd<'a>,
     tuner: Tuner,
     share: Share,
-    /// The last sample, and how long this process had been busy then. None before the first one.
+    /// The last sample, and how long this thread had been busy then. None before the first one.
     before: Option<(Sample, Duration)>,
     /// The largest window of the peer so far, in bytes.
     largest_window: u32,
@@ -258,6 +258,7 @@ fn sample(socket: BorrowedFd<'_>) -> io::Result<Sample> {
         at: Instant::now(),
         info: TcpInfo::of(socket)?,
         buffers: BufferSizes::of(socket)?,
+        queued: unacknowledged(socket)?,
         unread: unread(socket)?,
     })
 }
@@ -266,12 +267,6 @@ fn sample(socket: BorrowedFd<'_>) -> io::Result<Sample> {
 fn moved(before: &Sample, now: &Sample) -> bool {
     let bytes = |sample: &Sample| (sample.info.bytes_acked, sample.info.bytes_received);
     bytes(before) != bytes(now)
-}
-
-/// How long the runtime's thread has been busy so far. It counts as busy while it could run and another
-/// process has its core.
-fn busy_time() -> Duration {
-    Handle::current().metrics().worker_total_busy_duration(0)
 }
 
 /// What a refused congestion control needs.

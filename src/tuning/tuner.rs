@@ -134,7 +134,8 @@ impl Tuner {
             .info
             .buffer_limited
             .saturating_sub(before.info.buffer_limited);
-        if limited < elapsed / LIMITED_SHARE || limited.is_zero() {
+        let is_full = before.is_send_buffer_full() && now.is_send_buffer_full();
+        if !is_full && (limited < elapsed / LIMITED_SHARE || limited.is_zero()) {
             return None;
         }
         let size = now.buffers.send;
@@ -266,6 +267,7 @@ mod tests {
                 send: 4 * MIB,
                 receive: 6 * MIB,
             },
+            queued: 0,
             unread: 0,
         }
     }
@@ -321,6 +323,23 @@ mod tests {
                 }
             }
             assert_eq!(sizes, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_send_buffer_that_the_kernel_does_not_count_as_the_limit_grows_if_it_is_full() {
+        for (what, queued, unsent, expected) in [
+            ("full", 3 * MIB, 0, Some(16 * MIB)),
+            ("with data that waits for the network", 3 * MIB, 1, None),
+            ("with room for more", 2 * MIB, 0, None),
+        ] {
+            let mut tuner = auto();
+            let mut now = sample(Duration::from_millis(40));
+            now.queued = queued;
+            now.info.unsent = unsent;
+            tuner.observe(now, 64 * MIB);
+            let changes = second(&mut tuner, &mut now, 0.0, 64 * MIB);
+            assert_eq!(send_buffer(&changes), expected, "{what}");
         }
     }
 

@@ -13,6 +13,7 @@ mod end_to_end;
 mod heartbeat;
 mod import;
 mod kill;
+mod limits;
 mod listener;
 mod log;
 mod memory;
@@ -20,6 +21,7 @@ mod mtu;
 mod progress;
 mod target;
 mod tuning;
+mod tuning_link;
 mod versions;
 mod windows;
 

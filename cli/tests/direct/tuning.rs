@@ -11,14 +11,14 @@ use testing::stream::exchange_bytes;
 
 const PLANES: [&str; 2] = ["tls", "tcp"];
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// The options of a TCP socket as `ss` reports them.
 #[derive(Debug, PartialEq)]
-struct Options {
-    congestion: String,
-    send: u64,
-    receive: u64,
+pub(crate) struct Options {
+    pub(crate) congestion: String,
+    pub(crate) send: u64,
+    pub(crate) receive: u64,
 }
 
 impl Options {
@@ -43,7 +43,7 @@ fn use_reno() {
 
 /// The options of the connections of this namespace to or from this port, the newest one first. The
 /// heartbeat is the oldest one.
-fn sockets(port: &Value) -> Vec<Options> {
+pub(crate) fn sockets(port: &Value) -> Vec<Options> {
     let filter = format!("( sport = :{port} or dport = :{port} )");
     let output = Command::new("ss")
         .args(["-HtnimO", "state", "established", &filter])
@@ -179,8 +179,9 @@ fn a_connector_without_the_capability_logs_once_what_it_cannot_set() {
         let allowed = read_setting("tcp_allowed_congestion_control");
         // One of them is the system's default, which every user may select.
         let refused = ["cubic", "bbr"].into_iter();
-        let refused = refused.filter(|name| !allowed.split_whitespace().any(|word| word == *name));
-        let refused = refused.last().unwrap_or("system");
+        let mut refused =
+            refused.filter(|name| !allowed.split_whitespace().any(|word| word == *name));
+        let refused = refused.next_back().unwrap_or("system");
         let fields = json!({ "congestion": refused, "buffer": 4 * MIB });
         let request = plane_request("tcp", &fields);
         let mut tunnel =
