@@ -278,3 +278,49 @@ fn missing(error: &io::Error, name: &str) -> String {
         _ => "selecting it needs CAP_NET_ADMIN, which root has".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::system::lock;
+    use crate::tuning::{Buffer, Congestion};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<String>>);
+
+    impl Observer for Lines {
+        fn socket_changed(&self, text: &dyn Display) {
+            lock(&self.0).push(text.to_string());
+        }
+
+        fn limited_by(&self, _: Limit, _: Duration) {}
+    }
+
+    #[test]
+    fn a_congestion_control_that_the_kernel_does_not_have_is_logged_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        set_congestion_control(&stream, "reno").unwrap();
+        let tuning = Tuning::new(Settings {
+            congestion: Congestion::System,
+            buffer: Buffer::System,
+        });
+        let lines = Lines::default();
+        for _ in 0..2 {
+            let monitor = tuning.monitor(&lines);
+            let mut connection = Connection::new(monitor, stream.as_fd());
+            connection.apply(Change::CongestionControl {
+                name: "none-of-them",
+                reason: "a test".to_owned(),
+            });
+        }
+        let lines = lock(&lines.0);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let expected = "congestion control stays reno: none-of-them would be used (a test), but the kernel of this node has no module tcp_none-of-them (";
+        assert!(lines[0].starts_with(expected), "{lines:?}");
+        assert_eq!(congestion_control(&stream).unwrap(), "reno");
+    }
+}
