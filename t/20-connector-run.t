@@ -5,6 +5,9 @@
 
 use v5.36;
 
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
 use IO::Select;
 use JSON;
 use POSIX ();
@@ -12,11 +15,7 @@ use Test::More;
 
 use PVE::Tunnel::Native;
 use PVE::Tunnel::Process;
-
-# Under `nohup`, or in the background of a script, this process ignores some signals.
-for my $name (grep { ($SIG{$_} // '') eq 'IGNORE' } keys %SIG) {
-    $SIG{$name} = 'DEFAULT'; ## no critic (RequireLocalizedPunctuationVars)
-}
+use Test::DefaultSignals;
 
 my $LIMIT = 30; # seconds for one line on a busy machine
 

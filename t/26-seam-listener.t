@@ -15,12 +15,8 @@ use JSON;
 use POSIX ();
 use Test::More;
 
+use Test::DefaultSignals;
 use Test::SeamWorker qw(direct refused in_perl fake_listener answer_control open_request);
-
-# Under `nohup`, or in the background of a script, this process ignores some signals.
-for my $name (grep { ($SIG{$_} // '') eq 'IGNORE' } keys %SIG) {
-    $SIG{$name} = 'DEFAULT'; ## no critic (RequireLocalizedPunctuationVars)
-}
 
 # Limits the run time of the test.
 local $SIG{ALRM} = sub { die "the test timed out\n" };

@@ -11,11 +11,13 @@ use lib "$FindBin::RealBin/lib";
 use File::Temp ();
 use IO::Handle ();
 use IO::Socket::UNIX ();
+use POSIX ();
 use Socket qw(SHUT_RD);
 use Test::More;
 
 use Test::ConnectorChecks qw($MIB);
 use Test::Pattern qw(pattern_sha256);
+use Test::Processes qw(children is_running wait_until);
 use Test::Stream qw(pump);
 use Test::TunnelNode;
 
@@ -34,7 +36,8 @@ local $SIG{PIPE} = 'IGNORE';
 my $SIZE = 64 * $MIB;
 
 my $dir = File::Temp->newdir('stock-tunnel-XXXXXX', TMPDIR => 1);
-symlink "$FindBin::RealBin/../target/release/pve-tunnel", "$dir/proxmox-websocket-tunnel"
+my $profile = $ENV{CARGO_PROFILE} // 'release';
+symlink "$FindBin::RealBin/../target/$profile/pve-tunnel", "$dir/proxmox-websocket-tunnel"
     or die "symlink: $!\n";
 local $ENV{PATH} = "$dir:$ENV{PATH}";
 # The output of the helper goes to the task log, which is standard output.
@@ -59,6 +62,29 @@ subtest 'a refused tunnel' => sub {
         open_tunnel($node, sub { });
     };
     like($@, qr/\Acan't open tunnel/, 'PVE::Tunnel reports an error');
+};
+
+subtest 'a signal to the process group of the caller' => sub {
+    my $node = Test::TunnelNode->start;
+    pipe(my $reports, my $report) or die "pipe: $!\n";
+    my $caller = fork() // die "fork: $!\n";
+    if (!$caller) {
+        close $reports;
+        $report->autoflush(1);
+        POSIX::_exit(interrupted_caller($node, $report));
+    }
+    close $report;
+    chomp(my $tunnel = readline($reports) // '');
+    my ($connector) = $tunnel ? children($tunnel) : ();
+    ok($connector, 'the connector runs') or return;
+    is(getpgrp($connector), $connector, 'it leads a process group');
+
+    kill TERM => -$caller;
+    is(readline($reports), "received interrupt\n", 'the signal interrupts the caller');
+    is(readline($reports), "cleaned up\n", 'the caller cleans up through the connector');
+    waitpid $caller, 0;
+    like($node->worker_log(100), qr/^command: quit$/m, 'the worker receives the clean-up');
+    ok(wait_until(sub { !is_running($connector) }), 'the connector ends');
 };
 
 subtest 'no secrets' => sub {
@@ -99,6 +125,22 @@ sub migrate ($options) {
     ok(!-e $local, 'the forward\'s socket is gone');
     is(scalar(grep { m/still running|SIGKILL/ } @logged), 0, 'the process ended without a signal');
     return;
+}
+
+# A task of Proxmox VE: it leads a process group, and cleans up after a signal.
+sub interrupted_caller ($node, $report) {
+    setpgrp;
+    local $SIG{TERM} = sub { die "received interrupt\n" };
+    my $tunnel = open_tunnel($node, sub { });
+    eval {
+        print {$report} "$tunnel->{pid}\n";
+        sleep 60;
+    };
+    print {$report} $@ || "not interrupted\n";
+    local $SIG{TERM} = 'IGNORE';
+    my $cleaned = eval { PVE::Tunnel::finish_tunnel($tunnel, 1); 1 };
+    print {$report} $cleaned ? "cleaned up\n" : "clean-up failed: $@";
+    return $cleaned ? 0 : 1;
 }
 
 sub open_tunnel ($node, $log) {

@@ -18,6 +18,7 @@ use POSIX ();
 use Time::HiRes ();
 use URI::Escape qw(uri_escape);
 
+use Test::DefaultSignals ();
 use Test::TunnelClient;
 use Test::TunnelLog qw(wait_line);
 use Test::TunnelNode;
@@ -144,9 +145,8 @@ sub launch ($class, %options) {
         open STDOUT, '>&', $output or POSIX::_exit(127);
         open STDERR, '>>', "$self->{dir}/log" or POSIX::_exit(127);
 
-        # The tests end the connector by signals. Under `nohup` or in the background of a script,
-        # this process ignores some of them, and the connector would inherit that.
-        $SIG{$_} = 'DEFAULT' for qw(HUP INT TERM);
+        # The tests end the connector by signals.
+        Test::DefaultSignals->import;
         exec { $command[0] } @command or do {
             print STDERR "exec $command[0]: $! (built?)\n";
             POSIX::_exit(127);

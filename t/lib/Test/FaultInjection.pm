@@ -21,9 +21,9 @@ Test::FaultInjection - kills a process of a migration and tests the result
 
 =head2 kill_at(%options)
 
-A subtest. C<victim> is the process to kill, a name as in L<Test::MigrationProcess/pid>. C<signal> is the
-signal, by default C<KILL>; C<bound> is the number of seconds within which the migration must end, by
-default 25; with C<group>, its process group receives the signal. C<point> is where to kill it: a value of C<stop_at> there, or C<handshake>, where the source has connected to
+A subtest. C<victim> is the process to kill, a name as in L<Test::MigrationProcess/pid>. C<signal>
+is the signal, by default C<KILL>; with C<group>, its process group receives the signal. C<point> is
+where to kill it: a value of C<stop_at> there, or C<handshake>, where the source has connected to
 the listener and the listener has sent nothing. The other options are those of
 L<Test::MigrationProcess/start>; C<dir> is created below the given directory. C<guest> is the
 expected status of the guest at the source afterwards, by default C<running>. C<arrived> is called
@@ -81,7 +81,6 @@ sub kill_at (%option) {
     my $target_vmid = 200 + ++$number;
     my $group = delete $option{group};
     my $signal = delete($option{signal}) // 'KILL';
-    my $bound = delete($option{bound}) // BOUND;
     my $name = "$option{plane}: SIG$signal to $victim" . ($group ? "'s group" : '') . ", $point";
     subtest $name => sub {
         my $migration = Test::MigrationProcess->start(
@@ -104,14 +103,13 @@ sub kill_at (%option) {
         kill($signal => $group ? -$pid : $pid) == 1 or die "kill $victim: $!\n";
         my $killed = clock_gettime(CLOCK_MONOTONIC);
         # The kernel may end the process later. On a busy machine, the migration could end before.
-        wait_until(sub { $signal eq 'STOP' || !is_running($pid) })
-            or die "the $victim does not end\n";
+        wait_until(sub { !is_running($pid) }) or die "the $victim does not end\n";
         kill CONT => $listener if $listener;
         $migration->go if !$listener;
 
-        my $end = eval { $migration->end($bound) };
+        my $end = eval { $migration->end(BOUND) };
         if (!$end) {
-            fail("the migration ends within $bound s: $@");
+            fail("the migration ends within ${\BOUND} s: $@");
             return;
         }
         note(

@@ -8,8 +8,8 @@ use Exporter qw(import);
 use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
 our @EXPORT_OK =
-    qw(children in_session is_running program command_line listening established sockets_in
-    wait_until);
+    qw(children in_session is_running program command_line listening listening_sockets established
+    sockets_in wait_until);
 
 =head1 NAME
 
@@ -38,6 +38,10 @@ ended.
 =head2 listening($pid)
 
 The ports of the migration range with a listening socket in the network namespace of the process.
+
+=head2 listening_sockets($port, $pid)
+
+The number of sockets that listen on that port there: one for each address.
 
 =head2 established($port, $pid)
 
@@ -101,6 +105,10 @@ sub listening ($pid = $$) {
     my %port = map { $_->{port} => 1 } grep { $_->{state} eq LISTEN } connections($pid);
     my @ports = sort { $a <=> $b } grep { $_ >= FIRST_PORT && $_ <= LAST_PORT } keys %port;
     return @ports;
+}
+
+sub listening_sockets ($port, $pid = $$) {
+    return scalar grep { $_->{state} eq LISTEN && $_->{port} == $port } connections($pid);
 }
 
 sub established ($port, $pid = $$) {

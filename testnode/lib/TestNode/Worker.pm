@@ -20,7 +20,7 @@ C<ticket_key> (64 hex digits), C<old> and C<params>. The input remains open afte
 worker ends at its end of file.
 
 Unless C<old> or C<no_direct> is true, the worker installs L<PVE::Tunnel::Seam>, as a node with
-pve-tunnel does. C<configuration> is then the file with the node's networks (by default
+pve-tunnel does. C<user> is the API user, whose listeners are counted. C<configuration> is then the file with the node's networks (by default
 F<remote-migration.cfg> in C<dir>). If C<no_privilege> is true, the user lacks C<Sys.Modify>.
 
 After C<quit> the worker waits for the client to disconnect. If a guest was started, it keeps
@@ -207,6 +207,8 @@ sub answer ($self, $line) {
 sub failure ($message) { return { success => JSON::false, msg => $message } }
 
 sub install_seam ($request) {
+    require PVE::RPCEnvironment;
+    PVE::RPCEnvironment::init($request->{user});
     require PVE::Tunnel::Seam;
     $PVE::Tunnel::Seam::CONFIGURATION = $request->{configuration}
         // "$request->{dir}/remote-migration.cfg";

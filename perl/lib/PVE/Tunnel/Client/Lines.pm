@@ -72,7 +72,7 @@ sub write_line ($tunnel, $limit, $value) {
     my $deadline = deadline($limit);
     my $bytes = $JSON->encode($value) . "\n";
     while (length $bytes) {
-        _wait_for($tunnel->{writer}, 'can_write', $deadline) or die "timeout after $limit s\n";
+        _wait_for($tunnel->{writer}, 'can_write', $deadline) or _time_out($limit);
         my $wrote = syswrite($tunnel->{writer}, $bytes);
         if (!defined $wrote) {
             next if $!{EINTR} || $!{EAGAIN};
@@ -89,7 +89,7 @@ sub read_line ($tunnel, $limit) {
     while (($end = index($tunnel->{pending}, "\n")) < 0) {
         die "the tunnel sent a line longer than " . MAX_LINE . " bytes\n"
             if length($tunnel->{pending}) > MAX_LINE;
-        _wait_for($tunnel->{reader}, 'can_read', $deadline) or die "timeout after $limit s\n";
+        _wait_for($tunnel->{reader}, 'can_read', $deadline) or _time_out($limit);
         my $got = sysread($tunnel->{reader}, $tunnel->{pending}, 65536, length $tunnel->{pending});
         next if !defined($got) && $!{EINTR};
         die "the tunnel failed: $!\n" if !defined $got;
@@ -108,6 +108,11 @@ sub _wait_for ($handle, $readiness, $deadline) {
         return 1 if $select->$readiness($left);
     }
     return 0;
+}
+
+# What is left of a limit is a fraction just below it, and the message has the limit.
+sub _time_out ($limit) {
+    die 'timeout after ' . sprintf('%.1f', $limit) =~ s/\.0\z//r . " s\n";
 }
 
 sub deadline ($limit) {
