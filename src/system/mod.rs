@@ -3,6 +3,7 @@
 //! secrets.
 
 mod confidential;
+pub(crate) mod core_time;
 pub(crate) mod keepalive;
 pub(crate) mod limits;
 mod parent;

@@ -62,6 +62,11 @@ const BUSY: f64 = 0.9;
 /// One of how many lost segments shows loss.
 const LOST_SHARE: u32 = 10_000;
 
+/// One of how many parts of the time the peer's window has to be the limit, and the send buffer. After
+/// a full buffer has become empty, the kernel does not count the time in which it is filled again.
+const WINDOW_LIMITED: u32 = 2;
+const BUFFER_LIMITED: u32 = 5;
+
 /// The part of the largest window that the data of a round trip fills if the window is the limit. A
 /// slow program leaves more of it: the kernel makes the window twice as large as what the program reads
 /// in a round trip.
@@ -87,11 +92,11 @@ pub(super) fn limit(
     }
     let window = since(|sample| sample.info.window_limited);
     let buffer = since(|sample| sample.info.buffer_limited);
-    if window.max(buffer) >= elapsed / 2 {
-        return Some(match buffer > window {
-            true => Limit::Window,
-            false => of_window(before, now, largest_window),
-        });
+    if window >= elapsed / WINDOW_LIMITED {
+        return Some(of_window(before, now, largest_window));
+    }
+    if buffer >= elapsed / BUFFER_LIMITED || now.is_send_buffer_full() {
+        return Some(Limit::Window);
     }
     if now.info.unsent == 0 || now.info.app_limited {
         return Some(Limit::Source);
@@ -182,6 +187,7 @@ mod tests {
         round_trip: u64,
         unsent: u32,
         app_limited: bool,
+        queued: usize,
         largest_window: u32,
     }
 
@@ -195,6 +201,7 @@ mod tests {
         round_trip: 40,
         unsent: 100_000,
         app_limited: false,
+        queued: 3 << 20,
         largest_window: 16 << 20,
     };
 
@@ -206,7 +213,11 @@ mod tests {
                     min_round_trip: Some(Duration::from_millis(40)),
                     ..TcpInfo::default()
                 },
-                buffers: BufferSizes::default(),
+                buffers: BufferSizes {
+                    send: 4 << 20,
+                    receive: 0,
+                },
+                queued: 0,
                 unread: 0,
             };
             let mut now = before;
@@ -220,6 +231,7 @@ mod tests {
             now.info.round_trip = Duration::from_millis(self.round_trip);
             now.info.unsent = self.unsent;
             now.info.app_limited = self.app_limited;
+            now.queued = self.queued;
             limit(&before, &now, self.busy, self.largest_window)
         }
     }
@@ -235,10 +247,11 @@ mod tests {
             ("hardly any loss", Second { lost: 7, ..SECOND }, Some(Limit::Rate)),
             ("a busy process", Second { busy: 0.95, ..SECOND }, Some(Limit::Core)),
             ("a busy process that leaves the connection idle", Second { busy: 0.95, unsent: 0, ..SECOND }, Some(Limit::Core)),
-            ("no data waits", Second { unsent: 0, ..SECOND }, Some(Limit::Source)),
+            ("no data waits", Second { unsent: 0, queued: 2 << 20, ..SECOND }, Some(Limit::Source)),
+            ("a full send buffer that the kernel does not count", Second { unsent: 0, app_limited: true, ..SECOND }, Some(Limit::Window)),
             ("the program had no data", Second { app_limited: true, ..SECOND }, Some(Limit::Source)),
-            ("a full send buffer", Second { buffer: 0.8, unsent: 0, ..SECOND }, Some(Limit::Window)),
-            ("a send buffer that is full now and then", Second { buffer: 0.3, ..SECOND }, Some(Limit::Rate)),
+            ("a full send buffer", Second { buffer: 0.45, unsent: 0, ..SECOND }, Some(Limit::Window)),
+            ("a send buffer that is full now and then", Second { buffer: 0.1, ..SECOND }, Some(Limit::Rate)),
             ("a full window, by one round trip", Second { window: 0.9, acked: 25_000_000, largest_window: 1 << 20, ..SECOND }, Some(Limit::Window)),
             ("a full window, by a slow program", Second { window: 0.9, acked: 25_000_000, largest_window: 2 << 20, ..SECOND }, Some(Limit::Target)),
             ("a closed window", Second { window: 1.0, acked: 0, ..SECOND }, Some(Limit::Target)),

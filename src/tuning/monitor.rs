@@ -5,7 +5,8 @@ use super::limit::{Limit, limit};
 use super::sample::Sample;
 use super::settings::Settings;
 use super::tuner::{Change, Mebibytes, Tuner};
-use crate::system::readiness::unread;
+use crate::system::core_time::busy_time;
+use crate::system::readiness::{unacknowledged, unread};
 use crate::system::tcp_info::TcpInfo;
 use crate::system::tcp_options::{
     BufferSizes, congestion_control, force_receive_buffer, force_send_buffer, receive_buffer_limit,
@@ -18,7 +19,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 /// Longest interval between two samples.
@@ -121,7 +121,7 @@ struct Connection<'a> {
     socket: BorrowedFd<'a>,
     tuner: Tuner,
     share: Share,
-    /// The last sample, and how long this process had been busy then. None before the first one.
+    /// The last sample, and how long this thread had been busy then. None before the first one.
     before: Option<(Sample, Duration)>,
     /// The largest window of the peer so far, in bytes.
     largest_window: u32,
@@ -258,6 +258,7 @@ fn sample(socket: BorrowedFd<'_>) -> io::Result<Sample> {
         at: Instant::now(),
         info: TcpInfo::of(socket)?,
         buffers: BufferSizes::of(socket)?,
+        queued: unacknowledged(socket)?,
         unread: unread(socket)?,
     })
 }
@@ -268,12 +269,6 @@ fn moved(before: &Sample, now: &Sample) -> bool {
     bytes(before) != bytes(now)
 }
 
-/// How long the runtime's thread has been busy so far. It counts as busy while it could run and another
-/// process has its core.
-fn busy_time() -> Duration {
-    Handle::current().metrics().worker_total_busy_duration(0)
-}
-
 /// What a refused congestion control needs.
 fn missing(error: &io::Error, name: &str) -> String {
     match error.kind() {
@@ -281,5 +276,51 @@ fn missing(error: &io::Error, name: &str) -> String {
             format!("the kernel of this node has no module tcp_{name}")
         }
         _ => "selecting it needs CAP_NET_ADMIN, which root has".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::system::lock;
+    use crate::tuning::{Buffer, Congestion};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<String>>);
+
+    impl Observer for Lines {
+        fn socket_changed(&self, text: &dyn Display) {
+            lock(&self.0).push(text.to_string());
+        }
+
+        fn limited_by(&self, _: Limit, _: Duration) {}
+    }
+
+    #[test]
+    fn a_congestion_control_that_the_kernel_does_not_have_is_logged_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        set_congestion_control(&stream, "reno").unwrap();
+        let tuning = Tuning::new(Settings {
+            congestion: Congestion::System,
+            buffer: Buffer::System,
+        });
+        let lines = Lines::default();
+        for _ in 0..2 {
+            let monitor = tuning.monitor(&lines);
+            let mut connection = Connection::new(monitor, stream.as_fd());
+            connection.apply(Change::CongestionControl {
+                name: "none-of-them",
+                reason: "a test".to_owned(),
+            });
+        }
+        let lines = lock(&lines.0);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let expected = "congestion control stays reno: none-of-them would be used (a test), but the kernel of this node has no module tcp_none-of-them (";
+        assert!(lines[0].starts_with(expected), "{lines:?}");
+        assert_eq!(congestion_control(&stream).unwrap(), "reno");
     }
 }

@@ -74,6 +74,8 @@ fn sample(line: &[u64; COLUMNS], at: Instant) -> Sample {
             send: usize::try_from(send).unwrap(),
             receive: usize::try_from(receive).unwrap(),
         },
+        // Was not recorded.
+        queued: 0,
         unread: usize::try_from(unread).unwrap(),
     }
 }

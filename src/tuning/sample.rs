@@ -14,11 +14,20 @@ pub(crate) struct Sample {
     pub(crate) at: Instant,
     pub(crate) info: TcpInfo,
     pub(crate) buffers: BufferSizes,
+    /// Bytes in the send buffer: not sent yet, or not acknowledged.
+    pub(crate) queued: usize,
     /// Bytes that were received and that the program has not read.
     pub(crate) unread: usize,
 }
 
 impl Sample {
+    /// Whether the send buffer is full and everything in it was sent. The kernel wakes a writer when a
+    /// third of the buffer is free, so a buffer that is always full holds two thirds or more. Its own
+    /// count of this time ([`TcpInfo::buffer_limited`]) misses writers that fill the buffer in pieces.
+    pub(super) fn is_send_buffer_full(&self) -> bool {
+        self.info.unsent == 0 && self.queued > self.buffers.send / 5 * 3
+    }
+
     /// Whether the path is long enough to be tuned.
     pub(super) fn is_far(&self) -> bool {
         let shortest = self.info.min_round_trip;

@@ -76,10 +76,15 @@ impl Connector {
     /// Starts a connector, connects it to `target` and requests the version.
     pub fn connected(target: &Target) -> Self {
         let mut connector = Self::start();
-        connector.connect(target);
-        let version = connector.request(&json!({ "cmd": "version" }));
-        assert_eq!(version["api"], 2, "{version}");
+        connector.begin(target);
         connector
+    }
+
+    /// Connects to `target` and requests the version.
+    pub fn begin(&mut self, target: &Target) {
+        self.connect(target);
+        let version = self.request(&json!({ "cmd": "version" }));
+        assert_eq!(version["api"], 2, "{version}");
     }
 
     pub fn connect(&mut self, target: &Target) {

@@ -224,8 +224,13 @@ impl NegotiatedTunnel {
 
     /// Negotiates with this seam and this request.
     pub fn negotiate(seam: Seam, request: &Value) -> Self {
+        Self::negotiate_with(Connector::start(), seam, request)
+    }
+
+    /// The same with a connector that was started for it.
+    pub fn negotiate_with(mut connector: Connector, seam: Seam, request: &Value) -> Self {
         let target = seam.target();
-        let mut connector = Connector::connected(&target);
+        connector.begin(&target);
         let started = Instant::now();
         let answer =
             connector.request(&json!({ "control": true, "cmd": "direct", "data": request }));

@@ -13,12 +13,15 @@ mod end_to_end;
 mod heartbeat;
 mod import;
 mod kill;
+mod limits;
 mod listener;
 mod log;
 mod memory;
 mod mtu;
 mod progress;
 mod target;
+mod tuning;
+mod tuning_link;
 mod versions;
 mod windows;
 
