@@ -36,7 +36,7 @@ deb: dist ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck 
 	rm -r $(DEB)/$(RELEASE)
 	@ls $(DEB)/*.deb
 
-deb-check: dist ## build, install, test and remove the packages in clean Debian 12 and 13 (as root; SUITE=, QUICK=1)
+deb-check: dist $(if $(QUICK),testnode) ## build, install, test and remove the packages in clean Debian 12 and 13 (as root; SUITE=, QUICK=1)
 	@$(SETUP) --packages
 	debian/check $(foreach suite,$(SUITE),--suite $(suite)) $(if $(QUICK),--quick)
 

@@ -12,6 +12,8 @@
  * - The library keeps no input after a function returns. NULL is an error unless a function allows it.
  * - The library never prints, never exits, and never changes a signal handler. It starts no thread, except one to
  *   resolve a host name in pve_tunnel_connector_run.
+ * - If the memory for the input of a call cannot be allocated, every function that can fail returns
+ *   PVE_TUNNEL_STATUS_OUT_OF_MEMORY, and nothing has changed. docs/c.md lists the allocations that end the process.
  * - A defect in the library is returned as PVE_TUNNEL_STATUS_PANIC; the process continues.
  * - After a fork the child may use the library with new handles; existing handles belong to the process that created
  *   them.
@@ -69,6 +71,9 @@ enum pve_tunnel_status
     PVE_TUNNEL_STATUS_WRONG_PROCESS = -8,
     // A defect in this library. Please report the message.
     PVE_TUNNEL_STATUS_PANIC = -9,
+    // The memory that the call needs for its input cannot be allocated. Nothing has changed: the
+    // same call works when there is memory again.
+    PVE_TUNNEL_STATUS_OUT_OF_MEMORY = -10,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -205,7 +210,8 @@ void pve_tunnel_codec_free(struct pve_tunnel_codec *codec);
 // Afterwards call `pve_tunnel_codec_next` until it returns the opcode 0. Bytes that are not
 // decoded stay in memory. `data` may be NULL if `len` is 0.
 //
-// Errors: NULL_POINTER; TOO_LONG above 16 MiB in one call; WRONG_PROCESS.
+// Errors: NULL_POINTER; TOO_LONG above 16 MiB in one call; WRONG_PROCESS; OUT_OF_MEMORY, and then
+// the codec has none of the bytes: take what `pve_tunnel_codec_next` returns, and pass them again.
 //
 // # Safety
 //
@@ -226,9 +232,9 @@ int32_t pve_tunnel_codec_feed(struct pve_tunnel_codec *codec, const uint8_t *dat
 // `end` true. The payload of a close is empty, or it is a two-byte code in network byte order and
 // a reason in UTF-8. Nothing is returned after a close. The caller answers pings and closes.
 //
-// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer violates RFC 6455 or exceeds the frame
-// limit. After PROTOCOL the rest of the stream cannot be decoded: end the connection and free the
-// codec.
+// Errors: NULL_POINTER; WRONG_PROCESS; OUT_OF_MEMORY, and then the next call returns the same
+// piece; PROTOCOL if the peer violates RFC 6455 or exceeds the frame limit. After PROTOCOL the rest
+// of the stream cannot be decoded: end the connection and free the codec.
 //
 // # Safety
 //
@@ -250,7 +256,7 @@ int32_t pve_tunnel_codec_next(struct pve_tunnel_codec *codec,
 //
 // Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB in one call, or above 125 bytes in a
 // close, ping or pong; INVALID_ARGUMENT for another opcode; IO if the system returns no random
-// bytes for the mask.
+// bytes for the mask; OUT_OF_MEMORY.
 //
 // # Safety
 //
@@ -378,10 +384,12 @@ int32_t pve_tunnel_plan(const char *input, char **out);
 //   public              true if clear text may go to publicly routable addresses
 //   gateway             true if clear text may go through the default gateway
 //   dead_peer_timeout   seconds, 1 to 3600
+//   congestion          "auto", "system", "bbr" or "cubic"
+//   buffer              "auto", "system", or a number of bytes
 //   reason              why this network was selected, in one sentence
 //
 // On the target node: `network` (a CIDR or an interface name of this node, or null for its own
-// address), `configured`, `require_encryption`, `public` and `reason`.
+// address), `configured`, `require_encryption`, `public`, `congestion`, `buffer` and `reason`.
 //
 // Errors: NULL_POINTER; TOO_LONG above 1 MiB; NOT_UTF8; INVALID_ARGUMENT if `input` is not such an
 // object, its remote is not a host, its network is malformed, or `text` has a mistake; REFUSED if
@@ -536,6 +544,10 @@ int32_t pve_tunnel_guard_check(const char *input, char **out);
 //   dead_peer_timeout  time without progress after which a connection to the API counts as dead,
 //                      by default 60
 //   ping_interval      time without a sent frame after which a websocket sends a ping, by default 20
+//   congestion         how TCP reacts to loss on connections with guest data: "auto" (the default),
+//                      "system", "bbr" or "cubic"
+//   buffer             the size of their buffers: "auto" (the default), "system", or a number of
+//                      bytes from 65536 to 268435456
 //   end_with_parent    true: the kernel sends SIGTERM when the thread that forked this process
 //                      ends; by default false
 //
@@ -589,6 +601,9 @@ int32_t pve_tunnel_connector_run(int input, int output, int log, const char *opt
 //   public             true: "tcp" may listen on a publicly routable address; by default false
 //   hello_timeout      time limit for TLS and the handshake of a connection, by default 10
 //   dead_peer_timeout  time after which a silent source counts as dead, by default 60
+//   congestion         how TCP reacts to loss: "auto" (the default), "system", "bbr" or "cubic"
+//   buffer             the size of the buffers: "auto" (the default), "system", or a number of
+//                      bytes from 65536 to 268435456
 //
 // Times are in seconds, from 0.001 to 3600.
 //

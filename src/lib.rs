@@ -10,6 +10,7 @@
 //! | [`network`] | a migration's address and port, and which endpoints of a target are acceptable |
 //! | [`plan`](mod@plan) | the decision table: the plane, the required privileges, and the warnings |
 //! | [`seam`] | what a tunnel worker on the target does with a request about direct connections |
+//! | [`tuning`] | buffers and congestion control that fit the network path |
 //! | [`websocket`] | masking, frames, the client's upgrade |
 //! | [`tls`] | rustls configurations: system CAs, pinned fingerprints, one-time identities |
 //! | [`relay`] | copying between two byte streams with backpressure, and how each of them ends |
@@ -37,6 +38,7 @@ pub mod seam;
 mod secret;
 mod system;
 pub mod tls;
+pub mod tuning;
 pub mod websocket;
 
 /// The allocator of everything that links this library.

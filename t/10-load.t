@@ -44,9 +44,10 @@ subtest 'the last status and message' => sub {
 
     my @numbers = map { PVE::Tunnel::Native->can("STATUS_$_")->() } qw(
         NULL_POINTER INVALID_ARGUMENT NOT_UTF8 TOO_LONG PROTOCOL IO REFUSED WRONG_PROCESS PANIC
+        OUT_OF_MEMORY
     );
     my %distinct = map { $_ => 1 } @numbers;
-    is(scalar(keys(%distinct)), 9, 'each status of a failure is distinct');
+    is(scalar(keys(%distinct)), 10, 'each status of a failure is distinct');
     is(scalar(grep { $_ >= 0 } @numbers), 0, '... and negative');
 };
 

@@ -301,4 +301,58 @@ use parent -norequire, 'PVE::Tunnel::Native::Codec';
 
 package main;
 
+# In a process of its own: the limit on the address space applies to all of a process.
+subtest 'memory that cannot be allocated' => sub {
+    my $program = <<~'PROGRAM';
+        use v5.36;
+        use PVE::Tunnel::Native;
+
+        my $LENGTH = 12 << 20;
+
+        sub limit ($bytes) {
+            system('prlimit', "--pid=$$", "--as=$bytes:") == 0 or die "prlimit failed\n";
+            return;
+        }
+
+        # 4 MiB more than the process uses, for Perl itself.
+        sub limit_to_use () {
+            open(my $fh, '<', '/proc/self/statm') or die "cannot read statm: $!\n";
+            my ($pages) = split(/ /, readline($fh));
+            limit($pages * 4096 + (4 << 20));
+            return;
+        }
+
+        my $codec = PVE::Tunnel::Native::Codec->new(max_frame => 16 << 20);
+        my $payload = 'x' x $LENGTH;
+        my $plan = { migration_network => 'n' x 100_000 };
+        $codec->feed(pack('CCQ>', 0x82, 127, $LENGTH) . 'abc');
+        limit_to_use();
+        print "feed: $@" if !eval { $codec->feed($payload); 1 };
+        my $same = PVE::Tunnel::Native::last_status() == PVE::Tunnel::Native::STATUS_OUT_OF_MEMORY;
+        say 'status: ', $same ? 'STATUS_OUT_OF_MEMORY' : 'another';
+        print 'plan: ', $@ =~ s/[0-9]+/N/r if !eval { PVE::Tunnel::Native::plan($plan); 1 };
+        limit('unlimited');
+        say 'before: ', $codec->next()->{payload};
+        $codec->feed($payload);
+        say 'after: ', length($codec->next()->{payload});
+        PROGRAM
+    open(my $fh, '-|', $^X, (map { "-I$_" } @INC), '-e', $program) or die "cannot run perl: $!\n";
+    my @lines = readline($fh);
+    close($fh);
+    my $reason = 'the system has no memory left, or the process has reached its limit; '
+        . 'free memory and call again';
+    is($?, 0, 'the process continues');
+    is_deeply(
+        \@lines,
+        [
+            "feed: pve_tunnel_codec_feed: cannot allocate 12582912 bytes: $reason\n",
+            "status: STATUS_OUT_OF_MEMORY\n",
+            "plan: pve_tunnel_plan: cannot allocate N bytes: $reason\n",
+            "before: abc\n",
+            "after: 12582909\n",
+        ],
+        'each call fails with a message, and works when there is memory again'
+    );
+};
+
 done_testing();

@@ -7,6 +7,7 @@ use v5.36;
 use Test::More;
 
 use PVE::Tunnel::Native;
+use PVE::Tunnel::Overlay::Shape;
 
 my $CALLS = 100_000;
 my $WARM_UP = 2_000; # calls that fill the caches of Perl and of the allocator
@@ -119,6 +120,11 @@ my %CALLS = (
     'connector_run, dying' => sub {
         dies(sub { PVE::Tunnel::Native::connector_run(0, 1, undef, { speed => 9 }) });
     },
+    'parameters of a function' => sub { PVE::Tunnel::Overlay::Shape::_parameters(\&dies) },
+    'parameters of a function, dying' => sub {
+        dies(sub { PVE::Tunnel::Overlay::Shape::_parameters('dies') });
+    },
+    'package of a function' => sub { PVE::Tunnel::Overlay::Shape::_package(\&dies) },
 );
 
 subtest 'no scalar is leaked' => sub {

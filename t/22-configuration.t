@@ -63,6 +63,8 @@ subtest 'on the source' => sub {
         public => !!0,
         gateway => !!0,
         dead_peer_timeout => 60,
+        congestion => 'auto',
+        buffer => 'auto',
     );
     my %dc2 = (
         %nothing,
@@ -88,7 +90,14 @@ subtest 'on the source' => sub {
 };
 
 subtest 'on the target' => sub {
-    my %nothing = (network => undef, configured => !!0, require_encryption => !!0, public => !!0);
+    my %nothing = (
+        network => undef,
+        configured => !!0,
+        require_encryption => !!0,
+        public => !!0,
+        congestion => 'auto',
+        buffer => 'auto',
+    );
     is_deeply(plain(on_target(undef)), \%nothing, 'the file may be undefined');
     is_deeply(
         plain(on_target($SITES, migration_network => 'storage')),

@@ -164,7 +164,7 @@ subtest 'time limits' => sub {
                 1,
                 sub {
                     PVE::Tunnel::fork_websocket_tunnel(
-                        $conn, '/x', {}, { url => 'wss://x' },
+                        $conn, '/x', {}, { url => 'wss://x/y' },
                         \&log_line
                     );
                 }

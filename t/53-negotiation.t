@@ -420,7 +420,8 @@ subtest 'the connector' => sub {
             migration_type => 'secure', migration_network => undef, configured => JSON::false,
             network => undef, source_network => undef, caps => ['insecure-remote'],
             planes => ['tls'], require_encryption => JSON::false, public => JSON::false,
-            gateway => JSON::false, dead_peer_timeout => 60,
+            gateway => JSON::false, dead_peer_timeout => 60, congestion => 'auto',
+            buffer => 'auto',
         },
         'the connector receives the complete request'
     );

@@ -12,7 +12,7 @@ use std::path::Path;
 const FLOORS: &[&[&str]] = &[
     &["scalar", "plane", "secret"],
     &["system", "websocket", "tls"],
-    &["relay", "network"],
+    &["relay", "network", "tuning"],
     &["configuration", "capability"],
     &["plan", "process"],
     &["direct"],

@@ -26,6 +26,7 @@ use thiserror::Error;
 
 use crate::network::NetworkError;
 use crate::plane::MigrationType;
+use crate::tuning::{Buffer, Congestion};
 
 /// Largest file, in bytes. The file is in pmxcfs, which has the same limit.
 pub const MAX_FILE: usize = 1 << 20;
@@ -105,6 +106,10 @@ pub struct Network {
     pub gateway: bool,
     /// Seconds, one of [`DEAD_PEER_TIMEOUTS`].
     pub dead_peer_timeout: u16,
+    /// How TCP reacts to loss.
+    pub congestion: Congestion,
+    /// The size of the buffers of its sockets.
+    pub buffer: Buffer,
     /// Free text, without effect.
     pub comment: Option<String>,
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
+use crate::tuning::{Buffer, Congestion};
 
 /// The ID of the `policy` section, which applies to all nodes of the cluster.
 const POLICY_ID: &str = "cluster";
@@ -101,6 +102,8 @@ struct NetworkKeys {
     public: bool,
     gateway: bool,
     dead_peer_timeout: Option<u16>,
+    congestion: Congestion,
+    buffer: Buffer,
     comment: Option<String>,
 }
 
@@ -256,7 +259,7 @@ fn duplicate_remote(remote: &Host, id: &str, other: &str, first: usize) -> Strin
 }
 
 impl NetworkKeys {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 11] = [
         "remote",
         "source",
         "target",
@@ -265,6 +268,8 @@ impl NetworkKeys {
         "public",
         "gateway",
         "dead-peer-timeout",
+        "congestion",
+        "buffer",
         "comment",
     ];
 
@@ -279,6 +284,8 @@ impl NetworkKeys {
             "public" => self.public = boolean(value)?,
             "gateway" => self.gateway = boolean(value)?,
             "dead-peer-timeout" => self.dead_peer_timeout = Some(seconds(value)?),
+            "congestion" => self.congestion = Congestion::from_text(value)?,
+            "buffer" => self.buffer = Buffer::from_text(value)?,
             _ => self.comment = Some(value.to_owned()),
         }
         Ok(())
@@ -309,6 +316,8 @@ impl NetworkKeys {
             public: self.public,
             gateway: self.gateway,
             dead_peer_timeout: self.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT),
+            congestion: self.congestion,
+            buffer: self.buffer,
             comment: self.comment,
         })
     }

@@ -7,6 +7,7 @@ use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network}
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
+use crate::tuning::{Buffer, Congestion};
 
 /// The call, on the source or on the target. Other keys are an error.
 ///
@@ -72,6 +73,10 @@ pub struct SourceSelection {
     pub gateway: bool,
     /// Seconds, one of [`DEAD_PEER_TIMEOUTS`](super::DEAD_PEER_TIMEOUTS).
     pub dead_peer_timeout: u16,
+    /// How TCP reacts to loss.
+    pub congestion: Congestion,
+    /// The size of the buffers of sockets.
+    pub buffer: Buffer,
     /// Why this network was selected, in one sentence.
     pub reason: String,
 }
@@ -89,6 +94,10 @@ pub struct TargetSelection {
     pub require_encryption: bool,
     /// Clear text may be received on publicly routable addresses.
     pub public: bool,
+    /// How TCP reacts to loss.
+    pub congestion: Congestion,
+    /// The size of the buffers of sockets.
+    pub buffer: Buffer,
     /// Why this network was selected, in one sentence.
     pub reason: String,
 }
@@ -175,6 +184,8 @@ fn source(
             public: network.public,
             gateway: network.gateway,
             dead_peer_timeout: network.dead_peer_timeout,
+            congestion: network.congestion,
+            buffer: network.buffer,
             reason,
         },
         None => SourceSelection {
@@ -187,6 +198,8 @@ fn source(
             public: false,
             gateway: false,
             dead_peer_timeout: DEAD_PEER_TIMEOUT,
+            congestion: Congestion::default(),
+            buffer: Buffer::default(),
             reason,
         },
     })
@@ -214,6 +227,10 @@ pub fn select_target(
         configured: network.is_some(),
         require_encryption: configuration.require_encryption,
         public: network.is_some_and(|network| network.public),
+        congestion: network
+            .map(|network| network.congestion)
+            .unwrap_or_default(),
+        buffer: network.map(|network| network.buffer).unwrap_or_default(),
         reason: match (network, given) {
             (Some(network), _) => by_id_reason(network),
             (None, Some(text)) => format!("migration network '{text}' was given"),

@@ -12,6 +12,7 @@ use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -91,6 +92,23 @@ pub(super) struct Protection {
     pub(super) warning: Option<String>,
     /// The address at which the target was reached.
     pub(super) remote: Option<SocketAddr>,
+}
+
+/// An established connection: TCP, and TLS where the URL has it.
+struct Transport {
+    stream: Connection,
+    /// A second descriptor of its socket, to observe it while the stream is in use.
+    socket: OwnedFd,
+    protection: Protection,
+}
+
+/// An open websocket.
+pub(super) struct Websocket {
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    /// A second descriptor of its socket, to observe it while the websocket is in use.
+    pub(super) socket: OwnedFd,
+    pub(super) protection: Protection,
 }
 
 fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
@@ -193,10 +211,14 @@ impl ApiEndpoint {
         &self,
         ticket: Option<&str>,
         options: &Options,
-    ) -> Result<(Sender, Receiver, Protection), DialError> {
+    ) -> Result<Websocket, DialError> {
         let request = self.request(ticket)?;
         let carries_answers = ticket.is_none();
-        let (stream, protection) = self.establish(carries_answers, options).await?;
+        let Transport {
+            stream,
+            socket,
+            protection,
+        } = self.establish(carries_answers, options).await?;
         let limit = options.upgrade_timeout;
         let upgraded = timeout(limit, upgrade(stream, &request))
             .await
@@ -214,15 +236,20 @@ impl ApiEndpoint {
         };
         let tls = self.tls.is_some();
         let (sender, receiver) = split(upgraded, masking, tls, options.ping_interval);
-        Ok((sender, receiver, protection))
+        Ok(Websocket {
+            sender,
+            receiver,
+            socket,
+            protection,
+        })
     }
 
     /// Connects as [`dial`](Self::dial) does, up to and including the TLS handshake, and sends nothing.
     pub(super) async fn probe(&self, options: &Options) -> Result<Protection, DialError> {
-        let (mut stream, protection) = self.establish(false, options).await?;
+        let mut transport = self.establish(false, options).await?;
         // The server has not received a request, so it loses nothing if this fails.
-        let _ = timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
-        Ok(protection)
+        let _ = timeout(CLOSE_TIMEOUT, transport.stream.shutdown()).await;
+        Ok(transport.protection)
     }
 
     /// TCP connection and TLS handshake. The worker's answers contain tickets and the session key.
@@ -230,7 +257,7 @@ impl ApiEndpoint {
         &self,
         carries_answers: bool,
         options: &Options,
-    ) -> Result<(Connection, Protection), DialError> {
+    ) -> Result<Transport, DialError> {
         let tcp = self.connect(options).await?;
         let protection = Protection {
             cipher: "UNENCRYPTED".to_owned(),
@@ -240,7 +267,11 @@ impl ApiEndpoint {
             remote: tcp.peer_addr().ok(),
         };
         match &self.tls {
-            None => Ok((Box::new(tcp), protection)),
+            None => Ok(Transport {
+                socket: self.second_descriptor(&tcp)?,
+                stream: Box::new(tcp),
+                protection,
+            }),
             Some(client) if carries_answers => {
                 let wiped = |tcp| Wiped(tls::buffered(tcp));
                 self.protect(client, tcp, wiped, protection, options).await
@@ -260,11 +291,13 @@ impl ApiEndpoint {
         below: impl Fn(TcpStream) -> S,
         mut protection: Protection,
         options: &Options,
-    ) -> Result<(Connection, Protection), DialError> {
+    ) -> Result<Transport, DialError> {
+        let mut socket = self.second_descriptor(&tcp)?;
         let mut attempted = self.secure(client, below(tcp), options).await?;
         let second = attempted.as_ref().err();
         if let Some(second) = second.and_then(|cause| client.second_attempt(cause)) {
             let tcp = self.connect(options).await?;
+            socket = self.second_descriptor(&tcp)?;
             attempted = self.secure(&second, below(tcp), options).await?;
         }
         let stream = attempted.map_err(|cause| DialError::Tls {
@@ -274,7 +307,20 @@ impl ApiEndpoint {
         protection.cipher = tls::describe(&stream);
         protection.fingerprint = peer_fingerprint(&stream);
         protection.warning = stream.limit_warning();
-        Ok((Box::new(stream), protection))
+        Ok(Transport {
+            stream: Box::new(stream),
+            socket,
+            protection,
+        })
+    }
+
+    fn second_descriptor(&self, tcp: &TcpStream) -> Result<OwnedFd, DialError> {
+        tcp.as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| DialError::Connect {
+                peer: self.peer(),
+                cause: error.to_string(),
+            })
     }
 
     /// One attempt of a TLS handshake, within its time limit.

@@ -2,6 +2,7 @@
 
 use crate::configuration::default_dead_peer_timeout;
 use crate::scalar;
+use crate::tuning::{Buffer, Congestion, Settings};
 use crate::websocket::Masking;
 use serde::Deserialize;
 use std::time::Duration;
@@ -33,6 +34,10 @@ pub struct Options {
     /// are idle, often after 60 s.
     #[serde(deserialize_with = "scalar::deserialize_time_limit")]
     pub ping_interval: Duration,
+    /// The congestion control of connections that carry guest data.
+    pub congestion: Congestion,
+    /// The size of their buffers.
+    pub buffer: Buffer,
     /// End when the parent dies. The kernel counts the thread that started this process as its parent: a
     /// thread that ends before its process must not set this.
     #[serde(deserialize_with = "scalar::deserialize_flag")]
@@ -49,7 +54,19 @@ impl Default for Options {
             ticket_timeout: Duration::from_secs(30),
             dead_peer_timeout: default_dead_peer_timeout(),
             ping_interval: Duration::from_secs(20),
+            congestion: Congestion::Auto,
+            buffer: Buffer::Auto,
             end_with_parent: false,
+        }
+    }
+}
+
+impl Options {
+    /// What is requested for the sockets of connections that carry guest data.
+    pub(super) fn tuning(&self) -> Settings {
+        Settings {
+            congestion: self.congestion,
+            buffer: self.buffer,
         }
     }
 }

@@ -11,11 +11,13 @@
 //! | `finish` | [`FinishData`] | the record of the forwards |
 //! | a JSON object without `control` | | the worker's answer; the worker gets the line unchanged |
 
+use super::Options;
 use super::json_object::{JsonError, object, parse_json};
 use crate::configuration::default_dead_peer_timeout;
 use crate::plane::{MigrationType, Plane};
 use crate::scalar;
 use crate::secret::Secret;
+use crate::tuning::{Buffer, Congestion, Settings};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -105,12 +107,28 @@ pub(super) struct PlaneRequest {
         deserialize_with = "scalar::deserialize_time_limit"
     )]
     pub(super) dead_peer_timeout: Duration,
+    /// The congestion control of connections that carry guest data; if absent, the option's.
+    #[serde(default)]
+    pub(super) congestion: Option<Congestion>,
+    /// The size of their buffers; if absent, the option's.
+    #[serde(default)]
+    pub(super) buffer: Option<Buffer>,
     /// From dialling the target's addresses to the end of the handshake with one of them.
     #[serde(
         default = "default_dial_timeout",
         deserialize_with = "scalar::deserialize_time_limit"
     )]
     pub(super) dial_timeout: Duration,
+}
+
+impl PlaneRequest {
+    /// What is requested for the sockets of connections that carry guest data.
+    pub(super) fn tuning(&self, options: &Options) -> Settings {
+        Settings {
+            congestion: self.congestion.unwrap_or(options.congestion),
+            buffer: self.buffer.unwrap_or(options.buffer),
+        }
+    }
 }
 
 fn default_dial_timeout() -> Duration {

@@ -1,14 +1,17 @@
 //! The record of a migration's data: one line for people and one for programs.
 
 use super::direct_target::Summary;
-use super::forward::Total;
+use super::forward::{LimitedBy, Total};
 use super::quantity::{Size, rate};
 use crate::direct::message::{Refused, Stat};
 use crate::plan::Plan;
 use crate::plane::Plane;
+use crate::tuning::Limit;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// The path that the data of the forwards took.
 #[derive(Clone, Debug, Serialize)]
@@ -51,6 +54,12 @@ pub(super) struct Record {
     forwards: u64,
     connections: u64,
     failed: u64,
+    /// What has limited the data for most of the time; null if it was not observed.
+    limited_by: Option<&'static str>,
+    /// For how long each of them has, in seconds, summed over the connections.
+    limited: BTreeMap<&'static str, f64>,
+    #[serde(skip)]
+    limit: Option<Limit>,
     /// By reason; null if the target has no listener or did not answer.
     refused: Option<Refused>,
 }
@@ -68,10 +77,17 @@ impl Record {
             path,
             sent: total.sent,
             received: total.received,
-            seconds: (total.time.as_secs_f64() * 1e6).round() / 1e6,
+            seconds: seconds(total.time),
             forwards: total.forwards,
             connections: total.connections,
             failed: total.failed,
+            limited_by: total.limits.main().map(Limit::name),
+            limited: total
+                .limits
+                .each()
+                .map(|(limit, time)| (limit.name(), seconds(time)))
+                .collect(),
+            limit: total.limits.main(),
             refused: stat.map(|stat| stat.refused),
         }
     }
@@ -80,6 +96,11 @@ impl Record {
     pub(super) fn is_empty(&self) -> bool {
         self.connections == 0 && self.failed == 0
     }
+}
+
+/// Seconds, to the microsecond.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e6
 }
 
 impl fmt::Display for Record {
@@ -107,6 +128,7 @@ impl fmt::Display for Record {
             self.connections,
             self.failed
         )?;
+        write!(f, "{}", LimitedBy(self.limit))?;
         match &self.refused {
             Some(refused) => write!(f, ", {} refused by the target", refused.total()),
             None => Ok(()),

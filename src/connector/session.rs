@@ -2,7 +2,7 @@
 
 use super::address_rules::{AddressRules, ReachedApi};
 use super::api_address::ApiAddress;
-use super::dial::{self, ApiEndpoint, DialError};
+use super::dial::{self, ApiEndpoint, DialError, Websocket};
 use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
 use super::negotiation::{Negotiated, negotiate};
@@ -17,6 +17,7 @@ use crate::direct::message::Stat;
 use crate::plan::Plan;
 use crate::plane::Plane;
 use crate::process::{Input, Line, Log, Output, too_long};
+use crate::tuning::Tuning;
 use serde_json::{Value, json};
 use std::future::pending;
 use std::io;
@@ -110,6 +111,8 @@ pub(super) struct Connector {
     /// The listener that forwards connect to. Without one, they use websockets.
     target: Option<Arc<DirectTarget>>,
     forwards: Vec<RunningForward>,
+    /// For the connections of forwards.
+    tuning: Arc<Tuning>,
     traffic: Arc<Traffic>,
     /// Whether the record was logged.
     recorded: bool,
@@ -138,6 +141,7 @@ impl Connector {
             plan: None,
             target: None,
             forwards: Vec::new(),
+            tuning: Arc::new(Tuning::new(options.tuning())),
             traffic,
             recorded: false,
             import: DiskImport::default(),
@@ -207,7 +211,12 @@ impl Connector {
         }
         let opened = async {
             let endpoint = ApiEndpoint::new(data, self.address.clone())?;
-            let (sender, receiver, protection) = endpoint.dial(None, &self.options).await?;
+            let Websocket {
+                sender,
+                receiver,
+                protection,
+                ..
+            } = endpoint.dial(None, &self.options).await?;
             let api = ReachedApi {
                 host: endpoint.host().to_owned(),
                 address: protection.remote.map(|remote| remote.ip()),
@@ -268,6 +277,7 @@ impl Connector {
         let rules = AddressRules::new(&request, api);
         match negotiate(&request, worker, &rules, &self.options, &self.log).await {
             Ok(Negotiated { plan, target }) => {
+                self.tuning = Arc::new(Tuning::new(request.tuning(&self.options)));
                 let summary = target.as_ref().map(DirectTarget::summary);
                 let answer = json!({ "plan": &plan, "direct": summary, "rules": rules.to_json() });
                 self.plan = Some(plan);
@@ -385,7 +395,8 @@ impl Connector {
             }
         };
         let log = self.log.clone();
-        Ok(Forward::new(path, transport, &self.traffic, log)?)
+        let tuning = self.tuning.clone();
+        Ok(Forward::new(path, transport, &self.traffic, tuning, log)?)
     }
 
     /// Sends a line of the caller to the worker.

@@ -5,14 +5,11 @@
 //! answered, so a slow reader would count as a dead path.
 
 use crate::system::tcp_info::TcpInfo;
+use crate::tuning::{INTERVAL, Monitor};
 use socket2::SockRef;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
-
-/// Longest interval between two samples.
-const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Samples within one limit, at least.
 const SAMPLES: u32 = 8;
@@ -56,21 +53,18 @@ impl Progress {
 
 /// Waits until sent data has not been acknowledged for `limit`. Returns the cause for the operator.
 ///
-/// Does not return if the kernel does not report the state of the connection.
-pub(super) async fn lost(socket: impl AsFd, limit: Duration) -> String {
+/// Does not return if the kernel does not report the state of the connection. The monitor uses the
+/// same samples.
+pub(super) async fn lost(socket: impl AsFd, limit: Duration, monitor: Monitor<'_>) -> String {
     let mut progress = Progress::new();
-    loop {
-        sleep(INTERVAL.min(limit / SAMPLES)).await;
-        let Ok(sample) = TcpInfo::of(&socket) else {
-            return std::future::pending().await;
-        };
-        if progress.observe(&sample, Instant::now()) >= limit {
-            return format!(
-                "sent data was not acknowledged for {limit:?}: the network path loses packets; {}",
-                mtu_advice(&socket)
-            );
-        }
-    }
+    let is_lost = |sample: &TcpInfo, now| (progress.observe(sample, now) >= limit).then_some(());
+    monitor
+        .run(&socket, INTERVAL.min(limit / SAMPLES), is_lost)
+        .await;
+    format!(
+        "sent data was not acknowledged for {limit:?}: the network path loses packets; {}",
+        mtu_advice(&socket)
+    )
 }
 
 /// How to check the MTU of the path to the peer.
@@ -126,6 +120,7 @@ mod tests {
             announced_segment: 8960,
             bytes_acked,
             send_window,
+            ..TcpInfo::default()
         }
     }
 

@@ -8,6 +8,7 @@ use super::{SessionKey, peer_liveness::PeerLiveness};
 use crate::relay::{self, ByteStream, Counters, Local, RelayError, relay, splice};
 use crate::system::readiness::unacknowledged;
 use crate::tls::{BufferedTcp, TlsStream};
+use crate::tuning::Monitor;
 use socket2::SockRef;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -142,6 +143,7 @@ impl Link {
         local: &Local,
         counters: &Counters,
         liveness: &PeerLiveness,
+        monitor: Monitor<'_>,
     ) -> Result<(), LinkError> {
         let socket = self.socket().map_err(LinkError::Descriptor)?;
         let relayed = async {
@@ -156,7 +158,7 @@ impl Link {
         tokio::select! {
             result = relayed => Ok(result?),
             reason = liveness.died() => Err(LinkError::Dead(reason)),
-            cause = acknowledgement::lost(&socket, liveness.dead_peer_timeout()) => {
+            cause = acknowledgement::lost(&socket, liveness.dead_peer_timeout(), monitor) => {
                 abandon(&socket);
                 Err(LinkError::Undelivered(cause))
             }

@@ -7,10 +7,9 @@ use super::error::{Failure, Status};
 use super::guard::guard;
 use super::handle::Handle;
 use super::input::{self, JSON_MAX, Out};
-use super::string;
+use super::{memory, string};
 use crate::websocket::{
-    Decoder, Encoder, Event, FrameError, MAX_CONTROL_PAYLOAD, MAX_FRAME, MAX_HEADER, Masking,
-    OpCode, Role,
+    Decoder, Encoder, Event, FrameError, MAX_CONTROL_PAYLOAD, MAX_FRAME, Masking, OpCode, Role,
 };
 
 /// Most bytes of one call. An event loop never reads as much from a socket at once, so a larger
@@ -121,7 +120,8 @@ pub unsafe extern "C" fn pve_tunnel_codec_free(codec: *mut Codec) {
 /// Afterwards call `pve_tunnel_codec_next` until it returns the opcode 0. Bytes that are not
 /// decoded stay in memory. `data` may be NULL if `len` is 0.
 ///
-/// Errors: NULL_POINTER; TOO_LONG above 16 MiB in one call; WRONG_PROCESS.
+/// Errors: NULL_POINTER; TOO_LONG above 16 MiB in one call; WRONG_PROCESS; OUT_OF_MEMORY, and then
+/// the codec has none of the bytes: take what `pve_tunnel_codec_next` returns, and pass them again.
 ///
 /// # Safety
 ///
@@ -138,6 +138,9 @@ pub unsafe extern "C" fn pve_tunnel_codec_feed(
         // SAFETY: readable for `len` bytes, as the caller promises.
         let data = unsafe { input::bytes(data, len, "data", CALL_MAX) }?;
         codec.0.with(|ends| {
+            ends.decoder
+                .try_reserve(data.len())
+                .map_err(|_| Failure::out_of_memory(data.len()))?;
             ends.decoder.feed(data);
             Ok(())
         })
@@ -158,9 +161,9 @@ pub unsafe extern "C" fn pve_tunnel_codec_feed(
 /// `end` true. The payload of a close is empty, or it is a two-byte code in network byte order and
 /// a reason in UTF-8. Nothing is returned after a close. The caller answers pings and closes.
 ///
-/// Errors: NULL_POINTER; WRONG_PROCESS; PROTOCOL if the peer violates RFC 6455 or exceeds the frame
-/// limit. After PROTOCOL the rest of the stream cannot be decoded: end the connection and free the
-/// codec.
+/// Errors: NULL_POINTER; WRONG_PROCESS; OUT_OF_MEMORY, and then the next call returns the same
+/// piece; PROTOCOL if the peer violates RFC 6455 or exceeds the frame limit. After PROTOCOL the rest
+/// of the stream cannot be decoded: end the connection and free the codec.
 ///
 /// # Safety
 ///
@@ -182,7 +185,7 @@ pub unsafe extern "C" fn pve_tunnel_codec_next(
         let len = Out::new(len, "len")?;
         let piece = codec.0.with(Ends::next_piece)?;
         let (bytes, count) = match piece.payload {
-            Some(bytes) => string::bytes_to_c(bytes),
+            Some(bytes) => string::bytes_to_c(bytes)?,
             None => (std::ptr::null_mut(), 0),
         };
         // SAFETY: all four writable, as the caller promises.
@@ -207,7 +210,7 @@ pub unsafe extern "C" fn pve_tunnel_codec_next(
 ///
 /// Errors: NULL_POINTER; WRONG_PROCESS; TOO_LONG above 16 MiB in one call, or above 125 bytes in a
 /// close, ping or pong; INVALID_ARGUMENT for another opcode; IO if the system returns no random
-/// bytes for the mask.
+/// bytes for the mask; OUT_OF_MEMORY.
 ///
 /// # Safety
 ///
@@ -230,15 +233,15 @@ pub unsafe extern "C" fn pve_tunnel_codec_encode(
         let data = unsafe { input::bytes(data, len, "data", CALL_MAX) }?;
         let opcode = opcode_to_send(opcode)?;
         let frames = codec.0.with(|ends| {
-            // One allocation for the payload, one header for each frame, and the NUL after them.
-            let mut frames =
-                Vec::with_capacity(data.len() + MAX_HEADER * (data.len() / MAX_FRAME + 1) + 1);
+            // With space for the NUL that `bytes_to_c` adds.
+            let mut frames = Vec::new();
+            memory::reserve(&mut frames, ends.encoder.encoded_len(data.len()) + 1)?;
             ends.encoder
                 .encode(opcode, data, &mut frames)
                 .map_err(|error| cannot_encode(&error))?;
             Ok(frames)
         })?;
-        let (bytes, count) = string::bytes_to_c(frames);
+        let (bytes, count) = string::bytes_to_c(frames)?;
         // SAFETY: both writable, as the caller promises.
         unsafe {
             out.write(bytes);
@@ -256,17 +259,6 @@ struct Piece {
 }
 
 impl Piece {
-    fn new(opcode: OpCode, end: bool, payload: &[u8]) -> Self {
-        // With space for the NUL that `bytes_to_c` adds.
-        let mut copy = Vec::with_capacity(payload.len() + 1);
-        copy.extend_from_slice(payload);
-        Self {
-            opcode: opcode.code().into(),
-            end,
-            payload: Some(copy),
-        }
-    }
-
     const NOTHING: Self = Self {
         opcode: 0,
         end: false,
@@ -296,26 +288,42 @@ impl Ends {
     }
 
     fn next_piece(&mut self) -> Result<Piece, Failure> {
+        let mut copy = Vec::new();
+        // Before the decoder returns the event, because it returns each event once.
+        if let Some(length) = self.decoder.next_payload_len() {
+            // With space for the NUL that `bytes_to_c` adds.
+            memory::reserve(&mut copy, length + 1)?;
+        }
         let event = self
             .decoder
             .next_event()
             .map_err(|error: FrameError| Failure::from_error(Status::Protocol, &error))?;
-        Ok(match event {
-            None => Piece::NOTHING,
+        let (opcode, end) = match event {
+            None => return Ok(Piece::NOTHING),
             Some(Event::Data { payload, text, end }) => {
-                let opcode = if text { OpCode::Text } else { OpCode::Binary };
-                Piece::new(opcode, end, payload)
+                copy.extend_from_slice(payload);
+                (if text { OpCode::Text } else { OpCode::Binary }, end)
             }
-            Some(Event::Ping(payload)) => Piece::new(OpCode::Ping, true, payload),
-            Some(Event::Pong(payload)) => Piece::new(OpCode::Pong, true, payload),
+            Some(Event::Ping(payload)) => {
+                copy.extend_from_slice(payload);
+                (OpCode::Ping, true)
+            }
+            Some(Event::Pong(payload)) => {
+                copy.extend_from_slice(payload);
+                (OpCode::Pong, true)
+            }
             Some(Event::Close { code, reason }) => {
-                let mut payload = Vec::new();
                 if let Some(code) = code {
-                    payload.extend_from_slice(&code.to_be_bytes());
-                    payload.extend_from_slice(reason.as_bytes());
+                    copy.extend_from_slice(&code.to_be_bytes());
+                    copy.extend_from_slice(reason.as_bytes());
                 }
-                Piece::new(OpCode::Close, true, &payload)
+                (OpCode::Close, true)
             }
+        };
+        Ok(Piece {
+            opcode: opcode.code().into(),
+            end,
+            payload: Some(copy),
         })
     }
 }

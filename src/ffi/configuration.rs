@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::error::{Failure, Status};
 use super::guard::guard;
 use super::input::{self, JSON_MAX, Out};
-use super::string;
+use super::{memory, string};
 use crate::configuration::{
     self, Configuration, ConfigurationError, MAX_FILE, Selection, SelectionInput,
 };
@@ -47,10 +47,12 @@ use crate::configuration::{
 ///   public              true if clear text may go to publicly routable addresses
 ///   gateway             true if clear text may go through the default gateway
 ///   dead_peer_timeout   seconds, 1 to 3600
+///   congestion          "auto", "system", "bbr" or "cubic"
+///   buffer              "auto", "system", or a number of bytes
 ///   reason              why this network was selected, in one sentence
 ///
 /// On the target node: `network` (a CIDR or an interface name of this node, or null for its own
-/// address), `configured`, `require_encryption`, `public` and `reason`.
+/// address), `configured`, `require_encryption`, `public`, `congestion`, `buffer` and `reason`.
 ///
 /// Errors: NULL_POINTER; TOO_LONG above 1 MiB; NOT_UTF8; INVALID_ARGUMENT if `input` is not such an
 /// object, its remote is not a host, its network is malformed, or `text` has a mistake; REFUSED if
@@ -79,6 +81,7 @@ pub unsafe extern "C" fn pve_tunnel_configuration_select(
         };
         // SAFETY: a C string, as the caller promises.
         let call = unsafe { input::text(input, "input", JSON_MAX) }?;
+        memory::check_available(content.len() + call.len())?;
         let call: SelectionInput = input::json(call, "input")?;
         let selection =
             select(content, &call).map_err(|error| Failure::from_error(status(&error), &error))?;

@@ -26,6 +26,10 @@ use crate::connector::{self, ConnectorError, ControlError, Options};
 ///   dead_peer_timeout  time without progress after which a connection to the API counts as dead,
 ///                      by default 60
 ///   ping_interval      time without a sent frame after which a websocket sends a ping, by default 20
+///   congestion         how TCP reacts to loss on connections with guest data: "auto" (the default),
+///                      "system", "bbr" or "cubic"
+///   buffer             the size of their buffers: "auto" (the default), "system", or a number of
+///                      bytes from 65536 to 268435456
 ///   end_with_parent    true: the kernel sends SIGTERM when the thread that forked this process
 ///                      ends; by default false
 ///

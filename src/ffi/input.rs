@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{Failure, Status};
+use super::memory;
 
 /// Longest JSON text, in bytes. It is much longer than any plan or endpoint, and short enough to be
 /// parsed in a daemon.
@@ -18,7 +19,8 @@ pub(super) const JSON_MAX: usize = 1 << 20;
 /// search for a NUL.
 pub(super) const NAME_MAX: usize = 4096;
 
-/// Reads a C string of at most `max` bytes. `what` is the name of the argument in messages.
+/// Reads a C string of at most `max` bytes. `what` is the name of the argument in messages. Fails if
+/// there is not enough memory to parse it.
 ///
 /// # Safety
 /// `text` is NULL, or readable up to and including a NUL byte or `max + 1` bytes. It does not
@@ -57,6 +59,7 @@ pub(super) unsafe fn c_bytes<'a>(
             format!("{what} is longer than {max} bytes"),
         ));
     }
+    memory::check_available(len)?;
     // SAFETY: strnlen has just read these bytes, and the NUL after them.
     Ok(unsafe { slice::from_raw_parts(text.cast::<u8>(), len) })
 }
@@ -95,13 +98,16 @@ pub(super) fn json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Fai
 }
 
 /// A value as JSON text.
-pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|error| {
-        Failure::new(
+pub(super) fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, Failure> {
+    let mut output = memory::Output::default();
+    match serde_json::to_writer(&mut output, value) {
+        Ok(()) => Ok(output.0),
+        Err(error) if error.is_io() => Err(Failure::out_of_memory(output.0.len() + 1)),
+        Err(error) => Err(Failure::new(
             Status::Panic,
             format!("cannot write the answer as JSON: {error}"),
-        )
-    })
+        )),
+    }
 }
 
 /// At most `max` bytes. NULL is allowed if `len` is 0.

@@ -28,6 +28,9 @@ use crate::listener::{self, ListenerError, Options};
 ///   public             true: "tcp" may listen on a publicly routable address; by default false
 ///   hello_timeout      time limit for TLS and the handshake of a connection, by default 10
 ///   dead_peer_timeout  time after which a silent source counts as dead, by default 60
+///   congestion         how TCP reacts to loss: "auto" (the default), "system", "bbr" or "cubic"
+///   buffer             the size of the buffers: "auto" (the default), "system", or a number of
+///                      bytes from 65536 to 268435456
 ///
 /// Times are in seconds, from 0.001 to 3600.
 ///

@@ -8,6 +8,7 @@
 //! | [`error`] | statuses, messages, and the last result of each thread |
 //! | `handle` | opaque handles, which work only in the process that created them |
 //! | `input` | C strings, bytes and output pointers as Rust types, with their limits |
+//! | `memory` | allocations whose size depends on the input |
 //! | `sigpipe` | blocking SIGPIPE during a call |
 //! | [`string`] | strings and bytes for C, and the functions that free them |
 //! | [`version`], [`mask`], [`codec`], [`tls`], [`capability`], [`configuration`], [`network`], [`connector`], [`listener`], [`seam`] | the C functions |
@@ -32,6 +33,7 @@ mod input;
 pub mod limits;
 pub mod listener;
 pub mod mask;
+mod memory;
 pub mod network;
 pub mod seam;
 mod sigpipe;

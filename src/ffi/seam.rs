@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::error::{Failure, Status};
 use super::guard::guard;
 use super::input::{self, JSON_MAX, NAME_MAX, Out};
-use super::string;
+use super::{memory, string};
 use crate::configuration::MAX_FILE;
 use crate::seam::{self, FieldError, SeamError, SeamInput};
 
@@ -64,6 +64,7 @@ pub unsafe extern "C" fn pve_tunnel_seam_decide(
         };
         // SAFETY: a C string, as the caller promises.
         let known = unsafe { input::text(input, "input", JSON_MAX) }?;
+        memory::check_available(content.len() + known.len())?;
         let known: SeamInput = input::json(known, "input")?;
         let action = seam::decide(content, &known)
             .map_err(|error| Failure::from_error(status(&error), &error))?;

@@ -3,10 +3,17 @@
 use std::ffi::{CString, c_char};
 
 use super::error::{Failure, Status};
+use super::memory;
 
 /// Text as a C string.
-pub(super) fn to_c(text: String) -> Result<CString, Failure> {
-    CString::new(text).map_err(|_| {
+pub(super) fn to_c(text: impl AsRef<[u8]>) -> Result<CString, Failure> {
+    let text = text.as_ref();
+    // With space for the NUL, because `CString::new` would end the process without memory for it.
+    let mut bytes = Vec::new();
+    memory::reserve(&mut bytes, text.len() + 1)?;
+    bytes.extend_from_slice(text);
+    bytes.push(0);
+    CString::from_vec_with_nul(bytes).map_err(|_| {
         Failure::new(
             Status::InvalidArgument,
             "the answer would contain a NUL byte",
@@ -17,12 +24,13 @@ pub(super) fn to_c(text: String) -> Result<CString, Failure> {
 /// Bytes as a pointer and a length. The pointer is valid even if there are no bytes.
 ///
 /// One NUL byte follows the bytes, which the length does not count. It gives an empty payload an
-/// address, and lets a C program use a text payload without a copy.
-pub(super) fn bytes_to_c(mut bytes: Vec<u8>) -> (*mut u8, usize) {
+/// address, and lets a C program use a text payload without a copy. Does not fail if the capacity
+/// was reserved for exactly one more byte.
+pub(super) fn bytes_to_c(mut bytes: Vec<u8>) -> Result<(*mut u8, usize), Failure> {
     let len = bytes.len();
-    bytes.reserve_exact(1);
+    memory::reserve(&mut bytes, 1)?;
     bytes.push(0);
-    (Box::into_raw(bytes.into_boxed_slice()).cast::<u8>(), len)
+    Ok((Box::into_raw(bytes.into_boxed_slice()).cast::<u8>(), len))
 }
 
 /// Frees a string that a function of this library returned.

@@ -14,6 +14,8 @@ use crate::process::Log;
 use crate::relay::Local;
 use crate::system::{keepalive, lock};
 use crate::tls::{Server, TlsError, buffered};
+use crate::tuning::{Limit, Observer, Settings, Tuning};
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -80,6 +82,7 @@ pub(super) struct Acceptor {
     pub(super) forwards: Forwards,
     pub(super) log: Arc<Log>,
     liveness: PeerLiveness,
+    tuning: Tuning,
     pub(super) presence: Presence,
     connections: AtomicU64,
     refused: Mutex<Refused>,
@@ -113,6 +116,10 @@ impl Acceptor {
             forwards: Forwards::default(),
             log,
             liveness: PeerLiveness::alive(options.dead_peer_timeout),
+            tuning: Tuning::new(Settings {
+                congestion: options.congestion,
+                buffer: options.buffer,
+            }),
             presence: Presence::none(),
             connections: AtomicU64::new(0),
             refused: Mutex::default(),
@@ -244,7 +251,13 @@ impl Acceptor {
         let number = permit.count();
         let started = Instant::now();
         let counters = &permit.forward().counters;
-        let result = link.relay(&local, counters, &self.liveness).await;
+        let connection = Connection {
+            path: permit.forward().path.display(),
+            number,
+            log: &self.log,
+        };
+        let monitor = self.tuning.monitor(&connection);
+        let result = link.relay(&local, counters, &self.liveness, monitor).await;
         let (kind, end) = match &result {
             Ok(()) => ("listener: closed connections", "closed".to_owned()),
             Err(error) => {
@@ -330,6 +343,26 @@ impl Acceptor {
             format_args!("listener: connection from {peer} refused: {refusal} (refusal {count})"),
         );
     }
+}
+
+/// A connection in the log.
+struct Connection<'a> {
+    path: std::path::Display<'a>,
+    number: u64,
+    log: &'a Log,
+}
+
+impl Observer for Connection<'_> {
+    fn socket_changed(&self, text: &dyn Display) {
+        let Self { path, number, log } = self;
+        log.limited(
+            "listener: changes of sockets",
+            format_args!("listener: '{path}': connection {number}: {text}"),
+        );
+    }
+
+    /// The source reports what limits the migration.
+    fn limited_by(&self, _: Limit, _: Duration) {}
 }
 
 /// Connects to the program that listens on `path`. If its accept queue is full, the connection is

@@ -24,6 +24,7 @@ use crate::process::{Input, Log, Output};
 use crate::scalar;
 use crate::system::{ConfidentialMemory, ParentDeathSignal, Signals, limits};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
+use crate::tuning::{Buffer, Congestion};
 use acceptor::Acceptor;
 use control_socket::ControlSocket;
 use serde::Deserialize;
@@ -73,6 +74,12 @@ pub struct Options {
         deserialize_with = "scalar::deserialize_time_limit"
     )]
     pub heartbeat_timeout: Duration,
+    /// The congestion control of the connections.
+    #[serde(default)]
+    pub congestion: Congestion,
+    /// The size of their buffers.
+    #[serde(default)]
+    pub buffer: Buffer,
     /// The user of the API that the worker runs for; its listeners are counted.
     #[serde(default)]
     pub user: Option<String>,

@@ -319,6 +319,8 @@ impl Seam<'_> {
                 "public": selected.public,
                 "hello_timeout": HANDSHAKE_TIMEOUT.as_secs(),
                 "dead_peer_timeout": open.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT.into()),
+                "congestion": selected.congestion,
+                "buffer": selected.buffer,
                 "user": self.input.user,
             }),
         })

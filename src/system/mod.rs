@@ -9,6 +9,7 @@ mod parent;
 pub(crate) mod readiness;
 mod signals;
 pub(crate) mod tcp_info;
+pub(crate) mod tcp_options;
 mod wiping_allocator;
 
 pub(crate) use confidential::ConfidentialMemory;

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 /// Bytes of `struct tcp_info` up to the last member that is read here, which exists since Linux 5.5.
 const LENGTH: usize = 232;
@@ -14,16 +15,40 @@ const TIMESTAMPS: u8 = 1;
 const TIMESTAMP: u32 = 12;
 
 /// The members that are in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TcpInfo {
+    /// The exponent of the window's unit, by which this node scales the window that it announces.
+    pub(crate) receive_scale: u8,
+    /// The data rate was last limited by the program, which had nothing to send.
+    pub(crate) app_limited: bool,
     /// Segments that were sent and not acknowledged. Data that waits for a closed window was not sent.
     pub(crate) unacked: u32,
     /// The largest packet that the kernel sends on this path, in bytes with its headers.
     pub(crate) path_mtu: u32,
+    /// The smoothed round-trip time.
+    pub(crate) round_trip: Duration,
     /// The largest segment that this node has announced to the peer, in bytes, options of TCP included.
     pub(crate) announced_segment: u32,
+    /// Segments that were sent again so far.
+    pub(crate) retransmitted: u32,
     /// Bytes that the peer has acknowledged so far.
     pub(crate) bytes_acked: u64,
+    /// Bytes that were received in order so far.
+    pub(crate) bytes_received: u64,
+    /// Bytes that the program has written and that were not sent yet.
+    pub(crate) unsent: u32,
+    /// The shortest round-trip time of the last minutes. None before the first measurement.
+    pub(crate) min_round_trip: Option<Duration>,
+    /// Segments with data that were sent so far, repetitions included.
+    pub(crate) data_segments_sent: u32,
+    /// The rate at which the peer last received data, in bytes per second.
+    pub(crate) delivery_rate: u64,
+    /// How long there has been data that was not acknowledged.
+    pub(crate) busy: Duration,
+    /// The part of `busy` in which the peer's window was the limit.
+    pub(crate) window_limited: Duration,
+    /// The part of `busy` in which the send buffer was the limit.
+    pub(crate) buffer_limited: Duration,
     /// The window that the peer has announced, in bytes. Zero: the window is closed.
     pub(crate) send_window: u32,
 }
@@ -63,18 +88,41 @@ impl TcpInfo {
             word.copy_from_slice(&bytes[at..at + 4]);
             u32::from_ne_bytes(word)
         };
-        let mut acked = [0; 8];
-        acked.copy_from_slice(&bytes[120..128]);
+        let long = |at: usize| {
+            let mut long = [0; 8];
+            long.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(long)
+        };
+        let microseconds = |count: u32| Duration::from_micros(count.into());
         let timestamp = if bytes[5] & TIMESTAMPS != 0 {
             TIMESTAMP
         } else {
             0
         };
+        // Two bit fields, which begin at the lowest bit of a byte or at the highest one.
+        let (receive_scale, app_limited) = match cfg!(target_endian = "little") {
+            true => (bytes[6] >> 4, bytes[7] & 1 != 0),
+            false => (bytes[6] & 0xf, bytes[7] & 0x80 != 0),
+        };
         Self {
+            receive_scale,
+            app_limited,
             unacked: word(24),
             path_mtu: word(60),
+            round_trip: microseconds(word(68)),
             announced_segment: word(84) + timestamp,
-            bytes_acked: u64::from_ne_bytes(acked),
+            retransmitted: word(100),
+            bytes_acked: long(120),
+            bytes_received: long(128),
+            unsent: word(144),
+            min_round_trip: Some(word(148))
+                .filter(|time| *time != u32::MAX)
+                .map(microseconds),
+            data_segments_sent: word(156),
+            delivery_rate: long(160),
+            busy: Duration::from_micros(long(168)),
+            window_limited: Duration::from_micros(long(176)),
+            buffer_limited: Duration::from_micros(long(184)),
             send_window: word(228),
         }
     }
@@ -103,7 +151,13 @@ mod tests {
         stream.read_exact(&mut [0]).unwrap();
         let after = TcpInfo::of(&stream).unwrap();
         assert_eq!(after.bytes_acked, before.bytes_acked + 1000, "{after:?}");
-        assert_eq!(after.unacked, 0, "{after:?}");
+        assert_eq!(after.bytes_received, 1, "{after:?}");
+        assert_eq!((after.unacked, after.unsent), (0, 0), "{after:?}");
+        assert!(after.data_segments_sent > before.data_segments_sent);
+        // The kernel counts these times in ticks.
+        assert!(after.busy >= before.busy && after.busy < Duration::from_secs(60));
+        let shortest = after.min_round_trip.unwrap();
+        assert!(shortest <= after.round_trip && shortest < Duration::from_secs(1));
         assert!(TcpInfo::of(std::io::stdin()).is_err());
     }
 }

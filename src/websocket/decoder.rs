@@ -2,6 +2,7 @@
 
 use super::frame::{FrameError, FrameHeader, MAX_CONTROL_PAYLOAD, OpCode, Role};
 use super::mask::mask;
+use std::collections::TryReserveError;
 use zeroize::Zeroize;
 
 /// What a decoder found.
@@ -100,6 +101,15 @@ impl Decoder {
         &mut self.buffer[self.end..]
     }
 
+    /// Allocates the memory for `wanted` more bytes, so that [`space`](Self::space) and
+    /// [`feed`](Self::feed) do not. If it fails, the decoder has not changed.
+    pub fn try_reserve(&mut self, wanted: usize) -> Result<(), TryReserveError> {
+        // `space` moves the bytes that were not returned yet to the beginning.
+        let needed = wanted.saturating_add(self.end - self.start);
+        self.buffer
+            .try_reserve(needed.saturating_sub(self.buffer.len()))
+    }
+
     /// Reports that the first `count` bytes of [`space`](Self::space) were filled.
     pub fn filled(&mut self, count: usize) {
         self.end = self.buffer.len().min(self.end + count);
@@ -142,6 +152,26 @@ impl Decoder {
             });
         }
         Ok(self.data())
+    }
+
+    /// The length of the payload that the next call of [`next_event`](Self::next_event) returns.
+    /// `None` if it returns no event. If it returns an error, there may be a length.
+    pub fn next_payload_len(&self) -> Option<usize> {
+        if self.closed || self.failed.is_some() {
+            return None;
+        }
+        let bytes = &self.buffer[self.start..self.end];
+        let (length, available, whole) = match &self.frame {
+            Some(frame) => (frame.left, bytes.len(), false),
+            None => {
+                let (header, size) = FrameHeader::parse(bytes, self.role, self.limit).ok()??;
+                let whole = header.opcode.is_control();
+                (header.length as usize, bytes.len() - size, whole)
+            }
+        };
+        let count = length.min(available);
+        let is_event = count == length || (count > 0 && !whole);
+        is_event.then_some(count)
     }
 
     /// The payload of the last [`Event::Data`] again, until more bytes are added.

@@ -38,11 +38,27 @@ pub struct Encoder {
 impl Encoder {
     /// An encoder for one end of a connection. `masking` applies to a client only.
     pub fn new(role: Role, masking: Masking) -> Self {
+        let keys = match (role, masking) {
+            (Role::Client, Masking::Random) => KEYS,
+            _ => 0,
+        };
         Self {
             role,
             masking,
-            keys: Vec::new(),
+            keys: Vec::with_capacity(keys),
         }
+    }
+
+    /// The length of the frames that [`encode`](Self::encode) appends for a payload of `length` bytes.
+    pub fn encoded_len(&self, length: usize) -> usize {
+        let frame = |length| FrameHeader::len(length, self.role == Role::Client) + length;
+        let (full, rest) = (length / MAX_FRAME, length % MAX_FRAME);
+        let last = if full == 0 || rest > 0 {
+            frame(rest)
+        } else {
+            0
+        };
+        full * frame(MAX_FRAME) + last
     }
 
     /// Appends `payload` as frames of kind `opcode` to `out`.

@@ -208,6 +208,16 @@ impl FrameHeader {
         Ok(Some((header, bytes.len() - rest.len())))
     }
 
+    /// The length of the header of a frame with a payload of `length` bytes.
+    pub const fn len(length: usize, masked: bool) -> usize {
+        let length = match Self::length_code(length as u64) {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        2 + length + if masked { 4 } else { 0 }
+    }
+
     /// Writes the header to the start of `out`, and returns its length in bytes.
     pub fn write(&self, out: &mut [u8; MAX_HEADER]) -> usize {
         let masked = if self.mask.is_some() { 0x80 } else { 0 };

@@ -4,6 +4,7 @@ use pve_tunnel::configuration::{
     Configuration, ConfigurationError, Host, MAX_FILE, MAX_LINE, MAX_SECTIONS, is_id,
 };
 use pve_tunnel::plane::MigrationType;
+use pve_tunnel::tuning::{Buffer, Congestion};
 
 const GOOD: &str = "\
 # Between our two sites, over the dark fibre.
@@ -16,6 +17,8 @@ network: dc2
 \tpublic yes
 \tgateway On
 \tdead-peer-timeout 30
+\tcongestion bbr
+\tbuffer 32M
 \tcomment Ask the network team  # before changing this: they own it
 
 network: backup-site
@@ -58,6 +61,8 @@ fn every_section_and_key_of_a_file_is_parsed() {
     assert_eq!(dc2.default, MigrationType::Insecure);
     assert!(dc2.public && dc2.gateway);
     assert_eq!(dc2.dead_peer_timeout, 30);
+    assert_eq!(dc2.congestion, Congestion::Bbr);
+    assert_eq!(dc2.buffer, Buffer::Bytes(32 << 20));
     let comment = "Ask the network team  # before changing this: they own it";
     assert_eq!(dc2.comment.as_deref(), Some(comment));
 
@@ -68,6 +73,8 @@ fn every_section_and_key_of_a_file_is_parsed() {
     assert_eq!((&other.target, &other.comment), (&None, &None));
     assert!(other.remotes.is_empty() && !other.public && !other.gateway);
     assert_eq!(other.dead_peer_timeout, 60);
+    assert_eq!(other.congestion, Congestion::Auto);
+    assert_eq!(other.buffer, Buffer::Auto);
     assert!(configuration.network("dc1").is_none() && configuration.network("DC2").is_none());
 }
 
@@ -232,6 +239,9 @@ fn every_error_names_its_line() {
         ("seconds beyond every number", "network: dc2\n\tdead-peer-timeout 65596\n", "'65596' is not a number of seconds"),
         ("seconds with a unit", "network: dc2\n\tdead-peer-timeout 60s\n", "'60s' is not a number of seconds"),
         ("a fraction of seconds", "network: dc2\n\tdead-peer-timeout 1.5\n", "'1.5' is not a number of seconds"),
+        ("congestion control", "network: dc2\n\tcongestion reno\n", "line 2: 'congestion' of network 'dc2': 'reno' is not a congestion control, expected one of: auto, system, bbr, cubic"),
+        ("buffer without a unit", "network: dc2\n\tbuffer 32\n", "line 2: 'buffer' of network 'dc2': '32' is not a buffer size, expected one of: auto, system, a number of bytes from 64K to 256M"),
+        ("buffer with another unit", "network: dc2\n\tbuffer 32MiB\n", "line 2: 'buffer' of network 'dc2': '32MiB' is not a buffer size"),
         // Remotes
         ("port", "network: dc2\n\tremote pve.example.com:8006\n", "line 2: 'remote' of network 'dc2': host 'pve.example.com:8006' has a port"),
         ("host left out", "network: dc2\n\tremote 192.0.2.7,,192.0.2.8\n", "line 2: 'remote' of network 'dc2': host '' is empty"),

@@ -17,6 +17,8 @@ network: dc2
 \tpublic 1
 \tgateway 1
 \tdead-peer-timeout 30
+\tcongestion system
+\tbuffer 1M
 
 network: dc3
 \tremote 192.0.2.8
@@ -69,9 +71,24 @@ fn the_selection_of_the_source() {
         "public",
         "gateway",
         "dead_peer_timeout",
+        "congestion",
+        "buffer",
     ];
     let null = || Value::Null;
-    let dc2 = |kind: &str| json!([kind, "dc2", true, "dc1", "10.0.0.0/24", true, true, 30]);
+    let dc2 = |kind: &str| {
+        json!([
+            kind,
+            "dc2",
+            true,
+            "dc1",
+            "10.0.0.0/24",
+            true,
+            true,
+            30,
+            "system",
+            1 << 20
+        ])
+    };
     let dc3 = || {
         json!([
             "secure",
@@ -81,11 +98,21 @@ fn the_selection_of_the_source() {
             "vmbr1",
             false,
             false,
-            60
+            60,
+            "auto",
+            "auto"
         ])
     };
-    let given = |kind: &str, text: &str| json!([kind, text, false, text, text, false, false, 60]);
-    let none = |kind: &str| json!([kind, null, false, null, null, false, false, 60]);
+    let given = |kind: &str, text: &str| {
+        json!([
+            kind, text, false, text, text, false, false, 60, "auto", "auto"
+        ])
+    };
+    let none = |kind: &str| {
+        json!([
+            kind, null, false, null, null, false, false, 60, "auto", "auto"
+        ])
+    };
     #[rustfmt::skip] // One row a line.
     let table = [
         ("a remote by address", source("192.0.2.7", null(), null()), dc2("insecure"), "network 'dc2' is configured for remote '192.0.2.7'"),
@@ -97,11 +124,11 @@ fn the_selection_of_the_source() {
         ("the defaults of a network", source("192.0.2.8", null(), null()), dc3(), "network 'dc3' is configured for remote '192.0.2.8'"),
         ("by ID, its remote", source("192.0.2.7", null(), json!("dc2")), dc2("insecure"), "network 'dc2' was requested by its ID"),
         ("by ID, any remote", source("192.0.2.9", null(), json!("clear")),
-            json!(["insecure", "clear", true, null, "10.4.0.0/24", false, false, 60]), "network 'clear' was requested by its ID"),
+            json!(["insecure", "clear", true, null, "10.4.0.0/24", false, false, 60, "auto", "auto"]), "network 'clear' was requested by its ID"),
         ("by ID, in place of the remote's own", source("192.0.2.7", null(), json!("vmbr0")),
-            json!(["secure", "vmbr0", true, null, "10.5.0.0/24", false, false, 60]), "network 'vmbr0' was requested by its ID"),
+            json!(["secure", "vmbr0", true, null, "10.5.0.0/24", false, false, 60, "auto", "auto"]), "network 'vmbr0' was requested by its ID"),
         ("by ID, without any network", source("192.0.2.9", json!("insecure"), json!("nowhere")),
-            json!(["insecure", "nowhere", true, null, null, false, false, 60]), "network 'nowhere' was requested by its ID"),
+            json!(["insecure", "nowhere", true, null, null, false, false, 60, "auto", "auto"]), "network 'nowhere' was requested by its ID"),
         ("a CIDR", source("192.0.2.9", null(), json!("10.9.0.0/16")), given("secure", "10.9.0.0/16"), "migration network '10.9.0.0/16' was given"),
         ("a CIDR and insecure", source("192.0.2.9", json!("insecure"), json!("fd00::/64")), given("insecure", "fd00::/64"), "migration network 'fd00::/64' was given"),
         ("an interface", source("192.0.2.9", null(), json!("eth1")), given("secure", "eth1"), "migration network 'eth1' was given"),
@@ -147,23 +174,23 @@ fn the_selection_of_the_target() {
     let null = || Value::Null;
     #[rustfmt::skip] // One row a line.
     let table = [
-        ("an ID", target("secure", json!("dc2")), json!(["10.0.0.0/24", true, true]), "network 'dc2' was requested by its ID"),
-        ("an ID, insecure", target("insecure", json!("dc2")), json!(["10.0.0.0/24", true, true]), "network 'dc2' was requested by its ID"),
-        ("an ID on an interface", target("secure", json!("dc3")), json!(["vmbr1", true, false]), "network 'dc3' was requested by its ID"),
-        ("an ID like an interface", target("secure", json!("vmbr0")), json!(["10.5.0.0/24", true, false]), "network 'vmbr0' was requested by its ID"),
-        ("an ID without a network", target("insecure", json!("nowhere")), json!([null, true, false]), "network 'nowhere' was requested by its ID"),
-        ("a CIDR", target("insecure", json!("10.0.0.0/24")), json!(["10.0.0.0/24", false, false]), "migration network '10.0.0.0/24' was given"),
-        ("an interface", target("secure", json!("vmbr1")), json!(["vmbr1", false, false]), "migration network 'vmbr1' was given"),
-        ("nothing", target("secure", null()), json!([null, false, false]), "no network was requested"),
-        ("nothing, insecure", target("insecure", null()), json!([null, false, false]), "no network was requested"),
+        ("an ID", target("secure", json!("dc2")), json!(["10.0.0.0/24", true, true, "system", 1 << 20]), "network 'dc2' was requested by its ID"),
+        ("an ID, insecure", target("insecure", json!("dc2")), json!(["10.0.0.0/24", true, true, "system", 1 << 20]), "network 'dc2' was requested by its ID"),
+        ("an ID on an interface", target("secure", json!("dc3")), json!(["vmbr1", true, false, "auto", "auto"]), "network 'dc3' was requested by its ID"),
+        ("an ID like an interface", target("secure", json!("vmbr0")), json!(["10.5.0.0/24", true, false, "auto", "auto"]), "network 'vmbr0' was requested by its ID"),
+        ("an ID without a network", target("insecure", json!("nowhere")), json!([null, true, false, "auto", "auto"]), "network 'nowhere' was requested by its ID"),
+        ("a CIDR", target("insecure", json!("10.0.0.0/24")), json!(["10.0.0.0/24", false, false, "auto", "auto"]), "migration network '10.0.0.0/24' was given"),
+        ("an interface", target("secure", json!("vmbr1")), json!(["vmbr1", false, false, "auto", "auto"]), "migration network 'vmbr1' was given"),
+        ("nothing", target("secure", null()), json!([null, false, false, "auto", "auto"]), "no network was requested"),
+        ("nothing, insecure", target("insecure", null()), json!([null, false, false, "auto", "auto"]), "no network was requested"),
     ];
     for (name, input, expected, reason) in table {
         let selection = selected(SITES, &input).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let names = ["network", "configured", "public"];
+        let names = ["network", "configured", "public", "congestion", "buffer"];
         assert_eq!(members(&selection, &names), expected, "{name}");
         assert_eq!(selection["require_encryption"], json!(false), "{name}");
         assert_eq!(selection["reason"], json!(reason), "{name}");
-        assert_eq!(selection.as_object().unwrap().len(), 5, "{name}");
+        assert_eq!(selection.as_object().unwrap().len(), 7, "{name}");
 
         let encrypted = selected(&format!("{SITES}{ENCRYPTED}"), &input);
         if input["migration_type"] == json!("secure") {

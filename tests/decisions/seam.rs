@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 const PIN: &str = "AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB";
 
-const NETWORKS: &str = "network: clear\n source 10.9.0.0/24\n allow insecure,secure\n public 1\n\nnetwork: closed\n source 10.8.0.0/24\n";
+const NETWORKS: &str = "network: clear\n source 10.9.0.0/24\n allow insecure,secure\n public 1\n congestion cubic\n buffer 64K\n\nnetwork: closed\n source 10.8.0.0/24\n";
 
 /// The decision as JSON, or the refusal. `changes` replace members of a minimal input.
 fn decision(configuration: &str, direct: Value, changes: Value) -> Result<Value, String> {
@@ -43,7 +43,8 @@ fn the_options_of_a_listener_come_from_request_and_configuration() {
     );
     let options = json!({
         "plane": "tls", "network": "10.9.0.0/24", "node": "pve7", "fingerprint": PIN,
-        "public": true, "hello_timeout": 10, "dead_peer_timeout": 2.5, "user": null,
+        "public": true, "hello_timeout": 10, "dead_peer_timeout": 2.5,
+        "congestion": "cubic", "buffer": 65536, "user": null,
     });
     assert_eq!(
         action.unwrap(),
@@ -52,6 +53,8 @@ fn the_options_of_a_listener_come_from_request_and_configuration() {
     let plain = decision("", open(json!({})), json!({})).unwrap();
     assert_eq!(plain["options"]["network"], Value::Null);
     assert_eq!(plain["options"]["dead_peer_timeout"], 60.0);
+    assert_eq!(plain["options"]["congestion"], "auto");
+    assert_eq!(plain["options"]["buffer"], "auto");
     let changes = json!({ "user": "move@pve!token", "allowed": true });
     let named = decision("", open(json!({ "network": "büro☺" })), changes).unwrap();
     assert_eq!(named["options"]["network"], "büro☺");

@@ -98,6 +98,7 @@ fn encoded(role: Role, masking: Masking, opcode: OpCode, payload: &[u8]) -> Vec<
     let mut out = Vec::new();
     let mut encoder = Encoder::new(role, masking);
     encoder.encode(opcode, payload, &mut out).unwrap();
+    assert_eq!(out.len(), encoder.encoded_len(payload.len()));
     out
 }
 

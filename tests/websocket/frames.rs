@@ -19,6 +19,7 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// Decodes the stream in different pieces and requires equal results.
 fn delivered(role: Role, stream: &[u8]) -> Outcome {
+    lengths_are_announced(role, stream);
     let whole = decode(role, [stream]);
     // A long frame is delivered byte by byte only at its beginning and end, to save time.
     if stream.len() < 4096 {
@@ -36,6 +37,33 @@ fn delivered(role: Role, stream: &[u8]) -> Outcome {
         assert_eq!(decode(role, pieces), whole, "in pieces, seed {seed}");
     }
     whole
+}
+
+/// Before each event, the decoder returns the length of its payload, and reserved memory is enough for
+/// the bytes that are fed.
+fn lengths_are_announced(role: Role, stream: &[u8]) {
+    let mut decoder = Decoder::new(role, MAX_FRAME);
+    for piece in Random(1).cut(stream, 3000) {
+        decoder.try_reserve(piece.len()).unwrap();
+        decoder.feed(piece);
+        loop {
+            let announced = decoder.next_payload_len();
+            let length = match decoder.next_event() {
+                Ok(Some(
+                    Event::Data { payload, .. } | Event::Ping(payload) | Event::Pong(payload),
+                )) => Some(payload.len()),
+                Ok(Some(Event::Close { code, reason })) => {
+                    Some(code.map_or(0, |_| 2) + reason.len())
+                }
+                Ok(None) => None,
+                Err(_) => return,
+            };
+            assert_eq!(announced, length);
+            if length.is_none() {
+                break;
+            }
+        }
+    }
 }
 
 #[track_caller]

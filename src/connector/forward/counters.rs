@@ -4,6 +4,7 @@ use crate::connector::quantity::{Size, rate};
 use crate::process::Log;
 use crate::relay::Counters;
 use crate::system::lock;
+use crate::tuning::{Limit, LimitTimes};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,7 @@ pub(in crate::connector) struct Total {
     pub(in crate::connector) forwards: u64,
     pub(in crate::connector) connections: u64,
     pub(in crate::connector) failed: u64,
+    pub(in crate::connector) limits: LimitTimes,
 }
 
 impl Traffic {
@@ -60,11 +62,12 @@ impl Traffic {
                 // The end of a forward's connections was logged when they ended.
                 if since.bytes() > 0 && forward.is_open() {
                     log.line(format_args!(
-                        "forward '{}': {} sent, {} received, {}/s",
+                        "forward '{}': {} sent, {} received, {}/s{}",
                         forward.name,
                         Size(now.sent),
                         Size(now.received),
-                        Size(since.rate())
+                        Size(since.rate()),
+                        LimitedBy(since.limits.main())
                     ));
                 }
             }
@@ -84,6 +87,10 @@ impl Traffic {
             forwards: forwards.len() as u64,
             connections: sum(&|forward| forward.connections.load(Ordering::Relaxed)),
             failed: sum(&|forward| forward.failed.load(Ordering::Relaxed)),
+            limits: forwards
+                .iter()
+                .map(|forward| *lock(&forward.limits))
+                .fold(LimitTimes::default(), LimitTimes::plus),
         }
     }
 }
@@ -123,6 +130,7 @@ pub(super) struct Moved {
     received: u64,
     /// In which at least one of its connections was open.
     time: Duration,
+    limits: LimitTimes,
 }
 
 impl Moved {
@@ -136,6 +144,7 @@ impl Moved {
             sent: self.sent.saturating_sub(before.sent),
             received: self.received.saturating_sub(before.received),
             time: self.time.saturating_sub(before.time),
+            limits: self.limits.since(before.limits),
         }
     }
 
@@ -150,12 +159,25 @@ impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} sent, {} received in {:.1} s, {}/s",
+            "{} sent, {} received in {:.1} s, {}/s{}",
             Size(self.sent),
             Size(self.received),
             self.time.as_secs_f64(),
-            Size(self.rate())
+            Size(self.rate()),
+            LimitedBy(self.limits.main())
         )
+    }
+}
+
+/// The end of a line about data: what has limited it for most of the time.
+pub(in crate::connector) struct LimitedBy(pub(in crate::connector) Option<Limit>);
+
+impl fmt::Display for LimitedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(limit) => write!(f, ", limited by {}", limit.description()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -170,6 +192,8 @@ pub(super) struct ForwardCounters {
     own_time: Mutex<OpenTime>,
     /// Of all forwards together.
     open_time: Arc<Mutex<OpenTime>>,
+    /// The sum of its connections.
+    limits: Mutex<LimitTimes>,
 }
 
 /// Bytes of the ended connections, and counters of the open ones.
@@ -203,6 +227,11 @@ impl ForwardCounters {
         (!self.is_open()).then(|| self.moved())
     }
 
+    /// Counts the time for which a connection was limited by this.
+    pub(super) fn limited_by(&self, limit: Limit, time: Duration) {
+        lock(&self.limits).add(limit, time);
+    }
+
     /// Counts a connection that failed or could not be opened.
     pub(super) fn failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
@@ -220,13 +249,14 @@ impl ForwardCounters {
             sent,
             received,
             time: lock(&self.own_time).total(),
+            limits: *lock(&self.limits),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Moved;
+    use super::{LimitTimes, Moved};
     use std::time::Duration;
 
     #[test]
@@ -236,6 +266,7 @@ mod tests {
             sent,
             received: 0,
             time: Duration::from_millis(milliseconds),
+            limits: LimitTimes::default(),
         };
         // 64 MiB in a quarter of a second, within an interval of 10 s between two lines.
         assert_eq!(moved(64 * MIB, 250).rate(), 256 * MIB);

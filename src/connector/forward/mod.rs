@@ -10,11 +10,12 @@ mod local_socket;
 mod queue;
 mod transport;
 
-pub(super) use counters::{Total, Traffic};
+pub(super) use counters::{LimitedBy, Total, Traffic};
 pub(super) use transport::{Transport, TransportError};
 
 use crate::process::Log;
 use crate::relay::Local;
+use crate::tuning::{Limit, Observer, Tuning};
 use counters::ForwardCounters;
 use local_socket::LocalSocket;
 use std::fmt::Display;
@@ -60,6 +61,7 @@ pub(super) struct Forward {
     socket: LocalSocket,
     transport: Arc<Transport>,
     counters: Arc<ForwardCounters>,
+    tuning: Arc<Tuning>,
     log: Arc<Log>,
 }
 
@@ -69,6 +71,7 @@ impl Forward {
         path: &Path,
         transport: Transport,
         traffic: &Traffic,
+        tuning: Arc<Tuning>,
         log: Arc<Log>,
     ) -> Result<Self, ListenError> {
         let socket = LocalSocket::bind(path).map_err(|cause| ListenError {
@@ -79,6 +82,7 @@ impl Forward {
             socket,
             transport: Arc::new(transport),
             counters: traffic.add_forward(path.display().to_string()),
+            tuning,
             log,
         })
     }
@@ -120,6 +124,7 @@ impl Forward {
                             number,
                             protection,
                             counters: self.counters.clone(),
+                            tuning: self.tuning.clone(),
                             log: self.log.clone(),
                         };
                         connections.spawn(connection.relay(local, transport));
@@ -279,7 +284,22 @@ struct Connection {
     /// For the log: the cipher.
     protection: String,
     counters: Arc<ForwardCounters>,
+    tuning: Arc<Tuning>,
     log: Arc<Log>,
+}
+
+impl Observer for Connection {
+    fn socket_changed(&self, text: &dyn Display) {
+        let Self { name, number, .. } = self;
+        self.log.limited(
+            "changes of sockets",
+            format_args!("forward '{name}': connection {number}: {text}"),
+        );
+    }
+
+    fn limited_by(&self, limit: Limit, time: Duration) {
+        self.counters.limited_by(limit, time);
+    }
 }
 
 impl Connection {
@@ -288,7 +308,8 @@ impl Connection {
         let started = Instant::now();
         let bytes = self.counters.connected();
         let local = Local::new(local);
-        let result = transport.relay(&local, &bytes).await;
+        let tuning = self.tuning.clone();
+        let result = transport.relay(&local, &bytes, tuning.monitor(&self)).await;
         let last = self.counters.ended(&bytes);
         let end = match &result {
             Ok(()) => "closed".to_owned(),

@@ -3,15 +3,16 @@
 
 use crate::connector::Options;
 use crate::connector::api_address::ApiAddress;
-use crate::connector::dial::{ApiEndpoint, DialError};
+use crate::connector::dial::{ApiEndpoint, DialError, Websocket};
 use crate::connector::direct_target::{ConnectError, DirectTarget};
 use crate::connector::protocol::ForwardData;
-use crate::connector::websocket_halves::{Receiver, Sender};
 use crate::connector::worker::{RequestError, WorkerChannel, request_operation, request_ticket};
 use crate::direct::message::Registered;
 use crate::direct::{Link, LinkError};
 use crate::relay::{Counters, Local, relay};
+use crate::tuning::{INTERVAL, Monitor};
 use serde_json::{Map, Value, json};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ pub(in crate::connector) enum Transport {
 
 /// An open connection to the target's socket.
 pub(super) enum OpenTransport {
-    Websocket(Box<(Sender, Receiver)>),
+    Websocket(Box<Websocket>),
     Direct(Link, Arc<DirectTarget>),
 }
 
@@ -123,12 +124,9 @@ impl Transport {
                 let fresh = request_ticket(worker, ticket, limit)
                     .await
                     .map_err(|cause| ticket_error(ticket, cause))?;
-                let (sender, receiver, protection) =
-                    target.dial(Some(fresh.reveal()), options).await?;
-                Ok((
-                    OpenTransport::Websocket(Box::new((sender, receiver))),
-                    protection.cipher,
-                ))
+                let websocket = target.dial(Some(fresh.reveal()), options).await?;
+                let cipher = websocket.protection.cipher.clone();
+                Ok((OpenTransport::Websocket(Box::new(websocket)), cipher))
             }
             Self::Direct { target, number } => {
                 let failed = |cause| OpenError::Direct {
@@ -145,13 +143,30 @@ impl Transport {
 
 impl OpenTransport {
     /// Relays between the connection and a local socket until both have ended.
-    pub(super) async fn relay(self, local: &Local, counters: &Counters) -> Result<(), LinkError> {
+    pub(super) async fn relay(
+        self,
+        local: &Local,
+        counters: &Counters,
+        monitor: Monitor<'_>,
+    ) -> Result<(), LinkError> {
         match self {
-            Self::Websocket(halves) => {
-                let (sender, receiver) = *halves;
-                Ok(relay(local, sender, receiver, counters).await?)
+            Self::Websocket(websocket) => {
+                let Websocket {
+                    sender,
+                    receiver,
+                    socket,
+                    ..
+                } = *websocket;
+                let nothing = |_: &_, _| None::<Infallible>;
+                tokio::select! {
+                    result = relay(local, sender, receiver, counters) => Ok(result?),
+                    never = monitor.run(&socket, INTERVAL, nothing) => match never {},
+                }
             }
-            Self::Direct(link, target) => link.relay(local, counters, target.liveness()).await,
+            Self::Direct(link, target) => {
+                link.relay(local, counters, target.liveness(), monitor)
+                    .await
+            }
         }
     }
 }

@@ -108,7 +108,7 @@ sub _uninterrupted ($code) {
 # Starts a connector, which is not connected yet.
 sub _start ($tunnel_params, $request, $read_line, $log) {
     # For connections through the target's API. For direct planes the request contains it.
-    my $options = { dead_peer_timeout => $request->{dead_peer_timeout} };
+    my $options = { map { $_ => $request->{$_} } qw(dead_peer_timeout congestion buffer) };
     return {
         %{ PVE::Tunnel::Client::Child::start($log, $options) },
         connector => "pve-tunnel $VERSION",
@@ -124,6 +124,9 @@ sub _start ($tunnel_params, $request, $read_line, $log) {
 # Returns the address at which the connector has reached the target's API.
 sub _probe ($tunnel, $data) {
     my $probe = { control => JSON::true, cmd => 'probe', data => $data };
+    # Not with the caller's reader: that of PVE::Tunnel suspends a time limit of its caller. This
+    # answer is the only line so far, so no byte of a later one is read.
+    local $tunnel->{read_line} = \&PVE::Tunnel::Client::Lines::read_line;
     my $answer = eval { PVE::Tunnel::Client::Lines::ask($tunnel, PROBE_LIMIT, $probe) }
         // die "the target's API cannot be used, and nothing was created there: $@";
     # The pattern also removes the taint.
@@ -367,7 +370,8 @@ L<PVE::Tunnel::Native/guard_check>, without the address.
 
 after C<finish_tunnel>, the connector's record: C<plane>, C<forwards_plane>, C<protocol>,
 C<cipher>, C<local>, C<remote>, C<fingerprint>, C<own_fingerprint>, C<sent> and C<received> (bytes),
-C<seconds>, C<forwards>, C<connections>, C<failed>, C<refused> (by the target: counts by reason).
+C<seconds>, C<forwards>, C<connections>, C<failed>, C<limited_by> (what limited the data for most of
+the time) and C<limited> (seconds by limit), C<refused> (by the target: counts by reason).
 Absent if the connector did not answer.
 
 =item C<params>
@@ -493,8 +497,9 @@ the request and the connection, and during the clean-up. They run afterwards.
 
 As C<fork_websocket_tunnel>, for a caller with a reader of its own: C<$read_line> is called with the
 tunnel and a number of seconds, and returns the next line without its end, or dies. It reads every
-answer to a command of this module. Callers that use C<write_tunnel> and C<read_tunnel> of this
-module must call C<fork_websocket_tunnel> instead.
+answer to a command of this module, except that to the first one, which tests the connection before
+the worker is requested. Callers that use C<write_tunnel> and C<read_tunnel> of this module must
+call C<fork_websocket_tunnel> instead.
 
 =head2 write_tunnel
 

@@ -299,12 +299,16 @@ Returns on the source
         gateway => JSON::false,
         # seconds, 1 to 3600
         dead_peer_timeout => 60,
+        # 'auto', 'system', 'bbr' or 'cubic'
+        congestion => 'auto',
+        # 'auto', 'system' or a number of bytes
+        buffer => 'auto',
         # one sentence: the source of this selection
         reason => '...',
     }
 
 and on the target C<network> (a CIDR or an interface name of this node, or C<undef> for its own
-address), C<configured>, C<require_encryption>, C<public> and C<reason>.
+address), C<configured>, C<require_encryption>, C<public>, C<congestion>, C<buffer> and C<reason>.
 
 If the call has a CIDR or an interface name, it becomes both C<network> and C<source_network>, and
 is not C<configured>. Configured networks then have no effect, but the policy does.
@@ -532,6 +536,10 @@ optional:
     dead_peer_timeout => 60,
     # without a sent frame on a websocket, until a ping is sent
     ping_interval => 20,
+    # or 'system', 'bbr', 'cubic': of connections with guest data
+    congestion => 'auto',
+    # or 'system', or a number of bytes: their buffers
+    buffer => 'auto',
     # true: end with SIGTERM if the parent process dies
     end_with_parent => 0,
 
@@ -573,6 +581,10 @@ describes them. C<$options>:
     hello_timeout => 10,
     # seconds without data of the source's heartbeat
     dead_peer_timeout => 60,
+    # or 'system', 'bbr', 'cubic'
+    congestion => 'auto',
+    # or 'system', or a number of bytes
+    buffer => 'auto',
 
 B<The function blocks> until C<close>, the end of C<$control>, or the death of the parent process.
 It is meant for a process forked for it that has closed every other descriptor; see L</FORKS> and
@@ -713,7 +725,16 @@ The codec belongs to another process; this process is a fork of it.
 
 A defect in the library. Please report it.
 
+=item STATUS_OUT_OF_MEMORY
+
+The library cannot allocate the memory that the call needs for its input. Nothing has changed: the
+same call works when there is memory again. A codec keeps what it has received, C<next> returns the
+same piece, and C<feed> has taken none of the bytes.
+
 =back
+
+If Perl itself cannot allocate memory, for example for the scalar with the result, it ends the
+process with "Out of memory!". No C<eval> catches that.
 
 =head1 BYTES AND CHARACTERS
 

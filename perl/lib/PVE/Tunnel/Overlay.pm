@@ -160,7 +160,8 @@ forward; the stock function ignores the answer, and its callers fail later becau
 not exist.
 
 The module loads no module of Proxmox VE before C<install> or C<status> is called, and then only
-C<PVE::Tunnel>.
+C<PVE::Tunnel>. Together with L<PVE::Tunnel::Seam> and the library it adds less than 2 MB of private
+memory to a process. HTTP::Tiny, about 1 MB, is loaded only in a process that opens a tunnel.
 
 =head1 FUNCTIONS
 

@@ -2,7 +2,6 @@ package PVE::Tunnel::Client::API;
 
 use v5.36;
 
-use HTTP::Tiny;
 use JSON ();
 
 use PVE::Tunnel::Native;
@@ -91,6 +90,9 @@ sub percent_encode ($text) {
 
 # The answer to a request, which $send sends. Dies with the reason if it was refused or failed.
 sub _request ($conn, $address, $what, $send) {
+    # Loaded here, because no module of Proxmox VE loads it, and most processes send no request. The
+    # first request is that for a tunnel, so a failure leaves nothing at the target.
+    require HTTP::Tiny;
     my $token = token($conn);
     my $mismatch;
     my $http = HTTP::Tiny->new(
