@@ -32,7 +32,12 @@ pub fn table(results: &Results) -> String {
             row.map(|(_, _, row)| short(row.ours.median))
         });
         let cells = peers.chain(planes).map(Option::unwrap_or_default);
-        text += &line(&[path.to_owned()].into_iter().chain(cells).collect::<Vec<_>>());
+        text += &line(
+            &[path.to_owned()]
+                .into_iter()
+                .chain(cells)
+                .collect::<Vec<_>>(),
+        );
     }
     text
 }

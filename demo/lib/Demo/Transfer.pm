@@ -34,8 +34,9 @@ use constant STALL_LIMIT => 120;
 =head2 new
 
 Class method. Takes C<qmp> (the source's L<TestNode::QMP>), C<uri> (the destination of the RAM),
-C<nbd> (drive name to an array of QEMU's C<SocketAddress> and the name of the export), and
-C<progress> (a L<Demo::Progress>).
+C<nbd> (drive name to an array of QEMU's C<SocketAddress> and the name of the export), C<channels>
+(the number of connections for the RAM, 0 for one without multifd), C<mirror> (MiB that a mirror may
+have in flight, undef for QEMU's default), and C<progress> (a L<Demo::Progress>).
 
 =head2 run
 
@@ -53,10 +54,13 @@ sub run ($self, $mirrored) {
     my $started = clock_gettime(CLOCK_MONOTONIC);
     my $disk_bytes = $self->mirror;
 
-    my @capabilities =
-        map { { capability => $_, state => JSON::true } } qw(events pause-before-switchover);
+    my $channels = $self->{channels};
+    my @names = (qw(events pause-before-switchover), $channels ? 'multifd' : ());
+    my @capabilities = map { { capability => $_, state => JSON::true } } @names;
     $qmp->command('migrate-set-capabilities', { capabilities => \@capabilities });
-    $qmp->command('migrate-set-parameters', { 'max-bandwidth' => 0 });
+    my %parameters = ('max-bandwidth' => 0);
+    $parameters{'multifd-channels'} = $channels if $channels;
+    $qmp->command('migrate-set-parameters', \%parameters);
     $qmp->forget_events;
     $qmp->command('migrate', { uri => $self->{uri} });
     $self->wait_migration('pre-switchover');
@@ -89,7 +93,8 @@ sub mirror ($self) {
                 'job-id' => "mirror-$drive",
                 device => "drive-$drive",
                 target => "mirror-$drive",
-                sync => 'full'
+                sync => 'full',
+                $self->{mirror} ? ('buf-size' => $self->{mirror} << 20) : (),
             },
         );
     }
