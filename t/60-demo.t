@@ -71,6 +71,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
             [
                 sort
                     qw(plane ram_bytes disk_bytes offline_bytes seconds offline_seconds mb_per_s cpu_s_per_gib),
+                qw(disk_seconds ram_seconds),
                 qw(cipher endpoint record),
                 qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib),
                 qw(ram_sha256 disk_sha256 offline_sha256 ok),
@@ -91,7 +92,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
             );
         }
         cmp_ok($crossing->{$_}, '>', 0, "$plane: $_ is positive")
-            for qw(seconds offline_seconds mb_per_s);
+            for qw(seconds disk_seconds ram_seconds offline_seconds mb_per_s);
     }
     my %crossing = map { $_->{plane} => $_ } @$crossings;
     for my $case (

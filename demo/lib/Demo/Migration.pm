@@ -59,7 +59,8 @@ the tunnel.
 =head2 run
 
 Moves the guest. Returns a hash: C<plane>; the transferred bytes C<ram_bytes>, C<disk_bytes> and
-C<offline_bytes>; C<seconds> from the start of the mirror to the end of the migration;
+C<offline_bytes>; C<seconds> from the start of the mirror to the end of the migration, and its parts
+C<disk_seconds> and C<ram_seconds> (see L<Demo::Transfer>);
 C<offline_seconds> until the target had written the offline disks; C<cpu_seconds> (see
 L<Demo::Cpu>); C<ram_sha256>, C<disk_sha256> and C<offline_sha256>, each with C<source> and
 C<target>; C<running>, true if the guest runs at the target; C<record> of the tunnel; and

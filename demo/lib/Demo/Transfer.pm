@@ -41,9 +41,10 @@ have in flight, undef for QEMU's default), and C<progress> (a L<Demo::Progress>)
 =head2 run
 
 C<< $transfer->run($mirrored) >>: transfers disks and RAM. Calls C<$mirrored> when the disks at the
-target are complete. Returns a hash: the transferred C<ram_bytes> and C<disk_bytes>, and C<seconds>
-from the start of the first mirror to the end of the migration. The guest is then stopped. Dies with
-QEMU's reason on failure.
+target are complete. Returns a hash: the transferred C<ram_bytes> and C<disk_bytes>; C<seconds> from
+the start of the first mirror to the end of the migration; C<disk_seconds>, the part until all
+mirrors were complete; and C<ram_seconds>, the rest. The guest is then stopped. Dies with QEMU's
+reason on failure.
 
 =cut
 
@@ -53,6 +54,7 @@ sub run ($self, $mirrored) {
     my $qmp = $self->{qmp};
     my $started = clock_gettime(CLOCK_MONOTONIC);
     my $disk_bytes = $self->mirror;
+    my $mirrored_at = clock_gettime(CLOCK_MONOTONIC);
 
     my $channels = $self->{channels};
     my @names = (qw(events pause-before-switchover), $channels ? 'multifd' : ());
@@ -69,10 +71,16 @@ sub run ($self, $mirrored) {
     $mirrored->();
     $qmp->command('migrate-continue', { state => 'pre-switchover' });
     $self->wait_migration('completed');
-    my $seconds = clock_gettime(CLOCK_MONOTONIC) - $started;
+    my $ended = clock_gettime(CLOCK_MONOTONIC);
 
     my $ram = $qmp->command('query-migrate')->{ram};
-    return { ram_bytes => $ram->{transferred}, disk_bytes => $disk_bytes, seconds => $seconds };
+    return {
+        ram_bytes => $ram->{transferred},
+        disk_bytes => $disk_bytes,
+        seconds => $ended - $started,
+        disk_seconds => $mirrored_at - $started,
+        ram_seconds => $ended - $mirrored_at,
+    };
 }
 
 sub mirror ($self) {
