@@ -22,22 +22,18 @@ pub fn table(results: &Results) -> String {
         .collect();
     let mut text = line(&heads) + &format!("|{}\n", " --- |".repeat(heads.len()));
     for path in paths {
-        let of_path = |row: &&&(&str, &str, &Row)| row.1 == path;
+        let of_path: Vec<_> = rows.iter().filter(|(_, name, _)| *name == path).collect();
         let peers = PEERS.iter().map(|peer| {
-            let row = rows.iter().filter(of_path).find(|row| row.2.peer == *peer);
+            let row = of_path.iter().find(|(_, _, row)| row.peer == *peer);
             row.map(|(_, _, row)| short(row.theirs.median))
         });
         let planes = planes.iter().map(|plane| {
-            let row = rows.iter().filter(of_path).find(|row| row.0 == *plane);
+            let row = of_path.iter().find(|(name, _, _)| name == plane);
             row.map(|(_, _, row)| short(row.ours.median))
         });
         let cells = peers.chain(planes).map(Option::unwrap_or_default);
-        text += &line(
-            &[path.to_owned()]
-                .into_iter()
-                .chain(cells)
-                .collect::<Vec<_>>(),
-        );
+        let cells: Vec<String> = [path.to_owned()].into_iter().chain(cells).collect();
+        text += &line(&cells);
     }
     text
 }
