@@ -46,8 +46,9 @@ perl: library
 	cd perl && perl Makefile.PL $(PERL_FLAGS) >/dev/null
 	$(MAKE) -C perl --silent
 
-demo: build ## migrate a real guest between two nodes on every plane (RAM= DISK= OFFLINE= in MiB, PLANES=)
-	demo/demo $(foreach name,RAM DISK OFFLINE PLANES PLANE,$(if $($(name)),$(name)=$($(name))))
+demo: build ## migrate a real guest between two nodes on every plane (RAM= DISK= OFFLINE= in MiB, PLANES=, LINK=)
+	$(if $(LINK),$(CARGO) build --release -p testing)
+	demo/demo $(foreach name,RAM DISK OFFLINE PLANES PLANE LINK CHANNELS MIRROR,$(if $($(name)),$(name)=$($(name))))
 
 # The order is important: the Perl tests use the programs that the first two build, and the library as released.
 test: test-rust test-c test-perl ## run all tests

@@ -24,7 +24,7 @@ alarm(600);
     ) if $worker->command('version')->{success};
     is_deeply(
         $worker->command('version'),
-        { success => JSON::true, api => 2, age => 0, caps => ['insecure-remote'] },
+        { success => JSON::true, api => 2, age => 0, caps => ['insecure-remote', 'multifd'] },
         'version of a new node',
     );
     refused(

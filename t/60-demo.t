@@ -33,7 +33,7 @@ plan skip_all => 'no qemu-system-x86_64'
 # ID of the demo and each line of the output.
 sub demo ($arguments, $each = undef) {
     local $ENV{TMPDIR} = "$DIR/tmp";
-    local @ENV{qw(RAM DISK OFFLINE PLANES PLANE)};
+    local @ENV{qw(RAM DISK OFFLINE PLANES PLANE LINK CHANNELS MIRROR)};
     my $pid = open(my $output, '-|') // die "fork: $!";
     if (!$pid) {
         open(STDERR, '>&', \*STDOUT) or die;
@@ -71,6 +71,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
             [
                 sort
                     qw(plane ram_bytes disk_bytes offline_bytes seconds offline_seconds mb_per_s cpu_s_per_gib),
+                qw(disk_seconds ram_seconds),
                 qw(cipher endpoint record),
                 qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib),
                 qw(ram_sha256 disk_sha256 offline_sha256 ok),
@@ -91,7 +92,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
             );
         }
         cmp_ok($crossing->{$_}, '>', 0, "$plane: $_ is positive")
-            for qw(seconds offline_seconds mb_per_s);
+            for qw(seconds disk_seconds ram_seconds offline_seconds mb_per_s);
     }
     my %crossing = map { $_->{plane} => $_ } @$crossings;
     for my $case (
@@ -144,6 +145,36 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     ($code, $printed) = demo([qw(RAM=1)]);
     is($code, 2, 'too little RAM is refused');
     like($printed, qr/RAM must be a number of MiB from 64 to 65536/, 'the error has the limits');
+}
+
+{
+    for my $bad (qw(LINK=fast LINK=40 LINK=40ms,1), 'CHANNELS=1', 'CHANNELS=17', 'MIRROR=0') {
+        my ($code, $printed) = demo([$bad]);
+        is($code, 2, "$bad is refused");
+        my ($name) = $bad =~ /\A(\w+)/;
+        like($printed, qr/\Ademo: $name must be /, '... with what is expected');
+    }
+}
+
+# The plane tls has a forward for each disk and one for the RAM.
+{
+    my ($code, $printed) = demo([qw(RAM=64 DISK=32 PLANES=tls,qemu CHANNELS=3 MIRROR=64)]);
+    is($code, 0, 'multifd: every migration succeeds') or diag($printed);
+    like(
+        $printed,
+        qr/^tunnel: migration data: plane tls .* 3 forwards, 6 connections, 0 of them failed/m,
+        'multifd: the RAM has a connection for each channel, and one more'
+    );
+}
+
+SKIP: {
+    my $profile = $ENV{CARGO_PROFILE} // 'release';
+    skip('only root can emulate a link', 2) if $>;
+    skip('the emulated link is not built', 2)
+        if !-x "$FindBin::Bin/../target/$profile/emulated-link";
+    my ($code, $printed) = demo([qw(RAM=64 DISK=32 OFFLINE=8 PLANES=websocket,tcp LINK=20ms,1%)]);
+    is($code, 0, 'long, lossy link: every migration succeeds') or diag($printed);
+    is_deeply(leftovers(), [], 'long, lossy link: no file is left');
 }
 
 # The demo fails if the target does not support the plane to show.

@@ -6,9 +6,11 @@
 //! | `machine` | the machine, and the versions of all programs |
 //! | `group` | one line for many rows: the worst of them |
 //! | `table` | the table in a terminal |
+//! | `distance` | the table of the case `wan` in docs/performance.md |
 //! | `markdown` | the generated blocks of README.md and docs/performance.md |
 //! | `picture` | `bench/results.svg` |
 
+mod distance;
 mod group;
 mod machine;
 mod markdown;
@@ -101,13 +103,24 @@ fn generated(results: &Results) -> Vec<Generated> {
     };
     let blocks = [
         ("README.md", "figures", markdown::figures(results)),
+        ("docs/performance.md", "distance", distance::table(results)),
         ("docs/performance.md", "results", markdown::results(results)),
     ];
-    // A document that does not exist or has no such block is skipped.
-    let documents = blocks.into_iter().filter_map(|(name, mark, block)| {
-        let text = fs::read_to_string(path(name)).ok()?;
-        let text = markdown::with_block(&text, mark, &block)?;
-        Some(Generated { name, text })
-    });
-    documents.chain([picture]).collect()
+    let mut files: Vec<Generated> = vec![picture];
+    for (name, mark, block) in blocks {
+        let known = files.iter().position(|file| file.name == name);
+        let text = match known {
+            Some(index) => files[index].text.clone(),
+            None => fs::read_to_string(path(name)).unwrap_or_default(),
+        };
+        // A document that does not exist or has no such block is skipped.
+        let Some(text) = markdown::with_block(&text, mark, &block) else {
+            continue;
+        };
+        match known {
+            Some(index) => files[index].text = text,
+            None => files.push(Generated { name, text }),
+        }
+    }
+    files
 }

@@ -20,6 +20,8 @@ have no names. The kernel removes each with its last process, however the demo e
 
 use v5.36;
 
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
 use IO::Select;
 use POSIX ();
 
@@ -31,6 +33,8 @@ use constant {
     NETWORK_ID => 'demo',
     START_LIMIT => 30,
 };
+
+my $ROOT = abs_path(dirname(__FILE__) . '/../../..');
 
 # Set if the program was restarted in the namespace: the ID of that process.
 my $MARK = 'PVE_TUNNEL_DEMO_NAMESPACE';
@@ -52,27 +56,55 @@ sub enter (@arguments) {
     exec('unshare', '--net', $^X, $0, @arguments) or die "cannot run unshare: $!\n";
 }
 
-=head2 new
+=head2 link_conditions
 
-Class method: creates the target's namespace and the veth pair. Uses loopback if C<enter> has not
-created a namespace.
+C<link_conditions($text)>: a hash for C<new> from a text such as C<40ms> or C<20ms,1%>, with
+C<round_trip> (ms), C<loss> (percent) and C<text>; undef for undef. Dies if it is not such a text.
 
 =cut
 
-sub new ($class) {
-    my $self = bless { owner => $$ }, $class;
+sub link_conditions ($text) {
+    return if !defined $text;
+    my ($round_trip, $loss) = $text =~ /\A(\d{1,4}(?:\.\d+)?)ms(?:,(\d{1,2}(?:\.\d+)?)%)?\z/
+        or die "demo: LINK must be like 40ms or 20ms,1%, not '$text'\n";
+    $loss //= 0;
+    return {
+        round_trip => $round_trip,
+        loss => $loss,
+        text => "a round trip of $round_trip ms and $loss % loss",
+    };
+}
+
+=head2 new
+
+Class method: creates the target's namespace and the veth pair. Uses loopback if C<enter> has not
+created a namespace. Option: C<link>, a hash of C<link_conditions>. An emulated link then takes the
+place of the veth pair.
+
+=cut
+
+sub new ($class, %option) {
+    my $self = bless { owner => $$, processes => [] }, $class;
     # unshare keeps the process ID. If the mark was inherited, it is the ID of another process.
-    return $self if ($ENV{$MARK} // '') ne $$;
+    if (($ENV{$MARK} // '') ne $$) {
+        die "an emulated link requires root\n" if $option{link};
+        return $self;
+    }
     $self->{namespaces} = 1;
     $self->hold_target;
     my $pid = $self->{pid};
     run(qw(ip link set lo up));
-    run(qw(ip link add to-target type veth peer name to-source netns), $pid);
+    if ($option{link}) {
+        $self->emulate_link($option{link});
+    } else {
+        run(qw(ip link add to-target type veth peer name to-source netns), $pid);
+    }
     run(qw(ip address add), SOURCE . '/24', qw(dev to-target));
     run(qw(ip link set to-target up));
     run($self->at_target, qw(ip link set lo up));
     run($self->at_target, qw(ip address add), TARGET . '/24', qw(dev to-source));
     run($self->at_target, qw(ip link set to-source up));
+    $self->use_cubic if $option{link};
     return $self;
 }
 
@@ -116,22 +148,50 @@ sub at_target ($self) {
     return $self->{namespaces} ? ('nsenter', "--net=/proc/$self->{pid}/ns/net", '--') : ();
 }
 
-# Starts a process that keeps the target's namespace. It ends at the end of its input, when the demo
-# ends.
+# Starts a process that keeps the target's namespace.
 sub hold_target ($self) {
+    my @command = ('unshare', '--net', 'sh', '-c', 'echo ready && exec cat');
+    $self->{pid} = $self->start_process(@command)
+        // die "cannot create a network namespace for the target\n";
+    return;
+}
+
+# Starts the program that connects the two namespaces in place of a veth pair.
+sub emulate_link ($self, $link) {
+    my $program = "$ROOT/target/" . ($ENV{CARGO_PROFILE} // 'release') . '/emulated-link';
+    die "'$program' is missing: build it with cargo build --release -p testing\n" if !-e $program;
+    my @command = ($program, 'to-target', $self->{pid}, 'to-source', @$link{qw(round_trip loss)});
+    $self->start_process(@command) // die "cannot emulate a link\n";
+    return;
+}
+
+# The default of most nodes, whatever this machine uses. A connection starts without what the kernel
+# has learnt from an earlier one.
+sub use_cubic ($self) {
+    for my $end (['to-target', SOURCE], ['to-source', TARGET, $self->at_target]) {
+        my ($device, $address, @where) = @$end;
+        my @route = (NETWORK, dev => $device, src => $address, congctl => 'cubic');
+        run(@where, qw(ip route replace), @route);
+        run(@where, qw(sh -c), 'echo 1 >/proc/sys/net/ipv4/tcp_no_metrics_save');
+    }
+    return;
+}
+
+# Starts a program that prints C<ready> and ends at the end of its input, when the demo ends. Returns
+# its process ID, or undef if it is not ready.
+sub start_process ($self, @command) {
     pipe(my $input, my $writer) or die "pipe: $!\n";
     pipe(my $reader, my $output) or die "pipe: $!\n";
     my $pid = fork() // die "fork: $!\n";
     if (!$pid) {
         open(STDIN, '<&', $input) or POSIX::_exit(127);
         open(STDOUT, '>&', $output) or POSIX::_exit(127);
-        exec('unshare', '--net', 'sh', '-c', 'echo ready && exec cat') or POSIX::_exit(127);
+        exec(@command) or POSIX::_exit(127);
     }
-    @$self{qw(pid writer)} = ($pid, $writer);
+    push $self->{processes}->@*, [$pid, $writer];
     close($_) for $input, $output;
     my $line = IO::Select->new($reader)->can_read(START_LIMIT) ? readline($reader) : undef;
-    die "cannot create a network namespace for the target\n" if ($line // '') ne "ready\n";
-    return;
+    return ($line // '') eq "ready\n" ? $pid : undef;
 }
 
 sub run (@command) {
@@ -140,10 +200,13 @@ sub run (@command) {
 }
 
 sub DESTROY ($self) {
-    return if !$self->{pid} || $self->{owner} != $$;
+    return if $self->{owner} != $$;
     local ($@, $?, $!);
-    close($self->{writer});
-    waitpid($self->{pid}, 0);
+    for my $process (reverse $self->{processes}->@*) {
+        my ($pid, $writer) = @$process;
+        close($writer);
+        waitpid($pid, 0);
+    }
     return;
 }
 

@@ -52,13 +52,15 @@ use constant {
 Class method. Takes C<plane> (a name of L<Demo::Plane>), C<guest> (a running L<TestNode::Guest>
 booted from L<Demo::Image>), C<volumes> (hash: name to file of each volume that the guest does not
 use; may be absent), C<node> (a L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and dumps),
-C<network> (the migration network: ID or CIDR), C<progress> (a L<Demo::Progress>), and C<log> as for
+C<network> (the migration network: ID or CIDR), C<channels> (the number of connections for the RAM;
+may be absent or 0 for one), C<mirror> (see L<Demo::Transfer>), C<progress> (a L<Demo::Progress>), and C<log> as for
 the tunnel.
 
 =head2 run
 
 Moves the guest. Returns a hash: C<plane>; the transferred bytes C<ram_bytes>, C<disk_bytes> and
-C<offline_bytes>; C<seconds> from the start of the mirror to the end of the migration;
+C<offline_bytes>; C<seconds> from the start of the mirror to the end of the migration, and its parts
+C<disk_seconds> and C<ram_seconds> (see L<Demo::Transfer>);
 C<offline_seconds> until the target had written the offline disks; C<cpu_seconds> (see
 L<Demo::Cpu>); C<ram_sha256>, C<disk_sha256> and C<offline_sha256>, each with C<source> and
 C<target>; C<running>, true if the guest runs at the target; C<record> of the tunnel; and
@@ -201,10 +203,14 @@ sub prepare_target ($self) {
 
 sub start_target ($self) {
     my $start = $self->{tunnel}{plan}{start};
+    my $channels = $self->choose_channels;
     my $answer = $self->command(
         120, 'start',
         {
-            start_params => { statefile => $start->{statefile} },
+            start_params => {
+                statefile => $start->{statefile},
+                $channels ? ('multifd-channels' => $channels) : (),
+            },
             migrate_opts => {
                 type => $start->{type},
                 remote_node => 'target',
@@ -222,6 +228,16 @@ sub start_target ($self) {
     # the target has loaded everything.
     $self->{inspect} = TestNode::QMP->new("$self->{node}{dir}/$self->{target_vmid}.qmp");
     return;
+}
+
+# A target without this capability would refuse the parameter.
+sub choose_channels ($self) {
+    my @caps = map { @$_ } @{ $self->{tunnel} }{qw(caps unknown_caps)};
+    if ($self->{channels} && !grep { $_ eq 'multifd' } @caps) {
+        $self->info('the target does not support multifd: the RAM uses one connection');
+        $self->{channels} = 0;
+    }
+    return $self->{channels};
 }
 
 # The target may belong to another administrator. What it announces is validated before anything
@@ -285,7 +301,7 @@ sub checked_endpoint ($self, %announced) {
 sub move ($self) {
     my $qmp = $self->{guest}->qmp;
     my $transfer = Demo::Transfer->new(
-        %$self{qw(progress uri)},
+        %$self{qw(progress uri channels mirror)},
         qmp => $qmp,
         nbd => $self->{servers}
     );

@@ -60,6 +60,10 @@ transferred bytes
 
 duration and rate for RAM and disk of the running guest; 1 MB is 10^6 bytes
 
+=item disk_seconds, ram_seconds
+
+the two parts of the duration: until the mirror of the disk was complete, and from then on
+
 =item offline_seconds
 
 duration for the offline disk, until the target had written it
@@ -83,7 +87,8 @@ the address that received the RAM, the cipher or C<UNENCRYPTED>, and the record 
 sub migration ($result) {
     my %migration = map { $_ => $result->{$_} } 'plane', map { "${_}_sha256" } @MOVED;
     $migration{$_} = 0 + $result->{$_} for map { "${_}_bytes" } @MOVED;
-    $migration{$_} = rounded($result->{$_}) for qw(seconds offline_seconds);
+    $migration{$_} = rounded($result->{$_})
+        for qw(seconds disk_seconds ram_seconds offline_seconds);
     $migration{mb_per_s} = rounded(live_bytes($result) / $result->{seconds} / 1e6);
     my $gib = (live_bytes($result) + $result->{offline_bytes}) / (1 << 30);
     my $cpu = $result->{cpu_seconds};

@@ -34,15 +34,17 @@ use constant STALL_LIMIT => 120;
 =head2 new
 
 Class method. Takes C<qmp> (the source's L<TestNode::QMP>), C<uri> (the destination of the RAM),
-C<nbd> (drive name to an array of QEMU's C<SocketAddress> and the name of the export), and
-C<progress> (a L<Demo::Progress>).
+C<nbd> (drive name to an array of QEMU's C<SocketAddress> and the name of the export), C<channels>
+(the number of connections for the RAM, 0 for one without multifd), C<mirror> (MiB that a mirror may
+have in flight, undef for QEMU's default), and C<progress> (a L<Demo::Progress>).
 
 =head2 run
 
 C<< $transfer->run($mirrored) >>: transfers disks and RAM. Calls C<$mirrored> when the disks at the
-target are complete. Returns a hash: the transferred C<ram_bytes> and C<disk_bytes>, and C<seconds>
-from the start of the first mirror to the end of the migration. The guest is then stopped. Dies with
-QEMU's reason on failure.
+target are complete. Returns a hash: the transferred C<ram_bytes> and C<disk_bytes>; C<seconds> from
+the start of the first mirror to the end of the migration; C<disk_seconds>, the part until all
+mirrors were complete; and C<ram_seconds>, the rest. The guest is then stopped. Dies with QEMU's
+reason on failure.
 
 =cut
 
@@ -52,11 +54,15 @@ sub run ($self, $mirrored) {
     my $qmp = $self->{qmp};
     my $started = clock_gettime(CLOCK_MONOTONIC);
     my $disk_bytes = $self->mirror;
+    my $mirrored_at = clock_gettime(CLOCK_MONOTONIC);
 
-    my @capabilities =
-        map { { capability => $_, state => JSON::true } } qw(events pause-before-switchover);
+    my $channels = $self->{channels};
+    my @names = (qw(events pause-before-switchover), $channels ? 'multifd' : ());
+    my @capabilities = map { { capability => $_, state => JSON::true } } @names;
     $qmp->command('migrate-set-capabilities', { capabilities => \@capabilities });
-    $qmp->command('migrate-set-parameters', { 'max-bandwidth' => 0 });
+    my %parameters = ('max-bandwidth' => 0);
+    $parameters{'multifd-channels'} = $channels if $channels;
+    $qmp->command('migrate-set-parameters', \%parameters);
     $qmp->forget_events;
     $qmp->command('migrate', { uri => $self->{uri} });
     $self->wait_migration('pre-switchover');
@@ -65,10 +71,16 @@ sub run ($self, $mirrored) {
     $mirrored->();
     $qmp->command('migrate-continue', { state => 'pre-switchover' });
     $self->wait_migration('completed');
-    my $seconds = clock_gettime(CLOCK_MONOTONIC) - $started;
+    my $ended = clock_gettime(CLOCK_MONOTONIC);
 
     my $ram = $qmp->command('query-migrate')->{ram};
-    return { ram_bytes => $ram->{transferred}, disk_bytes => $disk_bytes, seconds => $seconds };
+    return {
+        ram_bytes => $ram->{transferred},
+        disk_bytes => $disk_bytes,
+        seconds => $ended - $started,
+        disk_seconds => $mirrored_at - $started,
+        ram_seconds => $ended - $mirrored_at,
+    };
 }
 
 sub mirror ($self) {
@@ -89,7 +101,8 @@ sub mirror ($self) {
                 'job-id' => "mirror-$drive",
                 device => "drive-$drive",
                 target => "mirror-$drive",
-                sync => 'full'
+                sync => 'full',
+                $self->{mirror} ? ('buf-size' => $self->{mirror} << 20) : (),
             },
         );
     }

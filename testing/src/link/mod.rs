@@ -15,7 +15,7 @@
 pub mod conditions;
 pub mod device;
 mod packet;
-mod relay;
+pub mod relay;
 
 use crate::cable::{SOURCE_ADDRESSES, TARGET_ADDRESSES, plane_request};
 use crate::listener::Listener;

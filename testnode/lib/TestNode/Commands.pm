@@ -59,6 +59,10 @@ sub start_schema ($old) {
                 forcemachine => { type => 'string', optional => 1 },
                 forcecpu => { type => 'string', optional => 1 },
                 skiplock => { type => 'boolean', optional => 1 },
+                $old
+                ? ()
+                : ('multifd-channels' =>
+                        { type => 'integer', minimum => 2, maximum => 16, optional => 1 }),
                 'nets-host-mtu' => { type => 'string', optional => 1 },
             },
         },
@@ -218,7 +222,7 @@ sub abort ($self) {
 }
 
 sub version ($self, $) {
-    return { api => API, age => AGE, $self->{old} ? () : (caps => ['insecure-remote']) };
+    return { api => API, age => AGE, $self->{old} ? () : (caps => ['insecure-remote', 'multifd']) };
 }
 
 sub config ($self, $p) {
@@ -352,6 +356,7 @@ sub start ($self, $p) {
         (map { $_ => $self->{$_} } qw(vmid dir memory disks node)),
         export => [sort keys %{ $opts->{nbd} // $self->{disks} }],
         network => $opts->{network},
+        channels => $params->{'multifd-channels'},
     );
     my $incoming =
         $tcp ? TestNode::Incoming->on_tcp(%option) : TestNode::Incoming->on_unix(%option);

@@ -41,8 +41,9 @@ use constant {
 
 =head2 on_unix
 
-Class method. Takes C<vmid>, C<dir>, C<memory> (MiB), C<disks> (name to C<< { file, drivestr } >>)
-and C<export> (names of the disks to serve). The sockets are F<DIR/VMID.migrate> and
+Class method. Takes C<vmid>, C<dir>, C<memory> (MiB), C<disks> (name to C<< { file, drivestr } >>),
+C<export> (names of the disks to serve), and C<channels> (the number of connections for the state
+with multifd; undef for one connection without it). The sockets are F<DIR/VMID.migrate> and
 F<DIR/VMID_nbd.migrate>.
 
 =head2 on_tcp
@@ -193,10 +194,11 @@ sub start ($class, $option, $listen) {
     }, $class;
     my $qmp = $guest->qmp;
     # QEMU then reports the end of the migration as an event, and polling is not necessary.
-    $qmp->command(
-        'migrate-set-capabilities',
-        { capabilities => [{ capability => 'events', state => JSON::true }] }
-    );
+    my @names = ('events', $option->{channels} ? 'multifd' : ());
+    my @capabilities = map { { capability => $_, state => JSON::true } } @names;
+    $qmp->command('migrate-set-capabilities', { capabilities => \@capabilities });
+    $qmp->command('migrate-set-parameters', { 'multifd-channels' => 0 + $option->{channels} })
+        if $option->{channels};
     $listen->($self, $qmp);
     for my $drive (@{ $self->{export} }) {
         $qmp->command(
