@@ -253,9 +253,9 @@ fn each_kind_of_path_gets_what_it_needs() {
         ),
         ("10 ms", include_str!("../recorded/10ms.txt"), &[]),
         (
-            "40 ms",
+            "40 ms, and less than 60 % of the rate after an overflow",
             include_str!("../recorded/40ms.txt"),
-            &["send 16", "send 64"],
+            &["send 16", "send 64", "bbr"],
         ),
         (
             "100 ms",
