@@ -101,6 +101,8 @@ upgrade() {
     "$source/debian/tests/fake-packages" "$node/fakes" 1.0
     mkdir -p "$node/etc/pve"
     printf 'network: dc2\n\tremote pve.example.com\n\tsource 10.0.0.0/24\n' >"$node/etc/pve/remote-migration.cfg"
+    # Proxmox VE creates the lock of its ports for its first migration and keeps it.
+    : >"$node/run/lock/pve-ports.lck"
     snapshot upgrade-before
 
     install_from /fakes
@@ -184,6 +186,7 @@ run_autopkgtest() {
     fi
     autopkgtest --output-dir "$output" --no-built-binaries "${options[@]}" \
         "$packages"/*.deb "$source/" -- chroot "$node" || status=$?
+    rm -f "$node/tmp/testnode"
     # Status 2 means that a test was skipped, which is a failure here.
     [ "$status" -eq 0 ] || fail "autopkgtest ended with $status; $output contains the output of each test"
     note "$(wc -l <"$output/summary") tests"
