@@ -148,7 +148,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
 }
 
 {
-    for my $bad (qw(LINK=fast LINK=40 LINK=40ms,1), 'CHANNELS=1', 'CHANNELS=17', 'MIRROR=0') {
+    for my $bad (qw(LINK=fast LINK=40), 'LINK=40ms,1', 'CHANNELS=1', 'CHANNELS=17', 'MIRROR=0') {
         my ($code, $printed) = demo([$bad]);
         is($code, 2, "$bad is refused");
         my ($name) = $bad =~ /\A(\w+)/;
@@ -158,7 +158,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
 
 # The plane tls has a forward for each disk and one for the RAM.
 {
-    my ($code, $printed) = demo([qw(RAM=64 DISK=32 PLANES=tls,qemu CHANNELS=3 MIRROR=64)]);
+    my ($code, $printed) = demo([qw(RAM=64 DISK=32 CHANNELS=3 MIRROR=64), 'PLANES=tls,qemu']);
     is($code, 0, 'multifd: every migration succeeds') or diag($printed);
     like(
         $printed,
@@ -172,7 +172,8 @@ SKIP: {
     skip('only root can emulate a link', 2) if $>;
     skip('the emulated link is not built', 2)
         if !-x "$FindBin::Bin/../target/$profile/emulated-link";
-    my ($code, $printed) = demo([qw(RAM=64 DISK=32 OFFLINE=8 PLANES=websocket,tcp LINK=20ms,1%)]);
+    my ($code, $printed) =
+        demo([qw(RAM=64 DISK=32 OFFLINE=8), 'PLANES=websocket,tcp', 'LINK=20ms,1%']);
     is($code, 0, 'long, lossy link: every migration succeeds') or diag($printed);
     is_deeply(leftovers(), [], 'long, lossy link: no file is left');
 }
