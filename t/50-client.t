@@ -57,7 +57,7 @@ subtest 'the tunnel' => sub {
     my ($tunnel, $vmid) = open_tunnel($node);
     is_deeply([@$tunnel{qw(version age)}], [2, 0], 'version and age');
     is_deeply($tunnel->{caps}, ['insecure-remote'], 'capabilities');
-    is_deeply($tunnel->{unknown_caps}, [], 'no unknown capabilities');
+    is_deeply($tunnel->{unknown_caps}, ['multifd'], 'a capability that only callers use');
     like(
         $tunnel->{params}{url},
         qr{\Awss://127\.0\.0\.1:\d+/.*mtunnelwebsocket\?\z},

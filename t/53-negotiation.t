@@ -418,7 +418,7 @@ subtest 'the connector' => sub {
         $script->received('direct'),
         {
             migration_type => 'secure', migration_network => undef, configured => JSON::false,
-            network => undef, source_network => undef, caps => ['insecure-remote'],
+            network => undef, source_network => undef, caps => ['insecure-remote', 'multifd'],
             planes => ['tls'], require_encryption => JSON::false, public => JSON::false,
             gateway => JSON::false, dead_peer_timeout => 60, congestion => 'auto',
             buffer => 'auto',
