@@ -38,8 +38,22 @@ pub fn signal(name: &str, pid: u32) {
 /// How often each of these texts is in the writable memory of another process. Requires the right to
 /// trace it, which only root has over a process that is not dumpable (ptrace(2)).
 pub fn copies_in_memory(pid: u32, texts: &[&[u8]]) -> io::Result<Vec<usize>> {
-    let memory = File::open(format!("/proc/{pid}/mem"))?;
     let mut found = vec![0; texts.len()];
+    visit_writable_memory(pid, |bytes| {
+        for (count, text) in found.iter_mut().zip(texts) {
+            *count += bytes
+                .windows(text.len())
+                .filter(|window| window == text)
+                .count();
+        }
+    })?;
+    Ok(found)
+}
+
+/// Calls `visit` with the content of each writable mapping of a process, one after another. The right
+/// to read another process's memory is that of [`copies_in_memory`].
+pub fn visit_writable_memory(pid: u32, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
+    let memory = File::open(format!("/proc/{pid}/mem"))?;
     for line in fs::read_to_string(format!("/proc/{pid}/maps"))?.lines() {
         let (range, rest) = line.split_once(' ').unwrap();
         if !rest.starts_with("rw") {
@@ -49,16 +63,10 @@ pub fn copies_in_memory(pid: u32, texts: &[&[u8]]) -> io::Result<Vec<usize>> {
         let start = u64::from_str_radix(start, 16).unwrap();
         let end = u64::from_str_radix(end, 16).unwrap();
         let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
-        // A mapping of the kernel ([vvar]) cannot be read.
-        if memory.read_exact_at(&mut bytes, start).is_err() {
-            continue;
-        }
-        for (count, text) in found.iter_mut().zip(texts) {
-            *count += bytes
-                .windows(text.len())
-                .filter(|window| window == text)
-                .count();
+        // A mapping of the kernel ([vvar]) cannot be read, and others may no longer exist.
+        if memory.read_exact_at(&mut bytes, start).is_ok() {
+            visit(&bytes);
         }
     }
-    Ok(found)
+    Ok(())
 }

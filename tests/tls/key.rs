@@ -3,10 +3,10 @@
 use pve_tunnel::tls::Identity;
 use rcgen::KeyPair;
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs::File;
 use std::process::{self, Command};
 use testing::role::in_own_process;
+use testing::visit_writable_memory;
 
 /// The bytes before the private value of a P-256 key in PKCS #8 (RFC 5208, RFC 5915): the version
 /// and the header of the octet string.
@@ -27,22 +27,8 @@ fn secrets(bytes: &[u8]) -> impl Iterator<Item = [u8; SECRET]> {
 
 /// The private values of all serialised keys in the memory of this process.
 fn secrets_in_memory() -> HashSet<[u8; SECRET]> {
-    let memory = File::open("/proc/self/mem").unwrap();
     let mut found = HashSet::new();
-    for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
-        let (range, rest) = line.split_once(' ').unwrap();
-        if !rest.starts_with("rw") {
-            continue;
-        }
-        let (start, end) = range.split_once('-').unwrap();
-        let start = u64::from_str_radix(start, 16).unwrap();
-        let end = u64::from_str_radix(end, 16).unwrap();
-        let mut bytes = vec![0; (end - start) as usize];
-        // The mapping may no longer exist.
-        if memory.read_exact_at(&mut bytes, start).is_ok() {
-            found.extend(secrets(&bytes));
-        }
-    }
+    visit_writable_memory(process::id(), |bytes| found.extend(secrets(bytes))).unwrap();
     found
 }
 
