@@ -11,7 +11,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use Test::MigrationProcess;
 use Test::Processes qw(in_session is_running listening established sockets_in wait_until);
 
-our @EXPORT_OK = qw(kill_at stop_task next_succeeds nothing_left files_of);
+our @EXPORT_OK = qw(kill_at stop_task stopped_migration next_succeeds nothing_left files_of);
 
 =head1 NAME
 
@@ -35,6 +35,11 @@ A subtest. Sends C<signal> to the process group of the caller, as Proxmox VE sto
 migration has reached C<point>. The caller cleans up, and nothing may be left at either end: no
 process, port or socket, and at the target no file of the guest. The other options are those of
 C<kill_at>.
+
+=head2 stopped_migration(%options)
+
+Starts a L<Test::MigrationProcess> with these options. Returns it when it has stopped at C<stop_at>.
+If it does not stop there, a test fails, and the result is undef.
 
 =head2 next_succeeds(%options)
 
@@ -72,6 +77,13 @@ my %REPORT = (
         qr/FAILED: the local program closed|does not accept a connection|QEMU has ended|monitor failed/,
 );
 
+sub stopped_migration (%option) {
+    my $migration = Test::MigrationProcess->start(%option);
+    return $migration if eval { $migration->wait_at; 1 };
+    fail("the migration reaches this point: $@");
+    return;
+}
+
 my $number = 0;
 
 sub kill_at (%option) {
@@ -83,16 +95,12 @@ sub kill_at (%option) {
     my $signal = delete($option{signal}) // 'KILL';
     my $name = "$option{plane}: SIG$signal to $victim" . ($group ? "'s group" : '') . ", $point";
     subtest $name => sub {
-        my $migration = Test::MigrationProcess->start(
+        my $migration = stopped_migration(
             (map { $_ => $option{$_} } grep { !/\A(?:arrived|guest)\z/ } keys %option),
             dir => "$dir/$number",
             target_vmid => $target_vmid,
             stop_at => $in_handshake ? 'forward' : $point,
-        );
-        if (!eval { $migration->wait_at; 1 }) {
-            fail("the migration reaches this point: $@");
-            return;
-        }
+        ) // return;
         my $pid = $migration->pid($victim);
         if (!$pid) {
             fail("there is a process '$victim' to kill");
@@ -148,16 +156,12 @@ sub stop_task (%option) {
     my $node = $option{node};
     my $target_vmid = 200 + ++$number;
     subtest "$option{plane}: SIG$signal to the group, $point" => sub {
-        my $migration = Test::MigrationProcess->start(
+        my $migration = stopped_migration(
             %option,
             dir => "$dir/$number",
             target_vmid => $target_vmid,
             stop_at => $point,
-        );
-        if (!eval { $migration->wait_at; 1 }) {
-            fail("the migration reaches this point: $@");
-            return;
-        }
+        ) // return;
         my ($caller, $connector) = map { $migration->pid($_) } qw(caller connector);
         kill($signal => -$caller) == 1 or die "kill $signal: $!\n";
         # Where signals are deferred, the caller goes on to the next point at which they are not.

@@ -8,8 +8,7 @@ use Exporter qw(import);
 use Test::More;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-use Test::FaultInjection qw(nothing_left files_of);
-use Test::MigrationProcess;
+use Test::FaultInjection qw(stopped_migration nothing_left files_of);
 use Test::Processes qw(in_session is_running wait_until);
 
 our @EXPORT_OK = qw(suspend_at);
@@ -56,17 +55,13 @@ sub suspend_at (%option) {
     my $node = $option{node};
     my $target_vmid = 400 + ++$number;
     subtest "$option{plane}: the $victim is suspended, $point" => sub {
-        my $migration = Test::MigrationProcess->start(
+        my $migration = stopped_migration(
             %option,
             dir => "$dir/suspended-$number",
             target_vmid => $target_vmid,
             stop_at => $point,
             dead_peer_timeout => DEAD_PEER_TIMEOUT,
-        );
-        if (!eval { $migration->wait_at; 1 }) {
-            fail("the migration reaches this point: $@");
-            return;
-        }
+        ) // return;
         my $pid = $migration->pid($victim) // do {
             fail("there is a process '$victim' to suspend");
             return;
