@@ -19,13 +19,14 @@ dist: setup $(DIST)/bin/$(FILTERER) ## create the source tarball of HEAD with al
 	cd $(DIST)/$(RELEASE) && ../bin/$(FILTERER) --versioned-dirs $(addprefix --platform=,$(PLATFORMS)) \
 	    --exclude-crate-path='*#Cargo.toml.orig' vendor
 	install -D -m 0644 debian/vendor.toml $(DIST)/$(RELEASE)/.cargo/config.toml
-	XZ_OPT=-T0 tar -cJf $(DIST)/$(RELEASE).tar.xz -C $(DIST) --sort=name --owner=0 --group=0 --numeric-owner \
+	XZ_OPT='-T0 $(if $(QUICK),-1)' tar -cJf $(DIST)/$(RELEASE).tar.xz -C $(DIST) --sort=name --owner=0 --group=0 --numeric-owner \
 	    --mode=u=rwX,go=rX --mtime=@$$(git log -1 --format=%ct) $(RELEASE)
 	rm -r $(DIST)/$(RELEASE)
 	@echo $(DIST)/$(RELEASE).tar.xz
 
+# --debug: compiling it with optimization takes longer than running it.
 $(DIST)/bin/$(FILTERER):
-	$(CARGO) install -q --locked $(FILTERER)@$(FILTERER_VERSION) --root $(DIST)
+	$(CARGO) install -q --debug --locked $(FILTERER)@$(FILTERER_VERSION) --root $(DIST)
 
 deb: dist ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips the tests)
 	@$(SETUP) --packages
