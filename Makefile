@@ -20,7 +20,8 @@ comma := ,
 PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc) + 1)); else echo 1; fi)
 # Tests that require modules of Proxmox VE find them by PERL5LIB.
 # The faults wait for time limits. They come first, so that none of them is left alone at the end.
-PERL_TESTS = $(wildcard t/[78]*.t) $(wildcard t/[!78]*.t)
+PERL_TESTS = $(wildcard t/[78]*.t) $(filter-out $(PERL_LINTS),$(wildcard t/[!78]*.t))
+PERL_LINTS = t/00-pod.t t/01-tidy.t
 PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
 .PHONY: help setup build library perl testnode demo check fuzz sanitize test test-rust test-perl
@@ -112,7 +113,7 @@ lint: build ## check format, lints and POD, and that header, figures and debian/
 	$(BENCH) --check
 	debian/versions
 	debian/copyright.pl | diff -u debian/copyright -
-	$(PROVE) t/00-pod.t t/01-tidy.t
+	$(PROVE) $(PERL_LINTS)
 	podchecker -warnings -warnings perl/lib/PVE/Tunnel/*.pm docs/man/*.pod
 
 header: setup ## update include/pve_tunnel.h

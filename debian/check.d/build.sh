@@ -31,7 +31,7 @@ build_first() {
     local options profile=()
     options="parallel=$(nproc)${quick:+ nocheck}"
     # A quick check is about the packages and not about speed.
-    [ -z "$quick" ] || profile=(CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_OPT_LEVEL=1)
+    [ -z "$quick" ] || profile=(CARGO_PROFILE_RELEASE_OPT_LEVEL=1)
     offline "$(uname -n)" as first "$builder" -C "$(unpacked "$FIRST")" \
         HOME="$FIRST" LC_ALL=C.UTF-8 TZ=UTC "DEB_BUILD_OPTIONS=$options" "${profile[@]}" \
         dpkg-buildpackage --no-sign 2>&1 | tee "$(build_log)"
