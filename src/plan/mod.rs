@@ -199,7 +199,7 @@ fn secure(input: &PlanInput, offered: &Capabilities) -> Plan {
             ));
             (
                 Plane::Websocket,
-                "secure was requested, and the target's direct TLS listener is unreachable",
+                "secure was requested, and the target's direct TLS listener cannot be used",
             )
         }
         _ if target_can => (
