@@ -170,6 +170,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
 SKIP: {
     my $profile = $ENV{CARGO_PROFILE} // 'release';
     skip('only root can emulate a link', 2) if $>;
+    skip('this system has no TUN devices', 2) if !-e '/dev/net/tun';
     skip('the emulated link is not built', 2)
         if !-x "$FindBin::Bin/../target/$profile/emulated-link";
     my ($code, $printed) =

@@ -86,7 +86,8 @@ mount_into() {
 	tty 5 0
 	END
     [ ! -e /dev/kvm ] || mknod -m 666 "$tree/dev/kvm" c 10 232
-    mkdir "$tree/dev/pts" "$tree/dev/shm"
+    mkdir "$tree/dev/net" "$tree/dev/pts" "$tree/dev/shm"
+    [ ! -e /dev/net/tun ] || mknod -m 666 "$tree/dev/net/tun" c 10 200
     mount -t devpts -o newinstance,ptmxmode=666,mode=620,gid=5 devpts "$tree/dev/pts"
     mount -t tmpfs -o mode=1777 shm "$tree/dev/shm"
     ln -s pts/ptmx "$tree/dev/ptmx"

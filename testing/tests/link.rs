@@ -8,19 +8,11 @@ use std::net::{TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 use testing::cable::{SOURCE_ADDRESSES, TARGET_ADDRESSES};
-use testing::link::{BOTH, Counts, Direction, Link};
-use testing::namespace::in_namespace;
-use testing::{pattern, report_skipped};
+use testing::link::{BOTH, Counts, Direction, Link, on_link};
+use testing::pattern;
 
 /// Much longer than any step takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Runs a test in a namespace whose thread is the source of a new link.
-#[track_caller]
-fn with_link(test: impl FnOnce(&Link) + Send + 'static) {
-    let skipped = |error| report_skipped("all of it: cannot create TUN devices", &error);
-    in_namespace(move || Link::new().map_or_else(skipped, |link| test(&link)));
-}
 
 /// A UDP socket at each end, connected to the other.
 fn datagram_sockets(link: &Link) -> (UdpSocket, UdpSocket) {
@@ -62,7 +54,7 @@ fn wrong_headers() -> u64 {
 /// The kernel gives the relay large packets. Only single segments of them may be lost.
 #[test]
 fn the_share_of_packets_that_is_lost_is_the_requested_one() {
-    with_link(|link| {
+    on_link(|link| {
         for (direction, share) in [(Direction::ToTarget, 0.01), (Direction::ToSource, 0.03)] {
             link.change(direction, |conditions| conditions.loss = share);
             let before = link.counts(direction);
@@ -93,7 +85,7 @@ fn the_share_of_packets_that_is_lost_is_the_requested_one() {
 
 #[test]
 fn a_packet_takes_half_of_the_round_trip_time_in_each_direction() {
-    with_link(|link| {
+    on_link(|link| {
         let (source, target) = datagram_sockets(link);
         for milliseconds in [0, 40, 200] {
             let round_trip = Duration::from_millis(milliseconds);
@@ -120,7 +112,7 @@ fn a_packet_takes_half_of_the_round_trip_time_in_each_direction() {
 #[test]
 fn data_passes_no_faster_than_the_rate_and_arrives_although_the_queue_overflows() {
     const RATE: u64 = 10_000_000;
-    with_link(|link| {
+    on_link(|link| {
         link.set_rate(RATE);
         let data = pattern(5_000_000);
         let started = Instant::now();
@@ -137,7 +129,7 @@ fn data_passes_no_faster_than_the_rate_and_arrives_although_the_queue_overflows(
 
 #[test]
 fn a_large_packet_vanishes_in_the_direction_that_drops_it() {
-    with_link(|link| {
+    on_link(|link| {
         link.set_mtu(9000);
         let (source, target) = datagram_sockets(link);
         for direction in BOTH {
@@ -163,7 +155,7 @@ fn a_large_packet_vanishes_in_the_direction_that_drops_it() {
 
 #[test]
 fn segments_fit_into_the_mtu() {
-    with_link(|link| {
+    on_link(|link| {
         for mtu in [1420, 9000] {
             link.set_mtu(mtu);
             // If the kernel sent larger segments, none would pass.

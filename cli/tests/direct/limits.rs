@@ -7,10 +7,9 @@ use std::process::{Child, Command};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 use testing::cable::plane_request;
-use testing::link::Link;
+use testing::link::{Link, on_link};
 use testing::listener::Listener;
-use testing::namespace::{in_namespace, run};
-use testing::report_skipped;
+use testing::namespace::run;
 use testing::seam::{NegotiatedTunnel, Seam};
 
 /// How long each case transfers data.
@@ -141,14 +140,8 @@ const DEFAULT: Case = Case {
 #[test]
 fn each_limit_is_named() {
     for (what, expected, case) in CASES {
-        in_namespace(move || {
-            let link = match Link::new() {
-                Ok(link) => link,
-                Err(error) => {
-                    return report_skipped("each limit: cannot make a TUN device", &error);
-                }
-            };
-            let record = case.run(&link);
+        on_link(move |link| {
+            let record = case.run(link);
             assert_eq!(record["limited_by"], expected, "{what}: {record}");
         });
     }

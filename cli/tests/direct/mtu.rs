@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 use testing::cable::{Cable, plane_request};
-use testing::link::{BOTH, Direction, Link};
+use testing::link::{BOTH, Direction, on_link};
 use testing::namespace::in_namespace;
 use testing::seam::{NegotiatedTunnel, Seam};
 use testing::stream::{
@@ -113,8 +113,7 @@ const SMALLER: usize = 1420;
 /// Both nodes have that MTU, as at the ends of a WireGuard tunnel.
 #[test]
 fn a_link_with_an_mtu_of_1420_bytes_is_a_direct_plane() {
-    in_namespace(|| {
-        let link = Link::new().unwrap();
+    on_link(|link| {
         link.set_mtu(SMALLER);
         for direction in BOTH {
             // The link would drop larger packets.
@@ -143,8 +142,7 @@ fn a_link_with_an_mtu_of_1420_bytes_is_a_direct_plane() {
 /// The nodes have an MTU of 1500 bytes, the network between them one of 1420.
 #[test]
 fn a_path_that_drops_packets_of_the_usual_size_is_no_direct_plane() {
-    in_namespace(|| {
-        let link = Link::new().unwrap();
+    on_link(|link| {
         for direction in BOTH {
             link.change(direction, |conditions| conditions.largest = SMALLER);
             let (words, command) = match direction {

@@ -8,22 +8,12 @@ use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use testing::cable::plane_request;
-use testing::link::Link;
-use testing::namespace::in_namespace;
-use testing::report_skipped;
+use testing::link::{Link, on_link};
 use testing::seam::NegotiatedTunnel;
 use testing::stream::write_until_failure;
 
 /// Much longer than the first seconds of a connection, in which its socket is changed.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Runs a test on a link.
-fn on_link(test: impl FnOnce(&Link) + Send + 'static) {
-    in_namespace(|| match Link::new() {
-        Ok(link) => test(&link),
-        Err(error) => report_skipped("all of it: cannot make a TUN device", &error),
-    });
-}
 
 fn tunnel(link: &Link) -> NegotiatedTunnel {
     NegotiatedTunnel::on_plane("tls", link.seam(), &plane_request("tls", &json!({})))
