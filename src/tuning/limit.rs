@@ -120,7 +120,9 @@ pub(super) fn limit(
 fn of_window(before: &Sample, now: &Sample, largest_window: u32) -> Limit {
     let elapsed = now.at.saturating_duration_since(before.at).as_secs_f64();
     let acked = now.info.bytes_acked.saturating_sub(before.info.bytes_acked);
-    let of_round_trip = acked as f64 / elapsed.max(1e-6) * now.info.round_trip.as_secs_f64();
+    // On busy nodes answers come late. That is no property of the path, which the window has to fill.
+    let round_trip = now.info.min_round_trip.unwrap_or(now.info.round_trip);
+    let of_round_trip = acked as f64 / elapsed.max(1e-6) * round_trip.as_secs_f64();
     match of_round_trip >= f64::from(largest_window) * FULL_WINDOW {
         true => Limit::Window,
         false => Limit::Target,
@@ -254,6 +256,7 @@ mod tests {
             ("a send buffer that is full now and then", Second { buffer: 0.1, ..SECOND }, Some(Limit::Rate)),
             ("a full window, by one round trip", Second { window: 0.9, acked: 25_000_000, largest_window: 1 << 20, ..SECOND }, Some(Limit::Window)),
             ("a full window, by a slow program", Second { window: 0.9, acked: 25_000_000, largest_window: 2 << 20, ..SECOND }, Some(Limit::Target)),
+            ("a full window, by a slow program on a busy node", Second { window: 0.9, acked: 2_000_000, round_trip: 400, largest_window: 1 << 19, ..SECOND }, Some(Limit::Target)),
             ("a closed window", Second { window: 1.0, acked: 0, ..SECOND }, Some(Limit::Target)),
         ];
         for (what, second, expected) in table {
