@@ -100,11 +100,15 @@ for my $mtu (9000, 1500, 1420) {
     };
 }
 
+# Enough for the first message of OpenSSL 3.5, which has a key for post-quantum cryptography. On a path
+# that loses it, the API cannot be reached, so that no plane is negotiated.
+my $LARGEST = 4000;
+
 my %ADDRESS = ('to the target' => $HOSTS->target, 'from the target' => $HOSTS->source);
 for my $direction ('to the target', 'from the target') {
-    subtest "an MTU of 9000, and packets $direction above 1500 bytes are lost" => sub {
+    subtest "an MTU of 9000, and packets $direction above $LARGEST bytes are lost" => sub {
         drop_nothing(9000);
-        drop_larger($direction, 1500, 9000);
+        drop_larger($direction, $LARGEST, 9000);
         my $ping = "ping -M do -s 8972 $ADDRESS{$direction}";
         my $lost = qr/large packets $direction are lost.*\Q$ping\E'/;
 
