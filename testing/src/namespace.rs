@@ -14,17 +14,23 @@ use std::time::{Duration, Instant};
 /// a thread, and the programs that the thread starts inherit it.
 #[track_caller]
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        if let Err(error) = unshare() {
-            return Some(error);
-        }
-        run("ip link set lo up");
+    try_in_namespace(|| {
         test();
-        None
+        Ok(())
+    });
+}
+
+/// The same for a test that may find that it has to be skipped. Its error is the reason.
+#[track_caller]
+pub(crate) fn try_in_namespace(test: impl FnOnce() -> Result<(), String> + Send + 'static) {
+    let thread = thread::spawn(|| {
+        unshare().map_err(|error| format!("cannot make a network namespace: {error}"))?;
+        run("ip link set lo up");
+        test()
     });
     match thread.join() {
-        Ok(None) => {}
-        Ok(Some(error)) => report_skipped("all of it: cannot make a network namespace", &error),
+        Ok(Ok(())) => {}
+        Ok(Err(reason)) => report_skipped("all of it", &reason),
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }

@@ -19,8 +19,7 @@ pub mod relay;
 
 use crate::cable::{SOURCE_ADDRESSES, TARGET_ADDRESSES, plane_request};
 use crate::listener::Listener;
-use crate::namespace::{NamespaceThread, in_namespace, run};
-use crate::report_skipped;
+use crate::namespace::{NamespaceThread, run, try_in_namespace};
 use crate::role;
 use crate::seam::{NegotiatedTunnel, Seam};
 use conditions::Conditions;
@@ -46,8 +45,11 @@ pub const BOTH: [Direction; 2] = [Direction::ToTarget, Direction::ToSource];
 /// Runs a test on a new link, or reports that it is skipped. Its thread is the source.
 #[track_caller]
 pub fn on_link(test: impl FnOnce(&Link) + Send + 'static) {
-    let skipped = |error| report_skipped("all of it: cannot create TUN devices", &error);
-    in_namespace(move || Link::new().map_or_else(skipped, |link| test(&link)));
+    try_in_namespace(move || {
+        let link = Link::new().map_err(|error| format!("cannot create TUN devices: {error}"))?;
+        test(&link);
+        Ok(())
+    });
 }
 
 /// The link. The source is the network namespace of the thread that creates it.
