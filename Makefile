@@ -18,10 +18,11 @@ BENCH := $(CARGO) run --release -q -p bench --
 comma := ,
 # Tests that expect certain ports need a network namespace; without one, all tests run one at a time.
 PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc) + 1)); else echo 1; fi)
-# Tests that require modules of Proxmox VE find them by PERL5LIB.
+# POD and style, which `make lint` checks.
+PERL_LINTS = t/00-pod.t t/01-tidy.t
 # The faults wait for time limits. They come first, so that none of them is left alone at the end.
 PERL_TESTS = $(wildcard t/[78]*.t) $(filter-out $(PERL_LINTS),$(wildcard t/[!78]*.t))
-PERL_LINTS = t/00-pod.t t/01-tidy.t
+# Tests that require modules of Proxmox VE find them by PERL5LIB.
 PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
 .PHONY: help setup build library perl testnode demo check fuzz sanitize test test-rust test-perl

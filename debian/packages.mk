@@ -19,8 +19,8 @@ dist: setup $(DIST)/bin/$(FILTERER) ## create the source tarball of HEAD with al
 	cd $(DIST)/$(RELEASE) && ../bin/$(FILTERER) --versioned-dirs $(addprefix --platform=,$(PLATFORMS)) \
 	    --exclude-crate-path='*#Cargo.toml.orig' vendor
 	install -D -m 0644 debian/vendor.toml $(DIST)/$(RELEASE)/.cargo/config.toml
-	XZ_OPT='-T0 $(if $(QUICK),-1)' tar -cJf $(DIST)/$(RELEASE).tar.xz -C $(DIST) --sort=name --owner=0 --group=0 --numeric-owner \
-	    --mode=u=rwX,go=rX --mtime=@$$(git log -1 --format=%ct) $(RELEASE)
+	XZ_OPT='-T0 $(if $(QUICK),-1)' tar -cJf $(DIST)/$(RELEASE).tar.xz -C $(DIST) --sort=name \
+	    --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$$(git log -1 --format=%ct) $(RELEASE)
 	rm -r $(DIST)/$(RELEASE)
 	@echo $(DIST)/$(RELEASE).tar.xz
 

@@ -1,8 +1,8 @@
 //! Generates the manual pages and the shell completions from the command's definition.
 //!
-//! `cargo run -p manual -- DIRECTORY DATE` writes pages to
-//! `DIRECTORY/man/man1` and completions to `DIRECTORY/completions`. The date is printed in the
-//! footer of the pages. It is an argument so that the same sources give the same pages on any day.
+//! `cargo run -p manual -- DIRECTORY DATE` writes pages to `DIRECTORY/man/man1` and completions to
+//! `DIRECTORY/completions`. The date is printed in the footer of the pages. It is an argument so that
+//! the same sources give the same pages on any day.
 
 use clap::Command;
 use clap_complete::Shell;
