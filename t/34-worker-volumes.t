@@ -8,6 +8,8 @@ use Digest::SHA qw(hmac_sha256_hex sha256_hex);
 use File::Temp qw(tempdir);
 use IO::Socket::UNIX;
 use JSON;
+use POSIX ();
+use Time::HiRes qw(sleep);
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
@@ -150,6 +152,28 @@ sub feed ($worker, $bytes) {
     $worker->end;
     ok(!-e $renamed->{socket}, 'the socket is removed at the end of the worker');
     unlike($worker->{log}, qr/\Q$mac\E/, 'the log contains no ticket');
+}
+
+# The caller of a failed migration queries once between the loss of its data and the clean-up.
+{
+    my $worker = worker();
+    my $import = $worker->command('disk-import', import_parameters());
+    my $stream = IO::Socket::UNIX->new(Peer => $import->{socket}) or die "connect: $!";
+    syswrite($stream, pack('Q<', 5) . 'bytes') // die "write: $!";
+    my $pid = fork // die "fork: $!";
+    if (!$pid) {
+        sleep(0.5);
+        shutdown($stream, 1);
+        POSIX::_exit(0);
+    }
+    is(
+        $worker->command('query-disk-import')->{status},
+        'complete', 'a query waits for the end of an import'
+    );
+    waitpid($pid, 0);
+    $worker->command('quit', cleanup => 1);
+    $worker->end;
+    ok(!-e "$worker->{dir}/vm-100-disk-7.raw", '... so that a clean-up frees its volume');
 }
 
 for my $case (

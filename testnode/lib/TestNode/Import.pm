@@ -31,6 +31,8 @@ use constant {
     BLOCK => 1 << 20,
     # Seconds to wait for the connection, and for each further part of the stream.
     IDLE_LIMIT => 300,
+    # Seconds that a query waits for the end of the import, as in Proxmox VE.
+    QUERY_LIMIT => 5,
 };
 
 =head1 METHODS
@@ -69,14 +71,14 @@ sub start ($class, %option) {
 
 =head2 status
 
-C<< { status => 'pending' } >>, C<< { status => 'complete', volid => ... } >> or C<< { status =>
-'error', msg => ... } >>. The last two are final.
+C<< { status => 'pending' } >> after 5 s, C<< { status => 'complete', volid => ... } >> or
+C<< { status => 'error', msg => ... } >>. The last two are final.
 
 =cut
 
 sub status ($self) {
     return { status => 'pending', msg => 'waiting for data' }
-        if !IO::Select->new($self->{result})->can_read(0);
+        if !IO::Select->new($self->{result})->can_read(QUERY_LIMIT);
     my $result = join('', readline $self->{result});
     waitpid($self->{pid}, 0);
     delete $self->{pid};
