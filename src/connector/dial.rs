@@ -5,9 +5,8 @@ use super::api_address::{AddressError, ApiAddress};
 use super::happy_eyeballs::Deadline;
 use super::protocol::TargetData;
 use super::websocket_halves::{Connection, Receiver, Sender, split};
-use crate::relay::ByteStream;
 use crate::system::keepalive;
-use crate::tls::{self, Established, Fingerprint, TlsError, TlsStream, Wiped};
+use crate::tls::{self, Fingerprint, TlsError, TlsStream};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::io;
@@ -109,11 +108,6 @@ pub(super) struct Websocket {
     /// A second descriptor of its socket, to observe it while the websocket is in use.
     pub(super) socket: OwnedFd,
     pub(super) protection: Protection,
-}
-
-fn peer_fingerprint(stream: &impl Established) -> Option<Fingerprint> {
-    let certificates = stream.negotiated().peer_certificates()?;
-    certificates.first().map(Fingerprint::of)
 }
 
 /// The endpoint of a target's API where websockets are opened.
@@ -272,41 +266,40 @@ impl ApiEndpoint {
                 stream: Box::new(tcp),
                 protection,
             }),
-            Some(client) if carries_answers => {
-                let wiped = |tcp| Wiped(tls::buffered(tcp));
-                self.protect(client, tcp, wiped, protection, options).await
-            }
             Some(client) => {
-                self.protect(client, tcp, tls::buffered, protection, options)
+                self.protect(client, tcp, carries_answers, protection, options)
                     .await
             }
         }
     }
 
-    /// TLS over the result of `below`. A second attempt uses another TCP connection.
-    async fn protect<S: ByteStream + 'static>(
+    /// TLS over a connection. A second attempt uses another one.
+    async fn protect(
         &self,
         client: &tls::Client,
         tcp: TcpStream,
-        below: impl Fn(TcpStream) -> S,
+        carries_answers: bool,
         mut protection: Protection,
         options: &Options,
     ) -> Result<Transport, DialError> {
-        let mut socket = self.second_descriptor(&tcp)?;
-        let mut attempted = self.secure(client, below(tcp), options).await?;
+        let mut attempted = self.secure(client, tcp, options).await?;
         let second = attempted.as_ref().err();
         if let Some(second) = second.and_then(|cause| client.second_attempt(cause)) {
             let tcp = self.connect(options).await?;
-            socket = self.second_descriptor(&tcp)?;
-            attempted = self.secure(&second, below(tcp), options).await?;
+            attempted = self.secure(&second, tcp, options).await?;
         }
         let stream = attempted.map_err(|cause| DialError::Tls {
             peer: self.peer(),
             cause,
         })?;
         protection.cipher = tls::describe(&stream);
-        protection.fingerprint = peer_fingerprint(&stream);
+        protection.fingerprint = stream.agreed().peer;
         protection.warning = stream.limit_warning();
+        let socket = self.second_descriptor(stream.get_ref())?;
+        let stream = match carries_answers {
+            true => stream.wipe_after_reading(),
+            false => stream,
+        };
         Ok(Transport {
             stream: Box::new(stream),
             socket,
@@ -324,14 +317,14 @@ impl ApiEndpoint {
     }
 
     /// One attempt of a TLS handshake, within its time limit.
-    async fn secure<S: ByteStream>(
+    async fn secure(
         &self,
         client: &tls::Client,
-        stream: S,
+        tcp: TcpStream,
         options: &Options,
-    ) -> Result<Result<TlsStream<S>, TlsError>, DialError> {
+    ) -> Result<Result<TlsStream<TcpStream>, TlsError>, DialError> {
         let limit = options.handshake_timeout;
-        timeout(limit, client.handshake(&self.host, stream))
+        timeout(limit, client.handshake(&self.host, tcp))
             .await
             .map_err(|_| self.timed_out("answer to the TLS handshake", limit, ""))
     }

@@ -8,7 +8,7 @@ use crate::direct::{HEARTBEAT, HandshakeError, Link, PeerLiveness, ProbeError, S
 use crate::plane::Plane;
 use crate::process::Log;
 use crate::system::keepalive;
-use crate::tls::{Client, Fingerprint, Identity, Peer, TlsError, buffered, describe};
+use crate::tls::{Client, Fingerprint, Identity, Peer, TlsError, describe};
 use serde::Serialize;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -110,7 +110,7 @@ impl Credentials {
             Some(tls) => {
                 let Deadline { at, limit } = step();
                 let host = endpoint.ip().to_string();
-                let stream = timeout_at(at, tls.client.handshake(&host, buffered(stream)))
+                let stream = timeout_at(at, tls.client.handshake(&host, stream))
                     .await
                     .map_err(|_| timed_out("answer to the TLS handshake", limit))??;
                 let cipher = describe(&stream);

@@ -1,6 +1,6 @@
 //! A websocket as the two halves of a relay.
 
-use crate::relay::{ByteStream, Incoming, Outgoing, Received};
+use crate::relay::{ByteStream, Incoming, Outgoing, Pieces, Received};
 use crate::system::lock;
 use crate::websocket::{
     Decoder, Encoder, Event, MAX_FRAME, MAX_HEADER, Masking, OpCode, Role, Upgraded,
@@ -221,13 +221,13 @@ impl Incoming for Receiver {
                 None => Step::Read,
             };
             match step {
-                Step::Deliver => return Ok(Received::Data(self.decoder.payload())),
+                Step::Deliver => return Ok(Received::Data(Pieces::One(self.decoder.payload()))),
                 Step::End => return Ok(Received::End),
                 Step::Continue => {}
                 Step::Read => match self.read.read(self.decoder.space(READ)).await {
                     Ok(0) => return Ok(self.at_end()),
                     Ok(count) => self.decoder.filled(count),
-                    // rustls reports an end without close_notify in this way.
+                    // An end without close_notify.
                     Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                         return Ok(Received::Stopped);
                     }

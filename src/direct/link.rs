@@ -7,7 +7,7 @@ use super::tls_halves::split;
 use super::{SessionKey, peer_liveness::PeerLiveness};
 use crate::relay::{self, ByteStream, Counters, Local, RelayError, relay, splice};
 use crate::system::readiness::unacknowledged;
-use crate::tls::{BufferedTcp, TlsStream};
+use crate::tls::TlsStream;
 use crate::tuning::Monitor;
 use socket2::SockRef;
 use std::io;
@@ -24,7 +24,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection of one of the two direct planes.
 pub(crate) enum Link {
     /// TLS 1.3.
-    Tls(Box<TlsStream<BufferedTcp>>),
+    Tls(Box<TlsStream<TcpStream>>),
     /// Clear TCP that is reset when it is closed: if this process dies, the peer gets a reset and
     /// not an end of stream.
     Tcp(TcpStream),
@@ -63,7 +63,7 @@ impl Link {
 
     fn tcp(&self) -> &TcpStream {
         match self {
-            Self::Tls(stream) => stream.connection().get_ref(),
+            Self::Tls(stream) => stream.get_ref(),
             Self::Tcp(stream) => stream,
         }
     }

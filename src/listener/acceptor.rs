@@ -13,7 +13,7 @@ use crate::plane::Plane;
 use crate::process::Log;
 use crate::relay::Local;
 use crate::system::{keepalive, lock};
-use crate::tls::{Server, TlsError, buffered};
+use crate::tls::{Server, TlsError};
 use crate::tuning::{Limit, Observer, Settings, Tuning};
 use std::fmt::Display;
 use std::io;
@@ -206,7 +206,7 @@ impl Acceptor {
         keepalive::enable(&stream, self.dead_peer_timeout).map_err(Refusal::Setup)?;
         let mut link = match &self.server {
             Some(server) => {
-                let stream = server.handshake(buffered(stream)).await?;
+                let stream = server.handshake(stream).await?;
                 lock(&self.half_open).certify(connection);
                 Link::Tls(Box::new(stream))
             }

@@ -6,6 +6,7 @@
 //! queue. It removes that byte only together with the next ones, or when the stream has ended well. In
 //! every other case, even after SIGKILL, the kernel reports an error to a peer that has written data.
 
+use super::{Layout, Pieces};
 use crate::system::readiness::{GONE, HUNG_UP, is_ready, unread};
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
@@ -60,9 +61,15 @@ impl Local {
     /// Waits for data and reads as much as fits into `buffer`. Zero when the peer has shut down its
     /// writing side, or is gone, and everything that it wrote was read.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let layout = Layout::plain(buffer.len());
+        self.read_around(buffer, layout).await
+    }
+
+    /// The same for a buffer with space for framing. Returns the number of payload bytes.
+    pub(super) async fn read_around(&self, buffer: &mut [u8], layout: Layout) -> io::Result<usize> {
         loop {
             self.stream.readable().await?;
-            let take = || self.take(self.fresh()?, buffer);
+            let take = || self.take(self.fresh()?, buffer, layout);
             match self.stream.try_io(Interest::READABLE, take) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
@@ -74,7 +81,10 @@ impl Local {
     pub(super) async fn read_small(&self, buffer: &mut [u8]) -> io::Result<Next> {
         let look = || match self.fresh()? {
             large if large > buffer.len() => Ok(Next::Large(large)),
-            small => self.take(small, buffer).map(Next::Read),
+            small => {
+                let layout = Layout::plain(buffer.len());
+                self.take(small, buffer, layout).map(Next::Read)
+            }
         };
         self.stream.async_io(Interest::READABLE, look).await
     }
@@ -95,11 +105,19 @@ impl Local {
     }
 
     /// Writes all of `bytes`.
-    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
+    pub async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_pieces(Pieces::One(bytes)).await
+    }
+
+    /// Writes all bytes of these pieces.
+    pub(super) async fn write_pieces(&self, pieces: Pieces<'_>) -> io::Result<()> {
+        let whole = pieces.bytes();
+        let mut written = 0;
+        while written < whole {
             self.stream.writable().await?;
-            match self.stream.try_write(bytes) {
-                Ok(count) => bytes = &bytes[count..],
+            let (slices, count) = pieces.after(written);
+            match self.stream.try_write_vectored(&slices[..count]) {
+                Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
@@ -208,19 +226,23 @@ impl Local {
 
     /// Reads as many of the `fresh` queued bytes as fit into `buffer`, and keeps the last one of them in
     /// the queue.
-    fn take(&self, fresh: usize, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(last) = fresh.min(buffer.len()).checked_sub(1) else {
+    fn take(&self, fresh: usize, buffer: &mut [u8], layout: Layout) -> io::Result<usize> {
+        let Some(last) = fresh.min(layout.capacity()).checked_sub(1) else {
             return Ok(0);
         };
         let fd = self.stream.as_raw_fd();
         self.forget_kept()?;
         let read = match last {
             0 => 0,
-            _ => recv(fd, &mut buffer[..last], MsgFlags::MSG_DONTWAIT)?,
+            _ => {
+                let (mut slices, count) = layout.slices(buffer, last);
+                self.stream.try_read_vectored(&mut slices[..count])?
+            }
         };
+        let place = layout.place(read);
         let peeked = recv(
             fd,
-            &mut buffer[read..=read],
+            &mut buffer[place..=place],
             MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK,
         )?;
         self.kept.store(peeked == 1, Ordering::Relaxed);

@@ -18,12 +18,16 @@
 //! there may still be reading. A program that has shut down both directions and waits for an answer
 //! on another socket looks the same.
 
+mod layout;
 mod local;
+mod pieces;
 mod splice;
 
 pub use local::Local;
+pub use pieces::Pieces;
 pub use splice::{finish_on_close, reset_on_close, splice};
 
+use layout::Layout;
 use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -54,11 +58,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
 /// The half of a connection that sends.
 pub trait Outgoing {
-    /// Bytes that a buffer keeps free in front of its payload, for a header.
+    /// Bytes that a piece of a buffer keeps free in front of its payload, for a header.
     const ROOM: usize;
-    /// Most payload bytes in one buffer.
+    /// Most payload bytes in a piece.
     const MAX: usize;
-    /// Sends a buffer: [`ROOM`](Self::ROOM) bytes that may be overwritten, then the payload.
+    /// Bytes that a piece keeps free after its payload.
+    const AFTER: usize = 0;
+    /// The number of pieces in a buffer, at most eight.
+    const PIECES: usize = 1;
+    /// Sends a buffer of one or more pieces, of which only the last one may have less than
+    /// [`MAX`](Self::MAX) payload bytes. Everything around the payload may be overwritten.
     fn send(&mut self, buffer: &mut [u8]) -> impl Future<Output = io::Result<()>> + Send;
     /// Waits until the connection has a control message of its own to send, such as a pong. The
     /// future may be dropped at any time.
@@ -84,7 +93,7 @@ pub trait Incoming {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
     /// Bytes, at least one.
-    Data(&'a [u8]),
+    Data(Pieces<'a>),
     /// The peer has ended this direction.
     End,
     /// The stream stopped and the peer did not announce it. That is truncation, unless the connection has
@@ -272,7 +281,13 @@ async fn send_all<O: Outgoing>(
         progress.failed.store(true, Ordering::Relaxed);
         RelayError::Send(error)
     };
-    let mut buffer = vec![0; O::ROOM + O::MAX];
+    let layout = Layout {
+        before: O::ROOM,
+        payload: O::MAX,
+        after: O::AFTER,
+        pieces: O::PIECES,
+    };
+    let mut buffer = vec![0; layout.size()];
     let mut turn = Turn::default();
     loop {
         let count = tokio::select! {
@@ -283,7 +298,7 @@ async fn send_all<O: Outgoing>(
                 outgoing.send_control().await.map_err(failed)?;
                 continue;
             }
-            result = local.read(&mut buffer[O::ROOM..]) => result.map_err(RelayError::Local)?,
+            result = local.read_around(&mut buffer, layout) => result.map_err(RelayError::Local)?,
         };
         if count == 0 {
             if half_close {
@@ -297,7 +312,7 @@ async fn send_all<O: Outgoing>(
         }
         progress.sending.store(true, Ordering::Relaxed);
         outgoing
-            .send(&mut buffer[..O::ROOM + count])
+            .send(&mut buffer[..layout.used(count)])
             .await
             .map_err(failed)?;
         progress.sending.store(false, Ordering::Relaxed);
@@ -316,12 +331,11 @@ async fn receive_all<I: Incoming>(
     let mut turn = Turn::default();
     loop {
         match incoming.next().await.map_err(RelayError::Receive)? {
-            Received::Data(bytes) if wanted => match local.write_all(bytes).await {
+            Received::Data(pieces) if wanted => match local.write_pieces(pieces).await {
                 Ok(()) => {
-                    counters
-                        .received
-                        .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    turn.moved(bytes.len()).await;
+                    let count = pieces.bytes();
+                    counters.received.fetch_add(count as u64, Ordering::Relaxed);
+                    turn.moved(count).await;
                 }
                 Err(error) if !is_refusal(&error) => return Err(RelayError::Local(error)),
                 Err(_) => {

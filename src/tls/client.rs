@@ -4,8 +4,8 @@ use super::api_certificate::{ApiCertificate, Trust};
 use super::cipher;
 use super::identity::NAME;
 use super::pin::Pin;
-use super::{Counted, Fingerprint, Identity, Peer, TlsError, TlsStream, WRITE};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use super::{Fingerprint, Identity, Peer, TlsError, TlsStream, handshake};
+use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
@@ -15,7 +15,6 @@ use rustls::{ClientConfig, RootCertStore};
 use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
 
 /// The TLS configuration for connections to one target.
 #[derive(Clone, Debug)]
@@ -95,6 +94,8 @@ impl Client {
         config.resumption = Resumption::disabled();
         // The server does not select anything by name.
         config.enable_sni = false;
+        // The record layer is not rustls's.
+        config.enable_secret_extraction = true;
         Ok(Self {
             config: Arc::new(config),
             purpose: Purpose::Direct,
@@ -146,15 +147,12 @@ impl Client {
         };
         let name =
             ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Host(host.to_owned()))?;
-        let mut stream = TlsConnector::from(self.config.clone())
-            .connect(name, Counted::new(stream))
-            .await
-            .map_err(|error| match self.purpose {
-                Purpose::Direct => TlsError::direct(Peer::Target, error),
-                Purpose::Api { pinned, .. } => TlsError::with_host(host, pinned, error),
-            })?;
-        stream.get_mut().1.set_buffer_limit(Some(WRITE));
-        Ok(TlsStream::new(stream.into()))
+        let connection = UnbufferedClientConnection::new(self.config.clone(), name)?;
+        let completed = handshake::complete(connection, stream).await;
+        completed.map_err(|error| match self.purpose {
+            Purpose::Direct => TlsError::direct(Peer::Target, error),
+            Purpose::Api { pinned, .. } => TlsError::with_host(host, pinned, error),
+        })
     }
 }
 
@@ -162,11 +160,13 @@ fn api_config(
     provider: Arc<CryptoProvider>,
     verifier: ApiCertificate,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
+    // The record layer is not rustls's.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 

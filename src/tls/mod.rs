@@ -10,54 +10,34 @@
 //! On a direct connection the source is the client. In TLS 1.3 the handshake of a client ends before the
 //! server has checked the client's certificate: see [`Client::handshake`].
 
+mod agreed;
 mod api_certificate;
-mod buffered;
 mod cipher;
 mod client;
 mod error;
 mod fingerprint;
+mod handshake;
 mod identity;
 mod pin;
 mod public_key;
+mod record;
 mod server;
 mod stream;
 mod untrusted;
-mod wiped;
 
-pub(crate) use buffered::{BufferedTcp, buffered};
+pub use agreed::Agreed;
 pub use client::Client;
 pub use error::{Mismatch, Peer, TlsError};
 pub use fingerprint::Fingerprint;
 pub use identity::Identity;
+#[cfg(fuzzing)]
+pub(crate) use record::receive as fuzzing_receive;
+pub(crate) use record::{Receiver, RecordLayout, Sender};
 pub use server::Server;
-pub use stream::{Counted, TlsStream};
-pub(crate) use wiped::Wiped;
-
-use rustls::CommonState;
-
-/// Bytes of records that may wait to be sent: eight full records with their headers and tags, and one
-/// more. So the whole buffer of a relay is sent in one call. The limit of rustls is four records.
-const WRITE: usize = 9 * (16 << 10);
-
-/// A connection after its handshake.
-pub trait Established {
-    /// The negotiated parameters.
-    fn negotiated(&self) -> &CommonState;
-}
+pub use stream::TlsStream;
 
 /// The negotiated protocol version and cipher suite, for the log, as in
 /// `TLSv1_3 TLS13_AES_128_GCM_SHA256`.
-pub fn describe(stream: &impl Established) -> String {
-    let connection = stream.negotiated();
-    let version = connection
-        .protocol_version()
-        .and_then(|version| version.as_str());
-    let suite = connection
-        .negotiated_cipher_suite()
-        .and_then(|suite| suite.suite().as_str());
-    format!(
-        "{} {}",
-        version.unwrap_or("TLS"),
-        suite.unwrap_or("unknown cipher")
-    )
+pub fn describe<S>(stream: &TlsStream<S>) -> String {
+    stream.agreed().describe()
 }

@@ -1,14 +1,13 @@
 //! The server end: the target.
 
 use super::pin::Pin;
-use super::{Counted, Fingerprint, Identity, Peer, TlsError, TlsStream, WRITE, cipher};
+use super::{Fingerprint, Identity, Peer, TlsError, TlsStream, cipher, handshake};
 use rustls::ServerConfig;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
 
 /// The TLS configuration for connections from one source.
 #[derive(Clone, Debug)]
@@ -29,6 +28,8 @@ impl Server {
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
+        // The record layer is not rustls's.
+        config.enable_secret_extraction = true;
         // The source selects the cipher, unless AES is slow on this node only.
         config.ignore_client_order = !cipher::has_aes();
         Ok(Self {
@@ -44,11 +45,9 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut stream = TlsAcceptor::from(self.config.clone())
-            .accept(Counted::new(stream))
+        let connection = UnbufferedServerConnection::new(self.config.clone())?;
+        handshake::complete(connection, stream)
             .await
-            .map_err(|error| TlsError::direct(Peer::Source, error))?;
-        stream.get_mut().1.set_buffer_limit(Some(WRITE));
-        Ok(TlsStream::new(stream.into()))
+            .map_err(|error| TlsError::direct(Peer::Source, error))
     }
 }

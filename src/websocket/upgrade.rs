@@ -184,7 +184,7 @@ where
         match stream.read_buf(&mut received).await {
             Ok(0) => return Err(UpgradeError::Closed),
             Ok(_) => {}
-            // rustls reports an end without close_notify in this way. Here it means the same.
+            // An end without close_notify. Here it means the same.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(UpgradeError::Closed);
             }

@@ -4,7 +4,7 @@ use pve_tunnel::tls::Fingerprint;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -153,6 +153,12 @@ impl Server {
             output: Some(output),
             address,
         }
+    }
+
+    /// Types a line into the server's terminal: data for the client, or a command such as `K`.
+    pub fn type_line(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{line}").unwrap();
     }
 
     /// What the server printed, once it has served its connections.

@@ -1,6 +1,6 @@
 //! The relay on a fake connection with half-close: each direction ends independently.
 
-use pve_tunnel::relay::{Counters, Incoming, Local, Outgoing, Received, RelayError, relay};
+use pve_tunnel::relay::{Counters, Incoming, Local, Outgoing, Pieces, Received, RelayError, relay};
 use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -96,7 +96,7 @@ impl Incoming for Receiving {
             Some(Sent::Data(data)) => {
                 self.data = data;
                 self.delivered.notify_one();
-                Ok(Received::Data(&self.data))
+                Ok(Received::Data(Pieces::One(&self.data)))
             }
             Some(Sent::End) => Ok(Received::End),
             Some(Sent::Stopped) => Ok(Received::Stopped),

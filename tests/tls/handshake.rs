@@ -5,7 +5,7 @@ use rustls::RootCertStore;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::UnixTime;
-use rustls::server::ParsedCertificate;
+use rustls::server::{Acceptor, ParsedCertificate};
 use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +18,6 @@ use testing::tls::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsStream;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -48,12 +47,30 @@ async fn a_target_is_verified_by_its_certificate_and_not_by_a_name() {
         let (near, far) = UnixStream::pair().unwrap();
         let (near, far) = tokio::join!(client.handshake(host, near), server.handshake(far));
         near.unwrap();
-        // The client sends no name, which an observer could read.
-        let far = far.unwrap();
-        let TlsStream::Server(far) = far.get_ref() else {
-            unreachable!()
-        };
-        assert_eq!(far.get_ref().1.server_name(), None);
+        far.unwrap();
+    }
+}
+
+/// An observer could read it.
+#[tokio::test]
+async fn a_source_sends_no_server_name() {
+    let (source, target) = identities();
+    let (client, _) = pinned_pair(&source, &target);
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let observe = async {
+        let mut acceptor = Acceptor::default();
+        loop {
+            let mut bytes = [0; 4096];
+            let count = far.read(&mut bytes).await.unwrap();
+            acceptor.read_tls(&mut &bytes[..count]).unwrap();
+            if let Some(accepted) = acceptor.accept().unwrap() {
+                return accepted.client_hello().server_name().map(str::to_owned);
+            }
+        }
+    };
+    tokio::select! {
+        name = observe => assert_eq!(name, None),
+        _ = client.handshake("pve2.example.com", near) => unreachable!(),
     }
 }
 
@@ -68,15 +85,8 @@ async fn a_second_connection_is_not_a_resumption() {
         far.write_all(b"x").await.unwrap();
         far.flush().await.unwrap();
         assert_eq!(near.read_u8().await.unwrap(), b'x');
-        let TlsStream::Client(near) = near.get_ref() else {
-            unreachable!()
-        };
-        let connection = near.get_ref().1;
-        assert_eq!(
-            connection.handshake_kind(),
-            Some(rustls::HandshakeKind::Full)
-        );
-        assert_eq!(connection.tls13_tickets_received(), 0);
+        assert_eq!(near.agreed().kind, Some(rustls::HandshakeKind::Full));
+        assert_eq!(near.tickets(), 0);
     }
 }
 

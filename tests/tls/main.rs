@@ -4,5 +4,6 @@
 mod damage;
 mod handshake;
 mod key;
+mod key_update;
 mod record_limit;
 mod untrusted_peers;

@@ -143,22 +143,6 @@ async fn a_stream_beyond_the_limit_of_its_cipher_is_an_error_at_both_ends() {
     }
 }
 
-#[tokio::test]
-async fn data_that_the_tls_library_drops_is_an_error() {
-    for piece in [3, 100, RECORD + 1, 8 * RECORD] {
-        let (stream, _) = Api::new(&[AES_TLS12]).connect().await;
-        let mut stream = stream.without_record_limit();
-        let (sent, error) = send(&mut stream, piece, 2 * RECORDS).await;
-        let error = error.unwrap();
-        let expected = format!("accepted {piece} bytes and did not send all of them");
-        assert!(error.contains(&expected), "{error}");
-        let records = sent / piece as u64 * piece.div_ceil(RECORD) as u64;
-        assert!((RECORDS - 16..RECORDS).contains(&records), "{records}");
-        stream.write_all(b"x").await.unwrap_err();
-        stream.shutdown().await.unwrap_err();
-    }
-}
-
 /// Sends records of one byte to an OpenSSL server with this cipher list, until an error or until
 /// there were twice as many as one key of AES-GCM may protect here. Returns the negotiated cipher,
 /// the error, and the output of the server.

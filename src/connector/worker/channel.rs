@@ -191,8 +191,10 @@ async fn receive(receiver: &mut Receiver, answers: &Answers) -> Result<(), Contr
     let mut lines = Lines::default();
     loop {
         match receiver.next().await? {
-            Received::Data(bytes) => {
-                lines.push(bytes);
+            Received::Data(pieces) => {
+                for bytes in pieces.iter() {
+                    lines.push(bytes);
+                }
                 // An answer may contain a ticket or a key.
                 receiver.wipe_delivered();
             }
