@@ -4,6 +4,7 @@
 use crate::connector;
 use crate::direct::{SessionKey, handshake};
 use crate::process::{Line, Lines};
+use crate::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Whether a line on the connector's standard input is accepted.
@@ -41,4 +42,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     handshake::respond(stream, key, 1).await.is_ok()
+}
+
+/// What a TLS connection receives of these records, and whether its end was announced: see
+/// `tls::record::fuzzing`.
+pub async fn receive_records(
+    suite: usize,
+    records: &[Option<(u8, &[u8])>],
+    rest: &[u8],
+    step: usize,
+) -> (Vec<u8>, bool) {
+    let receive = tls::fuzzing_receive(suite, records, rest, step);
+    receive.await.unwrap_or_default()
 }
