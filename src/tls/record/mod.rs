@@ -8,6 +8,7 @@
 //!
 //! * `buffer`: received bytes, and where the next record is
 //! * `open`: one received record
+//! * `messages`: the messages in received records
 //! * `receiver`: from the connection to plaintext
 //! * `seal`: one record to be sent
 //! * `sender`: from plaintext to the connection
@@ -17,6 +18,7 @@ mod buffer;
 #[cfg(fuzzing)]
 mod fuzzing;
 mod keys;
+mod messages;
 mod open;
 mod receiver;
 mod seal;

@@ -1,21 +1,13 @@
 //! One received record: decrypted where it is, and what it means.
 
+use super::messages::{Message, Messages};
 use super::{HEADER, Header, is_tls13, keys};
 use rustls::crypto::cipher::{InboundOpaqueMessage, MessageDecrypter};
 use rustls::{
-    AlertDescription, ConnectionTrafficSecrets, ContentType, Error, HandshakeType, InvalidMessage,
-    PeerMisbehaved, Side, SupportedCipherSuite,
+    AlertDescription, ConnectionTrafficSecrets, ContentType, Error, InvalidMessage, PeerMisbehaved,
+    Side, SupportedCipherSuite,
 };
 use std::ops::Range;
-
-/// Most bytes of a message after the handshake; the limit of rustls.
-const MESSAGE: usize = 0xffff;
-
-/// Bytes in front of a message: its type and its length.
-const MESSAGE_HEADER: usize = 4;
-
-/// Most key updates without data between them; the limit of rustls and of BoringSSL.
-const KEY_UPDATES: u8 = 32;
 
 /// Most empty records in sequence; the limit of rustls.
 const EMPTY: u8 = 32;
@@ -36,29 +28,14 @@ pub(super) enum Opened {
     End,
 }
 
-/// A message after the handshake.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Message {
-    /// The peer's next record uses its next key. `answer`: the peer requests the same from this end.
-    KeyUpdate { answer: bool },
-    /// A ticket of a server.
-    Ticket(Vec<u8>),
-    /// The request of a server to repeat the handshake (TLS 1.2).
-    Renegotiation,
-}
-
 /// Decrypts records with one key after the other, and checks that they are allowed.
 pub(in crate::tls) struct Opener {
     suite: SupportedCipherSuite,
-    side: Side,
     decrypter: Box<dyn MessageDecrypter>,
     sequence: u64,
-    /// The start of a message that continues in the next record.
-    message: Vec<u8>,
-    key_updates: u8,
+    messages: Messages,
     empty: u8,
     warnings: u8,
-    renegotiations: u8,
 }
 
 impl Opener {
@@ -71,14 +48,11 @@ impl Opener {
     ) -> Result<Self, Error> {
         Ok(Self {
             suite,
-            side,
             decrypter: keys::decrypter(suite, secrets)?,
             sequence,
-            message: Vec::new(),
-            key_updates: KEY_UPDATES,
+            messages: Messages::new(suite, side),
             empty: EMPTY,
             warnings: WARNINGS,
-            renegotiations: 1,
         })
     }
 
@@ -105,7 +79,7 @@ impl Opener {
         let plain = self.decrypter.decrypt(message, self.sequence)?;
         self.sequence = next;
 
-        if !self.message.is_empty() && plain.typ != ContentType::Handshake {
+        if self.messages.is_incomplete() && plain.typ != ContentType::Handshake {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
         }
         if plain.payload.is_empty() {
@@ -116,12 +90,12 @@ impl Opener {
         }
         match plain.typ {
             ContentType::ApplicationData => {
-                self.key_updates = KEY_UPDATES;
+                self.messages.data();
                 let start = plain.payload.as_ptr() as usize - start;
                 Ok(Opened::Data(start..start + plain.payload.len()))
             }
             ContentType::Handshake => {
-                self.message.extend_from_slice(plain.payload);
+                self.messages.receive(plain.payload);
                 Ok(Opened::Messages)
             }
             ContentType::Alert => {
@@ -155,51 +129,7 @@ impl Opener {
 
     /// The next complete message of those that [`open`](Self::open) has received.
     pub(super) fn next_message(&mut self) -> Result<Option<Message>, Error> {
-        let Some(&[kind, a, b, c]) = self.message.first_chunk::<MESSAGE_HEADER>() else {
-            return Ok(None);
-        };
-        let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        if length > MESSAGE {
-            return Err(InvalidMessage::HandshakePayloadTooLarge.into());
-        }
-        let whole = MESSAGE_HEADER + length;
-        if self.message.len() < whole {
-            return Ok(None);
-        }
-        let rest = self.message.split_off(whole);
-        let message = std::mem::replace(&mut self.message, rest);
-        self.judge(HandshakeType::from(kind), &message[MESSAGE_HEADER..])
-            .map(Some)
-    }
-
-    fn judge(&mut self, kind: HandshakeType, payload: &[u8]) -> Result<Message, Error> {
-        let tls13 = is_tls13(self.suite);
-        match (kind, payload) {
-            (HandshakeType::KeyUpdate, _) if tls13 => {
-                let left = self.key_updates.checked_sub(1);
-                self.key_updates = left.ok_or(PeerMisbehaved::TooManyKeyUpdateRequests)?;
-                if !self.message.is_empty() {
-                    return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
-                }
-                match payload {
-                    [0] => Ok(Message::KeyUpdate { answer: false }),
-                    [1] => Ok(Message::KeyUpdate { answer: true }),
-                    _ => Err(InvalidMessage::InvalidKeyUpdate.into()),
-                }
-            }
-            (HandshakeType::NewSessionTicket, _) if tls13 && self.side == Side::Client => {
-                Ok(Message::Ticket(payload.to_vec()))
-            }
-            (HandshakeType::HelloRequest, []) if !tls13 && self.side == Side::Client => {
-                let left = self.renegotiations.checked_sub(1);
-                self.renegotiations = left.ok_or(PeerMisbehaved::TooManyRenegotiationRequests)?;
-                Ok(Message::Renegotiation)
-            }
-            _ => Err(Error::InappropriateHandshakeMessage {
-                expect_types: vec![HandshakeType::KeyUpdate],
-                got_type: kind,
-            }),
-        }
+        self.messages.next()
     }
 
     fn unexpected(&self, kind: ContentType) -> Error {
@@ -215,7 +145,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::tls::record::keys::fixed::{secrets, suites};
+    use crate::tls::record::messages::KEY_UPDATES;
     use crate::tls::record::seal::Sealer;
+    use rustls::HandshakeType;
 
     const DATA: ContentType = ContentType::ApplicationData;
     const MESSAGES: ContentType = ContentType::Handshake;

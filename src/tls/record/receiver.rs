@@ -1,7 +1,8 @@
 //! From the connection to plaintext.
 
 use super::buffer::ReceiveBuffer;
-use super::open::{Message, Opened, Opener};
+use super::messages::Message;
+use super::open::{Opened, Opener};
 use super::{Sender, alert_of, as_io};
 use rustls::Error;
 use std::io;

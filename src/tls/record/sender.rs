@@ -52,7 +52,7 @@ pub(crate) struct Sender {
     /// Encrypted records, and how much of them was written.
     records: Vec<u8>,
     written: usize,
-    /// Whether a part of records that were sealed in place was written: nothing may come in between.
+    /// Whether records that were sealed in place are not written yet: nothing may precede them.
     foreign: bool,
     key_changes: u64,
     /// The peer has requested a new key. The answer precedes the next data (RFC 8446 §4.6.3).
@@ -161,8 +161,8 @@ impl Sender {
         connection: &mut S,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_write(connection, context))?;
         self.foreign = true;
+        ready!(self.poll_write(connection, context))?;
         while *written < buffer.len() {
             let rest = &buffer[*written..];
             match ready!(Pin::new(&mut *connection).poll_write(context, rest))? {
