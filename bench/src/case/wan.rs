@@ -28,6 +28,12 @@ const START_ROUND_TRIPS: u32 = 100;
 /// The rest of a turn.
 const TURN: Duration = Duration::from_secs(3);
 
+/// The rest of a turn on a long path. BBR stops sending once in 10 s, for 200 ms and a round trip, to
+/// measure the round trip; then its window has to grow again. On a long path, 3 s with such a pause
+/// are not the rate of a migration, and neither are 3 s without it.
+const LONG_TURN: Duration = Duration::from_secs(10);
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(100);
+
 /// Each turn lasts long, so this case has fewer than others.
 const TURNS: usize = 5;
 
@@ -92,6 +98,14 @@ impl Path {
         SHORTEST_START.max(self.round_trip() * START_ROUND_TRIPS)
     }
 
+    /// How long the rest of a turn lasts.
+    fn time(&self) -> Duration {
+        match self.round_trip() >= LONG_ROUND_TRIP {
+            true => LONG_TURN,
+            false => TURN,
+        }
+    }
+
     fn set(&self, link: &Link) {
         link.set_round_trip(self.round_trip());
         link.set_loss(f64::from(self.loss) / 1000.0);
@@ -147,8 +161,8 @@ fn tunnel(link: &Link, plane: &str) -> Box<dyn Tunnel> {
 fn contest(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
     let tunnels = PLANES.map(|plane| tunnel(link, plane));
     let (start, time) = match effort.quick {
-        true => (path.start() / 8, TURN / 8),
-        false => (path.start(), TURN),
+        true => (path.start() / 8, path.time() / 8),
+        false => (path.start(), path.time()),
     };
     let mut contenders = Vec::new();
     for (plane, mut tunnel) in PLANES.iter().zip(tunnels) {
