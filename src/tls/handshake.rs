@@ -5,7 +5,7 @@
 
 use super::TlsStream;
 use super::agreed::Agreed;
-use super::record::KeySchedule;
+use super::record::{HEADER, KeySchedule};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -240,7 +240,6 @@ impl Received {
 
     /// The end of the record after the complete ones. What is not a record is left to rustls, too.
     fn end_of_next(&self) -> Option<usize> {
-        const HEADER: usize = 5;
         let header = self.bytes.get(self.complete..)?.first_chunk::<HEADER>()?;
         let content = usize::from(u16::from_be_bytes([header[3], header[4]]));
         Some(self.complete + HEADER + content)

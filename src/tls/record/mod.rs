@@ -39,7 +39,7 @@ use rustls::{
 use std::io;
 
 /// Bytes in front of a record's content: its type, version and length.
-const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 
 /// Most plaintext of a record, in bytes (RFC 8446 §5.1).
 pub(super) const RECORD: usize = 16 << 10;

@@ -163,13 +163,7 @@ impl Sender {
     ) -> Poll<io::Result<()>> {
         self.foreign = true;
         ready!(self.poll_write(connection, context))?;
-        while *written < buffer.len() {
-            let rest = &buffer[*written..];
-            match ready!(Pin::new(&mut *connection).poll_write(context, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => *written += count,
-            }
-        }
+        ready!(poll_write_rest(buffer, written, connection, context))?;
         self.foreign = false;
         Pin::new(connection).poll_flush(context)
     }
@@ -234,13 +228,8 @@ impl Sender {
         connection: &mut S,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.written < self.records.len() {
-            let rest = &self.records[self.written..];
-            match ready!(Pin::new(&mut *connection).poll_write(context, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.written += count,
-            }
-        }
+        let (records, written) = (&self.records, &mut self.written);
+        ready!(poll_write_rest(records, written, connection, context))?;
         self.records.clear();
         self.written = 0;
         Poll::Ready(Ok(()))
@@ -322,6 +311,23 @@ impl Sender {
             None => Ok(()),
         }
     }
+}
+
+/// Writes what follows the first `written` bytes, and counts it.
+fn poll_write_rest<S: AsyncWrite + Unpin>(
+    bytes: &[u8],
+    written: &mut usize,
+    connection: &mut S,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    while *written < bytes.len() {
+        let rest = &bytes[*written..];
+        match ready!(Pin::new(&mut *connection).poll_write(context, rest))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            count => *written += count,
+        }
+    }
+    Poll::Ready(Ok(()))
 }
 
 /// How many records one key may protect.
