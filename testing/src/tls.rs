@@ -78,6 +78,16 @@ macro_rules! assert_error {
     }};
 }
 
+/// A key and a self-signed certificate that any peer could create.
+pub fn self_signed() -> (rcgen::KeyPair, rcgen::Certificate) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(["pve-tunnel".to_owned()])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    (key, certificate)
+}
+
 /// A certificate with a key, which may be the key of another certificate.
 pub fn certified(certificate: CertificateDer<'static>, key: &rcgen::KeyPair) -> SingleCertAndKey {
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();

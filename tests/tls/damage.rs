@@ -1,13 +1,15 @@
 //! Handshakes with damaged messages: each is an error without delay.
 
 use pve_tunnel::tls::{Fingerprint, Identity, Server};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::KeyPair;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection};
 use std::sync::Arc;
 use std::time::Duration;
-use testing::tls::{AnyCertificate, complete_handshake, identities, pinned_pair, server_name};
+use testing::tls::{
+    AnyCertificate, complete_handshake, identities, pinned_pair, self_signed, server_name,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -164,8 +166,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        let (key, certificate) = self_signed();
         let target = Identity::one_time().unwrap();
         Self {
             server: Server::direct(&target, Fingerprint::of(certificate.der())).unwrap(),

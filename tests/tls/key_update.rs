@@ -1,13 +1,12 @@
 //! Keys that change every few records, in both directions at the same time.
 
 use pve_tunnel::tls::{Client, Fingerprint, Identity, Server};
-use rcgen::{CertificateParams, KeyPair};
 use rustls::version::TLS13;
 use std::time::Duration;
 use testing::openssl;
 use testing::pattern;
 use testing::tls::{
-    STEP_TIMEOUT, Stream, certified, established, server_name, unverifying_client,
+    STEP_TIMEOUT, Stream, certified, established, self_signed, server_name, unverifying_client,
     unverifying_server,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
@@ -91,8 +90,7 @@ async fn require_exchange(ours: Stream, peer: RustlsStream<UnixStream>) {
 
 #[tokio::test]
 async fn a_target_follows_the_key_updates_of_a_source_and_answers_them() {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::default().self_signed(&key).unwrap();
+    let (key, certificate) = self_signed();
     let target = Identity::one_time().unwrap();
     let server = Server::direct(&target, Fingerprint::of(certificate.der())).unwrap();
     let client = unverifying_client(&TLS13, Some(certified(certificate.der().clone(), &key)));
@@ -103,8 +101,7 @@ async fn a_target_follows_the_key_updates_of_a_source_and_answers_them() {
 
 #[tokio::test]
 async fn a_source_follows_the_key_updates_of_a_target_and_answers_them() {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::default().self_signed(&key).unwrap();
+    let (key, certificate) = self_signed();
     let source = Identity::one_time().unwrap();
     let client = Client::direct(&source, Fingerprint::of(certificate.der())).unwrap();
     let server = unverifying_server(&TLS13, certified(certificate.der().clone(), &key));

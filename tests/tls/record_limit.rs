@@ -1,7 +1,6 @@
 //! Ciphers that limit the number of records of a connection, with lower limits than the real ones.
 
 use pve_tunnel::tls::{Client, Fingerprint, TlsError, TlsStream, describe};
-use rcgen::{CertificateParams, KeyPair};
 use rustls::SupportedCipherSuite;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::cipher_suite::{
@@ -13,7 +12,7 @@ use rustls::crypto::ring::default_provider;
 use std::io::ErrorKind;
 use testing::assert_error;
 use testing::openssl::{Certificate, Server};
-use testing::tls::{STEP_TIMEOUT, api_server, certified, provider_with};
+use testing::tls::{STEP_TIMEOUT, api_server, certified, provider_with, self_signed};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{JoinHandle, spawn};
@@ -40,8 +39,7 @@ struct Api {
 impl Api {
     /// A server with these suites, and a client that pins its certificate and supports others, too.
     fn new(suites: &[SupportedCipherSuite]) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        let (key, certificate) = self_signed();
         let pin = Fingerprint::of(certificate.der());
         let unlimited = provider_with(suites, |suite| suite.confidentiality_limit = u64::MAX);
         Self {

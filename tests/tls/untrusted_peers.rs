@@ -8,7 +8,7 @@ use std::io;
 use testing::assert_error;
 use testing::tls::{
     STEP_TIMEOUT, alert_after_handshake, certificate_of, certified, complete_handshake, identities,
-    pinned_pair, server_name, unverifying_client, unverifying_server,
+    pinned_pair, self_signed, server_name, unverifying_client, unverifying_server,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -33,16 +33,6 @@ fn server() -> Server {
 fn client() -> Client {
     let (source, target) = identities();
     pinned_pair(&source, &target).0
-}
-
-/// A key and a self-signed certificate that any peer could create.
-fn self_signed() -> (KeyPair, rcgen::Certificate) {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(["pve-tunnel".to_owned()])
-        .unwrap()
-        .self_signed(&key)
-        .unwrap();
-    (key, certificate)
 }
 
 #[tokio::test]
