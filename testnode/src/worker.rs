@@ -57,6 +57,22 @@ impl Kind {
             Self::Lxc => "lxc",
         }
     }
+
+    /// The directory of the configurations below that of the node.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu-server",
+            Self::Lxc => "lxc",
+        }
+    }
+
+    /// What messages of Proxmox VE call such a guest.
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            Self::Qemu => "VM",
+            Self::Lxc => "CT",
+        }
+    }
 }
 
 /// The settings that the node passes to every worker.
@@ -88,6 +104,7 @@ pub(crate) struct Started {
 }
 
 struct Running {
+    kind: Kind,
     child: Child,
     /// The worker exits when this is closed.
     stdin: Option<ChildStdin>,
@@ -155,12 +172,23 @@ impl Workers {
         running.insert(
             vmid,
             Running {
+                kind,
                 child,
                 stdin: Some(stdin),
                 socket: socket.clone(),
             },
         );
         Ok(Started { socket, pid })
+    }
+
+    /// The guests whose worker runs, and their kinds.
+    pub(crate) async fn running(&self) -> HashMap<u32, Kind> {
+        let mut running = self.running.lock().await;
+        let alive = |worker: &mut Running| !matches!(worker.child.try_wait(), Ok(Some(_)));
+        running
+            .iter_mut()
+            .filter_map(|(vmid, worker)| alive(worker).then_some((*vmid, worker.kind)))
+            .collect()
     }
 
     /// Whether `path` is the command socket of a tunnel and not a data socket.
