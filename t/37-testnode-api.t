@@ -240,35 +240,52 @@ subtest 'the configuration of a guest' => sub {
 };
 
 subtest 'a tunnel creates the configuration of its guest, if enabled' => sub {
-    my $own = Test::TunnelNode->start(create_guests => 1);
-    for my $row (['qemu', 100, 'VM', 'qemu-server'], ['lxc', 101, 'CT', 'lxc']) {
-        my ($kind, $vmid, $noun, $directory) = @$row;
-        my $config = "/nodes/target/$kind/$vmid/config";
-        my $client = Test::TunnelClient->open($own, $kind, $vmid);
-        is(data($own, $config)->{lock}, 'create', "$kind: the configuration is locked");
-        my $again = Test::TunnelClient->request(
-            $own, 'POST', "/api2/json/nodes/target/$kind/$vmid/mtunnel",
-            headers => ["Authorization: $own->{token}"],
+    my %workers = (fake => [], real => [worker => "$FindBin::RealBin/../testnode/worker.pl"]);
+    for my $name (sort keys %workers) {
+        # Without pve-tunnel, the real worker needs no compiled module.
+        my $own = Test::TunnelNode->start(
+            create_guests => 1,
+            no_direct => 1,
+            $workers{$name}->@*
         );
-        is("$again->{status} $again->{reason}", "400 $PARAMETER", 'it cannot be created twice');
-        is_deeply(
-            JSON::decode_json($again->{body})->{errors},
-            {
-                vmid => "unable to create empty $noun config"
-                    . " - $noun $vmid already exists on node 'target'\n"
-            },
-            '... and the error names the guest'
-        );
-        ok($client->command('quit', cleanup => JSON::true)->{success}, 'quit with a clean-up');
-        $client->disconnect;
-        ok(!-e "$own->{dir}/$vmid.conf", '... removes the configuration');
+        created_guest($own, $name, 'qemu', 100, 'VM');
+        created_guest($own, $name, 'lxc', 101, 'CT');
     }
-    my $client = Test::TunnelClient->open($own, 'qemu', 102);
-    $client->disconnect;
-    Time::HiRes::sleep(0.02) while $own->worker_log(102) !~ m/without quit/;
-    is(data($own, '/nodes/target/qemu/102/config')->{lock}, 'create', 'an interrupted tunnel');
-    like(opening($own, 'qemu', 102), qr/\A400 /, '... leaves a guest that blocks the next one');
 };
+
+# What a tunnel of this node does with the configuration of its guest.
+sub created_guest ($own, $worker, $kind, $vmid, $noun) {
+    my $config = "/nodes/target/$kind/$vmid/config";
+    my $client = Test::TunnelClient->open($own, $kind, $vmid);
+    is(data($own, $config)->{lock}, 'create', "$kind, $worker worker: a locked configuration");
+    my $again = Test::TunnelClient->request(
+        $own, 'POST', "/api2/json/nodes/target/$kind/$vmid/mtunnel",
+        headers => ["Authorization: $own->{token}"],
+    );
+    is("$again->{status} $again->{reason}", "400 $PARAMETER", 'it cannot be created twice');
+    is_deeply(
+        JSON::decode_json($again->{body})->{errors},
+        {
+            vmid => "unable to create empty $noun config"
+                . " - $noun $vmid already exists on node 'target'\n"
+        },
+        '... and the error names the guest'
+    );
+    ok($client->command('quit', cleanup => JSON::true)->{success}, 'quit with a clean-up');
+    $client->disconnect;
+    ok(!-e "$own->{dir}/$vmid.conf", '... removes the configuration');
+    # A guest has one worker at a time.
+    Time::HiRes::sleep(0.02) while opening($own, $kind, $vmid) =~ m/\A500 .*already has a tunnel/;
+    # That client has disconnected without quit.
+    Time::HiRes::sleep(0.02) while $own->worker_log($vmid) !~ m/without '?quit/;
+    is(data($own, $config)->{lock}, 'create', 'an interrupted tunnel leaves its guest');
+    like(opening($own, $kind, $vmid), qr/\A400 /, '... which blocks the next tunnel');
+    like(
+        Test::TunnelClient->get($own, "/cluster/nextid?vmid=$vmid")->{body}{errors}{vmid},
+        qr/already exists/, '... and its ID is in use'
+    );
+    return;
+}
 
 subtest 'the command line' => sub {
     my $profile = $ENV{CARGO_PROFILE} // 'release';

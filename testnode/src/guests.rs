@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::worker::Kind;
 
 /// The configuration that `POST mtunnel` creates on a Proxmox VE node.
-const LOCKED: &str = "lock: create\n";
+pub(crate) const LOCKED: &str = "lock: create\n";
 
 /// The configurations in one directory.
 pub(crate) struct Guests {
@@ -92,15 +92,10 @@ pub(crate) fn options(text: &str) -> Value {
     Value::Object(options)
 }
 
-/// The data of `GET …/config` for a guest whose tunnel has not received a configuration yet.
-pub(crate) fn locked_options() -> Value {
-    options(LOCKED)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{Guests, kind, locked_options, options};
+    use super::{Guests, LOCKED, kind, options};
     use crate::worker::Kind;
     use serde_json::json;
 
@@ -111,7 +106,7 @@ mod tests {
         let digest = found.as_object_mut().unwrap().remove("digest").unwrap();
         assert_eq!(digest.as_str().unwrap().len(), 40);
         assert_eq!(found, json!({"name": "web", "scsi0": "local:100/a,size=1"}));
-        assert_eq!(locked_options()["lock"], "create");
+        assert_eq!(options(LOCKED)["lock"], "create");
         assert_eq!(kind(text), Kind::Qemu);
         assert_eq!(kind("arch: amd64\nrootfs: local:1\n"), Kind::Lxc);
     }

@@ -1,6 +1,6 @@
 //! Workers: one Perl process for each tunnel, like the workers that `pvedaemon` forks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -181,14 +181,20 @@ impl Workers {
         Ok(Started { socket, pid })
     }
 
-    /// The guests whose worker runs, and their kinds.
-    pub(crate) async fn running(&self) -> HashMap<u32, Kind> {
+    /// The guests whose worker runs.
+    pub(crate) async fn running(&self) -> BTreeSet<u32> {
         let mut running = self.running.lock().await;
         let alive = |worker: &mut Running| !matches!(worker.child.try_wait(), Ok(Some(_)));
         running
             .iter_mut()
-            .filter_map(|(vmid, worker)| alive(worker).then_some((*vmid, worker.kind)))
+            .filter_map(|(vmid, worker)| alive(worker).then_some(*vmid))
             .collect()
+    }
+
+    /// The kind of a guest that has or had a tunnel.
+    pub(crate) async fn kind(&self, vmid: u32) -> Option<Kind> {
+        let running = self.running.lock().await;
+        running.get(&vmid).map(|worker| worker.kind)
     }
 
     /// Whether `path` is the command socket of a tunnel and not a data socket.

@@ -36,7 +36,7 @@ impl Api {
     /// send it. An ID is in use if its guest has a tunnel or a configuration.
     pub(super) async fn next_id(&self, query: &str) -> Result<Value, ApiError> {
         let mut used = self.guests.configured().map_err(ApiError::internal)?;
-        used.extend(self.workers.running().await.into_keys());
+        used.extend(self.workers.running().await);
         if let Some(vmid) = parameter(query, "vmid") {
             let vmid = vmid_parameter(&vmid)?;
             if used.contains(&vmid) {
@@ -95,13 +95,15 @@ impl Api {
     pub(super) async fn configuration(&self, kind: Kind, vmid: u32) -> Result<Value, ApiError> {
         self.require(&format!("/vms/{vmid}"), &["VM.Audit"])?;
         let text = self.guests.read(vmid).map_err(ApiError::internal)?;
-        let running = self.workers.running().await.get(&vmid).copied();
-        let options = match (running, text) {
-            (Some(running), Some(text)) if running == kind => Some(guests::options(&text)),
-            (Some(running), None) if running == kind => Some(guests::locked_options()),
-            (None, Some(text)) if guests::kind(&text) == kind => Some(guests::options(&text)),
-            _ => None,
+        let text = match text {
+            // The tunnel of the guest has not received a configuration yet.
+            None if self.workers.running().await.contains(&vmid) => Some(guests::LOCKED.to_owned()),
+            text => text,
         };
+        let tunnel = self.workers.kind(vmid).await;
+        let options = text
+            .filter(|text| tunnel.unwrap_or_else(|| guests::kind(text)) == kind)
+            .map(|text| guests::options(&text));
         options.ok_or_else(|| {
             let (node, directory) = (&self.node, kind.directory());
             ApiError::new(
