@@ -1,6 +1,6 @@
 //! The result of one comparison.
 
-use super::text::{clipped, short};
+use crate::text::{clipped, short};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -89,27 +89,6 @@ impl Display for Row {
             self.goal_text(),
         );
         formatter.write_str(line.trim_end())
-    }
-}
-
-/// The rows of a case. Each is printed when it is added.
-#[derive(Default)]
-pub struct Rows(Vec<Row>);
-
-impl Rows {
-    pub fn push(&mut self, row: Row) {
-        println!("  {row}");
-        self.0.push(row);
-    }
-
-    pub fn extend(&mut self, rows: impl IntoIterator<Item = Row>) {
-        for row in rows {
-            self.push(row);
-        }
-    }
-
-    pub fn into_vec(self) -> Vec<Row> {
-        self.0
     }
 }
 

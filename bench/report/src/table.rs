@@ -1,8 +1,8 @@
 //! The table in a terminal.
 
-use super::group::{Detail, Group, groups};
-use crate::measure::Row;
-use crate::measure::text::{clipped, length, short};
+use crate::group::{Detail, Group, groups};
+use crate::row::Row;
+use crate::text::{clipped, length, short};
 use std::iter::zip;
 
 /// The width of the table, in characters.

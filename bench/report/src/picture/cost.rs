@@ -2,10 +2,10 @@
 
 use super::layout::{LEFT, LINE, MARGIN, MIDDLE, RIGHT, WIDTH, heading};
 use super::svg::{Svg, clipped, width};
-use crate::measure::text::short;
-use crate::measure::{Costs, Row};
-use crate::report::group::{Detail, groups};
-use crate::report::results::Results;
+use crate::group::{Detail, groups};
+use crate::results::Results;
+use crate::row::{Costs, Row};
+use crate::text::short;
 
 /// The colours of the processes, in the order of their first appearance. If there are more
 /// processes, the colours repeat.

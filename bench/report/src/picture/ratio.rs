@@ -4,9 +4,9 @@ use super::layout::{
     BLUE, GREY, INK, LEFT, LINE, MARGIN, MIDDLE, PALE, RIGHT, VERMILLION, heading,
 };
 use super::svg::{Svg, clipped};
-use crate::measure::Goal;
-use crate::report::group::{Detail, Group, groups};
-use crate::report::results::Results;
+use crate::group::{Detail, Group, groups};
+use crate::results::Results;
+use crate::row::Goal;
 
 /// Columns: unit and peer to the left of the bars, ratio and goal to the right.
 const UNIT: f64 = MARGIN + 200.0;
