@@ -77,6 +77,7 @@ test-rust: setup
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel
 	$(CARGO) test --release --no-fail-fast -p testnode
 	$(CARGO) test --release --no-fail-fast -p testing
+	$(CARGO) test --release --no-fail-fast -p bench-report
 
 test-perl: build manual
 	$(PROVE) $(PERL_TESTS)

@@ -91,7 +91,7 @@ fn ratio_and_goal(group: Option<&Group>) -> [String; 2] {
     let Some(row) = group.map(Group::worst) else {
         return [String::new(), String::new()];
     };
-    let ratio = row.ratio.to_string();
+    let ratio = row.ratio_text();
     let goal = row.goal_text();
     match row.meets_goal() {
         Some(false) => [ratio, format!("**{goal} missed**")],

@@ -47,7 +47,7 @@ fn cells(group: &Group) -> [String; 8] {
         row.unit.clone(),
         row.peer.clone(),
         short(row.theirs.median),
-        row.ratio.to_string(),
+        row.ratio_text(),
         row.goal_text(),
         match row.meets_goal() {
             None => "",
