@@ -57,8 +57,9 @@ pub(crate) enum Command {
     /// For each component: whether it is on, off or broken; the package of the stock file and its
     /// version; whether pve-tunnel supports this version; and whether the component is in effect.
     /// To check this, the command loads the modules in a separate process. For each daemon: how
-    /// many of its processes have loaded pve-tunnel's library. Changes nothing. Run it as root:
-    /// other users may not inspect the daemons.
+    /// many of its processes have loaded pve-tunnel's library. Checks /etc/pve/remote-migration.cfg,
+    /// too: while it is invalid, no migration to another cluster starts. Changes nothing. Run it as
+    /// root: other users may not inspect the daemons.
     ///
     /// The exit code is 0 if there is no problem, also if pve-tunnel is off. It is 1 if there is a
     /// problem: a line that begins with PROBLEM describes it. It is 2 if the arguments are wrong.
@@ -93,7 +94,7 @@ pub(crate) struct Enable {
 
 #[derive(Args)]
 pub(crate) struct Status {
-    /// Print one JSON object: state, parts, versions, daemons, reload_pending, problems.
+    /// Print one JSON object: state, parts, versions, daemons, reload_pending, proxmox_ve, problems.
     ///
     /// "state" is "off", "on", "helper-only" or "mixed". "parts" lists the components, each with
     /// "part" ("overlay", "seam", "helper"), "state" ("off", "on", "broken"), "path", "package"
@@ -101,8 +102,8 @@ pub(crate) struct Status {
     /// "refusal"). "daemons" lists the daemons, each with "name", "pid" (null: not running), and
     /// the numbers of its "processes", of those with a "current" and with an "outdated" library,
     /// and of those that are "unreadable". "versions" has the versions of modules and library by
-    /// name. If "reload_pending" is true, the daemons were not checked. "problems" has one sentence
-    /// for each problem.
+    /// name. If "reload_pending" is true, the daemons were not checked. "proxmox_ve" is false if the
+    /// stock modules are not installed. "problems" has one sentence for each problem.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -3,6 +3,7 @@
 
 pub mod activation;
 mod arguments;
+mod configuration_file;
 mod subcommands;
 
 use arguments::{Cli, Command, Connect};
