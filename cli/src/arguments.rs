@@ -2,6 +2,7 @@
 //! definitions.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
 
 /// Native tunnel for moving guests between Proxmox VE clusters.
 #[derive(Parser)]
@@ -64,6 +65,18 @@ pub(crate) enum Command {
     /// The exit code is 0 if there is no problem, also if pve-tunnel is off. It is 1 if there is a
     /// problem: a line that begins with PROBLEM describes it. It is 2 if the arguments are wrong.
     Status(Status),
+    /// Check the configuration of migrations to other clusters, and explain it.
+    ///
+    /// Reads /etc/pve/remote-migration.cfg, or another file before it is copied there, and reports
+    /// the first mistake with its line. With --to, the command reports what a migration to this
+    /// target would get, and where each value comes from: the line of the file, or the default.
+    /// Connects to no other machine, and changes nothing. remote-migration.cfg(5) describes the
+    /// file.
+    ///
+    /// The exit code is 0 if the file is valid, or if there is no file and none was given. It is 1
+    /// if the file is invalid or cannot be read, or if it does not permit the migration of --to. It
+    /// is 2 if the arguments are wrong.
+    Config(Config),
 }
 
 #[derive(Args, Default)]
@@ -90,6 +103,34 @@ pub(crate) struct Enable {
     /// native implementation. No daemon has to reload.
     #[arg(long)]
     pub(crate) helper_only: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Config {
+    /// The file to check [default: /etc/pve/remote-migration.cfg].
+    pub(crate) file: Option<PathBuf>,
+
+    /// Report what a migration to this target would get.
+    ///
+    /// The target is the ID of a network in the file, or a host as in host=... of the target
+    /// endpoint of 'qm remote-migrate'. If a network has this ID, it has precedence. The migration
+    /// requests neither a type nor a network, except a network without 'remote', which it requests
+    /// by its ID.
+    #[arg(long, value_name = "ID|HOST")]
+    pub(crate) to: Option<String>,
+
+    /// Print one JSON object: file, exists, valid, error, require_encryption, policy_line, networks,
+    /// migration.
+    ///
+    /// "error" is null, or the first mistake. "networks" lists the networks, each with "id",
+    /// "line", "remotes", "allow" and "default". "migration" is null without --to. Otherwise it has
+    /// "remote" (null: any host), "reason" (why this network applies), "refused" (null, or why the
+    /// migration is refused), "settings" and "types". "settings" lists the values, each with "key",
+    /// "value" (null: the node's own address) and "origin": "default", or "file" with "section" and
+    /// "line". "types" lists the types of migration, each with "type", "planes", "refused" and
+    /// "privileges".
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]

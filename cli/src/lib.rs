@@ -3,8 +3,10 @@
 
 pub mod activation;
 mod arguments;
+mod config;
 mod configuration_file;
 mod subcommands;
+mod text;
 
 use arguments::{Cli, Command, Connect};
 use clap::{CommandFactory, Parser};
@@ -29,6 +31,7 @@ pub fn run() -> ExitCode {
         Command::Enable(options) => subcommands::enable(&options),
         Command::Disable => subcommands::disable(),
         Command::Status(options) => subcommands::status(&options),
+        Command::Config(options) => subcommands::config(&options),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::plane::MigrationType;
 /// The lines of a file's sections and keys, from 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lines {
+    pub(super) policy: Option<usize>,
     sections: BTreeMap<String, SectionLines>,
 }
 
@@ -32,6 +33,11 @@ impl Lines {
     /// The line of a key in the section with this ID.
     pub fn key(&self, id: &str, key: &str) -> Option<usize> {
         self.sections.get(id)?.keys.get(key).copied()
+    }
+
+    /// The line at which the policy begins.
+    pub fn policy(&self) -> Option<usize> {
+        self.policy
     }
 
     fn origin(&self, id: &str, key: &str) -> Origin {

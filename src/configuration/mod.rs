@@ -19,7 +19,8 @@ mod select;
 pub use host::Host;
 pub use lines::{Lines, Origin, Setting, settings};
 pub use select::{
-    Selection, SelectionInput, SourceSelection, TargetSelection, select, select_target,
+    Selection, SelectionInput, SourceSelection, TargetSelection, select, select_source,
+    select_target,
 };
 
 use std::ops::RangeInclusive;

@@ -219,9 +219,11 @@ impl Reader {
         let Some(section) = self.section.take() else {
             return Ok(());
         };
+        let first = self.ids.get(&section.id).copied().unwrap_or(self.line);
         match section.kind {
             Kind::Policy { require_encryption } => {
                 self.configuration.require_encryption = require_encryption;
+                self.lines.policy = Some(first);
             }
             Kind::Network(keys) => {
                 let line = |key| section.keys.get(key).copied().unwrap_or(self.line);
@@ -238,7 +240,6 @@ impl Reader {
                 self.configuration.networks.push(network);
             }
         }
-        let first = self.ids.get(&section.id).copied().unwrap_or(self.line);
         self.lines.insert(section.id, first, section.keys);
         Ok(())
     }

@@ -1,9 +1,7 @@
 //! Where each value of a migration comes from: the line of `/etc/pve/remote-migration.cfg`, or the
 //! default.
 
-use pve_tunnel::configuration::{
-    Configuration, Origin, Selection, SelectionInput, select, settings,
-};
+use pve_tunnel::configuration::{Configuration, Origin, select_source, settings};
 
 const FILE: &str = "\
 # Between our two sites.
@@ -28,14 +26,7 @@ policy: cluster
 /// Each setting as `key=value@line`, and without `@line` if it is the default.
 fn explained(file: &str, remote: &str, network: Option<&str>) -> Vec<String> {
     let (configuration, lines) = Configuration::parse_with_lines(file.as_bytes()).unwrap();
-    let input = SelectionInput::Source {
-        remote: remote.to_owned(),
-        migration_type: None,
-        migration_network: network.map(str::to_owned),
-    };
-    let Selection::Source(selection) = select(&configuration, &input).unwrap() else {
-        panic!("not a selection of the source");
-    };
+    let selection = select_source(&configuration, remote, None, network).unwrap();
     let settings = settings(&selection, &lines);
     settings
         .into_iter()
@@ -102,6 +93,9 @@ fn sections_and_keys_have_lines_in_every_layout() {
     assert_eq!(lines.key("clear", "public"), Some(14));
     assert_eq!(lines.key("clear", "gateway"), None);
     assert_eq!(lines.section("nowhere"), None);
+    assert_eq!(lines.policy(), Some(16));
+    let (_, lines) = Configuration::parse_with_lines(b"network: cluster").unwrap();
+    assert_eq!(lines.policy(), None, "a network has the ID of the policy");
     let (_, lines) = Configuration::parse_with_lines(b"network: a1\nnetwork: b1").unwrap();
     assert_eq!(
         (lines.section("a1"), lines.section("b1")),
