@@ -9,11 +9,12 @@ use FindBin;
 use JSON;
 use Test::More;
 
-use lib map { "$FindBin::Bin/../$_" } qw(demo/lib testnode/lib perl/blib/lib perl/blib/arch);
+use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Migration;
 use Demo::Plane;
 use Demo::Progress;
 use Demo::Report;
+use Test::EmulatedGuest;
 use TestNode::Node;
 
 # A test that hangs must fail.
