@@ -3,7 +3,11 @@
 
 pub mod activation;
 mod arguments;
+mod check;
+mod config;
+mod configuration_file;
 mod subcommands;
+mod text;
 
 use arguments::{Cli, Command, Connect};
 use clap::{CommandFactory, Parser};
@@ -24,10 +28,12 @@ pub fn run() -> ExitCode {
         return subcommands::connect(&Connect::default());
     }
     match Cli::parse().command {
+        Command::Check(options) => check::run(&options),
         Command::Connect(options) => subcommands::connect(&options),
         Command::Enable(options) => subcommands::enable(&options),
         Command::Disable => subcommands::disable(),
         Command::Status(options) => subcommands::status(&options),
+        Command::Config(options) => subcommands::config(&options),
     }
 }
 

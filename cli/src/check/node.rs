@@ -1,0 +1,119 @@
+//! This node: whether pve-tunnel is on, and what its configuration says about the remote.
+
+use super::report::{Finding, Report, Step};
+use crate::activation::{Node, NodeState};
+use crate::configuration_file::{self, FileError};
+use pve_tunnel::configuration::{
+    Configuration, Selection, SelectionInput, SourceSelection, select,
+};
+use pve_tunnel::plane::MigrationType;
+use std::path::Path;
+
+/// What the call of the migration would request.
+pub(super) struct Call<'a> {
+    pub(super) remote: &'a str,
+    pub(super) migration_type: Option<MigrationType>,
+    pub(super) network: Option<&'a str>,
+}
+
+/// The configuration, or why it cannot be used. A missing file is the same as an empty one.
+pub(super) fn read_configuration(path: &Path) -> Result<Configuration, FileError> {
+    let read = configuration_file::read(path)?;
+    Ok(read.map_or_else(Configuration::default, |(configuration, _)| configuration))
+}
+
+/// The first remote of the network with that ID.
+pub(super) fn configured_remote(
+    configuration: Result<&Configuration, &FileError>,
+    id: &str,
+) -> Result<String, String> {
+    let configuration = configuration
+        .map_err(|error| format!("it has no '=', so it is the ID of a network; but {error}"))?;
+    let network = configuration.network(id).ok_or_else(|| {
+        "it has no '=', and is not the ID of a configured network either; expected host=...,apitoken=..."
+            .to_owned()
+    })?;
+    match network.remotes.first() {
+        Some(remote) => Ok(remote.to_string()),
+        None => Err("this network lists no remote".to_owned()),
+    }
+}
+
+/// Reports whether migrations from this node use pve-tunnel.
+pub(super) fn check_activation(report: &mut Report) {
+    let status = match Node::this_machine().status() {
+        Ok(status) => status,
+        Err(error) => {
+            return report.add(Finding::worse(
+                Step::Node,
+                format!("the state of this node cannot be determined: {error}"),
+                "run 'pve-tunnel status' as root",
+            ));
+        }
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let enable = "run 'pve-tunnel enable' on this node";
+    report.add(match status.state {
+        NodeState::On => Finding::ok(Step::Node, format!("pve-tunnel {version} is on")),
+        NodeState::Off => Finding::worse(
+            Step::Node,
+            "pve-tunnel is off: migrations from this node go the stock way",
+            enable,
+        ),
+        NodeState::HelperOnly => Finding::worse(
+            Step::Node,
+            "only the connector of pve-tunnel is on: migrations from this node use the plane 'websocket'",
+            enable,
+        ),
+        NodeState::Mixed => Finding::worse(
+            Step::Node,
+            "pve-tunnel is neither on nor off",
+            "run 'pve-tunnel enable' or 'pve-tunnel disable' on this node",
+        ),
+    });
+    for problem in status.problems {
+        report.add(Finding::worse(
+            Step::Node,
+            problem,
+            "'pve-tunnel status' shows the details",
+        ));
+    }
+}
+
+/// Reports what the configuration selects for the call; none if it forbids the migration.
+pub(super) fn check_configuration(
+    configuration: Result<&Configuration, &FileError>,
+    call: &Call<'_>,
+    report: &mut Report,
+) -> Option<SourceSelection> {
+    let configuration = match configuration {
+        Ok(configuration) => configuration,
+        Err(error) => {
+            let advice = match error {
+                FileError::Read { .. } => "run the check as root",
+                FileError::Invalid { .. } => "correct the file: see remote-migration.cfg(5)",
+            };
+            report.add(Finding::failed(Step::Node, error.to_string(), advice));
+            return None;
+        }
+    };
+    let call = SelectionInput::Source {
+        remote: call.remote.to_owned(),
+        migration_type: call.migration_type,
+        migration_network: call.network.map(str::to_owned),
+    };
+    match select(configuration, &call) {
+        Ok(Selection::Source(selection)) => {
+            let name = selection.migration_type.name();
+            let text = format!("type '{name}': {}", selection.reason);
+            report.add(Finding::ok(Step::Node, text));
+            Some(selection)
+        }
+        Ok(Selection::Target(_)) => None,
+        Err(error) => {
+            let advice = "change the arguments, or the configuration: see remote-migration.cfg(5)";
+            report.add(Finding::failed(Step::Node, error.to_string(), advice));
+            None
+        }
+    }
+}
