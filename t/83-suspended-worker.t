@@ -14,8 +14,9 @@ use Test::PrivateNetwork;
 use Test::SuspendedProcess qw(suspend_at);
 
 my %VOLUME = volume_migration(1200);
-# The worker is on the control connection, which is the same on both planes.
-suspend_at(%VOLUME, plane => 'tls', victim => 'worker', point => 'volume');
+# The worker is on the control connection, which is the same on both planes. The caller waits 10 s for
+# an answer, and then at most 40 s for its clean-up; its connector ends at SIGTERM.
+suspend_at(%VOLUME, plane => 'tls', victim => 'worker', point => 'volume', within => 55);
 next_succeeds(%VOLUME, plane => 'tls');
 
 $VOLUME{node}->stop;

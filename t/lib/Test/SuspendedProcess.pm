@@ -25,7 +25,8 @@ A subtest. Suspends C<victim>, the C<connector>, the C<listener> or the C<worker
 migration has reached C<point>, for longer than the dead-peer limit of 3 s. The listener and the
 worker continue after the migration has failed. The connector continues after the target has
 detected that its peer is dead: until then the caller waits for its connector. The migration must
-fail with a cause that names the peer, and nothing may be left. The other options are those of
+fail with a cause that names the peer, C<within> that number of seconds (95), and nothing may be
+left. The other options are those of
 L<Test::FaultInjection/kill_at>.
 
 =cut
@@ -33,9 +34,9 @@ L<Test::FaultInjection/kill_at>.
 use constant {
     # Seconds.
     DEAD_PEER_TIMEOUT => 3,
-    # After the loss of its data, an import may be pending for 35 s; and then the caller may wait
-    # 15 s for the listener, 30 s for the worker, and 10 s for the connector.
-    BOUND => 100,
+   # After the loss of its data, an import may be pending for 35 s; then the caller cleans up for at
+   # most 40 s, and waits 10 s for its connector to end after SIGTERM.
+    BOUND => 95,
 };
 
 # What reports the suspension, and the text.
@@ -52,6 +53,7 @@ my $number = 0;
 
 sub suspend_at (%option) {
     my ($victim, $point, $dir) = delete @option{qw(victim point dir)};
+    my $within = delete $option{within} // BOUND;
     my $node = $option{node};
     my $target_vmid = 400 + ++$number;
     subtest "$option{plane}: the $victim is suspended, $point" => sub {
@@ -86,6 +88,7 @@ sub suspend_at (%option) {
         my $seconds = clock_gettime(CLOCK_MONOTONIC) - $suspended;
         # The limit begins with the last heartbeat, which is up to a quarter of the limit earlier.
         cmp_ok($seconds, '>', 3 / 4 * DEAD_PEER_TIMEOUT, sprintf 'it ends after %.1f s', $seconds);
+        cmp_ok($seconds, '<', $within, "... within $within s");
         # The worker kills a listener that does not answer.
         kill(CONT => $pid) if is_running($pid);
 

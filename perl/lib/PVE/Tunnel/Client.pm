@@ -4,6 +4,7 @@ use v5.36;
 
 use JSON ();
 use POSIX ();
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Native;
 use PVE::Tunnel::Text;
@@ -33,6 +34,10 @@ use constant {
     # For the child to send the remaining data, and then to end after SIGTERM.
     END_LIMIT => 30,
     TERM_LIMIT => 10,
+    # For all of the clean-up together, except the end after SIGTERM: a worker that is suspended or
+    # hangs uses up each limit above. Its last part is kept for the end of the child.
+    CLEANUP_LIMIT => 40,
+    END_RESERVE => 5,
 };
 
 my $JSON = JSON->new->utf8->canonical;
@@ -83,9 +88,10 @@ sub open_tunnel ($read_line, $conn, $url, $req_params, $tunnel_params, $log) {
             # The worker has already created an empty guest, which would remain and refuse the next
             # attempt.
             my $quit = { cmd => 'quit', cleanup => JSON::true };
+            my $deadline = PVE::Tunnel::Client::Lines::deadline(CLEANUP_LIMIT);
             my $removed =
                 !$task || eval { PVE::Tunnel::Client::Lines::ask($tunnel, QUIT_LIMIT, $quit); 1 };
-            _end_child($tunnel);
+            _end_child($tunnel, $deadline);
             _stop_worker($log, $conn, $address, $url, $task->{upid}) if !$removed;
         }
     );
@@ -207,29 +213,37 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
     my $log = $tunnel->{log};
     my $clean = $cleanup ? JSON::true : JSON::false;
     my $finish = { control => JSON::true, cmd => 'finish', data => { cleanup => $clean } };
+    my $deadline = PVE::Tunnel::Client::Lines::deadline(CLEANUP_LIMIT);
+    my $answers = $deadline - END_RESERVE;
     # Both at once: Proxmox VE kills a task 5 s after it has requested its end. What is written then
     # still reaches the worker.
     my @requests;
     my $written = eval {
-        push @requests, PVE::Tunnel::Client::Lines::request($tunnel, FINISH_LIMIT, $_)
+        push @requests,
+            PVE::Tunnel::Client::Lines::request($tunnel, _left($answers, FINISH_LIMIT), $_)
             for $finish, { cmd => 'quit', cleanup => $clean };
         1;
     };
     my $error = $@;
     my $answer = $written
-        && eval { PVE::Tunnel::Client::Lines::answer($tunnel, FINISH_LIMIT, $requests[0]) };
+        && eval {
+        PVE::Tunnel::Client::Lines::answer($tunnel, _left($answers, FINISH_LIMIT), $requests[0]);
+        };
     $error = $@ if $written;
     $tunnel->{record} = $answer->{record} if $answer;
     PVE::Tunnel::Client::Lines::log_line($log, 'warn', "no record of this migration: $error")
         if !$answer;
 
     my $done = $written
-        && eval { PVE::Tunnel::Client::Lines::answer($tunnel, QUIT_LIMIT, $requests[1]); 1 };
+        && eval {
+        PVE::Tunnel::Client::Lines::answer($tunnel, _left($answers, QUIT_LIMIT), $requests[1]);
+        1;
+        };
     $error = $@ if $written;
     if ($done && defined(my $death = $answer && $answer->{error})) {
         ($done, $error) = (0, PVE::Tunnel::Text::one_line($death) . "\n");
     }
-    _end_child($tunnel);
+    _end_child($tunnel, $deadline);
     for my $path (@{ $tunnel->{unix_sockets} // [] }) {
         # Under taint, unlink dies for a name that was not checked.
         eval { unlink $path; 1 }
@@ -239,10 +253,16 @@ sub finish_tunnel ($tunnel, $cleanup = 0) {
     return;
 }
 
+# Seconds: a limit, or what is left until the deadline.
+sub _left ($deadline, $limit) {
+    my $left = $deadline - clock_gettime(CLOCK_MONOTONIC);
+    return $left > $limit ? $limit : $left > 0 ? $left : 0.001;
+}
+
 # The end of its input makes the connector send the remaining data and end.
-sub _end_child ($tunnel) {
+sub _end_child ($tunnel, $deadline) {
     close($_) for grep { defined } @$tunnel{qw(writer reader)};
-    my $ended = PVE::Tunnel::Client::Child::ended($tunnel, END_LIMIT);
+    my $ended = PVE::Tunnel::Client::Child::ended($tunnel, _left($deadline, END_LIMIT));
     if (!$ended) {
         kill(TERM => $tunnel->{pid});
         $ended = PVE::Tunnel::Client::Child::ended($tunnel, TERM_LIMIT);
@@ -531,9 +551,11 @@ refuses. Under taint, a pattern must have checked C<$local>.
 
 Requests the connector's record (20 s), which the connector also logs, as text and as JSON, and sends
 C<quit> (30 s). Both are written before the first answer is read, so that the worker receives them
-even if the caller is killed meanwhile. Then closes the pipes, and waits for the child: 30 s, then SIGTERM, 10 s, then
-SIGKILL. Removes C<unix_sockets> and the forwarded sockets. With a true C<$cleanup> the connector
-ends the forwards first, and the worker removes what it created for this migration. Dies at the end if the target did not confirm C<quit>,
+even if the caller is killed meanwhile. Then closes the pipes, and waits for the child (30 s). All
+of this takes at most 40 s, also if the worker does not answer, and the last 5 s are for the child.
+A child that has not ended receives SIGTERM, and after 10 s SIGKILL. Removes C<unix_sockets> and the
+forwarded sockets. With a true C<$cleanup> the connector ends the forwards first, and the worker
+removes what it created for this migration. Dies at the end if the target did not confirm C<quit>,
 or if its listener had died before C<quit>. The child has ended in any case.
 
 =head1 SEE ALSO
