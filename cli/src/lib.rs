@@ -5,6 +5,8 @@ pub mod activation;
 mod arguments;
 mod config;
 mod configuration_file;
+pub mod leftovers;
+mod program;
 mod subcommands;
 mod text;
 
@@ -32,6 +34,7 @@ pub fn run() -> ExitCode {
         Command::Disable => subcommands::disable(),
         Command::Status(options) => subcommands::status(&options),
         Command::Config(options) => subcommands::config(&options),
+        Command::Leftovers(options) => subcommands::leftovers(&options),
     }
 }
 
