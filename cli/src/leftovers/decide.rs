@@ -19,6 +19,9 @@ const CONSOLES: [&str; 5] = [
     "termproxy",
 ];
 
+/// Tasks that lock a new guest by `create`. Their VMID is that of the original.
+const CLONES: [&str; 2] = ["qmclone", "vzclone"];
+
 /// The parent of a process whose own parent has ended.
 const INIT: u32 = 1;
 
@@ -101,13 +104,29 @@ pub fn decide(facts: &Facts) -> Leftovers {
     let is_free = |guest: u32| busy.iter().all(|each| each.guest != guest);
     let exists = |id: u32| facts.guests.iter().any(|guest| guest.id == id);
 
+    let clone = busy.iter().find(|each| CLONES.contains(&&*each.task));
+    let is_cloned = |guest: &Guest| clone.is_some() && guest.lock.as_deref() == Some(CREATE);
+
     let mut leftovers = Vec::new();
-    let guests = facts.guests.iter().filter(|guest| is_free(guest.id));
+    let here = |guest: &&Guest| guest.node == facts.node && is_free(guest.id);
+    let (cloned, guests): (Vec<_>, Vec<_>) = facts
+        .guests
+        .iter()
+        .filter(here)
+        .partition(|guest| is_cloned(guest));
     leftovers.extend(
         guests
-            .filter(|guest| guest.node == facts.node)
+            .into_iter()
             .filter_map(|guest| locked_guest(guest, &facts.ended)),
     );
+    let cloned: Vec<String> = cloned.into_iter().map(|guest: &Guest| {
+        format!(
+            "guest {}, which is locked ({CREATE}): a clone of another guest is running ({}), which \
+             may create it. Run this again when it has ended.",
+            guest.id,
+            clone.map_or("unknown", |clone| &clone.task)
+        )
+    }).collect();
     let volumes = facts.volumes.iter().filter(|volume| {
         is_free(volume.owner) && !exists(volume.owner) && !facts.referenced.contains(&volume.volid)
     });
@@ -152,7 +171,13 @@ pub fn decide(facts: &Facts) -> Leftovers {
             .into_iter()
             .filter(|each| Role::of(&each.task).is_some())
             .collect(),
-        unchecked: facts.unchecked.iter().cloned().chain(unprintable).collect(),
+        unchecked: facts
+            .unchecked
+            .iter()
+            .cloned()
+            .chain(cloned)
+            .chain(unprintable)
+            .collect(),
     }
 }
 

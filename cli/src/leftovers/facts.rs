@@ -95,7 +95,7 @@ impl Role {
         match kind {
             "qmigrate" | "vzmigrate" => Some(Self::Source),
             "qmtunnel" | "vzmtunnel" => Some(Self::Target),
-            "qmcreate" | "qmrestore" | "vzcreate" | "vzrestore" | "vzclone" => Some(Self::Creation),
+            "qmcreate" | "qmrestore" | "vzcreate" | "vzrestore" => Some(Self::Creation),
             _ => None,
         }
     }

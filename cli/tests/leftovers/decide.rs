@@ -190,6 +190,28 @@ fn nothing_of_a_guest_is_reported_while_a_task_is_running_for_it() {
     );
 }
 
+/// The ID of a clone's task is that of the original. The new guest is locked by `create`.
+#[test]
+fn a_guest_that_a_running_clone_may_create_is_not_reported() {
+    for task in ["qmclone", "vzclone"] {
+        let mut facts = node();
+        facts.guests.push(guest(GuestKind::Qemu, "create", false));
+        facts.running.push(running(task, "900"));
+        let found = decide(&facts);
+        assert_eq!(found.leftovers, [], "{task}");
+        assert_eq!(
+            found.unchecked,
+            [format!(
+                "guest 100, which is locked (create): a clone of another guest is running ({task}), \
+                 which may create it. Run this again when it has ended."
+            )]
+        );
+        // A clone does not set the other lock.
+        facts.guests[0].lock = Some("migrate".to_owned());
+        assert_eq!(decide(&facts).leftovers.len(), 1, "{task}");
+    }
+}
+
 #[test]
 fn a_volume_is_reported_if_no_guest_owns_or_uses_it() {
     let volume = |volid: &str, owner| Volume {
