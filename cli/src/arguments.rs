@@ -95,6 +95,22 @@ pub(crate) enum Command {
     /// if the file is invalid or cannot be read, or if it does not permit the migration of --to. It
     /// is 2 if the arguments are wrong.
     Config(Config),
+    /// List what interrupted migrations may have left on this node.
+    ///
+    /// The command looks for guests that are locked by 'create' or 'migrate' without a running task,
+    /// volumes of guests that no node of the cluster has, sockets of migrations that no process has
+    /// open, and connectors and listeners whose migration has ended. For each, it prints what it
+    /// means, and the commands that remove it. It removes nothing itself. Run it as root, on both
+    /// nodes of the migration.
+    ///
+    /// Do not run the printed commands while a migration of the guest is in progress. The command
+    /// lists nothing of a guest for which a task is running on this node or in its cluster, but it
+    /// cannot see the tasks of the other cluster: look at the running tasks there first.
+    ///
+    /// The exit code is 0 if nothing was found, and 1 if something was found. It is 2 if a part of
+    /// the check could not be done, for example because a storage is not active; the output shows
+    /// which part.
+    Leftovers(Leftovers),
 }
 
 #[derive(Args)]
@@ -223,6 +239,19 @@ pub(crate) struct Config {
     /// "value" (null: the node's own address) and "origin": "default", or "file" with "section" and
     /// "line". "types" lists the types of migration, each with "type", "planes", "refused" and
     /// "privileges".
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Leftovers {
+    /// Print one JSON object: node, leftovers, in_progress, unchecked.
+    ///
+    /// "leftovers" lists what was found, each with "kind" ("locked-guest", "volume", "socket",
+    /// "listener-file", "process"), "guest" (its VMID, or null), "found", "meaning" and "remedies".
+    /// A remedy has a "condition" (null: always) and "commands", quoted for a shell. "in_progress"
+    /// lists the guests for which a migration is running, each with "guest" and "task". "unchecked"
+    /// has one sentence for each part that could not be checked.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -6,6 +6,8 @@ mod arguments;
 mod check;
 mod config;
 mod configuration_file;
+pub mod leftovers;
+mod program;
 mod subcommands;
 mod text;
 
@@ -34,6 +36,7 @@ pub fn run() -> ExitCode {
         Command::Disable => subcommands::disable(),
         Command::Status(options) => subcommands::status(&options),
         Command::Config(options) => subcommands::config(&options),
+        Command::Leftovers(options) => subcommands::leftovers(&options),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The subcommands: each runs its function of a library and prints the result.
 
 use crate::activation::{ActivationError, Node, Report, Scope};
-use crate::arguments::{Config, Connect, Enable, Mask, Status};
+use crate::arguments::{Config, Connect, Enable, Leftovers, Mask, Status};
 use crate::config::ConfigReport;
+use crate::leftovers;
 use nix::unistd::{Pid, setpgid};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
@@ -10,7 +11,11 @@ use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
+
+/// The exit code of `leftovers` if a part of the check could not be done.
+const NOT_CHECKED: u8 = 2;
 
 /// The exit code for wrong arguments, which clap uses, too.
 const WRONG_ARGUMENTS: u8 = 2;
@@ -90,6 +95,29 @@ pub(crate) fn config(arguments: &Config) -> ExitCode {
     match printed {
         Err(error) => fail(format_args!("cannot write to standard output: {error}")),
         Ok(()) if report.is_good() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+    }
+}
+
+pub(crate) fn leftovers(arguments: &Leftovers) -> ExitCode {
+    let found = match leftovers::collect(Path::new("/")) {
+        Ok(facts) => leftovers::decide(&facts),
+        Err(error) => {
+            warn(error);
+            return ExitCode::from(NOT_CHECKED);
+        }
+    };
+    let printed = match arguments.json {
+        true => print_json(&found),
+        false => print(&found),
+    };
+    match printed {
+        Err(error) => {
+            warn(format_args!("cannot write to standard output: {error}"));
+            ExitCode::from(NOT_CHECKED)
+        }
+        Ok(()) if !found.unchecked.is_empty() => ExitCode::from(NOT_CHECKED),
+        Ok(()) if found.leftovers.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
     }
 }

@@ -13,7 +13,7 @@ mod heartbeat_slot;
 mod presence;
 mod quota;
 
-pub use quota::QuotaError;
+pub use quota::{DIRECTORY as SLOTS, QuotaError, unlocked as unlocked_slots};
 
 use crate::configuration::default_dead_peer_timeout;
 use crate::direct::message::Open;

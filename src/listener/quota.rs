@@ -20,7 +20,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Writable only for root, and empty after the node's start.
-pub(super) const DIRECTORY: &str = "/run/pve-tunnel/listeners";
+pub const DIRECTORY: &str = "/run/pve-tunnel/listeners";
+
+/// The file in [`DIRECTORY`] whose lock a listener holds while it chooses its slot.
+const CHOICE_LOCK: &str = "lock";
 
 /// Most listeners of a node: half of the ports.
 const MAX_OF_NODE: usize = (*PORTS.end() - *PORTS.start()) as usize / 2 + 1;
@@ -93,7 +96,7 @@ fn take_from(directory: &Path, user: Option<&str>) -> Result<Slot, QuotaError> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder.create(directory).map_err(QuotaError::Slots)?;
-    let _choosing = wait_for(&directory.join("lock")).map_err(QuotaError::Slots)?;
+    let _choosing = wait_for(&directory.join(CHOICE_LOCK)).map_err(QuotaError::Slots)?;
 
     let namespace = std::fs::metadata("/proc/thread-self/ns/net")
         .map_err(QuotaError::Slots)?
@@ -163,6 +166,32 @@ fn read(file: File) -> io::Result<Vec<u8>> {
     Ok(user)
 }
 
+/// The files that listeners which were killed have left in the directory of slots: no process holds
+/// their locks. None if there is no directory. Removes nothing.
+///
+/// # Errors
+/// The directory or a file cannot be read, or listeners choose their slots for too long.
+pub fn unlocked(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    // A listener must not take the lock of this function for that of another listener.
+    let _choosing = match wait_for(&directory.join(CHOICE_LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        lock => lock?,
+    };
+    let mut unlocked = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.ends_with(CHOICE_LOCK) {
+            continue;
+        }
+        // A listener that ends removes its file at any time.
+        if path.exists() && holder(&path)?.is_none() && path.exists() {
+            unlocked.push(path);
+        }
+    }
+    unlocked.sort();
+    Ok(unlocked)
+}
+
 /// Locks the choice of slots.
 fn wait_for(path: &Path) -> io::Result<Flock<File>> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
@@ -210,6 +239,19 @@ mod tests {
         assert!(take("mover@pve!new").unwrap().is_some());
         let mode = std::fs::metadata(&directory).unwrap().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn only_files_without_a_listener_are_unlocked() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().join("listeners");
+        assert_eq!(unlocked(&directory).unwrap(), Vec::<PathBuf>::new());
+        let slot = take(&directory, Some("mover@pve")).unwrap();
+        assert_eq!(unlocked(&directory).unwrap(), Vec::<PathBuf>::new());
+        let left = directory.join("4711-3");
+        std::fs::write(&left, "mover@pve").unwrap();
+        assert_eq!(unlocked(&directory).unwrap(), [left]);
+        assert!(slot.is_some(), "the slot is still held");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::Node;
 use super::component::{Component, DISTRIB, PACKAGE, RELOAD_TRIGGER};
 use super::lock::{FRONTEND_LOCKED, lock_database};
-use super::program::{ProgramError, clean_command, one_line, run, run_checked};
 use super::steps::Diversion;
+use crate::program::{ProgramError, clean_command, one_line, run, run_checked};
 use serde::Serialize;
 use std::process::Command;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Errors of switching on and off, and of `status`.
 
 use super::component::Component;
-use super::program::ProgramError;
 use super::steps::Refusal;
+use crate::program::ProgramError;
 use std::path::PathBuf;
 use thiserror::Error;
 

@@ -4,7 +4,7 @@
 //! first lock, no other program and no other dpkg changes the database.
 
 use super::Node;
-use super::program::ProgramError;
+use crate::program::ProgramError;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;

@@ -22,17 +22,16 @@ mod error;
 mod files;
 mod lock;
 mod probe;
-mod program;
 mod status;
 mod steps;
 mod switch;
 
+pub use crate::program::ProgramError;
 pub use component::Component;
 pub use daemon::DaemonStatus;
 pub use dpkg::{Package, Reload};
 pub use error::ActivationError;
 pub use probe::ModuleStatus;
-pub use program::ProgramError;
 pub use status::{ComponentState, ComponentStatus, NodeState, Status};
 pub use steps::{AtDistrib, AtPath, DesiredState, Diversion, Inspection, Refusal, Step, steps_for};
 pub use switch::{Change, Report, Scope};

@@ -2,8 +2,8 @@
 //! does, and reports the result.
 
 use super::component::Component;
-use super::program::{ProgramError, clean_command, one_line, run_checked};
 use super::{ActivationError, Node};
+use crate::program::{ProgramError, clean_command, one_line, run_checked};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -13,9 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// The number of bytes that are kept of standard output and of standard error. Programs that succeed
-/// write far less.
-const MAX_OUTPUT: usize = 1 << 16;
+/// The number of bytes that are kept of standard output and of standard error. The longest output is
+/// the list of a storage: a line of about 100 bytes for each volume.
+const MAX_OUTPUT: usize = 4 << 20;
 
 /// How long output is read after the program has ended. A process that the program has left running
 /// can keep the pipes open without limit.
@@ -27,10 +27,24 @@ const KEPT_VARIABLES: &str = "DPKG_";
 
 /// The exit status and the output of a program that has ended.
 #[derive(Debug)]
-pub(super) struct Finished {
-    pub(super) status: ExitStatus,
-    pub(super) stdout: String,
-    pub(super) stderr: String,
+pub(crate) struct Finished {
+    program: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Checks that all of standard output was kept.
+    pub(crate) fn complete(self) -> Result<Self, ProgramError> {
+        if self.stdout.len() < MAX_OUTPUT {
+            return Ok(self);
+        }
+        Err(ProgramError::InvalidOutput {
+            program: self.program,
+            cause: format!("it has more than {} MiB", MAX_OUTPUT >> 20),
+        })
+    }
 }
 
 /// Why the output of a program cannot be used.
@@ -82,7 +96,7 @@ pub enum ProgramError {
 
 /// Returns a command for a program of the system. The environment and the working directory of the
 /// caller do not influence it.
-pub(super) fn clean_command(program: &str) -> Command {
+pub(crate) fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -97,7 +111,7 @@ pub(super) fn clean_command(program: &str) -> Command {
 }
 
 /// Runs a program. A failure of the program is an error.
-pub(super) fn run_checked(
+pub(crate) fn run_checked(
     command: &mut Command,
     limit: Duration,
 ) -> Result<Finished, ProgramError> {
@@ -113,7 +127,7 @@ pub(super) fn run_checked(
 }
 
 /// Runs a program until it ends. Kills it and its process group after the time limit.
-pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Finished, ProgramError> {
+pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Finished, ProgramError> {
     let program = name(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -149,6 +163,7 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<Finished, Pr
     let deadline = Instant::now() + GRACE;
     let text = |pieces| text_until(deadline, pieces);
     Ok(Finished {
+        program,
         status,
         stdout: stdout.map(text).unwrap_or_default(),
         stderr: stderr.map(text).unwrap_or_default(),
@@ -185,7 +200,7 @@ fn text_until(deadline: Instant, pieces: Receiver<Vec<u8>>) -> String {
 }
 
 /// Joins the lines of a program's standard error.
-pub(super) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim)
@@ -240,9 +255,11 @@ mod tests {
 
     #[test]
     fn output_is_kept_up_to_the_limit() {
-        let script = "head -c 1000000 /dev/zero; echo no >&2; exit 3";
+        let script = "head -c 10000000 /dev/zero; echo no >&2; exit 3";
         let finished = run(&mut shell(script), LONG).unwrap();
         assert_eq!(finished.stdout.len(), MAX_OUTPUT);
+        let error = finished.complete().unwrap_err().to_string();
+        assert!(error.ends_with("it has more than 4 MiB"), "{error}");
         let error = run_checked(&mut shell(script), LONG)
             .unwrap_err()
             .to_string();
