@@ -13,7 +13,11 @@ use std::process::ExitCode;
 pub(crate) fn connect(arguments: &Connect) -> ExitCode {
     // Proxmox VE stops a task by a signal to its process group, and the task then cleans up through
     // this connector. A person at a terminal ends it with Ctrl-C.
-    if !io::stdin().is_terminal() {
+    if io::stdin().is_terminal() {
+        warn(
+            "waiting for commands on standard input, one JSON object per line; Ctrl-D ends it. See pve-tunnel-connect(1)",
+        );
+    } else {
         // Fails only for the leader of a session, whose group is its own already.
         let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     }
