@@ -5,6 +5,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`plane`] | the names of planes and migration types |
+//! | [`quantity`] | numbers of bytes and times, for people |
 //! | [`capability`] | the worker's version reply and its `caps` |
 //! | [`configuration`] | the configuration file: networks by ID or remote, and the policy |
 //! | [`network`] | a migration's address and port, and which endpoints of a target are acceptable |
@@ -27,11 +28,13 @@ pub mod ffi;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guest_socket;
 pub mod listener;
 pub mod network;
 pub mod plan;
 pub mod plane;
 mod process;
+pub mod quantity;
 pub mod relay;
 mod scalar;
 pub mod seam;

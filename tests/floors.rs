@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The rooms of the library, lowest floor first. A new room has to be added here.
 const FLOORS: &[&[&str]] = &[
-    &["scalar", "plane", "secret"],
+    &["scalar", "guest_socket", "plane", "quantity", "secret"],
     &["system", "websocket", "tls"],
     &["relay", "network", "tuning"],
     &["configuration", "capability"],

@@ -4,8 +4,8 @@
 //! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
 //! plane (`negotiation`, `address_rules`), and serves forwards (`forward`). Each connection of a
 //! forward gets a websocket of its own (`dial`, `api_address`, `websocket_halves`) or a connection to
-//! the target's listener (`direct_target`). `session` carries the commands out, and `record` reports
-//! what was transferred.
+//! the target's listener (`direct_target`). `session` carries the commands out, and `progress` and
+//! `record` report what was transferred.
 
 mod address_rules;
 mod api_address;
@@ -16,8 +16,8 @@ mod happy_eyeballs;
 mod json_object;
 mod negotiation;
 mod options;
+mod progress;
 mod protocol;
-mod quantity;
 mod record;
 mod session;
 mod websocket_halves;

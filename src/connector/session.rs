@@ -14,6 +14,7 @@ use super::worker::{
 };
 use super::{ConnectorError, Options};
 use crate::direct::message::Stat;
+use crate::guest_socket::Content;
 use crate::plan::Plan;
 use crate::plane::Plane;
 use crate::process::{Input, Line, Log, Output, too_long};
@@ -387,6 +388,8 @@ impl Connector {
         data: ForwardData,
         worker: &WorkerChannel,
     ) -> Result<Forward, ForwardError> {
+        let remote = data.ticket.get("path").and_then(Value::as_str);
+        let load = (Content::of(remote.unwrap_or_default()), data.size);
         let transport = match &self.target {
             Some(target) => Transport::direct(data, target.clone(), worker).await?,
             None => {
@@ -396,13 +399,21 @@ impl Connector {
         };
         let log = self.log.clone();
         let tuning = self.tuning.clone();
-        Ok(Forward::new(path, transport, &self.traffic, tuning, log)?)
+        Ok(Forward::new(
+            path,
+            load,
+            transport,
+            &self.traffic,
+            tuning,
+            log,
+        )?)
     }
 
     /// Sends a line of the caller to the worker.
     async fn pass(&mut self, line: Vec<u8>) -> Result<(), ConnectorError> {
         match &self.state {
             State::Connected { worker, .. } => {
+                self.traffic.observe_command(&line);
                 let command = CallerCommand::of(&line);
                 if command == CallerCommand::QueryImport {
                     let import = self.import.clone();
