@@ -15,6 +15,7 @@
 //! | [`websocket`] | masking, frames, the client's upgrade |
 //! | [`tls`] | rustls configurations: system CAs, pinned fingerprints, one-time identities |
 //! | [`relay`] | copying between two byte streams with backpressure, and how each of them ends |
+//! | [`publication`] | the running tunnels of a node, as they publish themselves |
 //! | [`direct`] | direct connections, for source and target: handshake, heartbeat, messages |
 //! | [`connector`] | the process on the source: control protocol, forwards, planes |
 //! | [`listener`] | the process on the target: port, handshake, connections to UNIX sockets |
@@ -34,6 +35,7 @@ pub mod network;
 pub mod plan;
 pub mod plane;
 mod process;
+pub mod publication;
 pub mod quantity;
 pub mod relay;
 mod scalar;

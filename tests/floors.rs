@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["system", "websocket", "tls"],
     &["relay", "network", "tuning"],
     &["configuration", "capability"],
-    &["plan", "process"],
+    &["plan", "process", "publication"],
     &["direct"],
     &["connector", "listener", "seam"],
     &["ffi", "fuzzing"],

@@ -3,6 +3,7 @@
 
 pub mod activation;
 mod arguments;
+mod list;
 mod subcommands;
 
 use arguments::{Cli, Command, Connect};
@@ -28,6 +29,7 @@ pub fn run() -> ExitCode {
         Command::Enable(options) => subcommands::enable(&options),
         Command::Disable => subcommands::disable(),
         Command::Status(options) => subcommands::status(&options),
+        Command::List(options) => subcommands::list(&options),
     }
 }
 

@@ -1,10 +1,12 @@
 //! The subcommands: each runs its function of a library and prints the result.
 
 use crate::activation::{ActivationError, Node, Report, Scope};
-use crate::arguments::{Connect, Enable, Mask, Status};
+use crate::arguments::{Connect, Enable, List, Mask, Status};
+use crate::list::Listing;
 use nix::unistd::{Pid, setpgid};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
+use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -63,15 +65,28 @@ pub(crate) fn status(arguments: &Status) -> ExitCode {
         Err(error) => return fail(error),
     };
     let printed = match arguments.json {
-        true => serde_json::to_string_pretty(&status)
-            .map_err(io::Error::from)
-            .and_then(|json| print(format_args!("{json}\n"))),
+        true => print_json(&status),
         false => print(&status),
     };
     match printed {
         Err(error) => fail(format_args!("cannot write to standard output: {error}")),
         Ok(()) if status.problems.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
+    }
+}
+
+pub(crate) fn list(arguments: &List) -> ExitCode {
+    let listing = match Listing::of_this_node() {
+        Ok(listing) => listing,
+        Err(error) => return fail(error),
+    };
+    let printed = match arguments.json {
+        true => print_json(&listing),
+        false => print(&listing),
+    };
+    match printed {
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 
@@ -96,6 +111,11 @@ fn print_report(result: Result<Report, ActivationError>) -> ExitCode {
 fn fail(error: impl Display) -> ExitCode {
     warn(error);
     ExitCode::FAILURE
+}
+
+fn print_json(value: &impl Serialize) -> io::Result<()> {
+    let json = serde_json::to_string_pretty(value)?;
+    print(format_args!("{json}\n"))
 }
 
 /// A reader that has ended, such as `head`, is not an error: it does not require the rest.

@@ -7,6 +7,7 @@ use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
 use super::negotiation::{Negotiated, negotiate};
 use super::protocol::{self, Command, FinishData, ForwardData, PlaneRequest, TargetData};
+use super::published::{Published, guest_of_url};
 use super::record::{Record, RecordedPath};
 use super::worker::{
     CallerCommand, ControlError, DiskImport, RequestError, WorkerChannel, request_import_status,
@@ -115,6 +116,7 @@ pub(super) struct Connector {
     /// For the connections of forwards.
     tuning: Arc<Tuning>,
     traffic: Arc<Traffic>,
+    published: Arc<Published>,
     /// Whether the record was logged.
     recorded: bool,
     import: DiskImport,
@@ -131,6 +133,7 @@ impl Connector {
         log: Arc<Log>,
         options: &Options,
         traffic: Arc<Traffic>,
+        published: Arc<Published>,
     ) -> Self {
         Self {
             input,
@@ -144,6 +147,7 @@ impl Connector {
             forwards: Vec::new(),
             tuning: Arc::new(Tuning::new(options.tuning())),
             traffic,
+            published,
             recorded: false,
             import: DiskImport::default(),
             quit: false,
@@ -210,6 +214,7 @@ impl Connector {
                 .line("connect: there is already a control connection; ignored");
             return;
         }
+        let guest = guest_of_url(data.url.reveal());
         let opened = async {
             let endpoint = ApiEndpoint::new(data, self.address.clone())?;
             let Websocket {
@@ -233,6 +238,7 @@ impl Connector {
                 if let Some(warning) = &protection.warning {
                     self.log.line(format_args!("WARNING: {warning}"));
                 }
+                self.published.connected(&peer, guest);
                 let output = self.output.clone();
                 let (worker, task) = WorkerChannel::new(sender, receiver, output, self.log.clone());
                 State::Connected {
@@ -280,6 +286,8 @@ impl Connector {
             Ok(Negotiated { plan, target }) => {
                 self.tuning = Arc::new(Tuning::new(request.tuning(&self.options)));
                 let summary = target.as_ref().map(DirectTarget::summary);
+                let listener = target.as_ref().map(|target| target.endpoint().to_string());
+                self.published.planned(plan.plane, listener);
                 let answer = json!({ "plan": &plan, "direct": summary, "rules": rules.to_json() });
                 self.plan = Some(plan);
                 self.target = target.map(Arc::new);
@@ -369,6 +377,7 @@ impl Connector {
                 for before in self.forwards.iter().filter(|before| before.path == path) {
                     before.replaced.notify_one();
                 }
+                self.published.forwarded(&path);
                 let replaced = Arc::new(Notify::new());
                 let task = tokio::spawn(forward.run(replaced.clone()));
                 self.forwards.push(RunningForward {
