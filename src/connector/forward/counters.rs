@@ -79,7 +79,7 @@ impl Traffic {
                     false => Rate::Stalled(PROGRESS_INTERVAL),
                 },
             };
-            log.line(format_args!("{progress}{}", LimitedBy(since.limits.main())));
+            log.line(format_args!("{progress}{}", LimitedBy(since.limit())));
         }
     }
 
@@ -173,6 +173,15 @@ impl Moved {
             time: self.time.saturating_sub(before.time),
             limits: self.limits.since(before.limits),
         }
+    }
+
+    /// What has limited the data between two lines about progress. The time between two samples of a
+    /// connection may have begun before the first of the lines. If nothing has moved, only what has
+    /// applied for at least half of the interval counts.
+    fn limit(self) -> Option<Limit> {
+        let longest = self.limits.main()?;
+        let time = self.limits.each().find(|(limit, _)| *limit == longest)?.1;
+        (self.bytes() > 0 || time >= PROGRESS_INTERVAL / 2).then_some(longest)
     }
 
     /// Bytes per second of open time.
@@ -294,8 +303,31 @@ impl ForwardCounters {
 
 #[cfg(test)]
 mod tests {
-    use super::{LimitTimes, Moved};
+    use super::{Limit, LimitTimes, Moved};
     use std::time::Duration;
+
+    #[test]
+    fn a_limit_of_the_time_before_is_not_reported_for_a_pause() {
+        // Bytes, milliseconds for which the program at the source was the limit, and whether it is
+        // reported.
+        for (sent, milliseconds, reported) in [
+            (1, 1, true),
+            (1, 0, false),
+            (0, 1000, false),
+            (0, 4999, false),
+            (0, 5000, true),
+        ] {
+            let mut limits = LimitTimes::default();
+            limits.add(Limit::Source, Duration::from_millis(milliseconds));
+            let moved = Moved {
+                sent,
+                limits,
+                ..Moved::default()
+            };
+            let expected = reported.then_some(Limit::Source);
+            assert_eq!(moved.limit(), expected, "{sent} {milliseconds}");
+        }
+    }
 
     #[test]
     fn a_rate_is_that_of_the_time_in_which_the_forward_was_open() {
