@@ -5,6 +5,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`plane`] | the names of planes and migration types |
+//! | [`quantity`] | numbers of bytes and times, for people |
 //! | [`capability`] | the worker's version reply and its `caps` |
 //! | [`configuration`] | the configuration file: networks by ID or remote, and the policy |
 //! | [`network`] | a migration's address and port, and which endpoints of a target are acceptable |
@@ -14,6 +15,7 @@
 //! | [`websocket`] | masking, frames, the client's upgrade |
 //! | [`tls`] | rustls configurations: system CAs, pinned fingerprints, one-time identities |
 //! | [`relay`] | copying between two byte streams with backpressure, and how each of them ends |
+//! | [`publication`] | the running tunnels of a node, as they publish themselves |
 //! | [`direct`] | direct connections, for source and target: handshake, heartbeat, messages |
 //! | [`connector`] | the process on the source: control protocol, forwards, planes |
 //! | [`listener`] | the process on the target: port, handshake, connections to UNIX sockets |
@@ -27,11 +29,14 @@ pub mod ffi;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guest_socket;
 pub mod listener;
 pub mod network;
 pub mod plan;
 pub mod plane;
 mod process;
+pub mod publication;
+pub mod quantity;
 pub mod relay;
 mod scalar;
 pub mod seam;

@@ -10,11 +10,11 @@ use std::path::Path;
 
 /// The rooms of the library, lowest floor first. A new room has to be added here.
 const FLOORS: &[&[&str]] = &[
-    &["scalar", "plane", "secret"],
+    &["scalar", "guest_socket", "plane", "quantity", "secret"],
     &["system", "websocket", "tls"],
     &["relay", "network", "tuning"],
     &["configuration", "capability"],
-    &["plan", "process"],
+    &["plan", "process", "publication"],
     &["direct"],
     &["connector", "listener", "seam"],
     &["ffi", "fuzzing"],

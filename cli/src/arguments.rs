@@ -111,6 +111,15 @@ pub(crate) enum Command {
     /// the check could not be done, for example because a storage is not active; the output shows
     /// which part.
     Leftovers(Leftovers),
+    /// Show the running tunnels of this node.
+    ///
+    /// Each migration to or from another cluster has one tunnel on each node. For each of them: on
+    /// which side this node is; the guest's ID on this node; the plane; the data so far, the rate
+    /// now, and for how long the tunnel has existed; the process; the other node; and at the source,
+    /// if the sizes are known, the part of the total and the time left. On plane qemu, the data that
+    /// QEMU itself sends is not included. Run it as root: other users may not read the state of the
+    /// tunnels.
+    List(List),
 }
 
 #[derive(Args)]
@@ -268,6 +277,21 @@ pub(crate) struct Status {
     /// and of those that are "unreadable". "versions" has the versions of modules and library by
     /// name. If "reload_pending" is true, the daemons were not checked. "proxmox_ve" is false if the
     /// stock modules are not installed. "problems" has one sentence for each problem.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct List {
+    /// Print one JSON object: tunnels, unanswered.
+    ///
+    /// "tunnels" lists the tunnels, each with "role" ("source" or "target"), "pid", "guest" and
+    /// "peer_guest" (the guest's ID on this node and on the other one), "peer" (address, or host and
+    /// port), "plane", "sent" and "received" (bytes), "rate" (bytes per second in both directions,
+    /// measured for one second), "total" (bytes) and "total_is" ("about" or "at least"), "since"
+    /// (seconds since 1970-01-01 UTC) and "seconds" (for how long it has existed). What is not known
+    /// is null. "unanswered" lists the process IDs of tunnels that do not answer. Later versions may
+    /// add keys.
     #[arg(long)]
     pub(crate) json: bool,
 }

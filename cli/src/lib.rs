@@ -7,6 +7,7 @@ mod check;
 mod config;
 mod configuration_file;
 pub mod leftovers;
+mod list;
 mod program;
 mod subcommands;
 mod text;
@@ -37,6 +38,7 @@ pub fn run() -> ExitCode {
         Command::Status(options) => subcommands::status(&options),
         Command::Config(options) => subcommands::config(&options),
         Command::Leftovers(options) => subcommands::leftovers(&options),
+        Command::List(options) => subcommands::list(&options),
     }
 }
 

@@ -1,9 +1,10 @@
 //! The subcommands: each runs its function of a library and prints the result.
 
 use crate::activation::{ActivationError, Node, Report, Scope};
-use crate::arguments::{Config, Connect, Enable, Leftovers, Mask, Status};
+use crate::arguments::{Config, Connect, Enable, Leftovers, List, Mask, Status};
 use crate::config::ConfigReport;
 use crate::leftovers;
+use crate::list::Listing;
 use nix::unistd::{Pid, setpgid};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
@@ -23,7 +24,11 @@ const WRONG_ARGUMENTS: u8 = 2;
 pub(crate) fn connect(arguments: &Connect) -> ExitCode {
     // Proxmox VE stops a task by a signal to its process group, and the task then cleans up through
     // this connector. A person at a terminal ends it with Ctrl-C.
-    if !io::stdin().is_terminal() {
+    if io::stdin().is_terminal() {
+        warn(
+            "waiting for commands on standard input, one JSON object per line; Ctrl-D ends it. See pve-tunnel-connect(1)",
+        );
+    } else {
         // Fails only for the leader of a session, whose group is its own already.
         let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     }
@@ -119,6 +124,21 @@ pub(crate) fn leftovers(arguments: &Leftovers) -> ExitCode {
         Ok(()) if !found.unchecked.is_empty() => ExitCode::from(NOT_CHECKED),
         Ok(()) if found.leftovers.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
+    }
+}
+
+pub(crate) fn list(arguments: &List) -> ExitCode {
+    let listing = match Listing::of_this_node() {
+        Ok(listing) => listing,
+        Err(error) => return fail(error),
+    };
+    let printed = match arguments.json {
+        true => print_json(&listing),
+        false => print(&listing),
+    };
+    match printed {
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 

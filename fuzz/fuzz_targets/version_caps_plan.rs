@@ -31,6 +31,7 @@ fuzz_target!(
             configured: has(5),
             migration_network,
             caps,
+            tls_withheld: None,
             planes: [Plane::Websocket, Plane::Tls, Plane::Tcp, Plane::Qemu]
                 .into_iter()
                 .enumerate()

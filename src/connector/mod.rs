@@ -4,8 +4,8 @@
 //! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
 //! plane (`negotiation`, `address_rules`), and serves forwards (`forward`). Each connection of a
 //! forward gets a websocket of its own (`dial`, `api_address`, `websocket_halves`) or a connection to
-//! the target's listener (`direct_target`). `session` carries the commands out, and `record` reports
-//! what was transferred.
+//! the target's listener (`direct_target`). `session` carries the commands out, `progress` and
+//! `record` report what was transferred, and `published` is what `pve-tunnel list` shows.
 
 mod address_rules;
 mod api_address;
@@ -16,8 +16,9 @@ mod happy_eyeballs;
 mod json_object;
 mod negotiation;
 mod options;
+mod progress;
 mod protocol;
-mod quantity;
+mod published;
 mod record;
 mod session;
 mod websocket_halves;
@@ -28,11 +29,14 @@ pub use options::Options;
 pub use worker::ControlError;
 
 use crate::process::{Input, Log, Output};
+use crate::publication::{self, Publication};
 use crate::system::{ConfidentialMemory, ParentDeathSignal, Signals, limits};
 use forward::Traffic;
+use published::Published;
 use session::Connector;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -93,16 +97,21 @@ pub fn run(
             .map_err(ConnectorError::Start)?;
         let log = Arc::new(Log::new(log));
         let traffic = Arc::new(Traffic::default());
+        let published = Arc::new(Published::default());
+        let publication = publish(&log);
         let mut connector = Connector::new(
             Input::new(input).map_err(ConnectorError::Channel)?,
             Output::new(output).map_err(ConnectorError::Channel)?,
             log.clone(),
             options,
             traffic.clone(),
+            published.clone(),
         );
+        let state = || published.state(&traffic);
         let result = tokio::select! {
             result = connector.run() => result,
             never = traffic.log_progress(&log) => match never {},
+            never = publication::serve(publication.as_ref(), state) => match never {},
             signal = signals.wait() => Err(match signal {
                 Ok(_) if parent_death.as_ref().is_some_and(ParentDeathSignal::parent_has_died) => {
                     ConnectorError::ParentEnded
@@ -124,4 +133,12 @@ pub fn run(
     // A pending name lookup must not delay the end.
     runtime.shutdown_background();
     result
+}
+
+/// Begins to publish the state of the tunnel, which does not need it.
+fn publish(log: &Log) -> Option<Publication> {
+    Publication::open(Path::new(publication::DIRECTORY)).unwrap_or_else(|error| {
+        log.line(publication::Unpublished(error));
+        None
+    })
 }

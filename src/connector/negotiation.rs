@@ -85,6 +85,7 @@ pub(super) async fn negotiate(
         migration_network: network.clone(),
         configured: request.configured,
         caps: request.caps.clone(),
+        tls_withheld: None,
         planes: request.planes.clone(),
         require_encryption: request.require_encryption,
         dial: None,
@@ -93,6 +94,7 @@ pub(super) async fn negotiate(
     if request.planes.iter().any(|plane| is_direct(*plane)) {
         let offer = offered_planes(request.migration_type, worker, log).await?;
         input.caps.extend(offer.caps);
+        input.tls_withheld = offer.tls_withheld;
         withheld = offer.clear_text_withheld;
     }
     let first = plan(&input).map_err(|error| match (error, withheld) {
@@ -146,7 +148,9 @@ fn is_direct(plane: Plane) -> bool {
 struct OfferedPlanes {
     /// Names of capabilities.
     caps: Vec<String>,
-    /// Why clear text is not among them, if the target gives a reason.
+    /// Why direct TLS is not among them, if the target gives a reason.
+    tls_withheld: Option<String>,
+    /// The same for clear text.
     clear_text_withheld: Option<String>,
 }
 
@@ -192,28 +196,22 @@ async fn offered_planes(
         return Ok(OfferedPlanes::default());
     }
     // Only names that this migration could use: others are not a reason for its plane, and the target
-    // must not be able to fill the log.
-    let usable = |(name, _): &(&String, &String)| {
-        Capability::from_name(name).is_some_and(|known| is_usable(known, migration_type))
-    };
-    for (name, reason) in offer.withheld.iter().filter(usable) {
-        log.line(format_args!("the target does not offer {name}: {reason}"));
+    // must not be able to fill the log. Without direct TLS, the plan has the reason.
+    if migration_type == MigrationType::Insecure {
+        for known in [Capability::DirectTcp, Capability::InsecureRemote] {
+            let name = known.name();
+            if let Some(reason) = offer.withheld.get(name) {
+                log.line(format_args!("the target does not offer {name}: {reason}"));
+            }
+        }
     }
+    let reason = |known: Capability| offer.withheld.get(known.name()).cloned();
     let caps = Capabilities::from_json(&offer.caps)?;
     Ok(OfferedPlanes {
         caps: caps.names().into_iter().map(str::to_owned).collect(),
-        clear_text_withheld: offer.withheld.get("direct-tcp").cloned(),
+        tls_withheld: reason(Capability::DirectTls),
+        clear_text_withheld: reason(Capability::DirectTcp),
     })
-}
-
-/// Whether a migration of this type could use what the capability offers.
-fn is_usable(capability: Capability, migration_type: MigrationType) -> bool {
-    match capability {
-        Capability::DirectTls => migration_type == MigrationType::Secure,
-        Capability::DirectTcp | Capability::InsecureRemote => {
-            migration_type == MigrationType::Insecure
-        }
-    }
 }
 
 /// Rounded up, because the seam accepts whole seconds only.

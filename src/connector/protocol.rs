@@ -67,6 +67,9 @@ pub(super) struct ForwardData {
     pub(super) unix: PathBuf,
     /// The parameters of the worker's `ticket` command: the target's socket as `path`.
     pub(super) ticket: Map<String, Value>,
+    /// What the caller expects the forward to carry in both directions together, in bytes.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub(super) size: Option<u64>,
 }
 
 /// What the caller requests of the data plane, as `configuration::select` returns it, and the
@@ -225,10 +228,30 @@ mod tests {
         };
         assert_eq!(forward.target.fingerprint, None);
         assert_eq!(forward.ticket["path"], "/run/y");
+        assert_eq!(forward.size, None);
         assert!(matches!(
             parse(br#"{"cmd":"version"}"#).unwrap(),
             Command::Pass
         ));
+    }
+
+    #[test]
+    fn a_forward_may_have_a_size() {
+        let line = |size: &str| {
+            format!(
+                r#"{{"control":true,"cmd":"forward","data":{{"url":"u","unix":"/x","ticket":{{}},"size":{size}}}}}"#
+            )
+        };
+        for (size, expected) in [("null", None), ("0", Some(0)), (r#""17""#, Some(17))] {
+            let Command::Forward(data) = parse(line(size).as_bytes()).unwrap() else {
+                panic!("not forward")
+            };
+            assert_eq!(data.size, expected, "{size}");
+        }
+        for size in ["-1", "1.5", r#""1G""#, "[]"] {
+            let error = parse(line(size).as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("invalid forward command"), "{size}: {error}");
+        }
     }
 
     #[test]

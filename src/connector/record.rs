@@ -2,10 +2,10 @@
 
 use super::direct_target::Summary;
 use super::forward::{LimitedBy, Total};
-use super::quantity::{Size, rate};
 use crate::direct::message::{Refused, Stat};
 use crate::plan::Plan;
 use crate::plane::Plane;
+use crate::quantity::{Size, rate};
 use crate::tuning::Limit;
 use serde::Serialize;
 use std::collections::BTreeMap;

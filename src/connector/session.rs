@@ -7,6 +7,7 @@ use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
 use super::negotiation::{Negotiated, negotiate};
 use super::protocol::{self, Command, FinishData, ForwardData, PlaneRequest, TargetData};
+use super::published::{Published, guest_of_url};
 use super::record::{Record, RecordedPath};
 use super::worker::{
     CallerCommand, ControlError, DiskImport, RequestError, WorkerChannel, request_import_status,
@@ -14,6 +15,7 @@ use super::worker::{
 };
 use super::{ConnectorError, Options};
 use crate::direct::message::Stat;
+use crate::guest_socket::Content;
 use crate::plan::Plan;
 use crate::plane::Plane;
 use crate::process::{Input, Line, Log, Output, too_long};
@@ -119,6 +121,7 @@ pub(super) struct Connector {
     /// For the connections of forwards.
     tuning: Arc<Tuning>,
     traffic: Arc<Traffic>,
+    published: Arc<Published>,
     /// Whether the record was logged.
     recorded: bool,
     import: DiskImport,
@@ -135,6 +138,7 @@ impl Connector {
         log: Arc<Log>,
         options: &Options,
         traffic: Arc<Traffic>,
+        published: Arc<Published>,
     ) -> Self {
         Self {
             input,
@@ -148,6 +152,7 @@ impl Connector {
             forwards: Vec::new(),
             tuning: Arc::new(Tuning::new(options.tuning())),
             traffic,
+            published,
             recorded: false,
             import: DiskImport::default(),
             quit: false,
@@ -214,6 +219,7 @@ impl Connector {
                 .line("connect: there is already a control connection; ignored");
             return;
         }
+        let guest = guest_of_url(data.url.reveal());
         let opened = async {
             let endpoint = ApiEndpoint::new(data, self.address.clone())?;
             let Websocket {
@@ -237,6 +243,7 @@ impl Connector {
                 if let Some(warning) = &protection.warning {
                     self.log.line(format_args!("WARNING: {warning}"));
                 }
+                self.published.connected(&peer, guest);
                 let output = self.output.clone();
                 let (worker, task) = WorkerChannel::new(sender, receiver, output, self.log.clone());
                 State::Connected {
@@ -296,6 +303,8 @@ impl Connector {
             Ok(Negotiated { plan, target }) => {
                 self.tuning = Arc::new(Tuning::new(request.tuning(&self.options)));
                 let summary = target.as_ref().map(DirectTarget::summary);
+                let listener = target.as_ref().map(|target| target.endpoint().to_string());
+                self.published.planned(plan.plane, listener);
                 let answer = json!({ "plan": &plan, "direct": summary, "rules": rules.to_json() });
                 self.plan = Some(plan);
                 self.target = target.map(Arc::new);
@@ -385,6 +394,7 @@ impl Connector {
                 for before in self.forwards.iter().filter(|before| before.path == path) {
                     before.replaced.notify_one();
                 }
+                self.published.forwarded(&path);
                 let replaced = Arc::new(Notify::new());
                 let task = tokio::spawn(forward.run(replaced.clone()));
                 self.forwards.push(RunningForward {
@@ -404,6 +414,8 @@ impl Connector {
         data: ForwardData,
         worker: &WorkerChannel,
     ) -> Result<Forward, ForwardError> {
+        let remote = data.ticket.get("path").and_then(Value::as_str);
+        let load = (Content::of(remote.unwrap_or_default()), data.size);
         let transport = match &self.target {
             Some(target) => Transport::direct(data, target.clone(), worker).await?,
             None => {
@@ -413,13 +425,21 @@ impl Connector {
         };
         let log = self.log.clone();
         let tuning = self.tuning.clone();
-        Ok(Forward::new(path, transport, &self.traffic, tuning, log)?)
+        Ok(Forward::new(
+            path,
+            load,
+            transport,
+            &self.traffic,
+            tuning,
+            log,
+        )?)
     }
 
     /// Sends a line of the caller to the worker.
     async fn pass(&mut self, line: Vec<u8>) -> Result<(), ConnectorError> {
         match &self.state {
             State::Connected { worker, .. } => {
+                self.traffic.observe_command(&line);
                 let command = CallerCommand::of(&line);
                 if command == CallerCommand::QueryImport {
                     let import = self.import.clone();

@@ -57,6 +57,7 @@ pub unsafe extern "C" fn pve_tunnel_version_reply_parse(
 ///                       `pve_tunnel_configuration_select`; then type and network need no
 ///                       privilege, because an administrator has configured them
 ///   caps                array of all capability names of the target, including unknown ones
+///   tls_withheld        why the target withholds direct TLS, which its software supports, or null
 ///   planes              array of the planes that this source supports besides "websocket": "tls",
 ///                       "tcp", "qemu"
 ///   require_encryption  true if the configuration forbids clear text

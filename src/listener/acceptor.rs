@@ -17,7 +17,7 @@ use crate::tls::{Server, TlsError};
 use crate::tuning::{Limit, Observer, Settings, Tuning};
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -90,6 +90,8 @@ pub(super) struct Acceptor {
     half_open: Mutex<HalfOpen<Accepted>>,
     /// The value is notified when another connection replaces the heartbeat.
     heartbeat: Mutex<HeartbeatSlot<Arc<Notify>>>,
+    /// The address of the last heartbeat.
+    source: Mutex<Option<IpAddr>>,
     /// Notified when a connection has ended or failed.
     ended: Notify,
 }
@@ -126,6 +128,7 @@ impl Acceptor {
             refusals: AtomicU64::new(0),
             half_open: Mutex::default(),
             heartbeat: Mutex::new(HeartbeatSlot::new(options.dead_peer_timeout)),
+            source: Mutex::default(),
             ended: Notify::new(),
         }
     }
@@ -167,6 +170,11 @@ impl Acceptor {
         yield_now().await;
     }
 
+    /// The address of the source; none before its first heartbeat.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        *lock(&self.source)
+    }
+
     pub(super) fn stat(&self) -> Stat {
         Stat {
             plane: self.plane,
@@ -185,7 +193,7 @@ impl Acceptor {
         let authorized = match handshake {
             Err(_) => Err(Refusal::Silent(self.handshake_timeout)),
             Ok(Err(refusal)) => Err(refusal),
-            Ok(Ok((link, HEARTBEAT))) => match self.heartbeat(connection, link).await {
+            Ok(Ok((link, HEARTBEAT))) => match self.heartbeat(connection, link, peer.ip()).await {
                 Ok(()) => return,
                 Err(refusal) => Err(refusal),
             },
@@ -281,7 +289,12 @@ impl Acceptor {
     }
 
     /// The one heartbeat of the migration, from its status to its end.
-    async fn heartbeat(&self, connection: u64, mut link: Link) -> Result<(), Refusal> {
+    async fn heartbeat(
+        &self,
+        connection: u64,
+        mut link: Link,
+        source: IpAddr,
+    ) -> Result<(), Refusal> {
         let replaced = Arc::new(Notify::new());
         let decision = lock(&self.heartbeat).take(connection, replaced.clone(), Instant::now());
         match decision {
@@ -294,6 +307,7 @@ impl Acceptor {
                 return Err(Refusal::SecondHeartbeat);
             }
         }
+        *lock(&self.source) = Some(source.to_canonical());
         let _present = self.presence.enter();
         let result = match link.send_status(CONNECTED).await {
             Ok(()) => {

@@ -11,6 +11,7 @@ mod forwards;
 mod half_open;
 mod heartbeat_slot;
 mod presence;
+mod published;
 mod quota;
 
 pub use quota::{DIRECTORY as SLOTS, QuotaError, unlocked as unlocked_slots};
@@ -21,6 +22,7 @@ use crate::direct::{HANDSHAKE_TIMEOUT, PROTOCOL, SessionKey};
 use crate::network::{self, NetworkError, Reservations, Scope, SystemLookup};
 use crate::plane::Plane;
 use crate::process::{Input, Log, Output};
+use crate::publication::{self, Publication};
 use crate::scalar;
 use crate::system::{ConfidentialMemory, ParentDeathSignal, Signals, limits};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
@@ -199,9 +201,19 @@ async fn serve(
         .await
         .map_err(ListenerError::Control)?;
     drop(open);
+    let publication =
+        Publication::open(Path::new(publication::DIRECTORY)).unwrap_or_else(|error| {
+            log.line(format_args!(
+                "listener: {}",
+                publication::Unpublished(error)
+            ));
+            None
+        });
+    let state = || published::state(&acceptor);
     let served = tokio::select! {
         served = control.serve() => served.map_err(ListenerError::Control),
         never = accept_loop::run_all(listeners, &acceptor) => match never {},
+        never = publication::serve(publication.as_ref(), state) => match never {},
         () = acceptor.presence.absent_for(options.heartbeat_timeout) => {
             Err(ListenerError::Abandoned(options.heartbeat_timeout))
         }

@@ -9,11 +9,12 @@
 
 use crate::network::PORTS;
 use crate::scalar;
+use crate::system::run_directory;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -77,25 +78,13 @@ pub(super) fn take(directory: &Path, user: Option<&str>) -> Result<Option<Slot>,
     // A token has its own name behind that of its user.
     let user = user.map(|user| user.split('!').next().unwrap_or(user));
     match take_from(directory, user) {
-        Err(QuotaError::Slots(error)) if is_denied(&error) => Ok(None),
+        Err(QuotaError::Slots(error)) if run_directory::is_denied(&error) => Ok(None),
         result => result.map(Some),
     }
 }
 
-fn is_denied(error: &io::Error) -> bool {
-    let denied = matches!(
-        error.kind(),
-        io::ErrorKind::PermissionDenied
-            | io::ErrorKind::ReadOnlyFilesystem
-            | io::ErrorKind::NotFound
-    );
-    denied && !nix::unistd::geteuid().is_root()
-}
-
 fn take_from(directory: &Path, user: Option<&str>) -> Result<Slot, QuotaError> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(directory).map_err(QuotaError::Slots)?;
+    run_directory::create(directory).map_err(QuotaError::Slots)?;
     let _choosing = wait_for(&directory.join(CHOICE_LOCK)).map_err(QuotaError::Slots)?;
 
     let namespace = std::fs::metadata("/proc/thread-self/ns/net")

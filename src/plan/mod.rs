@@ -49,6 +49,9 @@ pub struct PlanInput {
     /// All capability names of the target, including unknown ones.
     #[serde(default)]
     pub caps: Vec<String>,
+    /// Why the target withholds direct TLS, which its software supports; none if it gave no reason.
+    #[serde(default)]
+    pub tls_withheld: Option<String>,
     /// The planes that this source supports; `websocket` is always supported.
     #[serde(default)]
     pub planes: Vec<Plane>,
@@ -187,30 +190,33 @@ fn secure(input: &PlanInput, offered: &Capabilities) -> Plan {
     let mut warnings = Vec::new();
     let target_can = offered.has(Capability::DirectTls);
     let source_can = input.planes.contains(&Plane::Tls);
-    let (plane, reason) = match failed_dial(input) {
-        None if target_can && source_can => (
-            Plane::Tls,
-            "secure was requested, and both nodes support direct TLS",
+    let withheld = input.tls_withheld.as_deref().map(scalar::one_line);
+    let (plane, cause) = match (failed_dial(input), withheld) {
+        _ if !source_can => (
+            Plane::Websocket,
+            "the caller does not permit direct TLS".to_owned(),
         ),
-        Some(dial) if target_can && source_can => {
+        (None, _) if target_can => (Plane::Tls, "both nodes support direct TLS".to_owned()),
+        (Some(dial), _) if target_can => {
             warnings.push(format!(
                 "{}; guest data uses the encrypted websocket through its API instead, which is slower",
                 problem(dial)
             ));
             (
                 Plane::Websocket,
-                "secure was requested, and the target's direct TLS listener cannot be used",
+                "the target's direct TLS listener cannot be used".to_owned(),
             )
         }
-        _ if target_can => (
+        (_, Some(withheld)) => (
             Plane::Websocket,
-            "secure was requested, and this node does not support direct TLS",
+            format!("the target withholds direct TLS: {withheld}"),
         ),
-        _ => (
+        (_, None) => (
             Plane::Websocket,
-            "secure was requested, and the target does not offer direct TLS",
+            "the target does not offer direct TLS".to_owned(),
         ),
     };
+    let reason = format!("secure was requested, and {cause}");
     let unused = input
         .migration_network
         .as_deref()
@@ -220,7 +226,7 @@ fn secure(input: &PlanInput, offered: &Capabilities) -> Plan {
             "migration network '{network}' is not used: guest data goes through the target's API, over the network of its API address"
         ));
     }
-    finish(input, plane, plane, warnings, reason)
+    finish(input, plane, plane, warnings, &reason)
 }
 
 fn insecure(input: &PlanInput, offered: &Capabilities) -> Result<Plan, PlanError> {

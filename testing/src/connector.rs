@@ -105,7 +105,12 @@ impl Connector {
     /// Forwards a new local path to `remote`. Returns the local path.
     pub fn forward(&mut self, target: &Target, remote: &str) -> PathBuf {
         let number = std::fs::read_dir(self.directory.path()).unwrap().count();
-        let local = self.directory.path().join(format!("{number}.sock"));
+        self.forward_at(target, &format!("{number}.sock"), remote)
+    }
+
+    /// The same with this name of the local socket.
+    pub fn forward_at(&mut self, target: &Target, name: &str, remote: &str) -> PathBuf {
+        let local = self.directory.path().join(name);
         let answer = self.request(&forward_command(target, &local, remote));
         assert_eq!(answer["success"], true, "{answer}");
         local

@@ -195,7 +195,10 @@ pub fn plane_request_with(kind: &str, fields: &Value) -> Value {
 /// socket.
 pub fn program(directory: &Path, serve: impl Fn(UnixStream) + Send + 'static) -> PathBuf {
     let number = std::fs::read_dir(directory).unwrap().count();
-    let path = directory.join(format!("program{number}"));
+    program_at(directory.join(format!("program{number}")), serve)
+}
+
+fn program_at(path: PathBuf, serve: impl Fn(UnixStream) + Send + 'static) -> PathBuf {
     let listener = UnixListener::bind(&path).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -260,8 +263,14 @@ impl NegotiatedTunnel {
 
     /// Opens a connection. Returns the source program's end and the target program's end.
     pub fn pair(&mut self) -> (UnixStream, UnixStream) {
+        let number = std::fs::read_dir(self.directory.path()).unwrap().count();
+        self.pair_at(&format!("program{number}"))
+    }
+
+    /// The same with this name of the target's socket.
+    pub fn pair_at(&mut self, name: &str) -> (UnixStream, UnixStream) {
         let (sender, connections) = mpsc::channel();
-        let path = program(self.directory.path(), move |stream| {
+        let path = program_at(self.directory.path().join(name), move |stream| {
             // Fails only if the test is over.
             let _ = sender.send(stream);
         });

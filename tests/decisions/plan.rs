@@ -81,6 +81,28 @@ fn the_decision_table() {
 }
 
 #[test]
+fn the_reason_for_the_websocket_is_the_one_that_applies() {
+    let withheld = "require-encryption\nis set";
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        (json!({"caps": [], "planes": ["tls"]}), "the target does not offer direct TLS"),
+        (json!({"caps": [], "planes": ["tls"], "tls_withheld": withheld}),
+            "the target withholds direct TLS: require-encryption is set"),
+        // Of a target that was not asked, nothing is known.
+        (json!({"caps": [], "planes": []}), "the caller does not permit direct TLS"),
+        (json!({"caps": ALL, "planes": ["tcp"], "tls_withheld": withheld}),
+            "the caller does not permit direct TLS"),
+        (json!({"caps": ALL, "planes": ["tls"], "dial": {"ok": false}}),
+            "the target's direct TLS listener cannot be used"),
+    ];
+    for (input, reason) in table {
+        let plan = planned(input).unwrap();
+        assert_eq!(plan.plane.name(), "websocket");
+        assert_eq!(plan.reason, format!("secure was requested, and {reason}"));
+    }
+}
+
+#[test]
 fn insecure_to_a_target_without_it_is_an_error_with_both_remedies() {
     let remedies = "upgrade the target node, or omit migration_type=insecure";
     for caps in [

@@ -187,6 +187,7 @@ fn of_type(kind: MigrationType, selection: Result<SourceSelection, Configuration
             caps: offer.iter().map(ToString::to_string).collect(),
             planes: PLANES.to_vec(),
             require_encryption: selection.require_encryption,
+            tls_withheld: None,
             dial: None,
         });
         match planned {

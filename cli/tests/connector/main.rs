@@ -17,4 +17,5 @@ mod protocol;
 mod record;
 mod side_by_side;
 mod stop;
+mod terminal;
 mod tls;

@@ -14,6 +14,7 @@ mod heartbeat;
 mod import;
 mod kill;
 mod limits;
+mod list;
 mod listener;
 mod log;
 mod memory;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with};
 use testing::wait_until;
 
-/// The interval between progress lines of a forward that transfers data.
-const PROGRESS: Duration = Duration::from_secs(10);
+/// The interval between two lines about progress.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 fn transfer(count: usize, mut from: &UnixStream, mut to: &UnixStream) {
     from.write_all(&vec![7; count]).unwrap();
@@ -17,69 +17,74 @@ fn transfer(count: usize, mut from: &UnixStream, mut to: &UnixStream) {
 }
 
 #[test]
-fn a_forward_has_a_progress_line_every_ten_seconds_if_it_transfers_data() {
+fn a_migration_has_one_line_every_ten_seconds_with_its_total_and_the_time_left() {
     let started = Instant::now();
     let mut tunnel = NegotiatedTunnel::on_plane("tls", Seam::default(), &plane_request("secure"));
-    let (busy, once_only, idle) = (tunnel.pair(), tunnel.pair(), tunnel.pair());
-    let name = |number: u32| {
-        let path = tunnel
-            .connector
-            .directory
-            .path()
-            .join(format!("{number}.sock"));
-        format!("forward '{}': ", path.display())
-    };
-    let names = [name(0), name(1), name(2)];
-    let lines = |name: &str| {
+    // The connector takes the sizes from the commands that qemu-server sends to the worker.
+    for command in [
+        json!({ "cmd": "disk", "drive": { "size": 1 << 30 } }),
+        json!({ "cmd": "config", "conf": "memory: 2048\n" }),
+    ] {
+        tunnel.connector.request(&command);
+    }
+    let volume = tunnel.pair();
+    transfer(3 << 10, &volume.0, &volume.1);
+    drop(volume);
+    let disks = tunnel.pair_at("100_nbd.migrate");
+    let ram = tunnel.pair_at("100.migrate");
+    let lines = |prefix: &str| {
         let logged = tunnel.connector.logged().into_iter();
         logged
-            .filter(|(_, line)| line.starts_with(name))
+            .filter(|(_, line)| line.starts_with(prefix))
             .collect::<Vec<_>>()
     };
-    transfer(3 << 10, &once_only.0, &once_only.1);
     let mut moved = 0;
-    wait_until_for(PROGRESS * 6, "two lines", || {
-        transfer(1 << 10, &busy.0, &busy.1);
-        transfer(10, &busy.1, &busy.0);
+    wait_until_for(INTERVAL * 6, "two lines", || {
+        transfer(1 << 10, &disks.0, &disks.1);
+        transfer(10, &disks.1, &disks.0);
         moved += 1;
         // A pause between transfers limits the load.
         sleep(Duration::from_millis(20));
-        lines(&names[0]).len() >= 2
+        lines("progress: ").len() >= 2
+    });
+    // One more line after the end of the transfers.
+    wait_until_for(INTERVAL * 3, "a line without data", || {
+        sleep(Duration::from_millis(100));
+        lines("progress: ").last().unwrap().1.contains("no data")
     });
 
-    let progress = lines(&names[0]);
-    assert_eq!(progress.len(), 2, "{progress:?}");
+    let progress = lines("progress: ");
     let slack = Duration::from_millis(500);
-    assert!(progress[0].0 - started + slack >= PROGRESS);
-    // The time of the second line does not depend on when the first line was read.
-    assert!(progress[1].0 - started + slack >= 2 * PROGRESS);
-    for (_, line) in &progress {
-        for words in [" sent, ", " received, "] {
-            assert!(line.contains(words), "{line}");
-        }
-        // The test waits between two transfers.
-        assert!(
-            line.ends_with("/s, limited by the reading at the source"),
-            "{line}"
-        );
+    for (number, (at, line)) in (1..).zip(&progress) {
+        assert!(*at - started + slack >= number * INTERVAL, "{progress:?}");
+        // The volume that was transferred before is part of the total.
+        assert!(line.contains(" of about 3.0 GiB (0 %), "), "{line}");
     }
-    // One line after a single transfer, none without a transfer.
-    let once = lines(&names[1]);
-    assert_eq!(once.len(), 1, "{once:?}");
-    assert!(once[0].1.contains("3.0 KiB sent, 0 B received"), "{once:?}");
-    assert!(lines(&names[2]).is_empty());
-    drop((busy, once_only, idle));
+    for (_, line) in &progress[..2] {
+        // The test waits between two transfers.
+        let end = " left, limited by the reading at the source";
+        assert!(line.contains("/s, ") && line.ends_with(end), "{line}");
+    }
+    assert!(progress.len() <= 4, "{progress:?}");
+    let last = &progress.last().unwrap().1;
+    assert!(last.ends_with(", no data in the last 10 s"), "{last}");
+    drop((disks, ram));
 
     let (record, finished) = tunnel.finish();
     assert_eq!(record["sent"], (moved << 10) + (3 << 10), "{record}");
     assert_eq!(record["received"], moved * 10, "{record}");
     assert_eq!(record["forwards"], 3, "{record}");
-    let of_busy = finished
+    // Each connection has a line about its end, and each forward one about the end of its data.
+    let of_forwards: Vec<&str> = finished
         .log
         .lines()
-        .filter(|line| line.starts_with(&names[0]));
-    // Including the lines about the ends of its connection and of its data.
-    assert_eq!(of_busy.count(), 4, "{}", finished.log);
+        .filter(|line| line.starts_with("forward '"))
+        .collect();
+    assert_eq!(of_forwards.len(), 6, "{of_forwards:?}");
+    let ends = of_forwards
+        .iter()
+        .filter(|line| line.contains(": its connections have ended: "));
+    assert_eq!(ends.count(), 3, "{of_forwards:?}");
 }
 
 /// Waits as [`wait_until`] does, with this limit.

@@ -23,6 +23,7 @@ C<run> for the steps.
 
 use v5.36;
 
+use List::Util qw(sum0);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Client;
@@ -160,12 +161,14 @@ sub check_plan ($self) {
 sub send_volumes ($self) {
     my %sent = (offline_bytes => 0, offline_seconds => 0);
     my $number = 0;
+    my $expected = sum0(map { -s } values %{ $self->{volumes} });
     for my $name (sort keys %{ $self->{volumes} }) {
         my $volume = Demo::Volume->new(
             (map { $_ => $self->{$_} } qw(tunnel progress log)),
             file => $self->{volumes}{$name},
             name => "vm-$self->{target_vmid}-disk-$number.raw",
             local => "$self->{dir}/$self->{guest}{vmid}.storage",
+            expected => $expected,
         )->send_to('local');
         $self->{progress}->clear;
         $number++;

@@ -8,7 +8,8 @@ Demo::Volume - sends a volume that no guest uses, as PVE::StorageTunnel does
 
     my $sent = Demo::Volume->new(
         tunnel => $tunnel, file => "$dir/unused0.raw", name => 'vm-200-disk-0.raw',
-        local => "$dir/100.storage", progress => $progress, log => $log,
+        expected => -s "$dir/unused0.raw", local => "$dir/100.storage",
+        progress => $progress, log => $log,
     )->send_to('local');
 
 =head1 DESCRIPTION
@@ -55,7 +56,8 @@ use constant {
 
 Class method. Takes C<tunnel> (of L<PVE::Tunnel::Client>), C<file> (a raw volume), C<name> (the
 requested name at the target), C<local> (the path of the local socket; several volumes may use the
-same one after another), C<progress> (a L<Demo::Progress>) and C<log> as for the tunnel.
+same one after another), C<expected> (the bytes of all of these volumes; may be absent), C<progress> (a L<Demo::Progress>) and C<log> as for
+the tunnel.
 
 =head2 send_to
 
@@ -105,7 +107,7 @@ sub start_import ($self, $storage) {
 sub connect_to ($self, $remote) {
     my ($tunnel, $local) = @$self{qw(tunnel local)};
     if (!$tunnel->{forwarded}{$local}) {
-        PVE::Tunnel::Client::forward_unix_socket($tunnel, $local, $remote);
+        PVE::Tunnel::Client::forward_unix_socket($tunnel, $local, $remote, $self->{expected});
         $self->{log}->('info', "'$local' stands for '$remote'");
     }
     my $socket = IO::Socket::UNIX->new(Peer => $local, Type => SOCK_STREAM)

@@ -1,7 +1,9 @@
-//! Counters of the forwards, and progress lines while data moves.
+//! Counters of the forwards, and the line about their progress while data moves.
 
-use crate::connector::quantity::{Size, rate};
+use crate::connector::progress::{Expected, ForwardState, GuestSize, Progress, Rate, expected};
+use crate::guest_socket::Content;
 use crate::process::Log;
+use crate::quantity::{Size, rate};
 use crate::relay::Counters;
 use crate::system::lock;
 use crate::tuning::{Limit, LimitTimes};
@@ -12,13 +14,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// Interval of the progress lines of a forward with traffic.
+/// Interval of the lines about the progress of a migration.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The counters of all forwards of the process, including those that have ended.
 #[derive(Debug, Default)]
 pub(in crate::connector) struct Traffic {
     forwards: Mutex<Vec<Arc<ForwardCounters>>>,
+    guest: Mutex<GuestSize>,
     open_time: Arc<Mutex<OpenTime>>,
 }
 
@@ -35,10 +38,11 @@ pub(in crate::connector) struct Total {
 }
 
 impl Traffic {
-    /// Adds a forward and returns its counters.
-    pub(super) fn add_forward(&self, name: String) -> Arc<ForwardCounters> {
+    /// Adds a forward and returns its counters. `size` is what the caller expects it to carry.
+    pub(super) fn add_forward(&self, content: Content, size: Option<u64>) -> Arc<ForwardCounters> {
         let counters = Arc::new(ForwardCounters {
-            name,
+            content,
+            size,
             open_time: self.open_time.clone(),
             ..ForwardCounters::default()
         });
@@ -46,32 +50,55 @@ impl Traffic {
         counters
     }
 
+    /// Takes the guest's sizes from a line of the caller for the worker.
+    pub(in crate::connector) fn observe_command(&self, line: &[u8]) {
+        lock(&self.guest).observe(line);
+    }
+
     /// Logs progress until the task is cancelled.
     pub(in crate::connector) async fn log_progress(&self, log: &Log) -> Infallible {
         let mut ticks = interval_at(Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before: Vec<Moved> = Vec::new();
+        let mut before = Moved::default();
+        let mut is_moving = false;
         loop {
             ticks.tick().await;
-            let forwards = lock(&self.forwards).clone();
-            before.resize(forwards.len(), Moved::default());
-            for (forward, before) in forwards.iter().zip(&mut before) {
-                let now = forward.moved();
-                let since = now.since(*before);
-                *before = now;
-                // The end of a forward's connections was logged when they ended.
-                if since.bytes() > 0 && forward.is_open() {
-                    log.line(format_args!(
-                        "forward '{}': {} sent, {} received, {}/s{}",
-                        forward.name,
-                        Size(now.sent),
-                        Size(now.received),
-                        Size(since.rate()),
-                        LimitedBy(since.limits.main())
-                    ));
-                }
+            let (now, expected) = self.state();
+            let since = now.since(before);
+            before = now;
+            let was_moving = std::mem::replace(&mut is_moving, since.bytes() > 0);
+            // The end of a forward's connections was logged when they ended.
+            if !self.is_open() || !(is_moving || was_moving) {
+                continue;
             }
+            let progress = Progress {
+                done: now.bytes(),
+                expected,
+                rate: match is_moving {
+                    true => Rate::Moving(since.rate()),
+                    false => Rate::Stalled(PROGRESS_INTERVAL),
+                },
+            };
+            log.line(format_args!("{progress}{}", LimitedBy(since.limit())));
         }
+    }
+
+    /// What all forwards together have moved so far, and what they are expected to carry.
+    pub(in crate::connector) fn state(&self) -> (Moved, Expected) {
+        let forwards = lock(&self.forwards).clone();
+        let states: Vec<ForwardState> = forwards.iter().map(|forward| forward.state()).collect();
+        let total = self.total();
+        let moved = Moved {
+            sent: total.sent,
+            received: total.received,
+            time: total.time,
+            limits: total.limits,
+        };
+        (moved, expected(&states, &lock(&self.guest)))
+    }
+
+    fn is_open(&self) -> bool {
+        lock(&self.open_time).open > 0
     }
 
     /// The sum of all forwards so far.
@@ -123,12 +150,12 @@ impl OpenTime {
     }
 }
 
-/// What one forward has moved.
+/// What one forward, or all of them, have moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Moved {
-    sent: u64,
-    received: u64,
-    /// In which at least one of its connections was open.
+pub(in crate::connector) struct Moved {
+    pub(in crate::connector) sent: u64,
+    pub(in crate::connector) received: u64,
+    /// In which at least one of the connections was open.
     time: Duration,
     limits: LimitTimes,
 }
@@ -146,6 +173,15 @@ impl Moved {
             time: self.time.saturating_sub(before.time),
             limits: self.limits.since(before.limits),
         }
+    }
+
+    /// What has limited the data between two lines about progress. The time between two samples of a
+    /// connection may have begun before the first of the lines. If nothing has moved, only what has
+    /// applied for at least half of the interval counts.
+    fn limit(self) -> Option<Limit> {
+        let longest = self.limits.main()?;
+        let time = self.limits.each().find(|(limit, _)| *limit == longest)?.1;
+        (self.bytes() > 0 || time >= PROGRESS_INTERVAL / 2).then_some(longest)
     }
 
     /// Bytes per second of open time.
@@ -184,7 +220,9 @@ impl fmt::Display for LimitedBy {
 /// The counters of one forward.
 #[derive(Debug, Default)]
 pub(super) struct ForwardCounters {
-    name: String,
+    content: Content,
+    /// As the caller has given it, in bytes.
+    size: Option<u64>,
     connections: AtomicU64,
     failed: AtomicU64,
     bytes: Mutex<Bytes>,
@@ -241,6 +279,15 @@ impl ForwardCounters {
         lock(&self.own_time).open > 0
     }
 
+    fn state(&self) -> ForwardState {
+        ForwardState {
+            content: self.content,
+            size: self.size,
+            moved: self.moved().bytes(),
+            is_open: self.is_open(),
+        }
+    }
+
     fn moved(&self) -> Moved {
         let bytes = lock(&self.bytes);
         let open = bytes.open.iter().map(|counters| counters.bytes());
@@ -256,8 +303,31 @@ impl ForwardCounters {
 
 #[cfg(test)]
 mod tests {
-    use super::{LimitTimes, Moved};
+    use super::{Limit, LimitTimes, Moved};
     use std::time::Duration;
+
+    #[test]
+    fn a_limit_of_the_time_before_is_not_reported_for_a_pause() {
+        // Bytes, milliseconds for which the program at the source was the limit, and whether it is
+        // reported.
+        for (sent, milliseconds, reported) in [
+            (1, 1, true),
+            (1, 0, false),
+            (0, 1000, false),
+            (0, 4999, false),
+            (0, 5000, true),
+        ] {
+            let mut limits = LimitTimes::default();
+            limits.add(Limit::Source, Duration::from_millis(milliseconds));
+            let moved = Moved {
+                sent,
+                limits,
+                ..Moved::default()
+            };
+            let expected = reported.then_some(Limit::Source);
+            assert_eq!(moved.limit(), expected, "{sent} {milliseconds}");
+        }
+    }
 
     #[test]
     fn a_rate_is_that_of_the_time_in_which_the_forward_was_open() {

@@ -13,6 +13,7 @@ mod transport;
 pub(super) use counters::{LimitedBy, Total, Traffic};
 pub(super) use transport::{Transport, TransportError};
 
+use crate::guest_socket::Content;
 use crate::process::Log;
 use crate::relay::Local;
 use crate::tuning::{Limit, Observer, Tuning};
@@ -66,9 +67,10 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    /// Binds the local socket, and counts the forward.
+    /// Binds the local socket, and counts the forward with what it is expected to carry.
     pub(super) fn new(
         path: &Path,
+        (content, size): (Content, Option<u64>),
         transport: Transport,
         traffic: &Traffic,
         tuning: Arc<Tuning>,
@@ -81,7 +83,7 @@ impl Forward {
         Ok(Self {
             socket,
             transport: Arc::new(transport),
-            counters: traffic.add_forward(path.display().to_string()),
+            counters: traffic.add_forward(content, size),
             tuning,
             log,
         })

@@ -260,8 +260,8 @@ sub send_volume ($self) {
 sub stop_after_forward ($self) {
     my $forward = \&PVE::Tunnel::Client::forward_unix_socket;
     no warnings 'redefine'; ## no critic (ProhibitNoWarnings)
-    *PVE::Tunnel::Client::forward_unix_socket = sub ($tunnel, $local, $remote) {
-        $forward->($tunnel, $local, $remote);
+    *PVE::Tunnel::Client::forward_unix_socket = sub ($tunnel, $local, @arguments) {
+        $forward->($tunnel, $local, @arguments);
         $self->stop('forward') if !$self->{disk} || $local =~ /_nbd/;
         return;
     };

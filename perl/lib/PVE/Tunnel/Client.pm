@@ -191,7 +191,7 @@ sub read_tunnel ($tunnel, $timeout = 60) {
     return PVE::Tunnel::Client::Lines::read_line($tunnel, $timeout);
 }
 
-sub forward_unix_socket ($tunnel, $local, $remote) {
+sub forward_unix_socket ($tunnel, $local, $remote, $size = undef) {
     unlink $local;
     my $data = {
         %{ $tunnel->{params} },
@@ -200,6 +200,7 @@ sub forward_unix_socket ($tunnel, $local, $remote) {
             . PVE::Tunnel::Client::API::percent_encode($remote) . '&',
         unix => $local,
         ticket => { path => $remote },
+        defined($size) ? (size => 0 + $size) : (),
     };
     $tunnel->{forwarded}{$local} = $remote;
     my $command = { control => JSON::true, cmd => 'forward', data => $data };
@@ -539,10 +540,14 @@ surrounding C<alarm> works.
 =head2 forward_unix_socket
 
     forward_unix_socket($tunnel, $local, $remote);
+    forward_unix_socket($tunnel, $local, $remote, $size);
 
 Creates the UNIX socket C<$local> (mode 0600), which stands for the target's C<$remote>. An existing
 file of that name is removed. Each connection to it becomes a connection to the target's listener
-or, on plane C<websocket>, a websocket with a fresh ticket. Limit: 20 s. Dies if the connector
+or, on plane C<websocket>, a websocket with a fresh ticket. C<$size> is the number of bytes that all
+connections together will probably carry; the log then has the part that is done and the time left.
+Without it, the connector takes the sizes of a running guest's RAM and disks from the commands
+C<config> and C<disk>. Limit: 20 s. Dies if the connector
 refuses. Under taint, a pattern must have checked C<$local>.
 
 =head2 finish_tunnel

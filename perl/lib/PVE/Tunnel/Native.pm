@@ -200,6 +200,11 @@ further privilege than for the migration itself.
 
 All capability names of the target, including unknown ones.
 
+=item tls_withheld
+
+Why the target withholds direct TLS, which its software supports. Absent or C<undef> if it gave no
+reason.
+
 =item planes
 
 The planes that this source supports: C<websocket> (always implied), C<tls>, C<tcp>, C<qemu>.
