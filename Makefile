@@ -15,6 +15,7 @@ BLIB := perl/blib/lib perl/blib/arch
 # Options for the build of the Perl module. By default it can be used in this tree; debian/rules sets others.
 PERL_FLAGS ?= RPATH=$(CURDIR)/target/release AUTHOR=1
 BENCH := $(CARGO) run --release -q -p bench --
+BENCH_REPORT := $(CARGO) run --release -q -p bench-report --
 comma := ,
 # Tests that expect certain ports need a network namespace; without one, all tests run one at a time.
 PROVE_JOBS ?= $(shell if unshare --net true 2>/dev/null; then echo $$(($$(nproc) + 1)); else echo 1; fi)
@@ -76,6 +77,7 @@ test-rust: setup
 	$(CARGO) test --release --no-fail-fast -p pve-tunnel
 	$(CARGO) test --release --no-fail-fast -p testnode
 	$(CARGO) test --release --no-fail-fast -p testing
+	$(CARGO) test --release --no-fail-fast -p bench-report
 
 test-perl: build manual
 	$(PROVE) $(PERL_TESTS)
@@ -99,7 +101,7 @@ bench: build bench-peers ## run the benchmarks (CASE= selects cases, QUICK=1 mak
 	$(BENCH) $(if $(QUICK),--quick) $(subst $(comma), ,$(CASE))
 
 bench-report: setup ## update picture and tables from bench/results.json
-	$(BENCH) --report
+	$(BENCH_REPORT)
 
 # Not --locked: the locked versions do not compile any more. Cargo selects versions that our compiler supports.
 bench-peers: setup ## install the programs that the benchmarks compare with
@@ -111,7 +113,7 @@ lint: build ## check format, lints and POD, and that header, figures and debian/
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release -q -p pve-tunnel --test header
-	$(BENCH) --check
+	$(BENCH_REPORT) --check
 	debian/versions
 	debian/copyright.pl | diff -u debian/copyright -
 	$(PROVE) $(PERL_LINTS)

@@ -648,6 +648,8 @@ int32_t pve_tunnel_listener_run(int control, int log, const char *options);
 //   allowed     whether the user has the privilege of an earlier "check", or null
 //   listener    "none", "running" or "ended"
 //   sockets     paths of the UNIX sockets that the worker has for this migration
+//   socket      path of the worker's own socket, or null
+//   meter       "none", "running" or "ended"; absent: "none"
 //
 // `out` gets a JSON object, to be freed with `pve_tunnel_string_free`:
 //
@@ -659,6 +661,8 @@ int32_t pve_tunnel_listener_run(int control, int log, const char *options);
 //               start pve_tunnel_listener_run with these options; its first line is the answer
 //   {"do":"ask","request":{"op":"forward","path":"/run/..."}}
 //               send the request to the listener; its line is the answer
+//   {"do":"meter","options":{"path":"/run/...","seconds":180,...}}
+//               start a meter on that socket, unless it is running, and answer with the options
 //   {"do":"close"}
 //               as "ask" with {"op":"close"}; then the listener ends
 //

@@ -41,6 +41,8 @@ pub mod tls;
 pub mod tuning;
 pub mod websocket;
 
+pub use scalar::one_line;
+
 /// The allocator of everything that links this library.
 #[cfg_attr(feature = "wiping-allocator", global_allocator)]
 static ALLOCATOR: system::WipingAllocator = system::WipingAllocator::new();

@@ -46,7 +46,7 @@ const BLANK: [RangeInclusive<char>; 11] = [
 
 /// Foreign text for a one-line message: control characters become spaces, invisible characters
 /// become escape sequences (see [`visible`]), and long text is cut.
-pub(crate) fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     one_line_within(text, MAX_SHOWN)
 }
 

@@ -42,6 +42,7 @@ subtest 'actions' => sub {
                     oldest => 1,
                     caps => ['direct-tls', 'direct-tcp'],
                     withheld => {},
+                    meter => JSON::true,
                     version => $PVE::Tunnel::Native::VERSION,
                 },
             },

@@ -100,7 +100,8 @@ subtest 'a missing socket is an error with a reason' => sub {
 
 subtest 'the command line' => sub {
     my $dir = File::Temp->newdir('testnode-XXXXXX', TMPDIR => 1);
-    my $testnode = "$FindBin::RealBin/../target/release/testnode";
+    my $profile = $ENV{CARGO_PROFILE} // 'release';
+    my $testnode = "$FindBin::RealBin/../target/$profile/testnode";
     my $reply = JSON::decode_json(scalar `$testnode --make-certificate $dir`);
     is_deeply(
         [sort keys %$reply], [qw(certificate fingerprint key)],

@@ -119,6 +119,7 @@ for my $kind (qw(qemu lxc)) {
                     oldest => 1,
                     caps => [qw(direct-tls direct-tcp)],
                     withheld => {},
+                    meter => JSON::true,
                     version => $PVE::Tunnel::Seam::VERSION // '0.1.0'
                 },
                 'hello returns the offer'

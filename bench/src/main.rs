@@ -1,4 +1,5 @@
-//! The benchmarks. `make bench` runs all of them, `make bench CASE=tls` runs one.
+//! The benchmarks. `make bench` runs all of them, `make bench CASE=tls` runs one. The library
+//! `bench-report` generates tables and pictures from the results.
 //!
 //! A result is a ratio: pve-tunnel and its peers take turns in one run, and the result is the
 //! median of the ratios, with minimum and maximum. Costs are reported beside speed: the CPU seconds
@@ -9,12 +10,13 @@
 //!
 //! | module | provides |
 //! |---|---|
-//! | `report` | `bench/results.json`, and the tables and the picture that are generated from it |
+//! | `report` | the results of a run: printed, and recorded in `bench/results.json` |
 //! | `case` | one module for each case: what is compared, with which peers, and the goals |
 //! | `connection` | a connection through a tunnel, with the CPU time that it costs |
 //! | `plane`, `role` | pve-tunnel on each plane; this program as a process with another role |
 //! | `load` | the programs at both ends of a connection |
 //! | `peer`, `perl` | what pve-tunnel is compared with; Perl with the built module |
+//! | `machine` | the machine, and the versions of all programs |
 //! | `affinity`, `network` | cores of a node, the network namespace |
 //! | `measure` | contests, rows of results, CPU clocks of processes |
 //! | `project`, `qemu`, `tunnel` | paths of files, QEMU processes, what all tunnels have in common |
@@ -35,6 +37,7 @@ mod affinity;
 mod case;
 mod connection;
 mod load;
+mod machine;
 mod measure;
 mod network;
 mod peer;
@@ -66,12 +69,6 @@ struct Cli {
     /// List the cases.
     #[arg(long)]
     list: bool,
-    /// Generate tables and picture from bench/results.json, without a run.
-    #[arg(long)]
-    report: bool,
-    /// Check that tables and picture match bench/results.json, without a run.
-    #[arg(long)]
-    check: bool,
 }
 
 fn main() -> ExitCode {
@@ -96,19 +93,13 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if cli.report {
-        return report::regenerate();
-    }
-    if cli.check {
-        return report::check();
-    }
     network::enter_own_namespace();
     let effort = Effort { quick: cli.quick };
     let mut report = Report::default();
     for case in cases {
         println!("{}: {}", case.name, case.about);
         let mut rows = Rows::default();
-        match (case.run)(&effort, &mut rows) {
+        match case::runner(case)(&effort, &mut rows) {
             Ok(()) => report.add(case.name, rows.into_vec()),
             Err(reason) => {
                 println!("  skipped: {reason}");

@@ -2,6 +2,8 @@
 //! definitions.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pve_tunnel::plane::MigrationType;
+use std::path::PathBuf;
 
 /// Native tunnel for moving guests between Proxmox VE clusters.
 #[derive(Parser)]
@@ -13,6 +15,23 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Check a migration to another cluster before a guest moves.
+    ///
+    /// Run it as root on the node that the guest would leave. It checks, in this order: this node and
+    /// its configuration; the addresses of the remote; TLS and the fingerprint; the API token, the
+    /// version of the target, and the clocks; the privileges of the token; the planes that the target
+    /// offers, and the one that a migration would use; the ports, and packets of full size in both
+    /// directions; and the speed and the CPU cost of the planes. Each line begins with a mark: ✓ if it
+    /// is as it should be, ! if a migration works but worse than it could, ✗ if a migration would fail.
+    /// A line with ! or ✗ is followed by what to do.
+    ///
+    /// To ask the target's tunnel worker, the check opens a tunnel as a migration does. The target
+    /// then has an empty, locked guest. The check removes it at its end, also after Ctrl-C, and checks
+    /// that it is gone. With --read-only it opens no tunnel. No guest of this node is changed.
+    ///
+    /// The exit code is 0 if everything is as it should be, 1 if a migration works but worse than it
+    /// could, and 2 if it would fail or if the arguments are wrong. No output contains the token.
+    Check(Check),
     /// Serve tunnel commands on standard input, like proxmox-websocket-tunnel.
     ///
     /// Reads one JSON command per line from standard input until its end. Writes one answer per
@@ -63,6 +82,82 @@ pub(crate) enum Command {
     /// The exit code is 0 if there is no problem, also if pve-tunnel is off. It is 1 if there is a
     /// problem: a line that begins with PROBLEM describes it. It is 2 if the arguments are wrong.
     Status(Status),
+}
+
+#[derive(Args)]
+pub(crate) struct Check {
+    /// The remote: 'host=…,apitoken=…,fingerprint=…', @FILE, - or ID.
+    ///
+    /// As 'qm remote-migrate' takes it: host, port (8006), apitoken and fingerprint. Other users of
+    /// this node can see the arguments of a command. @FILE reads the remote from a file, and - from
+    /// standard input, so that the token is not among them. The ID of a network in the configuration
+    /// stands for the first remote of that network. It has no token, so only the steps up to TLS run.
+    #[arg(long, value_name = "REMOTE")]
+    pub(crate) to: String,
+    /// The name of the target's node, to check that the host is that node.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// The migration network, as in migration_network.
+    #[arg(long)]
+    pub(crate) network: Option<String>,
+    /// The type of the migration, secure or insecure [default: as configured].
+    #[arg(long = "type", value_name = "TYPE", value_parser = migration_type)]
+    pub(crate) migration_type: Option<MigrationType>,
+    /// A guest of this node, for the time that its RAM and its disks take.
+    #[arg(long)]
+    pub(crate) vmid: Option<u32>,
+    /// The VMID at the target, which must be free [default: that of --vmid, or a high one].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(100..1_000_000_000))]
+    pub(crate) target_vmid: Option<u32>,
+    /// A storage of the target that the migration would use; can be repeated.
+    #[arg(long, value_name = "STORAGE")]
+    pub(crate) target_storage: Vec<String>,
+    /// A bridge of the target that the migration would use; can be repeated.
+    #[arg(long, value_name = "BRIDGE")]
+    pub(crate) target_bridge: Vec<String>,
+    /// Duration of each of up to four measurements, 0 to 20; 0 measures nothing.
+    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Create nothing at the target: do not open a tunnel.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Print one JSON object: outcome, version, remote, findings, plane, measurements.
+    ///
+    /// "outcome" is "ok", "worse" or "failed". "findings" lists objects with "step" ("node",
+    /// "address", "tls", "api", "privileges", "tunnel", "speed", "guest", "cleanup"), "outcome",
+    /// "text" and "advice" (null if there is nothing to do). "plane" is the plane that a migration
+    /// would use, or null. "measurements" lists objects with "plane", "direction" ("sent" or
+    /// "received", as this node sees it), "bytes", "seconds", "source_cpu" and "target_cpu": CPU
+    /// seconds for a GiB of the connector and of the process at the target, or null.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The configuration file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/pve/remote-migration.cfg"
+    )]
+    pub(crate) configuration: PathBuf,
+    /// The folder with the configurations of this node's guests.
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        default_value = "/etc/pve/local",
+        hide = true
+    )]
+    pub(crate) guests: PathBuf,
+}
+
+fn migration_type(text: &str) -> Result<MigrationType, String> {
+    MigrationType::from_name(text).ok_or_else(|| "expected secure or insecure".to_owned())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: Result<f64, _> = text.parse();
+    match seconds {
+        Ok(seconds) if (0.0..=20.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected a number from 0 to 20".to_owned()),
+    }
 }
 
 #[derive(Args, Default)]

@@ -3,6 +3,7 @@
 
 pub mod activation;
 mod arguments;
+mod check;
 mod subcommands;
 
 use arguments::{Cli, Command, Connect};
@@ -24,6 +25,7 @@ pub fn run() -> ExitCode {
         return subcommands::connect(&Connect::default());
     }
     match Cli::parse().command {
+        Command::Check(options) => check::run(&options),
         Command::Connect(options) => subcommands::connect(&options),
         Command::Enable(options) => subcommands::enable(&options),
         Command::Disable => subcommands::disable(),

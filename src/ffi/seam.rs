@@ -26,6 +26,8 @@ use crate::seam::{self, FieldError, SeamError, SeamInput};
 ///   allowed     whether the user has the privilege of an earlier "check", or null
 ///   listener    "none", "running" or "ended"
 ///   sockets     paths of the UNIX sockets that the worker has for this migration
+///   socket      path of the worker's own socket, or null
+///   meter       "none", "running" or "ended"; absent: "none"
 ///
 /// `out` gets a JSON object, to be freed with `pve_tunnel_string_free`:
 ///
@@ -37,6 +39,8 @@ use crate::seam::{self, FieldError, SeamError, SeamInput};
 ///               start pve_tunnel_listener_run with these options; its first line is the answer
 ///   {"do":"ask","request":{"op":"forward","path":"/run/..."}}
 ///               send the request to the listener; its line is the answer
+///   {"do":"meter","options":{"path":"/run/...","seconds":180,...}}
+///               start a meter on that socket, unless it is running, and answer with the options
 ///   {"do":"close"}
 ///               as "ask" with {"op":"close"}; then the listener ends
 ///

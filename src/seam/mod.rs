@@ -6,9 +6,11 @@
 
 mod answer;
 mod fields;
+mod meter;
 mod request;
 
 pub use fields::FieldError;
+pub use meter::MeterOptions;
 
 use crate::capability::Capability;
 use crate::configuration::{
@@ -51,6 +53,12 @@ pub struct SeamInput {
     /// The paths of the sockets that the worker has for this migration.
     #[serde(default)]
     pub sockets: Vec<String>,
+    /// The path of the worker's own socket; null if it has none.
+    #[serde(default)]
+    pub socket: Option<String>,
+    /// The state of the meter.
+    #[serde(default)]
+    pub meter: MeterState,
 }
 
 /// A boolean as Perl may write it. Null is not false here.
@@ -72,6 +80,19 @@ pub enum ListenerState {
     /// It is running.
     Running,
     /// It has ended by itself.
+    Ended,
+}
+
+/// The state of a worker's meter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MeterState {
+    /// None was started.
+    #[default]
+    None,
+    /// It is running.
+    Running,
+    /// It has ended.
     Ended,
 }
 
@@ -100,6 +121,11 @@ pub enum Action {
     Ask {
         /// The request, an object with `op`.
         request: Value,
+    },
+    /// Start a meter, unless it is running, register its socket, and answer with the options.
+    Meter {
+        /// Its socket and its limits.
+        options: MeterOptions,
     },
     /// Close the listener and answer with its last report.
     Close,
@@ -156,6 +182,12 @@ pub enum SeamError {
     /// The worker has no such socket.
     #[error("socket {0} is not known here")]
     UnknownSocket(String),
+    /// There is no place for the meter's socket.
+    #[error("meter: the worker's own socket has no path beside which the meter could listen")]
+    NoMeterSocket,
+    /// The meter's time is over. A second one would make the limit of the first one useless.
+    #[error("meter: the meter of this worker has ended; open another tunnel")]
+    MeterEnded,
 }
 
 /// Decides what the worker does with a request. `content` is the configuration file, empty without one.
@@ -166,6 +198,7 @@ pub enum SeamError {
 /// | `open` | listen, after the configuration and, for clear text or a network that is not configured, the user's privileges allow it |
 /// | `forward` | ask the listener, if the socket is one of the worker's |
 /// | `stat` | ask the listener |
+/// | `meter` | start a meter, if none has ended yet |
 /// | `close` | close the listener |
 ///
 /// # Errors
@@ -189,6 +222,15 @@ pub fn decide(content: &[u8], input: &SeamInput) -> Result<Action, SeamError> {
             let request = json!({ "op": "stat" });
             Ok(Action::Ask { request })
         }
+        Request::Meter => match input.meter {
+            MeterState::None | MeterState::Running => {
+                let socket = input.socket.as_deref();
+                let options = socket.and_then(MeterOptions::beside);
+                let options = options.ok_or(SeamError::NoMeterSocket)?;
+                Ok(Action::Meter { options })
+            }
+            MeterState::Ended => Err(SeamError::MeterEnded),
+        },
         Request::Close => {
             seam.require_listener("close")?;
             Ok(Action::Close)
@@ -235,6 +277,7 @@ impl Seam<'_> {
             "oldest": OLDEST_PROTOCOL,
             "caps": caps,
             "withheld": withheld,
+            "meter": true,
             "version": env!("CARGO_PKG_VERSION"),
         });
         // A policy that cannot be read may forbid this migration. Older sources ignore the member,

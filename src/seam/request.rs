@@ -10,7 +10,7 @@ use crate::tls::Fingerprint;
 use serde_json::Value;
 
 /// The operations, for messages.
-const OPERATIONS: &str = "hello, open, forward, stat, close";
+const OPERATIONS: &str = "hello, open, forward, stat, meter, close";
 
 /// Longest operation name that a message repeats, in characters.
 const MAX_OPERATION_SHOWN: usize = 64;
@@ -25,6 +25,7 @@ pub(super) enum Request {
     Open(Open),
     Forward { path: String },
     Stat,
+    Meter,
     Close,
 }
 
@@ -61,6 +62,7 @@ pub(super) fn parse(direct: &Value) -> Result<Request, SeamError> {
             .required("path", path)
             .map(|path| Request::Forward { path }),
         "stat" => Ok(Request::Stat),
+        "meter" => Ok(Request::Meter),
         "close" => Ok(Request::Close),
         other => {
             return Err(SeamError::UnknownOperation {

@@ -13,6 +13,10 @@ use std::str::FromStr;
 pub struct Fingerprint([u8; SHA256_OUTPUT_LEN]);
 
 impl Fingerprint {
+    /// A value that no certificate has. A handshake that is pinned to it fails with the fingerprint of the
+    /// certificate that was presented.
+    pub const NONE: Self = Self([0; SHA256_OUTPUT_LEN]);
+
     /// The fingerprint of a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let mut bytes = [0; SHA256_OUTPUT_LEN];

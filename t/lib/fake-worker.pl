@@ -96,6 +96,7 @@ my %commands = (
         return { ticket => make_ticket($key, $request->{user}, $path) };
     },
     quit => sub ($params) {
+        unlink "$request->{dir}/$request->{vmid}.conf" if $params->{cleanup};
         $quitting = 1;
         return {};
     },

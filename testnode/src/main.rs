@@ -8,6 +8,9 @@
 //! | module | owns |
 //! |---|---|
 //! | `api` | HTTP requests: authentication and responses |
+//! | `permissions` | the privileges of the token |
+//! | `inventory` | version, storages and bridges of the node |
+//! | `guests` | the configurations of guests |
 //! | `form` | query strings and form bodies |
 //! | `worker` | starting and stopping workers |
 //! | `ticket` | the API token and the tunnel tickets |
@@ -24,9 +27,12 @@ mod api;
 mod connection;
 mod form;
 mod frames;
+mod guests;
 mod identity;
+mod inventory;
 mod misbehave;
 mod node;
+mod permissions;
 mod relay;
 mod ticket;
 mod worker;
@@ -38,7 +44,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// The target node of a migration, for tests: `POST …/mtunnel`, `GET …/mtunnelwebsocket`.
+/// Largest value of `--clock`, in seconds: 30 years. The year of a date has four digits.
+const MAX_CLOCK: i64 = 30 * 365 * 86_400;
+
+/// The target node of a migration, for tests: `POST …/mtunnel`, `GET …/mtunnelwebsocket`, and the
+/// queries about version, cluster, permissions, storages, bridges and guests.
 ///
 /// Prints one JSON line when it listens: {"address","port","fingerprint","token_file"}.
 /// Ends on SIGTERM, SIGINT or end of file on stdin, and stops its workers first.
@@ -72,6 +82,27 @@ struct Arguments {
     /// The user of the token lacks Sys.Modify on /
     #[arg(long)]
     no_privilege: bool,
+    /// File with the privileges of the token, a JSON object of the shape of the data of
+    /// `GET /access/permissions`; default: all privileges that a migration needs
+    #[arg(long, value_name = "FILE")]
+    permissions: Option<PathBuf>,
+    /// Version of Proxmox VE that the node reports
+    #[arg(long, value_name = "VERSION", default_value = "9.1.4")]
+    pve_version: inventory::PveVersion,
+    /// Storage of the node, with its free space [default: that of DIR]; may be repeated
+    #[arg(long, value_name = "ID[,avail=BYTES]", default_value = "local")]
+    storage: Vec<inventory::Storage>,
+    /// Bridge of the node; may be repeated
+    #[arg(long, value_name = "NAME", default_value = "vmbr0", value_parser = inventory::name)]
+    bridge: Vec<String>,
+    /// Create DIR/<vmid>.conf with a lock at `POST …/mtunnel`, and refuse guests that have one, as
+    /// Proxmox VE does; only `quit` with `cleanup` removes it
+    #[arg(long)]
+    create_guests: bool,
+    /// Seconds that the clock in the header `Date` is ahead; negative: behind
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-MAX_CLOCK..=MAX_CLOCK))]
+    clock: i64,
     /// File with the migration networks of this node [default: DIR/remote-migration.cfg]
     #[arg(long, value_name = "FILE")]
     configuration: Option<PathBuf>,
@@ -124,6 +155,14 @@ fn run(arguments: Arguments) -> Result<(), node::NodeError> {
             no_privilege: arguments.no_privilege,
             configuration: arguments.configuration,
         },
+        inventory: inventory::Inventory {
+            version: arguments.pve_version,
+            storages: arguments.storage,
+            bridges: arguments.bridge,
+        },
+        permissions: arguments.permissions,
+        create_guests: arguments.create_guests,
+        clock: arguments.clock,
         misbehaviours: misbehave::Misbehaviours::new(arguments.misbehave),
         tls: arguments.tls,
         plain: arguments.plain,

@@ -19,8 +19,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
 use crate::connection::Connection;
+use crate::guests::Guests;
 use crate::identity::{Identity, IdentityError, TlsVersion};
+use crate::inventory::Inventory;
 use crate::misbehave::Misbehaviours;
+use crate::permissions::{Permissions, PermissionsError};
 use crate::ticket::{TicketKey, Token, TokenError};
 use crate::worker::{NodeProfile, WorkerSettings, Workers};
 
@@ -43,6 +46,11 @@ pub(crate) struct Settings {
     pub(crate) node: String,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) profile: NodeProfile,
+    pub(crate) inventory: Inventory,
+    /// The file with the privileges of the token. `None`: what a migration needs.
+    pub(crate) permissions: Option<PathBuf>,
+    pub(crate) create_guests: bool,
+    pub(crate) clock: i64,
     pub(crate) misbehaviours: Misbehaviours,
     pub(crate) tls: Option<TlsVersion>,
     pub(crate) plain: bool,
@@ -71,13 +79,23 @@ pub(crate) enum NodeError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Permissions(#[from] PermissionsError),
 }
 
 /// Serves until SIGTERM, SIGINT or the end of stdin. Passes the ready line to `announce`.
-pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<(), NodeError> {
+pub(crate) async fn serve(mut settings: Settings, announce: fn(&Value)) -> Result<(), NodeError> {
     if settings.plain && !settings.listen.is_loopback() {
         return Err(NodeError::PlainOutside(settings.listen));
     }
+    let mut permissions = match &settings.permissions {
+        None => Permissions::of_a_migration(),
+        Some(file) => Permissions::load(file)?,
+    };
+    if settings.profile.no_privilege {
+        permissions = permissions.without("/", "Sys.Modify");
+    }
+    settings.profile.no_privilege = !permissions.has("/", "Sys.Modify");
     let dir = directory(&settings.dir)?;
     let address = SocketAddr::new(settings.listen, settings.port);
     let listener = listen(address, settings.system_buffers)?;
@@ -96,6 +114,12 @@ pub(crate) async fn serve(settings: Settings, announce: fn(&Value)) -> Result<()
     let (release_all, release) = watch::channel(false);
     let api = Arc::new(Api {
         node: settings.node.clone(),
+        address: settings.listen,
+        permissions,
+        inventory: settings.inventory,
+        guests: Guests::new(dir.clone()),
+        create_guests: settings.create_guests,
+        clock: settings.clock,
         tickets: Arc::clone(&tickets),
         workers: Workers::new(WorkerSettings {
             dir,

@@ -91,6 +91,13 @@ impl Token {
         &self.user
     }
 
+    /// The user with the name of the token, such as `root@pam!demo`.
+    pub(crate) fn id(&self) -> &str {
+        let id = self.header.strip_prefix("PVEAPIToken=");
+        let id = id.and_then(|id| id.split_once('='));
+        id.map_or("", |(id, _)| id)
+    }
+
     /// Whether an `Authorization` header equals this token. The comparison takes constant time.
     pub(crate) fn matches(&self, header: &[u8]) -> bool {
         let expected = hmac::sign(&self.comparison, self.header.as_bytes());
@@ -251,6 +258,7 @@ mod tests {
         let token = Token::load_or_create(&path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(token.user(), "root@pam");
+        assert_eq!(token.id(), "root@pam!demo");
         assert!(token.matches(text.as_bytes()));
         assert!(!token.matches(&text.as_bytes()[..text.len() - 1]));
         assert!(!token.matches(b""));

@@ -1,6 +1,6 @@
 //! Workers: one Perl process for each tunnel, like the workers that `pvedaemon` forks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -57,6 +57,22 @@ impl Kind {
             Self::Lxc => "lxc",
         }
     }
+
+    /// The directory of the configurations below that of the node.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu-server",
+            Self::Lxc => "lxc",
+        }
+    }
+
+    /// What messages of Proxmox VE call such a guest.
+    pub(crate) fn noun(self) -> &'static str {
+        match self {
+            Self::Qemu => "VM",
+            Self::Lxc => "CT",
+        }
+    }
 }
 
 /// The settings that the node passes to every worker.
@@ -88,6 +104,7 @@ pub(crate) struct Started {
 }
 
 struct Running {
+    kind: Kind,
     child: Child,
     /// The worker exits when this is closed.
     stdin: Option<ChildStdin>,
@@ -155,12 +172,29 @@ impl Workers {
         running.insert(
             vmid,
             Running {
+                kind,
                 child,
                 stdin: Some(stdin),
                 socket: socket.clone(),
             },
         );
         Ok(Started { socket, pid })
+    }
+
+    /// The guests whose worker runs.
+    pub(crate) async fn running(&self) -> BTreeSet<u32> {
+        let mut running = self.running.lock().await;
+        let alive = |worker: &mut Running| !matches!(worker.child.try_wait(), Ok(Some(_)));
+        running
+            .iter_mut()
+            .filter_map(|(vmid, worker)| alive(worker).then_some(*vmid))
+            .collect()
+    }
+
+    /// The kind of a guest that has or had a tunnel.
+    pub(crate) async fn kind(&self, vmid: u32) -> Option<Kind> {
+        let running = self.running.lock().await;
+        running.get(&vmid).map(|worker| worker.kind)
     }
 
     /// Whether `path` is the command socket of a tunnel and not a data socket.

@@ -169,7 +169,7 @@ fn a_refusal_names_its_cause() {
         ("", json!([]), json!({}), "'direct' is not an object"),
         ("", json!({}), json!({}), "'direct' has no 'op'"),
         ("", json!({ "op": ["hello"] }), json!({}), "'direct' has no 'op'"),
-        ("", json!({ "op": "Hello" }), json!({}), "unknown operation 'Hello' (expected one of: hello, open, forward, stat, close)"),
+        ("", json!({ "op": "Hello" }), json!({}), "unknown operation 'Hello' (expected one of: hello, open, forward, stat, meter, close)"),
         ("", json!({ "op": "hello" }), json!({}), "hello: 'protocol' is missing"),
         ("", json!({ "op": "hello", "protocol": true }), json!({}), "hello: 'protocol' is malformed"),
         ("", json!({ "op": "hello", "protocol": 0 }), json!({}), "hello: 'protocol' is malformed"),
@@ -256,5 +256,35 @@ fn answers_of_the_listener_lose_unknown_members_and_keep_the_known_ones() {
         let message = check_answer(operation, &wrong).unwrap_err().to_string();
         assert_eq!(message, expected);
         assert!(!message.contains("c0c0"), "no message contains the key");
+    }
+}
+
+#[test]
+fn a_meter_listens_beside_the_socket_of_its_worker() {
+    let meter = json!({ "op": "meter" });
+    let own = json!({ "socket": "/run/qemu-server/100.mtunnel" });
+    let action = decision("", meter.clone(), own.clone()).unwrap();
+    assert_eq!(action["do"], "meter");
+    assert_eq!(
+        action["options"],
+        json!({
+            "path": "/run/qemu-server/100.mtunnel.meter",
+            "seconds": 180,
+            "measurement_seconds": 30,
+            "measurement_bytes": 64_u64 << 30,
+        })
+    );
+    let mut running = own.clone();
+    running["meter"] = "running".into();
+    assert_eq!(decision("", meter.clone(), running), Ok(action));
+
+    let mut ended = own;
+    ended["meter"] = "ended".into();
+    let refusal = decision("", meter.clone(), ended).unwrap_err();
+    assert!(refusal.contains("has ended"), "{refusal}");
+    let long = "x".repeat(110);
+    for socket in [Value::Null, json!("relative"), json!(format!("/{long}"))] {
+        let refusal = decision("", meter.clone(), json!({ "socket": socket })).unwrap_err();
+        assert!(refusal.contains("has no path"), "{refusal}");
     }
 }

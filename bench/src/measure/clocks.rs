@@ -1,6 +1,6 @@
 //! Rates, and the CPU time of processes.
 
-use super::row::Costs;
+use bench_report::Costs;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::time::Duration;

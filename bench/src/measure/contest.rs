@@ -1,6 +1,6 @@
 //! Contenders that take turns.
 
-use super::row::{Cost, Costs, Goal, Row, Spread, Title};
+use bench_report::{Cost, Costs, Goal, Row, Spread, Title};
 
 /// How much work a run does.
 pub struct Effort {

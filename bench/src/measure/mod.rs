@@ -2,16 +2,15 @@
 //!
 //! | module | provides |
 //! |---|---|
-//! | `text` | numbers and names as text |
 //! | `clocks` | rates, and the CPU time of processes |
-//! | `row` | the result of one comparison |
 //! | `contest` | contenders that take turns |
+//! | `rows` | the rows of a case, printed when they are added |
 
 mod clocks;
 mod contest;
-mod row;
-pub mod text;
+mod rows;
 
+pub use bench_report::{Goal, Row, Spread, Title};
 pub use clocks::{Clocks, GIB, rate};
 pub use contest::{Contender, Contest, Effort, Sample};
-pub use row::{Cost, Costs, Goal, Row, Rows, Spread, Title};
+pub use rows::Rows;

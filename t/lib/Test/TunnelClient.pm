@@ -23,7 +23,11 @@ Test::TunnelClient - an independent client of a Test::TunnelNode
 =head2 Test::TunnelClient->request($node, $method, $path, %options)
 
 Makes one HTTP request. Options: C<headers>, a list of lines, and C<body>. Returns
-C<{status, reason, body}>.
+C<{status, reason, head, body}>. C<head> is the status line and the headers.
+
+=head2 Test::TunnelClient->get($node, $path)
+
+The same for a GET request of F</api2/json$path> with the token. C<body> is decoded.
 
 =head2 Test::TunnelClient->open($node, $kind, $vmid, $form = '')
 
@@ -95,7 +99,16 @@ sub request ($class, $node, $method, $path, %options) {
         }
         $content = $plain;
     }
-    return { status => $status, reason => $reason, body => $content };
+    return { status => $status, reason => $reason, head => $head, body => $content };
+}
+
+sub get ($class, $node, $path) {
+    my $answer = $class->request(
+        $node, 'GET', "/api2/json$path",
+        headers => ["Authorization: $node->{token}"]
+    );
+    $answer->{body} = JSON::decode_json($answer->{body});
+    return $answer;
 }
 
 sub open ($class, $node, $kind, $vmid, $form = '') { ## no critic (ProhibitBuiltinHomonyms)

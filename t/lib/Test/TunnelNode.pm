@@ -6,6 +6,7 @@ use Carp qw(croak);
 use Cwd ();
 use File::Basename ();
 use File::Temp ();
+use JSON ();
 use POSIX ();
 
 use lib File::Basename::dirname(__FILE__) . '/../../../testnode/lib';
@@ -62,6 +63,23 @@ Path of the file with the networks of the node.
 
 TLS C<1.2> or C<1.3> only; no TLS.
 
+=item pve_version, clock
+
+The version that the node reports; the seconds that its clock is ahead (C<testnode> only, as the
+following options).
+
+=item permissions
+
+The privileges of the token: a hash of the shape of C<GET /access/permissions>.
+
+=item storage, bridge
+
+Lists of storages (C<ID> or C<ID,avail=BYTES>) and bridges.
+
+=item create_guests
+
+POST mtunnel creates the configuration of the guest, and refuses a guest that has one.
+
 =item node, listen
 
 Name of the node, default C<target>; its address, default 127.0.0.1.
@@ -115,11 +133,12 @@ our $reason;
 my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
 # These options are arguments of the node with the same name: flags, and arguments with a value.
-my @FLAGS = qw(old no_direct no_privilege plain system_buffers);
-my @VALUES = qw(configuration tls);
+my @FLAGS = qw(old no_direct no_privilege plain system_buffers create_guests);
+my @VALUES = qw(configuration tls pve_version clock permissions);
+my @LISTS = qw(storage bridge);
 
 sub start ($class, %options) {
-    my %known = map { $_ => 1 } qw(front worker misbehave node listen), @FLAGS, @VALUES;
+    my %known = map { $_ => 1 } qw(front worker misbehave node listen), @FLAGS, @VALUES, @LISTS;
     my @unknown = grep { !$known{$_} } sort keys %options;
     croak "unknown options: @unknown" if @unknown;
 
@@ -138,11 +157,21 @@ sub start ($class, %options) {
         scheme => $options{plain} ? 'http' : 'https',
     }, $class;
     mkdir($self->{dir}, oct 700) or die "mkdir $self->{dir}: $!\n";
+    if (my $permissions = $options{permissions}) {
+        $options{permissions} = "$temporary/permissions.json";
+        open my $file, '>', $options{permissions} or die "$options{permissions}: $!\n";
+        print {$file} JSON::encode_json($permissions);
+        close $file or die "$options{permissions}: $!\n";
+    }
+    my $option = sub ($name) { '--' . $name =~ tr/_/-/r };
     my @arguments = (
         '--node' => $self->{name},
-        (map { '--' . tr/_/-/r } grep { $options{$_} } @FLAGS),
-        (map { ("--$_" => $options{$_}) } grep { $options{$_} } @VALUES),
+        (map { $option->($_) } grep { $options{$_} } @FLAGS),
+        (map { ($option->($_) => $options{$_}) } grep { $options{$_} } @VALUES),
     );
+    for my $name (@LISTS) {
+        push @arguments, map { ($option->($name) => $_) } ($options{$name} // [])->@*;
+    }
     push @arguments, '--misbehave' => join ',', $options{misbehave}->@* if $options{misbehave};
     $self->{node} = TestNode::Node->start(
         dir => $self->{dir},

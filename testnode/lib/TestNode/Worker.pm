@@ -116,8 +116,8 @@ sub serve ($self) {
     print { $self->{output} } '{"ready":1}' . "\n";
     my $accepted = eval { $self->wait_for($listener, CLIENT_LIMIT) && $listener->accept };
     my $error = $@;
-    # The worker serves one client, so the socket is removed now.
-    close($listener);
+    # The worker serves one client, so the path is removed now. As in Proxmox VE, the handle stays.
+    $self->{commands}{state}{socket} = $listener;
     unlink $path;
     $self->{client} = $accepted || die($error || "no client within " . CLIENT_LIMIT . " s\n");
 

@@ -341,6 +341,10 @@ the content of the configuration, or C<undef>. C<$input>:
     listener => 'none',
     # the worker's UNIX sockets
     sockets => ['/run/qemu-server/100.migrate'],
+    # the path of the worker's own socket, or undef
+    socket => '/run/qemu-server/100.mtunnel',
+    # or 'running', 'ended'
+    meter => 'none',
 
 Returns a hash whose C<do> is one of
 
@@ -349,6 +353,8 @@ Returns a hash whose C<do> is one of
     reply    answer with 'reply'
     listen   start a listener with 'options', answer with its line
     ask      send 'request' to the listener, answer with its line
+    meter    start a meter with 'options' unless it is running,
+             answer with 'options'
     close    send { op => 'close' }, answer with its line
 
 Dies with C<STATUS_PROTOCOL> if the request is malformed, and with C<STATUS_REFUSED> if it is not

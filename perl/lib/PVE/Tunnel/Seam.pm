@@ -197,7 +197,7 @@ L<PVE::Tunnel::Native/seam_decide>; F<docs/protocol.md> is the specification.
 Changes nothing. The answer, the target's offer, has C<protocol> and C<oldest>, the newest and the
 oldest protocol that this node supports (C<protocol> in the request is the newest that the source
 supports); C<caps>, of C<direct-tls> and C<direct-tcp>; C<withheld>, the reason for each of them
-that this node does not offer; C<version>.
+that this node does not offer; C<meter>, true; C<version>.
 
 Both are withheld if the configuration cannot be read or is malformed. C<direct-tcp> is withheld if
 the configuration requires encryption, or if the user lacks the privilege below and no configured
@@ -229,6 +229,12 @@ The answer has C<plane>, C<connections>, C<half_open>, C<forwards> (C<number>, C
 C<connections>, C<open>, C<failed>, C<received>, C<sent>: bytes from and to the source) and
 C<refused> (C<tls>, C<silent>, C<malformed>, C<key>, C<number>, C<crowded>, C<socket>,
 C<heartbeat>).
+
+=item meter
+
+Starts a meter, a process that discards and sends bytes, for C<pve-tunnel check>. Its socket is
+added to C<< $state->{sockets} >>. The answer has C<path>, C<seconds>, C<measurement_seconds> and
+C<measurement_bytes>. Further requests return the running meter. See L<PVE::Tunnel::Seam::Meter>.
 
 =item close
 

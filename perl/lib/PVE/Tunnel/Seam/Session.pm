@@ -19,6 +19,7 @@ sub handle ($self, $state, $direct) {
     my $action = $self->_decide($state, $direct);
     return $action->{reply} if $action->{do} eq 'reply';
     return $self->_listen($action->{options}) if $action->{do} eq 'listen';
+    return $self->_meter($state, $action->{options}) if $action->{do} eq 'meter';
     return (delete $self->{listener})->close if $action->{do} eq 'close';
     return $self->{listener}->ask($action->{request});
 }
@@ -52,6 +53,8 @@ sub _decide ($self, $state, $direct) {
         user => $self->_user,
         listener => $self->_listener_state,
         sockets => [grep { defined $sockets->{$_} } sort keys %$sockets],
+        socket => _socket_path($state),
+        meter => !$self->{meter} ? 'none' : $self->{meter}->is_over ? 'ended' : 'running',
     );
     my $decide = sub () {
         return
@@ -68,6 +71,20 @@ sub _listen ($self, $options) {
     my ($listener, $opened) = PVE::Tunnel::Seam::Listener->start($options);
     $self->{listener} = $listener;
     return $opened;
+}
+
+# Its socket is one of the worker's, for tickets and for forwards.
+sub _meter ($self, $state, $options) {
+    require PVE::Tunnel::Seam::Meter;
+    $self->{meter} //= PVE::Tunnel::Seam::Meter->start($options, $state->{socket_uid});
+    $state->{sockets}{ $options->{path} } = 1;
+    return $options;
+}
+
+# The path of the worker's own socket; undef if it has none.
+sub _socket_path ($state) {
+    my $path = eval { $state->{socket}->hostpath };
+    return $path;
 }
 
 sub _listener_state ($self) {
@@ -116,7 +133,7 @@ PVE::Tunnel::Seam::Session - the seam of one worker
 
 A part of L<PVE::Tunnel::Seam>, which describes the operations. L<PVE::Tunnel::Native/seam_decide>
 decides about each request. A session looks up the facts for the decision and carries it out. It has
-at most one listener.
+at most one listener and one meter.
 
 =head1 METHODS
 

@@ -1,10 +1,10 @@
 //! The generated blocks of documents. A block lies between two marks, `<!-- figures -->` and
 //! `<!-- /figures -->` for example.
 
-use super::group::{Detail, Group, groups};
-use super::results::Results;
-use crate::measure::Cost;
-use crate::measure::text::short;
+use crate::group::{Detail, Group, groups};
+use crate::results::Results;
+use crate::row::Cost;
+use crate::text::short;
 
 /// Replaces the text of the block `mark`. Returns `None` if the document has no such block.
 pub fn with_block(document: &str, mark: &str, block: &str) -> Option<String> {
@@ -91,7 +91,7 @@ fn ratio_and_goal(group: Option<&Group>) -> [String; 2] {
     let Some(row) = group.map(Group::worst) else {
         return [String::new(), String::new()];
     };
-    let ratio = row.ratio.to_string();
+    let ratio = row.ratio_text();
     let goal = row.goal_text();
     match row.meets_goal() {
         Some(false) => [ratio, format!("**{goal} missed**")],

@@ -1,6 +1,6 @@
 //! The result of one comparison.
 
-use super::text::{clipped, short};
+use crate::text::{clipped, precise, short};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -10,6 +10,9 @@ pub type Costs = BTreeMap<String, f64>;
 
 /// The peer's name in a row whose values must not exceed a limit.
 const LIMIT: &str = "limit";
+
+/// The most digits that a ratio can have in addition. The recorded values have four digits.
+const MORE_DIGITS: usize = 3;
 
 /// One comparison of pve-tunnel with a peer. `bench/results.json` consists of these.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -65,6 +68,18 @@ impl Row {
         }
     }
 
+    /// `1.62 (1.50–1.71)`. If the rounded median were on the other side of the goal, the text has
+    /// more digits: `0.9986 (0.9970–1.0030)`.
+    pub fn ratio_text(&self) -> String {
+        let agrees = |more: &usize| {
+            let shown = precise(self.ratio.median, *more).parse();
+            let shown = shown.unwrap_or(self.ratio.median);
+            self.goal.map(|goal| goal.is_met(shown)) == self.meets_goal()
+        };
+        let more = (0..MORE_DIGITS).find(agrees).unwrap_or(MORE_DIGITS);
+        self.ratio.text(more)
+    }
+
     /// `≥ 1.25`; an empty text if there is no goal.
     pub fn goal_text(&self) -> String {
         self.goal.map(|goal| goal.to_string()).unwrap_or_default()
@@ -85,31 +100,10 @@ impl Display for Row {
             "{name:32} {:>7} {:9} {peer:20} {:18} {}",
             short(self.ours.median),
             self.unit,
-            self.ratio.to_string(),
+            self.ratio_text(),
             self.goal_text(),
         );
         formatter.write_str(line.trim_end())
-    }
-}
-
-/// The rows of a case. Each is printed when it is added.
-#[derive(Default)]
-pub struct Rows(Vec<Row>);
-
-impl Rows {
-    pub fn push(&mut self, row: Row) {
-        println!("  {row}");
-        self.0.push(row);
-    }
-
-    pub fn extend(&mut self, rows: impl IntoIterator<Item = Row>) {
-        for row in rows {
-            self.push(row);
-        }
-    }
-
-    pub fn into_vec(self) -> Vec<Row> {
-        self.0
     }
 }
 
@@ -171,13 +165,12 @@ impl Spread {
             max: sorted[sorted.len() - 1],
         }
     }
-}
 
-/// `1.62 (1.50–1.71)`.
-impl Display for Spread {
-    fn fmt(&self, formatter: &mut Formatter) -> fmt::Result {
-        let [median, min, max] = [self.median, self.min, self.max].map(short);
-        write!(formatter, "{median} ({min}–{max})")
+    /// `1.62 (1.50–1.71)`, with `more` digits.
+    fn text(&self, more: usize) -> String {
+        let values = [self.median, self.min, self.max];
+        let [median, min, max] = values.map(|value| precise(value, more));
+        format!("{median} ({min}–{max})")
     }
 }
 
@@ -186,4 +179,46 @@ impl Display for Spread {
 pub struct Cost {
     pub ours: Costs,
     pub theirs: Costs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row with this ratio, as text.
+    fn ratio_text(median: f64, goal: Option<Goal>) -> String {
+        let title = Title {
+            case: "mask",
+            name: "128 KiB",
+            unit: "MB/s",
+        };
+        Row::new(title, "peer", &[median], &[1.0], goal).ratio_text()
+    }
+
+    #[test]
+    fn a_ratio_that_rounds_to_a_missed_goal_has_more_digits() {
+        for (ratio, goal, text) in [
+            (0.9986, Goal::AtLeast(1.0), "0.999 (0.999–0.999)"),
+            (0.9996, Goal::AtLeast(1.0), "0.9996 (0.9996–0.9996)"),
+            (0.947, Goal::AtLeast(0.95), "0.947 (0.947–0.947)"),
+            (1.003, Goal::AtMost(1.0), "1.003 (1.003–1.003)"),
+            (24.98, Goal::AtLeast(25.0), "24.98 (24.98–24.98)"),
+        ] {
+            assert_eq!(ratio_text(ratio, Some(goal)), text);
+        }
+    }
+
+    #[test]
+    fn other_ratios_have_three_digits() {
+        for (ratio, goal, text) in [
+            (0.9986, None, "1.00 (1.00–1.00)"),
+            (0.9986, Some(Goal::AtMost(1.0)), "1.00 (1.00–1.00)"),
+            (1.0, Some(Goal::AtLeast(1.0)), "1.00 (1.00–1.00)"),
+            (0.401, Some(Goal::AtLeast(0.8)), "0.40 (0.40–0.40)"),
+            (40.6, Some(Goal::AtLeast(25.0)), "40.6 (40.6–40.6)"),
+            (0.0, Some(Goal::AtMost(1.0)), "0 (0–0)"),
+        ] {
+            assert_eq!(ratio_text(ratio, goal), text);
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub const INK: &str = "#222222";
 pub fn heading(svg: &mut Svg, y: f64, name: &str) -> f64 {
     let y = y + GAP + LINE;
     svg.text([MARGIN, y], "case", name);
-    if let Some(case) = case::ALL.iter().find(|case| case.name == name) {
+    if let Some(case) = case::named(name) {
         let after = MARGIN + width(name) * 1.15 + 10.0;
         svg.text([after, y], "small", case.about);
     }

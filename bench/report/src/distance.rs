@@ -1,8 +1,8 @@
 //! The table of the case `wan`: one line for each path, one column for each plane and peer.
 
-use super::results::Results;
-use crate::measure::Row;
-use crate::measure::text::short;
+use crate::results::Results;
+use crate::row::Row;
+use crate::text::short;
 
 const CASE: &str = "wan";
 

@@ -5,7 +5,7 @@ mod layout;
 mod ratio;
 mod svg;
 
-use super::results::Results;
+use crate::results::Results;
 use layout::{LINE, MARGIN, WIDTH};
 use svg::Svg;
 

@@ -2,13 +2,13 @@
 
 use super::layout::{LEFT, LINE, MARGIN, MIDDLE, RIGHT, WIDTH, heading};
 use super::svg::{Svg, clipped, width};
-use crate::measure::text::short;
-use crate::measure::{Costs, Row};
-use crate::report::group::{Detail, groups};
-use crate::report::results::Results;
+use crate::group::{Detail, groups};
+use crate::results::Results;
+use crate::row::{Costs, Row};
+use crate::text::short;
+use std::collections::BTreeSet;
 
-/// The colours of the processes, in the order of their first appearance. If there are more
-/// processes, the colours repeat.
+/// The colours of the processes. Processes of different works can have the same colour.
 const COLOURS: [&str; 8] = [
     "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#8c8c8c", "#f0e442", "#0072b2", "#d55e00",
 ];
@@ -23,6 +23,15 @@ struct Work<'a> {
     paths: Vec<(&'a str, &'a Costs)>,
 }
 
+impl<'a> Work<'a> {
+    fn processes(&self) -> BTreeSet<&'a str> {
+        let paths = self.paths.iter();
+        paths
+            .flat_map(|(_, path)| path.keys().map(String::as_str))
+            .collect()
+    }
+}
+
 /// Draws from `y` downwards. Returns the `y` at which the drawing ends.
 pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
     let works = works(&results.rows);
@@ -31,7 +40,7 @@ pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
     if most == 0.0 {
         return y;
     }
-    let colours = Colours::of(paths().flat_map(|(_, path)| path.keys()));
+    let colours = Colours::of(&works);
     svg.text([MARGIN, y], "panel", "CPU seconds per GiB");
     y = colours.legend(svg, y + LINE);
     let mut case = "";
@@ -96,36 +105,79 @@ fn total(costs: &Costs) -> f64 {
     costs.values().sum()
 }
 
-/// The processes, in the order of their colours.
-struct Colours<'a>(Vec<&'a str>);
+/// The processes of each colour.
+#[derive(Default)]
+struct Colours<'a>([Vec<&'a str>; COLOURS.len()]);
 
 impl<'a> Colours<'a> {
-    fn of(processes: impl Iterator<Item = &'a String>) -> Self {
-        let mut names: Vec<&str> = Vec::new();
-        for name in processes {
-            if !names.contains(&name.as_str()) {
-                names.push(name);
+    /// Different colours for all processes of a work, as long as there are enough colours.
+    fn of(works: &[Work<'a>]) -> Self {
+        let works: Vec<BTreeSet<&str>> = works.iter().map(Work::processes).collect();
+        let mut colours = Self::default();
+        for process in works.iter().flatten() {
+            if colours.index(process).is_some() {
+                continue;
             }
+            let beside = |other: &&&str| {
+                let mut works = works.iter().filter(|work| work.contains(process));
+                works.any(|work| work.contains(**other))
+            };
+            let conflicts = |names: &[&str]| names.iter().filter(|name| beside(name)).count();
+            let preference = |names: &&mut Vec<&str>| (conflicts(names), names.len());
+            let best = colours.0.iter_mut().min_by_key(preference);
+            best.unwrap().push(process);
         }
-        Self(names)
+        colours
+    }
+
+    fn index(&self, process: &str) -> Option<usize> {
+        self.0.iter().position(|names| names.contains(&process))
     }
 
     fn of_process(&self, name: &str) -> &'static str {
-        let index = self.0.iter().position(|one| *one == name);
-        COLOURS[index.unwrap_or(0) % COLOURS.len()]
+        COLOURS[self.index(name).unwrap_or(0)]
     }
 
     fn legend(&self, svg: &mut Svg, mut y: f64) -> f64 {
         let mut x = MARGIN;
-        for name in &self.0 {
-            let end = x + 20.0 + width(name);
+        for (names, colour) in self.0.iter().zip(COLOURS) {
+            let names = names.join(" / ");
+            let end = x + 20.0 + width(&names);
             if end > WIDTH - MARGIN {
                 (x, y) = (MARGIN, y + LINE);
             }
-            svg.bar([x, y - MIDDLE], 14.0, self.of_process(name));
-            svg.text([x + 20.0, y], "", name);
-            x += 20.0 + width(name) + 16.0;
+            if !names.is_empty() {
+                svg.bar([x, y - MIDDLE], 14.0, colour);
+                svg.text([x + 20.0, y], "", &names);
+            }
+            x += 20.0 + width(&names) + 16.0;
         }
         y
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_processes_of_a_recorded_work_have_different_colours() {
+        let results = Results::read().unwrap();
+        let works = works(&results.rows);
+        let colours = Colours::of(&works);
+        assert!(works.len() > 10, "only {} works found", works.len());
+        for work in &works {
+            let processes = work.processes();
+            let different: BTreeSet<&str> = processes
+                .iter()
+                .map(|name| colours.of_process(name))
+                .collect();
+            let Work { case, name, .. } = work;
+            assert_eq!(
+                different.len(),
+                processes.len(),
+                "{case}: {name}: {processes:?}"
+            );
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The table in a terminal.
 
-use super::group::{Detail, Group, groups};
-use crate::measure::Row;
-use crate::measure::text::{clipped, length, short};
+use crate::group::{Detail, Group, groups};
+use crate::row::Row;
+use crate::text::{clipped, length, short};
 use std::iter::zip;
 
 /// The width of the table, in characters.
@@ -47,7 +47,7 @@ fn cells(group: &Group) -> [String; 8] {
         row.unit.clone(),
         row.peer.clone(),
         short(row.theirs.median),
-        row.ratio.to_string(),
+        row.ratio_text(),
         row.goal_text(),
         match row.meets_goal() {
             None => "",

@@ -1,6 +1,6 @@
 //! The elements of SVG that the picture uses.
 
-use crate::measure::text;
+use crate::text;
 use std::fmt::Write;
 
 const STYLE: &str = "text{font-family:sans-serif;font-size:12px;fill:#222222}\

@@ -4,9 +4,9 @@ use super::layout::{
     BLUE, GREY, INK, LEFT, LINE, MARGIN, MIDDLE, PALE, RIGHT, VERMILLION, heading,
 };
 use super::svg::{Svg, clipped};
-use crate::measure::Goal;
-use crate::report::group::{Detail, Group, groups};
-use crate::report::results::Results;
+use crate::group::{Detail, Group, groups};
+use crate::results::Results;
+use crate::row::Goal;
 
 /// Columns: unit and peer to the left of the bars, ratio and goal to the right.
 const UNIT: f64 = MARGIN + 200.0;
@@ -21,8 +21,7 @@ pub fn draw(svg: &mut Svg, mut y: f64, results: &Results) -> f64 {
         "panel",
         "Speed, time and cost: ratio of pve-tunnel to peer",
     );
-    y += LINE;
-    legend(svg, y);
+    y = legend(svg, y + LINE);
     let groups = groups(&results.rows, Detail::Kinds);
     let axis = Axis::of(&groups);
     y += 1.5 * LINE;
@@ -49,7 +48,7 @@ fn draw_texts(svg: &mut Svg, y: f64, group: &Group) {
     svg.text([UNIT, y], "small", &row.unit);
     let peer = clipped(&row.peer_text(), LEFT - PEER - 4.0);
     svg.text([PEER, y], "", &peer);
-    svg.text([FIGURE, y], "", &row.ratio.to_string());
+    svg.text([FIGURE, y], "", &row.ratio_text());
     let goal = row.goal_text();
     match row.meets_goal() {
         Some(false) => svg.text([GOAL, y], "missed", &format!("{goal} missed")),
@@ -157,7 +156,8 @@ fn mark(svg: &mut Svg, x: f64, y: f64, goal: Goal) {
     svg.triangle([[x, top], [x + 6.0 * side, top + 3.0], [x, top + 6.0]], INK);
 }
 
-fn legend(svg: &mut Svg, y: f64) {
+/// Draws from `y` downwards. Returns the `y` of the last line.
+fn legend(svg: &mut Svg, y: f64) -> f64 {
     let middle = y - MIDDLE;
     let mut x = MARGIN;
     for (is_met, meaning) in [
@@ -173,9 +173,9 @@ fn legend(svg: &mut Svg, y: f64) {
     svg.text([x + 32.0, y], "", "minimum and maximum");
     x += 184.0;
     mark(svg, x, middle, Goal::AtLeast(1.0));
-    svg.text(
-        [x + 12.0, y],
-        "",
-        "goal, with a flag on its better side; a line for several measurements shows the worst",
-    );
+    svg.text([x + 12.0, y], "", "goal, with a flag on its better side");
+    let y = y + LINE;
+    let summary = "A line for several measurements shows the worst of them.";
+    svg.text([MARGIN, y], "small", summary);
+    y
 }

@@ -4,7 +4,7 @@
 //! series. One line can stand for the whole series: `1 KiB–1 MiB, off by 1–7`. It shows the values
 //! of the worst row.
 
-use crate::measure::{Goal, Row};
+use crate::row::{Goal, Row};
 use std::cmp::Ordering;
 
 /// Which rows share a line, from the finest to the coarsest.

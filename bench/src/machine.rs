@@ -103,7 +103,7 @@ fn output(command: &[&str]) -> Option<String> {
 
 /// The version of a crate in Cargo.lock.
 fn locked_version(name: &str) -> Option<String> {
-    let lock = include_str!("../../../Cargo.lock");
+    let lock = include_str!("../../Cargo.lock");
     let (_, after) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
     let (version, _) = after.split_once('"')?;
     Some(version.to_owned())

@@ -1,9 +1,8 @@
 //! `bench/results.json`.
 
-use super::machine;
-use crate::case;
-use crate::measure::{Row, Spread};
+use crate::case::position;
 use crate::project::path;
+use crate::row::{Row, Spread};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,21 +33,6 @@ impl Results {
     pub fn write(&self) {
         let text = serde_json::to_string_pretty(self).unwrap();
         fs::write(path(FILE), text + "\n").unwrap();
-    }
-
-    /// The recorded results, if they are from this machine; otherwise none. Results of different
-    /// machines are not mixed.
-    pub fn of_this_machine() -> Self {
-        let mut results = Self::read().unwrap_or_default();
-        let machine = machine::machine();
-        if results.machine != machine && !results.rows.is_empty() {
-            println!("{FILE} contains results of another machine, which are dropped");
-            results = Self::default();
-        }
-        results.machine = machine;
-        results.versions.extend(machine::versions());
-        results.date = machine::today();
-        results
     }
 
     /// Replaces the rows of a case. Rows of cases that no longer exist are dropped.
@@ -84,11 +68,6 @@ impl Results {
             .collect();
         versions.join(", ")
     }
-}
-
-/// The position of a case among all cases; none if there is no such case.
-fn position(name: &str) -> Option<usize> {
-    case::ALL.iter().position(|case| case.name == name)
 }
 
 /// Rounds all values of a row, so that the file shows no more digits than the measurement has.

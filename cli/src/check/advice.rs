@@ -1,0 +1,79 @@
+//! What to do about a direct plane that does not work, by the connector's reason.
+
+/// The advice for the reason for which a listener cannot be used.
+pub(super) fn for_listener(reason: &str) -> &'static str {
+    let has = |text: &str| reason.contains(text);
+    if has("large packets") {
+        // The reason names the command that finds the limit.
+        "set the MTU of both nodes to that of the network path, or raise the path's"
+    } else if has("refused") && has("onnection") {
+        "no program listens at this address and port: check that it is an address of the target, and that no NAT or proxy answers in its place"
+    } else if has("certificate") || has("not a pve-tunnel listener") {
+        "another program answers at this address and port: check NAT and port forwarding, and that the address belongs to the target"
+    } else if has("timed out") || has("within") || has("no answer") {
+        "open the TCP ports 60000 to 60049 of the target for this node in every firewall between them: see FIREWALL in pve-tunnel-planes(7)"
+    } else if has("unreachable") || has("No route") {
+        "check the routes between the nodes, and the migration network: see MIGRATION NETWORK in pve-tunnel-planes(7)"
+    } else {
+        "see MIGRATION NETWORK and FIREWALL in pve-tunnel-planes(7)"
+    }
+}
+
+/// The advice for a target that refuses to open a tunnel.
+pub(super) fn for_refused_tunnel(reason: &str) -> &'static str {
+    let has = |text: &str| reason.contains(text);
+    if has("Permission") || has("permission") || has("403") {
+        "give the token the privilege: see 'pve-tunnel-first-migration(7)'"
+    } else if has("storage") {
+        "name a storage that the target has, that is enabled, and that stores disk images"
+    } else if has("bridge") {
+        "name a bridge of the target"
+    } else if has("quorum") || has("quorate") {
+        "restore the quorum of the target's cluster"
+    } else if has("already exists") || has("config") {
+        "choose another VMID with --target-vmid"
+    } else {
+        "see the task log of the target"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_kind_of_failure_has_its_advice() {
+        #[rustfmt::skip] // One row a line.
+        let table = [
+            ("the target's listener at 10.0.0.7, port 60000, is unreachable: Connection refused (os error 111)", "no program listens"),
+            ("the target's listener at 10.0.0.7, port 60000, is unreachable: timed out after 5s", "open the TCP ports"),
+            ("… is unreachable: no TLS handshake within 5s", "open the TCP ports"),
+            ("… is unreachable: the target presented another certificate", "another program"),
+            ("… is unreachable: the program that listens there is not a pve-tunnel listener", "another program"),
+            ("… is unreachable: Network is unreachable (os error 101)", "check the routes"),
+            ("… No route to host (os error 113)", "check the routes"),
+            ("large packets to the target are lost, … within 5s; check with ping -M do", "set the MTU"),
+            ("something else", "see MIGRATION NETWORK"),
+        ];
+        for (reason, advice) in table {
+            assert!(for_listener(reason).contains(advice), "{reason}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_refusal_has_its_advice() {
+        #[rustfmt::skip] // One row a line.
+        let table = [
+            ("403 Permission check failed (/, Sys.Incoming)", "give the token"),
+            ("500 storage 'x' does not exist", "name a storage"),
+            ("500 no such bridge 'x'", "name a bridge"),
+            ("500 cluster not ready - no quorum?", "restore the quorum"),
+            ("400 Parameter verification failed.: vmid: unable to create empty VM config", "another VMID"),
+            ("599 x", "task log"),
+        ];
+        for (reason, advice) in table {
+            assert!(for_refused_tunnel(reason).contains(advice), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A connector as a child process: `pve-tunnel connect`, which a migration uses, too.
+
+use super::interrupt::Interrupt;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// Longest line of a connector, in bytes.
+const MAX_LINE: u64 = 1 << 20;
+
+/// How many of the last lines of its log are kept.
+const LOG_LINES: usize = 50;
+
+/// How often a wait looks for an interruption.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// For the connector to end after the end of its input.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why there is no answer, or not the expected one.
+#[derive(Debug, Error)]
+pub(super) enum ConnectorError {
+    #[error("cannot start the connector: {0}")]
+    Start(io::Error),
+    #[error("the connector has ended{0}")]
+    Ended(String),
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("{0}")]
+    Refused(String),
+    #[error("the answer is not a JSON object")]
+    Malformed,
+}
+
+/// A running connector.
+pub(super) struct Connector {
+    child: Child,
+    /// None after its end was requested.
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    log: Arc<Mutex<VecDeque<String>>>,
+    interrupt: Interrupt,
+}
+
+impl Connector {
+    pub(super) fn start(interrupt: Interrupt) -> Result<Self, ConnectorError> {
+        let program = std::env::current_exe().map_err(ConnectorError::Start)?;
+        let mut child = Command::new(program)
+            .arg("connect")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(ConnectorError::Start)?;
+        let (sender, lines) = channel();
+        if let Some(output) = child.stdout.take() {
+            thread::spawn(move || {
+                for_each_line(output, |line| drop(sender.send(line)));
+            });
+        }
+        let log = Arc::new(Mutex::new(VecDeque::new()));
+        if let Some(errors) = child.stderr.take() {
+            let log = log.clone();
+            thread::spawn(move || {
+                for_each_line(errors, |line| {
+                    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                    if log.len() == LOG_LINES {
+                        log.pop_front();
+                    }
+                    log.push_back(line);
+                });
+            });
+        }
+        Ok(Self {
+            input: child.stdin.take(),
+            child,
+            lines,
+            log,
+            interrupt,
+        })
+    }
+
+    /// The process ID.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a control command that has no answer.
+    pub(super) fn send_control(
+        &mut self,
+        command: &str,
+        data: &Value,
+    ) -> Result<(), ConnectorError> {
+        self.send(&json!({ "control": true, "cmd": command, "data": data }))
+    }
+
+    /// Sends a control command, and returns its answer.
+    pub(super) fn control(
+        &mut self,
+        command: &str,
+        data: &Value,
+        limit: Duration,
+    ) -> Result<Value, ConnectorError> {
+        self.send_control(command, data)?;
+        succeeded(self.answer(limit, true)?)
+    }
+
+    /// Sends a command to the worker, and returns its answer.
+    pub(super) fn worker(
+        &mut self,
+        command: &Value,
+        limit: Duration,
+    ) -> Result<Value, ConnectorError> {
+        self.send(command)?;
+        succeeded(self.answer(limit, true)?)
+    }
+
+    /// As [`Self::worker`], and the answer need not have `success`.
+    pub(super) fn version(&mut self, limit: Duration) -> Result<Value, ConnectorError> {
+        self.send(&json!({ "cmd": "version" }))?;
+        let answer = self.answer(limit, true)?;
+        match answer.get("success") {
+            None => Ok(answer),
+            Some(_) => succeeded(answer),
+        }
+    }
+
+    /// Closes the tunnel: the worker removes the empty guest. An interruption does not interrupt this.
+    pub(super) fn quit(&mut self, limit: Duration) -> Result<(), ConnectorError> {
+        let cleanup = json!({ "cleanup": true });
+        self.send_control("finish", &cleanup)?;
+        self.send(&json!({ "cmd": "quit", "cleanup": true }))?;
+        // The first answer belongs to `finish`. Earlier commands may have been interrupted before their
+        // answers arrived.
+        let started = Instant::now();
+        loop {
+            let left = limit.saturating_sub(started.elapsed());
+            let answer = self.answer(left, false)?;
+            if answer.get("record").is_some() || answer.get("error").is_some() {
+                break;
+            }
+        }
+        let left = limit.saturating_sub(started.elapsed());
+        succeeded(self.answer(left, false)?).map(drop)
+    }
+
+    /// Ends the process, and returns the last lines of its log.
+    pub(super) fn end(mut self) -> Vec<String> {
+        self.input = None;
+        let started = Instant::now();
+        while started.elapsed() < END_TIMEOUT {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(SLICE / 10),
+                _ => break,
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.log()
+    }
+
+    /// The last lines of the connector's log.
+    pub(super) fn log(&self) -> Vec<String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().cloned().collect()
+    }
+
+    fn send(&mut self, line: &Value) -> Result<(), ConnectorError> {
+        let sent = match &mut self.input {
+            Some(input) => writeln!(input, "{line}").and_then(|()| input.flush()),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        sent.map_err(|_| self.ended())
+    }
+
+    fn answer(&mut self, limit: Duration, interruptible: bool) -> Result<Value, ConnectorError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if interruptible && self.interrupt.has_arrived() {
+                return Err(ConnectorError::Interrupted);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left.min(SLICE)) {
+                Ok(line) => {
+                    let answer: Option<Value> = serde_json::from_str(&line).ok();
+                    return answer
+                        .filter(Value::is_object)
+                        .ok_or(ConnectorError::Malformed);
+                }
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
+                    return Err(ConnectorError::Timeout(limit));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
+            }
+        }
+    }
+
+    fn ended(&self) -> ConnectorError {
+        let last = self.log().pop();
+        ConnectorError::Ended(last.map_or(String::new(), |line| format!(": {line}")))
+    }
+}
+
+/// The answer, or its reason if it is a refusal.
+fn succeeded(answer: Value) -> Result<Value, ConnectorError> {
+    let success = answer.get("success");
+    let refused = match success {
+        Some(Value::Bool(success)) => !success,
+        Some(Value::Number(number)) => number.as_u64() == Some(0),
+        Some(Value::String(text)) => text.is_empty() || text == "0",
+        _ => true,
+    };
+    if !refused {
+        return Ok(answer);
+    }
+    let reason = answer.get("msg").and_then(Value::as_str);
+    Err(ConnectorError::Refused(
+        reason
+            .unwrap_or("refused without a reason")
+            .trim()
+            .to_owned(),
+    ))
+}
+
+/// A line above the limit ends the reading: the connector sends none.
+fn for_each_line(source: impl Read, mut each: impl FnMut(String)) {
+    let mut source = BufReader::new(source);
+    loop {
+        let mut line = Vec::new();
+        match source.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+            Ok(1..) if line.last() == Some(&b'\n') => {
+                each(String::from_utf8_lossy(&line).trim_end().to_owned());
+            }
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The guest that shall move: how long its RAM and its disks take.
+
+use super::measurement::Direction;
+use super::report::{Finding, Report, Step};
+use std::path::Path;
+use std::time::Duration;
+
+/// Memory of a guest whose configuration does not name it, in MiB: the defaults of Proxmox VE.
+const DEFAULT_MEMORY: u64 = 512;
+
+/// Largest configuration that is read, in bytes.
+const MAX_CONFIGURATION: u64 = 1 << 20;
+
+const MIB: u64 = 1 << 20;
+
+/// A guest of this node.
+#[derive(Debug, PartialEq)]
+pub(super) struct Guest {
+    kind: Kind,
+    /// In bytes.
+    memory: u64,
+    disks: Vec<Disk>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Qemu,
+    Lxc,
+}
+
+#[derive(Debug, PartialEq)]
+struct Disk {
+    /// Its key in the configuration, as `scsi0`.
+    name: String,
+    /// In bytes; none if the configuration does not name it.
+    size: Option<u64>,
+}
+
+impl Guest {
+    /// Reads the configuration from `directory`, `/etc/pve/local` on a node.
+    pub(super) fn read(directory: &Path, vmid: u32) -> Result<Self, String> {
+        for (kind, folder) in [(Kind::Qemu, "qemu-server"), (Kind::Lxc, "lxc")] {
+            let path = directory.join(folder).join(format!("{vmid}.conf"));
+            match std::fs::metadata(&path) {
+                Err(_) => continue,
+                Ok(found) if found.len() > MAX_CONFIGURATION => {
+                    return Err(format!("{} is too large", path.display()));
+                }
+                Ok(_) => {}
+            }
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            return Ok(Self::parse(kind, &text));
+        }
+        Err(format!("this node has no guest {vmid}"))
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Qemu => "qemu",
+            Kind::Lxc => "lxc",
+        }
+    }
+
+    /// Only the first part of the file: the others are snapshots, and changes that are not applied yet.
+    fn parse(kind: Kind, text: &str) -> Self {
+        let mut guest = Self {
+            kind,
+            memory: DEFAULT_MEMORY * MIB,
+            disks: Vec::new(),
+        };
+        for line in text.lines() {
+            if line.starts_with('[') {
+                break;
+            }
+            let Some((key, value)) = line.split_once(':') else {
+                continue;
+            };
+            let value = value.trim();
+            if key == "memory" {
+                let current = value.strip_prefix("current=").unwrap_or(value);
+                let number = current
+                    .split(',')
+                    .next()
+                    .and_then(|text| text.parse::<u64>().ok());
+                guest.memory = number.unwrap_or(DEFAULT_MEMORY).saturating_mul(MIB);
+            } else if is_disk(kind, key) && !is_removable(value) {
+                guest.disks.push(Disk {
+                    name: key.to_owned(),
+                    size: property(value, "size").and_then(bytes),
+                });
+            }
+        }
+        guest
+    }
+
+    /// Reports how long RAM and disks take at the measured rate of the chosen plane.
+    pub(super) fn estimate(&self, report: &mut Report) {
+        let measured = report.measurements.iter().find(|each| {
+            Some(&each.plane) == report.plane.as_ref() && each.direction == Direction::Sent
+        });
+        let Some(rate) = measured.map(|measurement| measurement.rate() * 1e6) else {
+            return report
+                .announce("The time for the guest is not known, because nothing was measured.");
+        };
+        let mut total = 0;
+        if self.kind == Kind::Qemu {
+            total += self.memory;
+            report.add(Finding::ok(Step::Guest, line("RAM", self.memory, rate)));
+        }
+        for disk in &self.disks {
+            match disk.size {
+                Some(size) => {
+                    total += size;
+                    report.add(Finding::ok(Step::Guest, line(&disk.name, size, rate)));
+                }
+                None => report.add(Finding::ok(
+                    Step::Guest,
+                    format!("{}: its size is not in the configuration", disk.name),
+                )),
+            }
+        }
+        report.add(Finding::ok(Step::Guest, line("together", total, rate)));
+        report.announce(
+            "This assumes that the disks of both nodes are as fast as the network, that everything is sent once, and that zeros are not skipped. A running guest changes RAM and disks meanwhile, which are sent again.",
+        );
+    }
+}
+
+fn line(name: &str, size: u64, rate: f64) -> String {
+    let gib = size as f64 / (1_u64 << 30) as f64;
+    let time = Duration::from_secs_f64(size as f64 / rate.max(1.0));
+    format!("{name}: {gib:.1} GiB in about {}", shown(time))
+}
+
+/// A time as people say it, as in `2 h 05 min`.
+fn shown(time: Duration) -> String {
+    let seconds = time.as_secs_f64().ceil() as u64;
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => format!("{seconds} s"),
+        (0, minutes) => format!("{minutes} min {:02} s", seconds % 60),
+        (hours, minutes) => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+fn is_disk(kind: Kind, key: &str) -> bool {
+    let bus = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    let buses: &[&str] = match kind {
+        Kind::Qemu => &[
+            "ide", "sata", "scsi", "virtio", "efidisk", "tpmstate", "unused",
+        ],
+        Kind::Lxc => &["mp", "unused"],
+    };
+    (kind == Kind::Lxc && key == "rootfs") || (bus.len() < key.len() && buses.contains(&bus))
+}
+
+/// A CD or an empty drive, which does not move.
+fn is_removable(value: &str) -> bool {
+    property(value, "media") == Some("cdrom") || value.starts_with("none")
+}
+
+fn property<'a>(value: &'a str, name: &str) -> Option<&'a str> {
+    value
+        .split(',')
+        .filter_map(|part| part.split_once('='))
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// A size as Proxmox VE writes it: a number, and K, M, G or T.
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return None,
+    };
+    let number: f64 = digits.parse().ok()?;
+    let size = number * (1_u64 << shift) as f64;
+    (0.0..1e18).contains(&size).then_some(size as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ram_and_disks_come_from_the_first_part_of_the_configuration() {
+        let text = "agent: 1\nboot: order=scsi0\nide2: local:iso/x.iso,media=cdrom,size=4M\nmemory: 4096\nscsi0: local-zfs:vm-100-disk-0,iothread=1,size=32G\nscsihw: virtio-scsi-single\nvirtio1: local-zfs:vm-100-disk-1,size=1536M\nefidisk0: local-zfs:vm-100-disk-2,size=528K\nsata0: none,media=cdrom\nscsi1: x:y\n\n[snap]\nmemory: 1\nscsi5: a:b,size=1T\n";
+        let guest = Guest::parse(Kind::Qemu, text);
+        assert_eq!(guest.memory, 4096 << 20);
+        let disks: Vec<(&str, Option<u64>)> = guest
+            .disks
+            .iter()
+            .map(|disk| (disk.name.as_str(), disk.size))
+            .collect();
+        assert_eq!(
+            disks,
+            [
+                ("scsi0", Some(32 << 30)),
+                ("virtio1", Some(1536 << 20)),
+                ("efidisk0", Some(528 << 10)),
+                ("scsi1", None),
+            ]
+        );
+        let guest = Guest::parse(Kind::Qemu, "memory: current=2048\n");
+        assert_eq!(guest.memory, 2048 << 20);
+        assert_eq!(Guest::parse(Kind::Qemu, "").memory, 512 << 20);
+        let text = "rootfs: local:1/x.raw,size=8G\nmp0: a:b,mp=/srv,size=1T\nmp: x\n";
+        let container = Guest::parse(Kind::Lxc, text);
+        assert_eq!(container.disks.len(), 2);
+        assert_eq!(container.kind(), "lxc");
+    }
+
+    #[test]
+    fn sizes_and_times_are_read_and_shown() {
+        #[rustfmt::skip] // One row a line.
+        let sizes = [
+            ("512", Some(512)), ("4K", Some(4096)), ("1.5G", Some(3 << 29)), ("2T", Some(2 << 40)),
+            ("", None), ("x", None), ("1X", None), ("-1G", None),
+        ];
+        for (text, expected) in sizes {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+        let times = [
+            (0, "0 s"),
+            (59, "59 s"),
+            (61, "1 min 01 s"),
+            (7500, "2 h 05 min"),
+        ];
+        for (seconds, expected) in times {
+            assert_eq!(shown(Duration::from_secs(seconds)), expected);
+        }
+    }
+}

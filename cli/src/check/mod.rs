@@ -1,0 +1,215 @@
+//! `check`: whether, and how fast, a migration to a remote would run, before a guest moves.
+//!
+//! The steps are in the order in which a migration would fail: this node (`node`), the remote's
+//! address and API (`target`), the privileges of the token (`privileges`), and a tunnel (`tunnel`)
+//! over which the planes are measured (`measurement`). A `report` collects what they find.
+
+mod advice;
+mod api;
+mod connector;
+mod guest;
+mod interrupt;
+mod measurement;
+mod node;
+mod output;
+mod privileges;
+mod remote;
+mod report;
+mod speed;
+mod target;
+mod tunnel;
+
+use crate::arguments::Check;
+use api::Api;
+use guest::Guest;
+use interrupt::Interrupt;
+use privileges::Purpose;
+use pve_tunnel::configuration::{SourceSelection, is_id};
+use remote::Remote;
+use report::{Finding, Outcome, Report, Step, Style};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use target::Target;
+
+/// Runs the check and prints what it finds.
+pub(crate) fn run(arguments: &Check) -> ExitCode {
+    let file = node::read_configuration(&arguments.configuration);
+    let remote = match Remote::parse(&arguments.to) {
+        Ok(Some(remote)) => remote,
+        Ok(None) => match node::configured_remote(&file, &arguments.to) {
+            Ok(host) => Remote::without_token(host),
+            Err(reason) => return fail(format_args!("--to '{}': {reason}", arguments.to)),
+        },
+        Err(error) => return fail(error),
+    };
+    let guest = match arguments
+        .vmid
+        .map(|vmid| Guest::read(&arguments.guests, vmid))
+    {
+        None => None,
+        Some(Ok(guest)) => Some(guest),
+        Some(Err(reason)) => return fail(format_args!("--vmid: {reason}")),
+    };
+    let interrupt = match Interrupt::watch() {
+        Ok(interrupt) => interrupt,
+        Err(error) => return fail(format_args!("cannot block signals: {error}")),
+    };
+    let style = match (arguments.json, io::stdout().is_terminal()) {
+        (true, _) => Style::Json,
+        (false, true) => Style::Colored,
+        (false, false) => Style::Plain,
+    };
+    let secret = remote.token.as_ref().map(|token| token.secret().to_owned());
+    let mut report = Report::new(&remote.host, secret.as_deref(), style);
+    report.announce(&format!(
+        "pve-tunnel {} checks migrations from this node to {remote:?}.",
+        env!("CARGO_PKG_VERSION")
+    ));
+    let mut check = Run {
+        arguments,
+        remote: &remote,
+        guest,
+        interrupt: &interrupt,
+        report: &mut report,
+    };
+    check.all_steps(&file);
+    report.finish();
+    interrupt.end_process();
+    report.outcome.exit_code()
+}
+
+/// Wrong arguments, and what prevents every check: as a check that has failed.
+fn fail(error: impl Display) -> ExitCode {
+    // Ignored if standard error is closed: there is no other place to report it.
+    let _ = writeln!(io::stderr().lock(), "pve-tunnel: {error}");
+    Outcome::Failed.exit_code()
+}
+
+/// One run of the check.
+struct Run<'a> {
+    arguments: &'a Check,
+    remote: &'a Remote,
+    guest: Option<Guest>,
+    interrupt: &'a Interrupt,
+    report: &'a mut Report,
+}
+
+impl Run<'_> {
+    /// Every step, until one fails that the next ones depend on.
+    fn all_steps(&mut self, file: &node::File) {
+        node::check_activation(self.report);
+        let selection = self.selection(file);
+        let Some(api) = target::reach(self.remote, self.report) else {
+            return;
+        };
+        if self.remote.token.is_none() {
+            self.report.add(Finding::worse(
+                Step::Api,
+                "no API token was given, so nothing beyond TLS was checked",
+                "give the remote as 'qm remote-migrate' takes it: --to 'host=...,apitoken=...,fingerprint=...', or --to @FILE",
+            ));
+            return;
+        }
+        if self.is_interrupted() {
+            return;
+        }
+        let Some(target) = target::identify(&api, self.arguments, self.report) else {
+            return;
+        };
+        let Some(selection) = selection else {
+            return;
+        };
+        let Some(vmid) = self.vmid_at_target(&api) else {
+            return;
+        };
+        self.check_privileges(&api, &selection, vmid);
+        if self.arguments.read_only {
+            self.report
+                .announce("--read-only: no tunnel is opened, so planes and speed are not checked.");
+            return;
+        }
+        if self.report.has_failed() {
+            self.report
+                .announce("No tunnel is opened, because a migration would fail before.");
+            return;
+        }
+        if self.is_interrupted() {
+            return;
+        }
+        self.check_tunnel(&api, &target, &selection, vmid);
+    }
+
+    fn selection(&mut self, file: &node::File) -> Option<SourceSelection> {
+        let call = node::Call {
+            remote: &self.remote.host,
+            migration_type: self.arguments.migration_type,
+            network: self.arguments.network.as_deref(),
+        };
+        node::check_configuration(file, &call, self.report)
+    }
+
+    /// The VMID of the tunnel, which must be free at the target.
+    fn vmid_at_target(&mut self, api: &Api) -> Option<u32> {
+        let wanted = self.arguments.target_vmid.or(self.arguments.vmid);
+        target::free_vmid(
+            api,
+            wanted,
+            self.arguments.target_vmid.is_some(),
+            self.report,
+        )
+    }
+
+    fn check_privileges(&mut self, api: &Api, selection: &SourceSelection, vmid: u32) {
+        let network = selection.network.clone();
+        let purpose = Purpose {
+            // A migration will use the guest's own VMID, if no other one was requested.
+            vmid: self
+                .arguments
+                .target_vmid
+                .or(self.arguments.vmid)
+                .unwrap_or(vmid),
+            storages: self.arguments.target_storage.clone(),
+            bridges: self.arguments.target_bridge.clone(),
+            migration_type: selection.migration_type,
+            // The target decides by its own configuration, which only has IDs.
+            configured: network.as_deref().is_none_or(is_id) && selection.configured,
+            network,
+        };
+        target::check_privileges(api, self.remote, &purpose, self.report);
+    }
+
+    fn check_tunnel(&mut self, api: &Api, target: &Target, selection: &SourceSelection, vmid: u32) {
+        let request = tunnel::Request {
+            remote: self.remote,
+            node: &target.node,
+            kind: self.guest.as_ref().map_or("qemu", |guest| guest.kind()),
+            vmid,
+            storages: &self.arguments.target_storage,
+            bridges: &self.arguments.target_bridge,
+            selection,
+            seconds: self.arguments.seconds,
+        };
+        tunnel::check(api, &request, self.interrupt, self.report);
+        if let Some(guest) = &self.guest {
+            guest.estimate(self.report);
+        }
+    }
+
+    fn is_interrupted(&mut self) -> bool {
+        let Some(signal) = self.interrupt.signal() else {
+            return false;
+        };
+        self.report.add(interrupted(Step::Cleanup, signal.as_str()));
+        true
+    }
+}
+
+/// The finding of a check that a signal has ended.
+fn interrupted(step: Step, signal: &str) -> Finding {
+    Finding::failed(
+        step,
+        format!("the check was ended by {signal} before its end"),
+        "run it again",
+    )
+}

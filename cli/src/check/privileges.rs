@@ -1,0 +1,247 @@
+//! Which privileges a migration needs at the target, and which of them the token lacks.
+
+use pve_tunnel::plan;
+use pve_tunnel::plane::MigrationType;
+use serde_json::Value;
+
+/// What a migration will do at the target, as far as it needs privileges.
+#[derive(Debug, Clone)]
+pub(super) struct Purpose {
+    pub(super) vmid: u32,
+    pub(super) storages: Vec<String>,
+    pub(super) bridges: Vec<String>,
+    pub(super) migration_type: MigrationType,
+    /// A network that is sent to the target.
+    pub(super) network: Option<String>,
+    /// The network is one of the target's configuration.
+    pub(super) configured: bool,
+}
+
+/// A privilege on a path of the access control list, and what needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Needed {
+    pub(super) path: String,
+    pub(super) privilege: &'static str,
+    pub(super) purpose: &'static str,
+}
+
+/// Everything that the migration needs. The target checks each of them itself, some only when the
+/// migration is half done.
+pub(super) fn needed(purpose: &Purpose) -> Vec<Needed> {
+    let guest = format!("/vms/{}", purpose.vmid);
+    let mut needed = vec![
+        new("/", "Sys.Incoming", "to accept guests from other clusters"),
+        new(
+            "/",
+            "Sys.Audit",
+            "for 'qm remote-migrate' to find the name of the node",
+        ),
+    ];
+    let of_guest = [
+        ("VM.Allocate", "to create the guest"),
+        ("VM.Config.CPU", "to set its processors"),
+        ("VM.Config.Memory", "to set its memory"),
+        ("VM.Config.Disk", "to set its disks"),
+        ("VM.Config.HWType", "to set its devices"),
+        ("VM.Config.Network", "to set its network interfaces"),
+        ("VM.Config.Options", "to set its options"),
+    ];
+    needed.extend(
+        of_guest
+            .into_iter()
+            .map(|(privilege, what)| new(&guest, privilege, what)),
+    );
+    let storages = purpose.storages.iter();
+    needed.extend(storages.map(|storage| {
+        let path = format!("/storage/{storage}");
+        new(&path, "Datastore.AllocateSpace", "to create its disks")
+    }));
+    let bridges = purpose.bridges.iter();
+    needed.extend(bridges.map(|bridge| {
+        let path = format!("/sdn/zones/localnetwork/{bridge}");
+        new(&path, "SDN.Use", "to connect it to the bridge")
+    }));
+    let network = purpose.network.as_deref();
+    if !plan::privileges(purpose.migration_type, network, purpose.configured).is_empty() {
+        let what = match purpose.migration_type {
+            MigrationType::Insecure => "for clear text",
+            MigrationType::Secure => "for a network that is not configured there",
+        };
+        needed.push(new("/", "Sys.Modify", what));
+    }
+    needed
+}
+
+fn new(path: &str, privilege: &'static str, purpose: &'static str) -> Needed {
+    Needed {
+        path: path.to_owned(),
+        privilege,
+        purpose,
+    }
+}
+
+/// Those that are missing in the answer of `/access/permissions`: an object from paths to objects from
+/// privileges to whether they also apply below.
+pub(super) fn missing(needed: &[Needed], permissions: &Value) -> Vec<Needed> {
+    let lacks = |each: &&Needed| !has(permissions, &each.path, each.privilege);
+    needed.iter().filter(lacks).cloned().collect()
+}
+
+/// Proxmox VE lists each path with an entry of its own, and the roots of all others. What applies to a
+/// path that is not listed is what the nearest listed path above it passes on.
+fn has(permissions: &Value, path: &str, privilege: &str) -> bool {
+    if let Some(own) = permissions.get(path) {
+        return own.get(privilege).is_some();
+    }
+    let mut above = path;
+    while let Some(end) = above.rfind('/').filter(|_| above != "/") {
+        above = if end == 0 { "/" } else { &above[..end] };
+        if let Some(listed) = permissions.get(above) {
+            return listed.get(privilege).is_some_and(propagates);
+        }
+    }
+    false
+}
+
+fn propagates(flag: &Value) -> bool {
+    match flag {
+        Value::Number(number) => number.as_u64() != Some(0),
+        Value::String(text) => text != "0" && !text.is_empty(),
+        Value::Bool(flag) => *flag,
+        _ => false,
+    }
+}
+
+/// The missing privileges of each path, in the order of the paths' first occurrence.
+pub(super) fn by_path(missing: &[Needed]) -> Vec<(&str, Vec<&Needed>)> {
+    let mut groups: Vec<(&str, Vec<&Needed>)> = Vec::new();
+    for each in missing {
+        match groups.iter_mut().find(|(path, _)| *path == each.path) {
+            Some((_, group)) => group.push(each),
+            None => groups.push((&each.path, vec![each])),
+        }
+    }
+    groups
+}
+
+/// The commands that give a token these privileges on a path.
+pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
+    let role = match path.split('/').nth(1) {
+        Some("vms") => "MigrateGuest",
+        Some("storage") => "MigrateStorage",
+        Some("sdn") => "MigrateBridge",
+        _ => "MigrateIn",
+    };
+    let privileges = privileges.join(",");
+    format!(
+        "pveum role add {role} --privs {privileges} && pveum acl modify {path} --tokens '{token}' --roles {role}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn purpose() -> Purpose {
+        Purpose {
+            vmid: 100,
+            storages: vec!["local-zfs".to_owned()],
+            bridges: vec!["vmbr0".to_owned()],
+            migration_type: MigrationType::Secure,
+            network: None,
+            configured: false,
+        }
+    }
+
+    fn names(missing: &[Needed]) -> Vec<String> {
+        missing
+            .iter()
+            .map(|each| format!("{} {}", each.path, each.privilege))
+            .collect()
+    }
+
+    fn all_of(purpose: &Purpose) -> Value {
+        let mut permissions = json!({});
+        for each in needed(purpose) {
+            permissions[each.path][each.privilege] = 1.into();
+        }
+        permissions
+    }
+
+    #[test]
+    fn each_missing_privilege_is_found() {
+        let purpose = purpose();
+        let complete = all_of(&purpose);
+        assert!(missing(&needed(&purpose), &complete).is_empty());
+        for each in needed(&purpose) {
+            let mut permissions = complete.clone();
+            permissions[&each.path]
+                .as_object_mut()
+                .unwrap()
+                .remove(each.privilege);
+            assert_eq!(missing(&needed(&purpose), &permissions), [each]);
+        }
+    }
+
+    #[test]
+    fn privileges_come_from_the_nearest_path_that_propagates() {
+        let on = [new("/vms/100", "VM.Allocate", "")];
+        #[rustfmt::skip] // One row a line.
+        let table = [
+            (json!({ "/": { "VM.Allocate": 1 } }), true),
+            (json!({ "/": { "VM.Allocate": "1" } }), true),
+            (json!({ "/": { "VM.Allocate": 0 } }), false),
+            (json!({ "/": { "VM.Allocate": "0" } }), false),
+            (json!({ "/": { "VM.Allocate": 1 }, "/vms": {} }), false),
+            (json!({ "/": {}, "/vms": { "VM.Allocate": 1 } }), true),
+            (json!({ "/vms": { "VM.Allocate": 1 }, "/vms/100": {} }), false),
+            (json!({ "/vms/100": { "VM.Allocate": 0 } }), true),
+            (json!({ "/vms/10": { "VM.Allocate": 1 } }), false),
+            (json!({}), false),
+            (json!([]), false),
+        ];
+        for (permissions, expected) in table {
+            let missing = missing(&on, &permissions);
+            assert_eq!(missing.is_empty(), expected, "{permissions}");
+        }
+    }
+
+    #[test]
+    fn clear_text_and_a_network_of_the_call_need_sys_modify() {
+        let of = |migration_type, network: Option<&str>, configured| {
+            let purpose = Purpose {
+                migration_type,
+                network: network.map(str::to_owned),
+                configured,
+                ..purpose()
+            };
+            let needed = needed(&purpose);
+            names(&needed).contains(&"/ Sys.Modify".to_owned())
+        };
+        assert!(!of(MigrationType::Secure, None, false));
+        assert!(of(MigrationType::Secure, Some("10.0.0.0/24"), false));
+        assert!(!of(MigrationType::Secure, Some("dc2"), true));
+        assert!(of(MigrationType::Insecure, None, false));
+        assert!(!of(MigrationType::Insecure, None, true));
+    }
+
+    #[test]
+    fn a_command_names_path_token_and_privileges() {
+        let missing = [
+            new("/", "Sys.Incoming", ""),
+            new("/vms/100", "VM.Allocate", ""),
+            new("/", "Sys.Audit", ""),
+        ];
+        let groups = by_path(&missing);
+        let paths: Vec<&str> = groups.iter().map(|(path, _)| *path).collect();
+        assert_eq!(paths, ["/", "/vms/100"]);
+        assert_eq!(groups[0].1.len(), 2);
+        assert_eq!(
+            command("/", &["Sys.Incoming", "Sys.Audit"], "move@pve!t"),
+            "pveum role add MigrateIn --privs Sys.Incoming,Sys.Audit && pveum acl modify / --tokens 'move@pve!t' --roles MigrateIn"
+        );
+        assert!(command("/vms/100", &["VM.Allocate"], "t").contains("role add MigrateGuest "));
+    }
+}

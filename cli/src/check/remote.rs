@@ -1,0 +1,263 @@
+//! The remote: what `--to` names.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use thiserror::Error;
+
+const DEFAULT_PORT: u16 = 8006;
+
+/// Largest file with a remote, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Shortest secret part of a token, in characters. Proxmox VE generates UUIDs of 36 characters. A text
+/// in which a shorter one is replaced would not be readable.
+const MIN_SECRET: usize = 8;
+
+/// The other cluster's API, as `qm remote-migrate` takes it.
+#[derive(Clone)]
+pub(super) struct Remote {
+    /// A name or an address, IPv6 without brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// None for a configured network, which has no token.
+    pub(super) token: Option<Token>,
+    /// As given.
+    pub(super) fingerprint: Option<String>,
+}
+
+/// An API token, `PVEAPIToken=user@realm!name=secret`.
+#[derive(Clone)]
+pub(super) struct Token(String);
+
+/// Why `--to` is not a remote.
+#[derive(Debug, Error)]
+pub(super) enum RemoteError {
+    #[error("cannot read {0}: {1}")]
+    File(String, io::Error),
+    #[error("{0} has more than {MAX_FILE} bytes")]
+    TooLong(String),
+    #[error("--to {0}")]
+    Property(String),
+    #[error(
+        "the API token is not of the form PVEAPIToken=user@realm!name=uuid: {0}; check 'apitoken'"
+    )]
+    Token(String),
+}
+
+impl Remote {
+    /// Reads the argument: a property string, `@FILE`, or `-` for standard input. None if it is a single
+    /// word without `=`, which can be the ID of a configured network.
+    pub(super) fn parse(argument: &str) -> Result<Option<Self>, RemoteError> {
+        let text = match argument.strip_prefix('@') {
+            Some(file) => {
+                let opened = File::open(file);
+                read(
+                    opened.map_err(|error| RemoteError::File(format!("'{file}'"), error))?,
+                    file,
+                )?
+            }
+            None if argument == "-" => read(io::stdin(), "standard input")?,
+            None => argument.to_owned(),
+        };
+        let text = text.trim();
+        if !text.contains('=') {
+            return Ok(None);
+        }
+        Self::from_properties(text).map(Some)
+    }
+
+    /// A host that a configured network names.
+    pub(super) fn without_token(host: String) -> Self {
+        Self {
+            host,
+            port: DEFAULT_PORT,
+            token: None,
+            fingerprint: None,
+        }
+    }
+
+    fn from_properties(text: &str) -> Result<Self, RemoteError> {
+        let mistake = |text: String| Err(RemoteError::Property(text));
+        let (mut host, mut port, mut token, mut fingerprint) = (None, None, None, None);
+        for (index, property) in text.split(',').enumerate() {
+            // The token itself must not be in a message, so a property is named by its number.
+            let Some((key, value)) = property.split_once('=') else {
+                return mistake(format!("has no '=' in its part {}", index + 1));
+            };
+            let slot = match key {
+                "host" => &mut host,
+                "port" => &mut port,
+                "apitoken" => &mut token,
+                "fingerprint" => &mut fingerprint,
+                _ => {
+                    return mistake(format!(
+                        "has an unknown key in its part {}: expected one of host, port, apitoken, fingerprint",
+                        index + 1
+                    ));
+                }
+            };
+            if slot.replace(value.to_owned()).is_some() {
+                return mistake(format!("has '{key}' twice"));
+            }
+        }
+        let Some(host) = host.filter(|host| !host.is_empty()) else {
+            return mistake("has no 'host'".to_owned());
+        };
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(port) => match port.parse() {
+                Ok(port) if port > 0 => port,
+                _ => {
+                    return mistake("has a 'port' that is not a number from 1 to 65535".to_owned());
+                }
+            },
+        };
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        Ok(Self {
+            host: bare.map_or(host.clone(), str::to_owned),
+            port,
+            token: token.map(Token::parse).transpose()?,
+            fingerprint: fingerprint.filter(|fingerprint| !fingerprint.is_empty()),
+        })
+    }
+
+    /// The host as part of a URL.
+    pub(super) fn url_host(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]", self.host),
+            false => self.host.clone(),
+        }
+    }
+}
+
+fn read(source: impl Read, name: &str) -> Result<String, RemoteError> {
+    let mut text = String::new();
+    source
+        .take(MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| RemoteError::File(name.to_owned(), error))?;
+    match text.len() as u64 > MAX_FILE {
+        true => Err(RemoteError::TooLong(name.to_owned())),
+        false => Ok(text),
+    }
+}
+
+impl Token {
+    fn parse(text: String) -> Result<Self, RemoteError> {
+        let mistake = |text: String| Err(RemoteError::Token(text));
+        if let Some(position) = text.chars().position(|c| !c.is_ascii_graphic()) {
+            return mistake(format!(
+                "its character {} is not printable ASCII",
+                position + 1
+            ));
+        }
+        let token = Self(text);
+        match token.parts() {
+            None => mistake("a part is missing".to_owned()),
+            Some((_, secret)) if secret.len() < MIN_SECRET => mistake(format!(
+                "its secret part has {} characters, expected at least {MIN_SECRET}",
+                secret.len()
+            )),
+            Some(_) => Ok(token),
+        }
+    }
+
+    /// `user@realm!name` and the secret.
+    fn parts(&self) -> Option<(&str, &str)> {
+        let (id, secret) = self.0.strip_prefix("PVEAPIToken=")?.split_once('=')?;
+        let (user, name) = id.split_once('!')?;
+        let (user, realm) = user.rsplit_once('@')?;
+        let complete = [user, realm, name].iter().all(|part| !part.is_empty());
+        complete.then_some((id, secret))
+    }
+
+    /// The value of the header `Authorization`.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// `user@realm!name`, which is not secret.
+    pub(super) fn id(&self) -> &str {
+        self.parts().map_or("", |(id, _)| id)
+    }
+
+    /// The part that no output may contain.
+    pub(super) fn secret(&self) -> &str {
+        self.parts().map_or("", |(_, secret)| secret)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.url_host(), self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const TOKEN: &str = "PVEAPIToken=root@pam!move=11111111-2222-3333-4444-555555555555";
+
+    fn remote(text: &str) -> Result<Remote, String> {
+        match Remote::parse(text) {
+            Ok(Some(remote)) => Ok(remote),
+            Ok(None) => Err("an ID".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn a_property_string_has_the_form_that_qm_takes() {
+        let all = format!("host=[fd00::1],port=8007,apitoken={TOKEN},fingerprint=AB:CD");
+        let found = remote(&all).unwrap();
+        assert_eq!(found.host, "fd00::1");
+        assert_eq!(found.url_host(), "[fd00::1]");
+        assert_eq!(found.port, 8007);
+        assert_eq!(found.fingerprint.as_deref(), Some("AB:CD"));
+        let token = found.token.unwrap();
+        assert_eq!(token.id(), "root@pam!move");
+        assert_eq!(token.secret(), "11111111-2222-3333-4444-555555555555");
+        assert_eq!(remote("host=pve2").unwrap().port, 8006);
+        assert_eq!(remote("dc2"), Err::<Remote, _>("an ID".to_owned()));
+    }
+
+    #[test]
+    fn each_mistake_is_reported_without_the_token() {
+        #[rustfmt::skip] // One row a line.
+        let table = [
+            (format!("apitoken={TOKEN}"), "has no 'host'"),
+            (format!("host=,apitoken={TOKEN}"), "has no 'host'"),
+            (format!("host=a,host=b,apitoken={TOKEN}"), "has 'host' twice"),
+            (format!("host=a,{TOKEN},x"), "unknown key in its part 2"),
+            (format!("host=a,apitoken={TOKEN},x"), "no '=' in its part 3"),
+            (format!("host=a,port=0,apitoken={TOKEN}"), "'port' that is not a number"),
+            (format!("host=a,port=65536,apitoken={TOKEN}"), "'port' that is not a number"),
+            ("host=a,apitoken=root@pam!move=11111111-2222".to_owned(), "a part is missing"),
+            ("host=a,apitoken=PVEAPIToken=root@pam=11111111-2222".to_owned(), "a part is missing"),
+            ("host=a,apitoken=PVEAPIToken=root@pam!move=short".to_owned(), "has 5 characters"),
+            ("host=a,apitoken=PVEAPIToken=root@pam!move=1111 11112222".to_owned(), "character 31 is not"),
+        ];
+        for (text, expected) in table {
+            let error = remote(&text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("1111"), "{error}");
+        }
+    }
+
+    impl PartialEq for Remote {
+        fn eq(&self, other: &Self) -> bool {
+            self.host == other.host && self.port == other.port
+        }
+    }
+}

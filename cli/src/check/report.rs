@@ -1,0 +1,391 @@
+//! What a check has found, as text for people and as JSON for programs.
+
+use super::measurement::Measurement;
+use pve_tunnel::one_line;
+use serde::Serialize;
+use std::fmt;
+use std::process::ExitCode;
+
+/// Columns of the text.
+const WIDTH: usize = 80;
+
+/// Columns before the text of a finding: two spaces, the mark, a space.
+const INDENT: usize = 4;
+
+/// How good a finding is. Ordered from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    /// As it should be.
+    Ok,
+    /// A migration works, but worse than it could.
+    Worse,
+    /// A migration would fail.
+    Failed,
+}
+
+impl Outcome {
+    fn mark(self) -> char {
+        match self {
+            Self::Ok => '✓',
+            Self::Worse => '!',
+            Self::Failed => '✗',
+        }
+    }
+
+    /// Green, yellow, red: ECMA-48, SGR.
+    fn color(self) -> &'static str {
+        match self {
+            Self::Ok => "\x1b[32m",
+            Self::Worse => "\x1b[33m",
+            Self::Failed => "\x1b[31m",
+        }
+    }
+
+    /// The exit code of a check whose worst finding this is.
+    pub(crate) fn exit_code(self) -> ExitCode {
+        ExitCode::from(self as u8)
+    }
+}
+
+/// The part of a check that a finding belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Step {
+    /// This node: whether pve-tunnel is on, and its configuration.
+    Node,
+    /// The addresses of the remote.
+    Address,
+    /// TLS to the remote's API.
+    Tls,
+    /// The API: token, version, clock.
+    Api,
+    /// The privileges of the token.
+    Privileges,
+    /// The tunnel: worker, offer, plan, network path.
+    Tunnel,
+    /// The measured speed.
+    Speed,
+    /// The time that a guest takes.
+    Guest,
+    /// What is left at the target.
+    Cleanup,
+}
+
+impl Step {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Node => "This node",
+            Self::Address => "Addresses of the remote",
+            Self::Tls => "TLS",
+            Self::Api => "API of the remote",
+            Self::Privileges => "Privileges of the token",
+            Self::Tunnel => "Tunnel",
+            Self::Speed => "Speed",
+            Self::Guest => "Guest",
+            Self::Cleanup => "Clean-up",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Finding {
+    /// Where it was found.
+    pub(crate) step: Step,
+    /// How good it is.
+    pub(crate) outcome: Outcome,
+    /// What was seen, in one sentence.
+    pub(crate) text: String,
+    /// What to do; null if nothing needs to be done.
+    pub(crate) advice: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn ok(step: Step, text: impl Into<String>) -> Self {
+        Self {
+            step,
+            outcome: Outcome::Ok,
+            text: text.into(),
+            advice: None,
+        }
+    }
+
+    pub(crate) fn worse(step: Step, text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            step,
+            outcome: Outcome::Worse,
+            text: text.into(),
+            advice: Some(advice.into()),
+        }
+    }
+
+    pub(crate) fn failed(step: Step, text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            step,
+            outcome: Outcome::Failed,
+            text: text.into(),
+            advice: Some(advice.into()),
+        }
+    }
+}
+
+/// The result of a check, which `--json` prints. The text prints each finding as soon as it exists.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// The worst outcome of all findings.
+    pub(crate) outcome: Outcome,
+    /// The version of this command.
+    pub(crate) version: &'static str,
+    /// The host of the remote.
+    pub(crate) remote: String,
+    /// In the order in which they were found.
+    pub(crate) findings: Vec<Finding>,
+    /// The plane that a migration would use; null if that was not found out.
+    pub(crate) plane: Option<String>,
+    /// What was measured.
+    pub(crate) measurements: Vec<Measurement>,
+    /// The secret that no text may contain.
+    #[serde(skip)]
+    secret: Option<String>,
+    #[serde(skip)]
+    style: Style,
+    #[serde(skip)]
+    printed: Option<Step>,
+}
+
+/// How findings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Text for people.
+    Plain,
+    /// Text for people, with colours.
+    Colored,
+    /// One JSON object at the end.
+    Json,
+}
+
+impl Report {
+    pub(crate) fn new(remote: &str, secret: Option<&str>, style: Style) -> Self {
+        Self {
+            outcome: Outcome::Ok,
+            version: env!("CARGO_PKG_VERSION"),
+            remote: one_line(remote),
+            findings: Vec::new(),
+            plane: None,
+            measurements: Vec::new(),
+            secret: secret.map(str::to_owned),
+            style,
+            printed: None,
+        }
+    }
+
+    /// Adds a finding and prints it, unless the whole report is printed at the end. Foreign text becomes
+    /// one line, and the secret is removed.
+    pub(crate) fn add(&mut self, mut finding: Finding) {
+        finding.text = self.clean(&finding.text);
+        finding.advice = finding.advice.map(|advice| self.clean(&advice));
+        self.outcome = self.outcome.max(finding.outcome);
+        if self.style != Style::Json {
+            let heading = (self.printed != Some(finding.step)).then_some(finding.step);
+            self.printed = Some(finding.step);
+            let colored = self.style == Style::Colored;
+            super::output::print(Printed {
+                finding: &finding,
+                heading,
+                colored,
+            });
+        }
+        self.findings.push(finding);
+    }
+
+    /// Prints a line before something that takes long or changes something.
+    pub(crate) fn announce(&self, text: &str) {
+        if self.style != Style::Json {
+            let text = self.clean(text);
+            let lines = wrap(&text, WIDTH - INDENT).join("\n    ");
+            super::output::print(format_args!("    {lines}\n"));
+        }
+    }
+
+    /// Whether a step has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.outcome == Outcome::Failed
+    }
+
+    /// Prints the end of the report, or the whole report as JSON.
+    pub(crate) fn finish(&self) {
+        if self.style != Style::Json {
+            super::output::print(format_args!("\n{}\n", self.conclusion()));
+            return;
+        }
+        if let Ok(json) = serde_json::to_string_pretty(self) {
+            super::output::print(format_args!("{json}\n"));
+        }
+    }
+
+    /// The result in one sentence.
+    fn conclusion(&self) -> String {
+        let marked = |outcome| {
+            self.findings
+                .iter()
+                .filter(move |each| each.outcome == outcome)
+        };
+        let text = match self.outcome {
+            Outcome::Ok => match &self.plane {
+                Some(plane) => format!("Ready: a migration would use plane '{plane}'."),
+                None => "Nothing is wrong so far.".to_owned(),
+            },
+            Outcome::Worse => format!(
+                "A migration would work, but worse than it could: see the {} marked with '!'.",
+                lines(marked(Outcome::Worse).count())
+            ),
+            Outcome::Failed => format!(
+                "A migration would fail: see the {} marked with '✗'.",
+                lines(marked(Outcome::Failed).count())
+            ),
+        };
+        wrap(&text, WIDTH).join("\n")
+    }
+
+    fn clean(&self, text: &str) -> String {
+        let line = one_line(text);
+        match &self.secret {
+            Some(secret) => line.replace(secret.as_str(), "[secret]"),
+            None => line,
+        }
+    }
+}
+
+fn lines(count: usize) -> String {
+    match count {
+        1 => "line".to_owned(),
+        _ => format!("{count} lines"),
+    }
+}
+
+/// A finding as it is printed.
+struct Printed<'a> {
+    finding: &'a Finding,
+    /// The step, if it is the first of its findings.
+    heading: Option<Step>,
+    colored: bool,
+}
+
+impl fmt::Display for Printed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(step) = self.heading {
+            writeln!(f, "\n{}", step.title())?;
+        }
+        let Finding {
+            outcome,
+            text,
+            advice,
+            ..
+        } = self.finding;
+        let (begin, end) = match self.colored {
+            true => (outcome.color(), "\x1b[0m"),
+            false => ("", ""),
+        };
+        let body = wrap(text, WIDTH - INDENT).join("\n    ");
+        writeln!(f, "  {begin}{}{end} {body}", outcome.mark())?;
+        if let Some(advice) = advice {
+            let body = wrap(&format!("→ {advice}"), WIDTH - INDENT).join("\n      ");
+            writeln!(f, "    {body}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Breaks a text into lines of at most `width` characters, at spaces. A longer word, such as a
+/// fingerprint, has a line of its own, so that it can be copied.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut used = width;
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let length = word.chars().count();
+        // Continuation lines of an advice are indented by two more columns.
+        let limit = if lines.len() > 1 { width - 2 } else { width };
+        match lines.last_mut() {
+            Some(line) if used + 1 + length <= limit => {
+                line.push(' ');
+                line.push_str(word);
+                used += 1 + length;
+            }
+            _ => {
+                lines.push(word.to_owned());
+                used = length;
+            }
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn text_is_broken_at_spaces_and_long_words_stay_whole() {
+        let fingerprint = "AB:".repeat(31) + "AB";
+        let lines = wrap(&format!("the fingerprint is {fingerprint} as given"), 30);
+        assert_eq!(lines, ["the fingerprint is", &fingerprint, "as given"]);
+        assert!(wrap("", 30).is_empty());
+        for width in 20..60 {
+            for line in wrap("one two three four five six seven eight nine ten", width) {
+                assert!(line.len() <= width, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_finding_fits_80_columns_with_its_advice() {
+        let text = "words of several lengths follow each other ".repeat(8);
+        let finding = Finding::failed(Step::Tls, text.clone(), text);
+        let printed = Printed {
+            finding: &finding,
+            heading: Some(Step::Tls),
+            colored: false,
+        };
+        let printed = printed.to_string();
+        assert!(printed.starts_with("\nTLS\n  ✗ words"), "{printed}");
+        assert!(printed.contains("\n    → words"), "{printed}");
+        for line in printed.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+    }
+
+    #[test]
+    fn colours_are_used_only_if_they_were_requested() {
+        let finding = Finding::ok(Step::Api, "fine");
+        let printed = |colored| {
+            let printed = Printed {
+                finding: &finding,
+                heading: None,
+                colored,
+            };
+            printed.to_string()
+        };
+        assert_eq!(printed(false), "  ✓ fine\n");
+        assert_eq!(printed(true), "  \x1b[32m✓\x1b[0m fine\n");
+    }
+
+    #[test]
+    fn the_worst_finding_is_the_outcome_and_no_text_has_the_secret() {
+        let mut report = Report::new("192.0.2.7", Some("s3cret-uuid"), Style::Json);
+        assert_eq!(report.outcome, Outcome::Ok);
+        report.add(Finding::failed(
+            Step::Api,
+            "401 for s3cret-uuid\n\x1b[2J",
+            "s3cret-uuid",
+        ));
+        report.add(Finding::worse(Step::Api, "slow", "faster"));
+        assert_eq!(report.outcome, Outcome::Failed);
+        assert!(report.has_failed());
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(!json.contains("s3cret"), "{json}");
+        assert_eq!(report.findings[0].text, "401 for [secret]  [2J");
+        assert!(report.conclusion().contains("see the line marked with '✗'"));
+    }
+}

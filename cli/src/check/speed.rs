@@ -1,0 +1,176 @@
+//! The speed of the planes, over forwards to the meter of the target.
+
+use super::api::encoded;
+use super::connector::{Connector, ConnectorError};
+use super::interrupt::Interrupt;
+use super::measurement::{Direction, Measurement, Meter};
+use super::report::{Finding, Report, Step};
+use super::tunnel::{Request, WORKER_TIMEOUT};
+use pve_tunnel::plane::Plane;
+use serde_json::{Value, json};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// For the connector to serve a forward, which may include a request to the worker.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The meter of the target, and the local sockets that stand for it.
+pub(super) struct Forwards<'a> {
+    request: &'a Request<'a>,
+    interrupt: &'a Interrupt,
+    /// Of this check, removed at its end.
+    directory: PathBuf,
+    /// The path of the meter's socket at the target.
+    meter: Option<String>,
+}
+
+impl<'a> Forwards<'a> {
+    pub(super) fn new(
+        request: &'a Request<'a>,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self, ConnectorError> {
+        let directory =
+            std::env::temp_dir().join(format!("pve-tunnel-check-{}", std::process::id()));
+        // Fails if it exists, so it cannot be another user's.
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .map_err(ConnectorError::Start)?;
+        Ok(Self {
+            request,
+            interrupt,
+            directory,
+            meter: None,
+        })
+    }
+
+    pub(super) fn has_meter(&self) -> bool {
+        self.meter.is_some()
+    }
+
+    /// Starts the meter at the target.
+    pub(super) fn start_meter(
+        &mut self,
+        connector: &mut Connector,
+        report: &mut Report,
+    ) -> Result<(), ConnectorError> {
+        let command = json!({ "cmd": "query-disk-import", "direct": { "op": "meter" } });
+        match connector.worker(&command, WORKER_TIMEOUT) {
+            Ok(answer) => {
+                let path = answer.pointer("/direct/path").and_then(Value::as_str);
+                self.meter = path.map(str::to_owned);
+                Ok(())
+            }
+            Err(ConnectorError::Refused(reason)) => {
+                report.add(Finding::worse(
+                    Step::Speed,
+                    format!("nothing can be measured: {reason}"),
+                    "see the task log of the target",
+                ));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the connector serve a local socket that stands for the meter's.
+    fn forward(
+        &self,
+        connector: &mut Connector,
+        plane: Plane,
+        meter: &str,
+    ) -> Result<PathBuf, ConnectorError> {
+        let local = self.directory.join(plane.name());
+        let mut data = self
+            .request
+            .websocket(&format!("socket={}&", encoded(meter)));
+        data["unix"] = json!(local);
+        data["ticket"] = json!({ "path": meter });
+        connector.control("forward", &data, FORWARD_TIMEOUT)?;
+        Ok(local)
+    }
+}
+
+impl Drop for Forwards<'_> {
+    fn drop(&mut self) {
+        // The connector has removed the sockets, or removes them at its end.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Measures a plane in both directions. A measurement that fails is a finding, and no error.
+pub(super) fn measure(
+    forwards: &mut Forwards<'_>,
+    connector: &mut Connector,
+    plane: Plane,
+    report: &mut Report,
+) -> Result<(), ConnectorError> {
+    let Some(meter) = forwards.meter.clone() else {
+        return Ok(());
+    };
+    let socket = match forwards.forward(connector, plane, &meter) {
+        Ok(socket) => socket,
+        Err(ConnectorError::Refused(reason)) => {
+            report.add(not_measured(plane, &reason));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let seconds = forwards.request.seconds;
+    report.announce(&format!(
+        "Plane '{}' is measured for {seconds} s in each direction.",
+        plane.name()
+    ));
+    let meter = Meter {
+        socket: &socket,
+        plane: plane.name(),
+        seconds,
+        connector: connector.pid(),
+        interrupt: forwards.interrupt,
+    };
+    for direction in [Direction::Sent, Direction::Received] {
+        match meter.measure(direction) {
+            Ok(measurement) => {
+                report.add(Finding::ok(Step::Speed, described(&measurement)));
+                report.measurements.push(measurement);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                return Err(ConnectorError::Interrupted);
+            }
+            Err(error) => {
+                let last = connector.log().pop().unwrap_or_default();
+                report.add(not_measured(plane, &format!("{error}; {last}")));
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_measured(plane: Plane, reason: &str) -> Finding {
+    Finding::failed(
+        Step::Speed,
+        format!("plane '{}' does not transfer data: {reason}", plane.name()),
+        "see the task log of the target",
+    )
+}
+
+fn described(measurement: &Measurement) -> String {
+    let (to, rate) = (
+        match measurement.direction {
+            Direction::Sent => "to the target",
+            Direction::Received => "from the target",
+        },
+        measurement.rate(),
+    );
+    let cpu = |cost: Option<f64>| cost.map_or("?".to_owned(), |cost| format!("{cost:.2}"));
+    format!(
+        "{}: {rate:.0} MB/s {to}; CPU seconds for a GiB: {} here, {} at the target",
+        measurement.plane,
+        cpu(measurement.source_cpu),
+        cpu(measurement.target_cpu)
+    )
+}

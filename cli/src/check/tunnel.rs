@@ -1,0 +1,405 @@
+//! A tunnel without a guest: the worker, its offer, the plan of a migration, and the path to the
+//! listener.
+
+use super::advice;
+use super::api::{Api, encoded};
+use super::connector::{Connector, ConnectorError};
+use super::interrupt::Interrupt;
+use super::interrupted;
+use super::remote::Remote;
+use super::report::{Finding, Report, Step};
+use super::speed::{self, Forwards};
+use super::target::is_free;
+use pve_tunnel::capability::{Capability, VersionReply, parse_version};
+use pve_tunnel::configuration::SourceSelection;
+use pve_tunnel::plane::{MigrationType, Plane};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// For TCP connection, TLS handshake and upgrade of the control connection, and for the version reply.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// For an answer of the worker.
+pub(super) const WORKER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For the negotiation, as in a migration.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// For the end of the tunnel.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// What the tunnel is opened for.
+pub(super) struct Request<'a> {
+    pub(super) remote: &'a Remote,
+    pub(super) node: &'a str,
+    /// `qemu` or `lxc`.
+    pub(super) kind: &'a str,
+    pub(super) vmid: u32,
+    pub(super) storages: &'a [String],
+    pub(super) bridges: &'a [String],
+    pub(super) selection: &'a SourceSelection,
+    /// Of each measurement; 0 for none.
+    pub(super) seconds: f64,
+}
+
+impl Request<'_> {
+    fn api_path(&self) -> String {
+        format!("/nodes/{}/{}/{}/mtunnel", self.node, self.kind, self.vmid)
+    }
+
+    /// The data of a websocket command, with this query.
+    pub(super) fn websocket(&self, query: &str) -> Value {
+        let (host, port) = (self.remote.url_host(), self.remote.port);
+        let path = self.api_path();
+        let token = self
+            .remote
+            .token
+            .as_ref()
+            .map_or("", |token| token.reveal());
+        json!({
+            "url": format!("wss://{host}:{port}/api2/json{path}websocket?{query}"),
+            "headers": [["Authorization", token]],
+            "fingerprint": self.remote.fingerprint,
+        })
+    }
+
+    /// What removes the empty guest, for people.
+    fn removal(&self) -> String {
+        let (tool, vmid) = (if self.kind == "lxc" { "pct" } else { "qm" }, self.vmid);
+        format!(
+            "on the target, if guest {vmid} is still listed there: {tool} unlock {vmid} && {tool} destroy {vmid}"
+        )
+    }
+}
+
+/// Opens a tunnel, checks and measures what a migration would use, and closes it.
+pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, report: &mut Report) {
+    report.announce(&format!(
+        "A tunnel is opened: it creates the empty, locked guest {} on node {}, which is removed again at the end.",
+        request.vmid, request.node
+    ));
+    let mut connector = match Connector::start(interrupt.clone()) {
+        Ok(connector) => connector,
+        Err(error) => {
+            let advice = "check that this command can be executed";
+            return report.add(Finding::failed(Step::Tunnel, error.to_string(), advice));
+        }
+    };
+    let form = [
+        ("storages", request.storages.join(",")),
+        ("bridges", request.bridges.join(",")),
+    ];
+    let form: Vec<_> = form
+        .into_iter()
+        .filter(|(_, list)| !list.is_empty())
+        .collect();
+    // From the request on the guest exists, so it is not interrupted.
+    let opened = match api.post(&request.api_path(), &form) {
+        Ok(answer) => Opened::from(&answer.data),
+        Err(error) => {
+            connector.end();
+            let reason = error.detailed();
+            let advice = advice::for_refused_tunnel(&reason);
+            let text = format!("the target refuses a tunnel: {reason}");
+            report.add(Finding::failed(Step::Tunnel, text, advice));
+            // An answer that was lost may have created it.
+            if error.status().is_none() {
+                check_removed(api, request, report);
+            }
+            return;
+        }
+    };
+    let checked = checks(&mut connector, &opened, request, interrupt, report);
+    if let Err(error) = checked {
+        report.add(match (&error, interrupt.signal()) {
+            (ConnectorError::Interrupted, Some(signal)) => {
+                interrupted(Step::Tunnel, signal.as_str())
+            }
+            _ => Finding::failed(
+                Step::Tunnel,
+                format!("the tunnel failed: {error}"),
+                "see the task log of the target",
+            ),
+        });
+    }
+    close(api, connector, &opened, request, report);
+}
+
+/// The answer to the request for a tunnel.
+struct Opened {
+    ticket: String,
+    socket: String,
+    /// The task of the worker.
+    task: String,
+}
+
+impl From<&Value> for Opened {
+    fn from(data: &Value) -> Self {
+        let text = |name: &str| {
+            let value = data.get(name).and_then(Value::as_str);
+            value.unwrap_or_default().to_owned()
+        };
+        Self {
+            ticket: text("ticket"),
+            socket: text("socket"),
+            task: text("upid"),
+        }
+    }
+}
+
+fn checks(
+    connector: &mut Connector,
+    opened: &Opened,
+    request: &Request<'_>,
+    interrupt: &Interrupt,
+    report: &mut Report,
+) -> Result<(), ConnectorError> {
+    let query = format!(
+        "ticket={}&socket={}",
+        encoded(&opened.ticket),
+        encoded(&opened.socket)
+    );
+    connector.send_control("connect", &request.websocket(&query))?;
+    let reply = connector.version(CONNECT_TIMEOUT)?;
+    let version = match parse_version(&reply.to_string()) {
+        Ok(version) => version,
+        Err(error) => {
+            let advice = "upgrade the node that the message names";
+            report.add(Finding::failed(Step::Tunnel, error.to_string(), advice));
+            return Ok(());
+        }
+    };
+    report.add(Finding::ok(
+        Step::Tunnel,
+        format!("the worker answers, tunnel version {}", version.api),
+    ));
+    let offer = offer(connector, request.selection.migration_type, report)?;
+    let mut forwards = Forwards::new(request, interrupt)?;
+    if offer.meter && request.seconds > 0.0 {
+        forwards.start_meter(connector, report)?;
+        // Forwards use the websocket until a plane is negotiated.
+        speed::measure(&mut forwards, connector, Plane::Websocket, report)?;
+    } else if request.seconds > 0.0 {
+        report.add(Finding::worse(
+            Step::Speed,
+            "nothing can be measured: the target has no meter, which belongs to pve-tunnel",
+            "install pve-tunnel on the target, and run 'pve-tunnel enable' there",
+        ));
+    }
+    let Some(plane) = negotiate(connector, &version, request, report)? else {
+        return Ok(());
+    };
+    report.plane = Some(plane.name().to_owned());
+    if plane != Plane::Websocket && forwards.has_meter() {
+        speed::measure(&mut forwards, connector, plane, report)?;
+    }
+    Ok(())
+}
+
+/// What the target's seam offers.
+#[derive(Default)]
+struct Offer {
+    meter: bool,
+}
+
+/// Asks what the target offers, and reports it.
+fn offer(
+    connector: &mut Connector,
+    migration_type: MigrationType,
+    report: &mut Report,
+) -> Result<Offer, ConnectorError> {
+    let hello = json!({
+        "cmd": "query-disk-import",
+        "direct": { "op": "hello", "protocol": 1, "version": env!("CARGO_PKG_VERSION") },
+    });
+    let answer = match connector.worker(&hello, WORKER_TIMEOUT) {
+        Ok(answer) => answer,
+        Err(ConnectorError::Refused(_)) => {
+            report.add(Finding::worse(
+                Step::Tunnel,
+                "the target has no direct planes: pve-tunnel is missing, switched off or failing on that node",
+                "install pve-tunnel on the target, and run 'pve-tunnel enable' there; 'pve-tunnel status' shows what is wrong",
+            ));
+            return Ok(Offer::default());
+        }
+        Err(error) => return Err(error),
+    };
+    let direct = answer.get("direct").unwrap_or(&Value::Null);
+    let text = |name: &str| direct.get(name).and_then(Value::as_str);
+    let version = text("version").unwrap_or("of an unknown version");
+    if let Some(mistake) = text("misconfigured") {
+        report.add(Finding::failed(
+            Step::Tunnel,
+            format!("the configuration of the target has a mistake: {mistake}"),
+            "correct it on the target node: 'pve-tunnel config' shows the line",
+        ));
+        return Ok(Offer::default());
+    }
+    let caps = direct.get("caps").and_then(Value::as_array);
+    let names: Vec<&str> = caps
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let offered = match names.is_empty() {
+        true => "no direct planes".to_owned(),
+        false => names.join(", "),
+    };
+    report.add(Finding::ok(
+        Step::Tunnel,
+        format!("the target has pve-tunnel {version} and offers {offered}"),
+    ));
+    let withheld = direct.get("withheld").and_then(Value::as_object);
+    for (name, reason) in withheld.into_iter().flatten() {
+        // Others are not a reason for the plane of this migration.
+        let known = Capability::from_name(name);
+        let usable = match migration_type {
+            MigrationType::Secure => known == Some(Capability::DirectTls),
+            MigrationType::Insecure => known.is_some() && known != Some(Capability::DirectTls),
+        };
+        if usable {
+            report.add(Finding::worse(
+                Step::Tunnel,
+                format!(
+                    "the target withholds {name}: {}",
+                    reason.as_str().unwrap_or("no reason given")
+                ),
+                "see /etc/pve/remote-migration.cfg on the target, and the privileges of the token",
+            ));
+        }
+    }
+    let meter = direct.get("meter");
+    Ok(Offer {
+        meter: meter.is_some_and(|meter| *meter == json!(true) || *meter == json!(1)),
+    })
+}
+
+/// Negotiates the plane as a migration does. None if a migration would fail.
+fn negotiate(
+    connector: &mut Connector,
+    version: &VersionReply,
+    request: &Request<'_>,
+    report: &mut Report,
+) -> Result<Option<Plane>, ConnectorError> {
+    let mut data = serde_json::to_value(request.selection).unwrap_or_default();
+    if let Some(members) = data.as_object_mut() {
+        members.remove("reason");
+        members.insert("caps".to_owned(), json!(version.capabilities.names()));
+        members.insert("planes".to_owned(), json!(["tls", "tcp"]));
+    }
+    let answer = match connector.control("direct", &data, DIRECT_TIMEOUT) {
+        Ok(answer) => answer,
+        Err(ConnectorError::Refused(reason)) => {
+            let advice = advice::for_listener(&reason);
+            report.add(Finding::failed(Step::Tunnel, reason, advice));
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let plan = answer.get("plan").unwrap_or(&Value::Null);
+    for warning in plan
+        .get("warnings")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let warning = warning.as_str().unwrap_or_default();
+        let advice = match warning.starts_with("WARNING: CLEAR TEXT") {
+            true => {
+                "omit --type insecure, unless the network is private and trusted from end to end"
+            }
+            false => advice::for_listener(warning),
+        };
+        report.add(Finding::worse(Step::Tunnel, warning, advice));
+    }
+    let name = plan
+        .get("plane")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let reason = plan
+        .get("reason")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let direct = answer.get("direct").filter(|direct| direct.is_object());
+    let endpoint = match direct {
+        Some(direct) => {
+            let text = |member: &str| {
+                direct
+                    .get(member)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            };
+            let port = direct.get("port").map_or(String::new(), Value::to_string);
+            format!(" to {} port {port}, {}", text("address"), text("cipher"))
+        }
+        None => " through the target's API".to_owned(),
+    };
+    report.add(Finding::ok(
+        Step::Tunnel,
+        format!("guest data would use plane '{name}'{endpoint}: {reason}"),
+    ));
+    if direct.is_some() {
+        report.add(Finding::ok(
+            Step::Tunnel,
+            "packets of full size reach the target, and those of the target this node",
+        ));
+    }
+    Ok(serde_json::from_value(json!(name)).ok())
+}
+
+/// Removes the empty guest, and checks that it is gone.
+fn close(
+    api: &Api,
+    mut connector: Connector,
+    opened: &Opened,
+    request: &Request<'_>,
+    report: &mut Report,
+) {
+    let closed = connector.quit(QUIT_TIMEOUT);
+    connector.end();
+    if let Err(error) = closed {
+        // Stopping a worker that still waits for its connection removes the guest, too.
+        let task = format!("/nodes/{}/tasks/{}", request.node, encoded(&opened.task));
+        let stopped = match api.delete(&task) {
+            Ok(_) => "it was stopped".to_owned(),
+            Err(stop) => format!("it cannot be stopped: {stop}"),
+        };
+        report.add(Finding::failed(
+            Step::Cleanup,
+            format!("the worker of the target did not close the tunnel ({error}); {stopped}"),
+            request.removal(),
+        ));
+    }
+    check_removed(api, request, report);
+}
+
+/// How often the target is asked whether the guest is gone.
+const REMOVAL_CHECKS: u32 = 10;
+
+fn check_removed(api: &Api, request: &Request<'_>, report: &mut Report) {
+    let mut last = Ok(false);
+    for _ in 0..REMOVAL_CHECKS {
+        last = is_free(api, request.vmid);
+        if !matches!(last, Ok(false)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let vmid = request.vmid;
+    report.add(match last {
+        Ok(true) => Finding::ok(
+            Step::Cleanup,
+            format!("guest {vmid} was removed, and nothing is left at the target"),
+        ),
+        Ok(false) => Finding::failed(
+            Step::Cleanup,
+            format!("the empty guest {vmid} is still at the target"),
+            request.removal(),
+        ),
+        Err(error) => Finding::worse(
+            Step::Cleanup,
+            format!("it cannot be checked whether guest {vmid} was removed: {error}"),
+            request.removal(),
+        ),
+    });
+}

@@ -1,0 +1,291 @@
+package PVE::Tunnel::Seam::Meter;
+
+use v5.36;
+
+use Errno qw(EAGAIN EINTR);
+use Fcntl qw(F_GETFD F_SETFD FD_CLOEXEC);
+use IO::Select;
+use IO::Socket::UNIX;
+use JSON ();
+use POSIX ();
+use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM SOL_SOCKET SO_PEERCRED);
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+
+use PVE::Tunnel::Process;
+use PVE::Tunnel::Text;
+
+our $VERSION = '0.1.0';
+
+use constant {
+    # Bytes of a read or a write: the largest payload of a frame that pveproxy sends.
+    CHUNK => 1 << 17,
+    # Seconds and bytes of the line with the request.
+    REQUEST_LIMIT => 5,
+    MAX_REQUEST => 256,
+    # Seconds for the process to end after the end of its control socket.
+    END_LIMIT => 5,
+    CLOCK_TICKS => POSIX::sysconf(POSIX::_SC_CLK_TCK()),
+};
+
+my $JSON = JSON->new->utf8->canonical;
+
+sub start ($class, $options, $owner) {
+    my $path = $options->{path};
+    socketpair(my $control, my $meter_end, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
+        or die "cannot start the meter: socketpair: $!\n";
+    my $flags = fcntl($control, F_GETFD, 0);
+    fcntl($control, F_SETFD, $flags | FD_CLOEXEC)
+        or die "cannot start the meter: close-on-exec: $!\n";
+    # A meter that was killed has left it.
+    unlink $path;
+    my $umask = umask(0177);
+    my $socket = IO::Socket::UNIX->new(Type => SOCK_STREAM, Local => $path, Listen => 1);
+    my $error = $!;
+    umask($umask);
+    die "cannot start the meter: '$path': $error\n" if !$socket;
+
+    my $process = eval {
+        # pveproxy connects to it.
+        die "chown: $!\n" if defined($owner) && !chown($owner, -1, $path);
+        PVE::Tunnel::Process::start(
+            [$meter_end, $socket],
+            sub { return _serve($meter_end, $socket, $options) }
+        );
+    };
+    if (!$process) {
+        $error = PVE::Tunnel::Text::one_line($@);
+        unlink $path;
+        die "cannot start the meter: $error\n";
+    }
+    return bless { process => $process, control => $control, path => $path, owner => $$ }, $class;
+}
+
+sub is_over ($self) {
+    $self->_end
+        if $self->{owner} == $$
+        && $self->{process}
+        && PVE::Tunnel::Process::ended($self->{process}, 0);
+    return $self->{process} ? 0 : 1;
+}
+
+sub pid ($self) {
+    return $self->{process}{pid};
+}
+
+# In the child.
+sub _serve ($control, $socket, $options) {
+    local $0 = 'pve-tunnel meter';
+    my $end = clock_gettime(CLOCK_MONOTONIC) + $options->{seconds};
+    my $select = IO::Select->new($control, $socket);
+    my $last = {};
+    while ((my $left = $end - clock_gettime(CLOCK_MONOTONIC)) > 0) {
+        my @ready = $select->can_read($left);
+        # The worker never writes: its end is closed.
+        last if grep { $_ == $control } @ready;
+        my $client = @ready ? $socket->accept : undef;
+        next if !$client;
+        my $measured = _answer($control, $client, $options, $last);
+        $last = $measured if $measured;
+        _close($client);
+    }
+    unlink $options->{path};
+    return 0;
+}
+
+# Carries out the client's request, and returns its report; none if it was not a measurement.
+sub _answer ($control, $client, $options, $last) {
+    $client->blocking(0);
+    my $request = _request($control, $client) // return;
+    my $op = $request->{op} // '';
+    if ($op eq 'report') {
+        my $line = $JSON->encode($last) . "\n";
+        _transfer(
+            $control, $client, 'can_write', { seconds => REQUEST_LIMIT },
+            sub { _write_rest($client, \$line) }
+        );
+        return;
+    }
+    return if $op ne 'discard' && $op ne 'send';
+
+    my %limit =
+        (seconds => $options->{measurement_seconds}, bytes => $options->{measurement_bytes});
+    my $process = _peer($client);
+    my $cpu = _cpu_seconds($process);
+    my $started = clock_gettime(CLOCK_MONOTONIC);
+    my $bytes;
+    if ($op eq 'discard') {
+        $bytes = _transfer(
+            $control, $client, 'can_read', \%limit,
+            sub { return sysread($client, my $discarded, CHUNK) }
+        );
+    } else {
+        my $seconds = $request->{seconds};
+        return if !defined($seconds) || ref($seconds) || $seconds !~ /\A[0-9]+(?:\.[0-9]+)?\z/;
+        $limit{seconds} = $seconds if $seconds < $limit{seconds};
+        # A network may compress zeros.
+        my $data = _random_bytes();
+        $bytes = _transfer(
+            $control, $client, 'can_write', \%limit,
+            sub { return syswrite($client, $data) }
+        );
+    }
+    my $now = _cpu_seconds($process);
+    return {
+        op => $op,
+        bytes => $bytes,
+        seconds => clock_gettime(CLOCK_MONOTONIC) - $started,
+        cpu => defined($cpu) && defined($now) ? $now - $cpu : undef,
+    };
+}
+
+# Calls $step whenever the client is ready, until it returns 0 or fails, until a limit is reached, or
+# until the worker ends. Returns the sum of the bytes.
+sub _transfer ($control, $client, $readiness, $limit, $step) {
+    my $end = clock_gettime(CLOCK_MONOTONIC) + $limit->{seconds};
+    my $select = IO::Select->new($client);
+    my $worker = IO::Select->new($control);
+    my $bytes = 0;
+    while (!defined($limit->{bytes}) || $bytes < $limit->{bytes}) {
+        my $count = $step->();
+        if ($count) {
+            $bytes += $count;
+            last if clock_gettime(CLOCK_MONOTONIC) >= $end;
+            next;
+        }
+        last if defined($count) || !$!{EAGAIN} && !$!{EINTR};
+        my $left = $end - clock_gettime(CLOCK_MONOTONIC);
+        last if $left <= 0 || $worker->can_read(0);
+        # At most a second, so that the end of the worker is noticed.
+        $select->$readiness($left < 1 ? $left : 1);
+    }
+    return $bytes;
+}
+
+sub _write_rest ($client, $rest) {
+    my $wrote = syswrite($client, $$rest);
+    substr($$rest, 0, $wrote, '') if $wrote;
+    return $wrote;
+}
+
+# The client's first line, without a byte of what follows; none if it is late or malformed.
+sub _request ($control, $client) {
+    my $line = '';
+    my $limit = { seconds => REQUEST_LIMIT, bytes => MAX_REQUEST };
+    _transfer(
+        $control, $client,
+        'can_read',
+        $limit,
+        sub {
+            return 0 if $line =~ /\n\z/;
+            return sysread($client, $line, 1, length $line);
+        }
+    );
+    return if $line !~ /\n\z/;
+    my $request = eval { $JSON->decode($line) };
+    return ref($request) eq 'HASH' ? $request : undef;
+}
+
+sub _random_bytes () {
+    return _read_file('/dev/urandom', CHUNK) // die "/dev/urandom: $!\n";
+}
+
+# The process ID at the other end of the socket: unix(7), SO_PEERCRED, struct ucred.
+sub _peer ($client) {
+    my $credentials = getsockopt($client, SOL_SOCKET, SO_PEERCRED) // return;
+    my ($pid) = unpack('i', $credentials);
+    return $pid;
+}
+
+# The CPU time of a process so far; none if it cannot be read. proc(5): fields 14 and 15 of stat, user
+# and system time. The second field is the name in parentheses, which may contain anything.
+sub _cpu_seconds ($pid) {
+    return if !$pid;
+    my $stat = _read_file("/proc/$pid/stat", 4096) // return;
+    my ($fields) = $stat =~ /.*\)\s+(.*)/s or return;
+    my @field = split(/ /, $fields);
+    return ($field[11] + $field[12]) / CLOCK_TICKS;
+}
+
+# Perl counts the handles of each descriptor, and closes a descriptor with the last one. The handles
+# of the worker still count in this process, although PVE::Tunnel::Process has closed their
+# descriptors. A handle that has got the number of such a descriptor is therefore not closed.
+sub _close ($handle) {
+    my $descriptor = fileno $handle;
+    close($handle);
+    POSIX::close($descriptor);
+    return;
+}
+
+# The first $size bytes of a file, without a handle: see _close. Undef if it cannot be read.
+sub _read_file ($path, $size) {
+    my $descriptor = POSIX::open($path) // return;
+    my $got = POSIX::read($descriptor, my $bytes, $size);
+    POSIX::close($descriptor);
+    return $got ? $bytes : undef;
+}
+
+sub _end ($self) {
+    my $process = delete $self->{process} // return;
+    # The caller may still need its own values.
+    local ($!, $?);
+    close(delete $self->{control});
+    kill(KILL => $process->{pid}) if !PVE::Tunnel::Process::ended($process, END_LIMIT);
+    PVE::Tunnel::Process::reap($process);
+    # The process removes it, unless it was killed.
+    unlink $self->{path};
+    return;
+}
+
+sub DESTROY ($self) {
+    # In a forked child this is a copy, which must not end the meter of the parent.
+    return if $self->{owner} != $$;
+    local $@; ## no critic (RequireInitializationForLocalVars)
+    eval { $self->_end };
+    return;
+}
+
+1;
+
+__END__
+
+=encoding utf8
+
+=head1 NAME
+
+PVE::Tunnel::Seam::Meter - the worker's meter of the planes
+
+=head1 SYNOPSIS
+
+    my $meter = PVE::Tunnel::Seam::Meter->start(
+        $action->{options},
+        $state->{socket_uid},
+    );
+    $state->{sockets}{ $action->{options}{path} } = 1;
+
+=head1 DESCRIPTION
+
+A part of L<PVE::Tunnel::Seam>. A process that discards and sends bytes on a UNIX socket, so that
+C<pve-tunnel check> can measure the planes before a guest moves. F<docs/protocol.md> describes the
+requests and the limits, and the library decides about the path and the limits.
+
+The process ends after its time limit, if the object is destroyed, and if the worker dies. It
+removes its socket. The object belongs to the process that created it.
+
+=head1 METHODS
+
+=head2 start
+
+C<< PVE::Tunnel::Seam::Meter->start(\%options, $owner) >>: class method. C<%options> are those of the
+action C<meter> of L<PVE::Tunnel::Native/seam_decide>: C<path>, C<seconds>, C<measurement_seconds>
+and C<measurement_bytes>. C<$owner> is the ID of the user that may connect to the socket besides
+root; undef for nobody else. Dies with one line, and leaves no socket, if it cannot start.
+
+=head2 is_over
+
+True if the process has ended.
+
+=head2 pid
+
+The ID of the process, while there is one.
+
+=cut
