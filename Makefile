@@ -100,7 +100,7 @@ install-perl:
 bench: build bench-peers ## run the benchmarks (CASE= selects cases, QUICK=1 makes short runs)
 	$(BENCH) $(if $(QUICK),--quick) $(subst $(comma), ,$(CASE))
 
-bench-report: setup ## update picture and tables from bench/results.json
+bench-report: setup ## update pictures and tables from bench/results.json
 	$(BENCH_REPORT)
 
 # Not --locked: the locked versions do not compile any more. Cargo selects versions that our compiler supports.

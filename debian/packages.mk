@@ -5,28 +5,22 @@ include version.mk
 DIST := target/dist
 DEB := target/deb
 RELEASE := pve-tunnel-$(VERSION)
-# Vendors the crates for Linux only; otherwise more than half of the tarball would be crates for Windows. Omits the
-# Cargo.toml.orig of each crate: cargo does not read it, and debhelper would remove it as a leftover of patch.
-FILTERER := cargo-vendor-filterer
-FILTERER_VERSION := 0.5.18
-PLATFORMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
 
 .PHONY: dist deb deb-check copyright
 
-dist: setup $(DIST)/bin/$(FILTERER) ## create the source tarball of HEAD with all crates, which builds offline
+dist: setup ## create the source tarball of HEAD with all crates, which builds offline
 	rm -rf $(DIST)/$(RELEASE)*
+	mkdir -p $(DIST)
 	git archive --prefix=$(RELEASE)/ HEAD | tar -x -C $(DIST)
-	cd $(DIST)/$(RELEASE) && ../bin/$(FILTERER) --versioned-dirs $(addprefix --platform=,$(PLATFORMS)) \
-	    --exclude-crate-path='*#Cargo.toml.orig' vendor
+	cd $(DIST)/$(RELEASE) && $(CARGO) vendor --quiet --locked --versioned-dirs vendor >/dev/null
+	# Half of the bytes are crates for Windows. Cargo reads their manifests only, and requires a source file.
+	cd $(DIST)/$(RELEASE)/vendor && for crate in windows*; do \
+	    rm -rf $$crate/src $$crate/lib; install -D -m 0644 /dev/null $$crate/src/lib.rs; done
 	install -D -m 0644 debian/vendor.toml $(DIST)/$(RELEASE)/.cargo/config.toml
 	XZ_OPT='-T0 $(if $(QUICK),-1)' tar -cJf $(DIST)/$(RELEASE).tar.xz -C $(DIST) --sort=name \
 	    --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime=@$$(git log -1 --format=%ct) $(RELEASE)
 	rm -r $(DIST)/$(RELEASE)
 	@echo $(DIST)/$(RELEASE).tar.xz
-
-# --debug: compiling it with optimization takes longer than running it.
-$(DIST)/bin/$(FILTERER):
-	$(CARGO) install -q --debug --locked $(FILTERER)@$(FILTERER_VERSION) --root $(DIST)
 
 deb: dist ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips the tests)
 	@$(SETUP) --packages

@@ -11,6 +11,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib", "$FindBin::RealBin/../testnode/lib";
 
 use Test::More;
+use Test::EmulatedGuest;
 use Test::PrivateNetwork;
 
 use Test::TunnelWorker qw(worker refused start_parameters disk_parameters);

@@ -9,11 +9,12 @@ use FindBin;
 use JSON;
 use Test::More;
 
-use lib map { "$FindBin::Bin/../$_" } qw(demo/lib testnode/lib perl/blib/lib perl/blib/arch);
+use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Migration;
 use Demo::Plane;
 use Demo::Progress;
 use Demo::Report;
+use Test::EmulatedGuest;
 use TestNode::Node;
 
 # A test that hangs must fail.
@@ -134,6 +135,11 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
         qr/^$_->{name} +$_->{wire} .* equal +equal +equal +running$/m,
         "the table has the plane '$_->{name}', $_->{wire}"
     ) for map { Demo::Plane::get($_) } Demo::Plane::names();
+    like($printed, qr/^$_ +\d+\.\d\d +\d+\.\d\d +\d+\.\d\d$/m, "a table has the CPU time of $_")
+        for Demo::Plane::names();
+    # The lines of the tunnel and the names of files may be longer.
+    my @own = grep { !/^(?:tunnel|remote|warn|guest data|report)\b|^'/ } split(/\n/, $printed);
+    is_deeply([grep { length > 80 } @own], [], 'the text and the table of the demo fit 80 columns');
     unlike($printed, qr/[\r\e]/, 'without a terminal there is no progress bar');
     is_deeply(leftovers(), [], 'no file is left');
 }
@@ -145,6 +151,44 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     ($code, $printed) = demo([qw(RAM=1)]);
     is($code, 2, 'too little RAM is refused');
     like($printed, qr/RAM must be a number of MiB from 64 to 65536/, 'the error has the limits');
+}
+
+{
+    for my $option (qw(--help -h)) {
+        my $printed = qx('$^X' '$DEMO' $option 2>/dev/null);
+        is($?, 0, "$option succeeds");
+        like($printed, qr/\Ausage: /, '... and prints the usage to standard output');
+        is_deeply([grep { length > 80 } split(/\n/, $printed)], [], '... in 80 columns');
+    }
+}
+
+{
+    my ($code, $printed) = demo(["REPORT=$DIR"]);
+    is($code, 2, 'a report that cannot be written is refused');
+    like(
+        $printed,
+        qr/\Ademo: cannot write the report '\Q$DIR\E': it is a directory: set REPORT= /,
+        '... before the demo starts, with the reason'
+    );
+    open(my $out, '>', "$DIR/file") or die "$DIR/file: $!";
+    close($out);
+    ($code, $printed) = demo(["REPORT=$DIR/file/report.json"]);
+    is($code, 2, 'so is one in a folder that cannot be created');
+    like($printed, qr{\Ademo: cannot write the report '\Q$DIR\E/file/report.json': [^\n]+\n\z},
+        '... too');
+}
+
+# The report becomes impossible during the migration.
+{
+    my $obstruct = sub ($pid, $line) {
+        mkdir $REPORT if $line =~ /stands for/;
+    };
+    my ($code, $printed) = demo([qw(RAM=64 DISK=1 OFFLINE=1 PLANES=tls)], $obstruct);
+    is($code, 1, 'the demo fails if the report cannot be written');
+    like($printed, qr/^tls +encrypted .* running$/m, '... after it has printed the table');
+    like($printed, qr/^demo: cannot write the report '\Q$REPORT\E': /m, '... with the reason');
+    unlike($printed, qr/^report: /m, '... and names no report');
+    rmdir $REPORT;
 }
 
 {

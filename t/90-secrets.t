@@ -9,12 +9,13 @@ use File::Temp qw(tempdir);
 use FindBin;
 use Test::More;
 
-use lib map { "$FindBin::Bin/../$_" } qw(demo/lib testnode/lib perl/blib/lib perl/blib/arch);
+use lib map { "$FindBin::Bin/../$_" } qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Image;
 use Demo::Migration;
 use Demo::Plane;
 use Demo::Progress;
 use PVE::Tunnel::Client;
+use Test::EmulatedGuest;
 use TestNode::Guest;
 use TestNode::Node;
 

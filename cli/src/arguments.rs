@@ -76,12 +76,25 @@ pub(crate) enum Command {
     /// For each component: whether it is on, off or broken; the package of the stock file and its
     /// version; whether pve-tunnel supports this version; and whether the component is in effect.
     /// To check this, the command loads the modules in a separate process. For each daemon: how
-    /// many of its processes have loaded pve-tunnel's library. Changes nothing. Run it as root:
-    /// other users may not inspect the daemons.
+    /// many of its processes have loaded pve-tunnel's library. Checks /etc/pve/remote-migration.cfg,
+    /// too: while it is invalid, no migration to another cluster starts. Changes nothing. Run it as
+    /// root: other users may not inspect the daemons.
     ///
     /// The exit code is 0 if there is no problem, also if pve-tunnel is off. It is 1 if there is a
     /// problem: a line that begins with PROBLEM describes it. It is 2 if the arguments are wrong.
     Status(Status),
+    /// Check the configuration of migrations to other clusters, and explain it.
+    ///
+    /// Reads /etc/pve/remote-migration.cfg, or another file before it is copied there, and reports
+    /// the first mistake with its line. With --to, the command reports what a migration to this
+    /// target would get, and where each value comes from: the line of the file, or the default.
+    /// Connects to no other machine, and changes nothing. remote-migration.cfg(5) describes the
+    /// file.
+    ///
+    /// The exit code is 0 if the file is valid, or if there is no file and none was given. It is 1
+    /// if the file is invalid or cannot be read, or if it does not permit the migration of --to. It
+    /// is 2 if the arguments are wrong.
+    Config(Config),
 }
 
 #[derive(Args)]
@@ -187,8 +200,36 @@ pub(crate) struct Enable {
 }
 
 #[derive(Args)]
+pub(crate) struct Config {
+    /// The file to check [default: /etc/pve/remote-migration.cfg].
+    pub(crate) file: Option<PathBuf>,
+
+    /// Report what a migration to this target would get.
+    ///
+    /// The target is the ID of a network in the file, or a host as in host=... of the target
+    /// endpoint of 'qm remote-migrate'. If a network has this ID, it has precedence. The migration
+    /// requests neither a type nor a network, except a network without 'remote', which it requests
+    /// by its ID.
+    #[arg(long, value_name = "ID|HOST")]
+    pub(crate) to: Option<String>,
+
+    /// Print one JSON object: file, exists, valid, error, require_encryption, policy_line, networks,
+    /// migration.
+    ///
+    /// "error" is null, or the first mistake. "networks" lists the networks, each with "id",
+    /// "line", "remotes", "allow" and "default". "migration" is null without --to. Otherwise it has
+    /// "remote" (null: any host), "reason" (why this network applies), "refused" (null, or why the
+    /// migration is refused), "settings" and "types". "settings" lists the values, each with "key",
+    /// "value" (null: the node's own address) and "origin": "default", or "file" with "section" and
+    /// "line". "types" lists the types of migration, each with "type", "planes", "refused" and
+    /// "privileges".
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
 pub(crate) struct Status {
-    /// Print one JSON object: state, parts, versions, daemons, reload_pending, problems.
+    /// Print one JSON object: state, parts, versions, daemons, reload_pending, proxmox_ve, problems.
     ///
     /// "state" is "off", "on", "helper-only" or "mixed". "parts" lists the components, each with
     /// "part" ("overlay", "seam", "helper"), "state" ("off", "on", "broken"), "path", "package"
@@ -196,8 +237,8 @@ pub(crate) struct Status {
     /// "refusal"). "daemons" lists the daemons, each with "name", "pid" (null: not running), and
     /// the numbers of its "processes", of those with a "current" and with an "outdated" library,
     /// and of those that are "unreadable". "versions" has the versions of modules and library by
-    /// name. If "reload_pending" is true, the daemons were not checked. "problems" has one sentence
-    /// for each problem.
+    /// name. If "reload_pending" is true, the daemons were not checked. "proxmox_ve" is false if the
+    /// stock modules are not installed. "problems" has one sentence for each problem.
     #[arg(long)]
     pub(crate) json: bool,
 }

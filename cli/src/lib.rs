@@ -4,7 +4,10 @@
 pub mod activation;
 mod arguments;
 mod check;
+mod config;
+mod configuration_file;
 mod subcommands;
+mod text;
 
 use arguments::{Cli, Command, Connect};
 use clap::{CommandFactory, Parser};
@@ -30,6 +33,7 @@ pub fn run() -> ExitCode {
         Command::Enable(options) => subcommands::enable(&options),
         Command::Disable => subcommands::disable(),
         Command::Status(options) => subcommands::status(&options),
+        Command::Config(options) => subcommands::config(&options),
     }
 }
 

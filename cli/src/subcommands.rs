@@ -1,14 +1,19 @@
 //! The subcommands: each runs its function of a library and prints the result.
 
 use crate::activation::{ActivationError, Node, Report, Scope};
-use crate::arguments::{Connect, Enable, Mask, Status};
+use crate::arguments::{Config, Connect, Enable, Mask, Status};
+use crate::config::ConfigReport;
 use nix::unistd::{Pid, setpgid};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
+use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+
+/// The exit code for wrong arguments, which clap uses, too.
+const WRONG_ARGUMENTS: u8 = 2;
 
 pub(crate) fn connect(arguments: &Connect) -> ExitCode {
     // Proxmox VE stops a task by a signal to its process group, and the task then cleans up through
@@ -59,14 +64,32 @@ pub(crate) fn status(arguments: &Status) -> ExitCode {
         Err(error) => return fail(error),
     };
     let printed = match arguments.json {
-        true => serde_json::to_string_pretty(&status)
-            .map_err(io::Error::from)
-            .and_then(|json| print(format_args!("{json}\n"))),
+        true => print_json(&status),
         false => print(&status),
     };
     match printed {
         Err(error) => fail(format_args!("cannot write to standard output: {error}")),
         Ok(()) if status.problems.is_empty() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+    }
+}
+
+pub(crate) fn config(arguments: &Config) -> ExitCode {
+    let report = match ConfigReport::of(arguments.file.as_deref(), arguments.to.as_deref()) {
+        Ok(report) => report,
+        Err(error) => {
+            warn(format_args!("--to: {error}"));
+            return ExitCode::from(WRONG_ARGUMENTS);
+        }
+    };
+    let printed = match (arguments.json, report.error()) {
+        (true, _) => print_json(&report),
+        (false, Some(error)) => return fail(error),
+        (false, None) => print(&report),
+    };
+    match printed {
+        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
+        Ok(()) if report.is_good() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
     }
 }
@@ -92,6 +115,11 @@ fn print_report(result: Result<Report, ActivationError>) -> ExitCode {
 fn fail(error: impl Display) -> ExitCode {
     warn(error);
     ExitCode::FAILURE
+}
+
+fn print_json(value: &impl Serialize) -> io::Result<()> {
+    let json = serde_json::to_string_pretty(value)?;
+    print(format_args!("{json}\n"))
 }
 
 /// A reader that has ended, such as `head`, is not an error: it does not require the rest.

@@ -13,7 +13,8 @@ declare -A outcome_of=()
 # Runs the function in a subshell with errexit. Its output goes to the log. Prints one line with the outcome and with
 # the notes of the function, which it writes to descriptor 3. Skips the function if the check REQUIRED has not succeeded.
 check() {
-    local name=$1 required=$2 started=$SECONDS output outcome notes
+    local name=$1 required=$2 started=$SECONDS cpu output outcome notes
+    cpu=$(cpu_seconds)
     shift 2
     output=$(mktemp)
     if [ -n "$required" ] && [ "${outcome_of[$required]-}" != ok ]; then
@@ -33,7 +34,8 @@ check() {
         notes=$(paste -s -d ' ' "$output.notes")
     fi
     outcome_of[$name]=$outcome
-    printf '%s\t%s\t%d\t%s\n' "$outcome" "$name" $((SECONDS - started)) "$notes" >>"$results"
+    printf '%s\t%s\t%d\t%d\t%s\n' "$outcome" "$name" $((SECONDS - started)) $(($(cpu_seconds) - cpu)) "$notes" \
+        >>"$results"
     printf '%-8s %s: %s%s\n' "$outcome" "$suite" "$name" "${notes:+ ($notes)}"
     {
         printf '==== %s: %s\n' "$name" "$outcome"
@@ -41,6 +43,11 @@ check() {
     } >>"$log"
     [ "$outcome" != FAILED ] || tail -n "$SHOWN" "$output" | sed 's/^/    /'
     rm -f "$output" "$output.notes"
+}
+
+# The CPU time of this shell's ended children: proc(5), cutime and cstime.
+cpu_seconds() {
+    awk -v ticks="$(getconf CLK_TCK)" '{ printf "%d\n", ($16 + $17) / ticks }' "/proc/$$/stat"
 }
 
 # Adds a note to the line of the running check.

@@ -9,14 +9,18 @@
 //!   `require-encryption` must not count as an absent one.
 //! * [`select`] returns what applies to one call: type, networks and limits, and whether the
 //!   administrator has configured them.
+//! * [`settings`] returns where each value of a selection comes from.
 
 mod host;
+mod lines;
 mod parse;
 mod select;
 
 pub use host::Host;
+pub use lines::{Lines, Origin, Setting, settings};
 pub use select::{
-    Selection, SelectionInput, SourceSelection, TargetSelection, select, select_target,
+    Selection, SelectionInput, SourceSelection, TargetSelection, select, select_source,
+    select_target,
 };
 
 use std::ops::RangeInclusive;
@@ -52,6 +56,9 @@ pub fn default_dead_peer_timeout() -> Duration {
 /// Values of `dead-peer-timeout`, in seconds. TCP itself gives up in less than an hour.
 pub const DEAD_PEER_TIMEOUTS: RangeInclusive<u16> = 1..=3600;
 
+/// The ID of the `policy` section, which applies to all nodes of the cluster.
+const POLICY_ID: &str = "cluster";
+
 /// The content of a configuration file. The default stands for an empty file, and for no file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Configuration {
@@ -68,6 +75,14 @@ impl Configuration {
     /// The first mistake, with its line: an unknown section or key, a duplicate, an invalid value,
     /// a remote in two networks, bytes that are not UTF-8.
     pub fn parse(content: &[u8]) -> Result<Self, ConfigurationError> {
+        Self::parse_with_lines(content).map(|(configuration, _)| configuration)
+    }
+
+    /// As [`Self::parse`], and also returns the lines of the sections and keys.
+    ///
+    /// # Errors
+    /// As for [`Self::parse`].
+    pub fn parse_with_lines(content: &[u8]) -> Result<(Self, Lines), ConfigurationError> {
         parse::parse(content)
     }
 

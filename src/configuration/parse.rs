@@ -8,20 +8,17 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, DEAD_PEER_TIMEOUTS, Host, MAX_FILE,
-    MAX_LINE, MAX_SECTIONS, Network, id_mistake, is_id,
+    Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, DEAD_PEER_TIMEOUTS, Host, Lines,
+    MAX_FILE, MAX_LINE, MAX_SECTIONS, Network, POLICY_ID, id_mistake, is_id,
 };
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
 use crate::tuning::{Buffer, Congestion};
 
-/// The ID of the `policy` section, which applies to all nodes of the cluster.
-const POLICY_ID: &str = "cluster";
-
 type Parsed<T> = Result<T, ConfigurationError>;
 
-pub(super) fn parse(content: &[u8]) -> Parsed<Configuration> {
+pub(super) fn parse(content: &[u8]) -> Parsed<(Configuration, Lines)> {
     if content.len() > MAX_FILE {
         return Err(ConfigurationError::TooLong {
             bytes: content.len(),
@@ -34,7 +31,7 @@ pub(super) fn parse(content: &[u8]) -> Parsed<Configuration> {
         reader.take(text)?;
     }
     reader.end_section()?;
-    Ok(reader.configuration)
+    Ok((reader.configuration, reader.lines))
 }
 
 /// One line as text, without CR LF, with which editors on other systems end lines.
@@ -70,6 +67,8 @@ fn mistake<T>(line: usize, mistake: impl Into<String>) -> Parsed<T> {
 #[derive(Default)]
 struct Reader {
     configuration: Configuration,
+    /// The lines of the sections that are complete.
+    lines: Lines,
     line: usize,
     /// The section that is being read.
     section: Option<Section>,
@@ -220,9 +219,11 @@ impl Reader {
         let Some(section) = self.section.take() else {
             return Ok(());
         };
+        let first = self.ids.get(&section.id).copied().unwrap_or(self.line);
         match section.kind {
             Kind::Policy { require_encryption } => {
                 self.configuration.require_encryption = require_encryption;
+                self.lines.policy = Some(first);
             }
             Kind::Network(keys) => {
                 let line = |key| section.keys.get(key).copied().unwrap_or(self.line);
@@ -239,6 +240,7 @@ impl Reader {
                 self.configuration.networks.push(network);
             }
         }
+        self.lines.insert(section.id, first, section.keys);
         Ok(())
     }
 

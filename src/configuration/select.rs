@@ -128,7 +128,7 @@ pub fn select(
             remote,
             migration_type,
             migration_network,
-        } => source(
+        } => select_source(
             configuration,
             remote,
             *migration_type,
@@ -143,7 +143,11 @@ pub fn select(
     }
 }
 
-fn source(
+/// What the configuration means for a call on the source; see [`select`].
+///
+/// # Errors
+/// As for [`select`].
+pub fn select_source(
     configuration: &Configuration,
     remote: &str,
     requested: Option<MigrationType>,

@@ -23,13 +23,18 @@ use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
+use tokio::time::sleep;
 
 /// Forwards at one time. RAM, NBD and one offline disk need three.
 const MAX_FORWARDS: usize = 256;
+
+/// How long a probe continues after the end of the input. A target that can be reached answers within
+/// this time, also if the input was only this command.
+const PROBE_AFTER_INPUT: Duration = Duration::from_secs(2);
 
 /// The state of the control connection.
 enum State {
@@ -250,19 +255,31 @@ impl Connector {
     }
 
     /// Checks that a control connection can be opened, up to its first request. Nothing exists at the
-    /// target yet, and nothing is created there.
-    async fn probe(&self, data: TargetData) -> Result<(), ConnectorError> {
+    /// target yet, and nothing is created there. At the end of the input, the answer probably has no
+    /// reader any more, and the caller may be waiting for the end of the connector.
+    async fn probe(&mut self, data: TargetData) -> Result<(), ConnectorError> {
+        let (address, options) = (self.address.clone(), self.options.clone());
         let probed = async {
-            let endpoint = ApiEndpoint::new(data, self.address.clone())?;
-            endpoint.probe(&self.options).await
+            let endpoint = ApiEndpoint::new(data, address)?;
+            endpoint.probe(&options).await
         };
-        match probed.await {
+        let abandoned = async {
+            self.input.end().await;
+            sleep(PROBE_AFTER_INPUT).await;
+        };
+        let result = tokio::select! {
+            result = probed => result.map_err(|error| error.to_string()),
+            () = abandoned => Err(
+                "the connection was not tested: the input has ended before it was open".to_owned()
+            ),
+        };
+        match result {
             Ok(protection) => {
                 let address = protection.remote.map(|remote| remote.ip().to_canonical());
                 let answer = json!({ "address": address, "cipher": protection.cipher });
                 self.answer(protocol::success(answer)).await
             }
-            Err(error) => self.refuse(&error.to_string()).await,
+            Err(reason) => self.refuse(&reason).await,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::system::readiness::{is_ready, register};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::{read, write};
+use std::future::pending;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
@@ -80,6 +81,8 @@ impl Descriptor {
 pub(crate) struct Input {
     fd: Descriptor,
     lines: Lines,
+    /// A line that was read and not returned.
+    next: Option<Line>,
     ended: bool,
 }
 
@@ -98,6 +101,7 @@ impl Input {
         Ok(Self {
             fd,
             lines: Lines::default(),
+            next: None,
             ended: false,
         })
     }
@@ -105,12 +109,27 @@ impl Input {
     /// The next line; none at the end of input. A last line without a newline is dropped: its writer died
     /// while writing it.
     pub(crate) async fn line(&mut self) -> io::Result<Option<Line>> {
+        self.fill().await?;
+        Ok(self.next.take())
+    }
+
+    /// Waits until the input has ended and every line was returned. Never returns if another line
+    /// follows, or if the input cannot be read: [`line`](Self::line) returns both.
+    pub(crate) async fn end(&mut self) {
+        match self.fill().await {
+            Ok(()) if self.next.is_none() => {}
+            _ => pending().await,
+        }
+    }
+
+    /// Reads until there is a line or the input has ended. Nothing is lost if this is cancelled.
+    async fn fill(&mut self) -> io::Result<()> {
         loop {
-            if let Some(line) = self.lines.next() {
-                return Ok(Some(line));
+            if self.next.is_none() {
+                self.next = self.lines.next();
             }
-            if self.ended {
-                return Ok(None);
+            if self.next.is_some() || self.ended {
+                return Ok(());
             }
             let lines = &mut self.lines;
             let count = self

@@ -3,6 +3,7 @@
 use crate::scalar;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
+use std::fmt;
 use std::ops::RangeInclusive;
 
 /// Sizes of a buffer that can be requested, in bytes: from less than the kernel's default up to more
@@ -93,6 +94,19 @@ impl Buffer {
     }
 }
 
+/// The form of the configuration, with the largest unit that divides the size.
+impl fmt::Display for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::System => f.write_str("system"),
+            Self::Bytes(bytes) if bytes % (1 << 20) == 0 => write!(f, "{}M", bytes >> 20),
+            Self::Bytes(bytes) if bytes % (1 << 10) == 0 => write!(f, "{}K", bytes >> 10),
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+        }
+    }
+}
+
 /// `"auto"`, `"system"`, or a number of bytes.
 impl Serialize for Buffer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -150,6 +164,15 @@ mod tests {
             ("256M", Buffer::Bytes(256 << 20)),
         ] {
             assert_eq!(Buffer::from_text(text), Ok(expected), "{text}");
+            let shown = expected.to_string();
+            assert_eq!(Buffer::from_text(&shown), Ok(expected), "{shown}");
+        }
+        for (bytes, shown) in [
+            (1 << 20, "1M"),
+            (96 << 10, "96K"),
+            ((64 << 10) + 1, "65537"),
+        ] {
+            assert_eq!(Buffer::Bytes(bytes).to_string(), shown);
         }
         for text in [
             "",

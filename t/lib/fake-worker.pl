@@ -9,7 +9,6 @@ use v5.36;
 use FindBin ();
 use lib "$FindBin::RealBin", "$FindBin::RealBin/../../testnode/lib";
 
-use Digest::SHA ();
 use Errno qw(EINTR);
 use IO::Select ();
 use IO::Socket::UNIX ();
@@ -19,6 +18,7 @@ use Socket qw(AF_UNIX PF_UNSPEC SHUT_WR SOCK_STREAM);
 use Time::HiRes ();
 
 use Test::Pattern qw($BLOCK pattern_block);
+use TestNode::Sha256;
 use TestNode::Ticket qw(make_ticket);
 
 =head1 NAME
@@ -294,7 +294,7 @@ sub accepted ($socket, $data) {
 # Runs in the connection's process.
 sub transfer ($socket, $data, $commands) {
     my $state = {
-        sha => Digest::SHA->new(256),
+        sha => TestNode::Sha256->new,
         bytes => 0,
         stalled => $socket->{stalled},
         commands => $commands,

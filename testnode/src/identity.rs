@@ -89,8 +89,12 @@ impl Identity {
     pub(crate) fn write_pem(&self, directory: &Path) -> Result<Value, IdentityError> {
         let certificate = directory.join("cert.pem");
         let key = directory.join("key.pem");
-        write_new(&certificate, &self.certificate.pem())?;
-        write_new(&key, &self.key.serialize_pem())?;
+        let encoded = |tag, der: &[u8]| pem::encode(&pem::Pem::new(tag, der));
+        write_new(
+            &certificate,
+            &encoded("CERTIFICATE", self.certificate.der()),
+        )?;
+        write_new(&key, &encoded("PRIVATE KEY", self.key.serialized_der()))?;
         Ok(json!({
             "certificate": certificate,
             "key": key,

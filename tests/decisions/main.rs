@@ -4,6 +4,7 @@
 
 mod capability;
 mod configuration;
+mod configuration_lines;
 mod configuration_select;
 mod endpoint;
 mod guard;

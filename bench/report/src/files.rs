@@ -34,26 +34,28 @@ impl Generated {
 
 /// All files that are generated from the results.
 fn generated(results: &Results) -> Vec<Generated> {
-    let picture = Generated {
-        name: "bench/results.svg",
-        text: picture::render(results),
-    };
+    let pictures = [
+        ("bench/results.svg", Some(picture::render(results))),
+        ("bench/planes.svg", picture::planes::render(results)),
+    ];
+    let pictures = pictures.into_iter().filter_map(|(name, text)| {
+        let text = text?;
+        Some(Generated { name, text })
+    });
     let blocks = [
-        ("README.md", "figures", markdown::figures(results)),
+        ("docs/performance.md", "figures", markdown::figures(results)),
         ("docs/performance.md", "distance", distance::table(results)),
         ("docs/performance.md", "results", markdown::results(results)),
     ];
-    let mut files: Vec<Generated> = vec![picture];
+    let mut files: Vec<Generated> = pictures.collect();
     for (name, mark, block) in blocks {
         let known = files.iter().position(|file| file.name == name);
         let text = match known {
             Some(index) => files[index].text.clone(),
             None => fs::read_to_string(path(name)).unwrap_or_default(),
         };
-        // A document that does not exist or has no such block is skipped.
-        let Some(text) = markdown::with_block(&text, mark, &block) else {
-            continue;
-        };
+        let text = markdown::with_block(&text, mark, &block);
+        let text = text.unwrap_or_else(|| panic!("{name} has no block '{mark}'"));
         match known {
             Some(index) => files[index].text = text,
             None => files.push(Generated { name, text }),

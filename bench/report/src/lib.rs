@@ -10,8 +10,8 @@
 //! |---|---|
 //! | `files` | all generated files: whether they are current, and their new text |
 //! | `distance` | the table of the case `wan` in docs/performance.md |
-//! | `markdown` | the generated blocks of README.md and docs/performance.md |
-//! | `picture` | `bench/results.svg` |
+//! | `markdown` | the other generated blocks of docs/performance.md |
+//! | `picture` | `bench/results.svg` and `bench/planes.svg` |
 //! | `table` | the table in a terminal |
 //! | `group` | one line for many rows: the worst of them |
 //! | `results` | `bench/results.json`, the only source of all figures |
@@ -35,4 +35,4 @@ pub mod table;
 pub mod text;
 
 pub use results::Results;
-pub use row::{Cost, Costs, Goal, Row, Spread, Title};
+pub use row::{Cost, Costs, Goal, Row, STOCK, Spread, Title};

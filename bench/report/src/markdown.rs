@@ -20,14 +20,11 @@ pub fn figures(results: &Results) -> String {
     let lines = lines(&groups(goals, Detail::Cases));
     let header = "| case | measurement | peer | ratio | goal | CPU ratio | CPU goal |";
     format!(
-        "![Ratios to the peers, and CPU seconds per GiB](bench/results.svg)\n\n{}\n\
+        "![Ratios to the peers, and CPU seconds per GiB](../bench/results.svg)\n\n{}\n\
          A ratio is pve-tunnel's value divided by the peer's: the median of all turns, then minimum and\n\
          maximum. A line for several measurements shows the worst of them. The CPU ratio compares the CPU\n\
-         time of all processes in the path.\n\
-         Measured on {}.\n\
-         [bench/results.json](bench/results.json) has every row, with its number of turns.\n",
+         time of all processes in the path.\n",
         table(header, lines),
-        results.machine_text(),
     )
 }
 

@@ -11,6 +11,12 @@ pub type Costs = BTreeMap<String, f64>;
 /// The peer's name in a row whose values must not exceed a limit.
 const LIMIT: &str = "limit";
 
+/// The peer's name in a row that compares with the path to a node without pve-tunnel, at its best:
+/// the real pveproxy, fed by the connector through a websocket. pveproxy's single core is the limit
+/// of this path, whatever program feeds it. The stock helper, whose place the connector takes, is
+/// not a package of Debian.
+pub const STOCK: &str = "stock at best";
+
 /// The most digits that a ratio can have in addition. The recorded values have four digits.
 const MORE_DIGITS: usize = 3;
 

@@ -3,7 +3,7 @@
 //! The guest is paused, so every turn moves the same random bytes. RAM moves by a migration, the
 //! disk by a mirror to an NBD export, as in Proxmox VE.
 
-use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title, rate};
+use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, STOCK, Sample, Title, rate};
 use crate::peer::node::{Front, Node};
 use crate::plane::direct;
 use crate::qemu::{PROGRAM, Qemu};
@@ -32,45 +32,85 @@ const MEMORY: &str = "/dev/shm";
 
 const OURS: &str = "pve-tunnel";
 
+/// A plane, with the goals against QEMU alone and against `STOCK`.
+struct Plane {
+    name: &'static str,
+    against_bare: Option<Goal>,
+    against_stock: Option<Goal>,
+}
+
+const PLANES: [Plane; 3] = [
+    Plane {
+        name: "tls",
+        against_bare: Some(Goal::AtLeast(0.8)),
+        against_stock: Some(Goal::AtLeast(1.5)),
+    },
+    Plane {
+        name: "tcp",
+        against_bare: None,
+        against_stock: None,
+    },
+    Plane {
+        name: TO_TEST_NODE,
+        against_bare: None,
+        against_stock: None,
+    },
+];
+
+const TO_TEST_NODE: &str = "websocket to test node";
+
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let mut version = Command::new(PROGRAM);
     version.arg("--version").stdout(Stdio::null());
     if !version.status().is_ok_and(|status| status.success()) {
         return Err(format!("needs {PROGRAM}"));
     }
+    let has_stock = match Node::start(Front::Pveproxy) {
+        Ok(_) => true,
+        Err(reason) => {
+            println!("  skipped: {STOCK}: {reason}");
+            false
+        }
+    };
     let setup = Setup::new(effort.bytes(BYTES).max(AT_LEAST));
-    for (name, peer, turn) in [
+    for (kind, peer, turn) in [
         ("RAM", "QEMU to QEMU", Setup::migrate as Turn),
         ("NBD", "bare NBD", Setup::mirror),
     ] {
-        for (plane, goal) in [
-            ("tls", Some(Goal::AtLeast(0.8))),
-            ("tcp", None),
-            ("websocket", None),
-        ] {
-            let mut tunnel = match Transport::on(plane) {
+        for plane in &PLANES {
+            let mut tunnel = match Transport::on(plane.name) {
                 Ok(tunnel) => tunnel,
                 Err(reason) => {
-                    println!("  skipped: {plane}: {reason}");
+                    println!("  skipped: {}: {reason}", plane.name);
                     continue;
                 }
             };
             let mut bare = Transport::Bare;
-            let (mut ours, mut theirs) = (Turns::new(turn), Turns::new(turn));
-            let contest = Contest::run(
-                effort.turns(),
-                vec![
-                    Contender::new(OURS, || ours.run(&setup, &mut tunnel)),
-                    Contender::new(peer, || theirs.run(&setup, &mut bare)),
-                ],
-            );
-            let name = format!("{name}, {plane}");
+            let mut turns = [OURS, peer, STOCK].map(|_| Turns::new(turn));
+            let [ours, theirs, stock] = &mut turns;
+            let mut contenders = vec![
+                Contender::new(OURS, || ours.run(&setup, &mut tunnel)),
+                Contender::new(peer, || theirs.run(&setup, &mut bare)),
+            ];
+            // Both would be websockets, which differ only in the target's program.
+            let with_stock = has_stock && plane.name != TO_TEST_NODE;
+            if with_stock {
+                contenders.push(Contender::new(STOCK, || {
+                    stock.run(&setup, &mut Transport::stock())
+                }));
+            }
+            let contest = Contest::run(effort.turns(), contenders);
+            let name = format!("{kind}, {}", plane.name);
             let title = Title {
                 case: "guest",
                 name: &name,
                 unit: "MB/s",
             };
-            rows.push(contest.row(title, peer, goal, |sample| sample.value));
+            let speed = |sample: &Sample| sample.value;
+            rows.push(contest.row(title, peer, plane.against_bare, speed));
+            if with_stock {
+                rows.push(contest.row(title, STOCK, plane.against_stock, speed));
+            }
         }
     }
     Ok(())
@@ -111,9 +151,14 @@ enum Transport {
 impl Transport {
     fn on(plane: &str) -> Result<Self, String> {
         Ok(match plane {
-            "websocket" => Self::Websocket(Box::new(Node::start(Front::TestNode)?)),
+            TO_TEST_NODE => Self::Websocket(Box::new(Node::start(Front::TestNode)?)),
             _ => Self::Direct(Box::new(direct(plane))),
         })
+    }
+
+    /// A new pveproxy, whose buffers are empty.
+    fn stock() -> Self {
+        Self::Websocket(Box::new(Node::start(Front::Pveproxy).unwrap()))
     }
 
     /// The address on which the target's QEMU listens, and the one to which the source's QEMU

@@ -10,7 +10,7 @@ mod clocks;
 mod contest;
 mod rows;
 
-pub use bench_report::{Goal, Row, Spread, Title};
+pub use bench_report::{Goal, Row, STOCK, Spread, Title};
 pub use clocks::{Clocks, GIB, rate};
 pub use contest::{Contender, Contest, Effort, Sample};
 pub use rows::Rows;

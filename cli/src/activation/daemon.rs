@@ -48,6 +48,13 @@ pub(super) fn daemons(node: &Node) -> Vec<DaemonStatus> {
     DAEMONS.iter().map(|name| daemon(node, name)).collect()
 }
 
+/// Whether at least one of the daemons is running.
+pub(super) fn any_is_running(node: &Node) -> bool {
+    DAEMONS
+        .iter()
+        .any(|name| main_process(node, name).is_some())
+}
+
 fn daemon(node: &Node, name: &'static str) -> DaemonStatus {
     let mut daemon = DaemonStatus {
         name,

@@ -7,6 +7,7 @@ use super::dpkg::{self, Package};
 use super::probe::{ModuleStatus, ProbeResult, probe};
 use super::steps::{DesiredState, Inspection, steps_for};
 use super::{ActivationError, Node};
+use crate::configuration_file;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,8 @@ pub struct Status {
     /// Whether dpkg is running and the daemons reload when it ends. The libraries that they have
     /// loaded now are then not a problem.
     pub reload_pending: bool,
+    /// Whether this is a node of Proxmox VE: the stock modules, or their package, are installed.
+    pub proxmox_ve: bool,
     /// What is wrong, and how to fix it; empty if nothing is wrong.
     pub problems: Vec<String>,
 }
@@ -82,15 +85,18 @@ impl Node {
     pub fn status(&self) -> Result<Status, ActivationError> {
         let mut problems = Vec::new();
         let mut components = Vec::new();
+        let mut proxmox_ve = false;
         for component in Component::ALL {
             let found = self.inspect(component)?;
             let (state, problem) = judge(component, &found);
             problems.extend(problem);
+            let package = dpkg::package(self, component)?;
+            proxmox_ve |= component.is_module() && (package.is_some() || found.has_stock());
             components.push(ComponentStatus {
                 component,
                 state,
                 path: component.path(),
-                package: dpkg::package(self, component)?,
+                package,
                 module: None,
             });
         }
@@ -106,6 +112,7 @@ impl Node {
         }
         let state = NodeState::of(&components);
         problems.extend(state.problem());
+        problems.extend(self.configuration_problem());
         let daemons = daemons(self);
         if !self.maintainer_script {
             problems.extend(daemons.iter().filter_map(|daemon| daemon.problem(state)));
@@ -116,8 +123,23 @@ impl Node {
             versions,
             daemons,
             reload_pending: self.maintainer_script,
+            proxmox_ve,
             problems,
         })
+    }
+
+    /// What is wrong with the configuration of migrations to other clusters.
+    fn configuration_problem(&self) -> Option<String> {
+        let read = configuration_file::read(&self.at(configuration_file::PATH));
+        let refused = "no migration to another cluster starts until it is corrected";
+        match read.err()? {
+            error @ configuration_file::FileError::Read { .. } => {
+                Some(format!("{error}; {refused}"))
+            }
+            error @ configuration_file::FileError::Invalid { .. } => Some(format!(
+                "{error}; {refused}; 'pve-tunnel config' checks the file"
+            )),
+        }
     }
 
     /// Loads the modules, if at least one is installed.
@@ -267,10 +289,44 @@ impl DaemonStatus {
     }
 }
 
+impl Status {
+    /// The migrations that use the stock tunnel although the component is on: the module that Perl
+    /// loads is not in effect.
+    fn stock_directions(&self) -> Option<&'static str> {
+        let is_stock = |component: Component| {
+            self.components.iter().any(|each| {
+                let module = each.module.as_ref().filter(|_| each.component == component);
+                let loaded = module.filter(|module| module.file.is_some());
+                loaded.is_some_and(|module| !module.in_effect)
+            })
+        };
+        match (is_stock(Component::Overlay), is_stock(Component::Seam)) {
+            (true, true) => Some("from and to"),
+            (true, false) => Some("from"),
+            (false, true) => Some("to"),
+            (false, false) => None,
+        }
+    }
+}
+
 /// The text that `status` prints without `--json`.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "pve-tunnel is {}", self.state)?;
+        write!(f, "pve-tunnel is {}", self.state)?;
+        match (self.state, self.stock_directions()) {
+            (NodeState::Off, _) if !self.proxmox_ve => writeln!(
+                f,
+                ": this is not a Proxmox VE node ({} is not installed)",
+                Component::Overlay.package()
+            )?,
+            (NodeState::On, Some(directions)) => {
+                writeln!(
+                    f,
+                    ", but migrations {directions} this node use the stock tunnel"
+                )?;
+            }
+            _ => writeln!(f)?,
+        }
         for component in &self.components {
             writeln!(f, "{component}")?;
         }

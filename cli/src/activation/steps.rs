@@ -79,6 +79,12 @@ impl Inspection {
     pub fn is_off(&self) -> bool {
         self.at_path != AtPath::Replacement && self.diversion != Diversion::Ours
     }
+
+    /// Whether the stock file exists, at its path or beside the link.
+    #[must_use]
+    pub fn has_stock(&self) -> bool {
+        self.at_path == AtPath::File || self.at_distrib != AtDistrib::Missing
+    }
 }
 
 /// The desired state of a component.

@@ -1,11 +1,12 @@
 //! `enable` and `disable`.
 
 use super::component::Component;
+use super::daemon;
 use super::dpkg::{self, Reload};
 use super::probe::probe;
 use super::program::ProgramError;
 use super::status::NodeState;
-use super::steps::{AtDistrib, AtPath, DesiredState, Inspection, Step, steps_for};
+use super::steps::{DesiredState, Inspection, Step, steps_for};
 use super::{ActivationError, Node};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -30,6 +31,8 @@ pub struct Report {
     pub changes: Vec<Change>,
     /// How the daemons reload; none if no module was changed.
     pub reload: Option<Result<Reload, ProgramError>>,
+    /// Whether a daemon is running that has to reload.
+    pub daemon_is_running: bool,
 }
 
 /// The change of a component.
@@ -200,6 +203,7 @@ impl Node {
         Report {
             state,
             reload: has_modules.then(|| dpkg::reload(self)),
+            daemon_is_running: daemon::any_is_running(self),
             changes,
         }
     }
@@ -214,7 +218,7 @@ fn change(
         Ok(steps) => Ok(Change {
             component,
             to,
-            has_stock: found.at_path == AtPath::File || found.at_distrib != AtDistrib::Missing,
+            has_stock: found.has_stock(),
             steps,
         }),
         Err(refusal) => Err(ActivationError::Refused {
@@ -262,6 +266,10 @@ impl fmt::Display for Report {
         }
         match &self.reload {
             None | Some(Err(_)) => Ok(()),
+            Some(Ok(Reload::Done)) if !self.daemon_is_running => writeln!(
+                f,
+                "daemons: none to reload, because pvedaemon is not running"
+            ),
             Some(Ok(Reload::Done)) => {
                 writeln!(f, "daemons: reloaded by the trigger pve-api-updates")
             }

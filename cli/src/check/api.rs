@@ -226,7 +226,8 @@ pub(super) fn round_trip(
     let mut shortest = Duration::MAX;
     for attempt in 0..attempts {
         let started = Instant::now();
-        let connected = runtime.block_on(timeout(CONNECT_TIMEOUT, TcpStream::connect(address)));
+        let connected =
+            runtime.block_on(async { timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await });
         match connected {
             Ok(Ok(_)) => shortest = shortest.min(started.elapsed()),
             Ok(Err(error)) if attempt == 0 => return Err(error),

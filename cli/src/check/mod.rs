@@ -20,11 +20,12 @@ mod target;
 mod tunnel;
 
 use crate::arguments::Check;
+use crate::configuration_file::FileError;
 use api::Api;
 use guest::Guest;
 use interrupt::Interrupt;
 use privileges::Purpose;
-use pve_tunnel::configuration::{SourceSelection, is_id};
+use pve_tunnel::configuration::{Configuration, SourceSelection, is_id};
 use remote::Remote;
 use report::{Finding, Outcome, Report, Step, Style};
 use std::fmt::Display;
@@ -34,10 +35,10 @@ use target::Target;
 
 /// Runs the check and prints what it finds.
 pub(crate) fn run(arguments: &Check) -> ExitCode {
-    let file = node::read_configuration(&arguments.configuration);
+    let configuration = node::read_configuration(&arguments.configuration);
     let remote = match Remote::parse(&arguments.to) {
         Ok(Some(remote)) => remote,
-        Ok(None) => match node::configured_remote(&file, &arguments.to) {
+        Ok(None) => match node::configured_remote(configuration.as_ref(), &arguments.to) {
             Ok(host) => Remote::without_token(host),
             Err(reason) => return fail(format_args!("--to '{}': {reason}", arguments.to)),
         },
@@ -73,7 +74,7 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         interrupt: &interrupt,
         report: &mut report,
     };
-    check.all_steps(&file);
+    check.all_steps(configuration.as_ref());
     report.finish();
     interrupt.end_process();
     report.outcome.exit_code()
@@ -97,9 +98,9 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Every step, until one fails that the next ones depend on.
-    fn all_steps(&mut self, file: &node::File) {
+    fn all_steps(&mut self, configuration: Result<&Configuration, &FileError>) {
         node::check_activation(self.report);
-        let selection = self.selection(file);
+        let selection = self.selection(configuration);
         let Some(api) = target::reach(self.remote, self.report) else {
             return;
         };
@@ -140,13 +141,16 @@ impl Run<'_> {
         self.check_tunnel(&api, &target, &selection, vmid);
     }
 
-    fn selection(&mut self, file: &node::File) -> Option<SourceSelection> {
+    fn selection(
+        &mut self,
+        configuration: Result<&Configuration, &FileError>,
+    ) -> Option<SourceSelection> {
         let call = node::Call {
             remote: &self.remote.host,
             migration_type: self.arguments.migration_type,
             network: self.arguments.network.as_deref(),
         };
-        node::check_configuration(file, &call, self.report)
+        node::check_configuration(configuration, &call, self.report)
     }
 
     /// The VMID of the tunnel, which must be free at the target.

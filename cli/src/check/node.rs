@@ -2,18 +2,12 @@
 
 use super::report::{Finding, Report, Step};
 use crate::activation::{Node, NodeState};
+use crate::configuration_file::{self, FileError};
 use pve_tunnel::configuration::{
-    Configuration, ConfigurationError, Selection, SelectionInput, SourceSelection, select,
+    Configuration, Selection, SelectionInput, SourceSelection, select,
 };
 use pve_tunnel::plane::MigrationType;
-use std::io;
-use std::path::{Path, PathBuf};
-
-/// The configuration file, as it was read.
-pub(super) struct File {
-    path: PathBuf,
-    content: io::Result<Vec<u8>>,
-}
+use std::path::Path;
 
 /// What the call of the migration would request.
 pub(super) struct Call<'a> {
@@ -22,32 +16,26 @@ pub(super) struct Call<'a> {
     pub(super) network: Option<&'a str>,
 }
 
-/// A missing file is the same as an empty one.
-pub(super) fn read_configuration(path: &Path) -> File {
-    let content = match std::fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read,
-    };
-    File {
-        path: path.to_owned(),
-        content,
-    }
+/// The configuration, or why it cannot be used. A missing file is the same as an empty one.
+pub(super) fn read_configuration(path: &Path) -> Result<Configuration, FileError> {
+    let read = configuration_file::read(path)?;
+    Ok(read.map_or_else(Configuration::default, |(configuration, _)| configuration))
 }
 
 /// The first remote of the network with that ID.
-pub(super) fn configured_remote(file: &File, id: &str) -> Result<String, String> {
-    let path = file.path.display();
-    let content = file.content.as_ref().map_err(|error| {
-        format!("it has no '=', so it is the ID of a network, but {path} cannot be read: {error}")
-    })?;
-    let configuration =
-        Configuration::parse(content).map_err(|error| format!("{path}, {error}"))?;
+pub(super) fn configured_remote(
+    configuration: Result<&Configuration, &FileError>,
+    id: &str,
+) -> Result<String, String> {
+    let configuration = configuration
+        .map_err(|error| format!("it has no '=', so it is the ID of a network; but {error}"))?;
     let network = configuration.network(id).ok_or_else(|| {
-        format!("it has no '=' and is not the ID of a network in {path} either; expected host=...,apitoken=...")
+        "it has no '=', and is not the ID of a configured network either; expected host=...,apitoken=..."
+            .to_owned()
     })?;
     match network.remotes.first() {
         Some(remote) => Ok(remote.to_string()),
-        None => Err(format!("network '{id}' in {path} lists no remote")),
+        None => Err("this network lists no remote".to_owned()),
     }
 }
 
@@ -94,19 +82,18 @@ pub(super) fn check_activation(report: &mut Report) {
 
 /// Reports what the configuration selects for the call; none if it forbids the migration.
 pub(super) fn check_configuration(
-    file: &File,
+    configuration: Result<&Configuration, &FileError>,
     call: &Call<'_>,
     report: &mut Report,
 ) -> Option<SourceSelection> {
-    let path = file.path.display();
-    let content = match &file.content {
-        Ok(content) => content,
+    let configuration = match configuration {
+        Ok(configuration) => configuration,
         Err(error) => {
-            report.add(Finding::failed(
-                Step::Node,
-                format!("{path} cannot be read: {error}"),
-                "run the check as root",
-            ));
+            let advice = match error {
+                FileError::Read { .. } => "run the check as root",
+                FileError::Invalid { .. } => "correct the file: see remote-migration.cfg(5)",
+            };
+            report.add(Finding::failed(Step::Node, error.to_string(), advice));
             return None;
         }
     };
@@ -115,34 +102,17 @@ pub(super) fn check_configuration(
         migration_type: call.migration_type,
         migration_network: call.network.map(str::to_owned),
     };
-    let selected =
-        Configuration::parse(content).and_then(|configuration| select(&configuration, &call));
-    match selected {
+    match select(configuration, &call) {
         Ok(Selection::Source(selection)) => {
-            let text = format!(
-                "type '{}': {}",
-                selection.migration_type.name(),
-                selection.reason
-            );
+            let name = selection.migration_type.name();
+            let text = format!("type '{name}': {}", selection.reason);
             report.add(Finding::ok(Step::Node, text));
             Some(selection)
         }
         Ok(Selection::Target(_)) => None,
         Err(error) => {
-            let advice = match &error {
-                ConfigurationError::Line { .. }
-                | ConfigurationError::NotUtf8 { .. }
-                | ConfigurationError::TooLong { .. } => {
-                    format!("correct {path}: see remote-migration.cfg(5)")
-                }
-                _ => "change the arguments, or the configuration: see remote-migration.cfg(5)"
-                    .to_owned(),
-            };
-            report.add(Finding::failed(
-                Step::Node,
-                format!("{path}, {error}"),
-                advice,
-            ));
+            let advice = "change the arguments, or the configuration: see remote-migration.cfg(5)";
+            report.add(Finding::failed(Step::Node, error.to_string(), advice));
             None
         }
     }

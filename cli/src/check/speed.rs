@@ -47,10 +47,6 @@ impl<'a> Forwards<'a> {
         })
     }
 
-    pub(super) fn has_meter(&self) -> bool {
-        self.meter.is_some()
-    }
-
     /// Starts the meter at the target.
     pub(super) fn start_meter(
         &mut self,
@@ -101,22 +97,20 @@ impl Drop for Forwards<'_> {
     }
 }
 
-/// Measures a plane in both directions. A measurement that fails is a finding, and no error.
+/// Measures a plane in both directions, and returns what was found. A measurement that fails is a
+/// finding, and no error.
 pub(super) fn measure(
-    forwards: &mut Forwards<'_>,
+    forwards: &Forwards<'_>,
     connector: &mut Connector,
     plane: Plane,
     report: &mut Report,
-) -> Result<(), ConnectorError> {
-    let Some(meter) = forwards.meter.clone() else {
-        return Ok(());
+) -> Result<Vec<Finding>, ConnectorError> {
+    let Some(meter) = &forwards.meter else {
+        return Ok(Vec::new());
     };
-    let socket = match forwards.forward(connector, plane, &meter) {
+    let socket = match forwards.forward(connector, plane, meter) {
         Ok(socket) => socket,
-        Err(ConnectorError::Refused(reason)) => {
-            report.add(not_measured(plane, &reason));
-            return Ok(());
-        }
+        Err(ConnectorError::Refused(reason)) => return Ok(vec![not_measured(plane, &reason)]),
         Err(error) => return Err(error),
     };
     let seconds = forwards.request.seconds;
@@ -131,10 +125,11 @@ pub(super) fn measure(
         connector: connector.pid(),
         interrupt: forwards.interrupt,
     };
+    let mut findings = Vec::new();
     for direction in [Direction::Sent, Direction::Received] {
         match meter.measure(direction) {
             Ok(measurement) => {
-                report.add(Finding::ok(Step::Speed, described(&measurement)));
+                findings.push(Finding::ok(Step::Speed, described(&measurement)));
                 report.measurements.push(measurement);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -142,12 +137,12 @@ pub(super) fn measure(
             }
             Err(error) => {
                 let last = connector.log().pop().unwrap_or_default();
-                report.add(not_measured(plane, &format!("{error}; {last}")));
-                return Ok(());
+                findings.push(not_measured(plane, &format!("{error}; {last}")));
+                break;
             }
         }
     }
-    Ok(())
+    Ok(findings)
 }
 
 fn not_measured(plane: Plane, reason: &str) -> Finding {

@@ -95,7 +95,7 @@ fn reachable_address(
         report.add(match result {
             Ok(time) => {
                 let milliseconds = time.as_secs_f64() * 1e3;
-                let text = format!("{address} answers, round trip {milliseconds:.1} ms");
+                let text = format!("{address} answers, round trip {milliseconds:.2} ms");
                 Finding::ok(Step::Address, text)
             }
             Err(error) => {

@@ -175,10 +175,11 @@ fn checks(
     ));
     let offer = offer(connector, request.selection.migration_type, report)?;
     let mut forwards = Forwards::new(request, interrupt)?;
+    let mut measured = Vec::new();
     if offer.meter && request.seconds > 0.0 {
         forwards.start_meter(connector, report)?;
         // Forwards use the websocket until a plane is negotiated.
-        speed::measure(&mut forwards, connector, Plane::Websocket, report)?;
+        measured = speed::measure(&forwards, connector, Plane::Websocket, report)?;
     } else if request.seconds > 0.0 {
         report.add(Finding::worse(
             Step::Speed,
@@ -186,13 +187,12 @@ fn checks(
             "install pve-tunnel on the target, and run 'pve-tunnel enable' there",
         ));
     }
-    let Some(plane) = negotiate(connector, &version, request, report)? else {
-        return Ok(());
-    };
-    report.plane = Some(plane.name().to_owned());
-    if plane != Plane::Websocket && forwards.has_meter() {
-        speed::measure(&mut forwards, connector, plane, report)?;
+    let plane = negotiate(connector, &version, request, report)?;
+    report.plane = plane.map(|plane| plane.name().to_owned());
+    if let Some(direct) = plane.filter(|plane| *plane != Plane::Websocket) {
+        measured.extend(speed::measure(&forwards, connector, direct, report)?);
     }
+    measured.into_iter().for_each(|finding| report.add(finding));
     Ok(())
 }
 

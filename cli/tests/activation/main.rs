@@ -5,4 +5,5 @@
 mod node_tree;
 mod status;
 mod steps;
+mod summary;
 mod switch;

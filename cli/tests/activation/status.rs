@@ -86,6 +86,7 @@ fn the_json_output_has_these_keys() {
                     "unreadable": 0,
                 }],
                 "reload_pending": false,
+                "proxmox_ve": true,
                 "problems": [],
             })
         );
@@ -222,10 +223,10 @@ fn the_libraries_that_daemons_have_loaded_are_reported() {
 }
 
 /// A process with a given name and its child. Either both have loaded the library or neither.
-struct RunningDaemon(Child);
+pub(crate) struct RunningDaemon(Child);
 
 impl RunningDaemon {
-    fn start(tree: &Tree, name: &str, library: Option<&Path>) -> Self {
+    pub(crate) fn start(tree: &Tree, name: &str, library: Option<&Path>) -> Self {
         let program = "$0 = shift; $| = 1; \
              if (@ARGV) { require DynaLoader; DynaLoader::dl_load_file($ARGV[0]) or die }; \
              my $child = fork() // die; \

@@ -1,8 +1,11 @@
 //! The command `probe`: what would fail later is reported before anything exists at the target.
 
 use serde_json::{Value, json};
+use std::io::Read;
 use std::net::TcpListener;
+use std::sync::{Mutex, mpsc};
 use testing::connector::Connector;
+use testing::read_to_end;
 use testing::target::{Identity, Target, serve_worker, stock_answer};
 
 fn probe(connector: &mut Connector, url: &str, fingerprint: Option<String>) -> Value {
@@ -77,4 +80,38 @@ fn a_probe_reports_what_would_fail_later() {
     let finished = connector.finish();
     assert!(finished.status.success(), "{}", finished.log);
     assert!(finished.log.contains("is not trusted"), "{}", finished.log);
+}
+
+#[test]
+fn a_probe_is_cancelled_after_the_end_of_the_input() {
+    let (received, hello) = mpsc::channel();
+    let received = Mutex::new(received);
+    // It does not answer the TLS handshake, for which the connector has a limit of 10 s.
+    let silent = Target::raw(move |mut tcp| {
+        assert!(tcp.read(&mut [0; 1024]).unwrap() > 0);
+        received.lock().unwrap().send(()).unwrap();
+        let _ = read_to_end(&tcp);
+    });
+    let mut connector = Connector::start();
+    let data = json!({ "url": format!("wss://{silent}/"), "fingerprint": "00".repeat(32) });
+    connector.send(&json!({ "control": true, "cmd": "probe", "data": data }));
+    hello.recv().unwrap();
+    let finished = connector.finish();
+    assert!(finished.status.success(), "{}", finished.log);
+    let answer: Value = serde_json::from_str(&finished.rest).unwrap();
+    assert_eq!(answer["success"], false, "{answer}");
+    let reason = answer["msg"].as_str().unwrap();
+    assert!(reason.contains("the input has ended"), "{reason}");
+}
+
+#[test]
+fn a_probe_is_answered_if_the_input_ends_after_it() {
+    let target = Target::new(|_| panic!("the target received a request"));
+    let mut connector = Connector::start();
+    let fingerprint = target.fingerprint.to_string();
+    let data = json!({ "url": target.url(""), "fingerprint": fingerprint });
+    connector.send(&json!({ "control": true, "cmd": "probe", "data": data }));
+    let finished = connector.finish();
+    let answer: Value = serde_json::from_str(&finished.rest).unwrap();
+    assert_eq!(answer["success"], true, "{answer}");
 }

@@ -350,9 +350,9 @@ sub compare ($self) {
     for my $name ('RAM', 'disk', 'offline disk') {
         my $sum = $sums->{ lc($name =~ s/ .*//r) . '_sha256' } // next;
         my ($source, $target) = @$sum{qw(source target)};
-        $self->info("$name SHA-256 $source at the source, "
-                . ($source eq $target ? 'the same' : $target)
-                . ' at the target');
+        $self->info("SHA-256 of the $name: "
+                . ($source eq $target ? 'equal at source and target' : 'DIFFERENT'));
+        $self->info("    $_") for $source, $source eq $target ? () : $target;
     }
     $self->check_last_write;
     return $sums;

@@ -21,7 +21,8 @@ use v5.36;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use constant {
-    BAR => 32,
+    # Characters. A line with a bar of this length fits 80 columns.
+    BAR => 24,
     # Seconds between two lines, without a terminal.
     LINE_INTERVAL => 1,
     # Seconds between two updates of the bar, on a terminal.

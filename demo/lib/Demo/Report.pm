@@ -14,27 +14,28 @@ use JSON;
 
 use Demo::Plane;
 
-my @COLUMNS = (
+# Two tables, so that each fits 80 columns.
+my @MIGRATION = (
     ['plane', '%s'],
     ['wire', '%s'],
     ['MiB', '%.0f'],
     ['seconds', '%.2f'],
     ['MB/s', '%.0f'],
-    ['connector', '%.2f'],
-    ['listener', '%.2f'],
-    ['pveproxy', '%.2f'],
     ['RAM', '%s'],
     ['disk', '%s'],
     ['offline', '%s'],
     ['guest', '%s'],
 );
+my @CPU = (['plane', '%s'], ['connector', '%.2f'], ['listener', '%.2f'], ['pveproxy', '%.2f']);
 
-my @LEGEND = (
+my @MIGRATION_LEGEND = (
     'MiB, seconds, MB/s: RAM and disk of the running guest. 1 MB = 10^6 bytes.',
-    'connector, listener, pveproxy: CPU seconds per GiB of all transferred data.',
-    'The test node replaces pveproxy.',
-    'RAM, disk, offline: whether the SHA-256 is equal at source and target.',
-    'The report contains the checksums.',
+    'RAM, disk, offline: whether the SHA-256 is equal at source and target. The',
+    'report contains the checksums.',
+);
+my @CPU_LEGEND = (
+    'CPU seconds of each process per GiB of all transferred data. The test node',
+    'replaces pveproxy.',
 );
 
 # The first part of the names of byte counts and checksums.
@@ -128,64 +129,114 @@ sub live_bytes ($result) { return $result->{ram_bytes} + $result->{disk_bytes} }
 
 =head2 table
 
-C<table(@results)>: the lines of the table, followed by explanations.
+C<table(@results)>: the lines of the tables with their explanations, and the paths of the data. No
+line is longer than 80 characters if the addresses are of IPv4.
 
 =cut
 
 sub table (@results) {
-    my @rows = ([map { $_->[0] } @COLUMNS], map { row($_) } @results);
-    my @width;
+    return (
+        aligned(\@MIGRATION, map { migration_row($_) } @results),
+        '', @MIGRATION_LEGEND, '',
+        aligned(\@CPU, map { cpu_row($_) } @results),
+        '', @CPU_LEGEND, '',
+        map { path($_) } @results
+    );
+}
+
+=head2 check_file
+
+C<check_file($file)>: dies with the reason if the report cannot be written there. Creates the folder.
+
+=head2 write_file
+
+C<write_file($file, @results)>: writes the report, as JSON C<{"crossings":[...]}>. Dies with the
+reason.
+
+=cut
+
+sub check_file ($file) {
+    my $new = open_new($file);
+    close($new);
+    unlink "$file.new";
+    return;
+}
+
+sub write_file ($file, @results) {
+    my $json =
+        JSON->new->canonical->pretty->encode({ crossings => [map { migration($_) } @results] });
+    my $out = open_new($file);
+    print {$out} $json;
+    close($out) or refuse($file, $!);
+    rename("$file.new", $file) or refuse($file, $!);
+    return;
+}
+
+# Opens the file that takes the place of the report when it is complete.
+sub open_new ($file) {
+    refuse($file, 'it is a directory') if -d $file;
+    make_path(dirname($file), { error => \my $errors });
+    for my $error (@$errors) {
+        my ($path, $reason) = %$error;
+        refuse($file, "cannot create the folder '$path': $reason");
+    }
+    open(my $out, '>', "$file.new") or refuse($file, "cannot create '$file.new': $!");
+    return $out;
+}
+
+sub refuse ($file, $reason) {
+    die "cannot write the report '$file': $reason: set REPORT= to another file\n";
+}
+
+sub migration_row ($result) {
+    my $migration = migration($result);
+    return [
+        $result->{plane},
+        Demo::Plane::get($result->{plane})->{wire},
+        live_bytes($result) / 1048576,
+        @$migration{qw(seconds mb_per_s)},
+        (map { agreement($result->{"${_}_sha256"}) } @MOVED),
+        $result->{running} ? 'running' : 'STOPPED',
+    ];
+}
+
+sub cpu_row ($result) {
+    my $migration = migration($result);
+    return [
+        $result->{plane},
+        @$migration{qw(cpu_s_per_gib listener_cpu_s_per_gib pveproxy_cpu_s_per_gib)}
+    ];
+}
+
+# The lines of a table: names of the columns, a rule, and the rows.
+sub aligned ($columns, @values) {
+    my @rows = [map { $_->[0] } @$columns];
+    for my $row (@values) {
+        push @rows, [map { sprintf($columns->[$_][1], $row->[$_]) } 0 .. $#$row];
+    }
+    my @width = (0) x @$columns;
     for my $row (@rows) {
         for my $i (0 .. $#$row) {
-            $width[$i] = length $row->[$i] if length($row->[$i]) > ($width[$i] // 0);
+            $width[$i] = length $row->[$i] if length($row->[$i]) > $width[$i];
         }
     }
     my @lines = map { line($_, \@width) } @rows;
     splice(@lines, 1, 0, join('  ', map { '-' x $_ } @width));
-    return (@lines, '', (map { path($_) } @results), '', @LEGEND);
-}
-
-=head2 write_file
-
-C<write_file($file, @results)>: writes the report, as JSON C<{"crossings":[...]}>.
-
-=cut
-
-sub write_file ($file, @results) {
-    make_path(dirname($file));
-    my $json =
-        JSON->new->canonical->pretty->encode({ crossings => [map { migration($_) } @results] });
-    open(my $out, '>', "$file.new") or die "cannot write '$file': $!\n";
-    print {$out} $json;
-    close($out) or die "cannot write '$file': $!\n";
-    rename("$file.new", $file) or die "cannot write '$file': $!\n";
-    return;
-}
-
-sub row ($result) {
-    my $migration = migration($result);
-    my @values = (
-        $result->{plane},
-        Demo::Plane::get($result->{plane})->{wire},
-        live_bytes($result) / 1048576,
-        @$migration{qw(seconds mb_per_s cpu_s_per_gib)},
-        @$migration{qw(listener_cpu_s_per_gib pveproxy_cpu_s_per_gib)},
-        (map { agreement($result->{"${_}_sha256"}) } @MOVED),
-        $result->{running} ? 'running' : 'STOPPED',
-    );
-    return [map { sprintf($COLUMNS[$_][1], $values[$_]) } 0 .. $#COLUMNS];
+    return @lines;
 }
 
 # The path of the data: address and cipher.
 sub path ($result) {
     my $record = $result->{record};
-    my $plane = sprintf('%-9s ', $result->{plane});
-    return "$plane to $record->{remote}, $record->{cipher}" if !defined $result->{endpoint};
-    return "$plane to $result->{endpoint}, UNENCRYPTED; "
-        . "offline disk over '$record->{forwards_plane}' to $record->{remote}, $record->{cipher}";
+    my @to = ("$record->{remote}, $record->{cipher}");
+    @to = (
+        "$result->{endpoint}, UNENCRYPTED",
+        "$record->{remote}, $record->{cipher}: the offline disk, plane '$record->{forwards_plane}'"
+    ) if defined $result->{endpoint};
+    return map { sprintf('%-9s  to %s', $_ ? '' : $result->{plane}, $to[$_]) } 0 .. $#to;
 }
 
-sub agreement ($sum) { return $sum->{source} eq $sum->{target} ? 'equal' : 'DIFFERENT' }
+sub agreement ($sum) { return $sum->{source} eq $sum->{target} ? 'equal' : 'DIFFER' }
 
 sub line ($row, $width) {
     return join('  ', map { sprintf('%-*s', $width->[$_], $row->[$_]) } 0 .. $#$row) =~ s/ +\z//r;

@@ -21,12 +21,38 @@ const OVERVIEW: &str = "Guests are moved with qm remote-migrate and pct remote-m
      what is encrypted, which ports are needed, and what to choose. The networks are configured in \
      remote-migration.cfg(5).";
 
-/// The exit codes of every subcommand.
+/// The exit codes of a page, except of those in [`exit_status`].
 const EXIT_STATUS: [(&str, &str); 3] = [
     ("0", "Success."),
     ("1", "Failure. Standard error shows what failed, and why."),
     ("2", "Wrong arguments. Nothing was done."),
 ];
+
+/// The exit codes of subcommands that report a state.
+fn exit_status(page: &str) -> [(&'static str, &'static str); 3] {
+    match page {
+        "pve-tunnel-config" => [
+            (
+                "0",
+                "The file is valid and permits the migration of --to, or there is no file and none was given.",
+            ),
+            (
+                "1",
+                "The file is invalid, cannot be read, or does not permit the migration.",
+            ),
+            ("2", "Wrong arguments."),
+        ],
+        "pve-tunnel-leftovers" => [
+            ("0", "Nothing was found."),
+            ("1", "Something was found."),
+            (
+                "2",
+                "A part of the check could not be done, and the output shows which. Or wrong arguments.",
+            ),
+        ],
+        _ => EXIT_STATUS,
+    }
+}
 
 const FILES: [(&str, &str); 1] = [(
     "/etc/pve/remote-migration.cfg",
@@ -173,7 +199,7 @@ fn additional_sections(page: &Command, root: &Command) -> Roff {
             roff.text([roman(*meaning)]);
         }
     };
-    table("EXIT STATUS", &EXIT_STATUS);
+    table("EXIT STATUS", &exit_status(name(page)));
     if name(page) == name(root) {
         table("FILES", &FILES);
     }

@@ -7,6 +7,7 @@ use File::Temp qw(tempdir);
 use Test::More;
 
 use Demo::Image;
+use Test::EmulatedGuest;
 use Test::MigrationProcess;
 use TestNode::Guest;
 use TestNode::Node;

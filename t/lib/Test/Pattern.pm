@@ -7,6 +7,10 @@ use v5.36;
 
 use Digest::SHA ();
 use Exporter 'import';
+use File::Basename ();
+
+use lib File::Basename::dirname(__FILE__) . '/../../../testnode/lib';
+use TestNode::Sha256;
 
 our @EXPORT_OK = qw(pattern_block pattern_sha256 $BLOCK);
 
@@ -27,9 +31,9 @@ sequence.
 
 The block with that index, 1048576 bytes.
 
-=head2 pattern_sha256($bytes)
+=head2 pattern_sha256($bytes, $first = 0)
 
-Lower-case hex SHA-256 of the first $bytes bytes of the stream.
+Lower-case hex SHA-256 of $bytes bytes of the stream, from the beginning of block $first.
 
 =head2 $BLOCK
 
@@ -48,14 +52,19 @@ sub pattern_block ($index) {
     return $block;
 }
 
-sub pattern_sha256 ($bytes) {
-    my $sha = Digest::SHA->new(256);
-    for (my $index = 0; $bytes > 0; $index++) {
-        my $length = $bytes < $BLOCK ? $bytes : $BLOCK;
-        $sha->add(substr pattern_block($index), 0, $length);
-        $bytes -= $length;
-    }
-    return $sha->hexdigest;
+my %sha256;
+
+sub pattern_sha256 ($bytes, $first = 0) {
+    return $sha256{"$bytes from $first"} //= do {
+        my $sha = TestNode::Sha256->new;
+        my $left = $bytes;
+        for (my $index = $first; $left > 0; $index++) {
+            my $length = $left < $BLOCK ? $left : $BLOCK;
+            $sha->add(substr pattern_block($index), 0, $length);
+            $left -= $length;
+        }
+        $sha->hexdigest;
+    };
 }
 
 1;

@@ -6,12 +6,12 @@ package Test::Stream;
 use v5.36;
 
 use Carp qw(croak);
-use Digest::SHA ();
 use Errno qw(EAGAIN EINTR);
 use Exporter 'import';
 use Socket qw(SHUT_WR);
 
-use Test::Pattern qw(pattern_block $BLOCK);
+use Test::Pattern qw(pattern_block pattern_sha256 $BLOCK);
+use TestNode::Sha256;
 
 our @EXPORT_OK = qw(pump blocked_after);
 
@@ -65,8 +65,7 @@ sub new ($class, $socket, %options) {
         reads => $options{read} // 1,
         sent => 0,
         received => 0,
-        digest => Digest::SHA->new(256),
-        sent_digest => Digest::SHA->new(256),
+        digest => TestNode::Sha256->new,
     }, $class;
 }
 
@@ -90,7 +89,7 @@ sub sha256 ($self) {
 }
 
 sub sent_sha256 ($self) {
-    return $self->{sent_sha256} //= $self->{sent_digest}->hexdigest;
+    return pattern_sha256($self->{sent}, $self->{first});
 }
 
 sub is_over ($self) {
@@ -157,7 +156,6 @@ sub give ($self) {
         $self->{error} = 'ECONNRESET' if $self->{write_error} eq 'ECONNRESET';
         return;
     }
-    $self->{sent_digest}->add(substr $self->{block}, $offset, $count);
     $self->{sent} += $count;
     return;
 }

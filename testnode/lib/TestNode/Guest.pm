@@ -16,7 +16,8 @@ TestNode::Guest - a QEMU process with disks
 =head1 DESCRIPTION
 
 The same machine on both nodes of a migration: an i440FX with the given RAM and disks, without
-display and network. KVM is used if available, otherwise QEMU emulates the CPU.
+display and network. KVM is used if available, otherwise QEMU emulates the CPU. The environment
+variable C<GUEST_ACCEL> has another value for QEMU's option C<accel>, such as C<tcg>.
 
 QEMU ends on C<stop>, when the object is destroyed, or when the process that started it ends,
 whichever is first.
@@ -195,7 +196,8 @@ sub DESTROY ($self) {
 sub command_line ($self, $control_fd, $inspect_fd) {
     my @command = (
         # QEMU uses TCG if KVM is not available. Migration is the same with both.
-        QEMU, '-machine', 'pc,accel=kvm:tcg,max-ram-below-4g=' . LOW_RAM_MAX,
+        QEMU, '-machine',
+        'pc,accel=' . ($ENV{GUEST_ACCEL} // 'kvm:tcg') . ',max-ram-below-4g=' . LOW_RAM_MAX,
         # With KVM visible, the BIOS would set up the KVM clock. The target's kernel writes to the
         # clock's page in guest RAM before the guest runs there, and the checksums would differ
         # although the migration was correct.

@@ -1,7 +1,8 @@
-//! `bench/results.svg`: ratios above, CPU seconds per GiB below.
+//! The pictures. `bench/results.svg` shows ratios, and CPU seconds per GiB below them.
 
 mod cost;
 mod layout;
+pub mod planes;
 mod ratio;
 mod svg;
 
@@ -23,5 +24,5 @@ pub fn render(results: &Results) -> String {
     }
     y = ratio::draw(&mut svg, y + 2.0 * LINE, results);
     y = cost::draw(&mut svg, y + 2.0 * LINE, results);
-    svg.finish(WIDTH, y + MARGIN)
+    svg.finish(WIDTH, y + MARGIN, svg::STYLE)
 }

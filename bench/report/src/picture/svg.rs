@@ -3,7 +3,8 @@
 use crate::text;
 use std::fmt::Write;
 
-const STYLE: &str = "text{font-family:sans-serif;font-size:12px;fill:#222222}\
+/// The style of `bench/results.svg`.
+pub const STYLE: &str = ".page{fill:#ffffff}text{font-family:sans-serif;font-size:12px;fill:#222222}\
     .title{font-size:20px;font-weight:bold}.panel{font-size:15px;font-weight:bold}\
     .case,.missed{font-weight:bold}.small,.tick{font-size:11px;fill:#595959}\
     .tick{text-anchor:middle}";
@@ -38,6 +39,22 @@ impl Svg {
         ));
     }
 
+    /// A bar with the colour that the style gives to the class.
+    pub fn bar_of_class(&mut self, [x, y]: Point, length: f64, class: &str) {
+        let top = y - BAR / 2.0;
+        self.put(&format!(
+            r#"<rect x="{x:.1}" y="{top:.1}" width="{length:.1}" height="{BAR}" class="{class}"/>"#
+        ));
+    }
+
+    /// A line with the colour that the style gives to the class.
+    pub fn line_of_class(&mut self, from: Point, to: Point, class: &str) {
+        let ([x1, y1], [x2, y2]) = (from, to);
+        self.put(&format!(
+            r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" class="{class}"/>"#
+        ));
+    }
+
     pub fn line(&mut self, from: Point, to: Point, stroke: &str, width: f64) {
         let ([x1, y1], [x2, y2]) = (from, to);
         self.put(&format!(
@@ -50,11 +67,12 @@ impl Svg {
         self.put(&format!(r#"<polygon points="{corners}" fill="{fill}"/>"#));
     }
 
-    pub fn finish(self, width: f64, height: f64) -> String {
+    /// The picture. The background has the class `page`.
+    pub fn finish(self, width: f64, height: f64, style: &str) -> String {
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
-             width=\"{width:.0}\" height=\"{height:.0}\">\n<style>{STYLE}</style>\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{}</svg>\n",
+             width=\"{width:.0}\" height=\"{height:.0}\">\n<style>{style}</style>\n\
+             <rect width=\"100%\" height=\"100%\" class=\"page\"/>\n{}</svg>\n",
             self.body
         )
     }
