@@ -231,10 +231,10 @@ fn examples(page: &str, roff: &mut Roff) {
         // Marks for tests.
         .filter(|paragraph| !paragraph.starts_with("=for "));
     for (number, paragraph) in paragraphs.enumerate() {
-        if number == 0 {
-            roff.control("SH", ["EXAMPLES"]);
-        }
-        roff.control("PP", []);
+        match number {
+            0 => roff.control("SH", ["EXAMPLES"]),
+            _ => roff.control("PP", []),
+        };
         if paragraph.starts_with(' ') {
             roff.control("nf", []);
             roff.text([roman(paragraph.trim_end())]);

@@ -91,9 +91,10 @@ sub new ($class, %option) {
     path("$option{dir}/source")->mkdir;
     path('/etc/pve/nodes/source')->mkdir;
     symlink('nodes/source', '/etc/pve/local') or die "/etc/pve/local: $!\n";
-    return
-        bless { %option, guest => { source => {}, target => {} },
-        log => path($option{dir}, 'log') }, $class;
+    return bless {
+        %option, guest => { source => {}, target => {} },
+        log => path($option{dir}, 'log')
+    }, $class;
 }
 
 sub use_node ($self, $node) {
