@@ -119,7 +119,7 @@ sub remove ($self, $node, $vmid) {
     return $guest;
 }
 
-sub log_text ($self) { return $self->{log}->slurp }
+sub log_text ($self) { return -e $self->{log} ? $self->{log}->slurp : '' }
 
 sub guest ($self, $node, $vmid) {
     return $self->{guest}{$node}{$vmid}
