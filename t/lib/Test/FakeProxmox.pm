@@ -101,6 +101,24 @@ my %COMMANDS = (
             $self->{access}->modify_acl($path, role => $p->{roles}, %$p{qw(users tokens)});
         },
     },
+    # What pve-tunnel itself runs.
+    'pvesm status' => {
+        positional => [],
+        options => { enabled => qr/1/, content => qr/[a-z,]+/ },
+        code => sub ($self, $p) {
+            return
+                "Name Type Status Total Used Available %\nlocal-lvm lvmthin active 1 1 1 1.00%\n";
+        },
+    },
+    'pvesm list' => {
+        positional => [$NAME],
+        code => sub ($self, $p, $storage) { return "Volid Format Type Size VMID\n" },
+    },
+    'pvesh get' => {
+        positional => [qr{/cluster/tasks}],
+        options => { 'output-format' => qr/json/ },
+        code => sub ($self, $p, $path) { return "[]\n" },
+    },
     'qm create' => {
         positional => [$VMID],
         required => {
@@ -141,7 +159,8 @@ sub new ($class, %option) {
     symlink($self->{path}, '/etc/fake-proxmox') or die "/etc/fake-proxmox: $!\n";
     my $program = path(__FILE__)->parent(2)->child('fake/proxmox-command')->absolute;
     for my $name (sort keys %{ { map { m/\A(\S+)/ => 1 } keys %COMMANDS } }) {
-        symlink($program, "/usr/bin/$name") or die "/usr/bin/$name: $!\n";
+        my $folder = $name eq 'pvesm' ? '/usr/sbin' : '/usr/bin';
+        symlink($program, "$folder/$name") or die "$folder/$name: $!\n";
     }
     return $self;
 }
