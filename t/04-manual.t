@@ -84,6 +84,7 @@ subtest 'the installed files' => sub {
         man/man1/pve-tunnel-connect.1
         man/man3/pve_tunnel.3
         man/man5/remote-migration.cfg.5
+        man/man7/pve-tunnel-first-migration.7
         man/man7/pve-tunnel-planes.7
         zsh/vendor-completions/_pve-tunnel
     );
@@ -119,6 +120,13 @@ subtest 'title, sections, date' => sub {
             ($named // '') =~ s/\\-/-/gr,
             qr/\A\Q$name\E +- +\S/, '... NAME has the name and a description for whatis'
         );
+    }
+};
+
+subtest 'examples' => sub {
+    # This page is one example.
+    for my $page (grep { !m{/pve-tunnel-first-migration\.7\z} } @manual) {
+        like(path($page)->slurp_utf8, qr/^\.SH +"?EXAMPLES"?$/m, basename($page) . ' has examples');
     }
 };
 
@@ -158,6 +166,19 @@ subtest 'the pages that pages refer to exist' => sub {
         }
     }
     cmp_ok($count, '>=', 6, "$count references");
+};
+
+subtest 'docs/first-migration.md' => sub {
+    my $page = 'pve-tunnel-first-migration';
+    my $made = output('docs/man/markdown.pl', "docs/man/$page.pod");
+    ok(
+        $made eq path("$ROOT/docs/first-migration.md")->slurp_utf8,
+        "is made of $page.pod: if not, run make manual-markdown"
+    );
+    my %sections = map { lc($_) =~ s/[^\w -]//gr =~ tr/ /-/r => 1 } $made =~ m/^##+ (.+)$/gm;
+    my @links = $made =~ m/\]\(#([^)]+)\)/g;
+    cmp_ok(scalar(@links), '>=', 4, scalar(@links) . ' links inside the page');
+    ok($sections{$_}, "the section #$_ exists") for @links;
 };
 
 subtest 'completions' => sub {

@@ -8,33 +8,20 @@
 use v5.36;
 
 use Config;
-use File::Temp qw(tempdir);
 use FindBin ();
 use JSON ();
 use Path::Tiny qw(path);
 use Test::More;
 
-use lib "$FindBin::RealBin/../debian/tests/lib";
+use lib map { "$FindBin::RealBin/../$_" } qw(t/lib debian/tests/lib);
+use Test::LayeredSystem qw(enter mount_layers package_of_build);
 use Test::PackagedNode qw(
     run run_ok command_prints state_of all_stock modules_on diversions triggered loads
-    installed_fakes fake_packages
+    fake_packages
 );
 
-my $ROOT = "$FindBin::RealBin/..";
-
-if (!@ARGV) {
-    plan skip_all => 'not root' if $> != 0;
-    plan skip_all => 'no dpkg here' if !-x '/usr/bin/dpkg-deb';
-    plan skip_all => "this is a node: $_ is installed" for installed_fakes();
-    plan skip_all => 'pve-tunnel is not built' if !-x "$ROOT/target/release/pve-tunnel";
-    plan skip_all => 'no mount namespaces here' if run('unshare', '--mount', 'true')->{code};
-    # Created and removed outside of the namespace, where nothing is mounted in it.
-    my $outside = tempdir(CLEANUP => 1);
-    exit(system('unshare', '--mount', $^X, $0, $outside) == 0 ? 0 : 1);
-}
-
-my $dir = $ARGV[0];
-mount_layers();
+my $dir = enter();
+mount_layers($dir, qw(usr etc var run));
 
 # A test that hangs must fail.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
@@ -43,12 +30,13 @@ alarm(1200);
 # All processes of this test load the installed modules.
 delete $ENV{PERL5LIB};
 
-my $old = package_of_build('0.1');
-my $new = package_of_build('0.2');
+my $old = package_of_build($dir, '0.1');
+my $new = package_of_build($dir, '0.2');
 
 subtest 'debian/tests/activation' => sub {
     run_ok('installed', 'dpkg', '-i', $old);
-    my $run = run_ok('debian/tests/activation', $^X, "$ROOT/debian/tests/activation");
+    my $run =
+        run_ok('debian/tests/activation', $^X, "$FindBin::RealBin/../debian/tests/activation");
     note($run->{output});
 };
 
@@ -105,44 +93,6 @@ subtest 'removal after the stock package' => sub {
 };
 
 done_testing();
-
-# Mounts layers over system directories. Writes go to memory, which is freed with the namespace.
-sub mount_layers () {
-    my $memory = path($dir, 'memory')->mkdir;
-    system('mount', '-t', 'tmpfs', 'none', $memory) == 0 or plan skip_all => 'no tmpfs here';
-    for my $name (qw(usr etc var run)) {
-        path("$memory/$_")->mkdir for $name, "$name.work";
-        my $layers = "lowerdir=/$name,upperdir=$memory/$name,workdir=$memory/$name.work";
-        system("mount -t overlay overlay -o $layers /$name 2>/dev/null") == 0
-            or plan skip_all => 'no overlay file systems here';
-    }
-    return;
-}
-
-# Makes one package of the build in this tree, with our maintainer scripts. Returns its file.
-sub package_of_build ($version) {
-    my $tree = "$dir/pve-tunnel-$version";
-    my $make =
-        run('make', '-C', $ROOT, 'install-command', 'install-perl', "DESTDIR=$tree", 'PREFIX=/usr');
-    die "cannot install: $make->{output}\n" if $make->{code};
-    my $control = path("$tree/DEBIAN")->mkdir;
-    $control->child('control')->spew(<<~"END");
-        Package: pve-tunnel
-        Version: $version
-        Architecture: all
-        Maintainer: pve-tunnel tests <nobody\@localhost>
-        Description: test
-        END
-    path("$ROOT/debian/pve-tunnel.triggers")->copy($control->child('triggers'));
-    for my $name (qw(postinst prerm)) {
-        my $script = path("$ROOT/debian/pve-tunnel.$name")->slurp =~ s/^#DEBHELPER#$//mr;
-        $control->child($name)->spew($script);
-        $control->child($name)->chmod('a+x');
-    }
-    my $built = run('dpkg-deb', '-Znone', '--root-owner-group', '--build', $tree, "$tree.deb");
-    die "cannot build a package: $built->{output}\n" if $built->{code};
-    return "$tree.deb";
-}
 
 sub status_without_problems ($state) {
     my $status = run('pve-tunnel', 'status', '--json');

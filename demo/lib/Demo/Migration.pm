@@ -53,7 +53,8 @@ use constant {
 Class method. Takes C<plane> (a name of L<Demo::Plane>), C<guest> (a running L<TestNode::Guest>
 booted from L<Demo::Image>), C<volumes> (hash: name to file of each volume that the guest does not
 use; may be absent), C<node> (a L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and dumps),
-C<network> (the migration network: ID or CIDR), C<channels> (the number of connections for the RAM;
+C<network> (the migration network: ID or CIDR), C<storage> and C<bridges> (of the target, default
+C<local> and none), C<channels> (the number of connections for the RAM;
 may be absent or 0 for one), C<mirror> (see L<Demo::Transfer>), C<progress> (a L<Demo::Progress>), and C<log> as for
 the tunnel.
 
@@ -74,7 +75,9 @@ sub new ($class, %option) {
     my $row = Demo::Plane::get($option{plane}) // die "no such plane: '$option{plane}'\n";
     my %request = %{ $row->{request} };
     $request{migration_network} = $option{network} if $row->{on_network};
-    return bless { volumes => {}, volids => {}, %option, row => $row, request => \%request },
+    my %target = (storage => 'local', bridges => '');
+    return
+        bless { volumes => {}, volids => {}, %target, %option, row => $row, request => \%request },
         $class;
 }
 
@@ -135,7 +138,7 @@ sub open_tunnel ($self) {
     $self->{tunnel} = PVE::Tunnel::Client::fork_websocket_tunnel(
         $node->conn,
         $node->path($vmid),
-        { storages => 'local', bridges => '' },
+        { storages => $self->{storage}, bridges => $self->{bridges} },
         { %{ $self->{request} }, url => $node->url($vmid) },
         $self->{log},
     );
@@ -169,7 +172,7 @@ sub send_volumes ($self) {
             name => "vm-$self->{target_vmid}-disk-$number.raw",
             local => "$self->{dir}/$self->{guest}{vmid}.storage",
             expected => $expected,
-        )->send_to('local');
+        )->send_to($self->{storage});
         $self->{progress}->clear;
         $number++;
         $self->{volids}{$name} = $volume->{volid};
@@ -191,7 +194,7 @@ sub prepare_target ($self) {
             600, 'disk',
             {
                 format => 'raw',
-                storage => 'local',
+                storage => $self->{storage},
                 drive => { interface => $interface, index => 0 + $index, size => $size },
             },
         );

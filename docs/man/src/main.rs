@@ -17,7 +17,8 @@ const SECTION: &str = "1";
 
 /// A paragraph of the page of `pve-tunnel` that is not part of the definition.
 const OVERVIEW: &str = "Guests are moved with qm remote-migrate and pct remote-migrate, with and without pve-tunnel. \
-     This command switches the faster tunnel on and off. pve-tunnel-planes(7) describes the paths of the guest's data, \
+     This command switches the faster tunnel on and off. pve-tunnel-first-migration(7) shows the first migration step by \
+     step. pve-tunnel-planes(7) describes the paths of the guest's data, \
      what is encrypted, which ports are needed, and what to choose. The networks are configured in \
      remote-migration.cfg(5).";
 
@@ -31,6 +32,11 @@ const EXIT_STATUS: [(&str, &str); 3] = [
 /// The exit codes of subcommands that report a state.
 fn exit_status(page: &str) -> [(&'static str, &'static str); 3] {
     match page {
+        "pve-tunnel-check" => [
+            ("0", "A migration would work."),
+            ("1", "It would work, but worse than it could."),
+            ("2", "It would fail. Or wrong arguments."),
+        ],
         "pve-tunnel-config" => [
             (
                 "0",
@@ -54,13 +60,17 @@ fn exit_status(page: &str) -> [(&'static str, &'static str); 3] {
     }
 }
 
+/// The examples of all pages, with a heading for each page.
+const EXAMPLES: &str = include_str!("examples.pod");
+
 const FILES: [(&str, &str); 1] = [(
     "/etc/pve/remote-migration.cfg",
     "Networks and policy of migrations to other clusters; see remote-migration.cfg(5).",
 )];
 
 /// Pages that this program does not generate.
-const SEE_ALSO: [(&str, &str); 4] = [
+const SEE_ALSO: [(&str, &str); 5] = [
+    ("pve-tunnel-first-migration", "7"),
     ("pve-tunnel-planes", "7"),
     ("remote-migration.cfg", "5"),
     ("qm", "1"),
@@ -204,9 +214,35 @@ fn additional_sections(page: &Command, root: &Command) -> Roff {
         table("FILES", &FILES);
     }
 
+    examples(name(page), &mut roff);
     roff.control("SH", ["SEE ALSO"]);
     roff.text(references(page, root));
     roff
+}
+
+/// The examples of a page: paragraphs of text, and indented paragraphs as they are.
+fn examples(page: &str, roff: &mut Roff) {
+    let heading = format!("=head1 {page}");
+    let paragraphs = EXAMPLES
+        .split("\n\n")
+        .skip_while(|paragraph| *paragraph != heading)
+        .skip(1)
+        .take_while(|paragraph| !paragraph.starts_with("=head1 "))
+        // Marks for tests.
+        .filter(|paragraph| !paragraph.starts_with("=for "));
+    for (number, paragraph) in paragraphs.enumerate() {
+        match number {
+            0 => roff.control("SH", ["EXAMPLES"]),
+            _ => roff.control("PP", []),
+        };
+        if paragraph.starts_with(' ') {
+            roff.control("nf", []);
+            roff.text([roman(paragraph.trim_end())]);
+            roff.control("fi", []);
+        } else {
+            roff.text([roman(paragraph.replace('\n', " "))]);
+        }
+    }
 }
 
 /// References to the other pages of the command, then to pages that this program does not
