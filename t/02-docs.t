@@ -2,7 +2,7 @@
 
 # The programs in docs/perl.md and in the SYNOPSIS of PVE::Tunnel::Native run and print the
 # documented output. Each ```perl block is a program, and a ```text block right after it is its
-# output.
+# output. README.md is short, and names only targets and commands that exist.
 
 use v5.36;
 
@@ -58,6 +58,24 @@ subtest 'SYNOPSIS of PVE::Tunnel::Native' => sub {
         $printed, qr/^websocket: .+\ntext: Hello\n\z/,
         '... and prints the plane and the text of the frame'
     );
+};
+
+subtest 'README.md' => sub {
+    my $text = path("$ROOT/README.md")->slurp_utf8;
+    my @lines = split(/\n/, $text);
+    cmp_ok(scalar(@lines), '<=', 120, 'at most 120 lines');
+    is_deeply([grep { length > 100 } @lines], [], 'at most 100 columns');
+
+    my %target = map { $_ => 1 } map { path($_)->slurp =~ m/^([a-z-]+):/gm } "$ROOT/Makefile",
+        "$ROOT/debian/packages.mk";
+    my @make = $text =~ m/\bmake ([a-z-]+)/g;
+    is_deeply([grep { !$target{$_} } @make], [], "targets of the Makefile: @make");
+
+    my %subcommand = map { lc($_) => 1 }
+        path("$ROOT/cli/src/arguments.rs")->slurp =~ m/^    ([A-Z][a-z]+)(?:\(|,)/gm;
+    my @used = $text =~ m/\bpve-tunnel (\w+)(?= --| *$|[`'])/gm;
+    cmp_ok(scalar(@used), '>=', 4, "subcommands: @used");
+    is_deeply([grep { !$subcommand{$_} } @used], [], 'the subcommands exist');
 };
 
 done_testing();
