@@ -2,7 +2,7 @@
 
 # The programs in docs/perl.md and in the SYNOPSIS of PVE::Tunnel::Native run and print the
 # documented output. Each ```perl block is a program, and a ```text block right after it is its
-# output. README.md is short, and names only targets and commands that exist.
+# output. README.md is short, and names only files, targets and commands that exist.
 
 use v5.36;
 
@@ -65,6 +65,10 @@ subtest 'README.md' => sub {
     my @lines = split(/\n/, $text);
     cmp_ok(scalar(@lines), '<=', 120, 'at most 120 lines');
     is_deeply([grep { length > 100 } @lines], [], 'at most 100 columns');
+
+    my @links = grep { !m/^https?:/ } $text =~ m/\]\(([^)#]+)/g;
+    cmp_ok(scalar(@links), '>', 10, 'links to files of the tree');
+    is_deeply([grep { !-e "$ROOT/$_" } @links], [], 'their files exist');
 
     my %target = map { $_ => 1 } map { path($_)->slurp =~ m/^([a-z-]+):/gm } "$ROOT/Makefile",
         "$ROOT/debian/packages.mk";

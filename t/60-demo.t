@@ -174,8 +174,10 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     close($out);
     ($code, $printed) = demo(["REPORT=$DIR/file/report.json"]);
     is($code, 2, 'so is one in a folder that cannot be created');
-    like($printed, qr{\Ademo: cannot write the report '\Q$DIR\E/file/report.json': [^\n]+\n\z},
-        '... too');
+    like(
+        $printed, qr{\Ademo: cannot write the report '\Q$DIR\E/file/report.json': [^\n]+\n\z},
+        '... too'
+    );
 }
 
 # The report becomes impossible during the migration.
