@@ -198,17 +198,26 @@ subtest 'completions' => sub {
         }
     }
 
-    # The same as pressing Tab after the name of the command.
+    # The same as pressing Tab after these words.
     my $script = <<'END';
 . "$1"
+shift
 function=$(complete -p pve-tunnel | sed 's/.* -F \([^ ]*\) .*/\1/')
-COMP_WORDS=(pve-tunnel '') COMP_CWORD=1
-"$function" pve-tunnel '' pve-tunnel
+COMP_WORDS=(pve-tunnel "$@") COMP_CWORD=$#
+"$function" pve-tunnel "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
 printf '%s\n' "${COMPREPLY[@]}"
 END
-    my %offered = map { $_ => 1 }
-        split(m/\n/, output('bash', '-c', $script, 'bash', "$SHARE/$shell{bash}"));
+    my $offered = sub (@words) {
+        return split(
+            m/\n/,
+            output('bash', '-c', $script, 'bash', "$SHARE/$shell{bash}", @words)
+        );
+    };
+    my %offered = map { $_ => 1 } $offered->('');
     ok($offered{$_}, "bash offers $_") for @commands;
+    is_deeply([$offered->('enable', '--helper')], ['--helper-only'], 'bash completes an option');
+    my %options = map { $_ => 1 } $offered->('check', '--');
+    ok($options{$_}, "bash offers $_ of check") for qw(--to --read-only --json);
 };
 
 subtest 'pve_tunnel(3) and the header' => sub {

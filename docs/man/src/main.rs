@@ -115,9 +115,20 @@ fn write_all(directory: &Path, date: &str) -> io::Result<()> {
     let mut command = pve_tunnel_cli::definition();
     let name = command.get_name().to_owned();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut command, &name, &completions)?;
+        let path = clap_complete::generate_to(shell, &mut command, &name, &completions)?;
+        if shell == Shell::Bash {
+            let script = fs::read_to_string(&path)?;
+            fs::write(&path, with_reachable_options(&script, &name))?;
+        }
     }
     Ok(())
+}
+
+/// Corrects the labels of a bash script for a command whose name contains a hyphen: clap_complete
+/// 4.6 writes `pve__subcmd__tunnel__subcmd__enable` there, and sets the variable that it compares to
+/// `pve__tunnel__subcmd__enable`. No option of a subcommand would be completed.
+fn with_reachable_options(script: &str, name: &str) -> String {
+    script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"))
 }
 
 /// Removes the full stop from a subcommand's short description: a manual page shows it after the
