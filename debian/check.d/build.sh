@@ -9,6 +9,12 @@ readonly CHECKOUT=/root/checkout
 # Offset of the clock in the second build.
 readonly LATER='+400 days'
 
+# A quick check is about the packages: not about speed, size or debug symbols.
+QUICKLY=()
+[ -z "$quick" ] ||
+    QUICKLY=(CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=0 DPKG_DEB_COMPRESSOR_LEVEL=1)
+readonly QUICKLY
+
 build_dependencies() {
     make_tree "$builder"
     tar -C "$source" --strip-components 1 -xf "$tarball"
@@ -28,14 +34,12 @@ unpacked() {
 }
 
 build_first() {
-    local options profile=()
-    options="parallel=$(nproc)${quick:+ nocheck}"
-    # A quick check is about the packages and not about speed.
-    [ -z "$quick" ] || profile=(CARGO_PROFILE_RELEASE_OPT_LEVEL=1)
+    local options
+    options="parallel=$(nproc)${quick:+ nocheck noautodbgsym}"
     offline "$(uname -n)" as first "$builder" -C "$(unpacked "$FIRST")" \
-        HOME="$FIRST" LC_ALL=C.UTF-8 TZ=UTC "DEB_BUILD_OPTIONS=$options" "${profile[@]}" \
-        dpkg-buildpackage --no-sign 2>&1 | tee "$(build_log)"
-    cp "$builder$FIRST"/*.deb "$builder$FIRST"/*.changes "$builder$FIRST"/*.dsc "$packages"
+        HOME="$FIRST" LC_ALL=C.UTF-8 TZ=UTC "DEB_BUILD_OPTIONS=$options" "${QUICKLY[@]}" \
+        dpkg-buildpackage --no-sign --build=binary 2>&1 | tee "$(build_log)"
+    cp "$builder$FIRST"/*.deb "$builder$FIRST"/*.changes "$packages"
     note "$(find "$packages" -name '*.deb' | wc -l) packages${quick:+, built without tests}"
 }
 

@@ -1,11 +1,18 @@
 # shellcheck shell=bash disable=SC2154 # debian/check.d/suite sets the other variables
-# Runs Debian's analysis tools on sources, build log and packages. Uses: builder, packages, source.
+# Runs Debian's analysis tools on sources, build log and packages. Uses: builder, packages, source, tarball, quick.
 
 run_lintian() {
     inside "$builder" apt-get -q -y install lintian
+    # The tree of the build contains results, so the source package is from another one. The crates are most of it. A
+    # quick check keeps only the files at the top of each crate, such as its license.
+    inside "$builder" mkdir -p "$FIRST/lint"
+    local options=()
+    [ -z "$quick" ] || options=('--exclude=*/vendor/*/*/*')
+    xz -dc "$tarball" | inside "$builder" tar -C "$FIRST/lint" "${options[@]}" -xf -
+    inside "$builder" -C "$FIRST/lint" dpkg-source ${quick:+-z1} --build "$(unpacked "$FIRST/lint")"
     # Pedantic and informational tags are printed, but are not failures.
     as first "$builder" sh -c \
-        "exec lintian --pedantic --display-info --tag-display-limit 0 --fail-on error,warning $FIRST/*.changes"
+        "exec lintian --pedantic --display-info --tag-display-limit 0 --fail-on error,warning $FIRST/*.changes $FIRST/lint/*.dsc"
 }
 
 # A comment with the reason must precede each override, or each group of overrides without an empty line between them.
