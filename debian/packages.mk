@@ -22,8 +22,11 @@ dist: setup ## create the source tarball of HEAD with all crates, which builds o
 	rm -r $(DIST)/$(RELEASE)
 	@echo $(DIST)/$(RELEASE).tar.xz
 
-deb: dist ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips the tests)
+# A missing build dependency is reported before the crates are downloaded.
+deb: ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips the tests)
 	@$(SETUP) --packages
+	dpkg-checkbuilddeps
+	$(MAKE) dist
 	rm -rf $(DEB)
 	mkdir -p $(DEB)
 	tar -xJf $(DIST)/$(RELEASE).tar.xz -C $(DEB)
