@@ -184,6 +184,9 @@ pub(crate) struct Check {
         hide = true
     )]
     pub(crate) guests: PathBuf,
+    /// The root of the file system whose diversions are checked, for tests.
+    #[arg(long, value_name = "FOLDER", hide = true)]
+    pub(crate) root: Option<PathBuf>,
 }
 
 fn migration_type(text: &str) -> Result<MigrationType, String> {

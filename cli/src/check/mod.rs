@@ -99,7 +99,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Every step, until one fails that the next ones depend on.
     fn all_steps(&mut self, configuration: Result<&Configuration, &FileError>) {
-        node::check_activation(self.report);
+        node::check_activation(self.arguments.root.as_deref(), self.report);
         let selection = self.selection(configuration);
         let Some(api) = target::reach(self.remote, self.report) else {
             return;

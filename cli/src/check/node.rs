@@ -39,9 +39,10 @@ pub(super) fn configured_remote(
     }
 }
 
-/// Reports whether migrations from this node use pve-tunnel.
-pub(super) fn check_activation(report: &mut Report) {
-    let status = match Node::this_machine().status() {
+/// Reports whether migrations from this node use pve-tunnel. With a root, the node is that tree.
+pub(super) fn check_activation(root: Option<&Path>, report: &mut Report) {
+    let node = root.map_or_else(Node::this_machine, |root| Node::with_root(root.to_owned()));
+    let status = match node.status() {
         Ok(status) => status,
         Err(error) => {
             return report.add(Finding::worse(

@@ -366,7 +366,10 @@ pub(super) fn check_privileges(api: &Api, remote: &Remote, purpose: &Purpose, re
     let missing = privileges::missing(&needed, &permissions);
     let id = remote.token.as_ref().map_or("", |token| token.id());
     if missing.is_empty() {
-        let text = format!("{id} has all {} that the migration needs", needed.len());
+        let text = format!(
+            "{id} has all {} privileges that the migration needs",
+            needed.len()
+        );
         report.add(Finding::ok(Step::Privileges, text));
     }
     for (path, lacking) in privileges::by_path(&missing) {

@@ -304,7 +304,7 @@ fn negotiate(
         .flatten()
     {
         let warning = warning.as_str().unwrap_or_default();
-        let advice = match warning.starts_with("WARNING: CLEAR TEXT") {
+        let advice = match warning.contains("CLEAR TEXT") {
             true => {
                 "omit --type insecure, unless the network is private and trusted from end to end"
             }

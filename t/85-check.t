@@ -1,0 +1,165 @@
+#!/usr/bin/perl
+
+# pve-tunnel check: each mistake that it finds before it opens a tunnel, with its advice.
+
+use v5.36;
+
+use FindBin ();
+use lib map { "$FindBin::RealBin/$_" } qw(lib ../testnode/lib ../perl/blib/lib ../perl/blib/arch);
+
+use File::Temp qw(tempdir);
+use IO::Socket::INET;
+use Test::More;
+
+use Test::CheckCommand qw(check node_tree problems remote reports write_file);
+use Test::TunnelNode;
+
+local $SIG{ALRM} = sub { die "the test timed out\n" };
+alarm 300;
+
+my $DIR = tempdir(CLEANUP => 1);
+my $WORKER = "$FindBin::RealBin/../testnode/worker.pl";
+my @NETWORK = ('--network', '127.0.0.0/8');
+
+sub node (%options) {
+    return Test::TunnelNode->start(worker => $WORKER, create_guests => 1, %options);
+}
+
+my $node = node();
+
+# The steps that create nothing.
+sub reads ($remote, @arguments) { return check($remote, '--read-only', @arguments) }
+
+subtest 'a node that is ready' => sub {
+    my $ready = check(remote($node), '--seconds', 0, @NETWORK);
+    reports($ready, 0);
+    is($ready->{report}{outcome}, 'ok', 'the outcome');
+    is($ready->{report}{plane}, 'tls', 'the plane');
+    reports(check(remote($node), '--seconds', 0.1, @NETWORK), 0);
+    unlike($node->log, qr/ [45]\d\d$/m, 'the target has refused nothing');
+};
+
+subtest 'read-only' => sub {
+    my $fresh = node();
+    my $result = reads(remote($fresh));
+    reports($result, 0);
+    unlike($fresh->log, qr/^(?:POST|DELETE|PUT)/m, 'no request changes anything');
+    is($result->{report}{plane}, undef, 'the plane is not known');
+};
+
+subtest 'this node' => sub {
+    my %expected = (
+        off => [[worse => qr/\Apve-tunnel is off/, qr/\Arun 'pve-tunnel enable'/]],
+        helper => [[worse => qr/\Aonly the connector/, qr/\Arun 'pve-tunnel enable'/]],
+    );
+    for my $state (sort keys %expected) {
+        reports(reads(remote($node), '--root', node_tree($state)), 1, $expected{$state}->@*);
+    }
+    my ($broken, @details) = problems(reads(remote($node), '--root', node_tree('broken')));
+    like($broken->[1], qr/neither on nor off/, 'one of two modules');
+    like($broken->[2], qr/'pve-tunnel enable' or 'pve-tunnel disable'/, '... its advice');
+};
+
+subtest 'the configuration of this node' => sub {
+    my $file = "$DIR/remote-migration.cfg";
+    my @with = ('--configuration', $file);
+    write_file($file, "network: dc2\n\tcomment y\n\tsuorce 10.0.0.0/8\n");
+    reports(
+        reads(remote($node), @with),
+        2, [failed => qr/\Q$file\E: line 3.*suorce/, qr/correct the file: see remote-migration/]
+    );
+    write_file($file, "policy: cluster\n\trequire-encryption 1\n");
+    reports(
+        reads(remote($node), @with, '--type', 'insecure'),
+        2, [failed => qr/require-encryption/, qr/change the arguments, or the configuration/]
+    );
+    write_file($file, "network: dc2\n\tremote 127.0.0.1\n\tsource 127.0.0.0/8\n");
+    my $result = check('dc2', '--read-only', @with);
+    is($result->{code}, 2, 'a configured remote has the port 8006, where nothing listens');
+    like($result->{out}, qr/127\.0\.0\.1:8006/, 'the address of the configured remote');
+};
+
+subtest 'addresses' => sub {
+    reports(
+        reads(remote($node, host => 'no-such-host.invalid')),
+        2, [failed => qr/'no-such-host\.invalid' cannot be resolved/, qr/check the name/]
+    );
+    my $unused = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1')->sockport;
+    reports(
+        reads(remote($node, port => $unused)), 2,
+        [failed => qr/127\.0\.0\.1:$unused refuses the connection/, qr/check host and port/]
+    );
+};
+
+subtest 'TLS' => sub {
+    my $other = join ':', ('AB') x 32;
+    my $fingerprint = qr/\Q$node->{fingerprint}\E/;
+    reports(
+        reads(remote($node, fingerprint => $other)),
+        2, [failed => qr/$other/, qr/shows $fingerprint.*Otherwise another machine/]
+    );
+    reports(
+        reads(remote($node, fingerprint => 'AB:CD')),
+        2, [failed => qr/fingerprint/, qr/run 'pvenode cert info'.*as fingerprint=/]
+    );
+    reports(
+        reads(remote($node, fingerprint => undef)),
+        2, [failed => qr/certificate/, qr/'pvenode cert info'.*add fingerprint=$fingerprint\z/]
+    );
+    unlike($node->log, qr/ 401$/m, 'the token was sent to none of them');
+    my $old = node(tls => '1.2');
+    my $result = reads(remote($old));
+    # ChaCha20 has no limit of bytes, which AES-GCM has in TLS 1.2.
+    reports($result, 0);
+    like($result->{out}, qr/agreed on TLSv1_2 \w*CHACHA20/, 'TLS 1.2 is shown');
+    my $plain = node(plain => 1);
+    reports(
+        reads(remote($plain, fingerprint => $other)),
+        2, [failed => qr/no TLS connection/, qr/check that pveproxy answers at this port/]
+    );
+};
+
+subtest 'the token' => sub {
+    my $secret = '99999999-8888-7777-6666-555555555555';
+    my $wrong = 'PVEAPIToken=root@pam!demo=' . $secret;
+    my $result = reads(remote($node, apitoken => $wrong));
+    reports($result, 2, [failed => qr/refuses the token: 401/, qr/pveum user token list USER/]);
+    unlike("$result->{out}$result->{err}", qr/$secret/, 'its secret is not printed');
+    $result = reads(remote($node, apitoken => "root\@pam!demo=$secret"));
+    is($result->{code}, 2, 'a malformed token: exit code 2');
+    like($result->{err}, qr/not of the form PVEAPIToken=user\@realm!name=uuid/, '... the reason');
+    unlike($result->{err}, qr/$secret/, '... without the secret');
+    reports(
+        reads(remote($node, apitoken => undef)),
+        1, [worse => qr/no API token was given/, qr/give the remote as/]
+    );
+};
+
+subtest 'node, VMID and clock' => sub {
+    reports(
+        reads(remote($node), '--node', 'pve7'),
+        2, [failed => qr/is node 'target', and not node 'pve7'/, qr/address of node 'pve7'/]
+    );
+    reports(reads(remote($node), '--node', 'target'), 0);
+    my $busy = node();
+    write_file("$busy->{dir}/400.conf", "memory: 16\n");
+    reports(
+        reads(remote($busy), '--target-vmid', 400),
+        2, [failed => qr/VMID 400 is not free/, qr/another one with --target-vmid/]
+    );
+    my $advice = qr/synchronize both nodes/;
+    reports(reads(remote(node(clock => 60))), 1, [worse => qr/clocks differ by \d+ s/, $advice]);
+    reports(
+        reads(remote(node(clock => -2 * 86_400))),
+        2, [failed => qr/clocks differ by 1728\d\d s/, $advice]
+    );
+};
+
+subtest 'an answer that does not come' => sub {
+    my $silent = node(misbehave => ['hang-handshake']);
+    my $result = reads(remote($silent));
+    reports($result, 2, [failed => qr/no answer within 10 s/, qr/check that pveproxy answers/]);
+    cmp_ok($result->{time}, '<', 30, "the limit holds ($result->{time} s)");
+};
+
+done_testing;

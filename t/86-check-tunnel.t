@@ -1,0 +1,147 @@
+#!/usr/bin/perl
+
+# pve-tunnel check: privileges, the tunnel, and the planes of the target, each with its advice.
+
+use v5.36;
+
+use FindBin ();
+use lib map { "$FindBin::RealBin/$_" } qw(lib ../testnode/lib ../perl/blib/lib ../perl/blib/arch);
+
+use File::Temp qw(tempdir);
+use Test::More;
+
+use Test::CheckCommand qw(check problems remote reports write_file);
+use Test::TunnelNode;
+
+local $SIG{ALRM} = sub { die "the test timed out\n" };
+alarm 300;
+
+my $DIR = tempdir(CLEANUP => 1);
+my $WORKER = "$FindBin::RealBin/../testnode/worker.pl";
+my @NETWORK = ('--network', '127.0.0.0/8');
+
+sub node (%options) {
+    return Test::TunnelNode->start(worker => $WORKER, create_guests => 1, %options);
+}
+
+# A check without a measurement.
+sub quick ($node, @arguments) { return check(remote($node), '--seconds', 0, @arguments) }
+
+sub nothing_left ($node) {
+    is_deeply([glob "$node->{dir}/*.conf"], [], 'the target has no guest');
+    return;
+}
+
+my @GUEST = map { "VM.$_" } (
+    'Allocate',
+    map { "Config.$_" } qw(CPU Memory Disk HWType Network Options)
+);
+my %ALL = (
+    '/' => [qw(Sys.Audit Sys.Incoming Sys.Modify)],
+    '/vms' => [@GUEST],
+    '/storage/local' => ['Datastore.AllocateSpace'],
+    '/sdn/zones/localnetwork/vmbr0' => ['SDN.Use'],
+);
+
+# All privileges, except one.
+sub permissions ($path, $without) {
+    my %permissions;
+    for my $each (keys %ALL) {
+        my @names = grep { $each ne $path || $_ ne $without } $ALL{$each}->@*;
+        $permissions{$each} = { map { $_ => 1 } @names };
+    }
+    return \%permissions;
+}
+
+subtest 'each missing privilege' => sub {
+    my @targets = qw(--target-storage local --target-bridge vmbr0 --target-vmid 500 --read-only);
+    for my $path (sort keys %ALL) {
+        my $shown = $path eq '/vms' ? '/vms/500' : $path;
+        for my $name ($ALL{$path}->@*) {
+            my $node = node(permissions => permissions($path, $name));
+            my $text = qr/root\@pam!demo lacks \Q$name\E on \Q$shown\E: /;
+            my $advice =
+                qr/--privs \Q$name\E && pveum acl modify \Q$shown\E --tokens 'root\@pam!demo'/;
+            my @network = $name eq 'Sys.Modify' ? @NETWORK : ();
+            reports(quick($node, @targets, @network), 2, [failed => $text, $advice]);
+        }
+    }
+    my $node = node(permissions => permissions('/', 'Sys.Modify'));
+    reports(
+        quick($node, @targets, '--type', 'insecure'),
+        2, [failed => qr/lacks Sys\.Modify on \/: for clear text/, qr/--privs Sys\.Modify/]
+    );
+    reports(quick($node, @targets), 0);
+};
+
+subtest 'storages and bridges that do not exist' => sub {
+    my $node = node();
+    reports(
+        quick($node, '--target-storage', 'fast'),
+        2, [failed => qr/storage 'fast' does not exist/, qr/\Aname a storage that the target has/]
+    );
+    reports(
+        quick($node, '--target-bridge', 'vmbr9'),
+        2, [failed => qr/bridge 'vmbr9' does not exist/, qr/\Aname a bridge of the target/]
+    );
+    nothing_left($node);
+};
+
+my $ENABLE = qr/\Ainstall pve-tunnel on the target, and run 'pve-tunnel enable' there/;
+
+subtest 'targets without direct planes' => sub {
+    for my $options ({ no_direct => 1 }, { old => 1 }) {
+        my $node = node(%$options);
+        my $result = check(remote($node), '--seconds', 0.1);
+        my ($missing, @others) = problems($result);
+        is($result->{code}, 1, join ' ', 'exit code 1 for', %$options);
+        like($missing->[1], qr/\Athe target has no direct planes/, 'the target has no pve-tunnel');
+        like($missing->[2], $ENABLE, '... its advice');
+        like($others[0][1], qr/\Anothing can be measured/, 'nothing is measured');
+        is($result->{report}{plane}, 'websocket', 'a migration uses the websocket');
+        is_deeply($result->{report}{measurements}, [], 'no measurement');
+        $result = quick($node, '--type', 'insecure');
+        is($result->{code}, 2, 'clear text is refused');
+        nothing_left($node);
+    }
+};
+
+subtest 'the configuration of the target' => sub {
+    my $file = "$DIR/target.cfg";
+    write_file($file, "network: dc1\n\ttraget 10.0.0.0/8\n");
+    my ($found) = problems(quick(node(configuration => $file), @NETWORK));
+    is($found->[0], 'failed', 'a mistake');
+    like($found->[1], qr/configuration of the target has a mistake: .*line 2/, '... its line');
+    like($found->[2], qr/\Acorrect it on the target node/, '... its advice');
+    write_file($file, "policy: cluster\n\trequire-encryption 1\n");
+    my $result = quick(node(configuration => $file), @NETWORK, '--type', 'insecure');
+    is($result->{code}, 2, 'a target that requires encryption: exit code 2');
+    my ($withheld) = grep { $_->[1] =~ m/withholds/ } problems($result);
+    like($withheld->[1], qr/\Athe target withholds direct-tcp: /, '... the text');
+    like($withheld->[2], qr/remote-migration\.cfg on the target/, '... its advice');
+};
+
+subtest 'clear text' => sub {
+    my $node = node();
+    my $result = quick($node, '--type', 'insecure', @NETWORK);
+    my $advice = qr/\Aomit --type insecure/;
+    my $path = qr/\ACLEAR TEXT: .* UNENCRYPTED from 127\.0\.0\.1/;
+    reports($result, 1, [worse => qr/\AWARNING: CLEAR TEXT/, $advice], [worse => $path, $advice]);
+    is($result->{report}{plane}, 'tcp', 'the plane');
+    nothing_left($node);
+};
+
+subtest 'a target that fails' => sub {
+    my $refusing = node(misbehave => ['control:refuse=500:no such guest']);
+    my ($tunnel, @others) = problems(check(remote($refusing), '--seconds', 0));
+    is($tunnel->[0], 'failed', 'the websocket is refused');
+    like($tunnel->[1], qr/\Athe tunnel failed: .*no such guest/, '... the text has the reason');
+    like($tunnel->[2], qr/task log of the target/, '... its advice');
+    my $broken = node(misbehave => ['data:refuse=500:no data today']);
+    my ($speed) = problems(check(remote($broken), '--seconds', 0.1, @NETWORK));
+    is($speed->[0], 'failed', 'the websocket transfers no data');
+    like($speed->[1], qr/\Aplane 'websocket' does not transfer data: /, '... the text');
+    nothing_left($broken);
+};
+
+done_testing;

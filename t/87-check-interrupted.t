@@ -1,0 +1,117 @@
+#!/usr/bin/perl
+
+# pve-tunnel check, interrupted at several points: it leaves nothing at either node.
+
+use v5.36;
+
+use FindBin ();
+use lib map { "$FindBin::RealBin/$_" } qw(lib ../testnode/lib ../perl/blib/lib ../perl/blib/arch);
+
+use POSIX ();
+use Test::More;
+use Time::HiRes qw(sleep);
+
+use Test::CheckCommand qw(defaults problems remote start_check);
+use Test::Processes qw(is_running wait_until);
+use Test::TunnelNode;
+
+local $SIG{ALRM} = sub { die "the test timed out\n" };
+alarm 300;
+
+my $WORKER = "$FindBin::RealBin/../testnode/worker.pl";
+
+sub node (%options) {
+    return Test::TunnelNode->start(worker => $WORKER, create_guests => 1, %options);
+}
+
+sub start ($node, %options) {
+    my @more = ($options{arguments} // [])->@*;
+    my @arguments = ('check', '--to', remote($node), defaults(), '--network', '127.0.0.0/8', @more);
+    return start_check(%options, arguments => \@arguments);
+}
+
+sub nothing_left ($node, $result) {
+    is_deeply($result->{left}, [], 'no folder of the check is left');
+    # The worker ends after the check.
+    my $gone = wait_until(sub { !glob "$node->{dir}/*.conf" }, 10);
+    ok($gone, 'the target has no guest');
+    return;
+}
+
+# Where the check is, as its output or the log of the target shows.
+my %POINT = (
+    'at the beginning' => sub ($node, $check) { $check->wait_out(qr/checks migrations/) },
+    'while it opens the tunnel' => sub ($node, $check) { $check->wait_out(qr/tunnel is opened/) },
+    'when the tunnel is open' => sub ($node, $check) { $node->wait_log(qr/^POST .* 200/) },
+    'during a measurement' => sub ($node, $check) {
+        $check->wait_out(qr/'websocket' is measured/) && sleep 0.3;
+    },
+    'during the second measurement' => sub ($node, $check) {
+        $check->wait_out(qr/'tls' is measured/) && sleep 0.3;
+    },
+);
+
+for my $point (sort keys %POINT) {
+    for my $signal (qw(INT TERM HUP)) {
+        subtest "SIG$signal $point" => sub {
+            my $node = node();
+            my $check = start($node, arguments => ['--seconds', 2]);
+            ok($POINT{$point}->($node, $check), 'the check is there');
+            kill $signal => $check->{pid};
+            my $result = $check->wait;
+            is($result->{code}, 128 + POSIX->can("SIG$signal")->(), 'it ends by the signal');
+            cmp_ok($result->{time}, '<', 15, 'soon');
+            nothing_left($node, $result);
+            like($result->{out}, qr/ended by SIG$signal before/, 'the output has the reason')
+                if $point =~ m/measurement/;
+        };
+    }
+}
+
+subtest 'a second Ctrl-C does not interrupt the clean-up' => sub {
+    my $node = node();
+    my $check = start($node, arguments => ['--seconds', 5]);
+    ok($POINT{'during a measurement'}->($node, $check), 'the check measures');
+    for (1 .. 5) {
+        kill INT => $check->{pid};
+        sleep 0.02;
+    }
+    my $result = $check->wait;
+    is($result->{code}, 130, 'it ends by the signal');
+    nothing_left($node, $result);
+    like($result->{out}, qr/was removed, and nothing is left/, 'after it has cleaned up');
+};
+
+subtest 'a signal that is ignored stays ignored' => sub {
+    my $node = node();
+    my $prepare = sub { $SIG{HUP} = 'IGNORE' };
+    my $check = start($node, arguments => ['--seconds', 0.5], prepare => $prepare);
+    ok($POINT{'during a measurement'}->($node, $check), 'the check measures');
+    kill HUP => $check->{pid};
+    my $result = $check->wait;
+    is($result->{code}, 0, 'as with nohup, the check goes on');
+    nothing_left($node, $result);
+};
+
+subtest 'a target that ends in the middle' => sub {
+    my $node = node();
+    my $check = start($node, arguments => ['--seconds', 5]);
+    ok($POINT{'during a measurement'}->($node, $check), 'the check measures');
+    $node->stop;
+    my $result = $check->wait;
+    is($result->{code}, 2, 'a migration would fail');
+    cmp_ok($result->{time}, '<', 60, "it ends within its limits ($result->{time} s)");
+    like($result->{out}, qr/on the target, if guest \d+ is still/, 'the advice removes the guest');
+    is_deeply($result->{left}, [], 'no folder of the check is left');
+};
+
+subtest 'a target that stops to read' => sub {
+    my $node = node(misbehave => ['stall-read']);
+    my $result = start($node, arguments => ['--seconds', 0.3])->wait;
+    is($result->{code}, 2, 'a migration would fail');
+    cmp_ok($result->{time}, '<', 90, "it ends within its limits ($result->{time} s)");
+    like($result->{out}, qr/plane 'websocket' does not/, 'the output names the plane');
+    nothing_left($node, $result);
+};
+
+done_testing;
