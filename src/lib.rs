@@ -1,5 +1,56 @@
 //! pve-tunnel: the native tunnel for moving guests between Proxmox VE clusters.
 //!
+//! # Quick start
+//!
+//! The decisions are pure functions. Which plane carries the data of a guest:
+//!
+//! ```
+//! use pve_tunnel::plan::{PlanInput, plan};
+//!
+//! let input: PlanInput = serde_json::from_value(serde_json::json!({
+//!     "migration_type": "secure",
+//!     "caps": ["direct-tls"],
+//!     "planes": ["tls", "tcp"],
+//! }))?;
+//! let plan = plan(&input)?;
+//! assert_eq!(plan.plane.name(), "tls");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The codecs work on bytes, without I/O. A binary message from a client, as pveproxy reads it:
+//!
+//! ```
+//! use pve_tunnel::websocket::{Decoder, Encoder, Event, MAX_FRAME, Masking, OpCode, Role};
+//!
+//! let mut wire = Vec::new();
+//! let mut encoder = Encoder::new(Role::Client, Masking::Random);
+//! encoder.encode(OpCode::Binary, b"guest data", &mut wire)?;
+//!
+//! let mut decoder = Decoder::new(Role::Server, MAX_FRAME);
+//! decoder.feed(&wire);
+//! match decoder.next_event()? {
+//!     Some(Event::Data { payload, end, .. }) => assert_eq!((payload, end), (&b"guest data"[..], true)),
+//!     other => panic!("unexpected: {other:?}"),
+//! }
+//! # Ok::<(), pve_tunnel::websocket::FrameError>(())
+//! ```
+//!
+//! The rest is asynchronous and requires tokio. A TLS connection that accepts exactly one certificate:
+//!
+//! ```no_run
+//! use pve_tunnel::tls::{Client, describe};
+//! use tokio::net::TcpStream;
+//!
+//! # async fn connect(fingerprint: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::new(Some(fingerprint.parse()?))?;
+//! let stream = client.handshake("192.0.2.7", TcpStream::connect("192.0.2.7:8006").await?).await?;
+//! println!("{}", describe(&stream));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Modules
+//!
 //! The modules, from decisions (pure functions over plain data) to I/O:
 //!
 //! | module | content |

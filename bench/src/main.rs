@@ -40,6 +40,7 @@ mod load;
 mod machine;
 mod measure;
 mod network;
+mod output;
 mod peer;
 mod perl;
 mod plane;
@@ -97,12 +98,12 @@ fn main() -> ExitCode {
     let effort = Effort { quick: cli.quick };
     let mut report = Report::default();
     for case in cases {
-        println!("{}: {}", case.name, case.about);
+        crate::output::line(format_args!("{}: {}", case.name, case.about));
         let mut rows = Rows::default();
         match case::runner(case)(&effort, &mut rows) {
             Ok(()) => report.add(case.name, rows.into_vec()),
             Err(reason) => {
-                println!("  skipped: {reason}");
+                crate::output::line(format_args!("  skipped: {reason}"));
                 continue;
             }
         }
@@ -113,9 +114,9 @@ fn main() -> ExitCode {
     }
     report.print();
     if !cli.quick {
-        println!(
+        crate::output::line(format_args!(
             "bench/results.json, bench/results.svg and the tables in the documents are updated"
-        );
+        ));
     }
     ExitCode::SUCCESS
 }

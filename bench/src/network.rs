@@ -15,7 +15,9 @@ const CONGESTION_CONTROL: &str = "reno";
 /// inherit the namespace.
 pub fn enter_own_namespace() {
     if let Err(error) = unshare() {
-        println!("network: the system's network and congestion control are used: {error}");
+        crate::output::line(format_args!(
+            "network: the system's network and congestion control are used: {error}"
+        ));
         return;
     }
     run("ip link set lo up");

@@ -37,7 +37,9 @@ fn results_of_this_machine() -> Results {
     let mut results = Results::read().unwrap_or_default();
     let machine = machine::machine();
     if results.machine != machine && !results.rows.is_empty() {
-        println!("bench/results.json contains results of another machine, which are dropped");
+        crate::output::line(format_args!(
+            "bench/results.json contains results of another machine, which are dropped"
+        ));
         results = Results::default();
     }
     results.machine = machine;

@@ -13,6 +13,7 @@ mod subcommands;
 mod text;
 
 use arguments::{Cli, Command, Connect};
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
 use std::path::Path;
@@ -30,7 +31,7 @@ pub fn run() -> ExitCode {
     if called_as_helper(arguments.next()) {
         return subcommands::connect(&Connect::default());
     }
-    match Cli::parse().command {
+    match parse().command {
         Command::Check(options) => check::run(&options),
         Command::Connect(options) => subcommands::connect(&options),
         Command::Enable(options) => subcommands::enable(&options),
@@ -40,6 +41,30 @@ pub fn run() -> ExitCode {
         Command::Leftovers(options) => subcommands::leftovers(&options),
         Command::List(options) => subcommands::list(&options),
     }
+}
+
+/// Reads the arguments of this process, or ends it with what is wrong with them.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut error| {
+        if let Some(option) = completed(&error) {
+            error.insert(ContextKind::SuggestedArg, ContextValue::String(option));
+        }
+        error.exit()
+    })
+}
+
+/// The option that begins with the unknown one. clap suggests the most similar one: `--help` for
+/// `--helper`.
+fn completed(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let command = Cli::command();
+    let subcommand = command.find_subcommand(std::env::args_os().nth(1)?)?;
+    let options = subcommand.get_arguments().filter_map(clap::Arg::get_long);
+    options
+        .map(|option| format!("--{option}"))
+        .find(|option| option.starts_with(given.as_str()))
 }
 
 /// The command's definition, from which its manual pages and completions are generated.

@@ -68,7 +68,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let has_stock = match Node::start(Front::Pveproxy) {
         Ok(_) => true,
         Err(reason) => {
-            println!("  skipped: {STOCK}: {reason}");
+            crate::output::line(format_args!("  skipped: {STOCK}: {reason}"));
             false
         }
     };
@@ -81,7 +81,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
             let mut tunnel = match Transport::on(plane.name) {
                 Ok(tunnel) => tunnel,
                 Err(reason) => {
-                    println!("  skipped: {}: {reason}", plane.name);
+                    crate::output::line(format_args!("  skipped: {}: {reason}", plane.name));
                     continue;
                 }
             };

@@ -28,7 +28,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     for plane in ["tls", "tcp", "websocket"] {
         match plane::tunnel(plane) {
             Ok(tunnel) => planes.push((plane, Connection::through(tunnel))),
-            Err(reason) => println!("  skipped: {plane}: {reason}"),
+            Err(reason) => crate::output::line(format_args!("  skipped: {plane}: {reason}")),
         }
     }
     let connections = planes.iter().map(|(_, connection)| connection);

@@ -21,7 +21,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
         let groups = COUNTS.map(|count| Forwards::open(count, plane));
         match groups.into_iter().collect::<Result<Vec<_>, _>>() {
             Ok(groups) => contest(effort, plane, &groups, rows),
-            Err(reason) => println!("  skipped: {plane}: {reason}"),
+            Err(reason) => crate::output::line(format_args!("  skipped: {plane}: {reason}")),
         }
     }
     Ok(())

@@ -38,7 +38,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     for path in paths {
         match path.join().unwrap() {
             Ok(growth) => rows.extend(growth.rows()),
-            Err(reason) => println!("  skipped: {reason}"),
+            Err(reason) => crate::output::line(format_args!("  skipped: {reason}")),
         }
     }
     Ok(())

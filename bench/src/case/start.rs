@@ -27,7 +27,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let turns = TURNS * effort.turns();
     match perl::command() {
         Ok(_) => rows.extend([loading_time, loading_memory].map(|row| row(turns))),
-        Err(reason) => println!("  skipped: Perl module: {reason}"),
+        Err(reason) => crate::output::line(format_args!("  skipped: Perl module: {reason}")),
     }
     rows.push(first_byte(turns));
     Ok(())

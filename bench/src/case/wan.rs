@@ -150,7 +150,9 @@ fn tunnel(link: &Link, plane: &str) -> Box<dyn Tunnel> {
         return Box::new(link.tunnel(plane));
     }
     let node = Node::start_at_target(Front::Pveproxy, link).unwrap_or_else(|reason| {
-        println!("  websocket: to the test node instead of pveproxy: {reason}");
+        crate::output::line(format_args!(
+            "  websocket: to the test node instead of pveproxy: {reason}"
+        ));
         Node::start_at_target(Front::TestNode, link).unwrap()
     });
     Box::new(node)

@@ -35,7 +35,7 @@ fn run(effort: &Effort, direction: Direction, rows: &mut Rows) -> Result<(), Str
     for part in [at_pveproxy, at_test_node] {
         match part(effort, direction) {
             Ok(results) => rows.extend(results),
-            Err(reason) => println!("  skipped: {reason}"),
+            Err(reason) => crate::output::line(format_args!("  skipped: {reason}")),
         }
     }
     Ok(())

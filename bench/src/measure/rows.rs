@@ -8,7 +8,7 @@ pub struct Rows(Vec<Row>);
 
 impl Rows {
     pub fn push(&mut self, row: Row) {
-        println!("  {row}");
+        crate::output::line(format_args!("  {row}"));
         self.0.push(row);
     }
 
