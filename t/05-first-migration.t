@@ -27,8 +27,6 @@ my %ADDRESS = (source => '192.0.2.21', target => '192.0.2.7');
 # What the page has in place of secrets.
 my $VALUE = '00000000-0000-0000-0000-000000000000';
 my $FINGERPRINT = '5C:0B:41:...:7D:E9';
-# Subcommands that the page describes, and that this version does not have yet.
-my %NOT_YET = map { $_ => 1 } qw(leftovers list);
 
 my $dir = enter();
 Demo::Hosts::enter($dir);
@@ -159,8 +157,6 @@ sub commands ($node, $block) {
     my @codes = grep { m/\A\d/ } $block->{words}->@*;
     @codes = (0) if !@codes;
     my $text = $block->{text};
-    my ($subcommand) = $text =~ m/\Apve-tunnel ([a-z]+)/;
-    return '' if $subcommand && $NOT_YET{$subcommand} && !$has{$subcommand};
     my ($name) = $text =~ m/\A([^\n]+)/;
     # Measurements of the default duration would use all processors for a minute.
     $text =~ s/pve-tunnel check/pve-tunnel check --seconds 0.2/ if $text !~ m/--seconds/;
