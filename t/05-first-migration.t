@@ -82,7 +82,6 @@ my %BEFORE = (
     'IF A MIGRATION FAILS' => sub { $proxmox->guests->interrupted(100) },
 );
 
-my %has = map { $_ => 1 } run('pve-tunnel', '--help')->{output} =~ m/^  ([a-z-]+) /gm;
 our $section = '';
 my ($output, $from_output) = ('', '');
 process($_) for blocks($PAGE);
