@@ -271,7 +271,7 @@ subtest 'malformed requests' => sub {
         [{ op => ['hello'] }, qr/has no 'op'/],
         [
             { op => 'Hello' },
-            qr/unknown operation 'Hello' \(expected one of: hello, open, forward, stat, close\)/
+            qr/unknown operation 'Hello' \(expected one of: hello, open, forward, stat, meter, close\)/
         ],
         [{ op => $evil }, qr/unknown operation 'stat fake: line \[2Jx{45}\.\.\.'/],
         [{ op => 'hello' }, qr/hello: 'protocol' is missing/],

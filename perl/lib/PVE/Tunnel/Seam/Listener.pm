@@ -2,16 +2,15 @@ package PVE::Tunnel::Seam::Listener;
 
 use v5.36;
 
+use parent 'PVE::Tunnel::Seam::Child';
+
 use Errno qw(EAGAIN EINTR);
-use Fcntl qw(F_GETFD F_SETFD FD_CLOEXEC);
 use IO::Select;
 use JSON ();
 use POSIX ();
-use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use PVE::Tunnel::Native;
-use PVE::Tunnel::Process;
 use PVE::Tunnel::Text;
 
 our $VERSION = '0.1.0';
@@ -20,8 +19,6 @@ use constant {
     # Seconds for each exchange with the listener. The first one includes resolving the node's name
     # and generating keys.
     ANSWER_LIMIT => 10,
-    # Seconds for a listener to end after the end of its control socket.
-    END_LIMIT => 5,
     # Bytes.
     MAX_LINE => PVE::Tunnel::Native::LINE_MAX(),
     # Standard error, which is the task's log.
@@ -32,24 +29,11 @@ use constant {
 my $JSON = JSON->new->utf8->canonical;
 
 sub start ($class, $options) {
-    socketpair(my $control, my $listener_end, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
-        or die "cannot start the listener: socketpair: $!\n";
- # QEMU, which the same worker starts, must not inherit it: the listener would not detect the end of
- # the worker.
-    my $flags = fcntl($control, F_GETFD, 0);
-    fcntl($control, F_SETFD, $flags | FD_CLOEXEC)
-        or die "cannot start the listener: close-on-exec: $!\n";
-
-    my $process = eval {
-        PVE::Tunnel::Process::start(
-            [$listener_end],
-            sub { return _serve($listener_end, $options) }
-        );
+    my $self = eval {
+        $class->fork_child([], sub ($control) { return _serve($control, $options) });
     }
         or die "cannot start the listener: $@";
-    CORE::close($listener_end);
-    my $self = bless { process => $process, control => $control, owner => $$, pending => '' },
-        $class;
+    $self->{pending} = '';
     my $opened = $self->_receive('open');
     return ($self, $opened);
 }
@@ -74,19 +58,12 @@ sub close ($self) { ## no critic (ProhibitBuiltinHomonyms)
 }
 
 sub is_over ($self) {
-    $self->_end($self->_last_error // ENDED)
-        if $self->{owner} == $$
-        && $self->{process}
-        && PVE::Tunnel::Process::ended($self->{process}, 0);
+    $self->_end($self->_last_error // ENDED) if $self->has_ended;
     return defined $self->{over} ? 1 : 0;
 }
 
 sub reason ($self) {
     return $self->{over};
-}
-
-sub pid ($self) {
-    return $self->{process}{pid};
 }
 
 # In the child.
@@ -193,25 +170,11 @@ sub _wait_for ($handle, $readiness, $deadline) {
     return 0;
 }
 
-# The end of its control socket ends the listener. SIGKILL leaves nothing behind if it does not end:
-# it has no files, and the kernel closes its port.
+# A listener that is killed leaves nothing behind: it has no files, and the kernel closes its port.
 sub _end ($self, $reason = 'the listener is closed') {
     $self->{over} //= $reason;
-    my $process = delete $self->{process} // return;
-    # The caller may still need its own values.
-    local ($!, $?);
-    CORE::close(delete $self->{control});
-    kill(KILL => $process->{pid}) if !PVE::Tunnel::Process::ended($process, END_LIMIT);
-    PVE::Tunnel::Process::reap($process);
+    $self->end;
     $self->{pending} = '';
-    return;
-}
-
-sub DESTROY ($self) {
-    # In a forked child this is a copy, which must not end the listener of the parent.
-    return if $self->{owner} != $$;
-    local $@; ## no critic (RequireInitializationForLocalVars)
-    eval { $self->_end };
     return;
 }
 

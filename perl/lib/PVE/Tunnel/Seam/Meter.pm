@@ -2,16 +2,16 @@ package PVE::Tunnel::Seam::Meter;
 
 use v5.36;
 
+use parent 'PVE::Tunnel::Seam::Child';
+
 use Errno qw(EAGAIN EINTR);
-use Fcntl qw(F_GETFD F_SETFD FD_CLOEXEC);
 use IO::Select;
 use IO::Socket::UNIX;
 use JSON ();
 use POSIX ();
-use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM SOL_SOCKET SO_PEERCRED);
+use Socket qw(SOCK_STREAM SOL_SOCKET SO_PEERCRED);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-use PVE::Tunnel::Process;
 use PVE::Tunnel::Text;
 
 our $VERSION = '0.1.0';
@@ -22,8 +22,6 @@ use constant {
     # Seconds and bytes of the line with the request.
     REQUEST_LIMIT => 5,
     MAX_REQUEST => 256,
-    # Seconds for the process to end after the end of its control socket.
-    END_LIMIT => 5,
     CLOCK_TICKS => POSIX::sysconf(POSIX::_SC_CLK_TCK()),
 };
 
@@ -31,11 +29,6 @@ my $JSON = JSON->new->utf8->canonical;
 
 sub start ($class, $options, $owner) {
     my $path = $options->{path};
-    socketpair(my $control, my $meter_end, AF_UNIX, SOCK_STREAM, PF_UNSPEC)
-        or die "cannot start the meter: socketpair: $!\n";
-    my $flags = fcntl($control, F_GETFD, 0);
-    fcntl($control, F_SETFD, $flags | FD_CLOEXEC)
-        or die "cannot start the meter: close-on-exec: $!\n";
     # A meter that was killed has left it.
     unlink $path;
     my $umask = umask(0177);
@@ -44,32 +37,34 @@ sub start ($class, $options, $owner) {
     umask($umask);
     die "cannot start the meter: '$path': $error\n" if !$socket;
 
-    my $process = eval {
+    my $self = eval {
         # pveproxy connects to it.
         die "chown: $!\n" if defined($owner) && !chown($owner, -1, $path);
-        PVE::Tunnel::Process::start(
-            [$meter_end, $socket],
-            sub { return _serve($meter_end, $socket, $options) }
+        $class->fork_child(
+            [$socket],
+            sub ($control) { return _serve($control, $socket, $options) }
         );
     };
-    if (!$process) {
+    if (!$self) {
         $error = PVE::Tunnel::Text::one_line($@);
         unlink $path;
         die "cannot start the meter: $error\n";
     }
-    return bless { process => $process, control => $control, path => $path, owner => $$ }, $class;
+    $self->{path} = $path;
+    return $self;
 }
 
 sub is_over ($self) {
-    $self->_end
-        if $self->{owner} == $$
-        && $self->{process}
-        && PVE::Tunnel::Process::ended($self->{process}, 0);
+    $self->end if $self->has_ended;
     return $self->{process} ? 0 : 1;
 }
 
-sub pid ($self) {
-    return $self->{process}{pid};
+sub end ($self) {
+    my $was_running = $self->{process};
+    $self->SUPER::end;
+    # The process removes it, unless it was killed.
+    unlink $self->{path} if $was_running && defined $self->{path};
+    return;
 }
 
 # In the child.
@@ -224,26 +219,6 @@ sub _read_file ($path, $size) {
     return $got ? $bytes : undef;
 }
 
-sub _end ($self) {
-    my $process = delete $self->{process} // return;
-    # The caller may still need its own values.
-    local ($!, $?);
-    close(delete $self->{control});
-    kill(KILL => $process->{pid}) if !PVE::Tunnel::Process::ended($process, END_LIMIT);
-    PVE::Tunnel::Process::reap($process);
-    # The process removes it, unless it was killed.
-    unlink $self->{path};
-    return;
-}
-
-sub DESTROY ($self) {
-    # In a forked child this is a copy, which must not end the meter of the parent.
-    return if $self->{owner} != $$;
-    local $@; ## no critic (RequireInitializationForLocalVars)
-    eval { $self->_end };
-    return;
-}
-
 1;
 
 __END__
@@ -268,8 +243,8 @@ A part of L<PVE::Tunnel::Seam>. A process that discards and sends bytes on a UNI
 C<pve-tunnel check> can measure the planes before a guest moves. F<docs/protocol.md> describes the
 requests and the limits, and the library decides about the path and the limits.
 
-The process ends after its time limit, if the object is destroyed, and if the worker dies. It
-removes its socket. The object belongs to the process that created it.
+The process is a L<PVE::Tunnel::Seam::Child>. It also ends after its time limit. It removes its
+socket.
 
 =head1 METHODS
 
@@ -284,8 +259,8 @@ root; undef for nobody else. Dies with one line, and leaves no socket, if it can
 
 True if the process has ended.
 
-=head2 pid
+=head2 end
 
-The ID of the process, while there is one.
+Ends the process, and removes its socket.
 
 =cut
