@@ -191,12 +191,15 @@ fn secure(input: &PlanInput, offered: &Capabilities) -> Plan {
     let target_can = offered.has(Capability::DirectTls);
     let source_can = input.planes.contains(&Plane::Tls);
     let withheld = input.tls_withheld.as_deref().map(scalar::one_line);
-    let (plane, cause) = match (failed_dial(input), withheld) {
+    let (plane, reason) = match (failed_dial(input), withheld) {
         _ if !source_can => (
             Plane::Websocket,
-            "the caller does not permit direct TLS".to_owned(),
+            "secure was requested, and the caller does not permit direct TLS".to_owned(),
         ),
-        (None, _) if target_can => (Plane::Tls, "both nodes support direct TLS".to_owned()),
+        (None, _) if target_can => (
+            Plane::Tls,
+            "secure was requested, and both nodes support direct TLS".to_owned(),
+        ),
         (Some(dial), _) if target_can => {
             warnings.push(format!(
                 "{}; guest data uses the encrypted websocket through its API instead, which is slower",
@@ -204,19 +207,19 @@ fn secure(input: &PlanInput, offered: &Capabilities) -> Plan {
             ));
             (
                 Plane::Websocket,
-                "the target's direct TLS listener cannot be used".to_owned(),
+                "secure was requested, and the target's direct TLS listener cannot be used"
+                    .to_owned(),
             )
         }
         (_, Some(withheld)) => (
             Plane::Websocket,
-            format!("the target withholds direct TLS: {withheld}"),
+            format!("secure was requested, and the target withholds direct TLS: {withheld}"),
         ),
         (_, None) => (
             Plane::Websocket,
-            "the target does not offer direct TLS".to_owned(),
+            "secure was requested, and the target does not offer direct TLS".to_owned(),
         ),
     };
-    let reason = format!("secure was requested, and {cause}");
     let unused = input
         .migration_network
         .as_deref()

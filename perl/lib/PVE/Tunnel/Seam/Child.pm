@@ -78,7 +78,10 @@ that created it. In a forked child, destroying the object does not end the proce
 
 =head2 fork_child
 
-    my $child = $class->fork_child(\@handles, sub ($control) { ...; return 0 });
+    my $child = $class->fork_child(
+        \@handles,
+        sub ($control) { ...; return 0 },
+    );
 
 Class method. Runs the code in a new process, which keeps the handles and C<$control>, its end of
 the socket pair. The code returns the exit code. It has to return at the end of C<$control>. Dies
