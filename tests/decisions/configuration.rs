@@ -137,7 +137,8 @@ fn booleans_have_the_spellings_of_proxmox() {
 #[test]
 fn the_examples_of_the_manual_page_are_accepted() {
     let reference = include_str!("../../docs/man/remote-migration.cfg.pod");
-    let examples = verbatim_blocks(reference);
+    let mut examples = verbatim_blocks(reference);
+    examples.retain(|block| !block.trim_start().starts_with("pve-tunnel "));
     assert!(examples.len() >= 5, "{} examples", examples.len());
     for example in examples {
         assert_eq!(parsed(&example).networks.len(), 1, "{example}");
@@ -160,7 +161,7 @@ fn the_examples_of_the_manual_page_are_accepted() {
 }
 
 /// The verbatim blocks of a POD text, without their indentation. In that page, each block is a
-/// complete file.
+/// complete file, or a command, which `t/05-first-migration.t` runs.
 fn verbatim_blocks(pod: &str) -> Vec<String> {
     let mut blocks = vec![String::new()];
     for line in pod.lines() {
