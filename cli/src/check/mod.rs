@@ -52,10 +52,6 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         Some(Ok(guest)) => Some(guest),
         Some(Err(reason)) => return fail(format_args!("--vmid: {reason}")),
     };
-    let interrupt = match Interrupt::watch() {
-        Ok(interrupt) => interrupt,
-        Err(error) => return fail(format_args!("cannot block signals: {error}")),
-    };
     let style = match (arguments.json, io::stdout().is_terminal()) {
         (true, _) => Style::Json,
         (false, true) => Style::Colored,
@@ -71,12 +67,13 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         arguments,
         remote: &remote,
         guest,
-        interrupt: &interrupt,
         report: &mut report,
     };
-    check.all_steps(configuration.as_ref());
+    let interrupt = check.all_steps(configuration.as_ref());
     report.finish();
-    interrupt.end_process();
+    if let Some(interrupt) = interrupt {
+        interrupt.end_process();
+    }
     report.outcome.exit_code()
 }
 
@@ -92,53 +89,42 @@ struct Run<'a> {
     arguments: &'a Check,
     remote: &'a Remote,
     guest: Option<Guest>,
-    interrupt: &'a Interrupt,
     report: &'a mut Report,
 }
 
 impl Run<'_> {
-    /// Every step, until one fails that the next ones depend on.
-    fn all_steps(&mut self, configuration: Result<&Configuration, &FileError>) {
+    /// Every step, until one fails that the next ones depend on. Returns the watch for signals of the last
+    /// step; before it, a signal ends the process at once, because there is nothing to clean up.
+    fn all_steps(
+        &mut self,
+        configuration: Result<&Configuration, &FileError>,
+    ) -> Option<Interrupt> {
         node::check_activation(self.arguments.root.as_deref(), self.report);
         let selection = self.selection(configuration);
-        let Some(api) = target::reach(self.remote, self.report) else {
-            return;
-        };
+        let api = target::reach(self.remote, self.report)?;
         if self.remote.token.is_none() {
             self.report.add(Finding::worse(
                 Step::Api,
                 "no API token was given, so nothing beyond TLS was checked",
                 "give the remote as 'qm remote-migrate' takes it: --to 'host=...,apitoken=...,fingerprint=...', or --to @FILE",
             ));
-            return;
+            return None;
         }
-        if self.is_interrupted() {
-            return;
-        }
-        let Some(target) = target::identify(&api, self.arguments, self.report) else {
-            return;
-        };
-        let Some(selection) = selection else {
-            return;
-        };
-        let Some(vmid) = self.vmid_at_target(&api) else {
-            return;
-        };
+        let target = target::identify(&api, self.arguments, self.report)?;
+        let selection = selection?;
+        let vmid = self.vmid_at_target(&api)?;
         self.check_privileges(&api, &selection, vmid);
         if self.arguments.read_only {
             self.report
                 .announce("--read-only: no tunnel is opened, so planes and speed are not checked.");
-            return;
+            return None;
         }
         if self.report.has_failed() {
             self.report
                 .announce("No tunnel is opened, because a migration would fail before.");
-            return;
+            return None;
         }
-        if self.is_interrupted() {
-            return;
-        }
-        self.check_tunnel(&api, &target, &selection, vmid);
+        self.check_tunnel(&api, &target, &selection, vmid)
     }
 
     fn selection(
@@ -183,7 +169,24 @@ impl Run<'_> {
         target::check_privileges(api, self.remote, &purpose, self.report);
     }
 
-    fn check_tunnel(&mut self, api: &Api, target: &Target, selection: &SourceSelection, vmid: u32) {
+    fn check_tunnel(
+        &mut self,
+        api: &Api,
+        target: &Target,
+        selection: &SourceSelection,
+        vmid: u32,
+    ) -> Option<Interrupt> {
+        let interrupt = match Interrupt::watch() {
+            Ok(interrupt) => interrupt,
+            Err(error) => {
+                self.report.add(Finding::failed(
+                    Step::Tunnel,
+                    format!("signals cannot be blocked, so a signal could leave a guest: {error}"),
+                    "check the limits of this node",
+                ));
+                return None;
+            }
+        };
         let request = tunnel::Request {
             remote: self.remote,
             node: &target.node,
@@ -194,18 +197,11 @@ impl Run<'_> {
             selection,
             seconds: self.arguments.seconds,
         };
-        tunnel::check(api, &request, self.interrupt, self.report);
+        tunnel::check(api, &request, &interrupt, self.report);
         if let Some(guest) = &self.guest {
             guest.estimate(self.report);
         }
-    }
-
-    fn is_interrupted(&mut self) -> bool {
-        let Some(signal) = self.interrupt.signal() else {
-            return false;
-        };
-        self.report.add(interrupted(Step::Cleanup, signal.as_str()));
-        true
+        Some(interrupt)
     }
 }
 
