@@ -80,42 +80,20 @@ fn new(path: &str, privilege: &'static str, purpose: &'static str) -> Needed {
     }
 }
 
-/// Those that are missing in the answer of `/access/permissions`: an object from paths to objects from
-/// privileges to whether they also apply below.
+/// Those that are missing in `permissions`: an object from paths to objects from privileges. Each path
+/// has what applies to it; the flags, which are about the paths below, have no effect.
 pub(super) fn missing(needed: &[Needed], permissions: &Value) -> Vec<Needed> {
-    let lacks = |each: &&Needed| !has(permissions, &each.path, each.privilege);
-    needed.iter().filter(lacks).cloned().collect()
+    let has = |each: &Needed| {
+        let on_path = permissions.get(&each.path);
+        on_path.is_some_and(|privileges| privileges.get(each.privilege).is_some())
+    };
+    needed.iter().filter(|each| !has(each)).cloned().collect()
 }
 
-/// Proxmox VE lists each path with an entry of its own, and the roots of all others. What applies to a
-/// path that is not listed is what the nearest listed path above it passes on.
-fn has(permissions: &Value, path: &str, privilege: &str) -> bool {
-    if let Some(own) = permissions.get(path) {
-        return own.get(privilege).is_some();
-    }
-    let mut above = path;
-    while let Some(end) = above.rfind('/').filter(|_| above != "/") {
-        above = if end == 0 { "/" } else { &above[..end] };
-        if let Some(listed) = permissions.get(above) {
-            return listed.get(privilege).is_some_and(propagates);
-        }
-    }
-    false
-}
-
-fn propagates(flag: &Value) -> bool {
-    match flag {
-        Value::Number(number) => number.as_u64() != Some(0),
-        Value::String(text) => text != "0" && !text.is_empty(),
-        Value::Bool(flag) => *flag,
-        _ => false,
-    }
-}
-
-/// The missing privileges of each path, in the order of the paths' first occurrence.
-pub(super) fn by_path(missing: &[Needed]) -> Vec<(&str, Vec<&Needed>)> {
+/// The privileges of each path, in the order of the paths' first occurrence.
+pub(super) fn by_path(needed: &[Needed]) -> Vec<(&str, Vec<&Needed>)> {
     let mut groups: Vec<(&str, Vec<&Needed>)> = Vec::new();
-    for each in missing {
+    for each in needed {
         match groups.iter_mut().find(|(path, _)| *path == each.path) {
             Some((_, group)) => group.push(each),
             None => groups.push((&each.path, vec![each])),
@@ -186,19 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn privileges_come_from_the_nearest_path_that_propagates() {
+    fn a_privilege_counts_on_its_own_path_whatever_its_flag_is() {
         let on = [new("/vms/100", "VM.Allocate", "")];
         #[rustfmt::skip] // One row a line.
         let table = [
-            (json!({ "/": { "VM.Allocate": 1 } }), true),
-            (json!({ "/": { "VM.Allocate": "1" } }), true),
-            (json!({ "/": { "VM.Allocate": 0 } }), false),
-            (json!({ "/": { "VM.Allocate": "0" } }), false),
-            (json!({ "/": { "VM.Allocate": 1 }, "/vms": {} }), false),
-            (json!({ "/": {}, "/vms": { "VM.Allocate": 1 } }), true),
-            (json!({ "/vms": { "VM.Allocate": 1 }, "/vms/100": {} }), false),
+            (json!({ "/vms/100": { "VM.Allocate": 1 } }), true),
             (json!({ "/vms/100": { "VM.Allocate": 0 } }), true),
-            (json!({ "/vms/10": { "VM.Allocate": 1 } }), false),
+            (json!({ "/vms/100": {} }), false),
+            (json!({ "/vms/10": { "VM.Allocate": 1 }, "/": { "VM.Allocate": 1 } }), false),
             (json!({}), false),
             (json!([]), false),
         ];

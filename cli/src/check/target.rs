@@ -1,12 +1,12 @@
 //! The target, as far as its API shows it: addresses, TLS, token, clock, privileges.
 
 use super::api::{self, Answer, Api, ApiError};
-use super::privileges::{self, Purpose};
+use super::privileges::{self, Needed, Purpose};
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
 use crate::arguments::Check;
 use pve_tunnel::tls::{Fingerprint, TlsError};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::channel;
@@ -352,8 +352,9 @@ pub(super) fn is_free(api: &Api, vmid: u32) -> Result<bool, ApiError> {
 
 /// Reports each privilege that the migration needs and the token lacks.
 pub(super) fn check_privileges(api: &Api, remote: &Remote, purpose: &Purpose, report: &mut Report) {
-    let permissions = match api.get("/access/permissions") {
-        Ok(permissions) => permissions.data,
+    let needed = privileges::needed(purpose);
+    let permissions = match permissions(api, &needed) {
+        Ok(permissions) => permissions,
         Err(error) => {
             return report.add(Finding::worse(
                 Step::Privileges,
@@ -362,7 +363,6 @@ pub(super) fn check_privileges(api: &Api, remote: &Remote, purpose: &Purpose, re
             ));
         }
     };
-    let needed = privileges::needed(purpose);
     let missing = privileges::missing(&needed, &permissions);
     let id = remote.token.as_ref().map_or("", |token| token.id());
     if missing.is_empty() {
@@ -395,4 +395,17 @@ pub(super) fn check_privileges(api: &Api, remote: &Remote, purpose: &Purpose, re
             "Storages and bridges are checked if they are given with --target-storage and --target-bridge.",
         );
     }
+}
+
+/// What applies to each path. The list of all paths would not show what the token has on a path that
+/// no entry of the access control list names.
+fn permissions(api: &Api, needed: &[Needed]) -> Result<Value, ApiError> {
+    let mut permissions = Map::new();
+    for (path, _) in privileges::by_path(needed) {
+        let answer = api.get(&format!("/access/permissions?path={}", api::encoded(path)))?;
+        if let Value::Object(own) = answer.data {
+            permissions.extend(own);
+        }
+    }
+    Ok(permissions.into())
 }
