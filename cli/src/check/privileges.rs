@@ -102,7 +102,8 @@ pub(super) fn by_path(needed: &[Needed]) -> Vec<(&str, Vec<&Needed>)> {
     groups
 }
 
-/// The commands that give a token these privileges on a path.
+/// The commands that give a token these privileges on a path, and its user, too: a token with privilege
+/// separation has only what both have.
 pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
     let role = match path.split('/').nth(1) {
         Some("vms") => "MigrateGuest",
@@ -111,8 +112,9 @@ pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
         _ => "MigrateIn",
     };
     let privileges = privileges.join(",");
+    let user = token.split('!').next().unwrap_or(token);
     format!(
-        "pveum role add {role} --privs {privileges} && pveum acl modify {path} --tokens '{token}' --roles {role}"
+        "pveum role add {role} --privs {privileges} && pveum acl modify {path} --tokens '{token}' --users '{user}' --roles {role}"
     )
 }
 
@@ -213,7 +215,7 @@ mod tests {
         assert_eq!(groups[0].1.len(), 2);
         assert_eq!(
             command("/", &["Sys.Incoming", "Sys.Audit"], "move@pve!t"),
-            "pveum role add MigrateIn --privs Sys.Incoming,Sys.Audit && pveum acl modify / --tokens 'move@pve!t' --roles MigrateIn"
+            "pveum role add MigrateIn --privs Sys.Incoming,Sys.Audit && pveum acl modify / --tokens 'move@pve!t' --users 'move@pve' --roles MigrateIn"
         );
         assert!(command("/vms/100", &["VM.Allocate"], "t").contains("role add MigrateGuest "));
     }

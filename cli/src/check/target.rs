@@ -384,10 +384,7 @@ pub(super) fn check_privileges(api: &Api, remote: &Remote, purpose: &Purpose, re
                 names.join(", "),
                 purposes.join(", ")
             ),
-            format!(
-                "on the target: {}; the user of the token needs the same",
-                privileges::command(path, &names, id)
-            ),
+            format!("on the target: {}", privileges::command(path, &names, id)),
         ));
     }
     if purpose.storages.is_empty() || purpose.bridges.is_empty() {
