@@ -12,8 +12,8 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 use Test::CheckCommand qw(defaults problems remote start_check);
-use Test::Processes qw(is_running wait_until);
 use Test::DefaultSignals;
+use Test::Processes qw(is_running wait_until);
 use Test::TunnelNode;
 
 local $SIG{ALRM} = sub { die "the test timed out\n" };
