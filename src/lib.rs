@@ -98,6 +98,7 @@ pub mod tuning;
 pub mod websocket;
 
 pub use scalar::one_line;
+pub use system::ignored_signals;
 
 /// The allocator of everything that links this library.
 #[cfg_attr(feature = "wiping-allocator", global_allocator)]

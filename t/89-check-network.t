@@ -29,7 +29,7 @@ my $DIR = tempdir(CLEANUP => 1);
 my @AT_TARGET = $HOSTS->at_target;
 my @NETWORK = ('--network', $HOSTS->network);
 # An address of the network that no host has.
-my $NOBODY = $HOSTS->target =~ s/\d+\z/77/r;
+my $UNUSED = $HOSTS->target =~ s/\d+\z/77/r;
 my $node = TestNode::Node->start(
     dir => "$DIR/node",
     listen => $HOSTS->target,
@@ -100,13 +100,13 @@ subtest 'the migration ports are filtered' => sub {
 
 subtest 'an address that no host has' => sub {
     reports(
-        check(remote({ %REMOTE, address => $NOBODY }), '--seconds', 0), 2,
-        [failed => qr/\Q$NOBODY\E:\d+ cannot be reached/, qr/check the routes of this node/]
+        check(remote({ %REMOTE, address => $UNUSED }), '--seconds', 0), 2,
+        [failed => qr/\Q$UNUSED\E:\d+ cannot be reached/, qr/check the routes of this node/]
     );
 };
 
 subtest 'one of two addresses of a name is dead' => sub {
-    write_file("$DIR/hosts", "$NOBODY twoaddresses\n$REMOTE{address} twoaddresses\n");
+    write_file("$DIR/hosts", "$UNUSED twoaddresses\n$REMOTE{address} twoaddresses\n");
     my @check = ('check', '--to', remote({ %REMOTE, address => 'twoaddresses' }));
     my $started = start_check(
         program => 'unshare',
@@ -118,7 +118,7 @@ subtest 'one of two addresses of a name is dead' => sub {
     my $result = $started->wait;
     reports(
         $result, 1,
-        [worse => qr/\Q$NOBODY\E:\d+ cannot be reached/, qr/or remove the address from the name/]
+        [worse => qr/\Q$UNUSED\E:\d+ cannot be reached/, qr/or remove the address from the name/]
     );
     is($result->{report}{plane}, 'tls', 'the other address is used');
     nothing_left();

@@ -5,12 +5,12 @@ use crate::arguments::{Config, Connect, Enable, Leftovers, List, Mask, Status};
 use crate::config::ConfigReport;
 use crate::leftovers;
 use crate::list::Listing;
+use crate::output::{print, print_json, warn};
 use nix::unistd::{Pid, setpgid};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
-use serde::Serialize;
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -163,24 +163,4 @@ fn print_report(result: Result<Report, ActivationError>) -> ExitCode {
 fn fail(error: impl Display) -> ExitCode {
     warn(error);
     ExitCode::FAILURE
-}
-
-fn print_json(value: &impl Serialize) -> io::Result<()> {
-    let json = serde_json::to_string_pretty(value)?;
-    print(format_args!("{json}\n"))
-}
-
-/// A reader that has ended, such as `head`, is not an error: it does not require the rest.
-fn print(text: impl Display) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    let printed = write!(output, "{text}").and_then(|()| output.flush());
-    match printed {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
-    }
-}
-
-fn warn(text: impl Display) {
-    // Ignored if standard error is closed: there is no other place to report it.
-    let _ = writeln!(io::stderr().lock(), "pve-tunnel: {text}");
 }

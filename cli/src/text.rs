@@ -1,7 +1,7 @@
 //! Text for a terminal of 80 columns.
 
 /// The width of lines, in characters.
-const COLUMNS: usize = 80;
+pub(crate) const COLUMNS: usize = 80;
 
 /// Wraps a text between words. The first line begins with `first`, the others are indented as far.
 /// A word that is longer than a line is not divided.

@@ -17,6 +17,7 @@ mod wiping_allocator;
 pub(crate) use confidential::ConfidentialMemory;
 pub(crate) use parent::ParentDeathSignal;
 pub(crate) use signals::Signals;
+pub use signals::ignored_signals;
 pub(crate) use wiping_allocator::WipingAllocator;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

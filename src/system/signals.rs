@@ -32,7 +32,7 @@ impl Signals {
     /// Blocks the ending signals. To be called in a runtime that runs on the calling thread.
     pub(crate) fn block() -> io::Result<Self> {
         // A blocked signal is never discarded, even if its action is to ignore it.
-        let ignored = ignored();
+        let ignored = ignored_signals();
         let ending = ENDING
             .into_iter()
             .filter(|signal| !ignored.contains(*signal));
@@ -69,7 +69,7 @@ impl Signals {
 }
 
 /// The signals that this process ignores. None of them if the kernel does not report them.
-fn ignored() -> SigSet {
+pub fn ignored_signals() -> SigSet {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = ignored_mask(&status);
     let is_ignored = |signal: &Signal| mask >> (*signal as u32 - 1) & 1 == 1;

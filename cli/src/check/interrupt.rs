@@ -22,11 +22,11 @@ impl Interrupt {
     /// Blocks the signals in this thread and in those that it starts, and waits for them in another one.
     /// A signal that is ignored stays ignored.
     pub(super) fn watch() -> io::Result<Self> {
-        let ignored = ignored()?;
-        let is_ignored = |signal: &Signal| ignored >> (*signal as i32 - 1) & 1 == 1;
+        // The kernel keeps a blocked signal for `sigwait` even if it is ignored.
+        let ignored = pve_tunnel::ignored_signals();
         let signals: SigSet = ENDING
             .into_iter()
-            .filter(|signal| !is_ignored(signal))
+            .filter(|signal| !ignored.contains(*signal))
             .collect();
         signals.thread_block()?;
         let arrived = Arc::new(AtomicI32::new(0));
@@ -58,15 +58,4 @@ impl Interrupt {
             let _ = raise(signal);
         }
     }
-}
-
-/// The signals that this process ignores, one bit each: proc(5), SigIgn in status. The kernel keeps a
-/// blocked signal for `sigwait` even if it is ignored.
-fn ignored() -> io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.ok_or_else(|| io::Error::other("/proc/self/status has no SigIgn"))
 }

@@ -11,7 +11,6 @@ mod guest;
 mod interrupt;
 mod measurement;
 mod node;
-mod output;
 mod privileges;
 mod remote;
 mod report;
@@ -21,6 +20,7 @@ mod tunnel;
 
 use crate::arguments::Check;
 use crate::configuration_file::FileError;
+use crate::output;
 use api::Api;
 use guest::Guest;
 use interrupt::Interrupt;
@@ -29,7 +29,7 @@ use pve_tunnel::configuration::{Configuration, SourceSelection, is_id};
 use remote::Remote;
 use report::{Finding, Outcome, Report, Step, Style};
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use target::Target;
 
@@ -79,8 +79,7 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
 
 /// Wrong arguments, and what prevents every check: as a check that has failed.
 fn fail(error: impl Display) -> ExitCode {
-    // Ignored if standard error is closed: there is no other place to report it.
-    let _ = writeln!(io::stderr().lock(), "pve-tunnel: {error}");
+    output::warn(error);
     Outcome::Failed.exit_code()
 }
 

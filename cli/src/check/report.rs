@@ -1,16 +1,12 @@
 //! What a check has found, as text for people and as JSON for programs.
 
 use super::measurement::Measurement;
+use crate::output;
+use crate::text::wrapped;
 use pve_tunnel::one_line;
 use serde::Serialize;
 use std::fmt;
 use std::process::ExitCode;
-
-/// Columns of the text.
-const WIDTH: usize = 80;
-
-/// Columns before the text of a finding: two spaces, the mark, a space.
-const INDENT: usize = 4;
 
 /// How good a finding is. Ordered from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -190,7 +186,8 @@ impl Report {
             let heading = (self.printed != Some(finding.step)).then_some(finding.step);
             self.printed = Some(finding.step);
             let colored = self.style == Style::Colored;
-            super::output::print(Printed {
+            // The check still has to clean up if nothing can be printed.
+            let _ = output::print(Printed {
                 finding: &finding,
                 heading,
                 colored,
@@ -203,8 +200,7 @@ impl Report {
     pub(crate) fn announce(&self, text: &str) {
         if self.style != Style::Json {
             let text = self.clean(text);
-            let lines = wrap(&text, WIDTH - INDENT).join("\n    ");
-            super::output::print(format_args!("    {lines}\n"));
+            let _ = output::print(wrapped("    ", &text));
         }
     }
 
@@ -215,13 +211,10 @@ impl Report {
 
     /// Prints the end of the report, or the whole report as JSON.
     pub(crate) fn finish(&self) {
-        if self.style != Style::Json {
-            super::output::print(format_args!("\n{}\n", self.conclusion()));
-            return;
-        }
-        if let Ok(json) = serde_json::to_string_pretty(self) {
-            super::output::print(format_args!("{json}\n"));
-        }
+        let _ = match self.style {
+            Style::Json => output::print_json(self),
+            Style::Plain | Style::Colored => output::print(format_args!("\n{}", self.conclusion())),
+        };
     }
 
     /// The result in one sentence.
@@ -245,7 +238,7 @@ impl Report {
                 lines(marked(Outcome::Failed).count())
             ),
         };
-        wrap(&text, WIDTH).join("\n")
+        wrapped("", &text)
     }
 
     fn clean(&self, text: &str) -> String {
@@ -283,42 +276,20 @@ impl fmt::Display for Printed<'_> {
             advice,
             ..
         } = self.finding;
-        let (begin, end) = match self.colored {
-            true => (outcome.color(), "\x1b[0m"),
-            false => ("", ""),
-        };
-        let body = wrap(text, WIDTH - INDENT).join("\n    ");
-        writeln!(f, "  {begin}{}{end} {body}", outcome.mark())?;
-        if let Some(advice) = advice {
-            let body = wrap(&format!("→ {advice}"), WIDTH - INDENT).join("\n      ");
-            writeln!(f, "    {body}")?;
+        let mark = outcome.mark();
+        let line = wrapped(&format!("  {mark} "), text);
+        match self.colored {
+            true => {
+                let colored = format!("{}{mark}\x1b[0m", outcome.color());
+                f.write_str(&line.replacen(mark, &colored, 1))?;
+            }
+            false => f.write_str(&line)?,
         }
-        Ok(())
-    }
-}
-
-/// Breaks a text into lines of at most `width` characters, at spaces. A longer word, such as a
-/// fingerprint, has a line of its own, so that it can be copied.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    let mut used = width;
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        let length = word.chars().count();
-        // Continuation lines of an advice are indented by two more columns.
-        let limit = if lines.len() > 1 { width - 2 } else { width };
-        match lines.last_mut() {
-            Some(line) if used + 1 + length <= limit => {
-                line.push(' ');
-                line.push_str(word);
-                used += 1 + length;
-            }
-            _ => {
-                lines.push(word.to_owned());
-                used = length;
-            }
+        match advice {
+            Some(advice) => f.write_str(&wrapped("    → ", advice)),
+            None => Ok(()),
         }
     }
-    lines
 }
 
 #[cfg(test)]
@@ -326,33 +297,35 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn printed(finding: &Finding) -> String {
+        let heading = Some(finding.step);
+        let colored = false;
+        let printed = Printed {
+            finding,
+            heading,
+            colored,
+        };
+        printed.to_string()
+    }
+
     #[test]
-    fn text_is_broken_at_spaces_and_long_words_stay_whole() {
+    fn a_fingerprint_has_a_line_of_its_own() {
         let fingerprint = "AB:".repeat(31) + "AB";
-        let lines = wrap(&format!("the fingerprint is {fingerprint} as given"), 30);
-        assert_eq!(lines, ["the fingerprint is", &fingerprint, "as given"]);
-        assert!(wrap("", 30).is_empty());
-        for width in 20..60 {
-            for line in wrap("one two three four five six seven eight nine ten", width) {
-                assert!(line.len() <= width, "{line}");
-            }
-        }
+        let text = format!("the fingerprint is {fingerprint} as given");
+        let printed = printed(&Finding::ok(Step::Tls, text));
+        let expected = format!("\nTLS\n  ✓ the fingerprint is\n    {fingerprint}\n    as given\n");
+        assert_eq!(printed, expected);
     }
 
     #[test]
     fn a_finding_fits_80_columns_with_its_advice() {
         let text = "words of several lengths follow each other ".repeat(8);
         let finding = Finding::failed(Step::Tls, text.clone(), text);
-        let printed = Printed {
-            finding: &finding,
-            heading: Some(Step::Tls),
-            colored: false,
-        };
-        let printed = printed.to_string();
+        let printed = printed(&finding);
         assert!(printed.starts_with("\nTLS\n  ✗ words"), "{printed}");
         assert!(printed.contains("\n    → words"), "{printed}");
         for line in printed.lines() {
-            assert!(line.chars().count() <= WIDTH, "{line}");
+            assert!(line.chars().count() <= 80, "{line}");
         }
     }
 

@@ -1,13 +1,11 @@
 //! The table that `pve-tunnel list` prints: two lines for each tunnel, at most 80 columns wide.
 
 use super::{Listed, Listing, moved};
+use crate::text::COLUMNS;
 use pve_tunnel::publication::{Role, TunnelState};
 use pve_tunnel::quantity::{Size, Span, time_left};
 use std::fmt;
 use std::time::Duration;
-
-/// The width of a terminal that every user has.
-const WIDTH: usize = 80;
 
 pub(super) fn write(f: &mut fmt::Formatter<'_>, listing: &Listing) -> fmt::Result {
     if listing.tunnels.is_empty() && listing.unanswered.is_empty() {
@@ -27,7 +25,7 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, listing: &Listing) -> fmt::Resul
     }
     for listed in &listing.tunnels {
         writeln!(f, "{}", row(&numbers(listed)))?;
-        writeln!(f, "{}", cut(format!("  {}", peer(listed)), WIDTH))?;
+        writeln!(f, "{}", cut(format!("  {}", peer(listed)), COLUMNS))?;
     }
     for pid in &listing.unanswered {
         writeln!(
@@ -82,7 +80,7 @@ fn peer(listed: &Listed) -> String {
         // What is left is more important than the end of a long address.
         Some(progress) => format!(
             "{}; {progress}",
-            cut(peer, WIDTH.saturating_sub(4 + progress.len()))
+            cut(peer, COLUMNS.saturating_sub(4 + progress.len()))
         ),
         None => peer,
     }
@@ -188,7 +186,7 @@ process 99 does not answer: it may be suspended; see 'ps 99'
             largest.state.peer = Some(peer.clone());
             let printed = listing(vec![(largest.clone(), Some(u64::MAX))], vec![u32::MAX]);
             for line in printed.lines() {
-                assert!(line.chars().count() <= WIDTH, "{line}");
+                assert!(line.chars().count() <= COLUMNS, "{line}");
                 assert!(!line.contains(char::is_control), "{line:?}");
             }
             assert!(

@@ -253,7 +253,7 @@ socket.
 C<< PVE::Tunnel::Seam::Meter->start(\%options, $owner) >>: class method. C<%options> are those of the
 action C<meter> of L<PVE::Tunnel::Native/seam_decide>: C<path>, C<seconds>, C<measurement_seconds>
 and C<measurement_bytes>. C<$owner> is the ID of the user that may connect to the socket besides
-root; undef for nobody else. Dies with one line, and leaves no socket, if it cannot start.
+root; undef for root alone. Dies with one line, and leaves no socket, if it cannot start.
 
 =head2 is_over
 
