@@ -14,6 +14,13 @@ use FindBin;
 use JSON qw(decode_json);
 
 my $TOP = "$FindBin::RealBin/..";
+my $USAGE = "usage: debian/copyright.pl >debian/copyright\n";
+
+if (@ARGV) {
+    my $help = "@ARGV" eq '--help';
+    print { $help ? *STDOUT : *STDERR } $USAGE;
+    exit($help ? 0 : 2);
+}
 
 # The licenses of the crates, and the source of each text: a file of Debian, or a file of a crate.
 my %TEXT = (

@@ -14,8 +14,8 @@ use File::Temp ();
 use Getopt::Long qw(GetOptions);
 use IO::Socket::IP ();
 use JSON ();
+use Pod::Usage qw(pod2usage);
 
-use TestNode::Proxy;
 use TestNode::Workers;
 
 =head1 NAME
@@ -24,7 +24,7 @@ pveproxy.pl - the target node of a migration, for tests, with the real PVE::APIS
 
 =head1 SYNOPSIS
 
-    PERL5LIB=... perl pveproxy.pl --dir DIR --worker WORKER [--listen ADDR] [--port 0] [--node NAME]
+    perl testnode/pveproxy.pl --dir DIR --worker WORKER [--listen ADDR] [--port 0] [--node NAME]
         [--token-file F] [--old] [--no-direct] [--no-privilege] [--configuration FILE]
         [--tls 1.2|1.3] [--plain]
 
@@ -40,9 +40,11 @@ Ends on SIGTERM, SIGINT or end of file on stdin, and stops its workers first.
 
 my %options = (listen => '127.0.0.1', port => 0, node => 'target');
 my @known = qw(listen=s port=i dir=s worker=s node=s token-file=s tls=s plain);
-push @known, qw(old no-direct no-privilege configuration=s);
-die "see perldoc $0
-" if !GetOptions(\%options, @known) || @ARGV;
+push @known, qw(old no-direct no-privilege configuration=s help);
+pod2usage(2) if !GetOptions(\%options, @known) || @ARGV;
+pod2usage(-exitval => 0, -verbose => 1) if $options{help};
+# Not before --help: it loads modules of Proxmox VE.
+require TestNode::Proxy;
 length($options{$_} // '') || die "--$_ is required\n" for qw(dir worker);
 die "--tls must be 1.2 or 1.3\n" if ($options{tls} // '1.2') !~ m/\A1\.[23]\z/;
 die "--plain is for loopback addresses only\n"

@@ -16,7 +16,11 @@ use Pod::Simple::SimpleTree;
 use Text::Wrap ();
 
 my ($file) = @ARGV;
-die "usage: docs/man/markdown.pl FILE.pod\n" if @ARGV != 1;
+if (@ARGV != 1 || $file =~ m/\A-/) {
+    my $help = "@ARGV" eq '--help';
+    print { $help ? *STDOUT : *STDERR } "usage: docs/man/markdown.pl FILE.pod\n";
+    exit($help ? 0 : 2);
+}
 my $PAGES = dirname($file);
 # Words of headings that are not lower case.
 my %UPPER = (nat => 'NAT', ve => 'VE', proxmox => 'Proxmox');

@@ -77,10 +77,18 @@ const SEE_ALSO: [(&str, &str); 5] = [
     ("pct", "1"),
 ];
 
+const USAGE: &str = "usage: manual DIRECTORY DATE";
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [directory, date] = arguments.as_slice() else {
-        return fail("usage: manual DIRECTORY DATE");
+        if arguments == ["--help"] {
+            // Ignored if standard output is closed: the caller does not need it.
+            let _ = writeln!(io::stdout(), "{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        fail(USAGE);
+        return ExitCode::from(2);
     };
     match write_all(Path::new(directory), date) {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stdout
+    clippy::print_stdout,
+    clippy::print_stderr
 )]
 
 use nix::sched::{CloneFlags, setns};
@@ -21,10 +22,16 @@ use std::time::Duration;
 use testing::link::device::Device;
 use testing::link::relay::Relay;
 
+const USAGE: &str = "Usage: emulated-link NAME PID NAME ROUND-TRIP-MS LOSS-PERCENT";
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [source, pid, target, round_trip, loss] = &arguments[..] else {
-        panic!("expected NAME PID NAME ROUND-TRIP-MS LOSS-PERCENT");
+        if arguments == ["--help"] {
+            return println!("{USAGE}");
+        }
+        eprintln!("{USAGE}");
+        std::process::exit(2);
     };
     let milliseconds: f64 = round_trip.parse().expect("ROUND-TRIP-MS");
     let percent: f64 = loss.parse().expect("LOSS-PERCENT");
