@@ -9,14 +9,13 @@ use v5.36;
 use FindBin ();
 use lib "$FindBin::RealBin/lib";
 
-use Fcntl qw(O_CREAT O_EXCL O_WRONLY);
 use File::Temp ();
 use Getopt::Long qw(GetOptions);
 use IO::Socket::IP ();
 use JSON ();
 use Pod::Usage qw(pod2usage);
 
-use TestNode::Workers;
+use TestNode::Node;
 
 =head1 NAME
 
@@ -26,21 +25,29 @@ pveproxy.pl - the target node of a migration, for tests, with the real PVE::APIS
 
     perl testnode/pveproxy.pl --dir DIR --worker WORKER [--listen ADDR] [--port 0] [--node NAME]
         [--token-file F] [--old] [--no-direct] [--no-privilege] [--configuration FILE]
-        [--tls 1.2|1.3] [--plain]
+        [--permissions FILE] [--pve-version VERSION] [--create-guests] [--tls 1.2|1.3] [--plain]
+        [--storage ID[,avail=BYTES]]... [--bridge NAME]...
 
 =head1 DESCRIPTION
 
-Options and ready line are those of C<testnode --help>, without C<--misbehave>: this program behaves
-as pveproxy does. C<target/release/testnode --make-certificate> creates the certificate. Its key is
-in a directory with mode 0700, which is removed as soon as the key has been read.
+Options and ready line are those of C<testnode --help>, without C<--misbehave> and C<--clock>: this
+program behaves as pveproxy does. As behind pveproxy, another process answers the requests: a
+C<testnode> without TLS, whose log is F<DIR/daemon.log>.
 
-Ends on SIGTERM, SIGINT or end of file on stdin, and stops its workers first.
+C<target/release/testnode --make-certificate> creates the certificate. Its key is in a directory with
+mode 0700, which is removed as soon as the key has been read.
+
+Ends on SIGTERM, SIGINT or end of file on stdin, and stops the workers first.
 
 =cut
 
-my %options = (listen => '127.0.0.1', port => 0, node => 'target');
-my @known = qw(listen=s port=i dir=s worker=s node=s token-file=s tls=s plain);
-push @known, qw(old no-direct no-privilege configuration=s help);
+my %options = (listen => '127.0.0.1', port => 0);
+# These are options of `testnode`.
+my @flags = qw(old no-direct no-privilege create-guests);
+my @values = qw(node token-file configuration permissions pve-version);
+my @lists = qw(storage bridge);
+my @known = (qw(listen=s port=i dir=s worker=s tls=s plain help), @flags);
+push @known, (map { "$_=s" } @values), (map { "$_=s@" } @lists);
 pod2usage(2) if !GetOptions(\%options, @known) || @ARGV;
 pod2usage(-exitval => 0, -verbose => 1) if $options{help};
 # Not before --help: it loads modules of Proxmox VE.
@@ -50,7 +57,6 @@ die "--tls must be 1.2 or 1.3\n" if ($options{tls} // '1.2') !~ m/\A1\.[23]\z/;
 die "--plain is for loopback addresses only\n"
     if $options{plain} && $options{listen} !~ m/\A(?:127\.[0-9.]+|::1)\z/;
 
-my ($token_file, $token, $created_token) = token();
 my ($ssl, $fingerprint) = $options{plain} ? () : tls();
 my $socket = IO::Socket::IP->new(
     LocalAddr => $options{listen},
@@ -63,19 +69,17 @@ my $lock_file = "$options{dir}/accept.lock";
 # Remains open until the program ends.
 open my $lock, '>', $lock_file ## no critic (RequireBriefOpen)
     or die "$lock_file: $!\n";
-my $workers = TestNode::Workers->new(
-    dir => $options{dir},
-    worker => $options{worker},
-    node => $options{node},
-    user => $token =~ s/\APVEAPIToken=([^!]+)!.*/$1/r,
-    map { tr/-/_/r => $options{$_} } qw(old no-direct no-privilege configuration),
+my $daemon = TestNode::Node->start(
+    listen => '127.0.0.1',
+    (map { $_ => $options{$_} } qw(dir worker)),
+    log => "$options{dir}/daemon.log",
+    options => ['--plain', forwarded()],
 );
 my $proxy = TestNode::Proxy->new(
     socket => $socket,
     lockfile => $lock_file,
     lockfh => $lock,
-    workers => $workers,
-    api_token => $token,
+    daemon => $daemon,
     ssl => $ssl,
 );
 
@@ -85,33 +89,21 @@ say JSON->new->utf8->canonical->encode(
         address => $socket->sockhost,
         port => $socket->sockport,
         fingerprint => $fingerprint,
-        token_file => $token_file,
+        token_file => $daemon->{token_file},
     }
 );
 $proxy->serve;
-$workers->stop;
+$daemon->stop;
 unlink $lock_file;
-unlink $token_file if $created_token;
 
-# Reads the token from the given file, or creates one and writes it there. Returns the path, the
-# token, and whether it was created.
-sub token () {
-    my $path = $options{'token-file'} // "$options{dir}/token";
-    if (-e $path) {
-        chomp(my $value = slurp($path));
-        $value =~ m/\APVEAPIToken=[^!=]+![^=]+=.+\z/ or die "no token in $path\n";
-        return ($path, $value, 0);
+# The arguments of the daemon.
+sub forwarded () {
+    my @arguments = map { "--$_" } grep { $options{$_} } @flags;
+    push @arguments, map { ("--$_" => $options{$_}) } grep { defined $options{$_} } @values;
+    for my $name (@lists) {
+        push @arguments, map { ("--$name" => $_) } ($options{$name} // [])->@*;
     }
-    my $random = TestNode::Workers::random(16);
-    # Version and variant of RFC 9562, section 5.4.
-    substr $random, 6, 1, chr(ord(substr $random, 6, 1) & 0x0f | 0x40);
-    substr $random, 8, 1, chr(ord(substr $random, 8, 1) & 0x3f | 0x80);
-    my $uuid = join '-', unpack 'H8 H4 H4 H4 H12', $random;
-    my $value = "PVEAPIToken=root\@pam!demo=$uuid";
-    sysopen my $made, $path, O_WRONLY | O_CREAT | O_EXCL, 0600 or die "$path: $!\n";
-    print {$made} $value;
-    close $made or die "$path: $!\n";
-    return ($path, $value, 1);
+    return @arguments;
 }
 
 # Returns the arguments of AnyEvent::TLS and the fingerprint.

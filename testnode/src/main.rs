@@ -50,7 +50,8 @@ const MAX_CLOCK: i64 = 30 * 365 * 86_400;
 /// The target node of a migration, for tests: `POST …/mtunnel`, `GET …/mtunnelwebsocket`, and the
 /// queries about version, cluster, permissions, storages, bridges and guests.
 ///
-/// Prints one JSON line when it listens: {"address","port","fingerprint","token_file"}.
+/// Prints one JSON line when it listens: {"address","port","fingerprint","token_file"}. The fingerprint
+/// is null without TLS.
 /// Ends on SIGTERM, SIGINT or end of file on stdin, and stops its workers first.
 #[derive(Parser)]
 #[command(version, after_long_help = misbehave::HELP)]

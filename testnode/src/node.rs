@@ -142,7 +142,7 @@ pub(crate) async fn serve(mut settings: Settings, announce: fn(&Value)) -> Resul
     announce(&json!({
         "address": bound.ip(),
         "port": bound.port(),
-        "fingerprint": identity.fingerprint(),
+        "fingerprint": tls.is_some().then(|| identity.fingerprint()),
         "token_file": token_file,
     }));
     loop {

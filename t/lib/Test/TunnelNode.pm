@@ -65,8 +65,7 @@ TLS C<1.2> or C<1.3> only; no TLS.
 
 =item pve_version, clock
 
-The version that the node reports; the seconds that its clock is ahead (C<testnode> only, as the
-following options).
+The version that the node reports; the seconds that its clock is ahead (C<testnode> only).
 
 =item permissions
 

@@ -42,7 +42,8 @@ further arguments of the program), C<wrap> (array, a command that runs the progr
 C<nsenter>). Returns when the node is listening. Dies with the output of the program if it does not
 start.
 
-C<program>: a program with the same options in place of C<testnode>.
+C<program>: a program with the same options in place of C<testnode>. C<log>: the file for its standard
+error, default C<dir> with the extension F<.log>.
 
 =cut
 
@@ -59,7 +60,7 @@ sub start ($class, %option) {
     );
     pipe(my $input, my $writer) or die "pipe: $!\n";
     pipe(my $reader, my $output) or die "pipe: $!\n";
-    my $errors = "$option{dir}.log";
+    my $errors = $option{log} // "$option{dir}.log";
     my $pid = fork() // die "fork: $!\n";
     if (!$pid) {
         open(STDIN, '<&', $input) or POSIX::_exit(127);
@@ -98,6 +99,10 @@ C<< $node->path($vmid) >>: the C<$url> for the same function. The kind of the gu
 
 C<< $node->url($vmid) >>: the URL of the websocket, for the same function.
 
+=head2 api_url
+
+The URL that the paths of the API follow.
+
 =head2 worker_log
 
 C<< $node->worker_log($vmid) >>: the output of the worker of that guest up to now.
@@ -121,9 +126,13 @@ sub conn ($self) {
 sub path ($self, $vmid) { return "/nodes/target/qemu/$vmid/mtunnel" }
 
 sub url ($self, $vmid) {
-    my $scheme = defined($self->{fingerprint}) ? 'wss' : 'ws';
+    return $self->api_url =~ s/\Ahttp/ws/r . $self->path($vmid) . 'websocket';
+}
+
+sub api_url ($self) {
+    my $scheme = defined($self->{fingerprint}) ? 'https' : 'http';
     my $host = $self->{address} =~ /:/ ? "[$self->{address}]" : $self->{address};
-    return "$scheme://$host:$self->{port}/api2/json" . $self->path($vmid) . 'websocket';
+    return "$scheme://$host:$self->{port}/api2/json";
 }
 
 sub worker_log ($self, $vmid) { return slurp("$self->{dir}/$vmid.log") }

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Api;
-use super::response::{ApiError, ApiResponse};
+use super::response::{ApiError, ApiResponse, data_response};
 use crate::connection::Connection;
 use crate::form;
 use crate::relay;
@@ -112,6 +112,10 @@ impl Api {
         {
             let reason = "permission denied - invalid PVETUNNEL ticket";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, reason));
+        }
+        if !request.headers().contains_key(UPGRADE) {
+            // The answer of the API method, with which pveproxy upgrades a connection.
+            return Ok(data_response(json!({ "socket": socket })));
         }
         let accept = accept_key(&request)?;
         let control = self.workers.is_control(&socket).await;
