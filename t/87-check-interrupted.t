@@ -39,6 +39,13 @@ sub nothing_left ($node, $result) {
     return;
 }
 
+# SIGQUIT writes a core into the working directory, if the limit permits it.
+sub allow_core () {
+    chdir $ENV{TMPDIR} or die "$ENV{TMPDIR}: $!\n";
+    system('prlimit', '--pid', $$, '--core=unlimited:') == 0 or die "prlimit failed\n";
+    return;
+}
+
 # Where the check is, as its output or the log of the target shows.
 my %POINT = (
     'at the beginning' => sub ($node, $check) { $check->wait_out(qr/checks migrations/) },
@@ -53,14 +60,15 @@ my %POINT = (
 );
 
 for my $point (sort keys %POINT) {
-    for my $signal (qw(INT TERM HUP)) {
+    for my $signal (qw(INT TERM HUP QUIT)) {
         subtest "SIG$signal $point" => sub {
             my $node = node();
-            my $check = start($node, arguments => ['--seconds', 2]);
+            my $check = start($node, arguments => ['--seconds', 2], prepare => \&allow_core);
             ok($POINT{$point}->($node, $check), 'the check is there');
             kill $signal => $check->{pid};
             my $result = $check->wait;
             is($result->{code}, 128 + POSIX->can("SIG$signal")->(), 'it ends by the signal');
+            ok(!$result->{core}, '... without a core, which would contain the token');
             cmp_ok($result->{time}, '<', 15, 'soon');
             nothing_left($node, $result);
             like($result->{out}, qr/ended by SIG$signal before/, 'the output has the reason')

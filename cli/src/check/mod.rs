@@ -24,6 +24,7 @@ use crate::output;
 use api::Api;
 use guest::Guest;
 use interrupt::Interrupt;
+use nix::sys::prctl::set_dumpable;
 use privileges::Purpose;
 use pve_tunnel::configuration::{Configuration, SourceSelection, is_id};
 use remote::Remote;
@@ -35,6 +36,10 @@ use target::Target;
 
 /// Runs the check and prints what it finds.
 pub(crate) fn run(arguments: &Check) -> ExitCode {
+    // SIGQUIT would write a core, which would contain the token.
+    if let Err(error) = set_dumpable(false) {
+        return fail(format_args!("the token cannot be protected: {error}"));
+    }
     let configuration = node::read_configuration(&arguments.configuration);
     let remote = match Remote::parse(&arguments.to) {
         Ok(Some(remote)) => remote,

@@ -31,8 +31,9 @@ Test::CheckCommand - runs C<pve-tunnel check> and compares what it reports
 =head2 check($remote, @arguments)
 
 Runs the command with C<--json>, on a node where pve-tunnel is on. Returns the result as a hash:
-C<code> (128 plus the number of the signal that ended it, if one did), C<out>, C<err>, C<report>
-(the parsed JSON, or undef), C<left> (the temporary files that it has left) and C<time> (seconds).
+C<code> (128 plus the number of the signal that ended it, if one did), C<core> (true if the kernel
+wrote a core), C<out>, C<err>, C<report> (the parsed JSON, or undef), C<left> (the temporary files
+that it has left) and C<time> (seconds).
 
 =head2 defaults(@arguments)
 
@@ -125,6 +126,7 @@ sub wait ($self) { ## no critic (ProhibitBuiltinHomonyms)
     delete $self->{pid};
     my $result = {
         code => $status & 127 ? 128 + ($status & 127) : $status >> 8,
+        core => $status & 128,
         out => $self->out,
         err => slurp("$self->{files}/err"),
         time => time - $self->{started},
