@@ -98,6 +98,74 @@ subtest 'the migration ports are filtered' => sub {
     nothing_left();
 };
 
+# A network of its own for the data, on which nodes can have wrong addresses.
+my ($HERE, $LISTENER, @OTHER_NETWORK) = qw(10.98.0.1 10.98.0.2 --network 10.98.0.0/24);
+
+subtest 'another network' => sub {
+    run(qw(ip address add), "$HERE/24", qw(dev to-target));
+    run(@AT_TARGET, qw(ip address add), "$LISTENER/24", qw(dev to-source));
+    my $result = quick(@OTHER_NETWORK);
+    reports($result, 0);
+    is($result->{report}{plane}, 'tls', 'the listener answers');
+};
+
+subtest 'this node has the address of the listener, too' => sub {
+    run(qw(ip address add), "$LISTENER/32", qw(dev lo));
+    my $result = quick(@OTHER_NETWORK);
+    run(qw(ip address del), "$LISTENER/32", qw(dev lo));
+    is($result->{code}, 1, 'exit code 1');
+    my ($found) = problems($result);
+    like($found->[1], qr/\Q$LISTENER\E, which is an address of this node itself/, 'the text');
+    like($found->[2], qr/\Agive one of the nodes another address/, '... its advice');
+    nothing_left();
+};
+
+# Another machine has the address of the listener, and this node reaches that machine.
+subtest 'another program answers at the address of the listener' => sub {
+    my $pid = $HOSTS->start_process('unshare', '--net', 'sh', '-c', 'echo ready && exec cat');
+    my @at_other = ('nsenter', "--net=/proc/$pid/ns/net", '--');
+    run(qw(ip link add to-other type veth peer name to-source netns), $pid);
+    run(qw(ip link set to-other up));
+    run(@at_other, qw(ip address add), "$LISTENER/24", qw(dev to-source));
+    run(@at_other, qw(ip link set to-source up));
+    run(qw(ip route add), "$LISTENER/32", qw(dev to-other src), $HERE);
+
+    my $advice = qr/\Aanother program answers at this address and port: check NAT/;
+    my $unreachable = qr/listener at \Q$LISTENER\E, port 60000, is unreachable: /;
+    my $web = TestNode::Node->start(
+        dir => "$DIR/other",
+        listen => $LISTENER,
+        wrap => \@at_other,
+        options => ['--port', 60_000],
+    );
+    my $result = quick(@OTHER_NETWORK);
+    $web->stop;
+    is($result->{code}, 1, 'a web server: exit code 1');
+    my ($found) = problems($result);
+    like($found->[1], qr/$unreachable.*certificate has the fingerprint/, '... the text');
+    like($found->[2], $advice, '... its advice');
+    is($result->{report}{plane}, 'websocket', '... and a migration uses the websocket');
+
+    my $ssh = <<~'END';
+        my $server = IO::Socket::INET->new(LocalAddr => shift, LocalPort => 60_000, Listen => 5) // die;
+        syswrite STDOUT, "ready\n";
+        while (my $client = $server->accept) { syswrite $client, "SSH-2.0-OpenSSH_9.2\r\n" }
+        END
+    my @ssh = ('perl', '-MIO::Socket::INET', '-e', $ssh, $LISTENER);
+    my $server = $HOSTS->start_process(@at_other, @ssh) // die "no server\n";
+    for my $case ([secure => 1, 'worse'], [insecure => 2, 'failed']) {
+        my ($type, $code, $outcome) = @$case;
+        $result = quick(@OTHER_NETWORK, '--type', $type);
+        is($result->{code}, $code, "SSH, type $type: exit code $code");
+        ($found) = grep { $_->[0] eq $outcome } problems($result);
+        like($found->[1], $unreachable, '... the text');
+        like($found->[2], $advice, '... its advice') or diag(explain($found));
+    }
+    kill KILL => $server;
+    run(qw(ip link del to-other));
+    nothing_left();
+};
+
 subtest 'an address that no host has' => sub {
     reports(
         check(remote({ %REMOTE, address => $UNUSED }), '--seconds', 0), 2,

@@ -6,13 +6,15 @@ pub(super) fn for_listener(reason: &str) -> &'static str {
     if has("large packets") {
         // The reason names the command that finds the limit.
         "set the MTU of both nodes to that of the network path, or raise the path's"
+    } else if has("an address of this node itself") {
+        "give one of the nodes another address, or choose another migration network"
     } else if has("refused") && has("onnection") {
         "no program listens at this address and port: check that it is an address of the target, and that no NAT or proxy answers in its place"
-    } else if has("certificate") || has("not a pve-tunnel listener") {
+    } else if has("certificate") || has("is not TLS") || has("not a pve-tunnel listener") {
         "another program answers at this address and port: check NAT and port forwarding, and that the address belongs to the target"
     } else if has("timed out") || has("within") || has("no answer") {
         "open the TCP ports 60000 to 60049 of the target for this node in every firewall between them: see FIREWALL in pve-tunnel-planes(7)"
-    } else if has("unreachable") || has("No route") {
+    } else if has("Network is unreachable") || has("No route") {
         "check the routes between the nodes, and the migration network: see MIGRATION NETWORK in pve-tunnel-planes(7)"
     } else {
         "see MIGRATION NETWORK and FIREWALL in pve-tunnel-planes(7)"
@@ -49,11 +51,14 @@ mod tests {
             ("the target's listener at 10.0.0.7, port 60000, is unreachable: Connection refused (os error 111)", "no program listens"),
             ("the target's listener at 10.0.0.7, port 60000, is unreachable: timed out after 5s", "open the TCP ports"),
             ("… is unreachable: no TLS handshake within 5s", "open the TCP ports"),
-            ("… is unreachable: the target presented another certificate", "another program"),
+            ("… is unreachable: the target's certificate has the fingerprint 06:D2, expected 9E:A0", "another program"),
+            ("… is unreachable: the data from the target is not TLS", "another program"),
             ("… is unreachable: the program that listens there is not a pve-tunnel listener", "another program"),
             ("… is unreachable: Network is unreachable (os error 101)", "check the routes"),
+            ("… is unreachable: the listener refused the handshake", "see MIGRATION NETWORK and FIREWALL"),
             ("… No route to host (os error 113)", "check the routes"),
             ("large packets to the target are lost, … within 5s; check with ping -M do", "set the MTU"),
+            ("the target announces 10.0.0.7, which is an address of this node itself", "another address"),
             ("something else", "see MIGRATION NETWORK"),
         ];
         for (reason, advice) in table {
