@@ -11,7 +11,9 @@ use File::Temp qw(tempdir);
 use IO::Socket::INET;
 use Test::More;
 
-use Test::CheckCommand qw(check node_tree problems remote reports write_file);
+use Test::CheckCommand qw(
+    check defaults node_tree problems remote reports start_check write_file $PROGRAM
+);
 use Test::TunnelNode;
 
 local $SIG{ALRM} = sub { die "the test timed out\n" };
@@ -68,6 +70,24 @@ subtest 'the configuration of this node' => sub {
         reads(remote($node), @with),
         2, [failed => qr/\Q$file\E: line 3.*suorce/, qr/correct the file: see remote-migration/]
     );
+    chmod 0000, $file or die "$file: $!\n";
+    my @check = ($PROGRAM, qw(check --read-only --json --to), remote($node), @with);
+    push @check, defaults(@with);
+    # Without the capabilities, root cannot read every file.
+    unshift @check, qw(setpriv --bounding-set -all) if $> == 0;
+    my ($program, @arguments) = @check;
+    reports(
+        start_check(program => $program, arguments => \@arguments)->wait,
+        2, [failed => qr/cannot read \Q$file\E: Permission denied/, qr/\Arun the check as root\z/]
+    );
+    chmod 0644, $file or die "$file: $!\n";
+    reports(
+        reads(remote($node), '--configuration', $DIR), 2,
+        [
+            failed => qr/\Q$DIR\E: Is a directory/,
+            qr/\Acheck that it is a file, and that pve-cluster/
+        ]
+    );
     write_file($file, "policy: cluster\n\trequire-encryption 1\n");
     reports(
         reads(remote($node), @with, '--type', 'insecure'),
@@ -112,6 +132,12 @@ subtest 'TLS' => sub {
     # ChaCha20 has no limit of bytes, which AES-GCM has in TLS 1.2.
     reports($result, 0);
     like($result->{out}, qr/agreed on TLSv1_2 \w*CHACHA20/, 'TLS 1.2 is shown');
+    my $limited = node(tls => '1.2-aes');
+    my $advice = qr/\Aallow TLS 1\.3 at the target: see DISABLE_TLS_1_3 in its \S+pveproxy\z/;
+    reports(
+        reads(remote($limited)),
+        1, [worse => qr/\ATLSv1_2 \w*AES_\w+ can send \d+ \w+ at most over one connection/, $advice]
+    );
     my $plain = node(plain => 1);
     reports(
         reads(remote($plain, fingerprint => $other)),

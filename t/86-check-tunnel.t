@@ -142,6 +142,17 @@ subtest 'a target that fails' => sub {
     is($speed->[0], 'failed', 'the websocket transfers no data');
     like($speed->[1], qr/\Aplane 'websocket' does not transfer data: /, '... the text');
     nothing_left($broken);
+    my $occupied = node();
+    mkdir "$occupied->{dir}/500.mtunnel.meter" or die "mkdir: $!\n";
+    reports(
+        check(remote($occupied), '--seconds', 0.1, '--target-vmid', 500, @NETWORK),
+        1,
+        [
+            worse => qr/\Anothing can be measured: .*cannot start the meter: .*500\.mtunnel\.meter/,
+            qr/\Asee the task log of the target\z/
+        ]
+    );
+    nothing_left($occupied);
 };
 
 done_testing;

@@ -7,16 +7,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{CipherSuite, ServerConfig};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-/// The only TLS version that the node supports.
+/// The only TLS version that the node supports, and with `1.2-aes` its only cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum TlsVersion {
     #[value(name = "1.2")]
     V12,
+    /// Without ChaCha20, the cipher of TLS 1.2 that does not limit the data of a connection.
+    #[value(name = "1.2-aes")]
+    V12Aes,
     #[value(name = "1.3")]
     V13,
 }
@@ -69,13 +72,17 @@ impl Identity {
     ) -> Result<Arc<ServerConfig>, IdentityError> {
         let versions: &[&rustls::SupportedProtocolVersion] = match version {
             None => &[&rustls::version::TLS13, &rustls::version::TLS12],
-            Some(TlsVersion::V12) => &[&rustls::version::TLS12],
+            Some(TlsVersion::V12 | TlsVersion::V12Aes) => &[&rustls::version::TLS12],
             Some(TlsVersion::V13) => &[&rustls::version::TLS13],
         };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut provider = rustls::crypto::ring::default_provider();
+        if version == Some(TlsVersion::V12Aes) {
+            let is_aes = |suite: CipherSuite| format!("{suite:?}").contains("_AES_");
+            provider.cipher_suites.retain(|suite| is_aes(suite.suite()));
+        }
         let chain: Vec<CertificateDer<'static>> = vec![self.certificate.der().clone()];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(provider)
+        let config = ServerConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)?
             .with_no_client_auth()
             .with_single_cert(chain, key)?;

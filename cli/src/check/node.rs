@@ -7,6 +7,7 @@ use pve_tunnel::configuration::{
     Configuration, Selection, SelectionInput, SourceSelection, select,
 };
 use pve_tunnel::plane::MigrationType;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// What the call of the migration would request.
@@ -91,7 +92,12 @@ pub(super) fn check_configuration(
         Ok(configuration) => configuration,
         Err(error) => {
             let advice = match error {
-                FileError::Read { .. } => "run the check as root",
+                FileError::Read { cause, .. } if cause.kind() == ErrorKind::PermissionDenied => {
+                    "run the check as root"
+                }
+                FileError::Read { .. } => {
+                    "check that it is a file, and that pve-cluster runs on this node"
+                }
                 FileError::Invalid { .. } => "correct the file: see remote-migration.cfg(5)",
             };
             report.add(Finding::failed(Step::Node, error.to_string(), advice));

@@ -61,7 +61,7 @@ Path of the file with the networks of the node.
 
 =item tls, plain
 
-TLS C<1.2> or C<1.3> only; no TLS.
+TLS C<1.2> or C<1.3> only, or C<1.2-aes>, TLS 1.2 with AES-GCM only (not with C<pveproxy>); no TLS.
 
 =item pve_version, clock
 
