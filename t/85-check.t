@@ -63,6 +63,19 @@ subtest 'this node' => sub {
 };
 
 subtest 'the configuration of this node' => sub {
+    my $tree = node_tree('on');
+    my $own = "$tree/etc/pve/remote-migration.cfg";
+    write_file($own, "network: dc2\n\tsuorce 10.0.0.0/8\n");
+    my $mistake = qr/\Q$own\E: line 2.*suorce/;
+    reports(
+        reads(remote($node), '--root', $tree, '--configuration', $own),
+        2, [failed => $mistake, qr/correct the file/]
+    );
+    reports(
+        reads(remote($node), '--root', $tree, '--configuration', '/nonexistent'),
+        1, [worse => $mistake, qr/'pve-tunnel status' shows the details/]
+    );
+    unlink $own;
     my $file = "$DIR/remote-migration.cfg";
     my @with = ('--configuration', $file);
     write_file($file, "network: dc2\n\tcomment y\n\tsuorce 10.0.0.0/8\n");

@@ -11,6 +11,7 @@ use crate::configuration_file;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 /// The status of a node, which `status --json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -83,6 +84,13 @@ impl Node {
     /// A file cannot be inspected, or a program of dpkg fails. A failure of Perl is not an error but
     /// one of the problems.
     pub fn status(&self) -> Result<Status, ActivationError> {
+        let mut status = self.activation_status()?;
+        status.problems.extend(self.configuration_problem());
+        Ok(status)
+    }
+
+    /// As [`Self::status`], without the configuration.
+    pub(crate) fn activation_status(&self) -> Result<Status, ActivationError> {
         let mut problems = Vec::new();
         let mut components = Vec::new();
         let mut proxmox_ve = false;
@@ -112,7 +120,6 @@ impl Node {
         }
         let state = NodeState::of(&components);
         problems.extend(state.problem());
-        problems.extend(self.configuration_problem());
         let daemons = daemons(self);
         if !self.maintainer_script {
             problems.extend(daemons.iter().filter_map(|daemon| daemon.problem(state)));
@@ -128,9 +135,14 @@ impl Node {
         })
     }
 
-    /// What is wrong with the configuration of migrations to other clusters.
-    fn configuration_problem(&self) -> Option<String> {
-        let read = configuration_file::read(&self.at(configuration_file::PATH));
+    /// The path of the configuration of migrations to other clusters.
+    pub(crate) fn configuration_path(&self) -> PathBuf {
+        self.at(configuration_file::PATH)
+    }
+
+    /// What is wrong with this configuration.
+    pub(crate) fn configuration_problem(&self) -> Option<String> {
+        let read = configuration_file::read(&self.configuration_path());
         let refused = "no migration to another cluster starts until it is corrected";
         match read.err()? {
             error @ configuration_file::FileError::Read { .. } => {

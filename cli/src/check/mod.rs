@@ -103,7 +103,11 @@ impl Run<'_> {
         &mut self,
         configuration: Result<&Configuration, &FileError>,
     ) -> Option<Interrupt> {
-        node::check_activation(self.arguments.root.as_deref(), self.report);
+        node::check_activation(
+            self.arguments.root.as_deref(),
+            &self.arguments.configuration,
+            self.report,
+        );
         let selection = self.selection(configuration);
         let api = target::reach(self.remote, self.report)?;
         if self.remote.token.is_none() {

@@ -41,9 +41,10 @@ pub(super) fn configured_remote(
 }
 
 /// Reports whether migrations from this node use pve-tunnel. With a root, the node is that tree.
-pub(super) fn check_activation(root: Option<&Path>, report: &mut Report) {
+/// `configuration` is the file that [`check_configuration`] reports on.
+pub(super) fn check_activation(root: Option<&Path>, configuration: &Path, report: &mut Report) {
     let node = root.map_or_else(Node::this_machine, |root| Node::with_root(root.to_owned()));
-    let status = match node.status() {
+    let status = match node.activation_status() {
         Ok(status) => status,
         Err(error) => {
             return report.add(Finding::worse(
@@ -73,7 +74,11 @@ pub(super) fn check_activation(root: Option<&Path>, report: &mut Report) {
             "run 'pve-tunnel enable' or 'pve-tunnel disable' on this node",
         ),
     });
-    for problem in status.problems {
+    let mut problems = status.problems;
+    if configuration != node.configuration_path() {
+        problems.extend(node.configuration_problem());
+    }
+    for problem in problems {
         report.add(Finding::worse(
             Step::Node,
             problem,
