@@ -83,6 +83,7 @@ subtest 'an unknown path' => sub {
         refused($node, $path, 501, "Method 'GET /api2/json$path' not implemented");
     }
     refused($node, '/nodes/other/storage/local/status', 500, 'no such cluster node');
+    data($node, '/nodes/localhost/storage/local/status');
 };
 
 subtest 'the clock of the node' => sub {
@@ -137,6 +138,8 @@ subtest 'storages and bridges' => sub {
     is_deeply([$status->@{qw(enabled active content)}], [1, 1, 'images,rootdir'], 'a storage');
     cmp_ok($status->{avail}, '>', 0, '... with free space');
     is(data($node, '/nodes/target/network/vmbr0')->{type}, 'bridge', 'a bridge');
+    my @listed = map { $_->{iface} } data($node, '/nodes/target/network?type=any_bridge')->@*;
+    is_deeply(\@listed, ['vmbr0'], 'the list of bridges');
     my $storage = { storage => 'No such storage.' };
     my $interface = { iface => 'interface does not exist' };
     refused($node, '/nodes/target/storage/zfs/status', 400, $PARAMETER, $storage);
@@ -183,6 +186,8 @@ subtest 'the privileges of the token' => sub {
     my $less = Test::TunnelNode->start(no_privilege => 1);
     delete $all->{$_}{'Sys.Modify'} for keys %$all;
     is_deeply(data($less, '/access/permissions'), $all, 'without Sys.Modify');
+    my $unlisted = Test::TunnelNode->start(permissions => { '/' => { 'Sys.Audit' => 1 } });
+    is_deeply(data($unlisted, '/nodes/target/network'), [], 'a bridge that it may not use');
 };
 
 subtest 'privileges that the token lacks' => sub {

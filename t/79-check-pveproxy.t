@@ -71,7 +71,10 @@ subtest 'TLS 1.2' => sub {
 
 subtest 'read-only' => sub {
     my $fresh = node();
-    reports(check(remote($fresh), '--read-only', @TARGETS), 0);
+    my $read = check(remote($fresh), '--read-only', @TARGETS);
+    reports($read, 0);
+    like($read->{out}, qr/storage 'local' is active, with \S+ GiB free/, 'the storage is examined');
+    like($read->{out}, qr/bridge 'vmbr0' exists/, 'the bridge is examined');
     unlike($fresh->log, qr/^(?:POST|DELETE|PUT)/m, 'no request changes anything');
 };
 

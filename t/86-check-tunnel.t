@@ -85,6 +85,38 @@ subtest 'storages and bridges that do not exist' => sub {
         2, [failed => qr/bridge 'vmbr9' does not exist/, qr/\Aname a bridge of the target/]
     );
     nothing_left($node);
+    # The same without a tunnel.
+    my @missing = qw(--target-storage fast --target-storage local --target-bridge vmbr9);
+    reports(
+        quick($node, '--read-only', @missing, '--target-bridge', 'vmbr0'),
+        2,
+        [failed => qr/storage 'fast' does not exist/, qr/\Aname a storage that the target has/],
+        [failed => qr/bridge 'vmbr9' does not exist/, qr/\Aname a bridge of the target/]
+    );
+};
+
+subtest 'storages that the guest cannot use' => sub {
+    my @storages = ('idle,inactive', 'iso,content=iso', 'small,avail=1073741824');
+    my $node = node(storage => [@storages, 'large,avail=99999999999']);
+    write_file("$DIR/guests/qemu-server/700.conf", "scsi0: local:700/a.raw,size=2G\n");
+    my @guest = ('--guests', "$DIR/guests", '--vmid', 700, '--read-only');
+    my %expected = (
+        idle =>
+            [2, failed => qr/'idle' is not active/, qr/\Asee why: 'pvesm status' on the target/],
+        iso => [2, failed => qr/'iso' does not store images/, qr/or add the content type 'images'/],
+        small => [
+            1,
+            worse => qr/1\.0 GiB free, and the disks of the guest have 2\.0 GiB/,
+            qr/\Amake room/
+        ],
+    );
+    for my $storage (sort keys %expected) {
+        my ($code, @finding) = $expected{$storage}->@*;
+        reports(quick($node, @guest, '--target-storage', $storage), $code, [@finding]);
+    }
+    reports(quick($node, @guest, '--target-storage', 'large'), 0);
+    my ($no_images) = problems(quick($node, '--read-only', '--target-storage', 'iso'));
+    like($no_images->[1], qr/does not store images or rootdir/, 'without a guest');
 };
 
 my $ENABLE = qr/\Ainstall pve-tunnel on the target, and run 'pve-tunnel enable' there/;

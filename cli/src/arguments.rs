@@ -19,8 +19,8 @@ pub(crate) enum Command {
     ///
     /// Run it as root on the node that the guest would leave. It checks, in this order: this node and
     /// its configuration; the addresses of the remote; TLS and the fingerprint; the API token, the
-    /// version of the target, and the clocks; the privileges of the token; the planes that the target
-    /// offers, and the one that a migration would use; the ports, and packets of full size in both
+    /// version of the target, and the clocks; the privileges of the token; the storages and bridges that
+    /// were given; the planes that the target offers, and the one that a migration would use; the ports, and packets of full size in both
     /// directions; and the speed and the CPU cost of the planes. Each line begins with a mark: ✓ if it
     /// is as it should be, ! if a migration works but worse than it could, ✗ if a migration would fail.
     /// A line with ! or ✗ is followed by what to do.
@@ -162,8 +162,8 @@ pub(crate) struct Check {
     /// Print one JSON object: outcome, version, remote, findings, plane, measurements.
     ///
     /// "outcome" is "ok", "worse" or "failed". "findings" lists objects with "step" ("node",
-    /// "address", "tls", "api", "privileges", "tunnel", "speed", "guest", "cleanup"), "outcome",
-    /// "text" and "advice" (null if there is nothing to do). "plane" is the plane that a migration
+    /// "address", "tls", "api", "privileges", "resources", "tunnel", "speed", "guest", "cleanup"),
+    /// "outcome", "text" and "advice" (null if there is nothing to do). "plane" is the plane that a migration
     /// would use, or null. "measurements" lists objects with "plane", "direction" ("sent" or
     /// "received", as this node sees it), "bytes", "seconds", "source_cpu" and "target_cpu": CPU
     /// seconds for a GiB of the connector and of the process at the target, or null.

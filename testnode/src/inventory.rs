@@ -51,12 +51,15 @@ impl FromStr for PveVersion {
     }
 }
 
-/// A storage of the node: `ID` or `ID,avail=BYTES`.
+/// A storage of the node: `ID[,avail=BYTES][,content=TYPE][,inactive]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Storage {
     pub(crate) id: String,
     /// Free space in bytes. `None`: that of the file system with the directory of the node.
     available: Option<u64>,
+    /// The types of its content.
+    content: String,
+    active: bool,
 }
 
 impl Storage {
@@ -72,9 +75,9 @@ impl Storage {
         };
         Ok(json!({
             "type": "dir",
-            "content": "images,rootdir",
+            "content": self.content,
             "enabled": 1,
-            "active": 1,
+            "active": u8::from(self.active),
             "shared": 0,
             "total": total,
             "avail": available,
@@ -87,22 +90,30 @@ impl FromStr for Storage {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (id, available) = match text.split_once(',') {
-            None => (text, None),
-            Some((id, property)) => {
-                let bytes = property.strip_prefix("avail=").ok_or_else(|| {
-                    format!("unknown property '{property}', expected avail=BYTES")
-                })?;
-                let bytes = bytes
-                    .parse()
-                    .map_err(|_| format!("'{bytes}' is not a number of bytes"))?;
-                (id, Some(bytes))
-            }
+        let mut properties = text.split(',');
+        let mut storage = Self {
+            id: name(properties.next().unwrap_or_default())?,
+            available: None,
+            content: "images,rootdir".to_owned(),
+            active: true,
         };
-        Ok(Self {
-            id: name(id)?,
-            available,
-        })
+        for property in properties {
+            match property.split_once('=') {
+                Some(("avail", bytes)) => {
+                    let bytes = bytes.parse();
+                    let invalid = |_| format!("'{property}' is not a number of bytes");
+                    storage.available = Some(bytes.map_err(invalid)?);
+                }
+                Some(("content", kind)) => storage.content = kind.to_owned(),
+                None if property == "inactive" => storage.active = false,
+                _ => {
+                    return Err(format!(
+                        "unknown property '{property}', expected avail=BYTES, content=TYPE or inactive"
+                    ));
+                }
+            }
+        }
+        Ok(storage)
     }
 }
 
@@ -139,6 +150,7 @@ pub(crate) fn bridge() -> Value {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::{PveVersion, Storage, name};
+    use serde_json::json;
 
     #[test]
     fn the_release_is_the_start_of_the_version() {
@@ -160,6 +172,12 @@ mod tests {
         let dir = std::path::Path::new("/");
         assert_eq!(storage.status(dir).unwrap()["avail"], 1000);
         let status = "local".parse::<Storage>().unwrap().status(dir).unwrap();
+        let iso: Storage = "iso,content=iso,inactive".parse().unwrap();
+        let iso = iso.status(dir).unwrap();
+        assert_eq!(
+            (&iso["content"], &iso["active"]),
+            (&json!("iso"), &json!(0))
+        );
         let number = |key: &str| status[key].as_u64().unwrap();
         assert!(number("total") > 0);
         assert_eq!(number("used") + number("avail"), number("total"));
@@ -167,7 +185,7 @@ mod tests {
             ("", "'' is not a name"),
             ("a/b", "'a/b' is not a name"),
             ("local,size=1", "unknown property 'size=1'"),
-            ("local,avail=1G", "'1G' is not a number of bytes"),
+            ("local,avail=1G", "'avail=1G' is not a number of bytes"),
         ] {
             let error = text.parse::<Storage>().unwrap_err();
             assert!(error.contains(reason), "{text}: {error}");

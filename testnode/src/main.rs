@@ -90,8 +90,9 @@ struct Arguments {
     /// Version of Proxmox VE that the node reports
     #[arg(long, value_name = "VERSION", default_value = "9.1.4")]
     pve_version: inventory::PveVersion,
-    /// Storage of the node, with its free space [default: that of DIR]; may be repeated
-    #[arg(long, value_name = "ID[,avail=BYTES]", default_value = "local")]
+    /// Storage of the node: avail=BYTES is its free space [default: that of DIR], content=TYPE what it
+    /// stores [default: images and rootdir], and inactive its state; may be repeated
+    #[arg(long, value_name = "ID[,PROPERTY]...", default_value = "local")]
     storage: Vec<inventory::Storage>,
     /// Bridge of the node; may be repeated
     #[arg(long, value_name = "NAME", default_value = "vmbr0", value_parser = inventory::name)]

@@ -1,5 +1,12 @@
 //! What to do about a direct plane that does not work, by the connector's reason.
 
+/// The advice for a storage that the target does not have.
+pub(super) const STORAGE: &str =
+    "name a storage that the target has, that is enabled, and that stores disk images";
+
+/// The advice for a bridge that the target does not have.
+pub(super) const BRIDGE: &str = "name a bridge of the target";
+
 /// The advice for the reason for which a listener cannot be used.
 pub(super) fn for_listener(reason: &str) -> &'static str {
     let has = |text: &str| reason.contains(text);
@@ -27,9 +34,9 @@ pub(super) fn for_refused_tunnel(reason: &str) -> &'static str {
     if has("Permission") || has("permission") || has("403") {
         "give the token the privilege: see 'pve-tunnel-first-migration(7)'"
     } else if has("storage") {
-        "name a storage that the target has, that is enabled, and that stores disk images"
+        STORAGE
     } else if has("bridge") {
-        "name a bridge of the target"
+        BRIDGE
     } else if has("quorum") || has("quorate") {
         "restore the quorum of the target's cluster"
     } else if has("already exists") || has("config") {

@@ -62,6 +62,11 @@ impl Guest {
         }
     }
 
+    /// The size of all disks, as far as the configuration names it.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.disks.iter().filter_map(|disk| disk.size).sum()
+    }
+
     /// Only the first part of the file: the others are snapshots, and changes that are not applied yet.
     fn parse(kind: Kind, text: &str) -> Self {
         let mut guest = Self {
@@ -192,6 +197,7 @@ mod tests {
         let text = "agent: 1\nboot: order=scsi0\nide2: local:iso/x.iso,media=cdrom,size=4M\nmemory: 4096\nscsi0: local-zfs:vm-100-disk-0,iothread=1,size=32G\nscsihw: virtio-scsi-single\nvirtio1: local-zfs:vm-100-disk-1,size=1536M\nefidisk0: local-zfs:vm-100-disk-2,size=528K\nsata0: none,media=cdrom\nscsi1: x:y\n\n[snap]\nmemory: 1\nscsi5: a:b,size=1T\n";
         let guest = Guest::parse(Kind::Qemu, text);
         assert_eq!(guest.memory, 4096 << 20);
+        assert_eq!(guest.disk_bytes(), (33 << 30) + (512 << 20) + (528 << 10));
         let disks: Vec<(&str, Option<u64>)> = guest
             .disks
             .iter()

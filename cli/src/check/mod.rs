@@ -1,8 +1,8 @@
 //! `check`: whether, and how fast, a migration to a remote would run, before a guest moves.
 //!
 //! The steps are in the order in which a migration would fail: this node (`node`), the remote's
-//! address and API (`target`), the privileges of the token (`privileges`), and a tunnel (`tunnel`)
-//! over which the planes are measured (`measurement`). A `report` collects what they find.
+//! address and API (`target`), the privileges of the token (`privileges`), storages and bridges
+//! (`resources`), and a tunnel (`tunnel`) over which the planes are measured (`measurement`). A `report` collects what they find.
 
 mod advice;
 mod api;
@@ -14,6 +14,7 @@ mod node;
 mod privileges;
 mod remote;
 mod report;
+mod resources;
 mod speed;
 mod target;
 mod tunnel;
@@ -25,7 +26,7 @@ use api::Api;
 use guest::Guest;
 use interrupt::Interrupt;
 use nix::sys::prctl::set_dumpable;
-use privileges::Purpose;
+use privileges::{Needed, Purpose};
 use pve_tunnel::configuration::{Configuration, SourceSelection, is_id};
 use remote::Remote;
 use report::{Finding, Outcome, Report, Step, Style};
@@ -121,7 +122,8 @@ impl Run<'_> {
         let target = target::identify(&api, self.arguments, self.report)?;
         let selection = selection?;
         let vmid = self.vmid_at_target(&api)?;
-        self.check_privileges(&api, &selection, vmid);
+        let missing = self.check_privileges(&api, &selection, vmid);
+        self.check_resources(&api, &target, missing);
         if self.arguments.read_only {
             self.report
                 .announce("--read-only: no tunnel is opened, so planes and speed are not checked.");
@@ -158,7 +160,13 @@ impl Run<'_> {
         )
     }
 
-    fn check_privileges(&mut self, api: &Api, selection: &SourceSelection, vmid: u32) {
+    /// The privileges that the token lacks; none if they cannot be read.
+    fn check_privileges(
+        &mut self,
+        api: &Api,
+        selection: &SourceSelection,
+        vmid: u32,
+    ) -> Option<Vec<Needed>> {
         let network = selection.network.clone();
         let purpose = Purpose {
             // A migration will use the guest's own VMID, if no other one was requested.
@@ -174,7 +182,25 @@ impl Run<'_> {
             configured: network.as_deref().is_none_or(is_id) && selection.configured,
             network,
         };
-        target::check_privileges(api, self.remote, &purpose, self.report);
+        target::check_privileges(api, self.remote, &purpose, self.report)
+    }
+
+    fn check_resources(&mut self, api: &Api, target: &Target, missing: Option<Vec<Needed>>) {
+        let (node, guest) = (&target.node, self.guest.as_ref());
+        let storages = &self.arguments.target_storage;
+        resources::check_storages(api, node, storages, guest, self.report);
+        // The worker checks bridges when it opens a tunnel, also those that the configuration of the
+        // network does not contain.
+        let Some(missing) = missing.filter(|_| self.arguments.read_only) else {
+            return;
+        };
+        let may_use = |bridge: &&str| {
+            let path = privileges::bridge_path(bridge);
+            !missing.iter().any(|each| each.path == path)
+        };
+        let bridges = self.arguments.target_bridge.iter().map(String::as_str);
+        let bridges: Vec<&str> = bridges.filter(may_use).collect();
+        resources::check_bridges(api, node, &bridges, self.report);
     }
 
     fn check_tunnel(

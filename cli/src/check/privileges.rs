@@ -58,7 +58,7 @@ pub(super) fn needed(purpose: &Purpose) -> Vec<Needed> {
     }));
     let bridges = purpose.bridges.iter();
     needed.extend(bridges.map(|bridge| {
-        let path = format!("/sdn/zones/localnetwork/{bridge}");
+        let path = bridge_path(bridge);
         new(&path, "SDN.Use", "to connect it to the bridge")
     }));
     let network = purpose.network.as_deref();
@@ -70,6 +70,11 @@ pub(super) fn needed(purpose: &Purpose) -> Vec<Needed> {
         needed.push(new("/", "Sys.Modify", what));
     }
     needed
+}
+
+/// The path of a bridge in the access control list.
+pub(super) fn bridge_path(bridge: &str) -> String {
+    format!("/sdn/zones/localnetwork/{bridge}")
 }
 
 fn new(path: &str, privilege: &'static str, purpose: &'static str) -> Needed {

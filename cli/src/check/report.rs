@@ -58,6 +58,8 @@ pub(crate) enum Step {
     Api,
     /// The privileges of the token.
     Privileges,
+    /// The storages and bridges that the migration would use.
+    Resources,
     /// The tunnel: worker, offer, plan, network path.
     Tunnel,
     /// The measured speed.
@@ -76,6 +78,7 @@ impl Step {
             Self::Tls => "TLS",
             Self::Api => "API of the remote",
             Self::Privileges => "Privileges of the token",
+            Self::Resources => "Storages and bridges",
             Self::Tunnel => "Tunnel",
             Self::Speed => "Speed",
             Self::Guest => "Guest",

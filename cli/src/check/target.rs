@@ -286,7 +286,8 @@ fn node_name(api: &Api, arguments: &Check, report: &mut Report) -> Option<String
     }
 }
 
-fn is_true(flag: &Value) -> bool {
+/// A flag of Proxmox VE.
+pub(super) fn is_true(flag: &Value) -> bool {
     match flag {
         Value::Bool(flag) => *flag,
         Value::Number(number) => number.as_u64() == Some(1),
@@ -350,17 +351,24 @@ pub(super) fn is_free(api: &Api, vmid: u32) -> Result<bool, ApiError> {
     }
 }
 
-/// Reports each privilege that the migration needs and the token lacks.
-pub(super) fn check_privileges(api: &Api, remote: &Remote, purpose: &Purpose, report: &mut Report) {
+/// Reports each privilege that the migration needs and the token lacks, and returns them. None if they
+/// cannot be read.
+pub(super) fn check_privileges(
+    api: &Api,
+    remote: &Remote,
+    purpose: &Purpose,
+    report: &mut Report,
+) -> Option<Vec<Needed>> {
     let needed = privileges::needed(purpose);
     let permissions = match permissions(api, &needed) {
         Ok(permissions) => permissions,
         Err(error) => {
-            return report.add(Finding::worse(
+            report.add(Finding::worse(
                 Step::Privileges,
                 format!("the privileges of the token cannot be read: {error}"),
                 "check them at the target: 'pveum user token permissions USER NAME'",
             ));
+            return None;
         }
     };
     let missing = privileges::missing(&needed, &permissions);
@@ -392,6 +400,7 @@ pub(super) fn check_privileges(api: &Api, remote: &Remote, purpose: &Purpose, re
             "Storages and bridges are checked if they are given with --target-storage and --target-bridge.",
         );
     }
+    Some(missing)
 }
 
 /// What applies to each path. The list of all paths would not show what the token has on a path that

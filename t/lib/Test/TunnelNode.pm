@@ -73,7 +73,7 @@ The privileges of the token: a hash of the shape of C<GET /access/permissions>.
 
 =item storage, bridge
 
-Lists of storages (C<ID> or C<ID,avail=BYTES>) and bridges.
+Lists of storages (C<ID[,avail=BYTES][,content=TYPE][,inactive]>) and bridges.
 
 =item create_guests
 

@@ -97,7 +97,7 @@ impl Api {
             (&Method::GET, ["cluster", "status"]) => self.cluster_status()?,
             (&Method::GET, ["cluster", "nextid"]) => self.next_id(&query).await?,
             (&Method::GET, ["access", "permissions"]) => self.token_permissions(&query)?,
-            (_, ["nodes", node, ..]) if *node != self.node => {
+            (_, ["nodes", node, ..]) if !["localhost", &self.node].contains(node) => {
                 return Err(ApiError::internal("no such cluster node"));
             }
             (&Method::DELETE, ["nodes", _, "tasks", upid]) => {
@@ -106,6 +106,7 @@ impl Api {
                 Value::Null
             }
             (&Method::GET, ["nodes", _, "storage", id, "status"]) => self.storage_status(id)?,
+            (&Method::GET, ["nodes", _, "network"]) => self.interfaces(),
             (&Method::GET, ["nodes", _, "network", name]) => self.interface(name)?,
             (_, ["nodes", _, kind, vmid, action]) => {
                 let kind = Kind::from_path(kind).ok_or_else(unknown.clone())?;

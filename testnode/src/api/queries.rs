@@ -82,6 +82,23 @@ impl Api {
             .map_err(ApiError::internal)
     }
 
+    /// `GET …/network`: the bridges that the token may use.
+    pub(super) fn interfaces(&self) -> Value {
+        let may_use = |name: &&String| {
+            let path = format!("/sdn/zones/localnetwork/{name}");
+            ["SDN.Use", "SDN.Audit"]
+                .iter()
+                .any(|each| self.permissions.has(&path, each))
+        };
+        let described = |name: &String| {
+            let mut bridge = inventory::bridge();
+            bridge["iface"] = json!(name);
+            bridge
+        };
+        let bridges = self.inventory.bridges.iter().filter(may_use);
+        bridges.map(described).collect()
+    }
+
     /// `GET …/network/IFACE`. The only interfaces of the node are its bridges.
     pub(super) fn interface(&self, name: &str) -> Result<Value, ApiError> {
         self.require(&format!("/nodes/{}", self.node), &["Sys.Audit"])?;
