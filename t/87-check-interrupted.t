@@ -7,11 +7,12 @@ use v5.36;
 use FindBin ();
 use lib map { "$FindBin::RealBin/$_" } qw(lib ../testnode/lib ../perl/blib/lib ../perl/blib/arch);
 
+use File::Temp qw(tempdir);
 use POSIX ();
 use Test::More;
 use Time::HiRes qw(sleep);
 
-use Test::CheckCommand qw(defaults problems remote start_check);
+use Test::CheckCommand qw(defaults remote reports start_check);
 use Test::DefaultSignals;
 use Test::Processes qw(is_running wait_until);
 use Test::TunnelNode;
@@ -100,6 +101,40 @@ subtest 'a signal that is ignored stays ignored' => sub {
     my $result = $check->wait;
     is($result->{code}, 0, 'as with nohup, the check goes on');
     nothing_left($node, $result);
+};
+
+subtest 'SIGKILL: the next check finds what is left' => sub {
+    my $node = node();
+    my $tmp = tempdir(CLEANUP => 1);
+    my $run = sub ($seconds) {
+        my $prepare = sub { $ENV{TMPDIR} = $tmp };
+        return start($node, arguments => ['--seconds', $seconds, '--json'], prepare => $prepare);
+    };
+    my $killed = $run->(5);
+    ok($node->wait_log(qr/mtunnelwebsocket 101/), 'the check has a tunnel');
+    # The websocket to the meter.
+    ok(wait_until(sub { scalar(() = $node->log =~ m/ 101$/mg) > 1 }), 'the check measures');
+    my ($running) = glob "$tmp/*";
+    reports($run->(0)->wait, 0);
+    ok(-d $running, 'a check that runs keeps its folder');
+    kill KILL => $killed->{pid};
+    is($killed->wait->{code}, 128 + POSIX::SIGKILL(), 'it is killed');
+    my ($guest) = map { m/(\d+)\.conf\z/ } glob "$node->{dir}/*.conf";
+    ok($guest, 'the target has its guest');
+    reports(
+        $run->(0)->wait,
+        1,
+        [
+            worse => qr/\Aa check that was killed has left the empty guest $guest on node target\z/,
+            qr/'qm config $guest' shows only .*: qm unlock $guest && qm destroy $guest\z/
+        ]
+    );
+    is_deeply([glob "$tmp/*"], [], 'no folder is left');
+    is_deeply(
+        [glob "$node->{dir}/*.conf"], ["$node->{dir}/$guest.conf"],
+        'the guest is not removed'
+    );
+    reports($run->(0)->wait, 0);
 };
 
 subtest 'a target that ends in the middle' => sub {

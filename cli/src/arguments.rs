@@ -27,7 +27,8 @@ pub(crate) enum Command {
     ///
     /// To ask the target's tunnel worker, the check opens a tunnel as a migration does. The target
     /// then has an empty, locked guest. The check removes it at its end, also after Ctrl-C, and checks
-    /// that it is gone. With --read-only it opens no tunnel. No guest of this node is changed.
+    /// that it is gone. A check that was killed cannot remove it: the next one of that target reports the
+    /// guest. With --read-only it opens no tunnel. No guest of this node is changed.
     ///
     /// The exit code is 0 if everything is as it should be, 1 if a migration works but worse than it
     /// could, and 2 if it would fail or if the arguments are wrong. No output contains the token.

@@ -7,10 +7,12 @@
 mod advice;
 mod api;
 mod connector;
+mod folder;
 mod guest;
 mod interrupt;
 mod measurement;
 mod node;
+mod offer;
 mod privileges;
 mod remote;
 mod report;
@@ -120,6 +122,7 @@ impl Run<'_> {
             return None;
         }
         let target = target::identify(&api, self.arguments, self.report)?;
+        folder::report_killed_checks(&api, self.remote, self.report);
         let selection = selection?;
         let vmid = self.vmid_at_target(&api)?;
         let missing = self.check_privileges(&api, &selection, vmid);
@@ -182,7 +185,7 @@ impl Run<'_> {
             configured: network.as_deref().is_none_or(is_id) && selection.configured,
             network,
         };
-        target::check_privileges(api, self.remote, &purpose, self.report)
+        privileges::check(api, self.remote, &purpose, self.report)
     }
 
     fn check_resources(&mut self, api: &Api, target: &Target, missing: Option<Vec<Needed>>) {

@@ -1,8 +1,11 @@
 //! Which privileges a migration needs at the target, and which of them the token lacks.
 
+use super::api::{Api, ApiError, encoded};
+use super::remote::Remote;
+use super::report::{Finding, Report, Step};
 use pve_tunnel::plan;
 use pve_tunnel::plane::MigrationType;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// What a migration will do at the target, as far as it needs privileges.
 #[derive(Debug, Clone)]
@@ -23,6 +26,71 @@ pub(super) struct Needed {
     pub(super) path: String,
     pub(super) privilege: &'static str,
     pub(super) purpose: &'static str,
+}
+
+/// Reports each privilege that the migration needs and the token lacks, and returns them. None if they
+/// cannot be read.
+pub(super) fn check(
+    api: &Api,
+    remote: &Remote,
+    purpose: &Purpose,
+    report: &mut Report,
+) -> Option<Vec<Needed>> {
+    let needed = needed(purpose);
+    let permissions = match permissions(api, &needed) {
+        Ok(permissions) => permissions,
+        Err(error) => {
+            report.add(Finding::worse(
+                Step::Privileges,
+                format!("the privileges of the token cannot be read: {error}"),
+                "check them at the target: 'pveum user token permissions USER NAME'",
+            ));
+            return None;
+        }
+    };
+    let missing = missing(&needed, &permissions);
+    let id = remote.token.as_ref().map_or("", |token| token.id());
+    if missing.is_empty() {
+        let text = format!(
+            "{id} has all {} privileges that the migration needs",
+            needed.len()
+        );
+        report.add(Finding::ok(Step::Privileges, text));
+    }
+    for (path, lacking) in by_path(&missing) {
+        let (names, purposes): (Vec<&str>, Vec<&str>) = lacking
+            .iter()
+            .map(|each| (each.privilege, each.purpose))
+            .unzip();
+        report.add(Finding::failed(
+            Step::Privileges,
+            format!(
+                "{id} lacks {} on {path}: {}",
+                names.join(", "),
+                purposes.join(", ")
+            ),
+            format!("on the target: {}", command(path, &names, id)),
+        ));
+    }
+    if purpose.storages.is_empty() || purpose.bridges.is_empty() {
+        report.announce(
+            "Storages and bridges are checked if they are given with --target-storage and --target-bridge.",
+        );
+    }
+    Some(missing)
+}
+
+/// What applies to each path. The list of all paths would not show what the token has on a path that
+/// no entry of the access control list names.
+fn permissions(api: &Api, needed: &[Needed]) -> Result<Value, ApiError> {
+    let mut permissions = Map::new();
+    for (path, _) in by_path(needed) {
+        let answer = api.get(&format!("/access/permissions?path={}", encoded(path)))?;
+        if let Value::Object(own) = answer.data {
+            permissions.extend(own);
+        }
+    }
+    Ok(permissions.into())
 }
 
 /// Everything that the migration needs. The target checks each of them itself, some only when the

@@ -2,15 +2,14 @@
 
 use super::api::encoded;
 use super::connector::{Connector, ConnectorError};
+use super::folder::Folder;
 use super::interrupt::Interrupt;
 use super::measurement::{Direction, Measurement, Meter};
 use super::report::{Finding, Report, Step};
 use super::tunnel::{Request, WORKER_TIMEOUT};
 use pve_tunnel::plane::Plane;
 use serde_json::{Value, json};
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,10 +18,9 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The meter of the target, and the local sockets that stand for it.
 pub(super) struct Forwards<'a> {
-    request: &'a Request<'a>,
+    pub(super) request: &'a Request<'a>,
     interrupt: &'a Interrupt,
-    /// Of this check, removed at its end.
-    directory: PathBuf,
+    folder: &'a Folder,
     /// The path of the meter's socket at the target.
     meter: Option<String>,
 }
@@ -31,20 +29,14 @@ impl<'a> Forwards<'a> {
     pub(super) fn new(
         request: &'a Request<'a>,
         interrupt: &'a Interrupt,
-    ) -> Result<Self, ConnectorError> {
-        let directory =
-            std::env::temp_dir().join(format!("pve-tunnel-check-{}", std::process::id()));
-        // Fails if it exists, so it cannot be another user's.
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(ConnectorError::Start)?;
-        Ok(Self {
+        folder: &'a Folder,
+    ) -> Self {
+        Self {
             request,
             interrupt,
-            directory,
+            folder,
             meter: None,
-        })
+        }
     }
 
     /// Starts the meter at the target.
@@ -79,7 +71,7 @@ impl<'a> Forwards<'a> {
         plane: Plane,
         meter: &str,
     ) -> Result<PathBuf, ConnectorError> {
-        let local = self.directory.join(plane.name());
+        let local = self.folder.path().join(plane.name());
         let mut data = self
             .request
             .websocket(&format!("socket={}&", encoded(meter)));
@@ -87,13 +79,6 @@ impl<'a> Forwards<'a> {
         data["ticket"] = json!({ "path": meter });
         connector.control("forward", &data, FORWARD_TIMEOUT)?;
         Ok(local)
-    }
-}
-
-impl Drop for Forwards<'_> {
-    fn drop(&mut self) {
-        // The connector has removed the sockets, or removes them at its end.
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

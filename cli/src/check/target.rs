@@ -1,12 +1,11 @@
-//! The target, as far as its API shows it: addresses, TLS, token, clock, privileges.
+//! The target, as far as its API shows it: addresses, TLS, token, clock, VMIDs.
 
 use super::api::{self, Answer, Api, ApiError};
-use super::privileges::{self, Needed, Purpose};
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
 use crate::arguments::Check;
 use pve_tunnel::tls::{Fingerprint, TlsError};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::channel;
@@ -349,69 +348,4 @@ pub(super) fn is_free(api: &Api, vmid: u32) -> Result<bool, ApiError> {
         Err(error) if error.status() == Some(400) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Reports each privilege that the migration needs and the token lacks, and returns them. None if they
-/// cannot be read.
-pub(super) fn check_privileges(
-    api: &Api,
-    remote: &Remote,
-    purpose: &Purpose,
-    report: &mut Report,
-) -> Option<Vec<Needed>> {
-    let needed = privileges::needed(purpose);
-    let permissions = match permissions(api, &needed) {
-        Ok(permissions) => permissions,
-        Err(error) => {
-            report.add(Finding::worse(
-                Step::Privileges,
-                format!("the privileges of the token cannot be read: {error}"),
-                "check them at the target: 'pveum user token permissions USER NAME'",
-            ));
-            return None;
-        }
-    };
-    let missing = privileges::missing(&needed, &permissions);
-    let id = remote.token.as_ref().map_or("", |token| token.id());
-    if missing.is_empty() {
-        let text = format!(
-            "{id} has all {} privileges that the migration needs",
-            needed.len()
-        );
-        report.add(Finding::ok(Step::Privileges, text));
-    }
-    for (path, lacking) in privileges::by_path(&missing) {
-        let (names, purposes): (Vec<&str>, Vec<&str>) = lacking
-            .iter()
-            .map(|each| (each.privilege, each.purpose))
-            .unzip();
-        report.add(Finding::failed(
-            Step::Privileges,
-            format!(
-                "{id} lacks {} on {path}: {}",
-                names.join(", "),
-                purposes.join(", ")
-            ),
-            format!("on the target: {}", privileges::command(path, &names, id)),
-        ));
-    }
-    if purpose.storages.is_empty() || purpose.bridges.is_empty() {
-        report.announce(
-            "Storages and bridges are checked if they are given with --target-storage and --target-bridge.",
-        );
-    }
-    Some(missing)
-}
-
-/// What applies to each path. The list of all paths would not show what the token has on a path that
-/// no entry of the access control list names.
-fn permissions(api: &Api, needed: &[Needed]) -> Result<Value, ApiError> {
-    let mut permissions = Map::new();
-    for (path, _) in privileges::by_path(needed) {
-        let answer = api.get(&format!("/access/permissions?path={}", api::encoded(path)))?;
-        if let Value::Object(own) = answer.data {
-            permissions.extend(own);
-        }
-    }
-    Ok(permissions.into())
 }

@@ -4,15 +4,17 @@
 use super::advice;
 use super::api::{Api, encoded};
 use super::connector::{Connector, ConnectorError};
+use super::folder::{EmptyGuest, Folder};
 use super::interrupt::Interrupt;
 use super::interrupted;
+use super::offer::offer;
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
 use super::speed::{self, Forwards};
 use super::target::is_free;
-use pve_tunnel::capability::{Capability, VersionReply, parse_version};
+use pve_tunnel::capability::{VersionReply, parse_version};
 use pve_tunnel::configuration::SourceSelection;
-use pve_tunnel::plane::{MigrationType, Plane};
+use pve_tunnel::plane::Plane;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -65,10 +67,21 @@ impl Request<'_> {
 
     /// What removes the empty guest, for people.
     fn removal(&self) -> String {
-        let (tool, vmid) = (if self.kind == "lxc" { "pct" } else { "qm" }, self.vmid);
         format!(
-            "on the target, if guest {vmid} is still listed there: {tool} unlock {vmid} && {tool} destroy {vmid}"
+            "on the target, if guest {} is still listed there: {}",
+            self.vmid,
+            self.empty_guest().removal()
         )
+    }
+
+    fn empty_guest(&self) -> EmptyGuest {
+        EmptyGuest {
+            host: self.remote.host.clone(),
+            port: self.remote.port,
+            node: self.node.to_owned(),
+            kind: self.kind.to_owned(),
+            vmid: self.vmid,
+        }
     }
 }
 
@@ -83,6 +96,15 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         Err(error) => {
             let advice = "check that this command can be executed";
             return report.add(Finding::failed(Step::Tunnel, error.to_string(), advice));
+        }
+    };
+    let folder = match Folder::create(&request.empty_guest()) {
+        Ok(folder) => folder,
+        Err(error) => {
+            connector.end();
+            let text = format!("a temporary folder cannot be created: {error}");
+            let advice = "check TMPDIR, or make room there";
+            return report.add(Finding::failed(Step::Tunnel, text, advice));
         }
     };
     let form = [
@@ -109,7 +131,8 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
             return;
         }
     };
-    let checked = checks(&mut connector, &opened, request, interrupt, report);
+    let mut forwards = Forwards::new(request, interrupt, &folder);
+    let checked = checks(&mut connector, &opened, &mut forwards, report);
     if let Err(error) = checked {
         report.add(match (&error, interrupt.signal()) {
             (ConnectorError::Interrupted, Some(signal)) => {
@@ -150,10 +173,10 @@ impl From<&Value> for Opened {
 fn checks(
     connector: &mut Connector,
     opened: &Opened,
-    request: &Request<'_>,
-    interrupt: &Interrupt,
+    forwards: &mut Forwards<'_>,
     report: &mut Report,
 ) -> Result<(), ConnectorError> {
+    let request = forwards.request;
     let query = format!(
         "ticket={}&socket={}",
         encoded(&opened.ticket),
@@ -174,12 +197,11 @@ fn checks(
         format!("the worker answers, tunnel version {}", version.api),
     ));
     let offer = offer(connector, request.selection.migration_type, report)?;
-    let mut forwards = Forwards::new(request, interrupt)?;
     let mut measured = Vec::new();
     if offer.meter && request.seconds > 0.0 {
         forwards.start_meter(connector, report)?;
         // Forwards use the websocket until a plane is negotiated.
-        measured = speed::measure(&forwards, connector, Plane::Websocket, report)?;
+        measured = speed::measure(forwards, connector, Plane::Websocket, report)?;
     } else if request.seconds > 0.0 {
         report.add(Finding::worse(
             Step::Speed,
@@ -190,88 +212,10 @@ fn checks(
     let plane = negotiate(connector, &version, request, report)?;
     report.plane = plane.map(|plane| plane.name().to_owned());
     if let Some(direct) = plane.filter(|plane| *plane != Plane::Websocket) {
-        measured.extend(speed::measure(&forwards, connector, direct, report)?);
+        measured.extend(speed::measure(forwards, connector, direct, report)?);
     }
     measured.into_iter().for_each(|finding| report.add(finding));
     Ok(())
-}
-
-/// What the target's seam offers.
-#[derive(Default)]
-struct Offer {
-    meter: bool,
-}
-
-/// Asks what the target offers, and reports it.
-fn offer(
-    connector: &mut Connector,
-    migration_type: MigrationType,
-    report: &mut Report,
-) -> Result<Offer, ConnectorError> {
-    let hello = json!({
-        "cmd": "query-disk-import",
-        "direct": { "op": "hello", "protocol": 1, "version": env!("CARGO_PKG_VERSION") },
-    });
-    let answer = match connector.worker(&hello, WORKER_TIMEOUT) {
-        Ok(answer) => answer,
-        Err(ConnectorError::Refused(_)) => {
-            report.add(Finding::worse(
-                Step::Tunnel,
-                "the target has no direct planes: pve-tunnel is missing, switched off or failing on that node",
-                "install pve-tunnel on the target, and run 'pve-tunnel enable' there; 'pve-tunnel status' shows what is wrong",
-            ));
-            return Ok(Offer::default());
-        }
-        Err(error) => return Err(error),
-    };
-    let direct = answer.get("direct").unwrap_or(&Value::Null);
-    let text = |name: &str| direct.get(name).and_then(Value::as_str);
-    let version = text("version").unwrap_or("of an unknown version");
-    if let Some(mistake) = text("misconfigured") {
-        report.add(Finding::failed(
-            Step::Tunnel,
-            format!("the configuration of the target has a mistake: {mistake}"),
-            "correct it on the target node: 'pve-tunnel config' shows the line",
-        ));
-        return Ok(Offer::default());
-    }
-    let caps = direct.get("caps").and_then(Value::as_array);
-    let names: Vec<&str> = caps
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    let offered = match names.is_empty() {
-        true => "no direct planes".to_owned(),
-        false => names.join(", "),
-    };
-    report.add(Finding::ok(
-        Step::Tunnel,
-        format!("the target has pve-tunnel {version} and offers {offered}"),
-    ));
-    let withheld = direct.get("withheld").and_then(Value::as_object);
-    for (name, reason) in withheld.into_iter().flatten() {
-        // Others are not a reason for the plane of this migration.
-        let known = Capability::from_name(name);
-        let usable = match migration_type {
-            MigrationType::Secure => known == Some(Capability::DirectTls),
-            MigrationType::Insecure => known.is_some() && known != Some(Capability::DirectTls),
-        };
-        if usable {
-            report.add(Finding::worse(
-                Step::Tunnel,
-                format!(
-                    "the target withholds {name}: {}",
-                    reason.as_str().unwrap_or("no reason given")
-                ),
-                "see /etc/pve/remote-migration.cfg on the target, and the privileges of the token",
-            ));
-        }
-    }
-    let meter = direct.get("meter");
-    Ok(Offer {
-        meter: meter.is_some_and(|meter| *meter == json!(true) || *meter == json!(1)),
-    })
 }
 
 /// Negotiates the plane as a migration does. None if a migration would fail.

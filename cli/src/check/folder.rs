@@ -1,0 +1,215 @@
+//! The folder of a check: its local sockets, and a note of the guest that it creates at the target. A
+//! check that was killed cannot clean up; the next one to the same target finds its folder.
+
+use super::api::{Api, encoded};
+use super::remote::Remote;
+use super::report::{Finding, Report, Step};
+use super::target::is_free;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, mkdtemp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The beginning of the folder's name.
+const NAME: &str = "pve-tunnel-check-";
+
+/// The file with the note.
+const NOTE: &str = "guest";
+
+/// Largest note that is read, in bytes.
+const MAX_NOTE: u64 = 4096;
+
+/// The empty guest that a check creates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EmptyGuest {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) node: String,
+    /// `qemu` or `lxc`.
+    pub(super) kind: String,
+    pub(super) vmid: u32,
+}
+
+impl EmptyGuest {
+    /// The command that manages such guests.
+    pub(super) fn tool(&self) -> &'static str {
+        if self.kind == "lxc" { "pct" } else { "qm" }
+    }
+
+    /// The commands that remove it.
+    pub(super) fn removal(&self) -> String {
+        let (tool, vmid) = (self.tool(), self.vmid);
+        format!("{tool} unlock {vmid} && {tool} destroy {vmid}")
+    }
+}
+
+/// A folder that is removed when the value is dropped. It is locked as long as its check runs.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Folder {
+    /// Creates a folder with a note of the guest.
+    pub(super) fn create(guest: &EmptyGuest) -> io::Result<Self> {
+        Self::create_in(&std::env::temp_dir(), guest)
+    }
+
+    fn create_in(parent: &Path, guest: &EmptyGuest) -> io::Result<Self> {
+        let path = mkdtemp(&parent.join(format!("{NAME}XXXXXX")))?;
+        let folder = match lock(&path) {
+            Ok(lock) => Self { path, _lock: lock },
+            Err(error) => {
+                let _ = fs::remove_dir(&path);
+                return Err(error);
+            }
+        };
+        fs::write(folder.path.join(NOTE), serde_json::to_vec(guest)?)?;
+        Ok(folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // The connector has removed the sockets, or removes them at its end.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Reports the empty guests that checks have left at this target because they were killed, and removes
+/// their folders. `pve-tunnel leftovers` at the target reports the guests as long as they exist.
+pub(super) fn report_killed_checks(api: &Api, remote: &Remote, report: &mut Report) {
+    for (_folder, guest) in of_killed_checks(&remote.host, remote.port) {
+        let EmptyGuest {
+            node, kind, vmid, ..
+        } = &guest;
+        let path = format!("/nodes/{}/{kind}/{vmid}/config", encoded(node));
+        let is_there = match api.get(&path) {
+            // It may have been removed, and another guest may have its VMID now.
+            Ok(answer) => is_empty(&answer.data),
+            // Without VM.Audit, the configuration cannot be read.
+            Err(error) => error.status() == Some(403) && matches!(is_free(api, *vmid), Ok(false)),
+        };
+        if !is_there {
+            continue;
+        }
+        let tool = guest.tool();
+        report.add(Finding::worse(
+            Step::Cleanup,
+            format!("a check that was killed has left the empty guest {vmid} on node {node}"),
+            format!(
+                "on the target, if '{tool} config {vmid}' shows only 'lock: create': {}",
+                guest.removal()
+            ),
+        ));
+    }
+}
+
+/// Whether a configuration has only what the request for a tunnel creates.
+fn is_empty(configuration: &Value) -> bool {
+    let known = |key: &String| ["lock", "digest"].contains(&key.as_str());
+    configuration
+        .as_object()
+        .is_some_and(|options| options.contains_key("lock") && options.keys().all(known))
+}
+
+/// The folders of this user's checks of this target that were killed, and their guests. Dropping a
+/// folder removes it.
+fn of_killed_checks(host: &str, port: u16) -> Vec<(Folder, EmptyGuest)> {
+    killed_in(&std::env::temp_dir(), host, port)
+}
+
+fn killed_in(parent: &Path, host: &str, port: u16) -> Vec<(Folder, EmptyGuest)> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let paths = entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(NAME))
+        .map(|entry| entry.path());
+    paths
+        .filter_map(|path| {
+            let guest = note(&path).filter(|guest| guest.host == host && guest.port == port)?;
+            let lock = lock(&path).ok()?;
+            Some((Folder { path, _lock: lock }, guest))
+        })
+        .collect()
+}
+
+/// The note in a folder that belongs to this user, and that no other user can write.
+fn note(folder: &Path) -> Option<EmptyGuest> {
+    let found = fs::symlink_metadata(folder).ok()?;
+    let note = folder.join(NOTE);
+    let is_own =
+        found.is_dir() && found.uid() == Uid::effective().as_raw() && found.mode() & 0o077 == 0;
+    if !is_own || fs::metadata(&note).ok()?.len() > MAX_NOTE {
+        return None;
+    }
+    serde_json::from_slice(&fs::read(note).ok()?).ok()
+}
+
+/// Fails while another process has the lock.
+fn lock(folder: &Path) -> io::Result<Flock<File>> {
+    Flock::lock(File::open(folder)?, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, errno)| errno.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn guest(host: &str) -> EmptyGuest {
+        EmptyGuest {
+            host: host.to_owned(),
+            port: 8006,
+            node: "pve2".to_owned(),
+            kind: "qemu".to_owned(),
+            vmid: 999_000_001,
+        }
+    }
+
+    #[test]
+    fn the_folder_of_a_killed_check_is_found_by_the_next_one() {
+        let parent = tempfile::tempdir().unwrap();
+        let killed = |host| killed_in(parent.path(), host, 8006);
+        let running = Folder::create_in(parent.path(), &guest("a")).unwrap();
+        assert!(killed("a").is_empty(), "it is locked");
+        // The kernel removes the lock of a process that was killed, and the folder stays.
+        let path = running.path.clone();
+        std::mem::forget(running);
+        assert!(killed("a").is_empty());
+        let copy = parent.path().join(format!("{NAME}copy"));
+        fs::create_dir(&copy).unwrap();
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::copy(path.join(NOTE), copy.join(NOTE)).unwrap();
+        assert!(killed("b").is_empty(), "another target");
+        let (folder, found) = killed("a").pop().unwrap();
+        assert_eq!((folder.path(), found), (copy.as_path(), guest("a")));
+        drop(folder);
+        assert!(!copy.exists());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_is_ignored() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join(format!("{NAME}x"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(NOTE), serde_json::to_vec(&guest("a")).unwrap()).unwrap();
+        for (mode, count) in [(0o777, 0), (0o750, 0), (0o700, 1)] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            let killed = killed_in(parent.path(), "a", 8006);
+            assert_eq!(killed.len(), count, "{mode:o}");
+            killed.into_iter().for_each(std::mem::forget);
+        }
+        fs::write(folder.join(NOTE), "{}").unwrap();
+        assert!(killed_in(parent.path(), "a", 8006).is_empty());
+    }
+}
