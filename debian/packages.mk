@@ -33,7 +33,7 @@ deb: ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips
 	rm -rf $(DEB)
 	mkdir -p $(DEB)
 	tar -xJf $(DIST)/$(RELEASE).tar.xz -C $(DEB)
-	cd $(DEB)/$(RELEASE) && dpkg-buildpackage --build=binary --no-sign
+	cd $(DEB)/$(RELEASE) && debian/release-version && dpkg-buildpackage --build=binary --no-sign
 	rm -r $(DEB)/$(RELEASE)
 	@ls $(DEB)/*.deb
 

@@ -19,13 +19,19 @@ build_dependencies() {
     make_tree "$builder"
     tar -C "$source" --strip-components 1 -xf "$tarball"
     inside "$builder" useradd --create-home --home-dir "$FIRST" first
-    unpack first "$builder" "$FIRST"
+    unpack_for_build first "$builder" "$FIRST"
     inside "$builder" apt-get -q -y build-dep "$(unpacked "$FIRST")"
 }
 
 # unpack USER TREE DIRECTORY
 unpack() {
     xz -dc "$tarball" | as "$1" "$2" tar -C "$3" -xf -
+}
+
+# Unpacks for a build, with the version of packages for this release.
+unpack_for_build() {
+    unpack "$@"
+    as "$1" "$2" "$(unpacked "$3")/debian/release-version"
 }
 
 # The directory that the tarball unpacks to, below $1.
@@ -51,7 +57,7 @@ build_log() {
 build_second() {
     inside "$builder" mkdir -p "$(dirname "$SECOND")"
     inside "$builder" useradd --create-home --home-dir "$SECOND" second
-    unpack second "$builder" "$SECOND"
+    unpack_for_build second "$builder" "$SECOND"
     inside "$builder" apt-get -q -y install faketime
     offline elsewhere as second "$builder" -C "$(unpacked "$SECOND")" \
         HOME="$SECOND" LC_ALL=C TZ=XXX-14 'DEB_BUILD_OPTIONS=parallel=1 nocheck' \

@@ -144,15 +144,18 @@ diversions() {
 
 # Creates packages with the same content and an older version.
 offer_previous() {
-    local deb tree version
+    local deb tree version upstream
     mkdir -p "$node$1"
     for deb in "$node/packages"/*.deb; do
         tree=$(mktemp -d)
         dpkg-deb -R "$deb" "$tree/package"
         version=$(dpkg-deb --field "$deb" Version)
-        # Also changes the version in dependencies that are exact or are derived from the library's symbols.
+        upstream=${version%%~*}
+        # Also changes the version in dependencies that are exact, or that are derived from the library's symbols, whose
+        # versions end at the ~ of the release.
         sed -i -e "s/^Version: .*/Version: $PREVIOUS/" \
-            -e "s/\(pve-tunnel[a-z0-9-]* (>\?= \)${version//./\\.})/\1$PREVIOUS)/g" "$tree/package/DEBIAN/control"
+            -e "s/\(pve-tunnel[a-z0-9-]* (>\?= \)\(${version//./\\.}\|${upstream//./\\.}~\))/\1$PREVIOUS)/g" \
+            "$tree/package/DEBIAN/control"
         dpkg-deb --build "$tree/package" "$node$1" >/dev/null
         rm -rf "$tree"
     done
