@@ -6,7 +6,7 @@ DIST := target/dist
 DEB := target/deb
 RELEASE := pve-tunnel-$(VERSION)
 
-.PHONY: dist deb deb-check copyright
+.PHONY: dist deb repo deb-check copyright
 
 dist: setup ## create the source tarball of HEAD with all crates, which builds offline
 	rm -rf $(DIST)/$(RELEASE)*
@@ -36,6 +36,11 @@ deb: ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips
 	cd $(DEB)/$(RELEASE) && debian/release-version && dpkg-buildpackage --build=binary --no-sign
 	rm -r $(DEB)/$(RELEASE)
 	@ls $(DEB)/*.deb
+
+# Packages of the other release: copied from a machine with it, or built and kept by `make deb-check`.
+repo: ## create an apt repository in target/repo (KEY=fingerprint signs it, PACKAGES= folders with packages)
+	@debian/repository $(if $(KEY),--key '$(KEY)') target/repo \
+	    $(or $(PACKAGES),$(DEB) target/packages/bookworm target/packages/trixie)
 
 deb-check: dist $(if $(QUICK),testnode) ## build, install, test and remove the packages in clean Debian 12 and 13 (as root; SUITE=, QUICK=1)
 	@$(SETUP) --packages
