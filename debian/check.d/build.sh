@@ -1,11 +1,8 @@
 # shellcheck shell=bash disable=SC2154 # debian/check.d/suite sets the other variables
-# Builds the packages twice from the tarball, and runs the tests from it as README describes. Uses: builder, tester,
-# tarball, packages, source, work, suite, quick.
+# Builds the packages twice from the tarball. Uses: builder, tarball, packages, work, suite, quick.
 
 # Directories of the first and the second build inside the tree, which are the home directories of their users.
 readonly FIRST=/build SECOND=/srv/built/elsewhere
-# Directory of the tests inside their tree.
-readonly CHECKOUT=/root/checkout
 # Offset of the clock in the second build.
 readonly LATER='+400 days'
 
@@ -17,7 +14,6 @@ readonly QUICKLY
 
 build_dependencies() {
     make_tree "$builder"
-    tar -C "$source" --strip-components 1 -xf "$tarball"
     inside "$builder" useradd --create-home --home-dir "$FIRST" first
     unpack_for_build first "$builder" "$FIRST"
     inside "$builder" apt-get -q -y build-dep "$(unpacked "$FIRST")"
@@ -91,17 +87,4 @@ show_difference() {
             <(cd "$unpacked/second" && find . -printf '%p %M %U:%G %t %l\n' | sort)
     ) || true
     rm -rf "$unpacked"
-}
-
-# README's commands as root in a clean system: some tests run only as root, and the builds run as other users. `setup`
-# installs the packages that the tests require, so this also finds a package that it does not list.
-test_as_root() {
-    # Tests create mount namespaces, and `unshare --mount` requires a mount point as its root.
-    mkdir -p "$tester"
-    mount --bind "$tester" "$tester"
-    make_tree "$tester"
-    mkdir -p "$tester$CHECKOUT"
-    unpack 0 "$tester" "$CHECKOUT"
-    inside "$tester" -C "$(unpacked "$CHECKOUT")" ./setup
-    offline "$(uname -n)" as 0 "$tester" -C "$(unpacked "$CHECKOUT")" make test 2>&1 | tee "$work/$suite.test.log"
 }
