@@ -27,6 +27,7 @@ PERL_TESTS = $(wildcard t/[78]*.t) $(filter-out $(PERL_LINTS),$(wildcard t/[!78]
 PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestnode/lib
 
 .PHONY: help setup build library perl testnode demo check fuzz sanitize test test-rust test-perl
+.PHONY: announce-demo announce-test
 .PHONY: install install-command install-perl bench bench-peers bench-report lint header instructions clean
 
 help: ## list the targets
@@ -51,12 +52,20 @@ perl: library
 	cd perl && perl Makefile.PL $(PERL_FLAGS) >/dev/null
 	$(MAKE) -C perl --silent
 
-demo: build ## migrate a real guest between two nodes on every plane (RAM= DISK= OFFLINE= in MiB, PLANES=, LINK=)
+demo: announce-demo build ## migrate a real guest on every plane (RAM= DISK= OFFLINE= in MiB, PLANES=, LINK=)
 	$(if $(LINK),$(CARGO) build --release -p testing)
 	demo/demo $(foreach name,RAM DISK OFFLINE PLANES PLANE LINK CHANNELS MIRROR,$(if $($(name)),$(name)=$($(name))))
 
+# For a first run on two cores.
+announce-demo:
+	@echo 'demo: downloads crates, builds for about 5 minutes, then migrates for 1 minute'
+	@echo 'demo: needs 1 GiB in target/ and 2 GiB in $(or $(TMPDIR),/tmp) for the default sizes'
+
+announce-test:
+	@echo 'test: downloads crates, and takes about 15 minutes; needs 3 GiB in target/'
+
 # The order is important: the Perl tests use the programs that the first two build, and the library as released.
-test: test-rust test-c test-perl ## run all tests
+test: announce-test test-rust test-c test-perl ## run all tests
 
 # With a profile that compiles quickly, so that it takes less than a minute after a small change.
 check: setup ## run the quick checks: format, lints, decisions, codecs, and a connector with the test node

@@ -5,6 +5,8 @@ include version.mk
 DIST := target/dist
 DEB := target/deb
 RELEASE := pve-tunnel-$(VERSION)
+# Not empty if the build of the packages runs the tests.
+DEB_TESTS := $(if $(filter nocheck,$(DEB_BUILD_OPTIONS)),,1)
 
 .PHONY: dist deb repo deb-check copyright
 
@@ -27,6 +29,8 @@ dist: setup ## create the source tarball of HEAD with all crates, which builds o
 
 # A missing build dependency is reported before the crates are downloaded.
 deb: ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips the tests)
+	@echo 'deb: downloads crates, and takes about $(if $(DEB_TESTS),20,5) minutes on two cores'
+	@echo 'deb: needs $(if $(DEB_TESTS),3 GiB,1 GiB) in target/'
 	@$(SETUP) --packages
 	dpkg-checkbuilddeps
 	$(MAKE) dist
