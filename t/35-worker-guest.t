@@ -6,6 +6,7 @@ use v5.36;
 
 use IO::Socket::IP;
 use IO::Socket::UNIX;
+use File::Temp qw(tempdir);
 use JSON;
 use FindBin;
 use lib "$FindBin::RealBin/lib", "$FindBin::RealBin/../testnode/lib";
@@ -15,6 +16,7 @@ use Test::EmulatedGuest;
 use Test::PrivateNetwork;
 
 use Test::TunnelWorker qw(worker refused start_parameters disk_parameters);
+use TestNode::Guest;
 use TestNode::QMP;
 
 # Limits the run time of the test.
@@ -137,6 +139,16 @@ sub children ($parent) {
         push @pids, $pid if $ppid == $parent;
     }
     return @pids;
+}
+
+# QEMU continues without its monitor connection, and must not be waited for without limit.
+{
+    my $dir = tempdir(CLEANUP => 1);
+    my $guest = TestNode::Guest->start(vmid => 100, memory => 64, dir => $dir);
+    my $pid = $guest->pid;
+    $guest->qmp->{socket}->shutdown(2);
+    $guest->stop;
+    ok(!kill(0 => $pid), 'a guest without a monitor connection is stopped');
 }
 
 done_testing;

@@ -31,7 +31,7 @@ use Fcntl qw(F_SETFD);
 use IO::Socket::UNIX;
 use POSIX ();
 use Socket qw(AF_UNIX PF_UNSPEC SOCK_STREAM SOMAXCONN);
-use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
 use TestNode::QMP;
 
@@ -43,6 +43,8 @@ use constant {
     HIGH_RAM => 4 << 30,
     # Seconds for QEMU to end after `quit`, and again after SIGTERM.
     STOP_LIMIT => 10,
+    # Seconds between two checks whether the process has ended.
+    END_INTERVAL => 0.01,
 };
 
 =head1 METHODS
@@ -156,23 +158,24 @@ not end in time. May be called again.
 
 sub stop ($self) {
     return if !$self->{pid} || $self->{owner} != $$;
-    eval { $self->{qmp}->command('quit', undef, STOP_LIMIT) };
-    kill(TERM => $self->{pid}) if !$self->wait_end(STOP_LIMIT);
+    my $asked = eval { $self->{qmp}->command('quit', undef, STOP_LIMIT); 1 };
+    kill(TERM => $self->{pid}) if !$asked || !$self->wait_end(STOP_LIMIT);
     $self->kill_now if $self->{pid} && !$self->wait_end(STOP_LIMIT);
     unlink $self->{inspect};
     return;
 }
 
-# Waits for the end of the monitor connection, which the kernel closes when QEMU ends.
+# Waits for the end of the process. The end of the monitor connection usually shows it at once, but
+# QEMU may continue without that connection.
 sub wait_end ($self, $limit) {
     return 1 if !$self->{pid};
-    my $still_running = eval {
-        my $deadline = clock_gettime(CLOCK_MONOTONIC) + $limit;
-        1 while defined $self->{qmp}->read_message($deadline - clock_gettime(CLOCK_MONOTONIC));
-        1;
-    };
-    return 0 if $still_running;
-    waitpid($self->{pid}, 0);
+    my $deadline = clock_gettime(CLOCK_MONOTONIC) + $limit;
+    my $left = sub { return $deadline - clock_gettime(CLOCK_MONOTONIC) };
+    eval { 1 while defined $self->{qmp}->read_message($left->()); 1 };
+    while (waitpid($self->{pid}, POSIX::WNOHANG()) == 0) {
+        return 0 if $left->() <= 0;
+        sleep(END_INTERVAL);
+    }
     delete $self->{pid};
     return 1;
 }
