@@ -387,10 +387,14 @@ int32_t pve_tunnel_plan(const char *input, char **out);
 //   dead_peer_timeout   seconds, 1 to 3600
 //   congestion          "auto", "system", "bbr" or "cubic"
 //   buffer              "auto", "system", or a number of bytes
+//   lanes               the most connections that carry a stream together, 1 to 16
+//   threads             the threads that serve them beside a process's own one, 1 to 16, or null
+//                       for a quarter of the cores
 //   reason              why this network was selected, in one sentence
 //
 // On the target node: `network` (a CIDR or an interface name of this node, or null for its own
-// address), `configured`, `require_encryption`, `public`, `congestion`, `buffer` and `reason`.
+// address), `configured`, `require_encryption`, `public`, `congestion`, `buffer`, `threads` and
+// `reason`.
 //
 // Errors: NULL_POINTER; TOO_LONG above 1 MiB; NOT_UTF8; INVALID_ARGUMENT if `input` is not such an
 // object, its remote is not a host, its network is malformed, or `text` has a mistake; REFUSED if
@@ -605,6 +609,9 @@ int32_t pve_tunnel_connector_run(int input, int output, int log, const char *opt
 //   congestion         how TCP reacts to loss: "auto" (the default), "system", "bbr" or "cubic"
 //   buffer             the size of the buffers: "auto" (the default), "system", or a number of
 //                      bytes from 65536 to 268435456
+//   protocol           of the connections, 1 (the default) or 2, which permits several for a stream
+//   threads            the threads that serve these connections beside the calling one, 1 to 16, by
+//                      default a quarter of the cores
 //
 // Times are in seconds, from 0.001 to 3600.
 //

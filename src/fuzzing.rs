@@ -2,7 +2,9 @@
 //! which cargo-fuzz sets.
 
 use crate::connector;
+use crate::direct::handshake::Purpose;
 use crate::direct::{SessionKey, handshake};
+use crate::lanes;
 use crate::process::{Line, Lines};
 use crate::tls;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,12 +30,13 @@ pub fn lines<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Option<Vec<u8>>>
     found
 }
 
-/// The listener's half of a handshake: the forward number if the proof is right.
-pub async fn challenge<S>(stream: &mut S, key: &SessionKey) -> Option<u32>
+/// The listener's half of a handshake in a protocol: the forward number if the proof is right.
+pub async fn challenge<S>(stream: &mut S, key: &SessionKey, protocol: u16) -> Option<u32>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    handshake::challenge(stream, key).await.ok()
+    let purpose = handshake::challenge(stream, key, protocol).await.ok()?;
+    Some(purpose.number)
 }
 
 /// The source's half of a handshake: whether the listener answered that it is connected.
@@ -41,7 +44,17 @@ pub async fn respond<S>(stream: &mut S, key: &SessionKey) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    handshake::respond(stream, key, 1).await.is_ok()
+    let purpose = Purpose {
+        number: 1,
+        lane: None,
+    };
+    handshake::respond(stream, key, purpose, 1).await.is_ok()
+}
+
+/// What a stream receives of these pieces of its lanes, and whether it was complete: see
+/// `lanes::fuzzing`.
+pub fn receive_lanes(pieces: &[(u8, &[u8])], window: u32) -> Option<(Vec<u8>, bool)> {
+    lanes::fuzzing_receive(pieces, window)
 }
 
 /// What a TLS connection receives of these records, and whether its end was announced: see

@@ -81,6 +81,7 @@ pub mod ffi;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guest_socket;
+mod lanes;
 pub mod listener;
 pub mod network;
 pub mod plan;

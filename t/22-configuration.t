@@ -65,6 +65,8 @@ subtest 'on the source' => sub {
         dead_peer_timeout => 60,
         congestion => 'auto',
         buffer => 'auto',
+        lanes => 1,
+        threads => undef,
     );
     my %dc2 = (
         %nothing,
@@ -97,6 +99,7 @@ subtest 'on the target' => sub {
         public => !!0,
         congestion => 'auto',
         buffer => 'auto',
+        threads => undef,
     );
     is_deeply(plain(on_target(undef)), \%nothing, 'the file may be undefined');
     is_deeply(

@@ -24,7 +24,7 @@ my $reply = sub ($params) {
 };
 print $reply->({}) =~ /no import is running/ ? "original " : "BROKEN ";
 my $hello = $reply->({ direct => { op => 'hello', protocol => 1 } });
-print ref($hello) && $hello->{direct}{protocol} == 1 ? "seam " : "none ";
+print ref($hello) && $hello->{direct}{protocol} == 2 ? "seam " : "none ";
 my $schema = $PVE::StorageTunnel::cmd_schema->{'query-disk-import'};
 print ref($schema->{direct}) ? "accepted\n" : "refused\n";
 }

@@ -215,12 +215,12 @@ subtest 'hello' => sub {
         );
         like($_, $reason, '... with the reason') for values %{ $hello->{withheld} };
         is_deeply(
-            [@$hello{qw(protocol oldest version)}], [1, 1, $PVE::Tunnel::Seam::VERSION],
+            [@$hello{qw(protocol oldest version)}], [2, 1, $PVE::Tunnel::Seam::VERSION],
             '... protocol and version'
         );
     }
     is(
-        direct({}, op => 'hello', protocol => 7)->{protocol}, 1,
+        direct({}, op => 'hello', protocol => 7)->{protocol}, 2,
         'a newer source receives the supported protocol'
     );
 
@@ -302,7 +302,7 @@ subtest 'malformed requests' => sub {
             map { [dead_peer_timeout => $_, qr/'dead_peer_timeout' is malformed/] } 0, '0.000', -1,
             3601, '1e3', 'soon', [], JSON::true
         ),
-        [protocol => 2, qr/protocol 2 is not supported, only 1/],
+        [protocol => 3, qr/protocol 3 is not supported, only 1/],
         )
     {
         my ($name, $value, $pattern) = @$row;

@@ -96,7 +96,7 @@ $PVE::Tunnel::Seam::CONFIGURATION = '/nonexistent';
 
 subtest 'with the seam' => sub {
     my $hello = command({}, line(direct => $DIRECT));
-    is(ref($hello) && $hello->{direct}{protocol}, 1, 'the probe is answered')
+    is(ref($hello) && $hello->{direct}{protocol}, 2, 'the probe is answered')
         or diag(explain($hello));
     is_deeply($hello->{direct}{caps}, ['direct-tls'], '... by the seam');
     ok(JSON->new->encode({ %$hello, success => JSON::true }), '... and can be encoded as JSON');

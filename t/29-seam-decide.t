@@ -38,7 +38,7 @@ subtest 'actions' => sub {
             {
                 do => 'reply',
                 reply => {
-                    protocol => 1,
+                    protocol => 2,
                     oldest => 1,
                     caps => ['direct-tls', 'direct-tcp'],
                     withheld => {},

@@ -115,7 +115,7 @@ for my $kind (qw(qemu lxc)) {
             is_deeply(
                 hello($tunnel),
                 {
-                    protocol => 1,
+                    protocol => 2,
                     oldest => 1,
                     caps => [qw(direct-tls direct-tcp)],
                     withheld => {},

@@ -121,7 +121,7 @@ subtest 'a newer target that still supports our protocol' => sub {
 subtest 'targets without a common protocol, or without a seam' => sub {
     my %targets = (
         'a newer target that no longer supports our protocol' =>
-            { hello => { protocol => 9, oldest => 2 } },
+            { hello => { protocol => 9, oldest => 3 } },
         'a newer target that does not send its oldest protocol' =>
             { hello => { protocol => 9, oldest => undef } },
         'an older target without a seam' => { stock => 1 },

@@ -11,7 +11,7 @@ use std::path::Path;
 /// The rooms of the library, lowest floor first. A new room has to be added here.
 const FLOORS: &[&[&str]] = &[
     &["scalar", "guest_socket", "plane", "quantity", "secret"],
-    &["system", "websocket", "tls"],
+    &["system", "websocket", "tls", "lanes"],
     &["relay", "network", "tuning"],
     &["configuration", "capability"],
     &["plan", "process", "publication"],

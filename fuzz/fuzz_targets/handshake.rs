@@ -14,8 +14,10 @@ fuzz_target!(|bytes: &[u8]| {
         .build()
         .unwrap();
     let key = SessionKey::generate().unwrap();
-    let mut stream = tokio::io::join(bytes, tokio::io::sink());
-    assert_eq!(runtime.block_on(challenge(&mut stream, &key)), None);
+    for protocol in [1, 2] {
+        let mut stream = tokio::io::join(bytes, tokio::io::sink());
+        assert_eq!(runtime.block_on(challenge(&mut stream, &key, protocol)), None);
+    }
 
     let mut stream = tokio::io::join(bytes, tokio::io::sink());
     let accepted = runtime.block_on(respond(&mut stream, &key));

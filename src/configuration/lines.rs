@@ -118,5 +118,10 @@ pub fn settings(selection: &SourceSelection, lines: &Lines) -> Vec<Setting> {
         ),
         setting("congestion", Some(selection.congestion.name().to_owned())),
         setting("buffer", Some(selection.buffer.to_string())),
+        setting("lanes", Some(selection.lanes.to_string())),
+        setting(
+            "threads",
+            selection.threads.map(|threads| threads.to_string()),
+        ),
     ]
 }

@@ -6,11 +6,13 @@
 //! does not protect guest data.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use super::{
     Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, DEAD_PEER_TIMEOUTS, Host, Lines,
     MAX_FILE, MAX_LINE, MAX_SECTIONS, Network, POLICY_ID, id_mistake, is_id,
 };
+use crate::lanes::{DEFAULT_LANES, LANES, THREADS};
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
@@ -103,6 +105,8 @@ struct NetworkKeys {
     dead_peer_timeout: Option<u16>,
     congestion: Congestion,
     buffer: Buffer,
+    lanes: Option<u16>,
+    threads: Option<u16>,
     comment: Option<String>,
 }
 
@@ -261,7 +265,7 @@ fn duplicate_remote(remote: &Host, id: &str, other: &str, first: usize) -> Strin
 }
 
 impl NetworkKeys {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 13] = [
         "remote",
         "source",
         "target",
@@ -272,6 +276,8 @@ impl NetworkKeys {
         "dead-peer-timeout",
         "congestion",
         "buffer",
+        "lanes",
+        "threads",
         "comment",
     ];
 
@@ -285,9 +291,13 @@ impl NetworkKeys {
             "default" => self.default = Some(migration_type(value)?),
             "public" => self.public = boolean(value)?,
             "gateway" => self.gateway = boolean(value)?,
-            "dead-peer-timeout" => self.dead_peer_timeout = Some(seconds(value)?),
+            "dead-peer-timeout" => {
+                self.dead_peer_timeout = Some(number(value, DEAD_PEER_TIMEOUTS, "seconds")?)
+            }
             "congestion" => self.congestion = Congestion::from_text(value)?,
             "buffer" => self.buffer = Buffer::from_text(value)?,
+            "lanes" => self.lanes = Some(number(value, LANES, "lanes")?),
+            "threads" => self.threads = Some(number(value, THREADS, "threads")?),
             _ => self.comment = Some(value.to_owned()),
         }
         Ok(())
@@ -320,6 +330,8 @@ impl NetworkKeys {
             dead_peer_timeout: self.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT),
             congestion: self.congestion,
             buffer: self.buffer,
+            lanes: self.lanes.unwrap_or(DEFAULT_LANES),
+            threads: self.threads,
             comment: self.comment,
         })
     }
@@ -382,16 +394,16 @@ fn boolean(value: &str) -> Result<bool, String> {
     }
 }
 
-fn seconds(value: &str) -> Result<u16, String> {
+fn number(value: &str, allowed: RangeInclusive<u16>, what: &str) -> Result<u16, String> {
     scalar::decimal_text(value)
         .and_then(|number| u16::try_from(number).ok())
-        .filter(|number| DEAD_PEER_TIMEOUTS.contains(number))
+        .filter(|number| allowed.contains(number))
         .ok_or_else(|| {
             format!(
-                "{} is not a number of seconds from {} to {}",
+                "{} is not a number of {what} from {} to {}",
                 scalar::shown(value),
-                DEAD_PEER_TIMEOUTS.start(),
-                DEAD_PEER_TIMEOUTS.end()
+                allowed.start(),
+                allowed.end()
             )
         })
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parse::type_names;
 use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network};
+use crate::lanes::DEFAULT_LANES;
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
@@ -77,6 +78,10 @@ pub struct SourceSelection {
     pub congestion: Congestion,
     /// The size of the buffers of sockets.
     pub buffer: Buffer,
+    /// The most connections that carry one stream together.
+    pub lanes: u16,
+    /// The threads that serve them beside the connector's own one; null for the default.
+    pub threads: Option<u16>,
     /// Why this network was selected, in one sentence.
     pub reason: String,
 }
@@ -98,6 +103,8 @@ pub struct TargetSelection {
     pub congestion: Congestion,
     /// The size of the buffers of sockets.
     pub buffer: Buffer,
+    /// The threads that serve lanes beside the listener's own one; null for the default.
+    pub threads: Option<u16>,
     /// Why this network was selected, in one sentence.
     pub reason: String,
 }
@@ -190,6 +197,8 @@ pub fn select_source(
             dead_peer_timeout: network.dead_peer_timeout,
             congestion: network.congestion,
             buffer: network.buffer,
+            lanes: network.lanes,
+            threads: network.threads,
             reason,
         },
         None => SourceSelection {
@@ -204,6 +213,8 @@ pub fn select_source(
             dead_peer_timeout: DEAD_PEER_TIMEOUT,
             congestion: Congestion::default(),
             buffer: Buffer::default(),
+            lanes: DEFAULT_LANES,
+            threads: None,
             reason,
         },
     })
@@ -235,6 +246,7 @@ pub fn select_target(
             .map(|network| network.congestion)
             .unwrap_or_default(),
         buffer: network.map(|network| network.buffer).unwrap_or_default(),
+        threads: network.and_then(|network| network.threads),
         reason: match (network, given) {
             (Some(network), _) => by_id_reason(network),
             (None, Some(text)) => format!("migration network '{text}' was given"),

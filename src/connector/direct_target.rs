@@ -2,14 +2,17 @@
 
 use super::Options;
 use super::happy_eyeballs::{Candidate, Deadline};
+use super::worker::{RequestError, WorkerChannel, request_operation};
+use crate::direct::handshake::Purpose;
 use crate::direct::heartbeat::{self, HeartbeatError};
-use crate::direct::message::Open;
-use crate::direct::{HEARTBEAT, HandshakeError, Link, PeerLiveness, ProbeError, SessionKey};
+use crate::direct::message::{Open, Stat};
+use crate::direct::{HandshakeError, LaneResources, Link, PeerLiveness, ProbeError, SessionKey};
 use crate::plane::Plane;
 use crate::process::Log;
 use crate::system::keepalive;
 use crate::tls::{Client, Fingerprint, Identity, Peer, TlsError, describe};
 use serde::Serialize;
+use serde_json::json;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +20,10 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
+
+/// Pause before a heartbeat that has failed is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why there is no connection to the listener.
 #[derive(Debug, Error)]
@@ -99,7 +105,7 @@ impl Credentials {
         &self,
         stream: TcpStream,
         endpoint: SocketAddr,
-        number: u32,
+        purpose: Purpose,
         dead_peer_timeout: Duration,
         whole: Option<Deadline>,
     ) -> Result<(Link, String), ConnectError> {
@@ -119,7 +125,7 @@ impl Credentials {
             None => (Link::clear(stream)?, "UNENCRYPTED".into()),
         };
         let Deadline { at, limit } = step();
-        timeout_at(at, link.respond(&self.key, number))
+        timeout_at(at, link.respond(&self.key, purpose, self.protocol))
             .await
             .map_err(|_| timed_out("answer to the handshake", limit))?
             .map_err(from_handshake)?;
@@ -138,16 +144,54 @@ fn from_handshake(cause: HandshakeError) -> ConnectError {
     ConnectError::Handshake(cause)
 }
 
-/// The target's listener, with an open heartbeat.
-pub(super) struct DirectTarget {
+/// Where the listener is, and what a connection to it needs.
+struct Endpoint {
     credentials: Credentials,
     candidate: Candidate,
+    dead_peer_timeout: Duration,
+}
+
+impl Endpoint {
+    fn address(&self) -> SocketAddr {
+        self.candidate.endpoint
+    }
+
+    async fn connect(&self, purpose: Purpose) -> Result<Link, ConnectError> {
+        let limit = self.credentials.connect_timeout;
+        let stream = timeout(limit, self.candidate.connect())
+            .await
+            .map_err(|_| ConnectError::TimedOut {
+                what: "TCP connection",
+                limit,
+            })??;
+        let opened = self.credentials.open_link(
+            stream,
+            self.address(),
+            purpose,
+            self.dead_peer_timeout,
+            None,
+        );
+        Ok(opened.await?.0)
+    }
+}
+
+/// What is needed to continue after connections have failed, from protocol 2 on.
+pub(super) struct Healing {
+    pub(super) lanes: Arc<LaneResources>,
+    /// Reports whether the listener is alive.
+    pub(super) worker: WorkerChannel,
+}
+
+/// The target's listener, with an open heartbeat.
+pub(super) struct DirectTarget {
+    endpoint: Arc<Endpoint>,
     /// This node's address of the heartbeat connection.
     local: IpAddr,
     cipher: String,
-    dead_peer_timeout: Duration,
     liveness: PeerLiveness,
     heartbeat: JoinHandle<()>,
+    /// For lanes; none if each stream has one connection.
+    lanes: Option<Arc<LaneResources>>,
 }
 
 /// The listener as the caller and the record show it.
@@ -173,6 +217,7 @@ impl DirectTarget {
         candidate: Candidate,
         deadline: Deadline,
         dead_peer_timeout: Duration,
+        healing: Option<Healing>,
         log: Arc<Log>,
     ) -> Result<Self, ConnectError> {
         let endpoint = candidate.endpoint;
@@ -181,59 +226,59 @@ impl DirectTarget {
             .open_link(
                 stream,
                 endpoint,
-                HEARTBEAT,
+                Purpose::HEARTBEAT,
                 dead_peer_timeout,
                 Some(deadline),
             )
             .await?;
         link.probe(credentials.echo).await?;
-        let liveness = PeerLiveness::alive(dead_peer_timeout);
-        let heartbeat = tokio::spawn(run_heartbeat(
-            link,
-            endpoint,
-            dead_peer_timeout,
-            liveness.clone(),
-            log,
-        ));
-        Ok(Self {
+        let endpoint = Arc::new(Endpoint {
             credentials,
             candidate,
+            dead_peer_timeout,
+        });
+        let liveness = PeerLiveness::alive(dead_peer_timeout);
+        let (lanes, worker) = match healing {
+            Some(Healing { lanes, worker }) => (Some(lanes), Some(worker)),
+            None => (None, None),
+        };
+        let heartbeat = Heartbeat {
+            endpoint: endpoint.clone(),
+            worker,
+            liveness: liveness.clone(),
+            log,
+        };
+        Ok(Self {
+            endpoint,
             local,
             cipher,
-            dead_peer_timeout,
             liveness,
-            heartbeat,
+            heartbeat: tokio::spawn(heartbeat.run(link)),
+            lanes,
         })
     }
 
-    /// Opens a connection to the forward of that number.
-    pub(super) async fn connect(&self, number: u32) -> Result<Link, ConnectError> {
-        if let Some(reason) = self.liveness.cause_of_death() {
-            return Err(ConnectError::Dead(reason));
+    /// Opens a connection to a forward.
+    pub(super) async fn connect(&self, purpose: Purpose) -> Result<Link, ConnectError> {
+        match self.liveness.cause_of_death() {
+            Some(reason) => Err(ConnectError::Dead(reason)),
+            None => self.endpoint.connect(purpose).await,
         }
-        let limit = self.credentials.connect_timeout;
-        let stream = timeout(limit, self.candidate.connect())
-            .await
-            .map_err(|_| ConnectError::TimedOut {
-                what: "TCP connection",
-                limit,
-            })??;
-        let endpoint = self.endpoint();
-        let (link, _) = self
-            .credentials
-            .open_link(stream, endpoint, number, self.dead_peer_timeout, None)
-            .await?;
-        Ok(link)
     }
 
     /// The address and port of the listener.
     pub(super) fn endpoint(&self) -> SocketAddr {
-        self.candidate.endpoint
+        self.endpoint.address()
     }
 
     /// Whether the target is alive.
     pub(super) fn liveness(&self) -> &PeerLiveness {
         &self.liveness
+    }
+
+    /// What lanes share; none if each stream has one connection.
+    pub(super) fn lanes(&self) -> Option<&Arc<LaneResources>> {
+        self.lanes.as_ref()
     }
 
     /// Ends the heartbeat. To be called before the listener ends as planned.
@@ -247,12 +292,13 @@ impl DirectTarget {
     }
 
     pub(super) fn summary(&self) -> Summary {
-        let tls = self.credentials.tls.as_ref();
+        let credentials = &self.endpoint.credentials;
+        let tls = credentials.tls.as_ref();
         Summary {
-            plane: self.credentials.plane,
-            protocol: self.credentials.protocol,
-            address: self.candidate.endpoint.ip(),
-            port: self.candidate.endpoint.port(),
+            plane: credentials.plane,
+            protocol: credentials.protocol,
+            address: self.endpoint().ip(),
+            port: self.endpoint().port(),
             local: self.local,
             fingerprint: tls.map(|tls| tls.pin.to_string()),
             own_fingerprint: tls.map(|tls| tls.own.to_string()),
@@ -267,15 +313,61 @@ impl Drop for DirectTarget {
     }
 }
 
-async fn run_heartbeat(
-    link: Link,
-    endpoint: SocketAddr,
-    limit: Duration,
+/// The source's end of the heartbeat.
+struct Heartbeat {
+    endpoint: Arc<Endpoint>,
+    /// None if the end of the connection is the death of the listener.
+    worker: Option<WorkerChannel>,
     liveness: PeerLiveness,
     log: Arc<Log>,
-) {
-    let error: HeartbeatError = heartbeat::run(link.into_stream(), limit).await;
-    let reason = format!("the target's listener at {endpoint} is dead: {error}");
-    log.line(&reason);
-    liveness.mark_dead(reason);
+}
+
+impl Heartbeat {
+    /// Runs until the listener is dead, and marks it dead.
+    async fn run(self, mut link: Link) {
+        let limit = self.endpoint.dead_peer_timeout;
+        let reason = loop {
+            let error: HeartbeatError = heartbeat::run(link.into_stream(), limit).await;
+            let address = self.endpoint.address();
+            match self.reopen(&error, limit).await {
+                Some(again) => link = again,
+                None => break format!("the target's listener at {address} is dead: {error}"),
+            }
+            self.log.limited(
+                "changes of the heartbeat",
+                format_args!("the heartbeat to {address} failed: {error}; it is open again"),
+            );
+        };
+        self.log.line(&reason);
+        self.liveness.mark_dead(reason);
+    }
+
+    /// Opens the heartbeat again, as long as the worker reports that the listener is alive. None if it is
+    /// not, or after the limit.
+    async fn reopen(&self, error: &HeartbeatError, limit: Duration) -> Option<Link> {
+        let worker = self.worker.as_ref()?;
+        if error.is_death_of_node() {
+            return None;
+        }
+        let deadline = Deadline::within(limit);
+        loop {
+            if !is_listening(worker).await {
+                return None;
+            }
+            match timeout_at(deadline.at, self.endpoint.connect(Purpose::HEARTBEAT)).await {
+                Ok(Ok(link)) => return Some(link),
+                Ok(Err(_)) => timeout_at(deadline.at, sleep(REOPEN_PAUSE)).await.ok()?,
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Whether the listener is alive, as far as the worker knows.
+async fn is_listening(worker: &WorkerChannel) -> bool {
+    let stat = request_operation::<Stat>(worker, &json!({ "op": "stat" })).await;
+    !matches!(
+        stat,
+        Err(RequestError::Refused(_) | RequestError::NoControl)
+    )
 }

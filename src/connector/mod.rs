@@ -4,7 +4,7 @@
 //! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
 //! plane (`negotiation`, `address_rules`), and serves forwards (`forward`). Each connection of a
 //! forward gets a websocket of its own (`dial`, `api_address`, `websocket_halves`) or a connection to
-//! the target's listener (`direct_target`). `session` carries the commands out, `progress` and
+//! the target's listener (`direct_target`), or several (`lanes`). `session` carries the commands out, `progress` and
 //! `record` report what was transferred, and `published` is what `pve-tunnel list` shows.
 
 mod address_rules;
@@ -14,6 +14,7 @@ mod direct_target;
 mod forward;
 mod happy_eyeballs;
 mod json_object;
+mod lanes;
 mod negotiation;
 mod options;
 mod progress;

@@ -3,19 +3,20 @@
 
 use super::Options;
 use super::address_rules::AddressRules;
-use super::direct_target::{Credentials, DirectTarget};
+use super::direct_target::{Credentials, DirectTarget, Healing};
 use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::PlaneRequest;
 use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::capability::{Capabilities, Capability, CapabilityError};
 use crate::direct::message::{MAX_ADDRESSES, Offer, Open};
-use crate::direct::{OLDEST_PROTOCOL, PROTOCOL};
+use crate::direct::{LANES_PROTOCOL, LaneResources, OLDEST_PROTOCOL, PROTOCOL};
 use crate::plan::{Dial, Plan, PlanError, PlanInput, plan};
 use crate::plane::{MigrationType, Plane};
 use crate::process::Log;
 use crate::tls::Identity;
 use serde_json::json;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -91,11 +92,15 @@ pub(super) async fn negotiate(
         dial: None,
     };
     let mut withheld = None;
+    let mut protocol = OLDEST_PROTOCOL;
     if request.planes.iter().any(|plane| is_direct(*plane)) {
         let offer = offered_planes(request.migration_type, worker, log).await?;
         input.caps.extend(offer.caps);
         input.tls_withheld = offer.tls_withheld;
         withheld = offer.clear_text_withheld;
+        if let Some(common) = offer.protocols {
+            protocol = chosen_protocol(request, &common, log);
+        }
     }
     let first = plan(&input).map_err(|error| match (error, withheld) {
         (PlanError::TargetCannot { .. } | PlanError::SourceCannot { .. }, Some(reason)) => {
@@ -112,7 +117,8 @@ pub(super) async fn negotiate(
             target: None,
         });
     };
-    let (dial, reached) = match reach(plane, request, worker, rules, options, log).await {
+    let (dial, reached) = match reach((plane, protocol), request, worker, rules, options, log).await
+    {
         Ok(reached) => (
             Dial {
                 ok: true,
@@ -146,6 +152,8 @@ fn is_direct(plane: Plane) -> bool {
 /// What the target's seam offers.
 #[derive(Default)]
 struct OfferedPlanes {
+    /// The protocols in common; none without direct planes.
+    protocols: Option<RangeInclusive<u16>>,
     /// Names of capabilities.
     caps: Vec<String>,
     /// Why direct TLS is not among them, if the target gives a reason.
@@ -208,10 +216,22 @@ async fn offered_planes(
     let reason = |known: Capability| offer.withheld.get(known.name()).cloned();
     let caps = Capabilities::from_json(&offer.caps)?;
     Ok(OfferedPlanes {
+        protocols: Some(oldest.max(OLDEST_PROTOCOL)..=common),
         caps: caps.names().into_iter().map(str::to_owned).collect(),
         tls_withheld: reason(Capability::DirectTls),
         clear_text_withheld: reason(Capability::DirectTcp),
     })
+}
+
+/// The newest protocol if more than one lane is requested, otherwise the oldest one.
+fn chosen_protocol(request: &PlaneRequest, common: &RangeInclusive<u16>, log: &Log) -> u16 {
+    if request.lanes().lanes < 2 {
+        return *common.start();
+    }
+    if *common.end() < LANES_PROTOCOL {
+        log.line("the target's pve-tunnel has no lanes: each stream uses one connection");
+    }
+    *common.end()
 }
 
 /// Rounded up, because the seam accepts whole seconds only.
@@ -221,7 +241,7 @@ fn whole_seconds(limit: Duration) -> u64 {
 
 /// Opens a listener on the target and dials it. Closes it again if the dial fails.
 async fn reach(
-    plane: Plane,
+    (plane, protocol): (Plane, u16),
     request: &PlaneRequest,
     worker: &WorkerChannel,
     rules: &AddressRules,
@@ -234,7 +254,7 @@ async fn reach(
     };
     let mut operation = json!({
         "op": "open",
-        "protocol": PROTOCOL,
+        "protocol": protocol,
         "plane": plane,
         "dead_peer_timeout": whole_seconds(request.dead_peer_timeout),
     });
@@ -245,7 +265,25 @@ async fn reach(
         operation["fingerprint"] = json!(identity.fingerprint().to_string());
     }
     let reached = match request_operation::<Open>(worker, &operation).await {
-        Ok(open) => dial(&open, identity.as_ref(), request, rules, options, log).await,
+        Ok(open) if open.plane != plane || open.protocol != protocol => {
+            Err(Failed::new(format_args!(
+                "the target opened plane '{}' with protocol {}, which was not requested",
+                open.plane.name(),
+                open.protocol
+            )))
+        }
+        Ok(open) => {
+            dial(
+                &open,
+                identity.as_ref(),
+                request,
+                worker,
+                rules,
+                options,
+                log,
+            )
+            .await
+        }
         // There is no listener, or it cannot be closed any more.
         Err(error @ (RequestError::Refused(_) | RequestError::NoControl)) => {
             return Err(Failed::new(error));
@@ -263,20 +301,11 @@ async fn dial(
     open: &Open,
     identity: Option<&Identity>,
     request: &PlaneRequest,
+    worker: &WorkerChannel,
     rules: &AddressRules,
     options: &Options,
     log: &Arc<Log>,
 ) -> Result<Reached, Failed> {
-    let plane = match identity {
-        Some(_) => Plane::Tls,
-        None => Plane::Tcp,
-    };
-    if open.plane != plane || !(OLDEST_PROTOCOL..=PROTOCOL).contains(&open.protocol) {
-        let (plane, protocol) = (open.plane.name(), open.protocol);
-        return Err(Failed::new(format_args!(
-            "the target opened plane '{plane}' with protocol {protocol}, which was not requested"
-        )));
-    }
     let (candidates, warnings) = acceptable(open, rules)?;
     let credentials = Credentials::new(open, identity, options).map_err(Failed::new)?;
     let unreachable = |addresses: String, cause: String| Failed {
@@ -289,9 +318,22 @@ async fn dial(
         .map_err(|failures| unreachable(failures.addresses(), failures.to_string()))?;
     let address = candidate.endpoint.ip().to_string();
     let limit = request.dead_peer_timeout;
-    let target = DirectTarget::dial(credentials, stream, candidate, deadline, limit, log.clone())
-        .await
-        .map_err(|error| unreachable(address, error.to_string()))?;
+    let healing = (open.protocol >= LANES_PROTOCOL).then(|| Healing {
+        lanes: Arc::new(LaneResources::new(request.lanes())),
+        worker: worker.clone(),
+    });
+    let (deadline, log) = (deadline, log.clone());
+    let target = DirectTarget::dial(
+        credentials,
+        stream,
+        candidate,
+        deadline,
+        limit,
+        healing,
+        log,
+    )
+    .await
+    .map_err(|error| unreachable(address, error.to_string()))?;
     Ok(Reached { target, warnings })
 }
 

@@ -14,6 +14,8 @@
 use super::Options;
 use super::json_object::{JsonError, object, parse_json};
 use crate::configuration::default_dead_peer_timeout;
+use crate::direct::LaneSettings;
+use crate::lanes::DEFAULT_LANES;
 use crate::plane::{MigrationType, Plane};
 use crate::scalar;
 use crate::secret::Secret;
@@ -116,6 +118,12 @@ pub(super) struct PlaneRequest {
     /// The size of their buffers; if absent, the option's.
     #[serde(default)]
     pub(super) buffer: Option<Buffer>,
+    /// The most connections that carry one stream together; if absent, one, as in protocol 1.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub(super) lanes: Option<u16>,
+    /// The threads that serve them beside the connector's own one; if absent, a quarter of the cores.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub(super) threads: Option<u16>,
     /// From dialling the target's addresses to the end of the handshake with one of them.
     #[serde(
         default = "default_dial_timeout",
@@ -131,6 +139,11 @@ impl PlaneRequest {
             congestion: self.congestion.unwrap_or(options.congestion),
             buffer: self.buffer.unwrap_or(options.buffer),
         }
+    }
+
+    /// What is requested for the lanes of a stream.
+    pub(super) fn lanes(&self) -> LaneSettings {
+        LaneSettings::new(self.lanes.unwrap_or(DEFAULT_LANES), self.threads)
     }
 }
 

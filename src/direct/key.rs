@@ -49,16 +49,16 @@ impl SessionKey {
         text
     }
 
-    /// The proof for one connection to one forward: HMAC-SHA-256 over `nonce` and the number.
-    pub(crate) fn prove(&self, nonce: &[u8; LEN], number: u32) -> [u8; LEN] {
+    /// The proof for one connection: HMAC-SHA-256 over `nonce` and what the connection is for.
+    pub(crate) fn prove(&self, nonce: &[u8; LEN], purpose: &[u8]) -> [u8; LEN] {
         let mut proof = [0; LEN];
-        proof.copy_from_slice(hmac::sign(&self.hmac(), &signed(nonce, number)).as_ref());
+        proof.copy_from_slice(hmac::sign(&self.hmac(), &signed(nonce, purpose)).as_ref());
         proof
     }
 
     /// Whether a proof is right. Takes the same time for every wrong proof.
-    pub(crate) fn verify(&self, nonce: &[u8; LEN], number: u32, proof: &[u8]) -> bool {
-        hmac::verify(&self.hmac(), &signed(nonce, number), proof).is_ok()
+    pub(crate) fn verify(&self, nonce: &[u8; LEN], purpose: &[u8], proof: &[u8]) -> bool {
+        hmac::verify(&self.hmac(), &signed(nonce, purpose), proof).is_ok()
     }
 
     fn hmac(&self) -> hmac::Key {
@@ -79,11 +79,8 @@ pub(crate) fn random(buffer: &mut [u8]) -> io::Result<()> {
         .map_err(|_| io::Error::other("the system provides no random bytes"))
 }
 
-fn signed(nonce: &[u8; LEN], number: u32) -> [u8; LEN + 4] {
-    let mut message = [0; LEN + 4];
-    message[..LEN].copy_from_slice(nonce);
-    message[LEN..].copy_from_slice(&number.to_be_bytes());
-    message
+fn signed(nonce: &[u8; LEN], purpose: &[u8]) -> Vec<u8> {
+    [nonce, purpose].concat()
 }
 
 #[cfg(test)]
@@ -109,16 +106,16 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_for_one_key_one_nonce_and_one_number() {
+    fn a_proof_is_for_one_key_one_nonce_and_one_purpose() {
         let (key, other) = (
             SessionKey::generate().unwrap(),
             SessionKey::generate().unwrap(),
         );
-        let proof = key.prove(&[1; LEN], 7);
-        assert!(key.verify(&[1; LEN], 7, &proof));
-        assert!(!other.verify(&[1; LEN], 7, &proof));
-        assert!(!key.verify(&[2; LEN], 7, &proof));
-        assert!(!key.verify(&[1; LEN], 8, &proof));
-        assert!(!key.verify(&[1; LEN], 7, &proof[..31]));
+        let proof = key.prove(&[1; LEN], &[7]);
+        assert!(key.verify(&[1; LEN], &[7], &proof));
+        assert!(!other.verify(&[1; LEN], &[7], &proof));
+        assert!(!key.verify(&[2; LEN], &[7], &proof));
+        assert!(!key.verify(&[1; LEN], &[8], &proof));
+        assert!(!key.verify(&[1; LEN], &[7], &proof[..31]));
     }
 }

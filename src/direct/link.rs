@@ -1,11 +1,13 @@
 //! A direct connection from its handshake to its end.
 
 use super::acknowledgement::{self, mtu_advice, return_mtu_advice};
-use super::handshake::{self, HandshakeError, HandshakeRefusal};
+use super::handshake::{self, HandshakeError, HandshakeRefusal, Purpose};
 use super::path_probe::{self, Outcome, PROBE_TIMEOUT, ProbeError};
-use super::tls_halves::split;
 use super::{SessionKey, peer_liveness::PeerLiveness};
-use crate::relay::{self, ByteStream, Counters, Local, RelayError, relay, splice};
+use super::{tcp_halves, tls_halves};
+use crate::relay::{
+    self, ByteStream, Counters, LaneError, Local, RelayError, Stream, relay, splice,
+};
 use crate::system::readiness::unacknowledged;
 use crate::tls::TlsStream;
 use crate::tuning::Monitor;
@@ -20,6 +22,9 @@ use tokio::time::timeout;
 
 /// Time limit for an orderly close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The part of the dead-peer limit after which a lane whose data is not acknowledged has failed.
+const LOST_LANE: u32 = 4;
 
 /// A connection of one of the two direct planes.
 pub(crate) enum Link {
@@ -42,6 +47,9 @@ pub(crate) enum LinkError {
     /// The network path does not deliver what is sent on this connection.
     #[error("{0}")]
     Undelivered(String),
+    /// The lanes of the stream have failed, and nothing was transferred since.
+    #[error("the stream's connections have failed, and nothing was transferred for {0:?} since")]
+    NoProgress(Duration),
     /// The kernel provides no descriptor.
     #[error("cannot observe the connection: {0}")]
     Descriptor(io::Error),
@@ -97,8 +105,12 @@ impl Link {
     }
 
     /// As [`handshake::challenge`].
-    pub(crate) async fn challenge(&mut self, key: &SessionKey) -> Result<u32, HandshakeRefusal> {
-        handshake::challenge(&mut self.stream(), key).await
+    pub(crate) async fn challenge(
+        &mut self,
+        key: &SessionKey,
+        protocol: u16,
+    ) -> Result<Purpose, HandshakeRefusal> {
+        handshake::challenge(&mut self.stream(), key, protocol).await
     }
 
     /// As [`handshake::send_status`].
@@ -110,9 +122,10 @@ impl Link {
     pub(crate) async fn respond(
         &mut self,
         key: &SessionKey,
-        number: u32,
+        purpose: Purpose,
+        protocol: u16,
     ) -> Result<(), HandshakeError> {
-        handshake::respond(&mut self.stream(), key, number).await
+        handshake::respond(&mut self.stream(), key, purpose, protocol).await
     }
 
     /// The plain stream, for the heartbeat.
@@ -149,7 +162,7 @@ impl Link {
         let relayed = async {
             match self {
                 Self::Tls(stream) => {
-                    let (outgoing, incoming) = split(*stream);
+                    let (outgoing, incoming) = tls_halves::split(*stream);
                     relay(local, outgoing, incoming, counters).await
                 }
                 Self::Tcp(stream) => splice(local, &stream, counters).await,
@@ -163,6 +176,68 @@ impl Link {
                 Err(LinkError::Undelivered(cause))
             }
         }
+    }
+}
+
+impl Link {
+    /// Serves a lane of a stream until it ends. Returns the reason if that is a failure.
+    pub(crate) async fn serve_lane(
+        self,
+        stream: &Stream,
+        liveness: &PeerLiveness,
+        monitor: Monitor<'_>,
+    ) -> Result<(), String> {
+        let socket = self.socket().map_err(|error| error.to_string())?;
+        let served = async {
+            match self {
+                Self::Tls(connection) => {
+                    let (outgoing, incoming) = tls_halves::split(*connection);
+                    stream.serve(outgoing, incoming).await
+                }
+                Self::Tcp(connection) => {
+                    let (outgoing, incoming) = tcp_halves::split(connection);
+                    let result = stream.serve(outgoing, incoming).await;
+                    if result.is_ok() {
+                        relay::finish_on_close(&socket).map_err(LaneError::Send)?;
+                    }
+                    result
+                }
+            }
+        };
+        // Earlier than the stream would fail, so that other lanes can send what this one has lost.
+        let limit = liveness.dead_peer_timeout() / LOST_LANE;
+        let result = tokio::select! {
+            result = served => result.map_err(|error| error.to_string()),
+            cause = acknowledgement::lost(&socket, limit, monitor) => Err(cause),
+        };
+        if result.is_err() {
+            abandon(&socket);
+        }
+        result
+    }
+
+    /// Removes the connection from the runtime of the calling thread.
+    pub(crate) fn detach(self) -> io::Result<DetachedLink> {
+        Ok(match self {
+            Self::Tls(stream) => DetachedLink::Tls(Box::new(stream.try_map(TcpStream::into_std)?)),
+            Self::Tcp(stream) => DetachedLink::Tcp(stream.into_std()?),
+        })
+    }
+}
+
+/// A link that no runtime drives.
+pub(crate) enum DetachedLink {
+    Tls(Box<TlsStream<std::net::TcpStream>>),
+    Tcp(std::net::TcpStream),
+}
+
+impl DetachedLink {
+    /// Adds the connection to the runtime of the calling thread.
+    pub(crate) fn attach(self) -> io::Result<Link> {
+        Ok(match self {
+            Self::Tls(stream) => Link::Tls(Box::new(stream.try_map(TcpStream::from_std)?)),
+            Self::Tcp(stream) => Link::Tcp(TcpStream::from_std(stream)?),
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! The direct connection between the two nodes, as both of its ends use it.
 //!
 //! * [`SessionKey`] and `handshake`: which process may connect, and to which forward;
+//! * `lane`: the connections that carry one stream together;
 //! * `link`: a connection from its handshake to its end, over TLS (`tls_halves`) or clear TCP
-//!   ([`crate::relay::splice()`]);
+//!   ([`crate::relay::splice()`], and `tcp_halves` for a lane);
 //! * `path_probe` and `acknowledgement`: whether the network path delivers packets of full size, before
 //!   and while a plane is used;
 //! * `heartbeat`: the connection by which each node detects that the other one is dead, and
@@ -13,14 +14,17 @@ mod acknowledgement;
 pub(crate) mod handshake;
 pub(crate) mod heartbeat;
 mod key;
+pub(crate) mod lane;
 mod link;
 pub mod message;
 mod path_probe;
 mod peer_liveness;
+mod tcp_halves;
 mod tls_halves;
 
 pub use handshake::HandshakeError;
 pub use key::SessionKey;
+pub(crate) use lane::{LaneResources, LaneSettings};
 pub(crate) use link::{Link, LinkError};
 pub(crate) use path_probe::ProbeError;
 pub(crate) use peer_liveness::PeerLiveness;
@@ -28,7 +32,10 @@ pub(crate) use peer_liveness::PeerLiveness;
 use std::time::Duration;
 
 /// The newest protocol that this software supports.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
+
+/// The first protocol in which a stream may use several connections.
+pub const LANES_PROTOCOL: u16 = 2;
 
 /// The oldest protocol that this software supports.
 pub const OLDEST_PROTOCOL: u16 = 1;

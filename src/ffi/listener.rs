@@ -31,6 +31,9 @@ use crate::listener::{self, ListenerError, Options};
 ///   congestion         how TCP reacts to loss: "auto" (the default), "system", "bbr" or "cubic"
 ///   buffer             the size of the buffers: "auto" (the default), "system", or a number of
 ///                      bytes from 65536 to 268435456
+///   protocol           of the connections, 1 (the default) or 2, which permits several for a stream
+///   threads            the threads that serve these connections beside the calling one, 1 to 16, by
+///                      default a quarter of the cores
 ///
 /// Times are in seconds, from 0.001 to 3600.
 ///

@@ -2,20 +2,24 @@
 //! socket of its forward.
 
 use super::Options;
+use super::connection::Connection;
 use super::forwards::{Forwards, MAX_CONNECTIONS, Permit};
 use super::half_open::{HalfOpen, MAX_HALF_OPEN};
 use super::heartbeat_slot::{Decision, HeartbeatSlot};
 use super::presence::Presence;
-use crate::direct::handshake::{CONNECTED, HandshakeRefusal, NO_SOCKET, SECOND_HEARTBEAT};
+use super::streams::Streams;
+use crate::direct::handshake::{
+    CONNECTED, HandshakeRefusal, LaneRequest, NO_SOCKET, Purpose, SECOND_HEARTBEAT,
+};
 use crate::direct::message::{Refused, Stat};
-use crate::direct::{HEARTBEAT, Link, PeerLiveness, SessionKey, heartbeat};
+use crate::direct::{LaneResources, LaneSettings, Link, PeerLiveness, SessionKey, heartbeat};
+use crate::lanes::LANES;
 use crate::plane::Plane;
 use crate::process::Log;
-use crate::relay::Local;
+use crate::relay::{Local, Stream};
 use crate::system::{keepalive, lock};
 use crate::tls::{Server, TlsError};
-use crate::tuning::{Limit, Observer, Settings, Tuning};
-use std::fmt::Display;
+use crate::tuning::{Settings, Tuning};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -37,7 +41,7 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a connection is refused.
 #[derive(Debug, Error)]
-enum Refusal {
+pub(super) enum Refusal {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -52,6 +56,14 @@ enum Refusal {
         "more than {MAX_HALF_OPEN} connections are in their handshake, and it is the oldest one of the address with the most of them"
     )]
     HalfOpen,
+    #[error("its stream already has {} lanes", LANES.end())]
+    Lanes,
+    #[error("it would begin a stream that exists")]
+    StreamExists,
+    #[error("it would join a stream that is over")]
+    StreamOver,
+    #[error("it would join a stream that does not exist")]
+    NoStream,
     #[error("the migration already has a heartbeat")]
     SecondHeartbeat,
     #[error("'{path}' does not accept a connection: {cause}")]
@@ -64,9 +76,14 @@ impl Refusal {
     /// Strangers must not prevent that refused connections of the source are logged.
     fn kind_of_line(&self) -> &'static str {
         match self {
-            Self::Number(_) | Self::Crowded | Self::SecondHeartbeat | Self::Socket { .. } => {
-                "listener: refused connections of the source"
-            }
+            Self::Number(_)
+            | Self::Crowded
+            | Self::Lanes
+            | Self::StreamExists
+            | Self::StreamOver
+            | Self::NoStream
+            | Self::SecondHeartbeat
+            | Self::Socket { .. } => "listener: refused connections of the source",
             _ => "listener: refused connections of unproven peers",
         }
     }
@@ -75,14 +92,17 @@ impl Refusal {
 /// What all connections of one migration share.
 pub(super) struct Acceptor {
     plane: Plane,
+    protocol: u16,
     server: Option<Server>,
     key: SessionKey,
     handshake_timeout: Duration,
     dead_peer_timeout: Duration,
     pub(super) forwards: Forwards,
     pub(super) log: Arc<Log>,
-    liveness: PeerLiveness,
-    tuning: Tuning,
+    pub(super) liveness: PeerLiveness,
+    pub(super) tuning: Arc<Tuning>,
+    pub(super) streams: Streams,
+    pub(super) lanes: Arc<LaneResources>,
     pub(super) presence: Presence,
     connections: AtomicU64,
     refused: Mutex<Refused>,
@@ -111,6 +131,7 @@ impl Acceptor {
     ) -> Self {
         Self {
             plane: options.plane,
+            protocol: options.protocol,
             server,
             key,
             handshake_timeout: options.handshake_timeout,
@@ -118,10 +139,15 @@ impl Acceptor {
             forwards: Forwards::default(),
             log,
             liveness: PeerLiveness::alive(options.dead_peer_timeout),
-            tuning: Tuning::new(Settings {
+            tuning: Arc::new(Tuning::new(Settings {
                 congestion: options.congestion,
                 buffer: options.buffer,
-            }),
+            })),
+            streams: Streams::default(),
+            lanes: Arc::new(LaneResources::new(LaneSettings::new(
+                *LANES.end(),
+                options.threads,
+            ))),
             presence: Presence::none(),
             connections: AtomicU64::new(0),
             refused: Mutex::default(),
@@ -190,27 +216,48 @@ impl Acceptor {
         let handshake = self.handshake(connection, stream);
         let handshake = timeout(self.handshake_timeout, handshake).await;
         lock(&self.half_open).remove(connection);
-        let authorized = match handshake {
+        let served = match handshake {
             Err(_) => Err(Refusal::Silent(self.handshake_timeout)),
             Ok(Err(refusal)) => Err(refusal),
-            Ok(Ok((link, HEARTBEAT))) => match self.heartbeat(connection, link, peer.ip()).await {
-                Ok(()) => return,
-                Err(refusal) => Err(refusal),
-            },
-            Ok(Ok((link, number))) => self.authorize(link, number).await,
+            Ok(Ok((link, purpose))) => self.serve_link(connection, link, purpose, peer).await,
         };
-        match authorized {
-            Ok((link, local, permit)) => {
-                self.relay(link, local, &permit).await;
-                drop(permit);
-            }
-            Err(refusal) => self.refuse(peer, &refusal),
+        if let Err(refusal) = served {
+            self.refuse(peer, &refusal);
         }
         self.ended.notify_waiters();
     }
 
-    /// TLS and the challenge. Returns the number of the requested forward.
-    async fn handshake(&self, connection: u64, stream: TcpStream) -> Result<(Link, u32), Refusal> {
+    /// A connection after its handshake, to its end.
+    async fn serve_link(
+        &self,
+        connection: u64,
+        link: Link,
+        purpose: Purpose,
+        peer: SocketAddr,
+    ) -> Result<(), Refusal> {
+        match purpose {
+            Purpose::HEARTBEAT => self.heartbeat(connection, link, peer.ip()).await,
+            Purpose {
+                number,
+                lane: Some(LaneRequest { stream, joins }),
+            } if joins => self.join(link, number, stream).await,
+            Purpose { number, lane } => {
+                if lane.is_some_and(|lane| self.streams.contains(lane.stream)) {
+                    return Err(Refusal::StreamExists);
+                }
+                let (link, local, permit) = self.authorize(link, number).await?;
+                self.relay(link, lane, local, &permit).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// TLS and the challenge. Returns what the connection is for.
+    async fn handshake(
+        &self,
+        connection: u64,
+        stream: TcpStream,
+    ) -> Result<(Link, Purpose), Refusal> {
         keepalive::enable(&stream, self.dead_peer_timeout).map_err(Refusal::Setup)?;
         let mut link = match &self.server {
             Some(server) => {
@@ -220,8 +267,8 @@ impl Acceptor {
             }
             None => Link::clear(stream).map_err(Refusal::Setup)?,
         };
-        let number = link.challenge(&self.key).await?;
-        Ok((link, number))
+        let purpose = link.challenge(&self.key, self.protocol).await?;
+        Ok((link, purpose))
     }
 
     /// Takes a slot of the forward and connects to its socket.
@@ -255,17 +302,34 @@ impl Acceptor {
         Ok((link, local, permit))
     }
 
-    async fn relay(&self, link: Link, local: Local, permit: &Permit) {
+    async fn relay(&self, link: Link, lane: Option<LaneRequest>, local: Local, permit: &Permit) {
         let number = permit.count();
         let started = Instant::now();
         let counters = &permit.forward().counters;
-        let connection = Connection {
-            path: permit.forward().path.display(),
+        let local = Arc::new(local);
+        let connection = Arc::new(Connection {
+            path: permit.forward().path.display().to_string(),
             number,
-            log: &self.log,
+            log: self.log.clone(),
+        });
+        let result = match lane {
+            Some(LaneRequest { stream: id, .. }) => {
+                let window = self.lanes.window();
+                let stream = Stream::new(local.clone(), counters.clone(), window.bytes);
+                self.relay_stream(
+                    link,
+                    permit.forward().number,
+                    id,
+                    Arc::new(stream),
+                    connection,
+                )
+                .await
+            }
+            None => {
+                let monitor = self.tuning.monitor(&*connection);
+                link.relay(&local, counters, &self.liveness, monitor).await
+            }
         };
-        let monitor = self.tuning.monitor(&connection);
-        let result = link.relay(&local, counters, &self.liveness, monitor).await;
         let (kind, end) = match &result {
             Ok(()) => ("listener: closed connections", "closed".to_owned()),
             Err(error) => {
@@ -341,12 +405,14 @@ impl Acceptor {
         *match refusal {
             Refusal::Tls(_) => &mut refused.tls,
             Refusal::Silent(_) => &mut refused.silent,
-            Refusal::Handshake(HandshakeRefusal::Malformed(_)) | Refusal::Setup(_) => {
-                &mut refused.malformed
-            }
+            Refusal::Handshake(HandshakeRefusal::Malformed(_) | HandshakeRefusal::Purpose)
+            | Refusal::Setup(_) => &mut refused.malformed,
             Refusal::Handshake(HandshakeRefusal::Key) => &mut refused.key,
-            Refusal::Number(_) => &mut refused.number,
-            Refusal::Crowded | Refusal::HalfOpen => &mut refused.crowded,
+            Refusal::Number(_)
+            | Refusal::StreamExists
+            | Refusal::StreamOver
+            | Refusal::NoStream => &mut refused.number,
+            Refusal::Crowded | Refusal::HalfOpen | Refusal::Lanes => &mut refused.crowded,
             Refusal::SecondHeartbeat => &mut refused.heartbeat,
             Refusal::Socket { .. } => &mut refused.socket,
         } += 1;
@@ -357,26 +423,6 @@ impl Acceptor {
             format_args!("listener: connection from {peer} refused: {refusal} (refusal {count})"),
         );
     }
-}
-
-/// A connection in the log.
-struct Connection<'a> {
-    path: std::path::Display<'a>,
-    number: u64,
-    log: &'a Log,
-}
-
-impl Observer for Connection<'_> {
-    fn socket_changed(&self, text: &dyn Display) {
-        let Self { path, number, log } = self;
-        log.limited(
-            "listener: changes of sockets",
-            format_args!("listener: '{path}': connection {number}: {text}"),
-        );
-    }
-
-    /// The source reports what limits the migration.
-    fn limited_by(&self, _: Limit, _: Duration) {}
 }
 
 /// Connects to the program that listens on `path`. If its accept queue is full, the connection is

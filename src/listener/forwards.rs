@@ -28,8 +28,9 @@ pub(super) enum RegisterError {
 /// One forward and its counters.
 #[derive(Debug)]
 pub(super) struct Forward {
+    pub(super) number: u32,
     pub(super) path: PathBuf,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     connections: AtomicU64,
     open: AtomicU64,
     /// Open connections that have not failed.
@@ -88,6 +89,10 @@ impl Drop for Permit {
     }
 }
 
+fn number_of(index: usize) -> u32 {
+    u32::try_from(index + 1).unwrap_or(u32::MAX)
+}
+
 /// All forwards; the first has number 1.
 #[derive(Debug, Default)]
 pub(super) struct Forwards(Mutex<Vec<Arc<Forward>>>);
@@ -106,9 +111,11 @@ impl Forwards {
             Some(index) => index,
             None if forwards.len() >= MAX_FORWARDS => return Err(RegisterError::TooMany),
             None => {
+                let number = number_of(forwards.len());
                 forwards.push(Arc::new(Forward {
+                    number,
                     path: path.into(),
-                    counters: Counters::default(),
+                    counters: Arc::default(),
                     connections: AtomicU64::new(0),
                     open: AtomicU64::new(0),
                     transferring: AtomicU64::new(0),
@@ -117,7 +124,7 @@ impl Forwards {
                 forwards.len() - 1
             }
         };
-        Ok(u32::try_from(index + 1).unwrap_or(u32::MAX))
+        Ok(number_of(index))
     }
 
     /// The forward of that number.

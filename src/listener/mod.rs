@@ -6,19 +6,22 @@
 
 mod accept_loop;
 mod acceptor;
+mod connection;
 mod control_socket;
 mod forwards;
 mod half_open;
 mod heartbeat_slot;
+mod lanes;
 mod presence;
 mod published;
 mod quota;
+mod streams;
 
 pub use quota::{DIRECTORY as SLOTS, QuotaError, unlocked as unlocked_slots};
 
 use crate::configuration::default_dead_peer_timeout;
 use crate::direct::message::Open;
-use crate::direct::{HANDSHAKE_TIMEOUT, PROTOCOL, SessionKey};
+use crate::direct::{HANDSHAKE_TIMEOUT, OLDEST_PROTOCOL, PROTOCOL, SessionKey};
 use crate::network::{self, NetworkError, Reservations, Scope, SystemLookup};
 use crate::plane::Plane;
 use crate::process::{Input, Log, Output};
@@ -46,6 +49,9 @@ use tokio::net::TcpListener;
 pub struct Options {
     /// `tls` or `tcp`.
     pub plane: Plane,
+    /// The protocol of the connections; if absent, the oldest one.
+    #[serde(default = "oldest_protocol")]
+    pub protocol: u16,
     /// CIDR or interface name to listen on; if absent, the address that the node's name resolves to.
     #[serde(default)]
     pub network: Option<String>,
@@ -82,6 +88,9 @@ pub struct Options {
     /// The size of their buffers.
     #[serde(default)]
     pub buffer: Buffer,
+    /// The threads that serve lanes beside the listener's own one; if absent, a quarter of the cores.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub threads: Option<u16>,
     /// The user of the API that the worker runs for; its listeners are counted.
     #[serde(default)]
     pub user: Option<String>,
@@ -91,6 +100,10 @@ pub struct Options {
 /// seconds if its configuration does not change it.
 fn heartbeat_timeout() -> Duration {
     Duration::from_secs(60)
+}
+
+fn oldest_protocol() -> u16 {
+    OLDEST_PROTOCOL
 }
 
 fn handshake_timeout() -> Duration {
@@ -232,6 +245,9 @@ struct Prepared {
 
 /// Everything that can fail before the first connection.
 fn prepare(log: &Arc<Log>, options: &Options) -> Result<Prepared, ListenerError> {
+    if !(OLDEST_PROTOCOL..=PROTOCOL).contains(&options.protocol) {
+        return Err(ListenerError::Options("the protocol is not supported"));
+    }
     let key = SessionKey::generate().map_err(ListenerError::Start)?;
     let (server, fingerprint) = match (options.plane, &options.fingerprint) {
         (Plane::Tls, Some(pin)) => {
@@ -277,7 +293,7 @@ fn prepare(log: &Arc<Log>, options: &Options) -> Result<Prepared, ListenerError>
         bound.port
     ));
     let open = Open {
-        protocol: PROTOCOL,
+        protocol: options.protocol,
         plane: options.plane,
         addresses,
         port: bound.port,

@@ -1,6 +1,7 @@
 //! Where payload is in a buffer that also has space for framing.
 
 use std::io::IoSliceMut;
+use std::ops::Range;
 
 /// Most pieces of a buffer.
 const MOST: usize = 8;
@@ -17,6 +18,8 @@ pub(super) struct Layout {
     pub(super) after: usize,
     /// How many pieces there are.
     pub(super) pieces: usize,
+    /// Payload bytes at the beginning that the caller fills: a header of its own.
+    pub(super) reserved: usize,
 }
 
 impl Layout {
@@ -27,6 +30,7 @@ impl Layout {
             payload,
             after: 0,
             pieces: 1,
+            reserved: 0,
         }
     }
 
@@ -42,17 +46,25 @@ impl Layout {
 
     /// Most payload bytes of the buffer.
     pub(super) const fn capacity(self) -> usize {
-        self.pieces * self.payload
+        self.pieces * self.payload - self.reserved
     }
 
     /// The place of a payload byte in the buffer.
     pub(super) fn place(self, payload: usize) -> usize {
+        let payload = self.reserved + payload;
         payload / self.payload * self.piece() + self.before + payload % self.payload
     }
 
-    /// The bytes that so much payload takes, at least one byte, with the framing of its pieces.
+    /// The bytes that so much payload takes, with the reserved bytes at least one, and with the framing
+    /// of its pieces.
     pub(super) fn used(self, payload: usize) -> usize {
-        self.place(payload - 1) + 1 + self.after
+        let last = self.reserved + payload - 1;
+        last / self.payload * self.piece() + self.before + last % self.payload + 1 + self.after
+    }
+
+    /// Where the reserved bytes are.
+    pub(super) fn reserved(self) -> Range<usize> {
+        self.before..self.before + self.reserved
     }
 
     /// The places of the first `payload` bytes, and how many they are.
@@ -64,14 +76,17 @@ impl Layout {
         let mut slices = [(); MOST].map(|()| IoSliceMut::new(&mut []));
         let mut left = payload;
         let mut count = 0;
+        let mut reserved = self.reserved;
         for piece in buffer.chunks_mut(self.piece()).take(self.pieces) {
-            let length = left.min(self.payload);
+            let length = left.min(self.payload - reserved);
             if length == 0 || count == MOST {
                 break;
             }
-            slices[count] = IoSliceMut::new(&mut piece[self.before..self.before + length]);
+            let start = self.before + reserved;
+            slices[count] = IoSliceMut::new(&mut piece[start..start + length]);
             left -= length;
             count += 1;
+            reserved = 0;
         }
         (slices, count)
     }
@@ -88,6 +103,7 @@ mod tests {
             payload: 3,
             after: 1,
             pieces: 3,
+            reserved: 0,
         };
         assert_eq!((layout.size(), layout.capacity()), (18, 9));
         for (payload, used, lengths) in [
@@ -108,6 +124,31 @@ mod tests {
             let filled: Vec<usize> = (0..buffer.len()).filter(|at| buffer[*at] == 1).collect();
             assert_eq!(places, filled, "{payload}");
         }
+    }
+
+    #[test]
+    fn payload_begins_after_the_reserved_bytes() {
+        let layout = Layout {
+            before: 1,
+            payload: 4,
+            after: 1,
+            pieces: 2,
+            reserved: 3,
+        };
+        assert_eq!((layout.capacity(), layout.reserved()), (5, 1..4));
+        for (payload, used, lengths) in [
+            (0, 5, &[][..]),
+            (1, 6, &[1]),
+            (2, 9, &[1, 1]),
+            (5, 12, &[1, 4]),
+        ] {
+            assert_eq!(layout.used(payload), used, "{payload}");
+            let mut buffer = vec![0; layout.size()];
+            let (slices, count) = layout.slices(&mut buffer, payload);
+            let found: Vec<usize> = slices[..count].iter().map(|slice| slice.len()).collect();
+            assert_eq!(found, lengths, "{payload}");
+        }
+        assert_eq!((layout.place(0), layout.place(1)), (4, 7));
     }
 
     #[test]

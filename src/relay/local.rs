@@ -11,7 +11,7 @@ use crate::system::readiness::{GONE, HUNG_UP, is_ready, unread};
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, setsockopt, shutdown};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
@@ -125,6 +125,16 @@ impl Local {
         Ok(())
     }
 
+    /// Writes as much as the kernel accepts without waiting, `WouldBlock` if that is nothing.
+    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.stream.try_write_vectored(slices)
+    }
+
+    /// Waits until the kernel may accept data, or reports an error for it.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.stream.writable().await
+    }
+
     /// Ends one direction well: the peer reads everything that was written to it and then an end of
     /// stream, and can continue to write.
     ///
@@ -152,10 +162,11 @@ impl Local {
             .map_or(true, |error| error.is_some())
     }
 
-    /// Ends well: the peer reads everything that was written to it and then an end of stream.
+    /// From now on, dropping this value ends well: the peer reads everything that was written to it and
+    /// then an end of stream.
     ///
     /// If the queue still holds data of the peer, that data is lost, and the peer gets `ECONNRESET`.
-    pub fn close(self) {
+    pub fn close(&self) {
         // Fails only if there is no such byte.
         let _ = self.forget_kept();
         // No shutdown before the descriptor closes: a waiting peer would see a clean end before the
@@ -163,11 +174,12 @@ impl Local {
         // direction.
     }
 
-    /// Ends badly: the peer gets `ECONNRESET` after everything that was written to it.
+    /// Waits until dropping this value ends badly: the peer gets `ECONNRESET` after everything that was
+    /// written to it.
     ///
     /// The kernel cannot report an error to a peer that has never written anything. Such a peer waits,
     /// without the end of stream that it would take for success, until it writes or closes.
-    pub async fn fail(self) {
+    pub async fn fail(&self) {
         loop {
             // Checked before waiting: an event that was already reported is not reported again.
             if self.error_can_be_reported() {
@@ -297,6 +309,7 @@ mod tests {
             assert_eq!(read_all(&local, step).await, data, "step {step}");
             local.write_all(b"answer").await.unwrap();
             local.close();
+            drop(local);
             let mut answer = Vec::new();
             writer.join().unwrap().read_to_end(&mut answer).unwrap();
             assert_eq!(answer, b"answer", "step {step}");
@@ -329,7 +342,7 @@ mod tests {
     async fn failing_keeps_a_silent_peer_from_an_end_of_stream() {
         let (mut peer, local) = pair();
         local.write_all(b"truncated").await.unwrap();
-        let failing = tokio::spawn(local.fail());
+        let failing = tokio::spawn(async move { local.fail().await });
         peer.set_nonblocking(true).unwrap();
         let mut part = [0; 9];
         peer.read_exact(&mut part).unwrap();
@@ -351,7 +364,7 @@ mod tests {
         let (mut peer, local) = pair();
         peer.shutdown(Shutdown::Write).unwrap();
         local.write_all(b"truncated").await.unwrap();
-        let failing = tokio::spawn(local.fail());
+        let failing = tokio::spawn(async move { local.fail().await });
         let mut part = [0; 9];
         peer.read_exact(&mut part).unwrap();
         for _ in 0..100 {
@@ -374,6 +387,7 @@ mod tests {
             peer.write_all(b"unread").unwrap();
             let reader = std::thread::spawn(move || peer.read(&mut [0]));
             local.close();
+            drop(local);
             let error = reader.join().unwrap().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         }

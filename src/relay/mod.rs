@@ -22,10 +22,12 @@ mod layout;
 mod local;
 mod pieces;
 mod splice;
+mod stream;
 
 pub use local::Local;
 pub use pieces::Pieces;
 pub use splice::{finish_on_close, reset_on_close, splice};
+pub(crate) use stream::{INITIAL_WINDOW, LaneError, Stream};
 
 use layout::Layout;
 use std::future::pending;
@@ -141,6 +143,12 @@ pub enum RelayError {
     /// The local socket failed.
     #[error("the local socket failed: {0}")]
     Local(io::Error),
+    /// The other node has given up the stream.
+    #[error("the other node has given up the stream: data may be missing")]
+    Aborted,
+    /// The other node has sent what it must not send.
+    #[error("the other node has sent {0}")]
+    Protocol(String),
     /// The kernel provides no pipe.
     #[error("cannot create a pipe to move data through: {0}")]
     Pipe(io::Error),
@@ -286,6 +294,7 @@ async fn send_all<O: Outgoing>(
         payload: O::MAX,
         after: O::AFTER,
         pieces: O::PIECES,
+        reserved: 0,
     };
     let mut buffer = vec![0; layout.size()];
     let mut turn = Turn::default();

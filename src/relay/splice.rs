@@ -17,7 +17,7 @@ use nix::unistd::pipe2;
 use socket2::SockRef;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -46,7 +46,7 @@ pub fn reset_on_close(tcp: &TcpStream) -> io::Result<()> {
 }
 
 /// Makes a close of the socket orderly again: sent data is delivered first, then FIN.
-pub fn finish_on_close(tcp: &TcpStream) -> io::Result<()> {
+pub fn finish_on_close(tcp: &impl AsFd) -> io::Result<()> {
     SockRef::from(tcp).set_linger(None)
 }
 

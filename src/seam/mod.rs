@@ -356,6 +356,7 @@ impl Seam<'_> {
         Ok(Action::Listen {
             options: json!({
                 "plane": plane,
+                "protocol": open.protocol,
                 "network": selected.network,
                 "node": node,
                 "fingerprint": fingerprint,
@@ -364,6 +365,7 @@ impl Seam<'_> {
                 "dead_peer_timeout": open.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT.into()),
                 "congestion": selected.congestion,
                 "buffer": selected.buffer,
+                "threads": selected.threads,
                 "user": self.input.user,
             }),
         })

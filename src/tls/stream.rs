@@ -87,6 +87,20 @@ impl<S> TlsStream<S> {
         self.connection
     }
 
+    /// Replaces the connection below TLS by what `change` makes of it.
+    pub(crate) fn try_map<T, E>(
+        self,
+        change: impl FnOnce(S) -> Result<T, E>,
+    ) -> Result<TlsStream<T>, E> {
+        Ok(TlsStream {
+            connection: change(self.connection)?,
+            agreed: self.agreed,
+            receiver: self.receiver,
+            sender: self.sender,
+            wipes: self.wipes,
+        })
+    }
+
     /// The connection below TLS and both directions.
     pub(crate) fn into_parts(self) -> (S, Receiver, Sender) {
         (self.connection, self.receiver, self.sender)

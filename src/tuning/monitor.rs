@@ -35,11 +35,13 @@ const FIRST_SAMPLES: u32 = 100;
 const UNSENT_LIMIT: u32 = 4 << 20;
 
 /// What is reported about a connection.
-pub(crate) trait Observer: Sync {
+pub(crate) trait Observer: Send + Sync {
     /// A change of the socket, for the log.
     fn socket_changed(&self, text: &dyn Display);
     /// This has limited what the connection sends, for that time.
     fn limited_by(&self, limit: Limit, time: Duration);
+    /// A lane of the connection was opened again or has failed, for the log.
+    fn lane_changed(&self, _text: &dyn Display) {}
 }
 
 /// What the connections of one migration share: the settings of their network, and what was found out

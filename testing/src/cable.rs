@@ -94,7 +94,17 @@ impl Cable {
 
     /// A tunnel after its negotiation, whose direct connections use the link.
     pub fn tunnel(&self, plane: &str, dead_peer_timeout: u64) -> NegotiatedTunnel {
-        let fields = json!({ "dead_peer_timeout": dead_peer_timeout });
+        self.tunnel_with_lanes(plane, dead_peer_timeout, 1)
+    }
+
+    /// The same, with so many lanes for a stream.
+    pub fn tunnel_with_lanes(
+        &self,
+        plane: &str,
+        dead_peer_timeout: u64,
+        lanes: u16,
+    ) -> NegotiatedTunnel {
+        let fields = json!({ "dead_peer_timeout": dead_peer_timeout, "lanes": lanes });
         NegotiatedTunnel::on_plane(plane, self.seam(), &plane_request(plane, &fields))
     }
 }

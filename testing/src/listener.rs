@@ -94,6 +94,14 @@ impl Listener {
         self.receive()
     }
 
+    /// The same; none if the listener has ended.
+    pub fn try_request(&mut self, request: &Value) -> Option<Value> {
+        writeln!(self.control.get_mut(), "{request}").ok()?;
+        let mut line = String::new();
+        self.control.read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
+    }
+
     pub fn forward(&mut self, path: &std::path::Path) -> u32 {
         let answer = self.request(&json!({ "op": "forward", "path": path }));
         u32::try_from(answer["number"].as_u64().unwrap()).unwrap()

@@ -91,21 +91,22 @@ impl Seam {
         let mut listener = self.listener.lock().unwrap();
         let answer = match (direct["op"].as_str().unwrap(), &mut *listener) {
             ("hello", _) => json!({
-                "protocol": 1, "oldest": 1, "caps": ["direct-tls", "direct-tcp"],
+                "protocol": 2, "oldest": 1, "caps": ["direct-tls", "direct-tcp"],
                 "version": "9.9", "something": "of a newer version",
             }),
             ("open", _) => {
                 let mut options = direct.clone();
                 let fields = options.as_object_mut().unwrap();
                 fields.remove("op");
-                fields.remove("protocol");
                 fields.insert("node".to_owned(), "node".into());
                 let opened = (self.start)(options);
                 let answer = opened.opened.clone();
                 *listener = Some(opened);
                 answer
             }
-            (_, Some(listener)) => listener.request(direct),
+            (_, Some(listener)) => listener
+                .try_request(direct)
+                .unwrap_or_else(|| json!({ "error": "the listener has ended" })),
             (_, None) => json!({ "error": "there is no listener" }),
         };
         match answer.get("error") {

@@ -56,6 +56,8 @@ fn each_value_has_its_line_or_is_the_default() {
             "dead-peer-timeout=60",
             "congestion=auto",
             "buffer=auto",
+            "lanes=1",
+            "threads=-",
         ]
     );
     // The type is the only one that the network allows, so its line is that of 'allow'.
@@ -69,6 +71,8 @@ fn each_value_has_its_line_or_is_the_default() {
         "dead-peer-timeout=30@clear:11",
         "congestion=bbr@clear:13",
         "buffer=32M@clear:12",
+        "lanes=1",
+        "threads=-",
     ];
     assert_eq!(explained(FILE, "192.0.2.8", None), clear);
     assert_eq!(explained(FILE, "192.0.2.8", Some("clear")), clear);

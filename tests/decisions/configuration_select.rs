@@ -149,7 +149,7 @@ fn the_selection_of_the_source() {
         assert_eq!(selection["reason"], json!(reason), "{name}");
         assert_eq!(
             selection.as_object().unwrap().len(),
-            names.len() + 2,
+            names.len() + 4,
             "{name}"
         );
 
@@ -190,7 +190,7 @@ fn the_selection_of_the_target() {
         assert_eq!(members(&selection, &names), expected, "{name}");
         assert_eq!(selection["require_encryption"], json!(false), "{name}");
         assert_eq!(selection["reason"], json!(reason), "{name}");
-        assert_eq!(selection.as_object().unwrap().len(), 7, "{name}");
+        assert_eq!(selection.as_object().unwrap().len(), 8, "{name}");
 
         let encrypted = selected(&format!("{SITES}{ENCRYPTED}"), &input);
         if input["migration_type"] == json!("secure") {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 const PIN: &str = "AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB";
 
-const NETWORKS: &str = "network: clear\n source 10.9.0.0/24\n allow insecure,secure\n public 1\n congestion cubic\n buffer 64K\n\nnetwork: closed\n source 10.8.0.0/24\n";
+const NETWORKS: &str = "network: clear\n source 10.9.0.0/24\n allow insecure,secure\n public 1\n congestion cubic\n buffer 64K\n threads 3\n\nnetwork: closed\n source 10.8.0.0/24\n";
 
 /// The decision as JSON, or the refusal. `changes` replace members of a minimal input.
 fn decision(configuration: &str, direct: Value, changes: Value) -> Result<Value, String> {
@@ -42,9 +42,9 @@ fn the_options_of_a_listener_come_from_request_and_configuration() {
         json!({}),
     );
     let options = json!({
-        "plane": "tls", "network": "10.9.0.0/24", "node": "pve7", "fingerprint": PIN,
+        "plane": "tls", "protocol": 1, "network": "10.9.0.0/24", "node": "pve7", "fingerprint": PIN,
         "public": true, "hello_timeout": 10, "dead_peer_timeout": 2.5,
-        "congestion": "cubic", "buffer": 65536, "user": null,
+        "congestion": "cubic", "buffer": 65536, "threads": 3, "user": null,
     });
     assert_eq!(
         action.unwrap(),
@@ -122,7 +122,7 @@ fn hello_offers_what_configuration_and_privileges_allow() {
         };
         let reply = &action["reply"];
         assert_eq!(reply["caps"], json!(caps), "{configuration}");
-        assert_eq!(reply["protocol"], 1);
+        assert_eq!(reply["protocol"], 2);
         assert_eq!(reply["oldest"], 1);
         assert_eq!(reply["version"], env!("CARGO_PKG_VERSION"));
         for (name, withheld) in reply["withheld"].as_object().unwrap() {
@@ -175,7 +175,7 @@ fn a_refusal_names_its_cause() {
         ("", json!({ "op": "hello", "protocol": 0 }), json!({}), "hello: 'protocol' is malformed"),
         ("", json!({ "op": "hello", "protocol": "01" }), json!({}), "hello: 'protocol' is malformed"),
         ("", json!({ "op": "hello", "protocol": 65536 }), json!({}), "hello: 'protocol' is malformed"),
-        ("", open(json!({ "protocol": 2 })), json!({}), "protocol 2 is not supported, only 1 to 1"),
+        ("", open(json!({ "protocol": 3 })), json!({}), "protocol 3 is not supported, only 1 to 2"),
         ("", open(json!({ "plane": "qemu" })), json!({}), "open: 'plane' is malformed"),
         ("", open(json!({ "fingerprint": null })), json!({}), "open: 'fingerprint' is missing"),
         ("", open(json!({ "fingerprint": format!("{PIN}\n") })), json!({}), "open: 'fingerprint' is malformed"),

@@ -81,7 +81,7 @@ impl fmt::Display for Migration {
         for setting in &self.settings {
             let value = match &setting.value {
                 Some(value) => value,
-                None => own_address(setting),
+                None => absent(setting),
             };
             let origin = match &setting.origin {
                 Origin::Default => "default".to_owned(),
@@ -106,9 +106,11 @@ fn label(key: &'static str) -> &'static str {
     }
 }
 
-fn own_address(setting: &Setting) -> &'static str {
+/// What applies if there is no value.
+fn absent(setting: &Setting) -> &'static str {
     match setting.key {
         "source" => "this node's own address",
+        "threads" => "a quarter of the cores",
         _ => "the target's own address",
     }
 }

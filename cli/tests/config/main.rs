@@ -152,6 +152,8 @@ A migration to 192.0.2.7 that requests neither type nor network:
     dead-peer-timeout   30                          line 5
     congestion          auto                        default
     buffer              auto                        default
+    lanes               1                           default
+    threads             a quarter of the cores      default
 A migration that requests a type:
     secure    plane tls or websocket, as the target offers; no privilege beyond
               those of every migration
@@ -199,6 +201,8 @@ fn a_network_without_remotes_is_requested_by_its_id() {
                 {"key": "dead-peer-timeout", "value": "60", "origin": "default"},
                 {"key": "congestion", "value": "auto", "origin": "default"},
                 {"key": "buffer", "value": "32M", "origin": "file", "section": "lab", "line": 11},
+                {"key": "lanes", "value": "1", "origin": "default"},
+                {"key": "threads", "value": null, "origin": "default"},
             ],
             "types": [
                 {"type": "secure", "planes": ["tls", "websocket"], "refused": null, "privileges": []},

@@ -22,6 +22,9 @@ use tungstenite::Message;
 /// How long after its limit a dead node may be detected on a busy machine.
 const SLACK: Duration = Duration::from_secs(8);
 
+/// The dead-peer limit of tunnels whose connections fail.
+const LIMIT: Duration = Duration::from_secs(3);
+
 /// Much longer than any step of a test takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -38,75 +41,82 @@ fn for_each_plane(test: fn(&str, &Cable)) {
 
 #[test]
 fn every_connection_fails_within_the_limit_in_each_state() {
-    const LIMIT: Duration = Duration::from_secs(3);
     for_each_plane(|plane, cable| {
-        let mut tunnel = cable.tunnel(plane, LIMIT.as_secs());
-        let (busy, idle, stalled, mute) =
-            (tunnel.pair(), tunnel.pair(), tunnel.pair(), tunnel.pair());
-        for pair in [&busy, &idle, &stalled] {
-            exchange_bytes(&pair.0, &pair.1);
-        }
-        // Transfers in both directions.
-        let busy = [busy.0, busy.1].map(|end| (write_until_failure(&end), read_until_end(&end)));
-        // Both programs of the idle connection wait for data.
-        let waiting = [idle.0, idle.1].map(|end| read_until_end(&end).1);
-        // More data than the target's program reads.
-        let blocked = (
-            write_until_failure(&stalled.0),
-            read_until_end(&stalled.0).1,
-        );
-        // A program that has only read: the kernel cannot report an error to it.
-        let (mut writer, mut silent) = mute;
-        writer.write_all(b"data before a cut").unwrap();
-        silent.read_exact(&mut [0; 17]).unwrap();
-        for (_, (count, _)) in &busy {
-            wait_until("data moves", || count.load(Ordering::Relaxed) > LENGTH);
-        }
-
-        cable.cut();
-        let cut = Instant::now();
-        let mut ends: Vec<Instant> = waiting.map(expect_reset).into();
-        ends.extend(busy.map(|(writer, (_, reader))| expect_both_fail(writer, reader)));
-        ends.push(expect_both_fail(blocked.0, blocked.1));
-        ends.push(expect_reset(read_until_end(&writer).1));
-        for end in ends {
-            let took = end - cut;
-            assert!(
-                took > LIMIT / 2 && took < LIMIT + SLACK,
-                "{plane}: {took:?}"
+        for lanes in [1, 2] {
+            fail_every_connection(
+                cable.tunnel_with_lanes(plane, LIMIT.as_secs(), lanes),
+                plane,
+                cable,
             );
-        }
-
-        // The listener detects the dead source independently.
-        let stat =
-            tunnel.stat_until(|stat| stat.forwards.iter().all(|forward| forward.failed == 1));
-        assert_eq!(stat.forwards.len(), 4);
-        // The data that had arrived is read, and an error follows it.
-        expect_reset(read_until_end(&stalled.1).1);
-        silent.set_nonblocking(true).unwrap();
-        assert_eq!(
-            silent.read(&mut [0]).unwrap_err().kind(),
-            ErrorKind::WouldBlock
-        );
-        silent.set_nonblocking(false).unwrap();
-        silent.write_all(b"?").unwrap();
-        assert_eq!(
-            silent.read(&mut [0]).unwrap_err().kind(),
-            ErrorKind::ConnectionReset
-        );
-
-        // A new connection to a dead node fails without waiting.
-        let late = tunnel.connector.open(&tunnel.target, "/run/late");
-        assert!(read_to_end(&late).1.is_err());
-        let logs = log_of_both(tunnel, 5);
-        for (log, expected) in logs.iter().zip([
-            "the target's listener at 10.77.0.2:60000 is dead: no heartbeat received for 3s",
-            "the source is dead: no heartbeat received for 3s",
-        ]) {
-            assert!(log.contains(expected), "{log}");
-            assert_eq!(log.matches("FAILED: ").count(), 4, "{log}");
+            cable.restore();
         }
     });
+}
+
+fn fail_every_connection(mut tunnel: NegotiatedTunnel, plane: &str, cable: &Cable) {
+    let (busy, idle, stalled, mute) = (tunnel.pair(), tunnel.pair(), tunnel.pair(), tunnel.pair());
+    for pair in [&busy, &idle, &stalled] {
+        exchange_bytes(&pair.0, &pair.1);
+    }
+    // Transfers in both directions.
+    let busy = [busy.0, busy.1].map(|end| (write_until_failure(&end), read_until_end(&end)));
+    // Both programs of the idle connection wait for data.
+    let waiting = [idle.0, idle.1].map(|end| read_until_end(&end).1);
+    // More data than the target's program reads.
+    let blocked = (
+        write_until_failure(&stalled.0),
+        read_until_end(&stalled.0).1,
+    );
+    // A program that has only read: the kernel cannot report an error to it.
+    let (mut writer, mut silent) = mute;
+    writer.write_all(b"data before a cut").unwrap();
+    silent.read_exact(&mut [0; 17]).unwrap();
+    for (_, (count, _)) in &busy {
+        wait_until("data moves", || count.load(Ordering::Relaxed) > LENGTH);
+    }
+
+    cable.cut();
+    let cut = Instant::now();
+    let mut ends: Vec<Instant> = waiting.map(expect_reset).into();
+    ends.extend(busy.map(|(writer, (_, reader))| expect_both_fail(writer, reader)));
+    ends.push(expect_both_fail(blocked.0, blocked.1));
+    ends.push(expect_reset(read_until_end(&writer).1));
+    for end in ends {
+        let took = end - cut;
+        assert!(
+            took > LIMIT / 2 && took < LIMIT + SLACK,
+            "{plane}: {took:?}"
+        );
+    }
+
+    // The listener detects the dead source independently.
+    let stat = tunnel.stat_until(|stat| stat.forwards.iter().all(|forward| forward.failed == 1));
+    assert_eq!(stat.forwards.len(), 4);
+    // The data that had arrived is read, and an error follows it.
+    expect_reset(read_until_end(&stalled.1).1);
+    silent.set_nonblocking(true).unwrap();
+    assert_eq!(
+        silent.read(&mut [0]).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
+    silent.set_nonblocking(false).unwrap();
+    silent.write_all(b"?").unwrap();
+    assert_eq!(
+        silent.read(&mut [0]).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+
+    // A new connection to a dead node fails without waiting.
+    let late = tunnel.connector.open(&tunnel.target, "/run/late");
+    assert!(read_to_end(&late).1.is_err());
+    let logs = log_of_both(tunnel, 5);
+    for (log, expected) in logs.iter().zip([
+        "the target's listener at 10.77.0.2:60000 is dead: no heartbeat received for 3s",
+        "the source is dead: no heartbeat received for 3s",
+    ]) {
+        assert!(log.contains(expected), "{log}");
+        assert_eq!(log.matches("FAILED: ").count(), 4, "{log}");
+    }
 }
 
 /// Requires this number of failed connections in the record. Returns the logs of connector and

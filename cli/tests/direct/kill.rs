@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use testing::namespace::in_namespace;
-use testing::seam::{NegotiatedTunnel, Seam, plane_request, program};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with, program};
 use testing::stream::{
     exchange_bytes, expect_both_fail, expect_reset, expect_write_failure, read_until_end,
     write_until_failure,
@@ -26,17 +26,17 @@ enum Victim {
     Listener,
 }
 
-/// Runs a test for each plane and each victim, in a network namespace where no other process uses
+/// Runs a test for each plane and each victim, with one connection for a stream and with lanes, in a network namespace where no other process uses
 /// the port.
 fn for_each_plane_and_victim(test: fn(NegotiatedTunnel, Victim)) {
     in_namespace(move || {
         for (kind, plane) in PLANES {
             for victim in [Victim::Connector, Victim::Listener] {
-                let seam = Seam::with_listeners(role::listeners());
-                test(
-                    NegotiatedTunnel::on_plane(plane, seam, &plane_request(kind)),
-                    victim,
-                );
+                for fields in [json!({}), json!({ "lanes": 2, "dead_peer_timeout": 4 })] {
+                    let seam = Seam::with_listeners(role::listeners());
+                    let request = plane_request_with(kind, &fields);
+                    test(NegotiatedTunnel::on_plane(plane, seam, &request), victim);
+                }
             }
         }
     });

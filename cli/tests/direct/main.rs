@@ -13,6 +13,7 @@ mod end_to_end;
 mod heartbeat;
 mod import;
 mod kill;
+mod lanes;
 mod limits;
 mod list;
 mod listener;

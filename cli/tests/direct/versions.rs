@@ -59,14 +59,14 @@ fn assert_no_direct_plane(what: &str, answer: impl Fn() -> Seam, words: &str) {
     }
 }
 
-/// Requires both direct planes, with the protocol that both ends support.
-fn assert_both_planes(hello: Value) {
+/// Requires both direct planes, with this protocol.
+fn assert_both_planes(hello: Value, protocol: u16) {
     for (kind, plane) in [("secure", "tls"), ("insecure", "tcp")] {
         let seam = offering(hello.clone());
         let mut tunnel = NegotiatedTunnel::on_plane(plane, seam.clone(), &plane_request(kind));
-        assert_eq!(tunnel.answer["direct"]["protocol"], 1);
+        assert_eq!(tunnel.answer["direct"]["protocol"], protocol);
         let open = &seam.requests("open")[0];
-        assert_eq!(open["protocol"], 1, "{hello}");
+        assert_eq!(open["protocol"], protocol, "{hello}");
         // The protocol requires an integer, and not every JSON parser accepts 60.0 as one.
         assert_eq!(open["dead_peer_timeout"].as_u64(), Some(60), "{open}");
         assert_forward_works(&mut tunnel);
@@ -77,28 +77,36 @@ const CAPS: [&str; 2] = ["direct-tls", "direct-tcp"];
 
 #[test]
 fn a_newer_target_that_supports_our_protocol_is_used() {
-    assert_both_planes(json!({
-        "protocol": 7, "oldest": 1, "caps": ["direct-quic", "direct-tls", "direct-tcp"],
-        "withheld": { "direct-quic": "no such thing here" }, "version": "12.0.1",
-        "compression": { "zstd": [1, 2] }, "nonsense": null,
-    }));
+    assert_both_planes(
+        json!({
+            "protocol": 7, "oldest": 1, "caps": ["direct-quic", "direct-tls", "direct-tcp"],
+            "withheld": { "direct-quic": "no such thing here" }, "version": "12.0.1",
+            "compression": { "zstd": [1, 2] }, "nonsense": null,
+        }),
+        1,
+    );
 }
 
 #[test]
 fn a_minimal_offer_is_sufficient() {
-    assert_both_planes(json!({ "protocol": 1, "caps": CAPS }));
+    assert_both_planes(json!({ "protocol": 1, "caps": CAPS }), 1);
+}
+
+#[test]
+fn a_target_without_the_oldest_protocol_gets_the_next_one() {
+    assert_both_planes(json!({ "protocol": 7, "oldest": 2, "caps": CAPS }), 2);
 }
 
 #[test]
 fn a_target_without_a_common_protocol_has_no_direct_plane() {
-    let newer = || offering(json!({ "protocol": 7, "oldest": 2, "caps": CAPS }));
+    let newer = || offering(json!({ "protocol": 7, "oldest": 3, "caps": CAPS }));
     assert_no_direct_plane(
         "newer",
         newer,
-        "supports direct protocols 2 to 7, this node 1 to 1",
+        "supports direct protocols 3 to 7, this node 1 to 2",
     );
-    let newest = || offering(json!({ "protocol": 2, "caps": CAPS }));
-    assert_no_direct_plane("newest", newest, "supports direct protocols 2 to 2");
+    let newest = || offering(json!({ "protocol": 3, "caps": CAPS }));
+    assert_no_direct_plane("newest", newest, "supports direct protocols 3 to 3");
     let older = || offering(json!({ "protocol": 0, "oldest": 0, "caps": CAPS }));
     assert_no_direct_plane("older", older, "supports direct protocols 0 to 0");
 }

@@ -302,6 +302,14 @@ impl Observer for Connection {
     fn limited_by(&self, limit: Limit, time: Duration) {
         self.counters.limited_by(limit, time);
     }
+
+    fn lane_changed(&self, text: &dyn Display) {
+        let Self { name, number, .. } = self;
+        self.log.limited(
+            "changes of lanes",
+            format_args!("forward '{name}': connection {number}: {text}"),
+        );
+    }
 }
 
 impl Connection {
@@ -309,14 +317,17 @@ impl Connection {
     async fn relay(self, local: UnixStream, transport: OpenTransport) {
         let started = Instant::now();
         let bytes = self.counters.connected();
-        let local = Local::new(local);
+        let local = Arc::new(Local::new(local));
         let tuning = self.tuning.clone();
-        let result = transport.relay(&local, &bytes, tuning.monitor(&self)).await;
-        let last = self.counters.ended(&bytes);
+        let connection = Arc::new(self);
+        let result = transport
+            .relay(&local, &bytes, &tuning, connection.clone())
+            .await;
+        let last = connection.counters.ended(&bytes);
         let end = match &result {
             Ok(()) => "closed".to_owned(),
             Err(error) => {
-                self.counters.failed();
+                connection.counters.failed();
                 format!("FAILED: {error}")
             }
         };
@@ -327,20 +338,20 @@ impl Connection {
             number,
             protection,
             ..
-        } = &self;
+        } = &*connection;
         // A target that ends connections at once makes a program connect again and again.
         let kind = match &result {
             Ok(()) => "ended connections",
             Err(_) => "connections that failed",
         };
-        self.log.limited(
+        connection.log.limited(
             kind,
             format_args!(
                 "forward '{name}': connection {number}: {end} ({sent} bytes sent, {received} received, {seconds:.1} s, {protection})"
             ),
         );
         if let Some(moved) = last {
-            self.log.limited(
+            connection.log.limited(
                 "forwards whose connections have ended",
                 format_args!("forward '{name}': its connections have ended: {moved}"),
             );

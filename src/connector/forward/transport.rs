@@ -5,12 +5,14 @@ use crate::connector::Options;
 use crate::connector::api_address::ApiAddress;
 use crate::connector::dial::{ApiEndpoint, DialError, Websocket};
 use crate::connector::direct_target::{ConnectError, DirectTarget};
+use crate::connector::lanes::Lanes;
 use crate::connector::protocol::ForwardData;
 use crate::connector::worker::{RequestError, WorkerChannel, request_operation, request_ticket};
+use crate::direct::handshake::Purpose;
 use crate::direct::message::Registered;
 use crate::direct::{Link, LinkError};
 use crate::relay::{Counters, Local, relay};
-use crate::tuning::{INTERVAL, Monitor};
+use crate::tuning::{INTERVAL, Observer, Tuning};
 use serde_json::{Map, Value, json};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -73,6 +75,7 @@ pub(in crate::connector) enum Transport {
 pub(super) enum OpenTransport {
     Websocket(Box<Websocket>),
     Direct(Link, Arc<DirectTarget>),
+    Lanes(Lanes),
 }
 
 impl Transport {
@@ -133,9 +136,22 @@ impl Transport {
                     endpoint: target.endpoint(),
                     cause,
                 };
-                let link = target.connect(*number).await.map_err(failed)?;
                 let cipher = target.cipher().to_owned();
-                Ok((OpenTransport::Direct(link, target.clone()), cipher))
+                let transport = match target.lanes() {
+                    Some(resources) => {
+                        let lanes = Lanes::open(target.clone(), resources.clone(), *number);
+                        OpenTransport::Lanes(lanes.await.map_err(failed)?)
+                    }
+                    None => {
+                        let purpose = Purpose {
+                            number: *number,
+                            lane: None,
+                        };
+                        let link = target.connect(purpose).await.map_err(failed)?;
+                        OpenTransport::Direct(link, target.clone())
+                    }
+                };
+                Ok((transport, cipher))
             }
         }
     }
@@ -145,10 +161,12 @@ impl OpenTransport {
     /// Relays between the connection and a local socket until both have ended.
     pub(super) async fn relay(
         self,
-        local: &Local,
-        counters: &Counters,
-        monitor: Monitor<'_>,
+        local: &Arc<Local>,
+        counters: &Arc<Counters>,
+        tuning: &Arc<Tuning>,
+        observer: Arc<dyn Observer>,
     ) -> Result<(), LinkError> {
+        let monitor = tuning.monitor(&*observer);
         match self {
             Self::Websocket(websocket) => {
                 let Websocket {
@@ -165,6 +183,16 @@ impl OpenTransport {
             }
             Self::Direct(link, target) => {
                 link.relay(local, counters, target.liveness(), monitor)
+                    .await
+            }
+            Self::Lanes(lanes) => {
+                lanes
+                    .relay(
+                        local.clone(),
+                        counters.clone(),
+                        tuning.clone(),
+                        observer.clone(),
+                    )
                     .await
             }
         }

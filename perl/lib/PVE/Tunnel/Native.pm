@@ -308,12 +308,18 @@ Returns on the source
         congestion => 'auto',
         # 'auto', 'system' or a number of bytes
         buffer => 'auto',
+        # the most connections that carry a stream together
+        lanes => 1,
+        # the threads that serve them beside a process's own one,
+        # or undef for a quarter of the cores
+        threads => undef,
         # one sentence: the source of this selection
         reason => '...',
     }
 
 and on the target C<network> (a CIDR or an interface name of this node, or C<undef> for its own
-address), C<configured>, C<require_encryption>, C<public>, C<congestion>, C<buffer> and C<reason>.
+address), C<configured>, C<require_encryption>, C<public>, C<congestion>, C<buffer>, C<threads> and
+C<reason>.
 
 If the call has a CIDR or an interface name, it becomes both C<network> and C<source_network>, and
 is not C<configured>. Configured networks then have no effect, but the policy does.
@@ -596,6 +602,11 @@ describes them. C<$options>:
     congestion => 'auto',
     # or 'system', or a number of bytes
     buffer => 'auto',
+    # of the connections; 2 permits several for a stream
+    protocol => 1,
+    # for these connections, beside the listener's own one;
+    # default: a quarter of the cores
+    threads => 4,
 
 B<The function blocks> until C<close>, the end of C<$control>, or the death of the parent process.
 It is meant for a process forked for it that has closed every other descriptor; see L</FORKS> and

@@ -1,0 +1,210 @@
+//! Streams over several connections.
+
+use serde_json::json;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+use testing::breaker::{Break, Breaker};
+use testing::namespace::in_namespace;
+use testing::seam::{NegotiatedTunnel, Seam, plane_request_with, program};
+use testing::{pattern, read_to_end, wait_until, write_in_pieces};
+
+/// More bytes than all buffers in the path hold.
+const LENGTH: usize = 64 << 20;
+
+const KINDS: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
+
+#[test]
+fn several_lanes_transfer_data_in_both_directions_with_half_close() {
+    for (kind, plane) in KINDS {
+        let request = plane_request_with(kind, &json!({ "lanes": 4 }));
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &request);
+        assert_eq!(tunnel.answer["direct"]["protocol"], 2, "{}", tunnel.answer);
+        let path = program(tunnel.directory.path(), |mut stream| {
+            thread::spawn(move || {
+                let (data, end) = read_to_end(&stream);
+                end.unwrap();
+                assert!(data == pattern(LENGTH), "{} bytes", data.len());
+                // The other direction starts only after the end of this one.
+                write_in_pieces(&mut stream, &pattern(LENGTH)).unwrap();
+            });
+        });
+        let local = tunnel
+            .connector
+            .open(&tunnel.target, path.to_str().unwrap());
+        write_in_pieces(&local, &pattern(LENGTH)).unwrap();
+        local.shutdown(Shutdown::Write).unwrap();
+        let (data, end) = read_to_end(&local);
+        end.unwrap();
+        assert!(data == pattern(LENGTH), "{plane}: {} bytes", data.len());
+
+        let seam = tunnel.seam.clone();
+        let (record, ended) = tunnel.finish();
+        assert_eq!(record["sent"], LENGTH, "{record}");
+        assert_eq!(record["received"], LENGTH, "{record}");
+        assert_eq!(record["failed"], 0, "{record}\n{}", ended.log);
+        let (_, log) = seam.take_listener().end();
+        for log in [ended.log, log] {
+            assert!(!log.contains("failed: "), "{log}");
+        }
+    }
+}
+
+/// When connections break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    FirstByte,
+    Middle,
+    LastChunk,
+    AfterHalfClose,
+    StalledReader,
+}
+
+/// Which connections break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    OneLane,
+    EveryLane,
+    /// Every lane and the heartbeat.
+    All,
+}
+
+impl Which {
+    /// Whether it includes a connection of this number, of which the first one is the heartbeat.
+    fn includes(self, index: usize, count: usize) -> bool {
+        match self {
+            Self::OneLane => index > 0 && index == count - 1,
+            Self::EveryLane => index > 0,
+            Self::All => true,
+        }
+    }
+}
+
+/// Breaks connections at a certain moment, and requires that no byte is lost.
+fn break_connections((kind, plane): (&str, &str), how: Break, moment: Moment, which: Which) {
+    const LENGTH: usize = 24 << 20;
+    let cell = format!("{plane} {how:?} {moment:?} {which:?}");
+    let breaker = Breaker::default();
+    let fields = json!({ "lanes": 4, "dead_peer_timeout": 8 });
+    let request = plane_request_with(kind, &fields);
+    let mut tunnel = NegotiatedTunnel::on_plane(plane, breaker.seam(), &request);
+    let (stalled, resume) = (
+        Arc::new(AtomicBool::new(moment == Moment::StalledReader)),
+        Arc::new(Barrier::new(2)),
+    );
+    let is_stalled = stalled.clone();
+    let waiting = resume.clone();
+    let path = program(tunnel.directory.path(), move |mut stream| {
+        let (is_stalled, waiting) = (is_stalled.clone(), waiting.clone());
+        thread::spawn(move || {
+            if is_stalled.load(Ordering::Relaxed) {
+                waiting.wait();
+            }
+            let (data, end) = read_to_end(&stream);
+            end.unwrap();
+            assert!(data == pattern(LENGTH), "{} bytes", data.len());
+            write_in_pieces(&mut stream, &pattern(LENGTH)).unwrap();
+        });
+    });
+    let mut local = tunnel
+        .connector
+        .open(&tunnel.target, path.to_str().unwrap());
+    let fail = move |breaker: &Breaker| {
+        let count = breaker.count();
+        breaker.break_some(how, |index| which.includes(index, count));
+    };
+    let data = pattern(LENGTH);
+    let writer = {
+        let (breaker, mut local) = (breaker.clone(), local.try_clone().unwrap());
+        thread::spawn(move || {
+            let cut = LENGTH - 1000;
+            match moment {
+                Moment::FirstByte => {
+                    local.write_all(&data[..1]).unwrap();
+                    fail(&breaker);
+                    local.write_all(&data[1..]).unwrap();
+                }
+                Moment::LastChunk => {
+                    local.write_all(&data[..cut]).unwrap();
+                    fail(&breaker);
+                    local.write_all(&data[cut..]).unwrap();
+                }
+                _ => local.write_all(&data).unwrap(),
+            }
+            local.shutdown(Shutdown::Write).unwrap();
+        })
+    };
+    match moment {
+        Moment::Middle => {
+            wait_until("data moves", || breaker.bytes() > LENGTH as u64 / 2);
+            fail(&breaker);
+        }
+        Moment::StalledReader => {
+            let mut before = 0;
+            wait_until("the writer is stalled", || {
+                thread::sleep(Duration::from_millis(100));
+                let now = breaker.bytes();
+                let is_stalled = now > 1 << 20 && now == before;
+                before = now;
+                is_stalled
+            });
+            fail(&breaker);
+            resume.wait();
+        }
+        Moment::AfterHalfClose => {
+            let mut first = vec![0; 1 << 20];
+            local.read_exact(&mut first).unwrap();
+            fail(&breaker);
+            let (rest, end) = read_to_end(&local);
+            end.unwrap();
+            assert!([first, rest].concat() == pattern(LENGTH), "{cell}");
+        }
+        Moment::FirstByte | Moment::LastChunk => {}
+    }
+    writer.join().unwrap();
+    if moment != Moment::AfterHalfClose {
+        let (data, end) = read_to_end(&local);
+        end.unwrap_or_else(|error| panic!("{cell}: {error}"));
+        assert!(data == pattern(LENGTH), "{cell}: {} bytes", data.len());
+    }
+    drop(local);
+    let seam = tunnel.seam.clone();
+    let (record, ended) = tunnel.finish();
+    let (_, log) = seam.take_listener().end();
+    assert_eq!(
+        record["failed"], 0,
+        "{cell}: {record}\n{}\n{log}",
+        ended.log
+    );
+    assert_eq!(record["sent"], LENGTH, "{cell}: {record}");
+    assert_eq!(record["received"], LENGTH, "{cell}: {record}");
+}
+
+fn break_at_every_moment(how: Break) {
+    for kind in KINDS {
+        for moment in [
+            Moment::FirstByte,
+            Moment::Middle,
+            Moment::LastChunk,
+            Moment::AfterHalfClose,
+            Moment::StalledReader,
+        ] {
+            for which in [Which::OneLane, Which::EveryLane, Which::All] {
+                in_namespace(move || break_connections(kind, how, moment, which));
+            }
+        }
+    }
+}
+
+#[test]
+fn no_byte_is_lost_if_connections_are_reset() {
+    break_at_every_moment(Break::Reset);
+}
+
+#[test]
+fn no_byte_is_lost_if_connections_end_without_an_announcement() {
+    break_at_every_moment(Break::End);
+}

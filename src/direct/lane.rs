@@ -1,0 +1,153 @@
+//! The connections that carry one stream together, its lanes: what both ends of a migration share for
+//! them, and how a stream ends.
+
+use super::PeerLiveness;
+use super::link::LinkError;
+use crate::lanes::{LANES, THREADS};
+use crate::relay::{INITIAL_WINDOW, Stream};
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// The window of one stream, in bytes: 1 Gbit/s over a round trip of 100 ms.
+const MAX_WINDOW: u32 = 16 << 20;
+
+/// What the windows of all streams of a process may have together, in bytes. A stream beyond that has
+/// the initial window.
+const MAX_WINDOWS: u32 = 24 << 20;
+
+/// Time limit for the last messages of a stream.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many lanes a stream has, and on how many threads they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaneSettings {
+    /// Lanes of a stream, at most.
+    pub(crate) lanes: u16,
+    /// Threads for all lanes but the first of each stream.
+    threads: u16,
+}
+
+impl LaneSettings {
+    /// As configured. Without a number of threads, a quarter of the cores, which leaves most of them to
+    /// the guests.
+    pub(crate) fn new(lanes: u16, threads: Option<u16>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let default = || u16::try_from(cores.div_ceil(4)).unwrap_or(u16::MAX);
+        Self {
+            lanes: lanes.clamp(*LANES.start(), *LANES.end()),
+            threads: threads
+                .unwrap_or_else(default)
+                .clamp(*THREADS.start(), *THREADS.end()),
+        }
+    }
+}
+
+/// The threads and the memory that the lanes of one process share.
+pub(crate) struct LaneResources {
+    settings: LaneSettings,
+    /// Started with the first lane that needs it. None if the system refuses a thread: lanes then run on
+    /// the thread of the process.
+    threads: OnceLock<Option<Runtime>>,
+    /// What the windows have together.
+    windows: AtomicU32,
+}
+
+impl LaneResources {
+    pub(crate) fn new(settings: LaneSettings) -> Self {
+        Self {
+            settings,
+            threads: OnceLock::new(),
+            windows: AtomicU32::new(0),
+        }
+    }
+
+    /// The lanes that a stream shall have.
+    pub(crate) fn lanes(&self) -> u16 {
+        self.settings.lanes
+    }
+
+    /// Starts a task on one of the threads.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        match self.threads.get_or_init(|| self.start().ok()) {
+            Some(threads) => threads.spawn(task),
+            None => tokio::spawn(task),
+        }
+    }
+
+    fn start(&self) -> io::Result<Runtime> {
+        Builder::new_multi_thread()
+            .worker_threads(self.settings.threads.into())
+            .thread_name("lanes")
+            .enable_all()
+            .build()
+    }
+
+    /// The window of a new stream.
+    pub(crate) fn window(self: &Arc<Self>) -> Window {
+        let used = self.windows.load(Ordering::Relaxed);
+        let bytes = MAX_WINDOWS
+            .saturating_sub(used)
+            .clamp(INITIAL_WINDOW, MAX_WINDOW);
+        self.windows.fetch_add(bytes, Ordering::Relaxed);
+        Window {
+            resources: self.clone(),
+            bytes,
+        }
+    }
+}
+
+impl Drop for LaneResources {
+    fn drop(&mut self) {
+        if let Some(Some(threads)) = self.threads.take() {
+            // Waiting for the threads would block the thread that drops this value.
+            threads.shutdown_background();
+        }
+    }
+}
+
+/// The part of the memory that one stream may use. Dropping it returns the part.
+pub(crate) struct Window {
+    resources: Arc<LaneResources>,
+    pub(crate) bytes: u32,
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let windows = &self.resources.windows;
+        windows.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Waits until a stream is complete at this end, or has failed. The caller then ends its lanes by
+/// [`finish`].
+pub(crate) async fn outcome(stream: &Stream, liveness: &PeerLiveness) -> Result<(), LinkError> {
+    let limit = liveness.dead_peer_timeout();
+    tokio::select! {
+        biased;
+        result = stream.run() => Ok(result?),
+        reason = liveness.died() => Err(LinkError::Dead(reason)),
+        () = stream.without_progress_for(limit) => Err(LinkError::NoProgress(limit)),
+    }
+}
+
+/// Ends the lanes of a stream: after a good end when the peer has received the last acknowledgement,
+/// after a failure when it was sent an announcement, and otherwise after a time limit.
+pub(crate) async fn finish(stream: &Stream, result: &Result<(), LinkError>) {
+    let _ = match result {
+        Ok(()) => timeout(CLOSE_TIMEOUT, stream.without_lanes()).await,
+        Err(_) => {
+            stream.abort();
+            timeout(CLOSE_TIMEOUT, stream.aborted()).await
+        }
+    };
+    stream.stop().await;
+}

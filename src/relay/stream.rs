@@ -1,0 +1,526 @@
+//! A local socket whose stream is carried by several connections, its lanes.
+//!
+//! Every lane reads the local socket itself, in turn with the others, and encrypts and sends what it
+//! has read. What arrives in order is written to the local socket by the lane that has received it;
+//! anything else is stored until its turn. No lane waits for the local program with data in its hands
+//! while the other direction needs an acknowledgement.
+//!
+//! The two programs see what they would see over one connection, see [`super`].
+
+mod lane;
+
+pub(crate) use lane::LaneError;
+
+use super::local::Local;
+use super::{Counters, DRAIN_TIMEOUT, Progress, RelayError, is_refusal};
+use crate::lanes::{LaneId, MAX_PAYLOAD, Place, Receiver, Sender, Stored};
+use crate::system::lock;
+use std::io::{self, IoSlice};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+/// Bytes that each end may send before the first acknowledgement.
+pub(crate) const INITIAL_WINDOW: u32 = 256 << 10;
+
+/// Data below this size gets a buffer of its own size.
+const SMALL: usize = MAX_PAYLOAD / 2;
+
+/// Buffers that are kept for the next data.
+const MAX_FREE: usize = 16;
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A local socket and the state of its stream at this end.
+pub(crate) struct Stream {
+    local: Arc<Local>,
+    counters: Arc<Counters>,
+    /// Held by the lane that reads the local socket.
+    reading: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+    progress: Progress,
+    /// Notified when there is something to send other than new data, and when waiting for the window is
+    /// over.
+    work: Notify,
+    /// Notified when stored data, or the end, may be next.
+    stored: Notify,
+    /// Notified when new data was sent, which the peer has to acknowledge.
+    sent: Notify,
+    /// Notified when the state may be final.
+    changed: Notify,
+}
+
+struct State {
+    sender: Sender<Vec<u8>>,
+    receiver: Receiver,
+    free: Vec<Vec<u8>>,
+    /// Lanes so far.
+    opened: u64,
+    /// Lanes that are open.
+    lanes: usize,
+    /// The local program has ended its direction.
+    local_ended: bool,
+    /// The local program does not read any more, and data for it is dropped.
+    dropping: bool,
+    /// The peer has closed a lane in order, which it does when the stream is complete for it.
+    peer_is_complete: bool,
+    failure: Option<RelayError>,
+    abort: Abort,
+    /// When the first lane has failed after the last progress.
+    failing_since: Option<Instant>,
+    /// When something was last sent again.
+    resent_at: Option<Instant>,
+    /// Every lane has to end at once.
+    stopped: bool,
+}
+
+/// Whether the peer is sent that this end has given up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Abort {
+    No,
+    Due,
+    Sent,
+}
+
+impl State {
+    /// Both directions have ended, and the peer was sent the last acknowledgement.
+    fn is_complete(&self) -> bool {
+        self.sender.is_complete()
+            && self.receiver.is_complete()
+            && !self.receiver.acknowledgement_due()
+    }
+
+    fn is_over(&self) -> bool {
+        self.stopped || self.abort != Abort::No || (self.is_complete() && self.peer_is_complete)
+    }
+
+    fn fail(&mut self, error: RelayError) {
+        self.failure.get_or_insert(error);
+    }
+
+    /// Whether there is a lane, and nothing had to be sent again for this time.
+    fn has_healed(&self, time: Duration) -> bool {
+        self.lanes > 0 && self.resent_at.is_none_or(|at| at.elapsed() >= time)
+    }
+
+    /// Keeps a buffer for other data.
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if self.free.len() < MAX_FREE && buffer.capacity() >= SMALL {
+            self.free.push(buffer);
+        }
+    }
+
+    /// A buffer for so many bytes. Few bytes must not take the memory of many.
+    fn buffer(&mut self, count: usize) -> Vec<u8> {
+        let kept = (count >= SMALL).then(|| self.free.pop()).flatten();
+        kept.unwrap_or_else(|| Vec::with_capacity(if count < SMALL { count } else { MAX_PAYLOAD }))
+    }
+}
+
+/// How data was delivered.
+enum Delivered {
+    /// All of it was taken or stored.
+    Whole,
+    /// The local program has to read first.
+    Blocked,
+}
+
+impl Stream {
+    /// `window`: the most bytes that the peer may send before the local program takes them.
+    pub(crate) fn new(local: Arc<Local>, counters: Arc<Counters>, window: u32) -> Self {
+        Self {
+            local,
+            counters,
+            reading: tokio::sync::Mutex::default(),
+            state: Mutex::new(State {
+                sender: Sender::new(INITIAL_WINDOW),
+                receiver: Receiver::new(INITIAL_WINDOW, window),
+                free: Vec::new(),
+                opened: 0,
+                lanes: 0,
+                local_ended: false,
+                dropping: false,
+                peer_is_complete: false,
+                failure: None,
+                abort: Abort::No,
+                failing_since: None,
+                resent_at: None,
+                stopped: false,
+            }),
+            progress: Progress::default(),
+            work: Notify::new(),
+            stored: Notify::new(),
+            sent: Notify::new(),
+            changed: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Waits until the stream is complete or has failed. Meanwhile it writes stored data to the local
+    /// socket. After a failure, the local program's earlier data is still sent, for a limited time.
+    pub(crate) async fn run(&self) -> Result<(), RelayError> {
+        let failed = tokio::select! {
+            failed = self.write_stored() => failed,
+            () = self.until(|state| state.failure.is_some() || state.is_complete()) => false,
+        };
+        if !failed {
+            self.until(|state| state.failure.is_some() || state.is_complete())
+                .await;
+        }
+        let failure = self.state().failure.take();
+        let Some(error) = failure else {
+            self.wake_all();
+            return Ok(());
+        };
+        if let RelayError::Undelivered = error {
+            let sent = |state: &State| state.local_ended && state.sender.is_acknowledged();
+            let _ = timeout(DRAIN_TIMEOUT, self.until(sent)).await;
+        }
+        Err(error)
+    }
+
+    /// Requests that the peer is sent that this end has given up.
+    pub(crate) fn abort(&self) {
+        self.state().abort = Abort::Due;
+        self.wake_all();
+    }
+
+    /// Fails the stream from outside.
+    pub(crate) fn fail(&self, error: RelayError) {
+        self.state().fail(error);
+        self.wake_all();
+    }
+
+    /// Waits until the peer was sent that this end has given up, or has no lane.
+    pub(crate) async fn aborted(&self) {
+        self.until(|state| state.abort == Abort::Sent || state.lanes == 0)
+            .await;
+    }
+
+    /// Waits until the peer has shown that the stream is complete for it, too.
+    pub(crate) async fn confirmed(&self) {
+        self.until(|state| state.peer_is_complete).await;
+    }
+
+    /// Lanes that are open.
+    pub(crate) fn lanes(&self) -> usize {
+        self.state().lanes
+    }
+
+    /// Waits until all lanes have ended.
+    pub(crate) async fn without_lanes(&self) {
+        self.until(|state| state.lanes == 0).await;
+    }
+
+    /// Waits until lanes have failed for `limit`, from the first failure on, and nothing was transferred
+    /// meanwhile: there is no lane, or each one that data is sent on fails again. A local program that
+    /// does not read is no failure.
+    pub(crate) async fn without_progress_for(&self, limit: Duration) {
+        loop {
+            let rest = {
+                let state = &mut *self.state();
+                let rest = state
+                    .failing_since
+                    .map(|since| limit.saturating_sub(since.elapsed()));
+                match rest {
+                    // The last data that was sent again has arrived, or its lane would have failed.
+                    Some(Duration::ZERO) if state.has_healed(limit / 2) => {
+                        state.failing_since = None;
+                        None
+                    }
+                    rest => rest,
+                }
+            };
+            match rest {
+                Some(Duration::ZERO) => return,
+                Some(rest) => sleep(rest).await,
+                None => self.until(|state| state.failing_since.is_some()).await,
+            }
+        }
+    }
+
+    /// Ends every lane at once, and lanes that begin later.
+    pub(crate) async fn stop(&self) {
+        self.state().stopped = true;
+        self.wake_all();
+        self.without_lanes().await;
+    }
+
+    /// Whether lanes are useless: the stream has failed, or is complete for both ends.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state().is_over()
+    }
+
+    /// Waits for that.
+    pub(crate) async fn over(&self) {
+        self.until(State::is_over).await;
+    }
+
+    /// The peer has reported that the stream is complete for it, so it has received everything.
+    pub(crate) fn confirm(&self) {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.peer_is_complete = true;
+        match state.receiver.is_complete() && state.sender.has_ended() {
+            true => {
+                state.sender.acknowledge_all();
+                let _ = state.receiver.acknowledge();
+            }
+            false => state.fail(RelayError::Aborted),
+        }
+        self.wake_all();
+    }
+
+    async fn until(&self, condition: impl Fn(&State) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if condition(&self.state()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn wake_all(&self) {
+        self.work.notify_waiters();
+        self.work.notify_one();
+        self.changed.notify_waiters();
+    }
+
+    /// Writes stored data to the local socket until the end of the stream. Returns whether the stream
+    /// has failed.
+    async fn write_stored(&self) -> bool {
+        loop {
+            let blocked = {
+                let mut state = self.state();
+                if state.failure.is_some() {
+                    return true;
+                }
+                let blocked = self.flush(&mut state);
+                if state.failure.is_some() {
+                    return true;
+                }
+                if state.receiver.is_complete() {
+                    return false;
+                }
+                blocked
+            };
+            match blocked {
+                // An error shows with the next write.
+                true => drop(self.local.writable().await),
+                false => self.stored.notified().await,
+            }
+        }
+    }
+
+    /// Writes what is stored and next, without waiting. Returns whether the local program has to read
+    /// first.
+    fn flush(&self, state: &mut State) -> bool {
+        loop {
+            let written = match state.receiver.next() {
+                Some(_) if state.dropping => Ok(usize::MAX),
+                Some(Stored::Bytes { bytes, taken }) => {
+                    self.local.try_write(&[IoSlice::new(&bytes[*taken..])])
+                }
+                Some(Stored::Zeros(count)) => {
+                    let count = (*count).min(ZEROS.len() as u64) as usize;
+                    self.local.try_write(&[IoSlice::new(&ZEROS[..count])])
+                }
+                None => break,
+            };
+            match written {
+                Ok(count) => {
+                    let length = state.receiver.next().map_or(0, Stored::len);
+                    self.took(state, (count as u64).min(length));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) => {
+                    if !self.refused(state, error) {
+                        return false;
+                    }
+                }
+            }
+        }
+        if state.receiver.is_at_end() {
+            self.local.finish();
+            state.receiver.take_end();
+            self.work.notify_one();
+            self.changed.notify_waiters();
+        }
+        false
+    }
+
+    /// The local program has taken data, or it was dropped for it.
+    fn took(&self, state: &mut State, count: u64) {
+        state.failing_since = None;
+        if !state.dropping {
+            self.counters.received.fetch_add(count, Ordering::Relaxed);
+        }
+        if let Some(buffer) = state.receiver.take(count) {
+            state.keep(buffer);
+        }
+        if state.receiver.acknowledgement_due() {
+            self.work.notify_one();
+        }
+    }
+
+    /// Judges a write that the local program refused. Returns whether the stream continues without the
+    /// program's reading side.
+    fn refused(&self, state: &mut State, error: io::Error) -> bool {
+        let judged = match is_refusal(&error) {
+            true => self.progress.refused(&self.local),
+            false => Err(RelayError::Local(error)),
+        };
+        match judged {
+            Ok(()) => state.dropping = true,
+            Err(error) => {
+                state.fail(error);
+                self.changed.notify_waiters();
+            }
+        }
+        state.failure.is_none()
+    }
+
+    /// Delivers data that follow each other, without waiting.
+    fn deliver(
+        &self,
+        offset: u64,
+        slices: &[IoSlice<'_>],
+        store: bool,
+    ) -> Result<Delivered, RelayError> {
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut state = self.state();
+        let state = &mut *state;
+        let mut written = 0;
+        loop {
+            if state.failure.is_some() {
+                return Ok(Delivered::Whole);
+            }
+            let left = (length - written) as u64;
+            let place = state.receiver.place(offset + written as u64, left);
+            match place.map_err(|violation| RelayError::Protocol(violation.to_string()))? {
+                Place::Old => break,
+                Place::Later => {
+                    self.store(state, offset, slices, written)?;
+                    break;
+                }
+                Place::Next { skip } => {
+                    written += skip as usize;
+                    if state.dropping {
+                        self.progress.refused(&self.local)?;
+                        self.took(state, (length - written) as u64);
+                        break;
+                    }
+                    let mut rest = [IoSlice::new(&[]); lane::MAX_SLICES];
+                    let count = after(slices, written, &mut rest);
+                    match self.local.try_write(&rest[..count]) {
+                        Ok(count) => {
+                            self.took(state, count as u64);
+                            written += count;
+                            if written == length {
+                                break;
+                            }
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock && store => {
+                            self.store(state, offset, slices, written)?;
+                            break;
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            return Ok(Delivered::Blocked);
+                        }
+                        Err(error) => {
+                            if !self.refused(state, error) {
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        // What was stored earlier may be next now.
+        if state.receiver.next().is_some() || state.receiver.is_at_end() {
+            self.stored.notify_one();
+        }
+        Ok(Delivered::Whole)
+    }
+
+    fn store(
+        &self,
+        state: &mut State,
+        offset: u64,
+        slices: &[IoSlice<'_>],
+        skip: usize,
+    ) -> Result<(), RelayError> {
+        let mut at = 0;
+        for slice in slices {
+            let from = skip.saturating_sub(at).min(slice.len());
+            if from < slice.len() {
+                state
+                    .receiver
+                    .store(offset + (at + from) as u64, &slice[from..])
+                    .map_err(|violation| RelayError::Protocol(violation.to_string()))?;
+            }
+            at += slice.len();
+        }
+        Ok(())
+    }
+
+    /// Begins a lane.
+    fn begin(&self) -> OpenLane<'_> {
+        let mut state = self.state();
+        let id = LaneId(state.opened);
+        state.opened += 1;
+        state.lanes += 1;
+        drop(state);
+        self.changed.notify_waiters();
+        OpenLane { stream: self, id }
+    }
+
+    /// A lane has ended. What it may have lost is sent again on another one.
+    fn end(&self, id: LaneId) {
+        let mut state = self.state();
+        state.lanes -= 1;
+        state.failing_since.get_or_insert_with(Instant::now);
+        state.sender.lane_failed(id);
+        if !state.peer_is_complete {
+            state.receiver.lane_failed();
+        }
+        drop(state);
+        self.wake_all();
+    }
+}
+
+/// A lane that is open. Dropping it ends the lane.
+struct OpenLane<'a> {
+    stream: &'a Stream,
+    id: LaneId,
+}
+
+impl Drop for OpenLane<'_> {
+    fn drop(&mut self) {
+        self.stream.end(self.id);
+    }
+}
+
+/// The slices of what follows the first `skip` bytes, and how many they are.
+fn after<'a>(slices: &[IoSlice<'a>], mut skip: usize, rest: &mut [IoSlice<'a>]) -> usize {
+    let mut count = 0;
+    for slice in slices {
+        let from = skip.min(slice.len());
+        skip -= from;
+        if from < slice.len() {
+            let mut part = *slice;
+            part.advance(from);
+            rest[count] = part;
+            count += 1;
+        }
+    }
+    count
+}

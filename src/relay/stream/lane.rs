@@ -1,0 +1,393 @@
+//! One lane: its loops for sending and receiving.
+
+use super::super::layout::Layout;
+use super::super::{Incoming, Outgoing, Received, RelayError, Turn};
+use super::{Abort, Delivered, State, Stream};
+use crate::lanes::{Frame, HEADER, LaneId, Parsed, Parser};
+use std::io::{self, IoSlice};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::time::timeout;
+
+/// Slices of data that are delivered at once: the records of a buffer, and what a header divides.
+pub(super) const MAX_SLICES: usize = 16;
+
+/// Time limit for an orderly close, from the end of this end's direction.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a lane has ended before its stream.
+#[derive(Debug, Error)]
+pub(crate) enum LaneError {
+    /// It broke while sending.
+    #[error("sending failed: {0}")]
+    Send(io::Error),
+    /// It broke while receiving.
+    #[error("receiving failed: {0}")]
+    Receive(io::Error),
+    /// It ended without an announcement.
+    #[error("it ended without an announcement")]
+    Cut,
+    /// The stream has failed.
+    #[error("the stream has failed")]
+    Stream,
+}
+
+/// What a lane does next.
+enum Step {
+    /// Send this header, and after it the bytes that are in the buffer.
+    Send(Frame, usize),
+    /// Send that this end has given up.
+    Abort,
+    /// Read new data.
+    Read,
+    /// Wait until there is something to do.
+    Wait,
+    /// Close the lane: the stream is complete.
+    Finish,
+    /// The stream has failed.
+    Stop,
+}
+
+impl Stream {
+    /// Serves a lane until it ends, in order or by a failure. What it may have lost is then sent again
+    /// on another lane.
+    pub(crate) async fn serve<O: Outgoing, I: Incoming>(
+        &self,
+        mut outgoing: O,
+        mut incoming: I,
+    ) -> Result<(), LaneError> {
+        let lane = self.begin();
+        let id = lane.id;
+        {
+            let up = self.send_all(id, &mut outgoing);
+            let down = self.receive_all(&mut incoming);
+            tokio::pin!(up, down);
+            tokio::select! {
+                result = &mut up => match result {
+                    // The peer closes its direction, too, when the stream is complete for it.
+                    Ok(()) => timeout(CLOSE_TIMEOUT, down).await.unwrap_or(Err(LaneError::Cut)),
+                    Err(error) => Err(error),
+                },
+                result = &mut down => match result {
+                    Ok(()) => timeout(CLOSE_TIMEOUT, up).await.unwrap_or(Err(LaneError::Cut)),
+                    Err(error) => Err(error),
+                },
+                () = self.until(|state| state.stopped) => Err(LaneError::Stream),
+            }
+        }
+    }
+
+    async fn send_all<O: Outgoing>(&self, id: LaneId, outgoing: &mut O) -> Result<(), LaneError> {
+        let layout = Layout {
+            before: O::ROOM,
+            payload: O::MAX,
+            after: O::AFTER,
+            pieces: O::PIECES,
+            reserved: HEADER,
+        };
+        let mut buffer = vec![0; layout.size()];
+        let mut turn = Turn::default();
+        loop {
+            let woken = self.work.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let step = self.next_step(id, layout, &mut buffer);
+            let (frame, count) = match step {
+                Step::Send(frame, count) => (frame, count),
+                Step::Abort => (Frame::Abort, 0),
+                Step::Wait => {
+                    tokio::select! {
+                        () = woken => {}
+                        () = outgoing.control_pending() => {
+                            outgoing.send_control().await.map_err(LaneError::Send)?;
+                        }
+                    }
+                    continue;
+                }
+                Step::Read => {
+                    let read = async {
+                        let _turn = self.reading.lock().await;
+                        self.read(id, layout, &mut buffer).await
+                    };
+                    let read = tokio::select! {
+                        biased;
+                        () = woken => continue,
+                        read = read => read,
+                    };
+                    match read {
+                        Some(read) => read,
+                        None => continue,
+                    }
+                }
+                Step::Finish => return outgoing.finish().await.map_err(LaneError::Send),
+                Step::Stop => return Err(LaneError::Stream),
+            };
+            buffer[layout.reserved()].copy_from_slice(&frame.encode());
+            let sent = outgoing.send(&mut buffer[..layout.used(count)]).await;
+            sent.map_err(LaneError::Send)?;
+            if frame == Frame::Abort {
+                self.state().abort = Abort::Sent;
+                self.wake_all();
+                return Err(LaneError::Stream);
+            }
+            turn.moved(count).await;
+        }
+    }
+
+    /// Decides what to send, and puts the bytes that are sent again into the buffer.
+    fn next_step(&self, id: LaneId, layout: Layout, buffer: &mut [u8]) -> Step {
+        let mut state = self.state();
+        match state.abort {
+            Abort::No => {}
+            Abort::Due => return Step::Abort,
+            Abort::Sent => return Step::Stop,
+        }
+        if let Some((offset, window)) = state.receiver.acknowledge() {
+            self.changed.notify_waiters();
+            let frame = Frame::Acknowledgement { offset, window };
+            return Step::Send(frame, 0);
+        }
+        if let Some(again) = state.sender.resend(id) {
+            let step = match again.payload {
+                Some(bytes) => {
+                    fill(layout, buffer, bytes);
+                    let count = bytes.len();
+                    Step::Send(data(again.offset, count), count)
+                }
+                None => {
+                    let offset = again.offset;
+                    Step::Send(Frame::End { offset }, 0)
+                }
+            };
+            state.resent_at = Some(Instant::now());
+            if state.sender.has_lost() {
+                self.work.notify_one();
+            }
+            return step;
+        }
+        if state.is_complete() {
+            return Step::Finish;
+        }
+        if state.local_ended {
+            if state.sender.has_ended() || state.failure.is_some() {
+                return Step::Wait;
+            }
+            let offset = state.sender.end(id);
+            return Step::Send(Frame::End { offset }, 0);
+        }
+        match state.sender.room() >= layout.capacity() as u64 {
+            true => Step::Read,
+            false => Step::Wait,
+        }
+    }
+
+    /// Reads new data of the local program. None if there is no room for it, or if its stream has ended.
+    async fn read(&self, id: LaneId, layout: Layout, buffer: &mut [u8]) -> Option<(Frame, usize)> {
+        {
+            let state = self.state();
+            if state.local_ended || state.sender.room() < layout.capacity() as u64 {
+                return None;
+            }
+        }
+        let count = match self.local.read_around(buffer, layout).await {
+            Ok(count) => count,
+            Err(error) => {
+                self.fail(RelayError::Local(error));
+                return None;
+            }
+        };
+        let mut state = self.state();
+        if count == 0 {
+            if let Err(error) = self.progress.may_finish(&self.local) {
+                state.fail(error);
+            }
+            state.local_ended = true;
+            drop(state);
+            self.wake_all();
+            return None;
+        }
+        let mut kept = state.buffer(count);
+        kept.clear();
+        let (slices, pieces) = layout.slices(buffer, count);
+        for slice in &slices[..pieces] {
+            kept.extend_from_slice(slice);
+        }
+        let offset = state.sender.push(count, kept, id);
+        drop(state);
+        self.sent.notify_waiters();
+        let sent = &self.counters.sent;
+        sent.fetch_add(count as u64, Ordering::Relaxed);
+        Some((data(offset, count), count))
+    }
+
+    async fn receive_all<I: Incoming>(&self, incoming: &mut I) -> Result<(), LaneError> {
+        let mut parser = Parser::default();
+        let mut turn = Turn::default();
+        loop {
+            let pieces = match incoming.next().await.map_err(LaneError::Receive)? {
+                Received::Data(pieces) => pieces,
+                Received::End if parser.is_between_frames() => {
+                    let mut state = self.state();
+                    state.peer_is_complete = true;
+                    drop(state);
+                    self.changed.notify_waiters();
+                    return Ok(());
+                }
+                Received::End | Received::Stopped => return Err(LaneError::Cut),
+            };
+            let mut run = Run::new();
+            for piece in pieces.iter() {
+                let mut rest = piece;
+                while let Some(parsed) = self.parse(&mut parser, &mut rest)? {
+                    match parsed {
+                        Parsed::Payload { offset, bytes } => {
+                            if !run.accepts(offset) {
+                                self.deliver_run(&mut run).await?;
+                            }
+                            run.add(offset, bytes);
+                        }
+                        Parsed::Frame(frame) => {
+                            self.deliver_run(&mut run).await?;
+                            self.handle(frame)?;
+                        }
+                    }
+                }
+            }
+            self.deliver_run(&mut run).await?;
+            turn.moved(pieces.bytes()).await;
+        }
+    }
+
+    fn parse<'a>(
+        &self,
+        parser: &mut Parser,
+        bytes: &mut &'a [u8],
+    ) -> Result<Option<Parsed<'a>>, LaneError> {
+        parser
+            .next(bytes)
+            .map_err(|error| self.violated(RelayError::Protocol(error.to_string())))
+    }
+
+    /// The peer has sent what it must not send: nothing that it sends can be trusted.
+    fn violated(&self, error: RelayError) -> LaneError {
+        self.fail(error);
+        LaneError::Stream
+    }
+
+    /// Delivers a run of data. Waits for the local program only as long as the peer has nothing to
+    /// acknowledge: the acknowledgement may be behind this data.
+    async fn deliver_run(&self, run: &mut Run<'_>) -> Result<(), LaneError> {
+        if run.count == 0 {
+            return Ok(());
+        }
+        let run = std::mem::replace(run, Run::new());
+        let mut store = false;
+        loop {
+            let sent = self.sent.notified();
+            tokio::pin!(sent);
+            sent.as_mut().enable();
+            store |= self.must_not_wait();
+            match self.deliver(run.offset, &run.slices[..run.count], store) {
+                Ok(Delivered::Whole) => return Ok(()),
+                Ok(Delivered::Blocked) => {
+                    tokio::select! {
+                        () = sent => store = true,
+                        // An error shows with the next write.
+                        _ = self.local.writable() => {}
+                    }
+                }
+                Err(error) => return Err(self.violated(error)),
+            }
+        }
+    }
+
+    fn must_not_wait(&self) -> bool {
+        let State { sender, lanes, .. } = &*self.state();
+        *lanes > 1 || !sender.is_acknowledged()
+    }
+
+    fn handle(&self, frame: Frame) -> Result<(), LaneError> {
+        let mut state = self.state();
+        let state = &mut *state;
+        match frame {
+            Frame::Data { .. } => Ok(()),
+            Frame::Zeros { offset, count } => state.receiver.store_zeros(offset, count),
+            Frame::End { offset } => state.receiver.end(offset),
+            Frame::Acknowledgement { offset, window } => {
+                let freed = state.sender.acknowledge(offset, window);
+                freed.map(|freed| freed.collect::<Vec<_>>()).map(|freed| {
+                    if !freed.is_empty() {
+                        state.failing_since = None;
+                    }
+                    for buffer in freed {
+                        state.keep(buffer);
+                    }
+                    self.work.notify_waiters();
+                    self.changed.notify_waiters();
+                })
+            }
+            Frame::Abort => {
+                state.fail(RelayError::Aborted);
+                self.changed.notify_waiters();
+                return Err(LaneError::Stream);
+            }
+        }
+        .map_err(|violation| {
+            state.fail(RelayError::Protocol(violation.to_string()));
+            self.changed.notify_waiters();
+            LaneError::Stream
+        })?;
+        if state.receiver.next().is_some() || state.receiver.is_at_end() {
+            self.stored.notify_one();
+        }
+        Ok(())
+    }
+}
+
+fn data(offset: u64, count: usize) -> Frame {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    Frame::Data { offset, count }
+}
+
+fn fill(layout: Layout, buffer: &mut [u8], bytes: &[u8]) {
+    let (mut slices, count) = layout.slices(buffer, bytes.len());
+    let mut rest = bytes;
+    for slice in &mut slices[..count] {
+        let (part, later) = rest.split_at(slice.len());
+        slice.copy_from_slice(part);
+        rest = later;
+    }
+}
+
+/// Pieces of data that follow each other.
+struct Run<'a> {
+    offset: u64,
+    bytes: u64,
+    slices: [IoSlice<'a>; MAX_SLICES],
+    count: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new() -> Self {
+        Self {
+            offset: 0,
+            bytes: 0,
+            slices: [IoSlice::new(&[]); MAX_SLICES],
+            count: 0,
+        }
+    }
+
+    fn accepts(&self, offset: u64) -> bool {
+        self.count == 0 || (self.count < MAX_SLICES && offset == self.offset + self.bytes)
+    }
+
+    fn add(&mut self, offset: u64, bytes: &'a [u8]) {
+        if self.count == 0 {
+            self.offset = offset;
+        }
+        self.slices[self.count] = IoSlice::new(bytes);
+        self.count += 1;
+        self.bytes += bytes.len() as u64;
+    }
+}

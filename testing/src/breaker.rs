@@ -1,0 +1,132 @@
+//! A relay in front of a listener that can break each of its connections.
+
+use crate::seam::Seam;
+use serde_json::{Value, json};
+use socket2::SockRef;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// The address of the relay. The listener has another one of the same network.
+const ADDRESS: &str = "127.0.0.9";
+
+/// How a connection breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// Both ends receive RST.
+    Reset,
+    /// Both ends receive FIN, without close_notify.
+    End,
+}
+
+/// The relay.
+#[derive(Clone, Default)]
+pub struct Breaker {
+    connections: Arc<Mutex<Vec<Arc<Connection>>>>,
+    bytes: Arc<AtomicU64>,
+}
+
+struct Connection {
+    ends: [TcpStream; 2],
+    is_broken: AtomicBool,
+}
+
+impl Breaker {
+    /// A seam whose listener is reached through this relay.
+    pub fn seam(&self) -> Seam {
+        let breaker = self.clone();
+        Seam::scripted(move |direct, ours| {
+            let mut answer = ours();
+            if direct["op"] == "open" {
+                breaker.serve(&answer["direct"]);
+                answer["direct"]["addresses"] = json!([ADDRESS]);
+            }
+            answer
+        })
+    }
+
+    fn serve(&self, open: &Value) {
+        let port = u16::try_from(open["port"].as_u64().unwrap()).unwrap();
+        let address = open["addresses"][0].as_str().unwrap().to_owned();
+        let listener = TcpListener::bind((ADDRESS, port)).unwrap();
+        let breaker = self.clone();
+        thread::spawn(move || {
+            for source in listener.incoming() {
+                let target = TcpStream::connect((address.as_str(), port)).unwrap();
+                breaker.add(source.unwrap(), target);
+            }
+        });
+    }
+
+    fn add(&self, source: TcpStream, target: TcpStream) {
+        for end in [&source, &target] {
+            end.set_nodelay(true).unwrap();
+        }
+        let connection = Arc::new(Connection {
+            ends: [source, target],
+            is_broken: AtomicBool::new(false),
+        });
+        self.connections.lock().unwrap().push(connection.clone());
+        for [from, to] in [[0, 1], [1, 0]] {
+            let (connection, bytes) = (connection.clone(), self.bytes.clone());
+            thread::spawn(move || connection.copy(from, to, &bytes));
+        }
+    }
+
+    /// Bytes that have passed in both directions.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The connections so far, the heartbeat included.
+    pub fn count(&self) -> usize {
+        self.connections.lock().unwrap().len()
+    }
+
+    /// Breaks connections that are open. The first one of all is the heartbeat.
+    pub fn break_some(&self, how: Break, chosen: impl Fn(usize) -> bool) {
+        let connections = self.connections.lock().unwrap();
+        let mut broken = 0;
+        for (index, connection) in connections.iter().enumerate() {
+            if chosen(index) && !connection.is_broken.load(Ordering::Relaxed) {
+                connection.fail(how);
+                broken += 1;
+            }
+        }
+        assert!(broken > 0, "none of {} connections", connections.len());
+    }
+}
+
+impl Connection {
+    fn fail(&self, how: Break) {
+        self.is_broken.store(true, Ordering::Relaxed);
+        for end in &self.ends {
+            if how == Break::Reset {
+                SockRef::from(end).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            // The copies hold the descriptors. Without a reset, both directions end with FIN.
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn copy(&self, from: usize, to: usize, bytes: &AtomicU64) {
+        let (mut from, mut to) = (&self.ends[from], &self.ends[to]);
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    if to.write_all(&buffer[..count]).is_err() {
+                        break;
+                    }
+                    bytes.fetch_add(count as u64, Ordering::Relaxed);
+                }
+                Err(_) => break,
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    }
+}
