@@ -229,6 +229,11 @@ impl Receiver {
         self.acknowledgement_due = self.taken > 0 || self.window > 0;
     }
 
+    /// Makes an acknowledgement due, if something was taken since the last one.
+    pub(crate) fn request_acknowledgement(&mut self) {
+        self.acknowledgement_due |= self.taken > self.acknowledged;
+    }
+
     /// Whether an acknowledgement is due.
     pub(crate) fn acknowledgement_due(&self) -> bool {
         self.acknowledgement_due
@@ -366,6 +371,11 @@ mod tests {
         assert_eq!(receiver.acknowledge(), Some((564, 1000)));
         receiver.lane_failed();
         assert_eq!(receiver.acknowledge(), Some((564, 1000)));
+        receiver.request_acknowledgement();
+        assert_eq!(receiver.acknowledge(), None);
+        receiver.take(1);
+        receiver.request_acknowledgement();
+        assert_eq!(receiver.acknowledge(), Some((565, 1000)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::local::Local;
 use super::{Counters, DRAIN_TIMEOUT, Progress, RelayError, is_refusal};
 use crate::lanes::{LaneId, MAX_PAYLOAD, Place, Receiver, Sender, Stored};
 use crate::system::lock;
+use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,6 +25,9 @@ use tokio::time::{sleep, timeout};
 
 /// Bytes that each end may send before the first acknowledgement.
 pub(crate) const INITIAL_WINDOW: u32 = 256 << 10;
+
+/// Interval of acknowledgements that no amount of data makes due.
+const ACKNOWLEDGEMENT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Data below this size gets a buffer of its own size.
 const SMALL: usize = MAX_PAYLOAD / 2;
@@ -167,6 +171,7 @@ impl Stream {
         let failed = tokio::select! {
             failed = self.write_stored() => failed,
             () = self.until(|state| state.failure.is_some() || state.is_complete()) => false,
+            never = self.acknowledge_at_intervals() => match never {},
         };
         if !failed {
             self.until(|state| state.failure.is_some() || state.is_complete())
@@ -294,6 +299,18 @@ impl Stream {
         self.changed.notify_waiters();
     }
 
+    /// Acknowledges what too little data follows: the peer keeps it until then.
+    async fn acknowledge_at_intervals(&self) -> Infallible {
+        loop {
+            sleep(ACKNOWLEDGEMENT_INTERVAL).await;
+            let mut state = self.state();
+            state.receiver.request_acknowledgement();
+            if state.receiver.acknowledgement_due() {
+                self.work.notify_one();
+            }
+        }
+    }
+
     /// Writes stored data to the local socket until the end of the stream. Returns whether the stream
     /// has failed.
     async fn write_stored(&self) -> bool {
@@ -380,12 +397,15 @@ impl Stream {
         };
         match judged {
             Ok(()) => state.dropping = true,
-            Err(error) => {
-                state.fail(error);
-                self.changed.notify_waiters();
-            }
+            Err(error) => self.failed(state, error),
         }
         state.failure.is_none()
+    }
+
+    /// The local program has failed. Lanes continue: its earlier data is still sent.
+    fn failed(&self, state: &mut State, error: RelayError) {
+        state.fail(error);
+        self.changed.notify_waiters();
     }
 
     /// Delivers data that follow each other, without waiting.
@@ -414,8 +434,10 @@ impl Stream {
                 Place::Next { skip } => {
                     written += skip as usize;
                     if state.dropping {
-                        self.progress.refused(&self.local)?;
-                        self.took(state, (length - written) as u64);
+                        match self.progress.refused(&self.local) {
+                            Ok(()) => self.took(state, (length - written) as u64),
+                            Err(error) => self.failed(state, error),
+                        }
                         break;
                     }
                     let mut rest = [IoSlice::new(&[]); lane::MAX_SLICES];

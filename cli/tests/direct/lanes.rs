@@ -10,6 +10,7 @@ use std::time::Duration;
 use testing::breaker::{Break, Breaker};
 use testing::namespace::in_namespace;
 use testing::seam::{NegotiatedTunnel, Seam, plane_request_with, program};
+use testing::stream::{exchange_bytes, expect_write_failure, write_until_failure};
 use testing::{pattern, read_to_end, wait_until, write_in_pieces};
 
 /// More bytes than all buffers in the path hold.
@@ -207,4 +208,28 @@ fn no_byte_is_lost_if_connections_are_reset() {
 #[test]
 fn no_byte_is_lost_if_connections_end_without_an_announcement() {
     break_at_every_moment(Break::End);
+}
+
+/// The program closes its socket while the other one still writes to it.
+#[test]
+fn a_program_that_closes_too_early_fails_the_stream_after_its_own_data() {
+    const LENGTH: usize = 8 << 20;
+    for (kind, plane) in KINDS {
+        let request = plane_request_with(kind, &json!({ "lanes": 3 }));
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &request);
+        let (source, target) = tunnel.pair();
+        exchange_bytes(&source, &target);
+        let writer = write_until_failure(&target);
+        (&source).write_all(&pattern(LENGTH)).unwrap();
+        drop(source);
+        // The kernel reports the failure once: to the writer or to the reader.
+        let data = read_to_end(&target).0;
+        assert!(data == pattern(LENGTH), "{plane}: {} bytes", data.len());
+        expect_write_failure(writer);
+        let (record, ended) = tunnel.finish();
+        assert_eq!(record["failed"], 1, "{record}");
+        let expected =
+            "FAILED: the local program closed its socket while data was still on its way to it";
+        assert!(ended.log.contains(expected), "{}", ended.log);
+    }
 }
