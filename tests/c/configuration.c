@@ -39,15 +39,15 @@ static void accepted_input(void)
     selected(FILE_TEXT, "{\"side\":\"source\",\"remote\":\"PVE.example.com.\"}",
              "{\"migration_type\":\"insecure\",\"migration_network\":\"dc2\",\"configured\":true,\"network\":\"dc1\","
              "\"source_network\":\"10.0.0.0/24\",\"require_encryption\":false,\"public\":false,\"gateway\":false,"
-             "\"dead_peer_timeout\":30,\"congestion\":\"auto\",\"buffer\":\"auto\","
+             "\"dead_peer_timeout\":30,\"congestion\":\"auto\",\"buffer\":\"auto\",\"lanes\":1,\"threads\":null,"
              "\"reason\":\"network 'dc2' is configured for remote 'pve.example.com'\"}");
     /* On the target: an ID selects the network of this node. */
     selected(FILE_TEXT, "{\"side\":\"target\",\"migration_type\":\"secure\",\"migration_network\":\"dc2\"}",
              "{\"network\":\"10.0.0.0/24\",\"configured\":true,\"require_encryption\":false,\"public\":false,"
-             "\"congestion\":\"auto\",\"buffer\":\"auto\",\"reason\":\"network 'dc2' was requested by its ID\"}");
+             "\"congestion\":\"auto\",\"buffer\":\"auto\",\"threads\":null,\"reason\":\"network 'dc2' was requested by its ID\"}");
     /* NULL instead of the text counts as an empty file. */
     const char *none = "{\"network\":null,\"configured\":false,\"require_encryption\":false,\"public\":false,"
-                       "\"congestion\":\"auto\",\"buffer\":\"auto\",\"reason\":\"no network was requested\"}";
+                       "\"congestion\":\"auto\",\"buffer\":\"auto\",\"threads\":null,\"reason\":\"no network was requested\"}";
     selected(NULL, "{\"side\":\"target\",\"migration_type\":\"insecure\"}", none);
     selected("", "{\"side\":\"target\",\"migration_type\":\"insecure\",\"migration_network\":null}", none);
 }

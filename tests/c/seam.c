@@ -43,7 +43,8 @@ static void each_request_has_an_action(void)
             "{\"do\":\"check\",\"path\":\"/\",\"privilege\":\"Sys.Modify\"}");
     decided(text, "{" OPEN "," KNOWN ",\"listener\":\"ended\"}",
             "{\"do\":\"listen\",\"options\":{\"buffer\":\"auto\",\"congestion\":\"auto\",\"dead_peer_timeout\":60.0,"
-            "\"fingerprint\":null,\"hello_timeout\":10,\"network\":\"10.9.0.0/24\",\"node\":\"pve7\",\"plane\":\"tcp\",\"public\":false,\"user\":null}}");
+            "\"fingerprint\":null,\"hello_timeout\":10,\"network\":\"10.9.0.0/24\",\"node\":\"pve7\",\"plane\":\"tcp\",\"protocol\":1,"
+            "\"public\":false,\"threads\":null,\"user\":null}}");
     decided(NULL, "{\"direct\":{\"op\":\"forward\",\"path\":\"/a\"}," KNOWN ",\"listener\":\"running\",\"sockets\":[\"/a\"]}",
             "{\"do\":\"ask\",\"request\":{\"op\":\"forward\",\"path\":\"/a\"}}");
     decided(NULL, "{\"direct\":{\"op\":\"close\"}," KNOWN ",\"listener\":\"running\"}", "{\"do\":\"close\"}");
