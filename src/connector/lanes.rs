@@ -142,7 +142,11 @@ impl Lane {
         while !self.stream.is_over() {
             let opened = match link.take() {
                 Some(link) => Ok(link),
-                None => self.target.connect(self.purpose).await,
+                // The local socket stays open as long as this task has the stream.
+                None => tokio::select! {
+                    opened = self.target.connect(self.purpose) => opened,
+                    () = self.stream.over() => return,
+                },
             };
             let failure = match opened {
                 Ok(link) => {

@@ -146,7 +146,12 @@ pub(crate) async fn finish(stream: &Stream, result: &Result<(), LinkError>) {
         Ok(()) => timeout(CLOSE_TIMEOUT, stream.without_lanes()).await,
         Err(_) => {
             stream.abort();
-            timeout(CLOSE_TIMEOUT, stream.aborted()).await
+            timeout(CLOSE_TIMEOUT, async {
+                stream.aborted().await;
+                // The peer ends the lanes when it has received the announcement.
+                stream.without_lanes().await;
+            })
+            .await
         }
     };
     stream.stop().await;

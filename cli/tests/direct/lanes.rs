@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testing::breaker::{Break, Breaker};
 use testing::namespace::in_namespace;
 use testing::seam::{NegotiatedTunnel, Seam, plane_request_with, program};
@@ -221,11 +221,14 @@ fn a_program_that_closes_too_early_fails_the_stream_after_its_own_data() {
         exchange_bytes(&source, &target);
         let writer = write_until_failure(&target);
         (&source).write_all(&pattern(LENGTH)).unwrap();
+        let closed = Instant::now();
         drop(source);
         // The kernel reports the failure once: to the writer or to the reader.
         let data = read_to_end(&target).0;
         assert!(data == pattern(LENGTH), "{plane}: {} bytes", data.len());
-        expect_write_failure(writer);
+        // The failure is announced. Without that, the target would wait for the dead-peer limit.
+        let took = expect_write_failure(writer) - closed;
+        assert!(took < Duration::from_secs(30), "{plane}: {took:?}");
         let (record, ended) = tunnel.finish();
         assert_eq!(record["failed"], 1, "{record}");
         let expected =

@@ -2,16 +2,14 @@
 
 use super::super::layout::Layout;
 use super::super::{Incoming, Outgoing, Received, RelayError, Turn};
-use super::{Abort, Delivered, State, Stream};
+use super::delivery::{Delivered, MAX_SLICES};
+use super::{Abort, State, Stream};
 use crate::lanes::{Frame, HEADER, LaneId, Parsed, Parser};
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::time::timeout;
-
-/// Slices of data that are delivered at once: the records of a buffer, and what a header divides.
-pub(super) const MAX_SLICES: usize = 16;
 
 /// Time limit for an orderly close, from the end of this end's direction.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -67,6 +65,12 @@ impl Stream {
                 result = &mut up => match result {
                     // The peer closes its direction, too, when the stream is complete for it.
                     Ok(()) => timeout(CLOSE_TIMEOUT, down).await.unwrap_or(Err(LaneError::Cut)),
+                    Err(LaneError::Stream) => {
+                        // A close with unread data would reset the connection, and the peer could miss
+                        // the announcement of the failure.
+                        let _ = timeout(CLOSE_TIMEOUT, down).await;
+                        Err(LaneError::Stream)
+                    }
                     Err(error) => Err(error),
                 },
                 result = &mut down => match result {
