@@ -72,6 +72,16 @@ subtest 'each missing privilege' => sub {
         2, [failed => qr/lacks Sys\.Modify on \/: for clear text/, qr/--privs Sys\.Modify/]
     );
     reports(quick($node, @targets), 0);
+    # The configuration of this node permits clear text here, and not at the target.
+    my $file = "$DIR/clear.cfg";
+    write_file(
+        $file,
+        "network: dc2\n\tremote 127.0.0.1\n\tsource 127.0.0.0/8\n\tallow secure,insecure\n"
+    );
+    reports(
+        quick($node, @targets, '--type', 'insecure', '--configuration', $file),
+        2, [failed => qr/lacks Sys\.Modify on \/: for clear text/, qr/--privs Sys\.Modify/]
+    );
 };
 
 subtest 'storages and bridges that do not exist' => sub {

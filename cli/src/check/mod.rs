@@ -181,8 +181,9 @@ impl Run<'_> {
             storages: self.arguments.target_storage.clone(),
             bridges: self.arguments.target_bridge.clone(),
             migration_type: selection.migration_type,
-            // The target decides by its own configuration, which only has IDs.
-            configured: network.as_deref().is_none_or(is_id) && selection.configured,
+            // The target decides by its own configuration, which only has IDs. Without a network, nothing is
+            // configured there.
+            configured: network.as_deref().is_some_and(is_id) && selection.configured,
             network,
         };
         privileges::check(api, self.remote, &purpose, self.report)
