@@ -166,11 +166,27 @@ subtest 'the configuration of the target' => sub {
 subtest 'clear text' => sub {
     my $node = node();
     my $result = quick($node, '--type', 'insecure', @NETWORK);
-    my $advice = qr/\Aomit --type insecure/;
+    my $advice = qr/\Ause --type secure/;
     my $path = qr/\ACLEAR TEXT: .* UNENCRYPTED from 127\.0\.0\.1/;
     reports($result, 1, [worse => qr/\AWARNING: CLEAR TEXT/, $advice], [worse => $path, $advice]);
     is($result->{report}{plane}, 'tcp', 'the plane');
     nothing_left($node);
+    # The configuration requests it, so there is no argument to omit.
+    my $file = "$DIR/insecure.cfg";
+    write_file($file, <<~'END');
+        network: dc2
+            remote 127.0.0.1
+            source 127.0.0.0/8
+            target 127.0.0.0/8
+            allow secure,insecure
+            default insecure
+        END
+    my @configured = ('--configuration', $file);
+    reports(
+        quick($node, @configured), 1, [worse => qr/\AWARNING/, $advice],
+        [worse => $path, $advice]
+    );
+    reports(quick($node, @configured, '--type', 'secure'), 0);
 };
 
 subtest 'a target that fails' => sub {

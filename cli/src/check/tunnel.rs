@@ -249,9 +249,7 @@ fn negotiate(
     {
         let warning = warning.as_str().unwrap_or_default();
         let advice = match warning.contains("CLEAR TEXT") {
-            true => {
-                "omit --type insecure, unless the network is private and trusted from end to end"
-            }
+            true => "use --type secure, unless the network is private and trusted from end to end",
             false => advice::for_listener(warning),
         };
         report.add(Finding::worse(Step::Tunnel, warning, advice));
