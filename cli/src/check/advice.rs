@@ -15,6 +15,14 @@ pub(super) fn for_listener(reason: &str) -> &'static str {
         "set the MTU of both nodes to that of the network path, or raise the path's"
     } else if has("an address of this node itself") {
         "give one of the nodes another address, or choose another migration network"
+    } else if has(" lacks ") {
+        // The reason names the privilege.
+        "give the token the privilege on the target: see 'pve-tunnel-first-migration(7)'"
+    } else if has("cannot resolve the node's name") {
+        "add the name of the target's node to /etc/hosts on the target, or choose a migration network"
+    } else if has("wait ") {
+        // The reason names what to wait for.
+        "wait for these migrations to end, or migrate over the websocket, which is slower"
     } else if has("refused") && has("onnection") {
         "no program listens at this address and port: check that it is an address of the target, and that no NAT or proxy answers in its place"
     } else if has("certificate") || has("is not TLS") || has("not a pve-tunnel listener") {
@@ -66,6 +74,10 @@ mod tests {
             ("… No route to host (os error 113)", "check the routes"),
             ("large packets to the target are lost, … within 5s; check with ping -M do", "set the MTU"),
             ("the target announces 10.0.0.7, which is an address of this node itself", "another address"),
+            ("clear text is refused: user 'a@pve' lacks Sys.Modify on '/'; the ID of a configured network needs none", "give the token"),
+            ("listener: cannot resolve the node's name 'pve2': Name or service not known", "/etc/hosts on the target"),
+            ("listener: user 'a@pve' already has 8 listeners on this node: wait until one of these migrations has ended", "wait for these"),
+            ("listener: all ports from 60000 to 60049 on 10.0.0.7 are in use: wait for other migrations to end", "wait for these"),
             ("something else", "see MIGRATION NETWORK"),
         ];
         for (reason, advice) in table {
