@@ -66,6 +66,12 @@ subtest 'each missing privilege' => sub {
             reports(quick($node, @targets, @network), 2, [failed => $text, $advice]);
         }
     }
+    # Without a VMID: that of the tunnel is another one at the next check.
+    my $every = node(permissions => permissions('/vms', 'VM.Allocate'));
+    reports(
+        quick($every, '--read-only'),
+        2, [failed => qr/lacks VM\.Allocate on \/vms: /, qr/ acl modify \/vms --tokens /]
+    );
     my $node = node(permissions => permissions('/', 'Sys.Modify'));
     reports(
         quick($node, @targets, '--type', 'insecure'),

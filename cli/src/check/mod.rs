@@ -125,7 +125,7 @@ impl Run<'_> {
         folder::report_killed_checks(&api, self.remote, self.report);
         let selection = selection?;
         let vmid = self.vmid_at_target(&api)?;
-        let missing = self.check_privileges(&api, &selection, vmid);
+        let missing = self.check_privileges(&api, &selection);
         self.check_resources(&api, &target, missing);
         if self.arguments.read_only {
             self.report
@@ -164,20 +164,12 @@ impl Run<'_> {
     }
 
     /// The privileges that the token lacks; none if they cannot be read.
-    fn check_privileges(
-        &mut self,
-        api: &Api,
-        selection: &SourceSelection,
-        vmid: u32,
-    ) -> Option<Vec<Needed>> {
+    fn check_privileges(&mut self, api: &Api, selection: &SourceSelection) -> Option<Vec<Needed>> {
         let network = selection.network.clone();
         let purpose = Purpose {
-            // A migration will use the guest's own VMID, if no other one was requested.
-            vmid: self
-                .arguments
-                .target_vmid
-                .or(self.arguments.vmid)
-                .unwrap_or(vmid),
+            // A migration will use the guest's own VMID, if no other one was requested. That of the tunnel
+            // is another one at each check.
+            vmid: self.arguments.target_vmid.or(self.arguments.vmid),
             storages: self.arguments.target_storage.clone(),
             bridges: self.arguments.target_bridge.clone(),
             migration_type: selection.migration_type,

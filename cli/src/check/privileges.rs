@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 /// What a migration will do at the target, as far as it needs privileges.
 #[derive(Debug, Clone)]
 pub(super) struct Purpose {
-    pub(super) vmid: u32,
+    /// None if it is not known: the token needs the privileges for every VMID.
+    pub(super) vmid: Option<u32>,
     pub(super) storages: Vec<String>,
     pub(super) bridges: Vec<String>,
     pub(super) migration_type: MigrationType,
@@ -96,7 +97,9 @@ fn permissions(api: &Api, needed: &[Needed]) -> Result<Value, ApiError> {
 /// Everything that the migration needs. The target checks each of them itself, some only when the
 /// migration is half done.
 pub(super) fn needed(purpose: &Purpose) -> Vec<Needed> {
-    let guest = format!("/vms/{}", purpose.vmid);
+    let guest = purpose
+        .vmid
+        .map_or("/vms".to_owned(), |vmid| format!("/vms/{vmid}"));
     let mut needed = vec![
         new("/", "Sys.Incoming", "to accept guests from other clusters"),
         new(
@@ -199,7 +202,7 @@ mod tests {
 
     fn purpose() -> Purpose {
         Purpose {
-            vmid: 100,
+            vmid: Some(100),
             storages: vec!["local-zfs".to_owned()],
             bridges: vec!["vmbr0".to_owned()],
             migration_type: MigrationType::Secure,
