@@ -179,7 +179,7 @@ pub(super) fn by_path(needed: &[Needed]) -> Vec<(&str, Vec<&Needed>)> {
 }
 
 /// The commands that give a token these privileges on a path, and its user, too: a token with privilege
-/// separation has only what both have.
+/// separation has only what both have. The role may exist, by the manual or by the advice for another path.
 pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
     let role = match path.split('/').nth(1) {
         Some("vms") => "MigrateGuest",
@@ -190,7 +190,7 @@ pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
     let privileges = privileges.join(",");
     let user = token.split('!').next().unwrap_or(token);
     format!(
-        "pveum role add {role} --privs {privileges} && pveum acl modify {path} --tokens '{token}' --users '{user}' --roles {role}"
+        "pveum role add {role} --privs {privileges} || pveum role modify {role} --append 1 --privs {privileges} && pveum acl modify {path} --tokens '{token}' --users '{user}' --roles {role}"
     )
 }
 
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(groups[0].1.len(), 2);
         assert_eq!(
             command("/", &["Sys.Incoming", "Sys.Audit"], "move@pve!t"),
-            "pveum role add MigrateIn --privs Sys.Incoming,Sys.Audit && pveum acl modify / --tokens 'move@pve!t' --users 'move@pve' --roles MigrateIn"
+            "pveum role add MigrateIn --privs Sys.Incoming,Sys.Audit || pveum role modify MigrateIn --append 1 --privs Sys.Incoming,Sys.Audit && pveum acl modify / --tokens 'move@pve!t' --users 'move@pve' --roles MigrateIn"
         );
         assert!(command("/vms/100", &["VM.Allocate"], "t").contains("role add MigrateGuest "));
     }
