@@ -232,6 +232,10 @@ impl Report {
                 Some(plane) => format!("Ready: a migration would use plane '{plane}'."),
                 None => "Nothing is wrong so far.".to_owned(),
             },
+            Outcome::Worse if self.plane.is_none() => format!(
+                "It is not known whether a migration would work, because no tunnel was opened: see the {} marked with '!'.",
+                lines(marked(Outcome::Worse).count())
+            ),
             Outcome::Worse => format!(
                 "A migration would work, but worse than it could: see the {} marked with '!'.",
                 lines(marked(Outcome::Worse).count())
@@ -345,6 +349,24 @@ mod tests {
         };
         assert_eq!(printed(false), "  ✓ fine\n");
         assert_eq!(printed(true), "  \x1b[32m✓\x1b[0m fine\n");
+    }
+
+    #[test]
+    fn a_check_without_a_tunnel_does_not_conclude_that_a_migration_works() {
+        let mut report = Report::new("192.0.2.7", None, Style::Json);
+        report.add(Finding::worse(
+            Step::Api,
+            "no API token was given",
+            "give it",
+        ));
+        let conclusion = report.conclusion();
+        assert!(conclusion.starts_with("It is not known"), "{conclusion}");
+        report.plane = Some("websocket".to_owned());
+        let conclusion = report.conclusion();
+        assert!(
+            conclusion.starts_with("A migration would work"),
+            "{conclusion}"
+        );
     }
 
     #[test]
