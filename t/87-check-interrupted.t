@@ -12,7 +12,7 @@ use POSIX ();
 use Test::More;
 use Time::HiRes qw(sleep);
 
-use Test::CheckCommand qw(defaults remote reports start_check);
+use Test::CheckCommand qw(defaults remote reports start_check write_file);
 use Test::DefaultSignals;
 use Test::Processes qw(is_running wait_until);
 use Test::TunnelNode;
@@ -38,6 +38,21 @@ sub nothing_left ($node, $result) {
     my $gone = wait_until(sub { !glob "$node->{dir}/*.conf" }, 10);
     ok($gone, 'the target has no guest');
     return;
+}
+
+# A library that delays programs with this first argument before their first function.
+sub slow_start ($argument) {
+    my $folder = tempdir(CLEANUP => 1);
+    write_file("$folder/slow.c", <<~"END");
+        #include <string.h>
+        #include <unistd.h>
+        __attribute__((constructor)) static void slow(int argc, char **argv) {
+            if (argc > 1 && strcmp(argv[1], "$argument") == 0) usleep(500000);
+        }
+        END
+    system('cc', '-shared', '-fPIC', '-o', "$folder/slow.so", "$folder/slow.c") == 0
+        or die "cc failed\n";
+    return "$folder/slow.so";
 }
 
 # SIGQUIT writes a core into the working directory, if the limit permits it.
@@ -77,6 +92,22 @@ for my $point (sort keys %POINT) {
         };
     }
 }
+
+subtest 'Ctrl-C on a terminal while the connector starts' => sub {
+    my $library = slow_start('connect');
+    my $node = node();
+    my $prepare = sub {
+        POSIX::setpgid(0, 0);
+        $ENV{LD_PRELOAD} = $library;
+    };
+    my $check = start($node, arguments => ['--seconds', 0], prepare => $prepare);
+    ok($node->wait_log(qr/^POST .* 200/), 'the tunnel is open');
+    kill INT => -$check->{pid};
+    my $result = $check->wait;
+    is($result->{code}, 130, 'it ends by the signal');
+    nothing_left($node, $result);
+    like($result->{out}, qr/was removed, and nothing is left/, 'after it has cleaned up');
+};
 
 subtest 'a second Ctrl-C does not interrupt the clean-up' => sub {
     my $node = node();

@@ -4,6 +4,7 @@ use super::interrupt::Interrupt;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,6 +56,8 @@ impl Connector {
         let program = std::env::current_exe().map_err(ConnectorError::Start)?;
         let mut child = Command::new(program)
             .arg("connect")
+            // A terminal sends its signals to the whole process group, also before the connector has left it.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
