@@ -158,7 +158,8 @@ impl Server {
     /// Types a line into the server's terminal: data for the client, or a command such as `K`.
     pub fn type_line(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().unwrap();
-        writeln!(input, "{line}").unwrap();
+        // One write: the server takes a line that arrives in two pieces for a command and data.
+        input.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// What the server printed, once it has served its connections.
