@@ -68,6 +68,7 @@ my $trixie = folder('trixie', ['1.0~deb13'], ['1.1~deb13']);
 subtest 'unsigned' => sub {
     my $printed = create($bookworm, $bookworm, $trixie, $dir->child('absent'));
     like($printed, qr/^The packages are not signed/m, 'reports that nothing is signed');
+    unlike($printed, qr/wget/, '... and fetches no key');
     for my $suite (qw(bookworm trixie)) {
         my $folder = $repository->child("dists/$suite/main/binary-amd64");
         ok($folder->child($_)->exists, "$suite: $_") for qw(Packages Packages.gz Packages.xz);
@@ -110,7 +111,17 @@ subtest 'signed' => sub {
     my ($key) = $made =~ m/KEY_CREATED . ([0-9A-F]+)/ or die "gpg made no key: $made\n";
 
     fails(['--key', '0' x 40, $bookworm], qr/gpg has no secret key 0{40}$/m);
-    my ($stanza) = stanzas(create('--key', $key, $bookworm));
+    my $printed = create('--key', $key, $bookworm);
+    my ($stanza) = stanzas($printed);
+    like($printed, qr/^The packages are signed by the key $key\./m, 'prints the fingerprint');
+    my @long = grep { length > 80 && !m{\Q$repository\E} } split m/\n/, $printed;
+    is_deeply(\@long, [], 'the text fits 80 columns');
+    # A node that uses a web server has no copy of the folder.
+    my ($uri) = $printed =~ m/^  URIs: (https:\S+)$/m;
+    my ($fetch) = $printed =~ m/^(  wget .*\\\n.*)$/m;
+    my ($to, $from) = ($fetch // '') =~ m{-O (\S+) \\\n +\Q$uri\E/(\S+)\z};
+    is($to, '/etc/apt/keyrings/pve-tunnel.asc', 'the command for a web server installs the key');
+    ok($from && -s $repository->child($from), '... from a file of the repository');
     like($stanza, qr{^Signed-By: /etc/apt/keyrings/pve-tunnel\.asc$}m, 'the sources name the key');
     unlike($stanza, qr/Trusted/, 'the sources require a signature');
     # Instead of the path to which the operator copies the key.
