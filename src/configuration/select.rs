@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::parse::type_names;
-use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network};
+use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network, is_id};
 use crate::lanes::DEFAULT_LANES;
 use crate::network::Spec;
 use crate::plane::MigrationType;
@@ -84,6 +84,16 @@ pub struct SourceSelection {
     pub threads: Option<u16>,
     /// Why this network was selected, in one sentence.
     pub reason: String,
+}
+
+impl SourceSelection {
+    /// Whether the target can find the network in its own file, so that its user needs no privilege for
+    /// type and network. Only an ID can be found there. An interface can have the form of an ID: if the
+    /// target has no network of that name, it requires the privilege.
+    #[must_use]
+    pub fn may_be_configured_at_target(&self) -> bool {
+        self.configured && self.network.as_deref().is_some_and(is_id)
+    }
 }
 
 /// What applies to a call on the target.

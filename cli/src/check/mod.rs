@@ -29,7 +29,7 @@ use guest::Guest;
 use interrupt::Interrupt;
 use nix::sys::prctl::set_dumpable;
 use privileges::{Needed, Purpose};
-use pve_tunnel::configuration::{Configuration, SourceSelection, is_id};
+use pve_tunnel::configuration::{Configuration, SourceSelection};
 use remote::Remote;
 use report::{Finding, Outcome, Report, Step, Style};
 use std::fmt::Display;
@@ -165,7 +165,6 @@ impl Run<'_> {
 
     /// The privileges that the token lacks; none if they cannot be read.
     fn check_privileges(&mut self, api: &Api, selection: &SourceSelection) -> Option<Vec<Needed>> {
-        let network = selection.network.clone();
         let purpose = Purpose {
             // A migration will use the guest's own VMID, if no other one was requested. That of the tunnel
             // is another one at each check.
@@ -173,10 +172,8 @@ impl Run<'_> {
             storages: self.arguments.target_storage.clone(),
             bridges: self.arguments.target_bridge.clone(),
             migration_type: selection.migration_type,
-            // The target decides by its own configuration, which only has IDs. Without a network, nothing is
-            // configured there.
-            configured: network.as_deref().is_some_and(is_id) && selection.configured,
-            network,
+            configured: selection.may_be_configured_at_target(),
+            network: selection.network.clone(),
         };
         privileges::check(api, self.remote, &purpose, self.report)
     }

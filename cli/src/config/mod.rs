@@ -7,7 +7,7 @@ use crate::configuration_file::{self, FileError};
 use pve_tunnel::configuration::{
     Configuration, ConfigurationError, Lines, Setting, SourceSelection, select_source, settings,
 };
-use pve_tunnel::plan::{PlanInput, Privilege, plan};
+use pve_tunnel::plan::{Node, PlanInput, Privilege, plan, privileges};
 use pve_tunnel::plane::{MigrationType, Plane};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,9 @@ struct OfType {
     refused: Option<String>,
     /// The privileges that the user needs besides those of every migration.
     privileges: Vec<Privilege>,
+    /// The network that the target's file is assumed to contain. Without it, the target requires the
+    /// privileges that it requires for a network of the call.
+    network_at_target: Option<String>,
 }
 
 impl ConfigReport {
@@ -114,6 +117,28 @@ impl ConfigReport {
     /// The first mistake in the file, or why it cannot be read.
     pub(crate) fn error(&self) -> Option<&str> {
         self.error.as_deref()
+    }
+}
+
+impl OfType {
+    /// Adds what the target requires, which decides by its own file.
+    fn add_those_of_target(&mut self, selection: &SourceSelection) {
+        let configured = selection.may_be_configured_at_target();
+        let network = selection.network.as_deref();
+        for needed in privileges(self.migration_type, network, configured) {
+            let is_same = |known: &&mut Privilege| {
+                known.path == needed.path && known.privilege == needed.privilege
+            };
+            match self.privileges.iter_mut().find(is_same) {
+                Some(known) if known.on.contains(&Node::Target) => {}
+                Some(known) => known.on.push(Node::Target),
+                None => self.privileges.push(Privilege {
+                    on: vec![Node::Target],
+                    ..needed
+                }),
+            }
+        }
+        self.network_at_target = selection.network.clone().filter(|_| configured);
     }
 }
 
@@ -171,6 +196,7 @@ fn of_type(kind: MigrationType, selection: Result<SourceSelection, Configuration
         planes: Vec::new(),
         refused: None,
         privileges: Vec::new(),
+        network_at_target: None,
     };
     let selection = match selection {
         Ok(selection) => selection,
@@ -194,6 +220,7 @@ fn of_type(kind: MigrationType, selection: Result<SourceSelection, Configuration
             Ok(planned) => {
                 of_type.planes.push(planned.plane);
                 of_type.privileges = planned.privileges;
+                of_type.add_those_of_target(&selection);
             }
             // A target that offers every plane permits every type that this node supports, so this
             // is the target that offers none.

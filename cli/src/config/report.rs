@@ -3,7 +3,7 @@
 use super::{ConfigReport, Migration, NetworkSummary, OfType};
 use crate::text::wrapped;
 use pve_tunnel::configuration::{Origin, Setting};
-use pve_tunnel::plan::{Node, Privilege};
+use pve_tunnel::plan::{self, Node, Privilege};
 use pve_tunnel::plane::{MigrationType, Plane};
 use std::fmt;
 
@@ -139,7 +139,24 @@ impl fmt::Display for OfType {
                 format!("needs {}", needed.join(", "))
             }
         };
-        f.write_str(&wrapped(&first, &format!("{planes}{clear}; {privileges}")))
+        let otherwise = self.network_at_target.as_ref().map(|network| {
+            let without = plan::privileges(kind, Some(network), false);
+            let on = vec![Node::Target];
+            let needed: Vec<String> = without
+                .into_iter()
+                .map(|each| {
+                    needed(&Privilege {
+                        on: on.clone(),
+                        ..each
+                    })
+                })
+                .collect();
+            let needed = needed.join(", ");
+            format!("; if the target's file has no network '{network}': {needed}")
+        });
+        let otherwise = otherwise.unwrap_or_default();
+        let text = format!("{planes}{clear}; {privileges}{otherwise}");
+        f.write_str(&wrapped(&first, &text))
     }
 }
 

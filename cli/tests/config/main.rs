@@ -156,7 +156,8 @@ A migration to 192.0.2.7 that requests neither type nor network:
     threads             a quarter of the cores      default
 A migration that requests a type:
     secure    plane tls or websocket, as the target offers; no privilege beyond
-              those of every migration
+              those of every migration; if the target's file has no network
+              'dc1': Sys.Modify on / at the target
     insecure  refused: network 'dc2' does not allow migration_type=insecure (it
               allows: secure): request a type that it allows, or change its
               'allow'
@@ -185,6 +186,7 @@ fn a_migration_without_a_configured_network_gets_the_defaults() {
 fn a_network_without_remotes_is_requested_by_its_id() {
     let (code, report) = json_with(FILE, &["--to", "lab"]);
     assert_eq!(code, Some(0));
+    let at_target = json!({"path": "/", "privilege": "Sys.Modify", "on": ["target"]});
     assert_eq!(
         report["migration"],
         json!({
@@ -205,8 +207,14 @@ fn a_network_without_remotes_is_requested_by_its_id() {
                 {"key": "threads", "value": null, "origin": "default"},
             ],
             "types": [
-                {"type": "secure", "planes": ["tls", "websocket"], "refused": null, "privileges": []},
-                {"type": "insecure", "planes": ["tcp"], "refused": null, "privileges": []},
+                {
+                    "type": "secure", "planes": ["tls", "websocket"], "refused": null,
+                    "privileges": [], "network_at_target": null,
+                },
+                {
+                    "type": "insecure", "planes": ["tcp"], "refused": null,
+                    "privileges": [at_target], "network_at_target": null,
+                },
             ],
         })
     );
@@ -215,6 +223,42 @@ fn a_network_without_remotes_is_requested_by_its_id() {
         "id": "lab", "line": 7, "remotes": [], "allow": ["secure", "insecure"], "default": "insecure",
     });
     assert_eq!(*summary, expected);
+}
+
+/// The target decides by its own file, which knows networks by their IDs.
+#[test]
+fn the_target_requires_a_privilege_for_what_its_file_does_not_contain() {
+    let at_target = "needs Sys.Modify on / at the target";
+    let none = "no privilege beyond those of every migration";
+    let unless = "; if the target's file has no network";
+    #[rustfmt::skip] // One row a line.
+    let table = [
+        ("", [none, at_target]),
+        ("\ttarget 10.0.0.0/24\n", [at_target, at_target]),
+        ("\ttarget dc1\n", [unless, unless]),
+        // An interface has the form of an ID, and only the target can distinguish them.
+        ("\ttarget vmbr1\n", [unless, unless]),
+    ];
+    for (target, expected) in table {
+        let file = format!("network: dc2\n\tremote 192.0.2.7\n\tallow secure,insecure\n{target}");
+        let run = run_with(&file, &["--to", "dc2"]);
+        let text = run.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (_, types) = text.split_once("requests a type: secure ").unwrap();
+        let (secure, insecure) = types.split_once(" insecure ").unwrap();
+        for (each, expected) in [secure, insecure].into_iter().zip(expected) {
+            assert!(each.contains(expected), "{target}: {each}");
+            assert!(
+                expected == unless || !each.contains(unless),
+                "{target}: {each}"
+            );
+        }
+    }
+    let file = FILE.replace("\ttarget dc1\n", "\ttarget 10.0.0.0/24\n");
+    let (_, report) = json_with(&file, &["--to", "dc2"]);
+    let expected = json!([{"path": "/", "privilege": "Sys.Modify", "on": ["target"]}]);
+    assert_eq!(report["migration"]["types"][0]["privileges"], expected);
+    let (_, report) = json_with(FILE, &["--to", "dc2"]);
+    assert_eq!(report["migration"]["types"][0]["network_at_target"], "dc1");
 }
 
 #[test]
