@@ -32,6 +32,7 @@ pub(crate) enum Command {
     ///
     /// The exit code is 0 if everything is as it should be, 1 if a migration works but worse than it
     /// could, and 2 if it would fail or if the arguments are wrong. No output contains the token.
+    /// A command to be run has a line of its own, which can be longer than 80 columns.
     Check(Check),
     /// Serve tunnel commands on standard input, like proxmox-websocket-tunnel.
     ///
@@ -164,10 +165,11 @@ pub(crate) struct Check {
     ///
     /// "outcome" is "ok", "worse" or "failed". "findings" lists objects with "step" ("node",
     /// "address", "tls", "api", "privileges", "resources", "tunnel", "speed", "guest", "cleanup"),
-    /// "outcome", "text" and "advice" (null if there is nothing to do). "plane" is the plane that a migration
-    /// would use, or null. "measurements" lists objects with "plane", "direction" ("sent" or
-    /// "received", as this node sees it), "bytes", "seconds", "source_cpu" and "target_cpu": CPU
-    /// seconds for a GiB of the connector and of the process at the target, or null.
+    /// "outcome", "text" and "advice" (null if there is nothing to do; a command that can be copied
+    /// follows the rest after a colon and a space). "plane" is the plane that a migration would use, or
+    /// null. "measurements" lists objects with "plane", "direction" ("sent" or "received", as this node
+    /// sees it), "bytes", "seconds", "source_cpu" and "target_cpu": CPU seconds for a GiB of the
+    /// connector and of the process at the target, or null.
     #[arg(long)]
     pub(crate) json: bool,
     /// The configuration file.

@@ -1,4 +1,69 @@
-//! What to do about a direct plane that does not work, by the connector's reason.
+//! What to do about a finding, and about a direct plane that does not work, by the connector's reason.
+
+use crate::text::wrapped;
+use serde::{Serialize, Serializer};
+use std::fmt;
+
+/// What to do, and the command that does it, if there is one. As JSON one string, `text: command`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Advice {
+    text: String,
+    command: Option<String>,
+}
+
+impl Advice {
+    /// The text names where and when to run the command.
+    pub(super) fn with_command(text: impl Into<String>, command: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            command: Some(command.into()),
+        }
+    }
+
+    /// The advice after a change of its texts.
+    pub(super) fn map(self, change: impl Fn(&str) -> String) -> Self {
+        Self {
+            text: change(&self.text),
+            command: self.command.as_deref().map(change),
+        }
+    }
+
+    /// The lines of a report. The command has a line of its own that is not wrapped, so that it can be
+    /// copied.
+    pub(super) fn lines(&self) -> String {
+        match &self.command {
+            None => wrapped("    → ", &self.text),
+            Some(command) => {
+                let text = wrapped("    → ", &format!("{}:", self.text));
+                format!("{text}        {command}\n")
+            }
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for Advice {
+    fn from(text: T) -> Self {
+        Self {
+            text: text.into(),
+            command: None,
+        }
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.command {
+            None => f.write_str(&self.text),
+            Some(command) => write!(f, "{}: {command}", self.text),
+        }
+    }
+}
+
+impl Serialize for Advice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// The advice for a storage that the target does not have.
 pub(super) const STORAGE: &str =

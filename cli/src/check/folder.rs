@@ -1,6 +1,7 @@
 //! The folder of a check: its local sockets, and a note of the guest that it creates at the target. A
 //! check that was killed cannot clean up; the next one to the same target finds its folder.
 
+use super::advice::Advice;
 use super::api::{Api, encoded};
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
@@ -106,9 +107,9 @@ pub(super) fn report_killed_checks(api: &Api, remote: &Remote, report: &mut Repo
         report.add(Finding::worse(
             Step::Cleanup,
             format!("a check that was killed has left the empty guest {vmid} on node {node}"),
-            format!(
-                "on the target, if '{tool} config {vmid}' shows only 'lock: create': {}",
-                guest.removal()
+            Advice::with_command(
+                format!("on the target, if '{tool} config {vmid}' shows only 'lock: create'"),
+                guest.removal(),
             ),
         ));
     }

@@ -1,5 +1,6 @@
 //! Which privileges a migration needs at the target, and which of them the token lacks.
 
+use super::advice::Advice;
 use super::api::{Api, ApiError, encoded};
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
@@ -70,7 +71,7 @@ pub(super) fn check(
                 names.join(", "),
                 purposes.join(", ")
             ),
-            format!("on the target: {}", command(path, &names, id)),
+            Advice::with_command("on the target", command(path, &names, id)),
         ));
     }
     if purpose.storages.is_empty() || purpose.bridges.is_empty() {

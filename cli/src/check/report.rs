@@ -1,5 +1,6 @@
 //! What a check has found, as text for people and as JSON for programs.
 
+use super::advice::Advice;
 use super::measurement::Measurement;
 use crate::output;
 use crate::text::wrapped;
@@ -97,7 +98,7 @@ pub(crate) struct Finding {
     /// What was seen, in one sentence.
     pub(crate) text: String,
     /// What to do; null if nothing needs to be done.
-    pub(crate) advice: Option<String>,
+    pub(super) advice: Option<Advice>,
 }
 
 impl Finding {
@@ -110,7 +111,7 @@ impl Finding {
         }
     }
 
-    pub(crate) fn worse(step: Step, text: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(crate) fn worse(step: Step, text: impl Into<String>, advice: impl Into<Advice>) -> Self {
         Self {
             step,
             outcome: Outcome::Worse,
@@ -119,7 +120,7 @@ impl Finding {
         }
     }
 
-    pub(crate) fn failed(step: Step, text: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(crate) fn failed(step: Step, text: impl Into<String>, advice: impl Into<Advice>) -> Self {
         Self {
             step,
             outcome: Outcome::Failed,
@@ -183,7 +184,9 @@ impl Report {
     /// one line, and the secret is removed.
     pub(crate) fn add(&mut self, mut finding: Finding) {
         finding.text = self.clean(&finding.text);
-        finding.advice = finding.advice.map(|advice| self.clean(&advice));
+        finding.advice = finding
+            .advice
+            .map(|advice| advice.map(|text| self.clean(text)));
         self.outcome = self.outcome.max(finding.outcome);
         if self.style != Style::Json {
             let heading = (self.printed != Some(finding.step)).then_some(finding.step);
@@ -293,7 +296,7 @@ impl fmt::Display for Printed<'_> {
             false => f.write_str(&line)?,
         }
         match advice {
-            Some(advice) => f.write_str(&wrapped("    → ", advice)),
+            Some(advice) => f.write_str(&advice.lines()),
             None => Ok(()),
         }
     }
@@ -334,6 +337,19 @@ mod tests {
         for line in printed.lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }
+    }
+
+    #[test]
+    fn a_command_has_a_line_of_its_own_that_is_not_wrapped() {
+        let command = format!("pveum role add X --privs {}", "VM.Allocate,".repeat(9));
+        let advice = Advice::with_command("on the target", command.as_str());
+        let finding = Finding::failed(Step::Privileges, "a lacks b", advice);
+        let expected = format!(
+            "\nPrivileges of the token\n  ✗ a lacks b\n    → on the target:\n        {command}\n"
+        );
+        assert_eq!(printed(&finding), expected);
+        let json = serde_json::to_value(&finding).unwrap();
+        assert_eq!(json["advice"], format!("on the target: {command}"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A tunnel without a guest: the worker, its offer, the plan of a migration, and the path to the
 //! listener.
 
-use super::advice;
+use super::advice::{self, Advice};
 use super::api::{Api, encoded};
 use super::connector::{Connector, ConnectorError};
 use super::folder::{EmptyGuest, Folder};
@@ -66,11 +66,13 @@ impl Request<'_> {
     }
 
     /// What removes the empty guest, for people.
-    fn removal(&self) -> String {
-        format!(
-            "on the target, if guest {} is still listed there: {}",
-            self.vmid,
-            self.empty_guest().removal()
+    fn removal(&self) -> Advice {
+        Advice::with_command(
+            format!(
+                "on the target, if guest {} is still listed there",
+                self.vmid
+            ),
+            self.empty_guest().removal(),
         )
     }
 
