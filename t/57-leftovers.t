@@ -103,6 +103,12 @@ subtest 'a migration that runs, and then does not' => sub {
     is(scalar(grep { length > 80 } split(m/\n/, $text)), 0, 'the text fits 80 columns')
         or diag($text);
 
+    for my $option ('', '--json') {
+        my $error = qx($PROGRAM leftovers $option 2>&1 >/dev/full);
+        is($? >> 8, 2, "leftovers $option: exit code 2 if nothing can be written");
+        like($error, qr/^pve-tunnel: cannot write to standard output: No space left/, '... why');
+    }
+
     # The same as a person does.
     path('/etc/pve/nodes/pve1/qemu-server/100.conf')->spew("memory: 512\n");
     system($commands[1]) == 0 or die "cannot run $commands[1]\n";

@@ -83,6 +83,17 @@ subtest 'text' => sub {
     }
 };
 
+subtest 'an output that cannot be written' => sub {
+    # A check whose result is good otherwise.
+    my @check = ($PROGRAM, 'check', '--to', remote($node), '--seconds', 0.1, @NETWORK, defaults());
+    for my $option ('--json', '') {
+        my $command = join ' ', map { quotemeta } @check, $option || ();
+        my $error = qx($command 2>&1 >/dev/full);
+        is($? >> 8, 2, "check $option: exit code 2");
+        like($error, qr/^pve-tunnel: cannot write to standard output: No space left/, '... why');
+    }
+};
+
 subtest 'the token is not an argument' => sub {
     write_file("$DIR/remote", remote($node) . "\n");
     for my $case (["\@$DIR/remote", ''], ['-', remote($node)]) {

@@ -30,8 +30,10 @@ pub(crate) enum Command {
     /// that it is gone. A check that was killed cannot remove it: the next one of that target reports the
     /// guest. With --read-only it opens no tunnel. No guest of this node is changed.
     ///
-    /// The exit code is 0 if everything is as it should be, 1 if a migration works but worse than it
-    /// could, and 2 if it would fail or if the arguments are wrong. No output contains the token.
+    /// The exit code is 0 if everything that was checked is as it should be. It is 1 if a migration
+    /// works but worse than it could, or if it is not known whether it works. It is 2 if it would fail,
+    /// if the arguments are wrong, or if the report cannot be written. With --read-only, 0 does not
+    /// mean that a migration works: without a tunnel, that is not known. No output contains the token.
     /// A command to be run has a line of its own, which can be longer than 80 columns.
     Check(Check),
     /// Serve tunnel commands on standard input, like proxmox-websocket-tunnel.

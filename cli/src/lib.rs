@@ -17,6 +17,7 @@ use arguments::{Cli, Command, Connect};
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,13 +45,21 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Reads the arguments of this process, or ends it with what is wrong with them.
+/// Reads the arguments of this process, or ends it with what is wrong with them, or with the help that
+/// they request.
 fn parse() -> Cli {
     Cli::try_parse().unwrap_or_else(|mut error| {
         if let Some(option) = completed(&error) {
             error.insert(ContextKind::SuggestedArg, ContextValue::String(option));
         }
-        error.exit()
+        let code = match error.print() {
+            Err(cause) if !error.use_stderr() && cause.kind() != io::ErrorKind::BrokenPipe => {
+                output::warn_unwritten(&cause);
+                1
+            }
+            _ => error.exit_code(),
+        };
+        std::process::exit(code)
     })
 }
 

@@ -19,6 +19,11 @@ pub(crate) fn print(text: impl Display) -> io::Result<()> {
     }
 }
 
+/// Reports that [`print`] or [`print_json`] failed.
+pub(crate) fn warn_unwritten(error: &io::Error) {
+    warn(format_args!("cannot write to standard output: {error}"));
+}
+
 /// Reports on standard error.
 pub(crate) fn warn(text: impl Display) {
     // Ignored if standard error is closed: there is no other place to report it.

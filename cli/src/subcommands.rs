@@ -5,7 +5,7 @@ use crate::arguments::{Config, Connect, Enable, Leftovers, List, Mask, Status};
 use crate::config::ConfigReport;
 use crate::leftovers;
 use crate::list::Listing;
-use crate::output::{print, print_json, warn};
+use crate::output::{print, print_json, warn, warn_unwritten};
 use nix::unistd::{Pid, setpgid};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
@@ -77,11 +77,7 @@ pub(crate) fn status(arguments: &Status) -> ExitCode {
         true => print_json(&status),
         false => print(&status),
     };
-    match printed {
-        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
-        Ok(()) if status.problems.is_empty() => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::FAILURE,
-    }
+    finish(printed, status.problems.is_empty())
 }
 
 pub(crate) fn config(arguments: &Config) -> ExitCode {
@@ -97,11 +93,7 @@ pub(crate) fn config(arguments: &Config) -> ExitCode {
         (false, Some(error)) => return fail(error),
         (false, None) => print(&report),
     };
-    match printed {
-        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
-        Ok(()) if report.is_good() => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::FAILURE,
-    }
+    finish(printed, report.is_good())
 }
 
 pub(crate) fn leftovers(arguments: &Leftovers) -> ExitCode {
@@ -118,7 +110,7 @@ pub(crate) fn leftovers(arguments: &Leftovers) -> ExitCode {
     };
     match printed {
         Err(error) => {
-            warn(format_args!("cannot write to standard output: {error}"));
+            warn_unwritten(&error);
             ExitCode::from(NOT_CHECKED)
         }
         Ok(()) if !found.unchecked.is_empty() => ExitCode::from(NOT_CHECKED),
@@ -136,9 +128,18 @@ pub(crate) fn list(arguments: &List) -> ExitCode {
         true => print_json(&listing),
         false => print(&listing),
     };
+    finish(printed, true)
+}
+
+/// The exit code of a report that was printed, or could not be.
+fn finish(printed: io::Result<()>, is_good: bool) -> ExitCode {
     match printed {
-        Err(error) => fail(format_args!("cannot write to standard output: {error}")),
-        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            warn_unwritten(&error);
+            ExitCode::FAILURE
+        }
+        Ok(()) if is_good => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
     }
 }
 

@@ -78,11 +78,17 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         report: &mut report,
     };
     let interrupt = check.all_steps(configuration.as_ref());
-    report.finish();
+    let written = report.finish();
+    if let Err(error) = &written {
+        output::warn_unwritten(error);
+    }
     if let Some(interrupt) = interrupt {
         interrupt.end_process();
     }
-    report.outcome.exit_code()
+    match written {
+        Ok(()) => report.outcome.exit_code(),
+        Err(_) => Outcome::Failed.exit_code(),
+    }
 }
 
 /// Wrong arguments, and what prevents every check: as a check that has failed.

@@ -7,6 +7,7 @@ use crate::text::wrapped;
 use pve_tunnel::one_line;
 use serde::Serialize;
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 /// How good a finding is. Ordered from good to bad.
@@ -152,6 +153,9 @@ pub(crate) struct Report {
     style: Style,
     #[serde(skip)]
     printed: Option<Step>,
+    /// The first error when printing. The check continues, because it still has to clean up.
+    #[serde(skip)]
+    unwritten: Option<io::Error>,
 }
 
 /// How findings are printed.
@@ -177,6 +181,7 @@ impl Report {
             secret: secret.map(str::to_owned),
             style,
             printed: None,
+            unwritten: None,
         }
     }
 
@@ -192,21 +197,27 @@ impl Report {
             let heading = (self.printed != Some(finding.step)).then_some(finding.step);
             self.printed = Some(finding.step);
             let colored = self.style == Style::Colored;
-            // The check still has to clean up if nothing can be printed.
-            let _ = output::print(Printed {
+            let printed = output::print(Printed {
                 finding: &finding,
                 heading,
                 colored,
             });
+            self.keep_error(printed);
         }
         self.findings.push(finding);
     }
 
     /// Prints a line before something that takes long or changes something.
-    pub(crate) fn announce(&self, text: &str) {
+    pub(crate) fn announce(&mut self, text: &str) {
         if self.style != Style::Json {
             let text = self.clean(text);
-            let _ = output::print(wrapped("    ", &text));
+            self.keep_error(output::print(wrapped("    ", &text)));
+        }
+    }
+
+    fn keep_error(&mut self, printed: io::Result<()>) {
+        if let Err(error) = printed {
+            self.unwritten.get_or_insert(error);
         }
     }
 
@@ -216,11 +227,16 @@ impl Report {
     }
 
     /// Prints the end of the report, or the whole report as JSON.
-    pub(crate) fn finish(&self) {
-        let _ = match self.style {
+    ///
+    /// # Errors
+    /// A part of the report could not be printed.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        let printed = match self.style {
             Style::Json => output::print_json(self),
             Style::Plain | Style::Colored => output::print(format_args!("\n{}", self.conclusion())),
         };
+        self.keep_error(printed);
+        self.unwritten.take().map_or(Ok(()), Err)
     }
 
     /// The result in one sentence.

@@ -33,9 +33,18 @@ const EXIT_STATUS: [(&str, &str); 3] = [
 fn exit_status(page: &str) -> [(&'static str, &'static str); 3] {
     match page {
         "pve-tunnel-check" => [
-            ("0", "A migration would work."),
-            ("1", "It would work, but worse than it could."),
-            ("2", "It would fail. Or wrong arguments."),
+            (
+                "0",
+                "Everything that was checked is as it should be. Without --read-only: a migration would work.",
+            ),
+            (
+                "1",
+                "It would work, but worse than it could. Or it is not known whether it would work.",
+            ),
+            (
+                "2",
+                "It would fail. Or wrong arguments, or the report cannot be written.",
+            ),
         ],
         "pve-tunnel-config" => [
             (
