@@ -132,8 +132,9 @@ pub(crate) struct Check {
     ///
     /// As 'qm remote-migrate' takes it: host, port (8006), apitoken and fingerprint. Other users of
     /// this node can see the arguments of a command. @FILE reads the remote from a file, and - from
-    /// standard input, so that the token is not among them. The ID of a network in the configuration
-    /// stands for the first remote of that network. It has no token, so only the steps up to TLS run.
+    /// standard input, so that the token is not among them. The content is one line. The ID of a
+    /// network in the configuration, here or in the file, stands for the first remote of that network.
+    /// It has no token, so only the steps up to TLS run.
     #[arg(long, value_name = "REMOTE")]
     pub(crate) to: String,
     /// The name of the target's node, to check that the host is that node.

@@ -10,6 +10,7 @@ pub mod leftovers;
 mod list;
 mod output;
 mod program;
+mod secret;
 mod subcommands;
 mod text;
 

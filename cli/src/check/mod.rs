@@ -6,6 +6,7 @@
 
 mod advice;
 mod api;
+mod argument;
 mod connector;
 mod folder;
 mod guest;
@@ -44,12 +45,8 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         return fail(format_args!("the token cannot be protected: {error}"));
     }
     let configuration = node::read_configuration(&arguments.configuration);
-    let remote = match Remote::parse(&arguments.to) {
-        Ok(Some(remote)) => remote,
-        Ok(None) => match node::configured_remote(configuration.as_ref(), &arguments.to) {
-            Ok(host) => Remote::without_token(host),
-            Err(reason) => return fail(format_args!("--to '{}': {reason}", arguments.to)),
-        },
+    let remote = match argument::remote(&arguments.to, configuration.as_ref()) {
+        Ok(remote) => remote,
         Err(error) => return fail(error),
     };
     let guest = match arguments

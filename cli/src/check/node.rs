@@ -23,20 +23,22 @@ pub(super) fn read_configuration(path: &Path) -> Result<Configuration, FileError
     Ok(read.map_or_else(Configuration::default, |(configuration, _)| configuration))
 }
 
-/// The first remote of the network with that ID.
+/// What `--to` can be if it is not an ID.
+const EXPECTED: &str = "expected host=...,apitoken=...,fingerprint=...";
+
+/// The first remote of the network with that ID, or why there is none, as the rest of a sentence.
 pub(super) fn configured_remote(
     configuration: Result<&Configuration, &FileError>,
     id: &str,
 ) -> Result<String, String> {
     let configuration = configuration
-        .map_err(|error| format!("it has no '=', so it is the ID of a network; but {error}"))?;
+        .map_err(|error| format!("has no '=', so it is the ID of a network; but {error}"))?;
     let network = configuration.network(id).ok_or_else(|| {
-        "it has no '=', and is not the ID of a configured network either; expected host=...,apitoken=..."
-            .to_owned()
+        format!("has no '=', and is not the ID of a configured network; {EXPECTED}")
     })?;
     match network.remotes.first() {
         Some(remote) => Ok(remote.to_string()),
-        None => Err("this network lists no remote".to_owned()),
+        None => Err(format!("is a network without 'remote'; {EXPECTED}")),
     }
 }
 

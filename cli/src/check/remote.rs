@@ -1,14 +1,9 @@
 //! The remote: what `--to` names.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use thiserror::Error;
 
 const DEFAULT_PORT: u16 = 8006;
-
-/// Largest file with a remote, in bytes.
-const MAX_FILE: u64 = 64 * 1024;
 
 /// Shortest secret part of a token, in characters. Proxmox VE generates UUIDs of 36 characters. A text
 /// in which a shorter one is replaced would not be readable.
@@ -33,10 +28,6 @@ pub(super) struct Token(String);
 /// Why `--to` is not a remote.
 #[derive(Debug, Error)]
 pub(super) enum RemoteError {
-    #[error("cannot read {0}: {1}")]
-    File(String, io::Error),
-    #[error("{0} has more than {MAX_FILE} bytes")]
-    TooLong(String),
     #[error("--to {0}")]
     Property(String),
     #[error(
@@ -46,27 +37,6 @@ pub(super) enum RemoteError {
 }
 
 impl Remote {
-    /// Reads the argument: a property string, `@FILE`, or `-` for standard input. None if it is a single
-    /// word without `=`, which can be the ID of a configured network.
-    pub(super) fn parse(argument: &str) -> Result<Option<Self>, RemoteError> {
-        let text = match argument.strip_prefix('@') {
-            Some(file) => {
-                let opened = File::open(file);
-                read(
-                    opened.map_err(|error| RemoteError::File(format!("'{file}'"), error))?,
-                    file,
-                )?
-            }
-            None if argument == "-" => read(io::stdin(), "standard input")?,
-            None => argument.to_owned(),
-        };
-        let text = text.trim();
-        if !text.contains('=') {
-            return Ok(None);
-        }
-        Self::from_properties(text).map(Some)
-    }
-
     /// A host that a configured network names.
     pub(super) fn without_token(host: String) -> Self {
         Self {
@@ -77,7 +47,8 @@ impl Remote {
         }
     }
 
-    fn from_properties(text: &str) -> Result<Self, RemoteError> {
+    /// Reads a property string, such as `host=192.0.2.7,apitoken=...`.
+    pub(super) fn parse(text: &str) -> Result<Self, RemoteError> {
         let mistake = |text: String| Err(RemoteError::Property(text));
         let (mut host, mut port, mut token, mut fingerprint) = (None, None, None, None);
         for (index, property) in text.split(',').enumerate() {
@@ -130,18 +101,6 @@ impl Remote {
             true => format!("[{}]", self.host),
             false => self.host.clone(),
         }
-    }
-}
-
-fn read(source: impl Read, name: &str) -> Result<String, RemoteError> {
-    let mut text = String::new();
-    source
-        .take(MAX_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| RemoteError::File(name.to_owned(), error))?;
-    match text.len() as u64 > MAX_FILE {
-        true => Err(RemoteError::TooLong(name.to_owned())),
-        false => Ok(text),
     }
 }
 
@@ -210,11 +169,7 @@ mod tests {
     const TOKEN: &str = "PVEAPIToken=root@pam!move=11111111-2222-3333-4444-555555555555";
 
     fn remote(text: &str) -> Result<Remote, String> {
-        match Remote::parse(text) {
-            Ok(Some(remote)) => Ok(remote),
-            Ok(None) => Err("an ID".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
+        Remote::parse(text).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -229,7 +184,6 @@ mod tests {
         assert_eq!(token.id(), "root@pam!move");
         assert_eq!(token.secret(), "11111111-2222-3333-4444-555555555555");
         assert_eq!(remote("host=pve2").unwrap().port, 8006);
-        assert_eq!(remote("dc2"), Err::<Remote, _>("an ID".to_owned()));
     }
 
     #[test]
@@ -252,12 +206,6 @@ mod tests {
             let error = remote(&text).unwrap_err();
             assert!(error.contains(expected), "{error}");
             assert!(!error.contains("1111"), "{error}");
-        }
-    }
-
-    impl PartialEq for Remote {
-        fn eq(&self, other: &Self) -> bool {
-            self.host == other.host && self.port == other.port
         }
     }
 }
