@@ -53,6 +53,7 @@ fn parse() -> Cli {
         if let Some(option) = completed(&error) {
             error.insert(ContextKind::SuggestedArg, ContextValue::String(option));
         }
+        hide_secrets(&mut error);
         let code = match error.print() {
             Err(cause) if !error.use_stderr() && cause.kind() != io::ErrorKind::BrokenPipe => {
                 output::warn_unwritten(&cause);
@@ -62,6 +63,19 @@ fn parse() -> Cli {
         };
         std::process::exit(code)
     })
+}
+
+/// Replaces arguments that may contain a token, for example a remote without `--to` before it.
+fn hide_secrets(error: &mut clap::Error) {
+    let may_be_shown = |value: &ContextValue| !secret::may_contain_secret(&value.to_string());
+    let hidden: Vec<ContextKind> = error
+        .context()
+        .filter(|(_, value)| !may_be_shown(value))
+        .map(|(kind, _)| kind)
+        .collect();
+    for kind in hidden {
+        error.insert(kind, ContextValue::String("[not shown]".to_owned()));
+    }
 }
 
 /// The option that begins with the unknown one. clap suggests the most similar one: `--help` for

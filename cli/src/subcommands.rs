@@ -6,6 +6,7 @@ use crate::config::ConfigReport;
 use crate::leftovers;
 use crate::list::Listing;
 use crate::output::{print, print_json, warn, warn_unwritten};
+use crate::secret::may_contain_secret;
 use nix::unistd::{Pid, setpgid};
 use pve_tunnel::connector::{self, Options};
 use pve_tunnel::websocket::Masking;
@@ -81,6 +82,12 @@ pub(crate) fn status(arguments: &Status) -> ExitCode {
 }
 
 pub(crate) fn config(arguments: &Config) -> ExitCode {
+    let is_endpoint = |to: &str| to.contains('=') || may_contain_secret(to);
+    if arguments.to.as_deref().is_some_and(is_endpoint) {
+        // Not quoted, because it can contain a token.
+        warn("--to: expected the ID of a network, or a host without token");
+        return ExitCode::from(WRONG_ARGUMENTS);
+    }
     let report = match ConfigReport::of(arguments.file.as_deref(), arguments.to.as_deref()) {
         Ok(report) => report,
         Err(error) => {

@@ -293,6 +293,20 @@ fn wrong_arguments_end_with_code_2() {
         run.stderr,
         "pve-tunnel: --to: remote '192.0.2.7:8006' has a port; write the host alone\n"
     );
+    let uuid = "abcdef01-2222-3333-4444-555555555555";
+    let token = format!("PVEAPIToken=root@pam!move={uuid}");
+    for to in [uuid, &token, &format!("host=192.0.2.7,apitoken={token}")] {
+        let run = run_with(FILE, &["--to", to]);
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""));
+        let expected = "pve-tunnel: --to: expected the ID of a network, or a host without token\n";
+        assert_eq!(run.stderr, expected);
+        // An argument that clap rejects.
+        for arguments in [vec![to, to], vec!["--too", to], vec![&format!("--{to}")]] {
+            let run = run_with(FILE, &arguments);
+            assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""));
+            assert!(!run.stderr.contains("2222"), "{}", run.stderr);
+        }
+    }
     assert_eq!(run_with(FILE, &["--no-such"]).code, Some(2));
     assert_eq!(run_with(FILE, &["second"]).code, Some(2));
 }
