@@ -87,7 +87,8 @@ fn peer(listed: &Listed) -> String {
 }
 
 fn progress(state: &TunnelState, done: u64, rate: Option<u64>) -> Option<String> {
-    let total = state.total?;
+    // Nothing is known yet.
+    let total = state.total.filter(|total| *total > 0)?;
     let percent = (u128::from(done) * 100 / u128::from(total.max(1))).min(100);
     let words = match state.total_is.as_deref() {
         Some("at least") => "at least ",
@@ -156,6 +157,16 @@ target          -  -                  0 B              -   3 min 20 s        7
 process 99 does not answer: it may be suspended; see 'ps 99'
 ";
         assert_eq!(printed, expected);
+    }
+
+    #[test]
+    fn a_total_of_nothing_is_not_shown() {
+        let mut source = tunnel(Role::Source, 7);
+        source.state.peer = Some("192.0.2.7:8006".to_owned());
+        source.state.total = Some(0);
+        source.state.total_is = Some("at least".to_owned());
+        let printed = listing(vec![(source, None)], vec![]);
+        assert!(printed.ends_with("\n  to 192.0.2.7:8006\n"), "{printed}");
     }
 
     #[test]
