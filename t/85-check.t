@@ -52,6 +52,7 @@ subtest 'read-only' => sub {
 subtest 'this node' => sub {
     my %expected = (
         off => [[worse => qr/\Apve-tunnel is off/, qr/\Arun 'pve-tunnel enable'/]],
+        none => [[worse => qr/\Athis is not a Proxmox VE node/, qr/\Arun the check on a node of/]],
         helper => [[worse => qr/\Aonly the connector/, qr/\Arun 'pve-tunnel enable'/]],
     );
     for my $state (sort keys %expected) {

@@ -60,6 +60,11 @@ pub(super) fn check_activation(root: Option<&Path>, configuration: &Path, report
     let enable = "run 'pve-tunnel enable' on this node";
     report.add(match status.state {
         NodeState::On => Finding::ok(Step::Node, format!("pve-tunnel {version} is on")),
+        NodeState::Off if !status.proxmox_ve => Finding::worse(
+            Step::Node,
+            "this is not a Proxmox VE node, so no migration starts here",
+            "run the check on a node of the source cluster",
+        ),
         NodeState::Off => Finding::worse(
             Step::Node,
             "pve-tunnel is off: migrations from this node go the stock way",

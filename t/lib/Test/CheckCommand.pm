@@ -54,8 +54,8 @@ omitted.
 
 =head2 node_tree($state)
 
-A folder with the diversions of a node where pve-tunnel is C<on>, C<off>, C<helper> or C<broken>.
-It is removed at the end of the test.
+A folder with the diversions of a node where pve-tunnel is C<on>, C<off>, C<helper> or C<broken>, or
+C<none>: of a machine without Proxmox VE. It is removed at the end of the test.
 
 =head2 problems($result)
 
@@ -169,6 +169,7 @@ sub node_tree ($state) {
     write_file("$tree/var/lib/dpkg/$_", '') for qw(status available diversions);
     write_file("$tree/var/lib/dpkg/info/format", "1\n");
     my %diverted = (on => qr{/perl5/}, off => qr/(?!)/, helper => qr{/bin/}, broken => qr/Storage/);
+    return "$tree" if $state eq 'none';
     for my $path (sort keys %STOCK) {
         my $module = $STOCK{$path};
         my $stock = $module ? "package $module;\n1;\n" : "stock\n";
