@@ -10,7 +10,7 @@ use lib map { "$FindBin::RealBin/$_" } qw(lib ../testnode/lib ../perl/blib/lib .
 use File::Temp qw(tempdir);
 use Test::More;
 
-use Test::CheckCommand qw(check problems remote reports write_file);
+use Test::CheckCommand qw(check defaults start_check problems remote reports write_file);
 use Test::TunnelNode;
 
 local $SIG{ALRM} = sub { die "the test timed out\n" };
@@ -148,6 +148,11 @@ subtest 'targets without direct planes' => sub {
         like($others[0][1], qr/\Anothing can be measured/, 'nothing is measured');
         is($result->{report}{plane}, 'websocket', 'a migration uses the websocket');
         is_deeply($result->{report}{measurements}, [], 'no measurement');
+        my @command = ('check', '--to', remote($node), defaults(), '--seconds', 0.1);
+        my %headings;
+        $headings{$_}++ for start_check(arguments => \@command)->wait->{out} =~ m/^(\w.*)$/gm;
+        is_deeply([grep { $headings{$_} > 1 } sort keys %headings], [], 'no heading is repeated');
+        ok($headings{$_}, "heading $_") for qw(Tunnel Speed);
         $result = quick($node, '--type', 'insecure');
         is($result->{code}, 2, 'clear text is refused');
         nothing_left($node);

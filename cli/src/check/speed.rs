@@ -39,27 +39,23 @@ impl<'a> Forwards<'a> {
         }
     }
 
-    /// Starts the meter at the target.
+    /// Starts the meter at the target. A meter that does not start is a finding, and no error.
     pub(super) fn start_meter(
         &mut self,
         connector: &mut Connector,
-        report: &mut Report,
-    ) -> Result<(), ConnectorError> {
+    ) -> Result<Option<Finding>, ConnectorError> {
         let command = json!({ "cmd": "query-disk-import", "direct": { "op": "meter" } });
         match connector.worker(&command, WORKER_TIMEOUT) {
             Ok(answer) => {
                 let path = answer.pointer("/direct/path").and_then(Value::as_str);
                 self.meter = path.map(str::to_owned);
-                Ok(())
+                Ok(None)
             }
-            Err(ConnectorError::Refused(reason)) => {
-                report.add(Finding::worse(
-                    Step::Speed,
-                    format!("nothing can be measured: {reason}"),
-                    "see the task log of the target",
-                ));
-                Ok(())
-            }
+            Err(ConnectorError::Refused(reason)) => Ok(Some(Finding::worse(
+                Step::Speed,
+                format!("nothing can be measured: {reason}"),
+                "see the task log of the target",
+            ))),
             Err(error) => Err(error),
         }
     }

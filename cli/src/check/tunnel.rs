@@ -201,11 +201,12 @@ fn checks(
     let offer = offer(connector, request.selection.migration_type, report)?;
     let mut measured = Vec::new();
     if offer.meter && request.seconds > 0.0 {
-        forwards.start_meter(connector, report)?;
+        measured.extend(forwards.start_meter(connector)?);
         // Forwards use the websocket until a plane is negotiated.
-        measured = speed::measure(forwards, connector, Plane::Websocket, report)?;
+        let websocket = speed::measure(forwards, connector, Plane::Websocket, report)?;
+        measured.extend(websocket);
     } else if request.seconds > 0.0 {
-        report.add(Finding::worse(
+        measured.push(Finding::worse(
             Step::Speed,
             "nothing can be measured: the target has no meter, which belongs to pve-tunnel",
             "install pve-tunnel on the target, and run 'pve-tunnel enable' there",
