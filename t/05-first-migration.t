@@ -78,6 +78,7 @@ my %BEFORE = (
         $proxmox->guests->container(101);
     },
     '8. PRODUCTION' => sub { $proxmox->guests->boot(100) },
+    'EXAMPLES' => sub { $proxmox->guests->boot(100) },
     'REMOVE THE TOKEN' => \&examples,
     'IF A MIGRATION FAILS' => sub { $proxmox->guests->interrupted(100) },
 );
