@@ -31,9 +31,9 @@ PROVE = prove -j$(PROVE_JOBS) $(addprefix -I$(CURDIR)/,$(BLIB)) -It/lib -Itestno
 .PHONY: install install-command install-perl bench bench-peers bench-report lint header instructions clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-setup: ## install missing Debian packages as root, otherwise print the commands
+setup: ## install missing packages; not as root: print commands
 	@$(SETUP)
 
 build: library testnode perl ## build library, command, test node and Perl module
@@ -52,7 +52,7 @@ perl: library
 	cd perl && perl Makefile.PL $(PERL_FLAGS) >/dev/null
 	$(MAKE) -C perl --silent
 
-demo: announce-demo build ## migrate a real guest on every plane (RAM= DISK= OFFLINE= in MiB, PLANES=, LINK=)
+demo: announce-demo build ## move a guest on each plane (RAM=, DISK=, PLANES=, LINK=)
 	$(if $(LINK),$(CARGO) build --release -p testing)
 	demo/demo $(foreach name,RAM DISK OFFLINE PLANES PLANE LINK CHANNELS MIRROR,$(if $($(name)),$(name)=$($(name))))
 
@@ -68,17 +68,17 @@ announce-test:
 test: announce-test test-rust test-c test-perl ## run all tests
 
 # With a profile that compiles quickly, so that it takes less than a minute after a small change.
-check: setup ## run the quick checks: format, lints, decisions, codecs, and a connector with the test node
+check: setup ## run the quick checks: formats, lints, a few tests
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy -q --profile quick -p pve-tunnel -p pve-tunnel-cli --all-targets -- -D warnings
 	$(CARGO) test -q --profile quick -p pve-tunnel --lib --test decisions --test websocket --test floors --test header
 	$(CARGO) build -q --profile quick -p pve-tunnel-cli -p testnode
 	CARGO_PROFILE=quick prove -It/lib -Itestnode/lib -Iperl/lib t/40-connector.t
 
-fuzz: ## run the fuzz targets (SECONDS= for each, TARGET= selects one)
+fuzz: ## run the fuzz targets (SECONDS= for each, TARGET= one)
 	fuzz/run $(or $(SECONDS),60) $(TARGET)
 
-sanitize: ## run library, relay and C ABI tests with AddressSanitizer and leak detection
+sanitize: ## run library, relay and C tests with AddressSanitizer
 	fuzz/sanitize
 
 test-rust: setup
@@ -106,7 +106,7 @@ install-command:
 install-perl:
 	$(MAKE) -C perl --silent install DESTDIR=$(DESTDIR)
 
-bench: build bench-peers ## run the benchmarks (CASE= selects cases, QUICK=1 makes short runs)
+bench: build bench-peers ## run the benchmarks (CASE= selects, QUICK=1: short runs)
 	$(BENCH) $(if $(QUICK),--quick) $(subst $(comma), ,$(CASE))
 
 bench-report: setup ## update pictures and tables from bench/results.json
@@ -118,7 +118,7 @@ bench-peers: setup ## install the programs that the benchmarks compare with
 	CARGO_RESOLVER_INCOMPATIBLE_RUST_VERSIONS=fallback \
 		$(CARGO) install websocat@1.14.0 --root target/bench
 
-lint: build ## check format, lints and POD, and that header, figures and debian/copyright are up to date
+lint: build ## check formats, lints, POD, and all generated files
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release -q -p pve-tunnel --test header

@@ -10,7 +10,7 @@ DEB_TESTS := $(if $(filter nocheck,$(DEB_BUILD_OPTIONS)),,1)
 
 .PHONY: dist deb repo deb-check copyright
 
-dist: setup ## create the source tarball of HEAD with all crates, which builds offline
+dist: setup ## create the source tarball, with all crates
 	rm -rf $(DIST)/$(RELEASE)*
 	mkdir -p $(DIST)
 	git archive --prefix=$(RELEASE)/ HEAD | tar -x -C $(DIST)
@@ -28,7 +28,7 @@ dist: setup ## create the source tarball of HEAD with all crates, which builds o
 	@echo $(DIST)/$(RELEASE).tar.xz
 
 # A missing build dependency is reported before the crates are downloaded.
-deb: ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips the tests)
+deb: ## build packages (DEB_BUILD_OPTIONS=nocheck: no tests)
 	@echo 'deb: downloads crates, and takes about $(if $(DEB_TESTS),20,5) minutes on two cores'
 	@echo 'deb: needs $(if $(DEB_TESTS),3 GiB,1 GiB) in target/'
 	@$(SETUP) --packages
@@ -42,11 +42,11 @@ deb: ## build the Debian packages in target/deb (DEB_BUILD_OPTIONS=nocheck skips
 	@ls $(DEB)/*.deb
 
 # Packages of the other release: copied from a machine with it, or built and kept by `make deb-check`.
-repo: ## create an apt repository in target/repo (KEY=fingerprint signs it, PACKAGES= folders with packages)
+repo: ## create an apt repository (KEY= signs it, PACKAGES=)
 	@debian/repository $(if $(KEY),--key '$(KEY)') target/repo \
 	    $(or $(PACKAGES),$(DEB) target/packages/bookworm target/packages/trixie)
 
-deb-check: dist $(if $(QUICK),testnode) ## build, install, test and remove the packages in clean Debian 12 and 13 (as root; SUITE=, QUICK=1)
+deb-check: dist $(if $(QUICK),testnode) ## test packages in clean systems, as root (SUITE= QUICK=1)
 	@$(SETUP) --packages
 	debian/check $(foreach suite,$(SUITE),--suite $(suite)) $(if $(QUICK),--quick)
 

@@ -1,7 +1,8 @@
 #!/usr/bin/perl
 
 # Every program of the tree prints its usage: with --help to standard output, exit code 0; for an option that it does
-# not know to standard error, exit code 2. A new program is found by its mode in git, or by its name.
+# not know to standard error, exit code 2. It fits 80 columns, and so does the list of targets of make. A new program is
+# found by its mode in git, or by its name.
 
 use v5.36;
 
@@ -57,10 +58,18 @@ for my $source (@crates) {
         next if $name ne 'pve-tunnel';
         my ($list) = (output("./$program", '--help'))[1] =~ m/^Commands:\n(.*?)\n\n/ms;
         my @subcommands = $list =~ m/^  ([a-z]+) /gm;
+        unlike($list, qr/\.$/m, 'the short descriptions have no full stop');
         cmp_ok(scalar @subcommands, '>=', 8, 'the subcommands of pve-tunnel');
         shows_usage("pve-tunnel $_", "./$program", $_) for grep { $_ ne 'help' } @subcommands;
     }
 }
+
+subtest 'make help' => sub {
+    my ($code, $out) = output(qw(make --no-print-directory help));
+    is($code, 0, 'exit code 0');
+    like($out, qr/^  make $_ +\S/m, $_) for qw(setup deb-check manual instructions);
+    fits($out);
+};
 
 sub shows_usage ($name, @command) {
     # The name of a script in its usage is its path.
@@ -70,11 +79,18 @@ sub shows_usage ($name, @command) {
         is($code, 0, '--help: exit code 0');
         like($out, $usage, '... usage on standard output');
         is($err, '', '... nothing on standard error');
+        fits($out);
         ($code, $out, $err) = output(@command, '--no-such-option');
         is($code, 2, 'an unknown option: exit code 2');
         is($out, '', '... nothing on standard output');
         like($err, $usage, '... usage on standard error');
     };
+    return;
+}
+
+sub fits ($text) {
+    my @long = grep { length > 80 } split m/\n/, $text;
+    is(join("\n", @long), '', '... in 80 columns');
     return;
 }
 

@@ -23,9 +23,10 @@ pveproxy.pl - the target node of a migration, for tests, with the real PVE::APIS
 
 =head1 SYNOPSIS
 
-    perl testnode/pveproxy.pl --dir DIR --worker WORKER [--listen ADDR] [--port 0] [--node NAME]
-        [--token-file F] [--old] [--no-direct] [--no-privilege] [--configuration FILE]
-        [--permissions FILE] [--pve-version VERSION] [--create-guests] [--tls 1.2|1.3] [--plain]
+    perl testnode/pveproxy.pl --dir DIR --worker WORKER [--listen ADDR]
+        [--port 0] [--node NAME] [--token-file F] [--old] [--no-direct]
+        [--no-privilege] [--configuration FILE] [--permissions FILE]
+        [--pve-version VERSION] [--create-guests] [--tls 1.2|1.3] [--plain]
         [--storage ID[,PROPERTY]...]... [--bridge NAME]...
 
 =head1 DESCRIPTION

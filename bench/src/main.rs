@@ -59,7 +59,7 @@ use std::process::ExitCode;
 /// Compares pve-tunnel with its peers. Writes bench/results.json, and the files that are generated
 /// from it.
 #[derive(Parser)]
-#[command(name = "bench")]
+#[command(name = "bench", max_term_width = 80)]
 struct Cli {
     /// Names of the cases to run; all cases if there are no names. Recorded results of other cases
     /// stay.

@@ -7,7 +7,12 @@ use std::path::PathBuf;
 
 /// Native tunnel for moving guests between Proxmox VE clusters.
 #[derive(Parser)]
-#[command(name = "pve-tunnel", version, propagate_version = true)]
+#[command(
+    name = "pve-tunnel",
+    version,
+    propagate_version = true,
+    max_term_width = 80
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -44,27 +49,33 @@ pub(crate) enum Command {
     Connect(Connect),
     /// Switch pve-tunnel on for the migrations of this node.
     ///
-    /// Installing the packages does not change how a node migrates. This command does. It diverts
-    /// two modules of libpve-guest-common-perl with dpkg-divert, and replaces them with links to
-    /// modules of pve-tunnel:
+    /// Installing the packages does not change how a node migrates. This command
+    /// does. It diverts two modules of libpve-guest-common-perl with dpkg-divert,
+    /// and replaces them with links to modules of pve-tunnel:
     ///
     ///   /usr/share/perl5/PVE/Tunnel.pm         overlay: migrations from here
     ///   /usr/share/perl5/PVE/StorageTunnel.pm  seam: migrations to here
     ///
-    /// A replacement module loads the stock module, which is beside it with the extension
-    /// .distrib, and then pve-tunnel. If pve-tunnel does not support this version of the stock
-    /// module, the replacement module prints a warning, and migrations use the stock tunnel. Both
-    /// packages can be upgraded at any time.
+    /// A replacement module loads the stock module, which is beside it with the
+    /// extension .distrib, and then pve-tunnel. If pve-tunnel does not support this
+    /// version of the stock module, the replacement module prints a warning, and
+    /// migrations use the stock tunnel. Both packages can be upgraded at any time.
     ///
-    /// The daemons are reloaded by the dpkg trigger pve-api-updates, as after an upgrade of
-    /// libpve-guest-common-perl. Running migrations are not affected.
+    /// The daemons are reloaded by the dpkg trigger pve-api-updates, as after an
+    /// upgrade of libpve-guest-common-perl. Running migrations are not affected.
     ///
-    /// Nothing is changed if a file is not the expected one, if another package diverts it, or if
-    /// pve-tunnel does not support the stock modules. Modules that are already on stay on. If
-    /// --helper-only had switched the helper on, it is switched off.
+    /// Nothing is changed if a file is not the expected one, if another package
+    /// diverts it, or if pve-tunnel does not support the stock modules. Modules that
+    /// are already on stay on. If --helper-only had switched the helper on, it is
+    /// switched off.
     ///
     /// 'pve-tunnel disable' reverses this.
-    #[command(verbatim_doc_comment)]
+    // With the line breaks of the source, because of the table. That keeps the full stop of the first
+    // line, too, which no other subcommand has.
+    #[command(
+        verbatim_doc_comment,
+        about = "Switch pve-tunnel on for the migrations of this node"
+    )]
     Enable(Enable),
     /// Switch pve-tunnel off: restore the state before 'pve-tunnel enable'.
     ///

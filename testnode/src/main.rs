@@ -54,7 +54,7 @@ const MAX_CLOCK: i64 = 30 * 365 * 86_400;
 /// is null without TLS.
 /// Ends on SIGTERM, SIGINT or end of file on stdin, and stops its workers first.
 #[derive(Parser)]
-#[command(version, after_long_help = misbehave::HELP)]
+#[command(version, after_long_help = misbehave::HELP, max_term_width = 80)]
 struct Arguments {
     /// IP address to listen on; the certificate is for this address and `localhost`
     #[arg(long, default_value = "127.0.0.1")]

@@ -116,8 +116,7 @@ fn write_all(directory: &Path, date: &str) -> io::Result<()> {
     let mut command = pve_tunnel_cli::definition()
         .disable_help_subcommand(true)
         .subcommand_help_heading("COMMANDS")
-        .subcommand_value_name("COMMAND")
-        .mut_subcommands(without_full_stop);
+        .subcommand_value_name("COMMAND");
     command.build();
 
     let pages = directory.join("man/man1");
@@ -146,15 +145,6 @@ fn write_all(directory: &Path, date: &str) -> io::Result<()> {
 /// `pve__tunnel__subcmd__enable`. No option of a subcommand would be completed.
 fn with_reachable_options(script: &str, name: &str) -> String {
     script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"))
-}
-
-/// Removes the full stop from a subcommand's short description: a manual page shows it after the
-/// subcommand's name.
-fn without_full_stop(command: Command) -> Command {
-    match command.get_about().map(ToString::to_string) {
-        Some(about) => command.about(about.trim_end_matches('.').to_owned()),
-        None => command,
-    }
 }
 
 /// The command and its subcommands, except the hidden ones.
