@@ -32,7 +32,7 @@ fn apply(
         Parsed::Payload { offset, bytes } => {
             match receiver.place(offset, bytes.len() as u64)? {
                 Place::Old => {}
-                Place::Later => receiver.store(offset, bytes)?,
+                Place::Later => receiver.store(offset, bytes.to_vec())?,
                 Place::Next { skip } => {
                     let new = &bytes[skip as usize..];
                     taken.extend_from_slice(new);

@@ -20,13 +20,6 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
-    fn bytes(bytes: &[u8]) -> Self {
-        Self::Bytes {
-            bytes: bytes.to_vec(),
-            taken: 0,
-        }
-    }
-
     /// The bytes that were not taken.
     pub(crate) fn len(&self) -> u64 {
         match self {
@@ -112,11 +105,17 @@ impl Receiver {
     }
 
     /// Stores bytes until the local program takes them, as far as they are new.
-    pub(crate) fn store(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Violation> {
-        let part = |from: u64, to: u64| {
-            Stored::bytes(&bytes[(from - offset) as usize..(to - offset) as usize])
-        };
-        self.insert(offset, bytes.len() as u64, part)
+    pub(crate) fn store(&mut self, offset: u64, bytes: Vec<u8>) -> Result<(), Violation> {
+        let length = bytes.len() as u64;
+        let mut whole = Some(bytes);
+        self.insert(offset, length, |from, to| {
+            let (from, to) = ((from - offset) as usize, (to - offset) as usize);
+            let bytes = match &mut whole {
+                whole if to - from == length as usize => whole.take().unwrap_or_default(),
+                whole => whole.as_deref().unwrap_or_default()[from..to].to_vec(),
+            };
+            Stored::Bytes { bytes, taken: 0 }
+        })
     }
 
     /// Stores zeros.
@@ -129,7 +128,7 @@ impl Receiver {
         &mut self,
         offset: u64,
         length: u64,
-        part: impl Fn(u64, u64) -> Stored,
+        mut part: impl FnMut(u64, u64) -> Stored,
     ) -> Result<(), Violation> {
         self.place(offset, length)?;
         let end = offset + length;
@@ -155,6 +154,16 @@ impl Receiver {
     /// The stored data that the local program takes next.
     pub(crate) fn next(&self) -> Option<&Stored> {
         self.stored.get(&self.taken)
+    }
+
+    /// The offset up to which the local program has taken the data.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Whether there is something for the local program: stored data, or the end.
+    pub(crate) fn has_next(&self) -> bool {
+        self.next().is_some() || self.is_at_end()
     }
 
     /// The local program has taken `count` bytes: of the stored data, if it is next, otherwise of data
@@ -281,7 +290,9 @@ mod tests {
     };
 
     fn store(receiver: &mut Receiver, from: usize, to: usize) {
-        receiver.store(from as u64, &BYTES[from..to]).unwrap();
+        receiver
+            .store(from as u64, BYTES[from..to].to_vec())
+            .unwrap();
     }
 
     /// Takes everything that is next, at most `step` bytes at once.
@@ -337,7 +348,7 @@ mod tests {
         receiver.end(30).unwrap();
         receiver.end(30).unwrap();
         assert_eq!(receiver.end(31), Err(Violation::End));
-        assert_eq!(receiver.store(25, &BYTES[..6]), Err(Violation::End));
+        assert_eq!(receiver.store(25, BYTES[..6].to_vec()), Err(Violation::End));
     }
 
     #[test]
@@ -382,10 +393,10 @@ mod tests {
     fn the_number_of_stored_pieces_is_limited() {
         let mut receiver = Receiver::new(u32::MAX, u32::MAX);
         for at in 0..MAX_STORED as u64 {
-            receiver.store(2 * at + 1, &[1]).unwrap();
+            receiver.store(2 * at + 1, vec![1]).unwrap();
         }
         assert_eq!(
-            receiver.store(2 * MAX_STORED as u64 + 1, &[1]),
+            receiver.store(2 * MAX_STORED as u64 + 1, vec![1]),
             Err(Violation::Pieces)
         );
     }

@@ -1,9 +1,12 @@
 //! A local socket whose stream is carried by several connections, its lanes.
 //!
 //! Every lane reads the local socket itself, in turn with the others, and encrypts and sends what it
-//! has read. What arrives in order is written to the local socket by the lane that has received it;
-//! anything else is stored until its turn. No lane waits for the local program with data in its hands
-//! while the other direction needs an acknowledgement.
+//! has read. The turn goes to another lane only if this one cannot keep up: its buffer was full, or its
+//! connection does not take more. A wake-up costs more than a small piece of data.
+//!
+//! What arrives in order is written to the local socket by the lane that has received it; anything else
+//! is stored until its turn. No lane waits for the local program with data in its hands while the other
+//! direction needs an acknowledgement.
 //!
 //! The two programs see what they would see over one connection, see [`super`].
 
@@ -14,9 +17,11 @@ pub(crate) use lane::LaneError;
 
 use super::local::Local;
 use super::{Counters, DRAIN_TIMEOUT, Progress, RelayError};
-use crate::lanes::{LaneId, MAX_PAYLOAD, Receiver, Sender};
+use crate::lanes::{LaneId, MAX_PAYLOAD, Receiver, Sender, Violation};
 use crate::system::lock;
+use lane::OpenLane;
 use std::convert::Infallible;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -38,14 +43,15 @@ const MAX_FREE: usize = 16;
 pub(crate) struct Stream {
     local: Arc<Local>,
     counters: Arc<Counters>,
-    /// Held by the lane that reads the local socket.
-    reading: tokio::sync::Mutex<()>,
+    /// Whether a lane reads the local socket.
+    reading: AtomicBool,
+    /// Notified when a lane that waits for it may read the local socket.
+    turn: Notify,
     state: Mutex<State>,
     progress: Progress,
-    /// Notified when there is something to send other than new data, and when waiting for the window is
-    /// over.
+    /// Notified when there is something to send other than new data.
     work: Notify,
-    /// Notified when stored data, or the end, may be next.
+    /// Notified when the local program has to read before stored data can be written.
     stored: Notify,
     /// Notified when new data was sent, which the peer has to acknowledge.
     sent: Notify,
@@ -112,16 +118,20 @@ impl State {
     }
 
     /// Keeps a buffer for other data.
-    fn keep(&mut self, buffer: Vec<u8>) {
-        if self.free.len() < MAX_FREE && buffer.capacity() >= SMALL {
+    fn keep(&mut self, mut buffer: Vec<u8>) {
+        if self.free.len() < MAX_FREE && buffer.capacity() == MAX_PAYLOAD {
+            buffer.clear();
             self.free.push(buffer);
         }
     }
 
-    /// A buffer for so many bytes. Few bytes must not take the memory of many.
+    /// An empty buffer for so many bytes. Few bytes must not take the memory of many.
     fn buffer(&mut self, count: usize) -> Vec<u8> {
-        let kept = (count >= SMALL).then(|| self.free.pop()).flatten();
-        kept.unwrap_or_else(|| Vec::with_capacity(if count < SMALL { count } else { MAX_PAYLOAD }))
+        match (SMALL..=MAX_PAYLOAD).contains(&count) {
+            true => self.free.pop(),
+            false => Some(Vec::with_capacity(count)),
+        }
+        .unwrap_or_else(|| Vec::with_capacity(MAX_PAYLOAD))
     }
 }
 
@@ -131,7 +141,8 @@ impl Stream {
         Self {
             local,
             counters,
-            reading: tokio::sync::Mutex::default(),
+            reading: AtomicBool::new(false),
+            turn: Notify::new(),
             state: Mutex::new(State {
                 sender: Sender::new(INITIAL_WINDOW),
                 receiver: Receiver::new(INITIAL_WINDOW, window),
@@ -162,14 +173,10 @@ impl Stream {
     /// Waits until the stream is complete or has failed. Meanwhile it writes stored data to the local
     /// socket. After a failure, the local program's earlier data is still sent, for a limited time.
     pub(crate) async fn run(&self) -> Result<(), RelayError> {
-        let failed = tokio::select! {
-            failed = self.write_stored() => failed,
-            () = self.until(|state| state.failure.is_some() || state.is_complete()) => false,
+        tokio::select! {
+            () = self.until(|state| state.failure.is_some() || state.is_complete()) => {}
+            never = self.write_stored() => match never {},
             never = self.acknowledge_at_intervals() => match never {},
-        };
-        if !failed {
-            self.until(|state| state.failure.is_some() || state.is_complete())
-                .await;
         }
         let failure = self.state().failure.take();
         let Some(error) = failure else {
@@ -290,7 +297,16 @@ impl Stream {
     fn wake_all(&self) {
         self.work.notify_waiters();
         self.work.notify_one();
+        self.turn.notify_waiters();
         self.changed.notify_waiters();
+    }
+
+    /// Lets a lane send what is due: this one, unless it is busy.
+    fn wake_sender(&self, lane: &OpenLane<'_>) {
+        match lane.is_sending() {
+            true => self.work.notify_one(),
+            false => lane.wake(),
+        }
     }
 
     /// Acknowledges what too little data follows: the peer keeps it until then.
@@ -313,7 +329,7 @@ impl Stream {
         state.lanes += 1;
         drop(state);
         self.changed.notify_waiters();
-        OpenLane { stream: self, id }
+        OpenLane::new(self, id)
     }
 
     /// A lane has ended. What it may have lost is sent again on another one.
@@ -330,14 +346,8 @@ impl Stream {
     }
 }
 
-/// A lane that is open. Dropping it ends the lane.
-struct OpenLane<'a> {
-    stream: &'a Stream,
-    id: LaneId,
-}
-
-impl Drop for OpenLane<'_> {
-    fn drop(&mut self) {
-        self.stream.end(self.id);
+impl From<Violation> for RelayError {
+    fn from(violation: Violation) -> Self {
+        Self::Protocol(violation.to_string())
     }
 }

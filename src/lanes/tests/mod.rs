@@ -116,10 +116,10 @@ impl Simulation {
                 self.receiver.take(direct.len() as u64);
                 if !rest.is_empty() {
                     let at = offset + skip + direct.len() as u64;
-                    self.receiver.store(at, rest).unwrap();
+                    self.receiver.store(at, rest.to_vec()).unwrap();
                 }
             }
-            Place::Later => self.receiver.store(offset, payload).unwrap(),
+            Place::Later => self.receiver.store(offset, payload.to_vec()).unwrap(),
         }
     }
 

@@ -1,14 +1,17 @@
 //! What arrives on the lanes, on its way to the local socket.
 
 use super::super::{RelayError, is_refusal};
+use super::lane::OpenLane;
 use super::{State, Stream};
 use crate::lanes::{Place, Stored};
+use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 
 /// Slices of data that are delivered at once: the records of a buffer, and what a header divides.
-pub(super) const MAX_SLICES: usize = 16;
+const MAX_SLICES: usize = 16;
 
+/// Zeros that are written at once.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// How data was delivered.
@@ -20,21 +23,14 @@ pub(super) enum Delivered {
 }
 
 impl Stream {
-    /// Writes stored data to the local socket until the end of the stream. Returns whether the stream
-    /// has failed.
-    pub(super) async fn write_stored(&self) -> bool {
+    /// Writes what is stored while the local program did not read. Lanes write everything else.
+    pub(super) async fn write_stored(&self) -> Infallible {
         loop {
             let blocked = {
-                let mut state = self.state();
-                if state.failure.is_some() {
-                    return true;
-                }
-                let blocked = self.flush(&mut state);
-                if state.failure.is_some() {
-                    return true;
-                }
-                if state.receiver.is_complete() {
-                    return false;
+                let state = &mut *self.state();
+                let blocked = self.flush(state);
+                if state.receiver.acknowledgement_due() {
+                    self.work.notify_one();
                 }
                 blocked
             };
@@ -49,7 +45,7 @@ impl Stream {
     /// Writes what is stored and next, without waiting. Returns whether the local program has to read
     /// first.
     fn flush(&self, state: &mut State) -> bool {
-        loop {
+        while !state.has_failed() {
             let written = match state.receiver.next() {
                 Some(_) if state.dropping => Ok(usize::MAX),
                 Some(Stored::Bytes { bytes, taken }) => {
@@ -67,17 +63,12 @@ impl Stream {
                     self.took(state, (count as u64).min(length));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(error) => {
-                    if !self.refused(state, error) {
-                        return false;
-                    }
-                }
+                Err(error) => self.refused(state, error),
             }
         }
-        if state.receiver.is_at_end() {
+        if state.receiver.is_at_end() && !state.has_failed() {
             self.local.finish();
             state.receiver.take_end();
-            self.work.notify_one();
             self.changed.notify_waiters();
         }
         false
@@ -92,14 +83,11 @@ impl Stream {
         if let Some(buffer) = state.receiver.take(count) {
             state.keep(buffer);
         }
-        if state.receiver.acknowledgement_due() {
-            self.work.notify_one();
-        }
     }
 
-    /// Judges a write that the local program refused. Returns whether the stream continues without the
-    /// program's reading side.
-    fn refused(&self, state: &mut State, error: io::Error) -> bool {
+    /// Judges a write that the local program refused. The stream continues without the program's reading
+    /// side, or fails.
+    fn refused(&self, state: &mut State, error: io::Error) {
         let judged = match is_refusal(&error) {
             true => self.progress.refused(&self.local),
             false => Err(RelayError::Local(error)),
@@ -108,7 +96,6 @@ impl Stream {
             Ok(()) => state.dropping = true,
             Err(error) => self.failed(state, error),
         }
-        state.failure.is_none()
     }
 
     /// The local program has failed. Lanes continue: its earlier data is still sent.
@@ -117,105 +104,135 @@ impl Stream {
         self.changed.notify_waiters();
     }
 
-    /// Delivers data that follow each other, without waiting.
+    /// Delivers data that a lane has received, without waiting. What is not next, or what `store` forbids
+    /// to wait with, is stored.
     pub(super) fn deliver(
         &self,
-        offset: u64,
-        slices: &[IoSlice<'_>],
+        lane: &OpenLane<'_>,
+        run: &mut Run<'_>,
         store: bool,
     ) -> Result<Delivered, RelayError> {
-        let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        let mut state = self.state();
-        let state = &mut *state;
-        let mut written = 0;
+        let mut copy = None;
         loop {
+            let mut guard = self.state();
+            let state = &mut *guard;
             if state.has_failed() {
                 return Ok(Delivered::Whole);
             }
-            let left = (length - written) as u64;
-            let place = state.receiver.place(offset + written as u64, left);
-            match place.map_err(|violation| RelayError::Protocol(violation.to_string()))? {
+            match state.receiver.place(run.offset, run.bytes)? {
                 Place::Old => break,
-                Place::Later => {
-                    self.store(state, offset, slices, written)?;
+                Place::Next { .. } if state.dropping => {
+                    match self.progress.refused(&self.local) {
+                        Ok(()) => self.drop_next(state, run),
+                        Err(error) => self.failed(state, error),
+                    }
                     break;
                 }
                 Place::Next { skip } => {
-                    written += skip as usize;
-                    if state.dropping {
-                        match self.progress.refused(&self.local) {
-                            Ok(()) => self.took(state, (length - written) as u64),
-                            Err(error) => self.failed(state, error),
-                        }
-                        break;
-                    }
-                    let mut rest = [IoSlice::new(&[]); MAX_SLICES];
-                    let count = after(slices, written, &mut rest);
-                    match self.local.try_write(&rest[..count]) {
+                    run.advance(skip as usize);
+                    match self.local.try_write(run.slices()) {
                         Ok(count) => {
                             self.took(state, count as u64);
-                            written += count;
-                            if written == length {
-                                break;
-                            }
+                            run.advance(count);
+                            copy = None;
+                            continue;
                         }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock && store => {
-                            self.store(state, offset, slices, written)?;
-                            break;
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                            self.refused(state, error);
+                            continue;
                         }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            return Ok(Delivered::Blocked);
-                        }
-                        Err(error) => {
-                            if !self.refused(state, error) {
-                                break;
-                            }
-                        }
+                        Err(_) if store => {}
+                        Err(_) => return Ok(Delivered::Blocked),
                     }
+                }
+                Place::Later => {}
+            }
+            match copy.take() {
+                Some(bytes) => {
+                    state.receiver.store(run.offset, bytes)?;
+                    break;
+                }
+                // Copied without the lock, so that other lanes continue. Meanwhile its turn may come.
+                None => {
+                    let mut buffer = state.buffer(run.bytes as usize);
+                    drop(guard);
+                    run.slices()
+                        .iter()
+                        .for_each(|slice| buffer.extend_from_slice(slice));
+                    copy = Some(buffer);
                 }
             }
         }
-        // What was stored earlier may be next now.
-        if state.receiver.next().is_some() || state.receiver.is_at_end() {
-            self.stored.notify_one();
-        }
+        self.deliver_stored(lane);
         Ok(Delivered::Whole)
     }
 
-    fn store(
-        &self,
-        state: &mut State,
-        offset: u64,
-        slices: &[IoSlice<'_>],
-        skip: usize,
-    ) -> Result<(), RelayError> {
-        let mut at = 0;
-        for slice in slices {
-            let from = skip.saturating_sub(at).min(slice.len());
-            if from < slice.len() {
-                state
-                    .receiver
-                    .store(offset + (at + from) as u64, &slice[from..])
-                    .map_err(|violation| RelayError::Protocol(violation.to_string()))?;
-            }
-            at += slice.len();
+    /// Writes what may be next now.
+    pub(super) fn deliver_stored(&self, lane: &OpenLane<'_>) {
+        let state = &mut *self.state();
+        if state.receiver.has_next() && self.flush(state) {
+            self.stored.notify_one();
         }
-        Ok(())
+        if state.receiver.acknowledgement_due() {
+            self.wake_sender(lane);
+        }
+    }
+
+    fn drop_next(&self, state: &mut State, run: &Run<'_>) {
+        let next = run.offset + run.bytes;
+        let new = next.saturating_sub(state.receiver.taken());
+        self.took(state, new);
     }
 }
 
-/// The slices of what follows the first `skip` bytes, and how many they are.
-fn after<'a>(slices: &[IoSlice<'a>], mut skip: usize, rest: &mut [IoSlice<'a>]) -> usize {
-    let mut count = 0;
-    for slice in slices {
-        let from = skip.min(slice.len());
-        skip -= from;
-        if from < slice.len() {
-            let mut part = *slice;
-            part.advance(from);
-            rest[count] = part;
-            count += 1;
+/// Pieces of data that follow each other.
+pub(super) struct Run<'a> {
+    offset: u64,
+    bytes: u64,
+    slices: [IoSlice<'a>; MAX_SLICES],
+    /// The slices in use.
+    from: usize,
+    to: usize,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new() -> Self {
+        Self {
+            offset: 0,
+            bytes: 0,
+            slices: [IoSlice::new(&[]); MAX_SLICES],
+            from: 0,
+            to: 0,
         }
     }
-    count
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    pub(super) fn accepts(&self, offset: u64) -> bool {
+        self.is_empty() || (self.to < MAX_SLICES && offset == self.offset + self.bytes)
+    }
+
+    pub(super) fn add(&mut self, offset: u64, bytes: &'a [u8]) {
+        if self.is_empty() {
+            self.offset = offset;
+        }
+        self.slices[self.to] = IoSlice::new(bytes);
+        self.to += 1;
+        self.bytes += bytes.len() as u64;
+    }
+
+    fn slices(&self) -> &[IoSlice<'a>] {
+        &self.slices[self.from..self.to]
+    }
+
+    /// Drops the first bytes.
+    fn advance(&mut self, count: usize) {
+        let mut rest = &mut self.slices[self.from..self.to];
+        IoSlice::advance_slices(&mut rest, count);
+        self.from = self.to - rest.len();
+        self.offset += count as u64;
+        self.bytes -= count as u64;
+    }
 }

@@ -2,13 +2,16 @@
 
 use super::super::layout::Layout;
 use super::super::{Incoming, Outgoing, Received, RelayError, Turn};
-use super::delivery::{Delivered, MAX_SLICES};
+use super::delivery::{Delivered, Run};
 use super::{Abort, State, Stream};
-use crate::lanes::{Frame, HEADER, LaneId, Parsed, Parser};
-use std::io::{self, IoSlice};
-use std::sync::atomic::Ordering;
+use crate::lanes::{Frame, HEADER, LaneId, Parsed, Parser, Violation};
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 /// Time limit for an orderly close, from the end of this end's direction.
@@ -56,10 +59,9 @@ impl Stream {
         mut incoming: I,
     ) -> Result<(), LaneError> {
         let lane = self.begin();
-        let id = lane.id;
         {
-            let up = self.send_all(id, &mut outgoing);
-            let down = self.receive_all(&mut incoming);
+            let up = self.send_all(&lane, &mut outgoing);
+            let down = self.receive_all(&lane, &mut incoming);
             tokio::pin!(up, down);
             tokio::select! {
                 result = &mut up => match result {
@@ -82,7 +84,11 @@ impl Stream {
         }
     }
 
-    async fn send_all<O: Outgoing>(&self, id: LaneId, outgoing: &mut O) -> Result<(), LaneError> {
+    async fn send_all<O: Outgoing>(
+        &self,
+        lane: &OpenLane<'_>,
+        outgoing: &mut O,
+    ) -> Result<(), LaneError> {
         let layout = Layout {
             before: O::ROOM,
             payload: O::MAX,
@@ -96,13 +102,14 @@ impl Stream {
             let woken = self.work.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            let step = self.next_step(id, layout, &mut buffer);
+            let step = self.next_step(lane.id, layout, &mut buffer);
             let (frame, count) = match step {
                 Step::Send(frame, count) => (frame, count),
                 Step::Abort => (Frame::Abort, 0),
                 Step::Wait => {
                     tokio::select! {
                         () = woken => {}
+                        () = lane.woken.notified() => {}
                         () = outgoing.control_pending() => {
                             outgoing.send_control().await.map_err(LaneError::Send)?;
                         }
@@ -110,14 +117,11 @@ impl Stream {
                     continue;
                 }
                 Step::Read => {
-                    let read = async {
-                        let _turn = self.reading.lock().await;
-                        self.read(id, layout, &mut buffer).await
-                    };
                     let read = tokio::select! {
                         biased;
                         () = woken => continue,
-                        read = read => read,
+                        () = lane.woken.notified() => continue,
+                        read = self.read(lane.id, layout, &mut buffer) => read,
                     };
                     match read {
                         Some(read) => read,
@@ -128,8 +132,10 @@ impl Stream {
                 Step::Stop => return Err(LaneError::Stream),
             };
             buffer[layout.reserved()].copy_from_slice(&frame.encode());
-            let sent = outgoing.send(&mut buffer[..layout.used(count)]).await;
-            sent.map_err(LaneError::Send)?;
+            let sent = outgoing.send(&mut buffer[..layout.used(count)]);
+            self.or_hand_over(lane, sent)
+                .await
+                .map_err(LaneError::Send)?;
             if frame == Frame::Abort {
                 self.state().abort = Abort::Sent;
                 self.wake_all();
@@ -137,6 +143,21 @@ impl Stream {
             }
             turn.moved(count).await;
         }
+    }
+
+    /// Sends. If the connection does not take it at once, other lanes read and acknowledge meanwhile.
+    async fn or_hand_over<T>(&self, lane: &OpenLane<'_>, sent: impl Future<Output = T>) -> T {
+        let mut sent = pin!(sent);
+        let result = poll_fn(|context| {
+            let polled = sent.as_mut().poll(context);
+            if polled.is_pending() && !lane.sending.swap(true, Ordering::Relaxed) {
+                self.turn.notify_last();
+            }
+            polled
+        })
+        .await;
+        lane.sending.store(false, Ordering::Relaxed);
+        result
     }
 
     /// Decides what to send, and puts the bytes that are sent again into the buffer.
@@ -148,7 +169,9 @@ impl Stream {
             Abort::Sent => return Step::Stop,
         }
         if let Some((offset, window)) = state.receiver.acknowledge() {
-            self.changed.notify_waiters();
+            if state.is_complete() {
+                self.changed.notify_waiters();
+            }
             let frame = Frame::Acknowledgement { offset, window };
             return Step::Send(frame, 0);
         }
@@ -180,19 +203,28 @@ impl Stream {
             let offset = state.sender.end(id);
             return Step::Send(Frame::End { offset }, 0);
         }
-        match state.sender.room() >= layout.capacity() as u64 {
-            true => Step::Read,
-            false => Step::Wait,
+        Step::Read
+    }
+
+    /// Waits for the turn to read the local socket, and for room for what is read.
+    async fn turn(&self, layout: Layout) -> Reading<'_> {
+        loop {
+            let turn = self.turn.notified();
+            tokio::pin!(turn);
+            turn.as_mut().enable();
+            let has_room = self.state().sender.room() >= layout.capacity() as u64;
+            if has_room && !self.reading.swap(true, Ordering::Acquire) {
+                return Reading(&self.reading);
+            }
+            turn.await;
         }
     }
 
-    /// Reads new data of the local program. None if there is no room for it, or if its stream has ended.
+    /// Reads new data of the local program in turn. None if its stream has ended.
     async fn read(&self, id: LaneId, layout: Layout, buffer: &mut [u8]) -> Option<(Frame, usize)> {
-        {
-            let state = self.state();
-            if state.local_ended || state.sender.room() < layout.capacity() as u64 {
-                return None;
-            }
+        let reading = self.turn(layout).await;
+        if self.state().local_ended {
+            return None;
         }
         let count = match self.local.read_around(buffer, layout).await {
             Ok(count) => count,
@@ -201,8 +233,8 @@ impl Stream {
                 return None;
             }
         };
-        let mut state = self.state();
         if count == 0 {
+            let mut state = self.state();
             if let Err(error) = self.progress.may_finish(&self.local) {
                 state.fail(error);
             }
@@ -211,30 +243,35 @@ impl Stream {
             self.wake_all();
             return None;
         }
-        let mut kept = state.buffer(count);
-        kept.clear();
+        let mut kept = self.state().buffer(count);
         let (slices, pieces) = layout.slices(buffer, count);
         for slice in &slices[..pieces] {
             kept.extend_from_slice(slice);
         }
-        let offset = state.sender.push(count, kept, id);
-        drop(state);
+        let offset = self.state().sender.push(count, kept, id);
+        drop(reading);
         self.sent.notify_waiters();
+        if count == layout.capacity() {
+            // The local program is faster than this lane.
+            self.turn.notify_last();
+        }
         let sent = &self.counters.sent;
         sent.fetch_add(count as u64, Ordering::Relaxed);
         Some((data(offset, count), count))
     }
 
-    async fn receive_all<I: Incoming>(&self, incoming: &mut I) -> Result<(), LaneError> {
+    async fn receive_all<I: Incoming>(
+        &self,
+        lane: &OpenLane<'_>,
+        incoming: &mut I,
+    ) -> Result<(), LaneError> {
         let mut parser = Parser::default();
         let mut turn = Turn::default();
         loop {
             let pieces = match incoming.next().await.map_err(LaneError::Receive)? {
                 Received::Data(pieces) => pieces,
                 Received::End if parser.is_between_frames() => {
-                    let mut state = self.state();
-                    state.peer_is_complete = true;
-                    drop(state);
+                    self.state().peer_is_complete = true;
                     self.changed.notify_waiters();
                     return Ok(());
                 }
@@ -247,18 +284,18 @@ impl Stream {
                     match parsed {
                         Parsed::Payload { offset, bytes } => {
                             if !run.accepts(offset) {
-                                self.deliver_run(&mut run).await?;
+                                self.deliver_run(lane, &mut run).await?;
                             }
                             run.add(offset, bytes);
                         }
                         Parsed::Frame(frame) => {
-                            self.deliver_run(&mut run).await?;
-                            self.handle(frame)?;
+                            self.deliver_run(lane, &mut run).await?;
+                            self.handle(lane, frame)?;
                         }
                     }
                 }
             }
-            self.deliver_run(&mut run).await?;
+            self.deliver_run(lane, &mut run).await?;
             turn.moved(pieces.bytes()).await;
         }
     }
@@ -281,19 +318,16 @@ impl Stream {
 
     /// Delivers a run of data. Waits for the local program only as long as the peer has nothing to
     /// acknowledge: the acknowledgement may be behind this data.
-    async fn deliver_run(&self, run: &mut Run<'_>) -> Result<(), LaneError> {
-        if run.count == 0 {
-            return Ok(());
-        }
-        let run = std::mem::replace(run, Run::new());
+    async fn deliver_run(&self, lane: &OpenLane<'_>, run: &mut Run<'_>) -> Result<(), LaneError> {
+        let mut run = std::mem::replace(run, Run::new());
         let mut store = false;
-        loop {
+        while !run.is_empty() {
             let sent = self.sent.notified();
             tokio::pin!(sent);
             sent.as_mut().enable();
             store |= self.must_not_wait();
-            match self.deliver(run.offset, &run.slices[..run.count], store) {
-                Ok(Delivered::Whole) => return Ok(()),
+            match self.deliver(lane, &mut run, store) {
+                Ok(Delivered::Whole) => break,
                 Ok(Delivered::Blocked) => {
                     tokio::select! {
                         () = sent => store = true,
@@ -304,6 +338,7 @@ impl Stream {
                 Err(error) => return Err(self.violated(error)),
             }
         }
+        Ok(())
     }
 
     fn must_not_wait(&self) -> bool {
@@ -311,40 +346,39 @@ impl Stream {
         *lanes > 1 || !sender.is_acknowledged()
     }
 
-    fn handle(&self, frame: Frame) -> Result<(), LaneError> {
+    fn handle(&self, lane: &OpenLane<'_>, frame: Frame) -> Result<(), LaneError> {
         let mut state = self.state();
-        let state = &mut *state;
-        match frame {
+        let handled = match frame {
             Frame::Data { .. } => Ok(()),
             Frame::Zeros { offset, count } => state.receiver.store_zeros(offset, count),
             Frame::End { offset } => state.receiver.end(offset),
             Frame::Acknowledgement { offset, window } => {
-                let freed = state.sender.acknowledge(offset, window);
-                freed.map(|freed| freed.collect::<Vec<_>>()).map(|freed| {
-                    if !freed.is_empty() {
-                        state.failing_since = None;
-                    }
-                    for buffer in freed {
-                        state.keep(buffer);
-                    }
-                    self.work.notify_waiters();
-                    self.changed.notify_waiters();
-                })
+                self.acknowledged(&mut state, offset, window)
             }
             Frame::Abort => {
-                state.fail(RelayError::Aborted);
-                self.changed.notify_waiters();
-                return Err(LaneError::Stream);
+                drop(state);
+                return Err(self.violated(RelayError::Aborted));
             }
+        };
+        drop(state);
+        handled.map_err(|violation| self.violated(violation.into()))?;
+        self.deliver_stored(lane);
+        Ok(())
+    }
+
+    /// The peer has acknowledged data, and there may be room for more.
+    fn acknowledged(&self, state: &mut State, offset: u64, window: u32) -> Result<(), Violation> {
+        let freed: Vec<_> = state.sender.acknowledge(offset, window)?.collect();
+        if !freed.is_empty() {
+            state.failing_since = None;
         }
-        .map_err(|violation| {
-            state.fail(RelayError::Protocol(violation.to_string()));
+        for buffer in freed {
+            state.keep(buffer);
+        }
+        if state.sender.is_acknowledged() {
             self.changed.notify_waiters();
-            LaneError::Stream
-        })?;
-        if state.receiver.next().is_some() || state.receiver.is_at_end() {
-            self.stored.notify_one();
         }
+        self.turn.notify_last();
         Ok(())
     }
 }
@@ -364,34 +398,48 @@ fn fill(layout: Layout, buffer: &mut [u8], bytes: &[u8]) {
     }
 }
 
-/// Pieces of data that follow each other.
-struct Run<'a> {
-    offset: u64,
-    bytes: u64,
-    slices: [IoSlice<'a>; MAX_SLICES],
-    count: usize,
+/// The turn to read the local socket.
+struct Reading<'a>(&'a AtomicBool);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
-impl<'a> Run<'a> {
-    fn new() -> Self {
+/// A lane that is open. Dropping it ends the lane.
+pub(super) struct OpenLane<'a> {
+    stream: &'a Stream,
+    id: LaneId,
+    /// Notified when this lane has something to send.
+    woken: Notify,
+    /// The connection does not take more at the moment.
+    sending: AtomicBool,
+}
+
+impl<'a> OpenLane<'a> {
+    pub(super) fn new(stream: &'a Stream, id: LaneId) -> Self {
         Self {
-            offset: 0,
-            bytes: 0,
-            slices: [IoSlice::new(&[]); MAX_SLICES],
-            count: 0,
+            stream,
+            id,
+            woken: Notify::new(),
+            sending: AtomicBool::new(false),
         }
     }
 
-    fn accepts(&self, offset: u64) -> bool {
-        self.count == 0 || (self.count < MAX_SLICES && offset == self.offset + self.bytes)
+    /// Whether this lane cannot send anything else at the moment.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Relaxed)
     }
 
-    fn add(&mut self, offset: u64, bytes: &'a [u8]) {
-        if self.count == 0 {
-            self.offset = offset;
-        }
-        self.slices[self.count] = IoSlice::new(bytes);
-        self.count += 1;
-        self.bytes += bytes.len() as u64;
+    /// Lets it send what is due.
+    pub(super) fn wake(&self) {
+        self.woken.notify_one();
+    }
+}
+
+impl Drop for OpenLane<'_> {
+    fn drop(&mut self) {
+        self.stream.end(self.id);
     }
 }
