@@ -12,6 +12,8 @@
 
 mod delivery;
 mod lane;
+mod receiving;
+mod sending;
 
 pub(crate) use lane::LaneError;
 

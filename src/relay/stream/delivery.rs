@@ -2,14 +2,12 @@
 
 use super::super::{RelayError, is_refusal};
 use super::lane::OpenLane;
+use super::receiving::Run;
 use super::{State, Stream};
 use crate::lanes::{Place, Stored};
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
-
-/// Slices of data that are delivered at once: the records of a buffer, and what a header divides.
-const MAX_SLICES: usize = 16;
 
 /// Zeros that are written at once.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -182,57 +180,5 @@ impl Stream {
         let next = run.offset + run.bytes;
         let new = next.saturating_sub(state.receiver.taken());
         self.took(state, new);
-    }
-}
-
-/// Pieces of data that follow each other.
-pub(super) struct Run<'a> {
-    offset: u64,
-    bytes: u64,
-    slices: [IoSlice<'a>; MAX_SLICES],
-    /// The slices in use.
-    from: usize,
-    to: usize,
-}
-
-impl<'a> Run<'a> {
-    pub(super) fn new() -> Self {
-        Self {
-            offset: 0,
-            bytes: 0,
-            slices: [IoSlice::new(&[]); MAX_SLICES],
-            from: 0,
-            to: 0,
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
-    pub(super) fn accepts(&self, offset: u64) -> bool {
-        self.is_empty() || (self.to < MAX_SLICES && offset == self.offset + self.bytes)
-    }
-
-    pub(super) fn add(&mut self, offset: u64, bytes: &'a [u8]) {
-        if self.is_empty() {
-            self.offset = offset;
-        }
-        self.slices[self.to] = IoSlice::new(bytes);
-        self.to += 1;
-        self.bytes += bytes.len() as u64;
-    }
-
-    fn slices(&self) -> &[IoSlice<'a>] {
-        &self.slices[self.from..self.to]
-    }
-
-    /// Drops the first bytes.
-    fn advance(&mut self, count: usize) {
-        let mut rest = &mut self.slices[self.from..self.to];
-        IoSlice::advance_slices(&mut rest, count);
-        self.from = self.to - rest.len();
-        self.offset += count as u64;
-        self.bytes -= count as u64;
     }
 }

@@ -1,0 +1,188 @@
+//! Frames that a lane receives.
+
+use super::super::{Incoming, Received, RelayError, Turn};
+use super::delivery::Delivered;
+use super::lane::{LaneError, OpenLane};
+use super::{State, Stream};
+use crate::lanes::{Frame, Parsed, Parser, Violation};
+use std::io::IoSlice;
+
+/// Slices of data that are delivered at once: the records of a buffer, and what a header divides.
+const MAX_SLICES: usize = 16;
+
+impl Stream {
+    /// Receives on a lane until the peer ends it, or the lane has failed.
+    pub(super) async fn receive_all<I: Incoming>(
+        &self,
+        lane: &OpenLane<'_>,
+        incoming: &mut I,
+    ) -> Result<(), LaneError> {
+        let mut parser = Parser::default();
+        let mut turn = Turn::default();
+        loop {
+            let pieces = match incoming.next().await.map_err(LaneError::Receive)? {
+                Received::Data(pieces) => pieces,
+                Received::End if parser.is_between_frames() => {
+                    self.state().peer_is_complete = true;
+                    self.changed.notify_waiters();
+                    return Ok(());
+                }
+                Received::End | Received::Stopped => return Err(LaneError::Cut),
+            };
+            let mut run = Run::new();
+            for piece in pieces.iter() {
+                let mut rest = piece;
+                while let Some(parsed) = self.parse(&mut parser, &mut rest)? {
+                    match parsed {
+                        Parsed::Payload { offset, bytes } => {
+                            if !run.accepts(offset) {
+                                self.deliver_run(lane, &mut run).await?;
+                            }
+                            run.add(offset, bytes);
+                        }
+                        Parsed::Frame(frame) => {
+                            self.deliver_run(lane, &mut run).await?;
+                            self.handle(lane, frame)?;
+                        }
+                    }
+                }
+            }
+            self.deliver_run(lane, &mut run).await?;
+            turn.moved(pieces.bytes()).await;
+        }
+    }
+
+    fn parse<'a>(
+        &self,
+        parser: &mut Parser,
+        bytes: &mut &'a [u8],
+    ) -> Result<Option<Parsed<'a>>, LaneError> {
+        parser
+            .next(bytes)
+            .map_err(|error| self.violated(RelayError::Protocol(error.to_string())))
+    }
+
+    /// The peer has sent what it must not send: nothing that it sends can be trusted.
+    fn violated(&self, error: RelayError) -> LaneError {
+        self.fail(error);
+        LaneError::Stream
+    }
+
+    /// Delivers a run of data. Waits for the local program only as long as the peer has nothing to
+    /// acknowledge: the acknowledgement may be behind this data.
+    async fn deliver_run(&self, lane: &OpenLane<'_>, run: &mut Run<'_>) -> Result<(), LaneError> {
+        let mut run = std::mem::replace(run, Run::new());
+        let mut store = false;
+        while !run.is_empty() {
+            let sent = self.sent.notified();
+            tokio::pin!(sent);
+            sent.as_mut().enable();
+            store |= self.must_not_wait();
+            match self.deliver(lane, &mut run, store) {
+                Ok(Delivered::Whole) => break,
+                Ok(Delivered::Blocked) => {
+                    tokio::select! {
+                        () = sent => store = true,
+                        // An error shows with the next write.
+                        _ = self.local.writable() => {}
+                    }
+                }
+                Err(error) => return Err(self.violated(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn must_not_wait(&self) -> bool {
+        let State { sender, lanes, .. } = &*self.state();
+        *lanes > 1 || !sender.is_acknowledged()
+    }
+
+    fn handle(&self, lane: &OpenLane<'_>, frame: Frame) -> Result<(), LaneError> {
+        let mut state = self.state();
+        let handled = match frame {
+            Frame::Data { .. } => Ok(()),
+            Frame::Zeros { offset, count } => state.receiver.store_zeros(offset, count),
+            Frame::End { offset } => state.receiver.end(offset),
+            Frame::Acknowledgement { offset, window } => {
+                self.acknowledged(&mut state, offset, window)
+            }
+            Frame::Abort => {
+                drop(state);
+                return Err(self.violated(RelayError::Aborted));
+            }
+        };
+        drop(state);
+        handled.map_err(|violation| self.violated(violation.into()))?;
+        self.deliver_stored(lane);
+        Ok(())
+    }
+
+    /// The peer has acknowledged data, and there may be room for more.
+    fn acknowledged(&self, state: &mut State, offset: u64, window: u32) -> Result<(), Violation> {
+        let freed: Vec<_> = state.sender.acknowledge(offset, window)?.collect();
+        if !freed.is_empty() {
+            state.failing_since = None;
+        }
+        for buffer in freed {
+            state.keep(buffer);
+        }
+        if state.sender.is_acknowledged() {
+            self.changed.notify_waiters();
+        }
+        self.turn.notify_last();
+        Ok(())
+    }
+}
+
+/// Pieces of data that follow each other.
+pub(super) struct Run<'a> {
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+    slices: [IoSlice<'a>; MAX_SLICES],
+    /// The slices in use.
+    from: usize,
+    to: usize,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new() -> Self {
+        Self {
+            offset: 0,
+            bytes: 0,
+            slices: [IoSlice::new(&[]); MAX_SLICES],
+            from: 0,
+            to: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    pub(super) fn accepts(&self, offset: u64) -> bool {
+        self.is_empty() || (self.to < MAX_SLICES && offset == self.offset + self.bytes)
+    }
+
+    pub(super) fn add(&mut self, offset: u64, bytes: &'a [u8]) {
+        if self.is_empty() {
+            self.offset = offset;
+        }
+        self.slices[self.to] = IoSlice::new(bytes);
+        self.to += 1;
+        self.bytes += bytes.len() as u64;
+    }
+
+    pub(super) fn slices(&self) -> &[IoSlice<'a>] {
+        &self.slices[self.from..self.to]
+    }
+
+    /// Drops the first bytes.
+    pub(super) fn advance(&mut self, count: usize) {
+        let mut rest = &mut self.slices[self.from..self.to];
+        IoSlice::advance_slices(&mut rest, count);
+        self.from = self.to - rest.len();
+        self.offset += count as u64;
+        self.bytes -= count as u64;
+    }
+}

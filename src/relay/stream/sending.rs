@@ -1,0 +1,230 @@
+//! The local program's data, on its way to the lanes.
+
+use super::super::layout::Layout;
+use super::super::{Outgoing, RelayError, Turn};
+use super::lane::{LaneError, OpenLane};
+use super::{Abort, Stream};
+use crate::lanes::{Frame, HEADER, LaneId};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a lane does next.
+enum Step {
+    /// Send this header, and after it the bytes that are in the buffer.
+    Send(Frame, usize),
+    /// Send that this end has given up.
+    Abort,
+    /// Read new data.
+    Read,
+    /// Wait until there is something to do.
+    Wait,
+    /// Close the lane: the stream is complete.
+    Finish,
+    /// The stream has failed.
+    Stop,
+}
+
+impl Stream {
+    /// Sends on a lane until the stream is complete, or the lane has failed.
+    pub(super) async fn send_all<O: Outgoing>(
+        &self,
+        lane: &OpenLane<'_>,
+        outgoing: &mut O,
+    ) -> Result<(), LaneError> {
+        let layout = Layout {
+            before: O::ROOM,
+            payload: O::MAX,
+            after: O::AFTER,
+            pieces: O::PIECES,
+            reserved: HEADER,
+        };
+        let mut buffer = vec![0; layout.size()];
+        let mut turn = Turn::default();
+        loop {
+            let woken = self.work.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let step = self.next_step(lane.id, layout, &mut buffer);
+            let (frame, count) = match step {
+                Step::Send(frame, count) => (frame, count),
+                Step::Abort => (Frame::Abort, 0),
+                Step::Wait => {
+                    tokio::select! {
+                        () = woken => {}
+                        () = lane.woken.notified() => {}
+                        () = outgoing.control_pending() => {
+                            outgoing.send_control().await.map_err(LaneError::Send)?;
+                        }
+                    }
+                    continue;
+                }
+                Step::Read => {
+                    let read = tokio::select! {
+                        biased;
+                        () = woken => continue,
+                        () = lane.woken.notified() => continue,
+                        read = self.read(lane.id, layout, &mut buffer) => read,
+                    };
+                    match read {
+                        Some(read) => read,
+                        None => continue,
+                    }
+                }
+                Step::Finish => return outgoing.finish().await.map_err(LaneError::Send),
+                Step::Stop => return Err(LaneError::Stream),
+            };
+            buffer[layout.reserved()].copy_from_slice(&frame.encode());
+            let sent = outgoing.send(&mut buffer[..layout.used(count)]);
+            self.or_hand_over(lane, sent)
+                .await
+                .map_err(LaneError::Send)?;
+            if frame == Frame::Abort {
+                self.state().abort = Abort::Sent;
+                self.wake_all();
+                return Err(LaneError::Stream);
+            }
+            turn.moved(count).await;
+        }
+    }
+
+    /// Sends. If the connection does not take it at once, other lanes read and acknowledge meanwhile.
+    async fn or_hand_over<T>(&self, lane: &OpenLane<'_>, sent: impl Future<Output = T>) -> T {
+        let mut sent = pin!(sent);
+        let result = poll_fn(|context| {
+            let polled = sent.as_mut().poll(context);
+            if polled.is_pending() && !lane.sending.swap(true, Ordering::Relaxed) {
+                self.turn.notify_last();
+            }
+            polled
+        })
+        .await;
+        lane.sending.store(false, Ordering::Relaxed);
+        result
+    }
+
+    /// Decides what to send, and puts the bytes that are sent again into the buffer.
+    fn next_step(&self, id: LaneId, layout: Layout, buffer: &mut [u8]) -> Step {
+        let mut state = self.state();
+        match state.abort {
+            Abort::No => {}
+            Abort::Due => return Step::Abort,
+            Abort::Sent => return Step::Stop,
+        }
+        if let Some((offset, window)) = state.receiver.acknowledge() {
+            if state.is_complete() {
+                self.changed.notify_waiters();
+            }
+            let frame = Frame::Acknowledgement { offset, window };
+            return Step::Send(frame, 0);
+        }
+        if let Some(again) = state.sender.resend(id) {
+            let step = match again.payload {
+                Some(bytes) => {
+                    fill(layout, buffer, bytes);
+                    let count = bytes.len();
+                    Step::Send(data(again.offset, count), count)
+                }
+                None => {
+                    let offset = again.offset;
+                    Step::Send(Frame::End { offset }, 0)
+                }
+            };
+            state.resent_at = Some(Instant::now());
+            if state.sender.has_lost() {
+                self.work.notify_one();
+            }
+            return step;
+        }
+        if state.is_complete() {
+            return Step::Finish;
+        }
+        if state.local_ended {
+            if state.sender.has_ended() || state.failure.is_some() {
+                return Step::Wait;
+            }
+            let offset = state.sender.end(id);
+            return Step::Send(Frame::End { offset }, 0);
+        }
+        Step::Read
+    }
+
+    /// Waits for the turn to read the local socket, and for room for what is read.
+    async fn turn(&self, layout: Layout) -> Reading<'_> {
+        loop {
+            let turn = self.turn.notified();
+            tokio::pin!(turn);
+            turn.as_mut().enable();
+            let has_room = self.state().sender.room() >= layout.capacity() as u64;
+            if has_room && !self.reading.swap(true, Ordering::Acquire) {
+                return Reading(&self.reading);
+            }
+            turn.await;
+        }
+    }
+
+    /// Reads new data of the local program in turn. None if its stream has ended.
+    async fn read(&self, id: LaneId, layout: Layout, buffer: &mut [u8]) -> Option<(Frame, usize)> {
+        let reading = self.turn(layout).await;
+        if self.state().local_ended {
+            return None;
+        }
+        let count = match self.local.read_around(buffer, layout).await {
+            Ok(count) => count,
+            Err(error) => {
+                self.fail(RelayError::Local(error));
+                return None;
+            }
+        };
+        if count == 0 {
+            let mut state = self.state();
+            if let Err(error) = self.progress.may_finish(&self.local) {
+                state.fail(error);
+            }
+            state.local_ended = true;
+            drop(state);
+            self.wake_all();
+            return None;
+        }
+        let mut kept = self.state().buffer(count);
+        let (slices, pieces) = layout.slices(buffer, count);
+        for slice in &slices[..pieces] {
+            kept.extend_from_slice(slice);
+        }
+        let offset = self.state().sender.push(count, kept, id);
+        drop(reading);
+        self.sent.notify_waiters();
+        if count == layout.capacity() {
+            // The local program is faster than this lane.
+            self.turn.notify_last();
+        }
+        let sent = &self.counters.sent;
+        sent.fetch_add(count as u64, Ordering::Relaxed);
+        Some((data(offset, count), count))
+    }
+}
+
+/// The turn to read the local socket.
+struct Reading<'a>(&'a AtomicBool);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+fn data(offset: u64, count: usize) -> Frame {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    Frame::Data { offset, count }
+}
+
+fn fill(layout: Layout, buffer: &mut [u8], bytes: &[u8]) {
+    let (mut slices, count) = layout.slices(buffer, bytes.len());
+    let mut rest = bytes;
+    for slice in &mut slices[..count] {
+        let (part, later) = rest.split_at(slice.len());
+        slice.copy_from_slice(part);
+        rest = later;
+    }
+}
