@@ -78,12 +78,13 @@ impl Lanes {
             stream: stream.clone(),
             tuning: tuning.clone(),
             observer: observer.clone(),
+            counters: counters.clone(),
         };
         tokio::spawn(lane(1).run(Some(self.first)));
         for index in 2..=self.resources.lanes() {
-            let (lane, counters) = (lane(index), counters.clone());
+            let lane = lane(index);
             self.resources.spawn(async move {
-                if lane.is_needed(&counters).await {
+                if lane.is_needed().await {
                     lane.run(None).await;
                 }
             });
@@ -119,13 +120,14 @@ struct Lane {
     stream: Arc<Stream>,
     tuning: Arc<Tuning>,
     observer: Arc<dyn Observer>,
+    counters: Arc<Counters>,
 }
 
 impl Lane {
     /// Waits until the stream has moved enough for another lane. False if it ends before.
-    async fn is_needed(&self, counters: &Counters) -> bool {
+    async fn is_needed(&self) -> bool {
         loop {
-            let (sent, received) = counters.bytes();
+            let (sent, received) = self.counters.bytes();
             if sent + received >= FIRST_LANE_ALONE {
                 return true;
             }
@@ -151,6 +153,7 @@ impl Lane {
             let failure = match opened {
                 Ok(link) => {
                     if std::mem::take(&mut failed) {
+                        self.counters.lanes.reopened();
                         self.log(format_args!("is open again"));
                     }
                     pause = FIRST_PAUSE;

@@ -3,6 +3,7 @@
 use super::direct_target::Summary;
 use super::forward::{LimitedBy, Total};
 use crate::direct::message::{Refused, Stat};
+use crate::lanes::LaneUsage;
 use crate::plan::Plan;
 use crate::plane::Plane;
 use crate::quantity::{Size, rate};
@@ -60,6 +61,8 @@ pub(super) struct Record {
     limited: BTreeMap<&'static str, f64>,
     #[serde(skip)]
     limit: Option<Limit>,
+    /// Null if each stream has one connection.
+    lanes: Option<LaneUsage>,
     /// By reason; null if the target has no listener or did not answer.
     refused: Option<Refused>,
 }
@@ -88,6 +91,7 @@ impl Record {
                 .map(|(limit, time)| (limit.name(), seconds(time)))
                 .collect(),
             limit: total.limits.main(),
+            lanes: (!total.lanes.is_none()).then_some(total.lanes),
             refused: stat.map(|stat| stat.refused),
         }
     }
@@ -128,7 +132,8 @@ impl fmt::Display for Record {
             self.connections,
             self.failed
         )?;
-        write!(f, "{}", LimitedBy(self.limit))?;
+        let lanes = self.lanes.unwrap_or_default();
+        write!(f, "{lanes}{}", LimitedBy(self.limit))?;
         match &self.refused {
             Some(refused) => write!(f, ", {} refused by the target", refused.total()),
             None => Ok(()),

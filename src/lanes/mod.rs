@@ -10,6 +10,7 @@ mod frame;
 mod fuzzing;
 mod receiver;
 mod sender;
+mod usage;
 
 #[cfg(fuzzing)]
 pub(crate) use fuzzing::receive as fuzzing_receive;
@@ -17,6 +18,7 @@ pub(crate) use fuzzing::receive as fuzzing_receive;
 pub(crate) use frame::{Frame, HEADER, MAX_PAYLOAD, Parsed, Parser};
 pub(crate) use receiver::{Place, Receiver, Stored};
 pub(crate) use sender::Sender;
+pub(crate) use usage::{LaneCounters, LaneUsage};
 
 use std::ops::RangeInclusive;
 use thiserror::Error;

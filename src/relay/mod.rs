@@ -29,6 +29,7 @@ pub use pieces::Pieces;
 pub use splice::{finish_on_close, reset_on_close, splice};
 pub(crate) use stream::{INITIAL_WINDOW, LaneError, Stream};
 
+use crate::lanes::LaneCounters;
 use layout::Layout;
 use std::future::pending;
 use std::io;
@@ -110,6 +111,8 @@ pub struct Counters {
     pub sent: AtomicU64,
     /// From the connection to the local socket.
     pub received: AtomicU64,
+    /// What lanes have done; nothing if the connection is one.
+    pub(crate) lanes: LaneCounters,
 }
 
 impl Counters {

@@ -41,6 +41,16 @@ const SMALL: usize = MAX_PAYLOAD / 2;
 /// Buffers that are kept for the next data.
 const MAX_FREE: usize = 16;
 
+/// Zeros that are written at once.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What is kept of a chunk until the peer has acknowledged it.
+enum Content {
+    Bytes(Vec<u8>),
+    /// So many zeros.
+    Zeros(u32),
+}
+
 /// A local socket and the state of its stream at this end.
 pub(crate) struct Stream {
     local: Arc<Local>,
@@ -62,7 +72,7 @@ pub(crate) struct Stream {
 }
 
 struct State {
-    sender: Sender<Vec<u8>>,
+    sender: Sender<Content>,
     receiver: Receiver,
     free: Vec<Vec<u8>>,
     /// Lanes so far.
@@ -329,6 +339,7 @@ impl Stream {
         let id = LaneId(state.opened);
         state.opened += 1;
         state.lanes += 1;
+        self.counters.lanes.open(state.lanes);
         drop(state);
         self.changed.notify_waiters();
         OpenLane::new(self, id)

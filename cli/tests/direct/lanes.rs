@@ -3,6 +3,7 @@
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -234,5 +235,70 @@ fn a_program_that_closes_too_early_fails_the_stream_after_its_own_data() {
         let expected =
             "FAILED: the local program closed its socket while data was still on its way to it";
         assert!(ended.log.contains(expected), "{}", ended.log);
+    }
+}
+
+/// Zeros between data, in both directions, also if every connection breaks meanwhile.
+#[test]
+fn zeros_are_not_sent_and_arrive() {
+    const ZEROS: usize = 48 << 20;
+    const DATA: usize = 1 << 20;
+    let stream = |seed| {
+        let data = pattern(DATA + seed);
+        [
+            &data,
+            &vec![0; ZEROS][..],
+            &data,
+            &vec![0; ZEROS - 1],
+            &data,
+        ]
+        .concat()
+    };
+    for (kind, plane) in KINDS {
+        for breaks in [false, true] {
+            in_namespace(move || {
+                let breaker = Breaker::default();
+                let request = plane_request_with(kind, &json!({ "lanes": 3 }));
+                let mut tunnel = NegotiatedTunnel::on_plane(plane, breaker.seam(), &request);
+                let (source, target) = tunnel.pair();
+                let move_all = |from: &UnixStream, to: &UnixStream, seed| {
+                    thread::scope(|scope| {
+                        let reader = scope.spawn(|| read_to_end(to));
+                        let expected = stream(seed);
+                        let (first, rest) = expected.split_at(ZEROS);
+                        write_in_pieces(from, first).unwrap();
+                        if breaks {
+                            breaker.break_some(Break::Reset, |index| index > 0);
+                        }
+                        write_in_pieces(from, rest).unwrap();
+                        from.shutdown(Shutdown::Write).unwrap();
+                        let (data, end) = reader.join().unwrap();
+                        end.unwrap();
+                        assert!(data == expected, "{plane} {breaks}: {} bytes", data.len());
+                    });
+                };
+                move_all(&source, &target, 0);
+                move_all(&target, &source, 1);
+                let length = stream(0).len();
+                drop((source, target));
+                let (record, ended) = tunnel.finish();
+                assert_eq!(record["sent"], length, "{record}\n{}", ended.log);
+                assert_eq!(record["failed"], 0, "{record}\n{}", ended.log);
+                let zeros = record["lanes"]["zeros"].as_u64().unwrap();
+                assert!(zeros > ZEROS as u64 * 19 / 10, "{record}");
+                let passed = breaker.bytes();
+                assert!(
+                    passed < ZEROS as u64 / 2,
+                    "{plane}: {passed} bytes of {length}"
+                );
+                if breaks {
+                    assert!(record["lanes"]["reopened"].as_u64() > Some(0), "{record}");
+                    let expected = " opened again, ";
+                    assert!(ended.log.contains(expected), "{}", ended.log);
+                }
+                let expected = " of zeros not sent";
+                assert!(ended.log.contains(expected), "{}", ended.log);
+            });
+        }
     }
 }

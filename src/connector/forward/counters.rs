@@ -2,6 +2,7 @@
 
 use crate::connector::progress::{Expected, ForwardState, GuestSize, Progress, Rate, expected};
 use crate::guest_socket::Content;
+use crate::lanes::LaneUsage;
 use crate::process::Log;
 use crate::quantity::{Size, rate};
 use crate::relay::Counters;
@@ -35,6 +36,7 @@ pub(in crate::connector) struct Total {
     pub(in crate::connector) connections: u64,
     pub(in crate::connector) failed: u64,
     pub(in crate::connector) limits: LimitTimes,
+    pub(in crate::connector) lanes: LaneUsage,
 }
 
 impl Traffic {
@@ -79,7 +81,8 @@ impl Traffic {
                     false => Rate::Stalled(PROGRESS_INTERVAL),
                 },
             };
-            log.line(format_args!("{progress}{}", LimitedBy(since.limit())));
+            let (lanes, limit) = (since.lanes, LimitedBy(since.limit()));
+            log.line(format_args!("{progress}{lanes}{limit}"));
         }
     }
 
@@ -93,6 +96,7 @@ impl Traffic {
             received: total.received,
             time: total.time,
             limits: total.limits,
+            lanes: total.lanes,
         };
         (moved, expected(&states, &lock(&self.guest)))
     }
@@ -118,6 +122,10 @@ impl Traffic {
                 .iter()
                 .map(|forward| *lock(&forward.limits))
                 .fold(LimitTimes::default(), LimitTimes::plus),
+            lanes: forwards
+                .iter()
+                .map(|forward| forward.moved().lanes)
+                .fold(LaneUsage::default(), LaneUsage::plus),
         }
     }
 }
@@ -158,6 +166,7 @@ pub(in crate::connector) struct Moved {
     /// In which at least one of the connections was open.
     time: Duration,
     limits: LimitTimes,
+    lanes: LaneUsage,
 }
 
 impl Moved {
@@ -172,6 +181,7 @@ impl Moved {
             received: self.received.saturating_sub(before.received),
             time: self.time.saturating_sub(before.time),
             limits: self.limits.since(before.limits),
+            lanes: self.lanes.since(before.lanes),
         }
     }
 
@@ -195,11 +205,12 @@ impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} sent, {} received in {:.1} s, {}/s{}",
+            "{} sent, {} received in {:.1} s, {}/s{}{}",
             Size(self.sent),
             Size(self.received),
             self.time.as_secs_f64(),
             Size(self.rate()),
+            self.lanes,
             LimitedBy(self.limits.main())
         )
     }
@@ -238,6 +249,7 @@ pub(super) struct ForwardCounters {
 #[derive(Debug, Default)]
 struct Bytes {
     ended: (u64, u64),
+    ended_lanes: LaneUsage,
     open: Vec<Arc<Counters>>,
 }
 
@@ -259,6 +271,7 @@ impl ForwardCounters {
         bytes.open.retain(|other| !Arc::ptr_eq(other, counters));
         let (sent, received) = counters.bytes();
         bytes.ended = (bytes.ended.0 + sent, bytes.ended.1 + received);
+        bytes.ended_lanes = bytes.ended_lanes.plus(counters.lanes.usage());
         drop(bytes);
         lock(&self.own_time).end();
         lock(&self.open_time).end();
@@ -292,11 +305,13 @@ impl ForwardCounters {
         let bytes = lock(&self.bytes);
         let open = bytes.open.iter().map(|counters| counters.bytes());
         let (sent, received) = open.fold(bytes.ended, |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let open = bytes.open.iter().map(|counters| counters.lanes.usage());
         Moved {
             sent,
             received,
             time: lock(&self.own_time).total(),
             limits: *lock(&self.limits),
+            lanes: open.fold(bytes.ended_lanes, LaneUsage::plus),
         }
     }
 }
@@ -336,7 +351,7 @@ mod tests {
             sent,
             received: 0,
             time: Duration::from_millis(milliseconds),
-            limits: LimitTimes::default(),
+            ..Moved::default()
         };
         // 64 MiB in a quarter of a second, within an interval of 10 s between two lines.
         assert_eq!(moved(64 * MIB, 250).rate(), 256 * MIB);

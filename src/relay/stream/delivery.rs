@@ -3,14 +3,11 @@
 use super::super::{RelayError, is_refusal};
 use super::lane::OpenLane;
 use super::receiving::Run;
-use super::{State, Stream};
+use super::{State, Stream, ZEROS};
 use crate::lanes::{Place, Stored};
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
-
-/// Zeros that are written at once.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// How data was delivered.
 pub(super) enum Delivered {

@@ -3,7 +3,7 @@
 use super::super::{Incoming, Received, RelayError, Turn};
 use super::delivery::Delivered;
 use super::lane::{LaneError, OpenLane};
-use super::{State, Stream};
+use super::{Content, State, Stream};
 use crate::lanes::{Frame, Parsed, Parser, Violation};
 use std::io::IoSlice;
 
@@ -124,8 +124,10 @@ impl Stream {
         if !freed.is_empty() {
             state.failing_since = None;
         }
-        for buffer in freed {
-            state.keep(buffer);
+        for content in freed {
+            if let Content::Bytes(buffer) = content {
+                state.keep(buffer);
+            }
         }
         if state.sender.is_acknowledged() {
             self.changed.notify_waiters();

@@ -3,7 +3,7 @@
 use super::super::layout::Layout;
 use super::super::{Outgoing, RelayError, Turn};
 use super::lane::{LaneError, OpenLane};
-use super::{Abort, Stream};
+use super::{Abort, Content, Stream, ZEROS};
 use crate::lanes::{Frame, HEADER, LaneId};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -121,10 +121,15 @@ impl Stream {
         }
         if let Some(again) = state.sender.resend(id) {
             let step = match again.payload {
-                Some(bytes) => {
+                Some(Content::Bytes(bytes)) => {
                     fill(layout, buffer, bytes);
                     let count = bytes.len();
+                    self.counters.lanes.resent(count);
                     Step::Send(data(again.offset, count), count)
+                }
+                Some(Content::Zeros(count)) => {
+                    let (offset, count) = (again.offset, *count);
+                    Step::Send(Frame::Zeros { offset, count }, 0)
                 }
                 None => {
                     let offset = again.offset;
@@ -187,12 +192,21 @@ impl Stream {
             self.wake_all();
             return None;
         }
-        let mut kept = self.state().buffer(count);
+        let length = u32::try_from(count).unwrap_or(u32::MAX);
         let (slices, pieces) = layout.slices(buffer, count);
-        for slice in &slices[..pieces] {
-            kept.extend_from_slice(slice);
-        }
-        let offset = self.state().sender.push(count, kept, id);
+        let slices = &slices[..pieces];
+        let content = match slices.iter().all(|slice| is_zero(slice)) {
+            true => Content::Zeros(length),
+            false => {
+                let mut copy = self.state().buffer(count);
+                slices
+                    .iter()
+                    .for_each(|slice| copy.extend_from_slice(slice));
+                Content::Bytes(copy)
+            }
+        };
+        let zeros = matches!(content, Content::Zeros(_));
+        let offset = self.state().sender.push(count, content, id);
         drop(reading);
         self.sent.notify_waiters();
         if count == layout.capacity() {
@@ -201,7 +215,14 @@ impl Stream {
         }
         let sent = &self.counters.sent;
         sent.fetch_add(count as u64, Ordering::Relaxed);
-        Some((data(offset, count), count))
+        Some(match zeros {
+            true => {
+                self.counters.lanes.zeros(count);
+                let count = length;
+                (Frame::Zeros { offset, count }, 0)
+            }
+            false => (data(offset, count), count),
+        })
     }
 }
 
@@ -212,6 +233,12 @@ impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes
+        .chunks(ZEROS.len())
+        .all(|piece| piece == &ZEROS[..piece.len()])
 }
 
 fn data(offset: u64, count: usize) -> Frame {
