@@ -2,6 +2,7 @@
 //! fail.
 
 use super::direct_target::{ConnectError, DirectTarget};
+use super::lane_demand::{LaneDemand, LaneObserver};
 use crate::direct::handshake::{LaneRequest, Purpose, StreamId};
 use crate::direct::lane::{finish, outcome};
 use crate::direct::{HandshakeError, LaneResources, Link, LinkError};
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Bytes that a stream moves over its first lane before the others are opened.
+/// Bytes that a stream moves over one lane before it has those that do not depend on what limits it.
 const FIRST_LANE_ALONE: u64 = 4 << 20;
 
 /// Interval of the check for that.
@@ -65,6 +66,13 @@ impl Lanes {
         let stream = Arc::new(Stream::new(local, counters.clone(), window.bytes));
         // A task that is cancelled must not look to the target like a stream that may heal.
         let _end = AbortOnDrop(stream.clone());
+        let settings = self.resources.settings();
+        let demand = Arc::new(LaneDemand::new(settings));
+        let observer = Arc::new(LaneObserver {
+            demand: demand.clone(),
+            stream: stream.clone(),
+            observer,
+        });
         let lane = |index| Lane {
             index,
             target: self.target.clone(),
@@ -81,10 +89,10 @@ impl Lanes {
             counters: counters.clone(),
         };
         tokio::spawn(lane(1).run(Some(self.first)));
-        for index in 2..=self.resources.lanes() {
-            let lane = lane(index);
+        for index in 2..=settings.lanes {
+            let (lane, demand) = (lane(index), demand.clone());
             self.resources.spawn(async move {
-                if lane.is_needed().await {
+                if lane.is_needed(&demand).await {
                     lane.run(None).await;
                 }
             });
@@ -124,16 +132,28 @@ struct Lane {
 }
 
 impl Lane {
-    /// Waits until the stream has moved enough for another lane. False if it ends before.
-    async fn is_needed(&self) -> bool {
+    /// Waits until the stream needs this lane. False if it ends before.
+    async fn is_needed(&self, demand: &LaneDemand) -> bool {
+        let needed = async {
+            match demand.is_first(self.index) {
+                true => self.moved(FIRST_LANE_ALONE).await,
+                false => demand.reaches(self.index).await,
+            }
+        };
+        tokio::select! {
+            () = needed => true,
+            () = self.stream.over() => false,
+        }
+    }
+
+    /// Waits until the stream has moved so many bytes.
+    async fn moved(&self, bytes: u64) {
         loop {
             let (sent, received) = self.counters.bytes();
-            if sent + received >= FIRST_LANE_ALONE {
-                return true;
+            if sent + received >= bytes {
+                return;
             }
-            if timeout(CHECK_INTERVAL, self.stream.over()).await.is_ok() {
-                return false;
-            }
+            sleep(CHECK_INTERVAL).await;
         }
     }
 

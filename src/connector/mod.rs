@@ -14,6 +14,7 @@ mod direct_target;
 mod forward;
 mod happy_eyeballs;
 mod json_object;
+mod lane_demand;
 mod lanes;
 mod negotiation;
 mod options;

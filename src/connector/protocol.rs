@@ -121,6 +121,9 @@ pub(super) struct PlaneRequest {
     /// The most connections that carry one stream together; if absent, one, as in protocol 1.
     #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub(super) lanes: Option<u16>,
+    /// Those that a stream has even if they do not help; if absent, one.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub(super) first_lanes: Option<u16>,
     /// The threads that serve them beside the connector's own one; if absent, a quarter of the cores.
     #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub(super) threads: Option<u16>,
@@ -143,7 +146,11 @@ impl PlaneRequest {
 
     /// What is requested for the lanes of a stream.
     pub(super) fn lanes(&self) -> LaneSettings {
-        LaneSettings::new(self.lanes.unwrap_or(DEFAULT_LANES), self.threads)
+        LaneSettings::new(
+            self.lanes.unwrap_or(DEFAULT_LANES),
+            self.first_lanes.unwrap_or(DEFAULT_LANES),
+            self.threads,
+        )
     }
 }
 

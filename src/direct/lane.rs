@@ -28,18 +28,22 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct LaneSettings {
     /// Lanes of a stream, at most.
     pub(crate) lanes: u16,
+    /// Those that a stream has even if they do not help.
+    pub(crate) first: u16,
     /// Threads for all lanes but the first of each stream.
-    threads: u16,
+    pub(crate) threads: u16,
 }
 
 impl LaneSettings {
     /// As configured. Without a number of threads, a quarter of the cores, which leaves most of them to
     /// the guests.
-    pub(crate) fn new(lanes: u16, threads: Option<u16>) -> Self {
+    pub(crate) fn new(lanes: u16, first: u16, threads: Option<u16>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let default = || u16::try_from(cores.div_ceil(4)).unwrap_or(u16::MAX);
+        let lanes = lanes.clamp(*LANES.start(), *LANES.end());
         Self {
-            lanes: lanes.clamp(*LANES.start(), *LANES.end()),
+            lanes,
+            first: first.clamp(*LANES.start(), lanes),
             threads: threads
                 .unwrap_or_else(default)
                 .clamp(*THREADS.start(), *THREADS.end()),
@@ -66,9 +70,9 @@ impl LaneResources {
         }
     }
 
-    /// The lanes that a stream shall have.
-    pub(crate) fn lanes(&self) -> u16 {
-        self.settings.lanes
+    /// As configured.
+    pub(crate) fn settings(&self) -> LaneSettings {
+        self.settings
     }
 
     /// Starts a task on one of the threads.

@@ -166,6 +166,11 @@ impl<P> Sender<P> {
         self.acknowledged == self.next
     }
 
+    /// How many bytes were sent that the peer has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        self.next - self.acknowledged
+    }
+
     /// Whether the peer has acknowledged the end.
     pub(crate) fn is_complete(&self) -> bool {
         self.ended && self.is_acknowledged()

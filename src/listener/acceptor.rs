@@ -146,6 +146,7 @@ impl Acceptor {
             streams: Streams::default(),
             lanes: Arc::new(LaneResources::new(LaneSettings::new(
                 *LANES.end(),
+                *LANES.start(),
                 options.threads,
             ))),
             presence: Presence::none(),

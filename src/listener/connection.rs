@@ -33,7 +33,7 @@ impl Observer for Connection {
     }
 
     /// The source reports what limits the migration.
-    fn limited_by(&self, _: Limit, _: Duration) {}
+    fn limited_by(&self, _: Limit, _: Duration, _: usize) {}
 
     fn lane_changed(&self, text: &dyn Display) {
         let Self { path, number, log } = self;

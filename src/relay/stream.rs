@@ -13,6 +13,7 @@
 mod delivery;
 mod lane;
 mod receiving;
+mod run;
 mod sending;
 
 pub(crate) use lane::LaneError;
@@ -260,6 +261,15 @@ impl Stream {
                 None => self.until(|state| state.failing_since.is_some()).await,
             }
         }
+    }
+
+    /// If the window is full, so that no lane may send: the bytes in it for each lane, on their way or at
+    /// the target.
+    pub(crate) fn full_window(&self) -> Option<u64> {
+        let state = self.state();
+        let bytes = state.sender.unacknowledged();
+        (bytes > 0 && state.sender.room() < MAX_PAYLOAD as u64)
+            .then(|| bytes / state.lanes.max(1) as u64)
     }
 
     /// Ends every lane at once, and lanes that begin later.

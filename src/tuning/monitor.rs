@@ -38,8 +38,9 @@ const UNSENT_LIMIT: u32 = 4 << 20;
 pub(crate) trait Observer: Send + Sync {
     /// A change of the socket, for the log.
     fn socket_changed(&self, text: &dyn Display);
-    /// This has limited what the connection sends, for that time.
-    fn limited_by(&self, limit: Limit, time: Duration);
+    /// This has limited what the connection sends, for that time. `in_flight`: the bytes that were sent
+    /// and not acknowledged at its end.
+    fn limited_by(&self, limit: Limit, time: Duration, in_flight: usize);
     /// A lane of the connection was opened again or has failed, for the log.
     fn lane_changed(&self, _text: &dyn Display) {}
 }
@@ -175,7 +176,7 @@ impl<'a> Connection<'a> {
             let busy = busy.saturating_sub(busy_before).as_secs_f64();
             let busy = busy / elapsed.as_secs_f64().max(f64::EPSILON);
             if let Some(limit) = limit(&before, &sample, busy, self.largest_window) {
-                self.observer.limited_by(limit, elapsed);
+                self.observer.limited_by(limit, elapsed, sample.queued);
             }
         }
         let needed = self.tuner.needs_samples() && sample.is_far();
@@ -298,7 +299,7 @@ mod tests {
             lock(&self.0).push(text.to_string());
         }
 
-        fn limited_by(&self, _: Limit, _: Duration) {}
+        fn limited_by(&self, _: Limit, _: Duration, _: usize) {}
     }
 
     #[test]

@@ -104,7 +104,9 @@ impl Cable {
         dead_peer_timeout: u64,
         lanes: u16,
     ) -> NegotiatedTunnel {
-        let fields = json!({ "dead_peer_timeout": dead_peer_timeout, "lanes": lanes });
+        let fields = json!({
+            "dead_peer_timeout": dead_peer_timeout, "lanes": lanes, "first_lanes": lanes
+        });
         NegotiatedTunnel::on_plane(plane, self.seam(), &plane_request(plane, &fields))
     }
 }

@@ -35,7 +35,8 @@ fn a_slow_reader_slows_its_writer_and_no_process_grows() {
         .map(|((kind, plane), (lanes, growth))| {
             thread::spawn(move || {
                 let seam = Seam::with_listeners(role::listeners());
-                let request = plane_request_with(kind, &json!({ "lanes": lanes }));
+                let request =
+                    plane_request_with(kind, &json!({ "lanes": lanes, "first_lanes": lanes }));
                 let mut tunnel = NegotiatedTunnel::on_plane(plane, seam, &request);
                 let (source, target) = tunnel.pair();
                 exchange_bytes(&source, &target);

@@ -26,13 +26,16 @@ enum Victim {
     Listener,
 }
 
-/// Runs a test for each plane and each victim, with one connection for a stream and with lanes, in a network namespace where no other process uses
-/// the port.
+/// Runs a test for each plane and each victim, with one connection for a stream and with lanes, in a
+/// network namespace where no other process uses the port.
 fn for_each_plane_and_victim(test: fn(NegotiatedTunnel, Victim)) {
     in_namespace(move || {
         for (kind, plane) in PLANES {
             for victim in [Victim::Connector, Victim::Listener] {
-                for fields in [json!({}), json!({ "lanes": 2, "dead_peer_timeout": 4 })] {
+                for fields in [
+                    json!({}),
+                    json!({ "lanes": 2, "first_lanes": 2, "dead_peer_timeout": 4 }),
+                ] {
                     let seam = Seam::with_listeners(role::listeners());
                     let request = plane_request_with(kind, &fields);
                     test(NegotiatedTunnel::on_plane(plane, seam, &request), victim);

@@ -1,6 +1,6 @@
 //! Streams over several connections.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -19,10 +19,15 @@ const LENGTH: usize = 64 << 20;
 
 const KINDS: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
 
+/// So many lanes for each stream, whether or not they help.
+fn several(lanes: u16) -> Value {
+    json!({ "lanes": lanes, "first_lanes": lanes })
+}
+
 #[test]
 fn several_lanes_transfer_data_in_both_directions_with_half_close() {
     for (kind, plane) in KINDS {
-        let request = plane_request_with(kind, &json!({ "lanes": 4 }));
+        let request = plane_request_with(kind, &several(4));
         let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &request);
         assert_eq!(tunnel.answer["direct"]["protocol"], 2, "{}", tunnel.answer);
         let path = program(tunnel.directory.path(), |mut stream| {
@@ -90,7 +95,8 @@ fn break_connections((kind, plane): (&str, &str), how: Break, moment: Moment, wh
     const LENGTH: usize = 24 << 20;
     let cell = format!("{plane} {how:?} {moment:?} {which:?}");
     let breaker = Breaker::default();
-    let fields = json!({ "lanes": 4, "dead_peer_timeout": 8 });
+    let mut fields = several(4);
+    fields["dead_peer_timeout"] = json!(8);
     let request = plane_request_with(kind, &fields);
     let mut tunnel = NegotiatedTunnel::on_plane(plane, breaker.seam(), &request);
     let (stalled, resume) = (
@@ -216,7 +222,7 @@ fn no_byte_is_lost_if_connections_end_without_an_announcement() {
 fn a_program_that_closes_too_early_fails_the_stream_after_its_own_data() {
     const LENGTH: usize = 8 << 20;
     for (kind, plane) in KINDS {
-        let request = plane_request_with(kind, &json!({ "lanes": 3 }));
+        let request = plane_request_with(kind, &several(3));
         let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &request);
         let (source, target) = tunnel.pair();
         exchange_bytes(&source, &target);
@@ -258,7 +264,7 @@ fn zeros_are_not_sent_and_arrive() {
         for breaks in [false, true] {
             in_namespace(move || {
                 let breaker = Breaker::default();
-                let request = plane_request_with(kind, &json!({ "lanes": 3 }));
+                let request = plane_request_with(kind, &several(3));
                 let mut tunnel = NegotiatedTunnel::on_plane(plane, breaker.seam(), &request);
                 let (source, target) = tunnel.pair();
                 let move_all = |from: &UnixStream, to: &UnixStream, seed| {

@@ -141,15 +141,33 @@ const DEFAULT: Case = Case {
 fn each_limit_is_named() {
     for (what, expected, case) in CASES {
         on_link(move |link| {
-            let record = case.run(link);
+            let record = case.run(link, &json!({})).0;
             assert_eq!(record["limited_by"], expected, "{what}: {record}");
+            assert_eq!(record["lanes"], Value::Null, "{what}: {record}");
+        });
+    }
+}
+
+#[test]
+fn more_lanes_are_opened_where_they_help_and_only_there() {
+    for (what, limit, case) in CASES {
+        on_link(move |link| {
+            let fields = json!({ "lanes": 8, "threads": 4 });
+            let (record, log) = case.run(link, &fields);
+            let most = record["lanes"]["most"].as_u64().unwrap();
+            let helps = ["loss", "window", "core"].contains(&limit);
+            assert_eq!(most > 1, helps, "{what}: {record}\n{log}");
+            match helps {
+                true => assert!(log.contains(" lanes, because it is limited by "), "{log}"),
+                false => assert_eq!(record["limited_by"], limit, "{what}: {record}"),
+            }
         });
     }
 }
 
 impl Case {
-    /// Transfers data for some time. Returns the record.
-    fn run(self, link: &Link) -> Value {
+    /// Transfers data for some time. Returns the record and the log.
+    fn run(self, link: &Link, fields: &Value) -> (Value, String) {
         link.set_round_trip(Duration::from_millis(self.round_trip));
         link.set_loss(self.loss);
         if let Some(rate) = self.rate {
@@ -162,12 +180,12 @@ impl Case {
             link.target()
                 .execute(move || limit_buffers("tcp_rmem", size));
         }
-        let fields = match self.system {
+        let sockets = match self.system {
             true => json!({ "congestion": "system", "buffer": "system" }),
             false => json!({}),
         };
-        let request = plane_request("tls", &fields);
-        let mut tunnel = NegotiatedTunnel::on_plane("tls", seam(link, fields), &request);
+        let request = plane_request("tls", &merged(fields, &sockets));
+        let mut tunnel = NegotiatedTunnel::on_plane("tls", seam(link, sockets), &request);
         let (source, target) = tunnel.pair();
         let _busy = self
             .busy_core
@@ -177,12 +195,17 @@ impl Case {
         let (slow_source, slow_target) = (rate(self.slow_source), rate(self.slow_target));
         let writer = thread::spawn(move || write_until(source, deadline, slow_source));
         let target = read_until(target, deadline, slow_target);
-        let (record, _) = tunnel.finish();
+        let (record, ended) = tunnel.finish();
         // The connections are open until the record is there.
         drop(target);
         drop(writer.join().unwrap());
-        record
+        (record, ended.log)
     }
+}
+
+fn merged(first: &Value, second: &Value) -> Value {
+    let members = [first, second].map(|value| value.as_object().unwrap().clone());
+    Value::Object(members.into_iter().flatten().collect())
 }
 
 /// A seam whose listener has these options too.

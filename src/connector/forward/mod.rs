@@ -299,7 +299,7 @@ impl Observer for Connection {
         );
     }
 
-    fn limited_by(&self, limit: Limit, time: Duration) {
+    fn limited_by(&self, limit: Limit, time: Duration, _in_flight: usize) {
         self.counters.limited_by(limit, time);
     }
 

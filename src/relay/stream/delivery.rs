@@ -2,7 +2,7 @@
 
 use super::super::{RelayError, is_refusal};
 use super::lane::OpenLane;
-use super::receiving::Run;
+use super::run::Run;
 use super::{State, Stream, ZEROS};
 use crate::lanes::{Place, Stored};
 use std::convert::Infallible;

@@ -1,0 +1,163 @@
+//! How many lanes a stream needs: found while it runs, from what limits it.
+
+use crate::direct::lane::LaneSettings;
+use crate::relay::Stream;
+use crate::system::lock;
+use crate::tuning::{Limit, LimitTimes, Observer};
+use std::fmt::Display;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How long a number of lanes is observed before there are more.
+const OBSERVATION: Duration = Duration::from_secs(2);
+
+/// The part of the observed time for which a limit has to apply: one of so many.
+const PART: u32 = 2;
+
+/// The number of lanes of one stream.
+pub(super) struct LaneDemand {
+    settings: LaneSettings,
+    wanted: watch::Sender<u16>,
+    observed: Mutex<Observed>,
+}
+
+struct Observed {
+    since: Instant,
+    limits: LimitTimes,
+}
+
+impl Observed {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            limits: LimitTimes::default(),
+        }
+    }
+}
+
+impl LaneDemand {
+    pub(super) fn new(settings: LaneSettings) -> Self {
+        Self {
+            settings,
+            wanted: watch::Sender::new(settings.first),
+            observed: Mutex::new(Observed::new()),
+        }
+    }
+
+    /// Whether the stream has this lane, counted from 1, whatever limits it.
+    pub(super) fn is_first(&self, lane: u16) -> bool {
+        lane <= self.settings.first
+    }
+
+    /// Waits until the stream needs this lane.
+    pub(super) async fn reaches(&self, lane: u16) {
+        let mut wanted = self.wanted.subscribe();
+        // The sender lives as long as this value.
+        let _ = wanted.wait_for(|wanted| *wanted >= lane).await;
+    }
+
+    /// One of the lanes was limited by this, for that time. Returns the new number of lanes if there
+    /// shall be more, and what limits.
+    fn observe(&self, limit: Limit, time: Duration) -> Option<(u16, Limit)> {
+        let observed = &mut *lock(&self.observed);
+        observed.limits.add(limit, time);
+        if observed.since.elapsed() < OBSERVATION {
+            return None;
+        }
+        let limits = std::mem::replace(observed, Observed::new()).limits;
+        let before = *self.wanted.borrow();
+        let (wanted, limit) = self.settings.more(before, limits)?;
+        self.wanted.send_replace(wanted);
+        Some((wanted, limit))
+    }
+}
+
+impl LaneSettings {
+    /// Twice as many lanes, if that helps against the limit.
+    fn more(self, lanes: u16, limits: LimitTimes) -> Option<(u16, Limit)> {
+        let limit = limits.main()?;
+        let total: Duration = limits.each().map(|(_, time)| time).sum();
+        let most = match limit {
+            // Each lane has buffers of its own, and a loss slows only one of them.
+            Limit::Window | Limit::Loss => self.lanes,
+            // More lanes than threads do not use more cores.
+            Limit::Core => self.lanes.min(self.threads + 1),
+            Limit::Rate | Limit::Source | Limit::Target => return None,
+        };
+        let (_, time) = limits.each().find(|(known, _)| *known == limit)?;
+        let wanted = lanes.saturating_mul(2).min(most);
+        (wanted > lanes && time >= total / PART).then_some((wanted, limit))
+    }
+}
+
+/// Observes the lanes of a stream for its demand and for another observer.
+pub(super) struct LaneObserver {
+    pub(super) demand: Arc<LaneDemand>,
+    pub(super) stream: Arc<Stream>,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+impl Observer for LaneObserver {
+    fn socket_changed(&self, text: &dyn Display) {
+        self.observer.socket_changed(text);
+    }
+
+    fn limited_by(&self, limit: Limit, time: Duration, in_flight: usize) {
+        let limit = match (limit, self.stream.full_window()) {
+            // The lane has nothing to send, because the window of the stream is too small for the path or
+            // full of data that the program at the target has not read.
+            (Limit::Source, Some(bytes)) if in_flight as u64 > bytes / 2 => Limit::Window,
+            (Limit::Source, Some(_)) => Limit::Target,
+            (limit, _) => limit,
+        };
+        self.observer.limited_by(limit, time, in_flight);
+        if let Some((lanes, limit)) = self.demand.observe(limit, time) {
+            self.lane_changed(&format_args!(
+                "up to {lanes} lanes, because it is limited by {}",
+                limit.description()
+            ));
+        }
+    }
+
+    fn lane_changed(&self, text: &dyn Display) {
+        self.observer.lane_changed(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_lanes_are_opened_where_they_help() {
+        let settings = |lanes, threads| LaneSettings {
+            lanes,
+            first: 1,
+            threads,
+        };
+        for (limit, settings, lanes, expected) in [
+            (Limit::Window, settings(8, 1), 1, Some(2)),
+            (Limit::Window, settings(8, 1), 4, Some(8)),
+            (Limit::Window, settings(6, 1), 4, Some(6)),
+            (Limit::Window, settings(8, 1), 8, None),
+            (Limit::Loss, settings(8, 1), 2, Some(4)),
+            (Limit::Core, settings(8, 3), 2, Some(4)),
+            (Limit::Core, settings(8, 3), 4, None),
+            (Limit::Rate, settings(8, 3), 1, None),
+            (Limit::Source, settings(8, 3), 1, None),
+            (Limit::Target, settings(8, 3), 1, None),
+        ] {
+            let mut limits = LimitTimes::default();
+            limits.add(limit, Duration::from_secs(2));
+            let expected = expected.map(|lanes| (lanes, limit));
+            assert_eq!(settings.more(lanes, limits), expected, "{limit:?} {lanes}");
+            // Less than half of the time.
+            let others = Limit::ALL.into_iter().filter(|other| *other != limit);
+            for other in others {
+                limits.add(other, Duration::from_secs(1));
+            }
+            assert_eq!(settings.more(lanes, limits), None, "{limit:?} {lanes}");
+        }
+    }
+}
