@@ -30,7 +30,7 @@ sub tunnel (%request) {
     );
 }
 
-my $REFUSAL = qr/user 'root\@pam' already has 8 listeners on this node: wait until one of these/;
+my $REFUSAL = qr/user 'root\@pam' already has 8 listeners on the target: wait until one of these/;
 
 my $first = Test::MigrationProcess->start(
     %VOLUME,

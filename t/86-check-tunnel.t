@@ -162,16 +162,30 @@ subtest 'targets without direct planes' => sub {
 subtest 'the configuration of the target' => sub {
     my $file = "$DIR/target.cfg";
     write_file($file, "network: dc1\n\ttraget 10.0.0.0/8\n");
-    my ($found) = problems(quick(node(configuration => $file), @NETWORK));
-    is($found->[0], 'failed', 'a mistake');
-    like($found->[1], qr/configuration of the target has a mistake: .*line 2/, '... its line');
-    like($found->[2], qr/\Acorrect it on the target node/, '... its advice');
+    reports(
+        quick(node(configuration => $file), @NETWORK),
+        2,
+        [
+            failed => qr/configuration of the target has a mistake: .*line 2/,
+            qr/\Acorrect it on the target node/
+        ]
+    );
     write_file($file, "policy: cluster\n\trequire-encryption 1\n");
     my $result = quick(node(configuration => $file), @NETWORK, '--type', 'insecure');
     is($result->{code}, 2, 'a target that requires encryption: exit code 2');
-    my ($withheld) = grep { $_->[1] =~ m/withholds/ } problems($result);
-    like($withheld->[1], qr/\Athe target withholds direct-tcp: /, '... the text');
+    my ($withheld, $refused) = problems($result);
+    like(
+        $withheld->[1],
+        qr/\Athe target withholds direct-tcp: \Q$file\E of the target requires encryption\z/,
+        'the text calls the target so'
+    );
     like($withheld->[2], qr/remote-migration\.cfg on the target/, '... its advice');
+    like($refused->[1], qr/\Q$file\E of the target requires encryption/, 'the reason of the plan');
+    like($refused->[2], qr/\Ause --type secure, or change the configuration/, '... its advice');
+    my $absent = quick(node(), '--network', '198.51.100.0/24');
+    my ($address) = problems($absent);
+    like($address->[1], qr/no usable address on the target/, 'a network that the target lacks');
+    unlike($absent->{out}, qr/on this node/, '... and not this node');
 };
 
 subtest 'clear text' => sub {

@@ -8,7 +8,7 @@ use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::PlaneRequest;
 use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::capability::{Capabilities, Capability, CapabilityError};
-use crate::direct::message::{MAX_ADDRESSES, Offer, Open};
+use crate::direct::message::{MAX_ADDRESSES, Offer, Open, shown_on_source};
 use crate::direct::{LANES_PROTOCOL, LaneResources, OLDEST_PROTOCOL, PROTOCOL};
 use crate::plan::{Dial, Plan, PlanError, PlanInput, plan};
 use crate::plane::{MigrationType, Plane};
@@ -192,7 +192,9 @@ async fn offered_planes(
         }
     };
     if let Some(reason) = offer.misconfigured {
-        return Err(NegotiationError::TargetConfiguration(reason));
+        return Err(NegotiationError::TargetConfiguration(shown_on_source(
+            &reason,
+        )));
     }
     let oldest = offer.oldest.unwrap_or(offer.protocol);
     let common = offer.protocol.min(PROTOCOL);
@@ -209,11 +211,15 @@ async fn offered_planes(
         for known in [Capability::DirectTcp, Capability::InsecureRemote] {
             let name = known.name();
             if let Some(reason) = offer.withheld.get(name) {
+                let reason = shown_on_source(reason);
                 log.line(format_args!("the target does not offer {name}: {reason}"));
             }
         }
     }
-    let reason = |known: Capability| offer.withheld.get(known.name()).cloned();
+    let reason = |known: Capability| {
+        let reason = offer.withheld.get(known.name());
+        reason.map(|reason| shown_on_source(reason))
+    };
     let caps = Capabilities::from_json(&offer.caps)?;
     Ok(OfferedPlanes {
         protocols: Some(oldest.max(OLDEST_PROTOCOL)..=common),

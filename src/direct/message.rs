@@ -21,6 +21,12 @@ pub(crate) fn is_socket_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= MAX_SOCKET_PATH && !path.contains('\0')
 }
 
+/// A reason of the target, as the source shows it: the target's messages call the target "this node", which is
+/// the source for those that read it there.
+pub fn shown_on_source(reason: &str) -> String {
+    reason.replace("this node", "the target")
+}
+
 /// The answer to `hello`: what the target offers.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Offer {

@@ -80,6 +80,8 @@ pub(super) fn for_listener(reason: &str) -> &'static str {
         "set the MTU of both nodes to that of the network path, or raise the path's"
     } else if has("an address of this node itself") {
         "give one of the nodes another address, or choose another migration network"
+    } else if has("requires encryption") {
+        "use --type secure, or change the configuration of the node that the message names: see remote-migration.cfg(5)"
     } else if has(" lacks ") {
         // The reason names the privilege.
         "give the token the privilege on the target: see 'pve-tunnel-first-migration(7)'"
@@ -143,6 +145,7 @@ mod tests {
             ("listener: cannot resolve the node's name 'pve2': Name or service not known", "/etc/hosts on the target"),
             ("listener: user 'a@pve' already has 8 listeners on this node: wait until one of these migrations has ended", "wait for these"),
             ("listener: all ports from 60000 to 60049 on 10.0.0.7 are in use: wait for other migrations to end", "wait for these"),
+            ("listener: /etc/pve/remote-migration.cfg of the target requires encryption", "use --type secure"),
             ("something else", "see MIGRATION NETWORK"),
         ];
         for (reason, advice) in table {

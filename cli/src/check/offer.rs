@@ -4,12 +4,15 @@ use super::connector::{Connector, ConnectorError};
 use super::report::{Finding, Report, Step};
 use super::tunnel::WORKER_TIMEOUT;
 use pve_tunnel::capability::Capability;
+use pve_tunnel::direct::message::shown_on_source;
 use pve_tunnel::plane::MigrationType;
 use serde_json::{Value, json};
 
 /// What the target's seam offers.
 #[derive(Default)]
 pub(super) struct Offer {
+    /// The configuration of the target has a mistake, so a migration would fail.
+    pub(super) misconfigured: bool,
     pub(super) meter: bool,
 }
 
@@ -41,10 +44,16 @@ pub(super) fn offer(
     if let Some(mistake) = text("misconfigured") {
         report.add(Finding::failed(
             Step::Tunnel,
-            format!("the configuration of the target has a mistake: {mistake}"),
+            format!(
+                "the configuration of the target has a mistake: {}",
+                shown_on_source(mistake)
+            ),
             "correct it on the target node: 'pve-tunnel config' shows the line",
         ));
-        return Ok(Offer::default());
+        return Ok(Offer {
+            misconfigured: true,
+            ..Offer::default()
+        });
     }
     let caps = direct.get("caps").and_then(Value::as_array);
     let names: Vec<&str> = caps
@@ -73,7 +82,9 @@ pub(super) fn offer(
                 Step::Tunnel,
                 format!(
                     "the target withholds {name}: {}",
-                    reason.as_str().unwrap_or("no reason given")
+                    reason
+                        .as_str()
+                        .map_or("no reason given".to_owned(), shown_on_source)
                 ),
                 "see /etc/pve/remote-migration.cfg on the target, and the privileges of the token",
             ));
@@ -81,6 +92,7 @@ pub(super) fn offer(
     }
     let meter = direct.get("meter");
     Ok(Offer {
+        misconfigured: false,
         meter: meter.is_some_and(|meter| *meter == json!(true) || *meter == json!(1)),
     })
 }

@@ -199,6 +199,9 @@ fn checks(
         format!("the worker answers, tunnel version {}", version.api),
     ));
     let offer = offer(connector, request.selection.migration_type, report)?;
+    if offer.misconfigured {
+        return Ok(());
+    }
     let mut measured = Vec::new();
     if offer.meter && request.seconds > 0.0 {
         measured.extend(forwards.start_meter(connector)?);

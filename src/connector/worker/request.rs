@@ -2,6 +2,7 @@
 
 use super::channel::WorkerChannel;
 use crate::connector::json_object::object;
+use crate::direct::message::shown_on_source;
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -119,7 +120,7 @@ pub(super) fn worker_answer<T: DeserializeOwned>(line: &[u8]) -> Result<T, Reque
     };
     if !success {
         let reason = verdict.msg.unwrap_or_else(|| NO_REASON.to_owned());
-        return Err(RequestError::Refused(reason));
+        return Err(RequestError::Refused(shown_on_source(&reason)));
     }
     object("answer", value).map_err(|_| malformed())
 }
