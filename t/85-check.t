@@ -195,6 +195,22 @@ subtest 'node, VMID and clock' => sub {
     );
 };
 
+subtest 'the version of the target' => sub {
+    my $upgrade = qr/\Aupgrade the target to Proxmox VE 8 or 9/;
+    my %expected = (
+        '6.4.13' => [2, failed => qr/runs Proxmox VE 6\.4\.13, which accepts no guests/, $upgrade],
+        '7.2.11' => [2, failed => qr/runs Proxmox VE 7\.2\.11, which accepts no guests/, $upgrade],
+        '7.4.15' => [1, worse => qr/runs Proxmox VE 7\.4\.15, .* does not support/, $upgrade],
+        '10.0.1' => [1, worse => qr/10\.0\.1, which is newer/, qr/newer version of pve-tunnel/],
+    );
+    for my $version (sort keys %expected) {
+        my ($code, @finding) = $expected{$version}->@*;
+        my $result = check(remote(node(pve_version => $version)), '--seconds', 0, @NETWORK);
+        reports($result, $code, [@finding]);
+    }
+    reports(reads(remote(node(pve_version => '8.0.3'))), 0);
+};
+
 subtest 'an answer that does not come' => sub {
     my $silent = node(misbehave => ['hang-handshake']);
     my $result = reads(remote($silent));

@@ -21,6 +21,7 @@ mod resources;
 mod speed;
 mod target;
 mod tunnel;
+mod version;
 
 use crate::arguments::Check;
 use crate::configuration_file::FileError;

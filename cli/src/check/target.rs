@@ -3,6 +3,7 @@
 use super::api::{self, Answer, Api, ApiError};
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
+use super::version;
 use crate::arguments::Check;
 use pve_tunnel::tls::{Fingerprint, TlsError};
 use serde_json::Value;
@@ -230,11 +231,9 @@ pub(super) fn identify(api: &Api, arguments: &Check, report: &mut Report) -> Opt
             return None;
         }
     };
-    let text = match version.data.get("version").and_then(Value::as_str) {
-        Some(version) => format!("the token is valid; the target runs Proxmox VE {version}"),
-        None => "the token is valid".to_owned(),
-    };
-    report.add(Finding::ok(Step::Api, text));
+    report.add(Finding::ok(Step::Api, "the token is valid"));
+    let text = version.data.get("version").and_then(Value::as_str);
+    report.add(version::judged(text.unwrap_or_default()));
     check_clock(&version, report);
     node_name(api, arguments, report).map(|node| Target { node })
 }
