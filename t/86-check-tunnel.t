@@ -90,6 +90,100 @@ subtest 'each missing privilege' => sub {
     );
 };
 
+subtest 'what the options of a guest need' => sub {
+    my %given = map {
+        $_ => { map { $_ => 1 } $ALL{$_}->@* }
+    } keys %ALL;
+    my $node = node(permissions => \%given);
+    my $of = sub ($kind, $text, @arguments) {
+        write_file("$DIR/guests/$kind/710.conf", $text);
+        my @guest = ('--guests', "$DIR/guests", '--vmid', 710);
+        my $result = quick($node, @guest, '--read-only', @arguments);
+        unlink "$DIR/guests/$kind/710.conf";
+        return $result;
+    };
+    my $grant = sub ($path, $name) {
+        return qr/--privs \Q$name\E && pveum acl modify \Q$path\E --tokens 'root\@pam!demo'/;
+    };
+    my @table = (
+        [
+            'ide2: local:710/vm-710-cloudinit.qcow2,media=cdrom', '/vms/710', 'VM.Config.CDROM',
+            'ide2'
+        ],
+        ['usb0: mapping=stick', '/mapping/usb/stick', 'Mapping.Use', 'usb0'],
+        ['hostpci0: mapping=gpu,pcie=1', '/mapping/pci/gpu', 'Mapping.Use', 'hostpci0'],
+        ['rng0: source=/dev/hwrng', '/mapping/hwrng', 'Mapping.Use', 'rng0'],
+        ['vmstatestorage: fast', '/storage/fast', 'Datastore.AllocateSpace', 'vmstatestorage'],
+    );
+    for my $row (@table) {
+        my ($line, $path, $name, $key) = @$row;
+        my $name_of_two = $key eq 'ide2' ? 'VM.Config.CDROM, VM.Config.Cloudinit' : $name;
+        my $granted = $name_of_two =~ s/ //gr;
+        reports(
+            $of->('qemu-server', "memory: 16\n$line\n"),
+            2,
+            [
+                failed => qr/ lacks \Q$name_of_two\E on \Q$path\E: for its option '$key'/,
+                $grant->($path, $granted)
+            ]
+        );
+    }
+    my $limited = node(permissions => permissions('/', 'Sys.Modify'));
+    $node = $limited;
+    reports(
+        $of->('qemu-server', "startup: order=1\n"),
+        2,
+        [
+            failed => qr{ lacks Sys\.Modify on /: for its option 'startup'\z},
+            $grant->('/', 'Sys.Modify')
+        ]
+    );
+    reports(
+        $of->('lxc', "cores: 1\n"),
+        2,
+        [
+            failed => qr{ lacks Sys\.Modify on /: for its option 'unprivileged 0'\z},
+            $grant->('/', 'Sys.Modify')
+        ]
+    );
+    # Only what the guest has.
+    $node = node(permissions => permissions('/vms', 'VM.Config.HWType'));
+    reports($of->('lxc', "cores: 1\nunprivileged: 1\nstartup: order=1\nnet0: bridge=vmbr0\n"), 0);
+    reports(
+        $of->('qemu-server', "vga: qxl\nserial0: socket\n"),
+        2,
+        [
+            failed => qr/lacks VM\.Config\.HWType on \S+: for its options 'vga' and 'serial0'\z/,
+            $grant->('/vms/710', 'VM.Config.HWType')
+        ]
+    );
+    my $remove = qr/remove it here before: qm set 710 --delete args,hostpci0,hookscript\z/;
+    reports(
+        $of->('qemu-server', "args: -S\nhostpci0: 0000:01:00\nhookscript: local:snippets/x\n"),
+        2,
+        [
+            failed => qr/rejects the options 'args', 'hostpci0' and 'hookscript'.* a token is not/,
+            $remove
+        ]
+    );
+    reports(
+        $of->('lxc', "features: keyctl=1,nesting=1\nunprivileged: 1\n"),
+        2,
+        [failed => qr/rejects the option 'features' of/, qr/: pct set 710 --delete features\z/]
+    );
+    # The tag of the device, on the only bridge.
+    my %tagged = (%given, '/sdn/zones/localnetwork/vmbr0/7' => { 'SDN.Use' => 1 });
+    $tagged{'/sdn/zones/localnetwork/vmbr0'} = {};
+    $node = node(permissions => \%tagged);
+    my $nets = "net0: virtio,bridge=a,tag=7\n";
+    reports($of->('qemu-server', $nets, '--target-bridge', 'vmbr0'), 0);
+    my $path = '/sdn/zones/localnetwork/vmbr0/8';
+    reports(
+        $of->('qemu-server', "${nets}net1: virtio,bridge=a,tag=8\n", '--target-bridge', 'vmbr0'),
+        2, [failed => qr/lacks SDN\.Use on \Q$path\E: .*'net1'/, $grant->($path, 'SDN.Use')]
+    );
+};
+
 subtest 'storages and bridges that do not exist' => sub {
     my $node = node();
     reports(

@@ -142,6 +142,13 @@ impl Permissions {
         self.at(path).contains_key(privilege)
     }
 
+    /// Whether the token has a privilege at a path, or at one of the listed paths below it.
+    pub(crate) fn has_there_or_below(&self, path: &str, privilege: &str) -> bool {
+        let below = |listed: &&String| Path::new(listed).starts_with(path);
+        self.has(path, privilege)
+            || (self.0.keys().filter(below)).any(|listed| self.has(listed, privilege))
+    }
+
     /// All paths with privileges, in the shape of `GET /access/permissions`.
     pub(crate) fn listing(&self) -> Value {
         let listed = self.0.keys().map(String::as_str);
@@ -227,6 +234,16 @@ mod tests {
         assert!(permissions.has("/", "Sys.Incoming"));
         assert!(permissions.has("/vms/100", "VM.Allocate"));
         assert!(permissions.has("/sdn/zones/localnetwork/vmbr0", "SDN.Use"));
+    }
+
+    #[test]
+    fn a_privilege_below_a_path_is_found() {
+        let text = r#"{"/a/vmbr0": {}, "/a/vmbr0/7": {"SDN.Use": 1}, "/a/vmbr1/7": {}}"#;
+        let permissions = Permissions::parse(text).unwrap();
+        assert!(!permissions.has("/a/vmbr0", "SDN.Use"));
+        assert!(permissions.has_there_or_below("/a/vmbr0", "SDN.Use"));
+        assert!(!permissions.has_there_or_below("/a/vmbr", "SDN.Use"));
+        assert!(!permissions.has_there_or_below("/a/vmbr1", "SDN.Use"));
     }
 
     #[test]

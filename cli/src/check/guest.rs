@@ -16,14 +16,17 @@ const MIB: u64 = 1 << 20;
 /// A guest of this node.
 #[derive(Debug, PartialEq)]
 pub(super) struct Guest {
+    vmid: u32,
     kind: Kind,
+    /// All options, in the order of the file.
+    options: Vec<(String, String)>,
     /// In bytes.
     memory: u64,
     disks: Vec<Disk>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Qemu,
     Lxc,
 }
@@ -50,15 +53,45 @@ impl Guest {
             }
             let text = std::fs::read_to_string(&path)
                 .map_err(|error| format!("{}: {error}", path.display()))?;
-            return Ok(Self::parse(kind, &text));
+            return Ok(Self::parse(kind, vmid, &text));
         }
         Err(format!("this node has no guest {vmid}"))
     }
 
-    pub(super) fn kind(&self) -> &'static str {
+    pub(super) fn vmid(&self) -> u32 {
+        self.vmid
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The name of its kind in the paths of the API.
+    pub(super) fn api_name(&self) -> &'static str {
         match self.kind {
             Kind::Qemu => "qemu",
             Kind::Lxc => "lxc",
+        }
+    }
+
+    /// Names and values of its options.
+    pub(super) fn options(&self) -> impl Iterator<Item = (&str, &str)> {
+        let options = self.options.iter();
+        options.map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The value of an option.
+    pub(super) fn option(&self, name: &str) -> Option<&str> {
+        self.options()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value)
+    }
+
+    /// The command that manages such guests.
+    pub(super) fn tool(&self) -> &'static str {
+        match self.kind {
+            Kind::Qemu => "qm",
+            Kind::Lxc => "pct",
         }
     }
 
@@ -68,9 +101,11 @@ impl Guest {
     }
 
     /// Only the first part of the file: the others are snapshots, and changes that are not applied yet.
-    fn parse(kind: Kind, text: &str) -> Self {
+    pub(super) fn parse(kind: Kind, vmid: u32, text: &str) -> Self {
         let mut guest = Self {
+            vmid,
             kind,
+            options: Vec::new(),
             memory: DEFAULT_MEMORY * MIB,
             disks: Vec::new(),
         };
@@ -78,10 +113,12 @@ impl Guest {
             if line.starts_with('[') {
                 break;
             }
-            let Some((key, value)) = line.split_once(':') else {
-                continue;
+            let (key, value) = match (line.strip_prefix('#'), line.split_once(':')) {
+                (Some(comment), _) => ("description", comment),
+                (None, Some((key, value))) => (key, value.trim()),
+                (None, None) => continue,
             };
-            let value = value.trim();
+            guest.options.push((key.to_owned(), value.to_owned()));
             if key == "memory" {
                 let current = value.strip_prefix("current=").unwrap_or(value);
                 let number = current
@@ -164,7 +201,8 @@ fn is_removable(value: &str) -> bool {
     property(value, "media") == Some("cdrom") || value.starts_with("none")
 }
 
-fn property<'a>(value: &'a str, name: &str) -> Option<&'a str> {
+/// The value of a property in a list such as `a=1,b=2`.
+pub(super) fn property<'a>(value: &'a str, name: &str) -> Option<&'a str> {
     value
         .split(',')
         .filter_map(|part| part.split_once('='))
@@ -195,7 +233,7 @@ mod tests {
     #[test]
     fn ram_and_disks_come_from_the_first_part_of_the_configuration() {
         let text = "agent: 1\nboot: order=scsi0\nide2: local:iso/x.iso,media=cdrom,size=4M\nmemory: 4096\nscsi0: local-zfs:vm-100-disk-0,iothread=1,size=32G\nscsihw: virtio-scsi-single\nvirtio1: local-zfs:vm-100-disk-1,size=1536M\nefidisk0: local-zfs:vm-100-disk-2,size=528K\nsata0: none,media=cdrom\nscsi1: x:y\n\n[snap]\nmemory: 1\nscsi5: a:b,size=1T\n";
-        let guest = Guest::parse(Kind::Qemu, text);
+        let guest = Guest::parse(Kind::Qemu, 100, text);
         assert_eq!(guest.memory, 4096 << 20);
         assert_eq!(guest.disk_bytes(), (33 << 30) + (512 << 20) + (528 << 10));
         let disks: Vec<(&str, Option<u64>)> = guest
@@ -212,13 +250,13 @@ mod tests {
                 ("scsi1", None),
             ]
         );
-        let guest = Guest::parse(Kind::Qemu, "memory: current=2048\n");
+        let guest = Guest::parse(Kind::Qemu, 100, "memory: current=2048\n");
         assert_eq!(guest.memory, 2048 << 20);
-        assert_eq!(Guest::parse(Kind::Qemu, "").memory, 512 << 20);
+        assert_eq!(Guest::parse(Kind::Qemu, 100, "").memory, 512 << 20);
         let text = "rootfs: local:1/x.raw,size=8G\nmp0: a:b,mp=/srv,size=1T\nmp: x\n";
-        let container = Guest::parse(Kind::Lxc, text);
+        let container = Guest::parse(Kind::Lxc, 100, text);
         assert_eq!(container.disks.len(), 2);
-        assert_eq!(container.kind(), "lxc");
+        assert_eq!(container.api_name(), "lxc");
     }
 
     #[test]

@@ -14,9 +14,11 @@ mod interrupt;
 mod measurement;
 mod node;
 mod offer;
+mod options;
 mod privileges;
 mod remote;
 mod report;
+mod requirement;
 mod resources;
 mod speed;
 mod target;
@@ -30,12 +32,13 @@ use api::Api;
 use guest::Guest;
 use interrupt::Interrupt;
 use nix::sys::prctl::set_dumpable;
-use privileges::{Needed, Purpose};
 use pve_tunnel::configuration::{Configuration, SourceSelection};
 use remote::Remote;
 use report::{Finding, Outcome, Report, Step, Style};
+use requirement::{Needed, Purpose};
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 use target::Target;
 
@@ -178,6 +181,7 @@ impl Run<'_> {
             migration_type: selection.migration_type,
             configured: selection.may_be_configured_at_target(),
             network: selection.network.clone(),
+            guest: self.guest.as_ref(),
         };
         privileges::check(api, self.remote, &purpose, self.report)
     }
@@ -192,8 +196,10 @@ impl Run<'_> {
             return;
         };
         let may_use = |bridge: &&str| {
-            let path = privileges::bridge_path(bridge);
-            !missing.iter().any(|each| each.path == path)
+            let path = requirement::bridge_path(bridge);
+            !missing
+                .iter()
+                .any(|each| Path::new(&each.path).starts_with(&path))
         };
         let bridges = self.arguments.target_bridge.iter().map(String::as_str);
         let bridges: Vec<&str> = bridges.filter(may_use).collect();
@@ -221,7 +227,7 @@ impl Run<'_> {
         let request = tunnel::Request {
             remote: self.remote,
             node: &target.node,
-            kind: self.guest.as_ref().map_or("qemu", |guest| guest.kind()),
+            kind: self.guest.as_ref().map_or("qemu", Guest::api_name),
             vmid,
             storages: &self.arguments.target_storage,
             bridges: &self.arguments.target_bridge,

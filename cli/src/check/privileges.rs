@@ -2,42 +2,24 @@
 
 use super::advice::Advice;
 use super::api::{Api, ApiError, encoded};
+use super::guest::Guest;
+use super::options::{self, Rule};
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
-use pve_tunnel::plan;
-use pve_tunnel::plane::MigrationType;
+use super::requirement::{Needed, Purpose, needed, quoted};
 use serde_json::{Map, Value};
-
-/// What a migration will do at the target, as far as it needs privileges.
-#[derive(Debug, Clone)]
-pub(super) struct Purpose {
-    /// None if it is not known: the token needs the privileges for every VMID.
-    pub(super) vmid: Option<u32>,
-    pub(super) storages: Vec<String>,
-    pub(super) bridges: Vec<String>,
-    pub(super) migration_type: MigrationType,
-    /// A network that is sent to the target.
-    pub(super) network: Option<String>,
-    /// The network is one of the target's configuration.
-    pub(super) configured: bool,
-}
-
-/// A privilege on a path of the access control list, and what needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Needed {
-    pub(super) path: String,
-    pub(super) privilege: &'static str,
-    pub(super) purpose: &'static str,
-}
 
 /// Reports each privilege that the migration needs and the token lacks, and returns them. None if they
 /// cannot be read.
 pub(super) fn check(
     api: &Api,
     remote: &Remote,
-    purpose: &Purpose,
+    purpose: &Purpose<'_>,
     report: &mut Report,
 ) -> Option<Vec<Needed>> {
+    if let Some(guest) = purpose.guest {
+        report_unprivileged_options(guest, report);
+    }
     let needed = needed(purpose);
     let permissions = match permissions(api, &needed) {
         Ok(permissions) => permissions,
@@ -62,7 +44,7 @@ pub(super) fn check(
     for (path, lacking) in by_path(&missing) {
         let (names, purposes): (Vec<&str>, Vec<&str>) = lacking
             .iter()
-            .map(|each| (each.privilege, each.purpose))
+            .map(|each| (each.privilege, each.purpose.as_str()))
             .unzip();
         report.add(Finding::failed(
             Step::Privileges,
@@ -95,65 +77,34 @@ fn permissions(api: &Api, needed: &[Needed]) -> Result<Value, ApiError> {
     Ok(permissions.into())
 }
 
-/// Everything that the migration needs. The target checks each of them itself, some only when the
-/// migration is half done.
-pub(super) fn needed(purpose: &Purpose) -> Vec<Needed> {
-    let guest = purpose
-        .vmid
-        .map_or("/vms".to_owned(), |vmid| format!("/vms/{vmid}"));
-    let mut needed = vec![
-        new("/", "Sys.Incoming", "to accept guests from other clusters"),
-        new(
-            "/",
-            "Sys.Audit",
-            "for 'qm remote-migrate' to find the name of the node",
-        ),
-    ];
-    let of_guest = [
-        ("VM.Allocate", "to create the guest"),
-        ("VM.Config.CPU", "to set its processors"),
-        ("VM.Config.Memory", "to set its memory"),
-        ("VM.Config.Disk", "to set its disks"),
-        ("VM.Config.HWType", "to set its devices"),
-        ("VM.Config.Network", "to set its network interfaces"),
-        ("VM.Config.Options", "to set its options"),
-    ];
-    needed.extend(
-        of_guest
-            .into_iter()
-            .map(|(privilege, what)| new(&guest, privilege, what)),
-    );
-    let storages = purpose.storages.iter();
-    needed.extend(storages.map(|storage| {
-        let path = format!("/storage/{storage}");
-        new(&path, "Datastore.AllocateSpace", "to create its disks")
-    }));
-    let bridges = purpose.bridges.iter();
-    needed.extend(bridges.map(|bridge| {
-        let path = bridge_path(bridge);
-        new(&path, "SDN.Use", "to connect it to the bridge")
-    }));
-    let network = purpose.network.as_deref();
-    if !plan::privileges(purpose.migration_type, network, purpose.configured).is_empty() {
-        let what = match purpose.migration_type {
-            MigrationType::Insecure => "for clear text",
-            MigrationType::Secure => "for a network that is not configured there",
-        };
-        needed.push(new("/", "Sys.Modify", what));
+/// Reports the options that no privilege of a token permits, and those about which nothing is known.
+fn report_unprivileged_options(guest: &Guest, report: &mut Report) {
+    let rules = options::rules(guest);
+    let with = |wanted: Rule| -> Vec<&str> {
+        let found = rules.iter().filter(|(_, rule)| *rule == wanted);
+        found.map(|(key, _)| *key).collect()
+    };
+    let root_only = with(Rule::RootOnly);
+    if !root_only.is_empty() {
+        let (tool, vmid) = (guest.tool(), guest.vmid());
+        report.add(Finding::failed(
+            Step::Privileges,
+            format!(
+                "the target rejects the {} of the guest: only root@pam itself may set that, and a token is not root@pam",
+                quoted(&root_only)
+            ),
+            Advice::with_command(
+                "set that at the target after the migration, and remove it here before",
+                format!("{tool} set {vmid} --delete {}", root_only.join(",")),
+            ),
+        ));
     }
-    needed
-}
-
-/// The path of a bridge in the access control list.
-pub(super) fn bridge_path(bridge: &str) -> String {
-    format!("/sdn/zones/localnetwork/{bridge}")
-}
-
-fn new(path: &str, privilege: &'static str, purpose: &'static str) -> Needed {
-    Needed {
-        path: path.to_owned(),
-        privilege,
-        purpose,
+    let unknown = with(Rule::Unknown);
+    if !unknown.is_empty() {
+        report.announce(&format!(
+            "It is not known which privileges the target requires for the {} of the guest.",
+            quoted(&unknown)
+        ));
     }
 }
 
@@ -162,7 +113,8 @@ fn new(path: &str, privilege: &'static str, purpose: &'static str) -> Needed {
 pub(super) fn missing(needed: &[Needed], permissions: &Value) -> Vec<Needed> {
     let has = |each: &Needed| {
         let on_path = permissions.get(&each.path);
-        on_path.is_some_and(|privileges| privileges.get(each.privilege).is_some())
+        let has = |name: &str| on_path.is_some_and(|privileges| privileges.get(name).is_some());
+        has(each.privilege) || each.or.is_some_and(has)
     };
     needed.iter().filter(|each| !has(each)).cloned().collect()
 }
@@ -186,6 +138,7 @@ pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
         Some("vms") => "MigrateGuest",
         Some("storage") => "MigrateStorage",
         Some("sdn") => "MigrateBridge",
+        Some("mapping") => "MigrateMapping",
         _ => "MigrateIn",
     };
     let privileges = privileges.join(",");
@@ -199,10 +152,13 @@ pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::check::requirement::new;
+    use pve_tunnel::plane::MigrationType;
     use serde_json::json;
 
-    fn purpose() -> Purpose {
+    fn purpose() -> Purpose<'static> {
         Purpose {
+            guest: None,
             vmid: Some(100),
             storages: vec!["local-zfs".to_owned()],
             bridges: vec!["vmbr0".to_owned()],
@@ -212,14 +168,7 @@ mod tests {
         }
     }
 
-    fn names(missing: &[Needed]) -> Vec<String> {
-        missing
-            .iter()
-            .map(|each| format!("{} {}", each.path, each.privilege))
-            .collect()
-    }
-
-    fn all_of(purpose: &Purpose) -> Value {
+    fn all_of(purpose: &Purpose<'_>) -> Value {
         let mut permissions = json!({});
         for each in needed(purpose) {
             permissions[each.path][each.privilege] = 1.into();
@@ -261,22 +210,19 @@ mod tests {
     }
 
     #[test]
-    fn clear_text_and_a_network_of_the_call_need_sys_modify() {
-        let of = |migration_type, network: Option<&str>, configured| {
-            let purpose = Purpose {
-                migration_type,
-                network: network.map(str::to_owned),
-                configured,
-                ..purpose()
-            };
-            let needed = needed(&purpose);
-            names(&needed).contains(&"/ Sys.Modify".to_owned())
-        };
-        assert!(!of(MigrationType::Secure, None, false));
-        assert!(of(MigrationType::Secure, Some("10.0.0.0/24"), false));
-        assert!(!of(MigrationType::Secure, Some("dc2"), true));
-        assert!(of(MigrationType::Insecure, None, false));
-        assert!(!of(MigrationType::Insecure, None, true));
+    fn one_of_two_privileges_is_enough() {
+        let on = [Needed {
+            or: Some("VM.Config.Network"),
+            ..new("/vms/100", "VM.Config.Cloudinit", "")
+        }];
+        for (name, expected) in [
+            ("VM.Config.Cloudinit", true),
+            ("VM.Config.Network", true),
+            ("VM.Config.Options", false),
+        ] {
+            let missing = missing(&on, &json!({ "/vms/100": { name: 1 } }));
+            assert_eq!(missing.is_empty(), expected, "{name}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::advice;
 use super::api::{Api, ApiError, encoded};
-use super::guest::Guest;
+use super::guest::{Guest, Kind};
 use super::report::{Finding, Report, Step};
 use super::target::is_true;
 use serde_json::Value;
@@ -53,8 +53,8 @@ fn report_failure(id: &str, error: &ApiError, report: &mut Report) {
 fn content(guest: Option<&Guest>) -> &'static [&'static str] {
     match guest.map(Guest::kind) {
         None => &["images", "rootdir"],
-        Some("lxc") => &["rootdir"],
-        Some(_) => &["images"],
+        Some(Kind::Lxc) => &["rootdir"],
+        Some(Kind::Qemu) => &["images"],
     }
 }
 

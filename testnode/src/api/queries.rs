@@ -82,13 +82,13 @@ impl Api {
             .map_err(ApiError::internal)
     }
 
-    /// `GET …/network`: the bridges that the token may use.
+    /// `GET …/network`: the bridges that the token may use, at least with one VLAN tag.
     pub(super) fn interfaces(&self) -> Value {
         let may_use = |name: &&String| {
             let path = format!("/sdn/zones/localnetwork/{name}");
             ["SDN.Use", "SDN.Audit"]
                 .iter()
-                .any(|each| self.permissions.has(&path, each))
+                .any(|each| self.permissions.has_there_or_below(&path, each))
         };
         let described = |name: &String| {
             let mut bridge = inventory::bridge();
