@@ -187,6 +187,22 @@ subtest 'node, VMID and clock' => sub {
         reads(remote($busy), '--target-vmid', 400),
         2, [failed => qr/VMID 400 is not free/, qr/another one with --target-vmid/]
     );
+    write_file("$DIR/guests/qemu-server/400.conf", "memory: 16\n");
+    my @own = ('--guests', "$DIR/guests", '--vmid', 400);
+    reports(
+        check(remote($busy), @own, '--seconds', 0),
+        2,
+        [
+            failed => qr/VMID 400, which the guest would keep, is not free at the target/,
+            qr/\Achoose another one, here with --target-vmid: 'qm remote-migrate 400 OTHER /
+        ]
+    );
+    unlike($busy->log, qr/^POST/m, 'no tunnel is opened');
+    reports(reads(remote($busy), @own, '--target-vmid', 401), 0);
+    write_file("$DIR/guests/lxc/402.conf", "memory: 16\n");
+    write_file("$busy->{dir}/402.conf", "memory: 16\n");
+    my ($container) = problems(reads(remote($busy), '--guests', "$DIR/guests", '--vmid', 402));
+    like($container->[2], qr/'pct remote-migrate 402 OTHER /, 'the command of a container');
     my $advice = qr/synchronize both nodes/;
     reports(reads(remote(node(clock => 60))), 1, [worse => qr/clocks differ by \d+ s/, $advice]);
     reports(

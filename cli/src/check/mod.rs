@@ -40,7 +40,7 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
-use target::Target;
+use target::{Target, WantedVmid};
 
 /// Runs the check and prints what it finds.
 pub(crate) fn run(arguments: &Check) -> ExitCode {
@@ -131,7 +131,7 @@ impl Run<'_> {
         let target = target::identify(&api, self.arguments, self.report)?;
         folder::report_killed_checks(&api, self.remote, self.report);
         let selection = selection?;
-        let vmid = self.vmid_at_target(&api)?;
+        let vmid = self.vmid_at_target(&api);
         let missing = self.check_privileges(&api, &selection);
         self.check_resources(&api, &target, missing);
         if self.arguments.read_only {
@@ -144,7 +144,7 @@ impl Run<'_> {
                 .announce("No tunnel is opened, because a migration would fail before.");
             return None;
         }
-        self.check_tunnel(&api, &target, &selection, vmid)
+        self.check_tunnel(&api, &target, &selection, vmid?)
     }
 
     fn selection(
@@ -159,15 +159,14 @@ impl Run<'_> {
         node::check_configuration(configuration, &call, self.report)
     }
 
-    /// The VMID of the tunnel, which must be free at the target.
+    /// The VMID of the tunnel.
     fn vmid_at_target(&mut self, api: &Api) -> Option<u32> {
-        let wanted = self.arguments.target_vmid.or(self.arguments.vmid);
-        target::free_vmid(
-            api,
-            wanted,
-            self.arguments.target_vmid.is_some(),
-            self.report,
-        )
+        let wanted = match (self.arguments.target_vmid, &self.guest) {
+            (Some(vmid), _) => WantedVmid::Given(vmid),
+            (None, Some(guest)) => WantedVmid::OfGuest(guest),
+            (None, None) => WantedVmid::Any,
+        };
+        target::free_vmid(api, wanted, self.report)
     }
 
     /// The privileges that the token lacks; none if they cannot be read.

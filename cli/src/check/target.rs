@@ -1,6 +1,7 @@
 //! The target, as far as its API shows it: addresses, TLS, token, clock, VMIDs.
 
 use super::api::{self, Answer, Api, ApiError};
+use super::guest::Guest;
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
 use super::version;
@@ -294,30 +295,48 @@ pub(super) fn is_true(flag: &Value) -> bool {
     }
 }
 
-/// A VMID for the tunnel: the wanted one if it is free, else another one, unless it is required.
-pub(super) fn free_vmid(
-    api: &Api,
-    wanted: Option<u32>,
-    required: bool,
-    report: &mut Report,
-) -> Option<u32> {
-    if let Some(vmid) = wanted {
-        match is_free(api, vmid) {
-            Ok(true) => return Some(vmid),
-            Ok(false) => {
-                let text = format!("the VMID {vmid} is not free at the target");
-                let advice = "choose another one with --target-vmid, here and for the migration";
-                report.add(match required {
-                    true => Finding::failed(Step::Api, text, advice),
-                    false => Finding::worse(Step::Api, text, advice),
-                });
-                if required {
-                    return None;
-                }
-            }
-            Err(error) => return no_vmid(&error.to_string(), report),
+/// The VMID of the tunnel, which must be free at the target.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum WantedVmid<'a> {
+    /// The one of `--target-vmid`.
+    Given(u32),
+    /// That of the guest, which a migration keeps if it requests no other one.
+    OfGuest(&'a Guest),
+    /// Any one: no guest was given.
+    Any,
+}
+
+/// A free VMID for the tunnel. None if the wanted one is not free: a migration would be refused.
+pub(super) fn free_vmid(api: &Api, wanted: WantedVmid<'_>, report: &mut Report) -> Option<u32> {
+    let (vmid, text, advice) = match wanted {
+        WantedVmid::Any => return any_free_vmid(api, report),
+        WantedVmid::Given(vmid) => (
+            vmid,
+            format!("the VMID {vmid} is not free at the target"),
+            "choose another one with --target-vmid, here and for the migration".to_owned(),
+        ),
+        WantedVmid::OfGuest(guest) => {
+            let (tool, vmid) = (guest.tool(), guest.vmid());
+            (
+                vmid,
+                format!("the VMID {vmid}, which the guest would keep, is not free at the target"),
+                format!(
+                    "choose another one, here with --target-vmid: '{tool} remote-migrate {vmid} OTHER ...' moves the guest to the VMID OTHER"
+                ),
+            )
         }
+    };
+    match is_free(api, vmid) {
+        Ok(true) => Some(vmid),
+        Ok(false) => {
+            report.add(Finding::failed(Step::Api, text, advice));
+            None
+        }
+        Err(error) => no_vmid(&error.to_string(), report),
     }
+}
+
+fn any_free_vmid(api: &Api, report: &mut Report) -> Option<u32> {
     // Two checks at the same time shall not choose the same one.
     let mut offset = std::process::id();
     for _ in 0..VMID_ATTEMPTS {
