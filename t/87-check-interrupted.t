@@ -87,8 +87,15 @@ for my $point (sort keys %POINT) {
             ok(!$result->{core}, '... without a core, which would contain the token');
             cmp_ok($result->{time}, '<', 15, 'soon');
             nothing_left($node, $result);
-            like($result->{out}, qr/ended by SIG$signal before/, 'the output has the reason')
-                if $point =~ m/measurement/;
+            unlike(
+                $result->{out}, qr/would fail/,
+                'the check does not conclude that it would fail'
+            );
+            return if $point !~ m/measurement/;
+            like($result->{out}, qr/interrupted by SIG$signal before/, 'the output has the reason');
+            my $conclusion = qr/^The\ check\ was\ interrupted\ by\ SIG$signal\.\s+
+                It\s+is\s+not\s+known/mx;
+            like($result->{out}, $conclusion, 'the conclusion');
         };
     }
 }
@@ -121,6 +128,20 @@ subtest 'a second Ctrl-C does not interrupt the clean-up' => sub {
     is($result->{code}, 130, 'it ends by the signal');
     nothing_left($node, $result);
     like($result->{out}, qr/was removed, and nothing is left/, 'after it has cleaned up');
+};
+
+subtest 'the JSON of a check that was interrupted' => sub {
+    my $node = node();
+    my $check = start($node, arguments => ['--seconds', 5, '--json']);
+    # The websocket to the meter.
+    ok(wait_until(sub { scalar(() = $node->log =~ m/ 101$/mg) > 1 }), 'the check measures');
+    kill TERM => $check->{pid};
+    my $result = $check->wait;
+    my @text = (qr/\Athe check was interrupted by SIGTERM before its end\z/, qr/\Arun it again\z/);
+    reports($result, 128 + POSIX::SIGTERM(), [worse => @text]);
+    is($result->{report}{interrupted}, 'SIGTERM', 'the signal');
+    is($result->{report}{outcome}, 'worse', 'the outcome of what was checked');
+    nothing_left($node, $result);
 };
 
 subtest 'a signal that is ignored stays ignored' => sub {

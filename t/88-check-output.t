@@ -34,7 +34,7 @@ subtest 'JSON' => sub {
     my $report = check(remote($node), '--seconds', 0.1, @NETWORK)->{report};
     is_deeply(
         [sort keys %$report],
-        [qw(findings measurements outcome plane remote version)],
+        [qw(findings interrupted measurements outcome plane remote version)],
         'the members of the report'
     );
     my @findings = $report->{findings}->@*;

@@ -38,8 +38,10 @@ pub(crate) enum Command {
     /// The exit code is 0 if everything that was checked is as it should be. It is 1 if a migration
     /// works but worse than it could, or if it is not known whether it works. It is 2 if it would fail,
     /// if the arguments are wrong, or if the report cannot be written. With --read-only, 0 does not
-    /// mean that a migration works: without a tunnel, that is not known. No output contains the token.
-    /// A command to be run has a line of its own, which can be longer than 80 columns.
+    /// mean that a migration works: without a tunnel, that is not known. A check that was interrupted
+    /// ends by the signal, for which a shell reports 128 and its number: 130 after Ctrl-C. No output
+    /// contains the token. A command to be run has a line of its own, which can be longer than 80
+    /// columns.
     Check(Check),
     /// Serve tunnel commands on standard input, like proxmox-websocket-tunnel.
     ///
@@ -157,7 +159,7 @@ pub(crate) struct Check {
     /// The type of the migration, secure or insecure [default: as configured].
     #[arg(long = "type", value_name = "TYPE", value_parser = migration_type)]
     pub(crate) migration_type: Option<MigrationType>,
-    /// A guest of this node, for the time that its RAM and its disks take.
+    /// A guest of this node: what it needs at the target, and how long its RAM and disks take.
     #[arg(long)]
     pub(crate) vmid: Option<u32>,
     /// The VMID at the target, which must be free [default: that of --vmid, or a high one].
@@ -175,9 +177,11 @@ pub(crate) struct Check {
     /// Create nothing at the target: do not open a tunnel.
     #[arg(long)]
     pub(crate) read_only: bool,
-    /// Print one JSON object: outcome, version, remote, findings, plane, measurements.
+    /// Print one JSON object: outcome, version, remote, interrupted, findings, plane, measurements.
     ///
-    /// "outcome" is "ok", "worse" or "failed". "findings" lists objects with "step" ("node",
+    /// "outcome" is "ok", "worse" or "failed". "interrupted" is null, or the signal that ended the check
+    /// before its end, such as "SIGINT": then "outcome" is that of what was checked. A signal
+    /// before the tunnel ends the check without JSON. "findings" lists objects with "step" ("node",
     /// "address", "tls", "api", "privileges", "resources", "tunnel", "speed", "guest", "cleanup"),
     /// "outcome", "text" and "advice" (null if there is nothing to do; a command that can be copied
     /// follows the rest after a colon and a space). "plane" is the plane that a migration would use, or

@@ -7,6 +7,7 @@
 mod advice;
 mod api;
 mod argument;
+mod conclusion;
 mod connector;
 mod folder;
 mod guest;
@@ -239,13 +240,4 @@ impl Run<'_> {
         }
         Some(interrupt)
     }
-}
-
-/// The finding of a check that a signal has ended.
-fn interrupted(step: Step, signal: &str) -> Finding {
-    Finding::failed(
-        step,
-        format!("the check was ended by {signal} before its end"),
-        "run it again",
-    )
 }

@@ -1,6 +1,7 @@
 //! What a check has found, as text for people and as JSON for programs.
 
 use super::advice::Advice;
+use super::conclusion::conclusion;
 use super::measurement::Measurement;
 use crate::output;
 use crate::text::wrapped;
@@ -140,6 +141,8 @@ pub(crate) struct Report {
     pub(crate) version: &'static str,
     /// The host of the remote.
     pub(crate) remote: String,
+    /// The name of the signal that has ended the check before its end; null if none has.
+    pub(crate) interrupted: Option<&'static str>,
     /// In the order in which they were found.
     pub(crate) findings: Vec<Finding>,
     /// The plane that a migration would use; null if that was not found out.
@@ -175,6 +178,7 @@ impl Report {
             outcome: Outcome::Ok,
             version: env!("CARGO_PKG_VERSION"),
             remote: one_line(remote),
+            interrupted: None,
             findings: Vec::new(),
             plane: None,
             measurements: Vec::new(),
@@ -221,6 +225,16 @@ impl Report {
         }
     }
 
+    /// Adds the finding that a signal has ended the check.
+    pub(crate) fn interrupted_by(&mut self, step: Step, signal: &'static str) {
+        self.interrupted = Some(signal);
+        self.add(Finding::worse(
+            step,
+            format!("the check was interrupted by {signal} before its end"),
+            "run it again",
+        ));
+    }
+
     /// Whether a step has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.outcome == Outcome::Failed
@@ -233,38 +247,10 @@ impl Report {
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         let printed = match self.style {
             Style::Json => output::print_json(self),
-            Style::Plain | Style::Colored => output::print(format_args!("\n{}", self.conclusion())),
+            Style::Plain | Style::Colored => output::print(format_args!("\n{}", conclusion(self))),
         };
         self.keep_error(printed);
         self.unwritten.take().map_or(Ok(()), Err)
-    }
-
-    /// The result in one sentence.
-    fn conclusion(&self) -> String {
-        let marked = |outcome| {
-            self.findings
-                .iter()
-                .filter(move |each| each.outcome == outcome)
-        };
-        let text = match self.outcome {
-            Outcome::Ok => match &self.plane {
-                Some(plane) => format!("Ready: a migration would use plane '{plane}'."),
-                None => "Nothing is wrong so far.".to_owned(),
-            },
-            Outcome::Worse if self.plane.is_none() => format!(
-                "It is not known whether a migration would work, because no tunnel was opened: see the {} marked with '!'.",
-                lines(marked(Outcome::Worse).count())
-            ),
-            Outcome::Worse => format!(
-                "A migration would work, but worse than it could: see the {} marked with '!'.",
-                lines(marked(Outcome::Worse).count())
-            ),
-            Outcome::Failed => format!(
-                "A migration would fail: see the {} marked with '✗'.",
-                lines(marked(Outcome::Failed).count())
-            ),
-        };
-        wrapped("", &text)
     }
 
     fn clean(&self, text: &str) -> String {
@@ -273,13 +259,6 @@ impl Report {
             Some(secret) => line.replace(secret.as_str(), "[secret]"),
             None => line,
         }
-    }
-}
-
-fn lines(count: usize) -> String {
-    match count {
-        1 => "line".to_owned(),
-        _ => format!("{count} lines"),
     }
 }
 
@@ -384,24 +363,6 @@ mod tests {
     }
 
     #[test]
-    fn a_check_without_a_tunnel_does_not_conclude_that_a_migration_works() {
-        let mut report = Report::new("192.0.2.7", None, Style::Json);
-        report.add(Finding::worse(
-            Step::Api,
-            "no API token was given",
-            "give it",
-        ));
-        let conclusion = report.conclusion();
-        assert!(conclusion.starts_with("It is not known"), "{conclusion}");
-        report.plane = Some("websocket".to_owned());
-        let conclusion = report.conclusion();
-        assert!(
-            conclusion.starts_with("A migration would work"),
-            "{conclusion}"
-        );
-    }
-
-    #[test]
     fn the_worst_finding_is_the_outcome_and_no_text_has_the_secret() {
         let mut report = Report::new("192.0.2.7", Some("s3cret-uuid"), Style::Json);
         assert_eq!(report.outcome, Outcome::Ok);
@@ -416,6 +377,5 @@ mod tests {
         let json = serde_json::to_string(&report).unwrap();
         assert!(!json.contains("s3cret"), "{json}");
         assert_eq!(report.findings[0].text, "401 for [secret]  [2J");
-        assert!(report.conclusion().contains("see the line marked with '✗'"));
     }
 }

@@ -6,7 +6,6 @@ use super::api::{Api, encoded};
 use super::connector::{Connector, ConnectorError};
 use super::folder::{EmptyGuest, Folder};
 use super::interrupt::Interrupt;
-use super::interrupted;
 use super::offer::offer;
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
@@ -135,17 +134,16 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
     };
     let mut forwards = Forwards::new(request, interrupt, &folder);
     let checked = checks(&mut connector, &opened, &mut forwards, report);
-    if let Err(error) = checked {
-        report.add(match (&error, interrupt.signal()) {
-            (ConnectorError::Interrupted, Some(signal)) => {
-                interrupted(Step::Tunnel, signal.as_str())
-            }
-            _ => Finding::failed(
-                Step::Tunnel,
-                format!("the tunnel failed: {error}"),
-                "see the task log of the target",
-            ),
-        });
+    match (checked, interrupt.signal()) {
+        (Err(ConnectorError::Interrupted), Some(signal)) => {
+            report.interrupted_by(Step::Tunnel, signal.as_str());
+        }
+        (Err(error), _) => report.add(Finding::failed(
+            Step::Tunnel,
+            format!("the tunnel failed: {error}"),
+            "see the task log of the target",
+        )),
+        (Ok(()), _) => {}
     }
     close(api, connector, &opened, request, report);
 }

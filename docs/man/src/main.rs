@@ -30,9 +30,9 @@ const EXIT_STATUS: [(&str, &str); 3] = [
 ];
 
 /// The exit codes of subcommands that report a state.
-fn exit_status(page: &str) -> [(&'static str, &'static str); 3] {
+fn exit_status(page: &str) -> &'static [(&'static str, &'static str)] {
     match page {
-        "pve-tunnel-check" => [
+        "pve-tunnel-check" => &[
             (
                 "0",
                 "Everything that was checked is as it should be. Without --read-only: a migration would work.",
@@ -45,8 +45,12 @@ fn exit_status(page: &str) -> [(&'static str, &'static str); 3] {
                 "2",
                 "It would fail. Or wrong arguments, or the report cannot be written.",
             ),
+            (
+                "130",
+                "The check was interrupted by Ctrl-C. 128 and the number of the signal after another signal.",
+            ),
         ],
-        "pve-tunnel-config" => [
+        "pve-tunnel-config" => &[
             (
                 "0",
                 "The file is valid and permits the migration of --to, or there is no file and none was given.",
@@ -57,7 +61,7 @@ fn exit_status(page: &str) -> [(&'static str, &'static str); 3] {
             ),
             ("2", "Wrong arguments."),
         ],
-        "pve-tunnel-leftovers" => [
+        "pve-tunnel-leftovers" => &[
             ("0", "Nothing was found."),
             ("1", "Something was found."),
             (
@@ -65,7 +69,7 @@ fn exit_status(page: &str) -> [(&'static str, &'static str); 3] {
                 "A part of the check could not be done, and the output shows which. Or wrong arguments.",
             ),
         ],
-        _ => EXIT_STATUS,
+        _ => &EXIT_STATUS,
     }
 }
 
@@ -227,7 +231,7 @@ fn additional_sections(page: &Command, root: &Command) -> Roff {
             roff.text([roman(*meaning)]);
         }
     };
-    table("EXIT STATUS", &exit_status(name(page)));
+    table("EXIT STATUS", exit_status(name(page)));
     if name(page) == name(root) {
         table("FILES", &FILES);
     }
