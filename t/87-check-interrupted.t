@@ -116,7 +116,7 @@ subtest 'Ctrl-C on a terminal while the connector starts' => sub {
     like($result->{out}, qr/was removed, and nothing is left/, 'after it has cleaned up');
 };
 
-subtest 'a second Ctrl-C does not interrupt the clean-up' => sub {
+subtest 'Ctrl-C that arrives several times at once' => sub {
     my $node = node();
     my $check = start($node, arguments => ['--seconds', 5]);
     ok($POINT{'during a measurement'}->($node, $check), 'the check measures');
@@ -142,6 +142,58 @@ subtest 'the JSON of a check that was interrupted' => sub {
     is($result->{report}{interrupted}, 'SIGTERM', 'the signal');
     is($result->{report}{outcome}, 'worse', 'the outcome of what was checked');
     nothing_left($node, $result);
+    like(
+        $result->{err}, qr/\Apve-tunnel: Interrupted by SIGTERM: .* at most 45 s/,
+        'the announcement'
+    );
+};
+
+# A target that accepts connections and answers nothing.
+sub stalled ($point) {
+    my $node = node();
+    my $check = start($node, arguments => ['--seconds', 10]);
+    ok($POINT{$point}->($node, $check), 'the check measures');
+    kill STOP => $node->{pid};
+    kill INT => $check->{pid};
+    my $announced =
+        $check->wait_out(qr/Interrupted by SIGINT: .*?at\s+most\s+45\s+s\.\s+A\s+second/s, 2);
+    ok($announced, 'the check announces the clean-up and its limit at once') or diag($check->out);
+    return ($node, $check);
+}
+
+subtest 'one Ctrl-C, and a target that has stalled' => sub {
+    my ($node, $check) = stalled('during a measurement');
+    my $result = $check->wait;
+    kill CONT => $node->{pid};
+    is($result->{code}, 130, 'it ends by the signal');
+    cmp_ok($result->{time}, '<', 50, "it ends within its limit ($result->{time} s)");
+    my ($cleanup) = $result->{out} =~ m/^Clean-up\n(.*?)\n\n/ms;
+    is(scalar(() = ($cleanup // '') =~ m/^  \S+ /mg), 1, 'the clean-up has one result')
+        or diag($result->{out});
+    like(
+        $cleanup, qr/it is not known whether the empty guest \d+ was\s+removed/,
+        '... which is this'
+    );
+    my $advice = qr/'qm\s+config\s+(\d+)'\s+shows\s+only\s+'lock:\s+create':\s+qm\s+unlock\s+\1/;
+    like($cleanup, $advice, '... and its advice');
+    like($result->{out}, qr/^The check was interrupted by SIGINT\./m, 'the conclusion');
+};
+
+subtest 'a second Ctrl-C, and a target that has stalled' => sub {
+    my ($node, $check) = stalled('during a measurement');
+    my $pid = $check->{pid};
+    my $sent = sub {
+        kill INT => $pid;
+        return $check->out =~ m/second SIGINT/;
+    };
+    ok(wait_until($sent, 5), 'a second Ctrl-C ends the check');
+    my $result = $check->wait;
+    kill CONT => $node->{pid};
+    is($result->{code}, 130, 'by the signal');
+    cmp_ok($result->{time}, '<', 10, "at once ($result->{time} s)");
+    my $left = qr/guest\s+(\d+)\s+may\s+be\s+left.*'qm\s+config\s+\1'.*qm\s+destroy\s+\1/s;
+    like($result->{out}, $left, 'the check names what may be left, and the commands');
+    is(scalar $result->{left}->@*, 1, 'the note of the guest stays, for the next check');
 };
 
 subtest 'a signal that is ignored stays ignored' => sub {
@@ -197,7 +249,10 @@ subtest 'a target that ends in the middle' => sub {
     my $result = $check->wait;
     is($result->{code}, 2, 'a migration would fail');
     cmp_ok($result->{time}, '<', 60, "it ends within its limits ($result->{time} s)");
-    like($result->{out}, qr/on the target, if guest \d+ is still/, 'the advice removes the guest');
+    like(
+        $result->{out}, qr/on the target, if 'qm config \d+' shows\s+only/,
+        'the advice removes the guest'
+    );
     is_deeply($result->{left}, [], 'no folder of the check is left');
 };
 

@@ -32,8 +32,9 @@ pub(crate) enum Command {
     ///
     /// To ask the target's tunnel worker, the check opens a tunnel as a migration does. The target
     /// then has an empty, locked guest. The check removes it at its end, also after Ctrl-C, and checks
-    /// that it is gone. A check that was killed cannot remove it: the next one of that target reports the
-    /// guest. With --read-only it opens no tunnel. No guest of this node is changed.
+    /// that it is gone. After Ctrl-C, this takes at most 45 seconds, and a second Ctrl-C ends the check at
+    /// once. A check that was killed or ended at once cannot remove the guest: the next one of that target
+    /// reports it. With --read-only it opens no tunnel. No guest of this node is changed.
     ///
     /// The exit code is 0 if everything that was checked is as it should be. It is 1 if a migration
     /// works but worse than it could, or if it is not known whether it works. It is 2 if it would fail,
@@ -180,8 +181,8 @@ pub(crate) struct Check {
     /// Print one JSON object: outcome, version, remote, interrupted, findings, plane, measurements.
     ///
     /// "outcome" is "ok", "worse" or "failed". "interrupted" is null, or the signal that ended the check
-    /// before its end, such as "SIGINT": then "outcome" is that of what was checked. A signal
-    /// before the tunnel ends the check without JSON. "findings" lists objects with "step" ("node",
+    /// before its end, such as "SIGINT": then "outcome" is that of what was checked. A second signal, or
+    /// one before the tunnel, ends the check without JSON. "findings" lists objects with "step" ("node",
     /// "address", "tls", "api", "privileges", "resources", "tunnel", "speed", "guest", "cleanup"),
     /// "outcome", "text" and "advice" (null if there is nothing to do; a command that can be copied
     /// follows the rest after a colon and a space). "plane" is the plane that a migration would use, or

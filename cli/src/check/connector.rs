@@ -24,6 +24,12 @@ const SLICE: Duration = Duration::from_millis(100);
 /// For the connector to end after the end of its input.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The same after a signal.
+const INTERRUPTED_END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For the end of the tunnel after a signal.
+const INTERRUPTED_QUIT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Why there is no answer, or not the expected one.
 #[derive(Debug, Error)]
 pub(super) enum ConnectorError {
@@ -113,7 +119,7 @@ impl Connector {
         limit: Duration,
     ) -> Result<Value, ConnectorError> {
         self.send_control(command, data)?;
-        succeeded(self.answer(limit, true)?)
+        succeeded(self.answer(limit)?)
     }
 
     /// Sends a command to the worker, and returns its answer.
@@ -123,13 +129,13 @@ impl Connector {
         limit: Duration,
     ) -> Result<Value, ConnectorError> {
         self.send(command)?;
-        succeeded(self.answer(limit, true)?)
+        succeeded(self.answer(limit)?)
     }
 
     /// As [`Self::worker`], and the answer need not have `success`.
     pub(super) fn version(&mut self, limit: Duration) -> Result<Value, ConnectorError> {
         self.send(&json!({ "cmd": "version" }))?;
-        let answer = self.answer(limit, true)?;
+        let answer = self.answer(limit)?;
         match answer.get("success") {
             None => Ok(answer),
             Some(_) => succeeded(answer),
@@ -144,22 +150,25 @@ impl Connector {
         // The first answer belongs to `finish`. Earlier commands may have been interrupted before their
         // answers arrived.
         let started = Instant::now();
+        let is_over =
+            |interrupt: &Interrupt| interrupt.is_over(started, limit, INTERRUPTED_QUIT_TIMEOUT);
         loop {
-            let left = limit.saturating_sub(started.elapsed());
-            let answer = self.answer(left, false)?;
+            let answer = self.answer_until(&is_over, started)?;
             if answer.get("record").is_some() || answer.get("error").is_some() {
                 break;
             }
         }
-        let left = limit.saturating_sub(started.elapsed());
-        succeeded(self.answer(left, false)?).map(drop)
+        succeeded(self.answer_until(&is_over, started)?).map(drop)
     }
 
     /// Ends the process, and returns the last lines of its log.
     pub(super) fn end(mut self) -> Vec<String> {
         self.input = None;
         let started = Instant::now();
-        while started.elapsed() < END_TIMEOUT {
+        while !self
+            .interrupt
+            .is_over(started, END_TIMEOUT, INTERRUPTED_END_TIMEOUT)
+        {
             match self.child.try_wait() {
                 Ok(None) => thread::sleep(SLICE / 10),
                 _ => break,
@@ -184,22 +193,34 @@ impl Connector {
         sent.map_err(|_| self.ended())
     }
 
-    fn answer(&mut self, limit: Duration, interruptible: bool) -> Result<Value, ConnectorError> {
-        let deadline = Instant::now() + limit;
+    /// An answer to a command, unless the check is interrupted.
+    fn answer(&mut self, limit: Duration) -> Result<Value, ConnectorError> {
+        let started = Instant::now();
+        let is_over = |interrupt: &Interrupt| interrupt.is_over(started, limit, Duration::ZERO);
+        self.answer_until(&is_over, started)
+            .map_err(|error| match error {
+                ConnectorError::Timeout(_) if self.interrupt.has_arrived() => {
+                    ConnectorError::Interrupted
+                }
+                error => error,
+            })
+    }
+
+    fn answer_until(
+        &self,
+        is_over: &dyn Fn(&Interrupt) -> bool,
+        started: Instant,
+    ) -> Result<Value, ConnectorError> {
         loop {
-            if interruptible && self.interrupt.has_arrived() {
-                return Err(ConnectorError::Interrupted);
+            if is_over(&self.interrupt) {
+                return Err(ConnectorError::Timeout(started.elapsed()));
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left.min(SLICE)) {
+            match self.lines.recv_timeout(SLICE) {
                 Ok(line) => {
                     let answer: Option<Value> = serde_json::from_str(&line).ok();
                     return answer
                         .filter(Value::is_object)
                         .ok_or(ConnectorError::Malformed);
-                }
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    return Err(ConnectorError::Timeout(limit));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),

@@ -36,15 +36,13 @@ pub(super) struct EmptyGuest {
 }
 
 impl EmptyGuest {
-    /// The command that manages such guests.
-    pub(super) fn tool(&self) -> &'static str {
-        if self.kind == "lxc" { "pct" } else { "qm" }
-    }
-
-    /// The commands that remove it.
-    pub(super) fn removal(&self) -> String {
-        let (tool, vmid) = (self.tool(), self.vmid);
-        format!("{tool} unlock {vmid} && {tool} destroy {vmid}")
+    /// How people find out whether it is left, and the commands that remove it.
+    pub(super) fn removal(&self) -> Advice {
+        let (tool, vmid) = (if self.kind == "lxc" { "pct" } else { "qm" }, self.vmid);
+        Advice::with_command(
+            format!("on the target, if '{tool} config {vmid}' shows only 'lock: create'"),
+            format!("{tool} unlock {vmid} && {tool} destroy {vmid}"),
+        )
     }
 }
 
@@ -103,14 +101,10 @@ pub(super) fn report_killed_checks(api: &Api, remote: &Remote, report: &mut Repo
         if !is_there {
             continue;
         }
-        let tool = guest.tool();
         report.add(Finding::worse(
             Step::Cleanup,
             format!("a check that was killed has left the empty guest {vmid} on node {node}"),
-            Advice::with_command(
-                format!("on the target, if '{tool} config {vmid}' shows only 'lock: create'"),
-                guest.removal(),
-            ),
+            guest.removal(),
         ));
     }
 }

@@ -4,7 +4,7 @@ use super::interrupt::Interrupt;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -16,8 +16,11 @@ const CHUNK: usize = 1 << 17;
 /// For a read or a write: longer than the queues of a long path take to move.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How often a read or a write that waits looks for an interruption.
+const SLICE: Duration = Duration::from_millis(100);
+
 /// Longest report of the meter, in bytes.
-const MAX_REPORT: u64 = 4096;
+const MAX_REPORT: usize = 4096;
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -101,12 +104,11 @@ impl Meter<'_> {
         let started = Instant::now();
         let mut bytes = 0;
         while started.elapsed().as_secs_f64() < self.seconds {
-            self.check_interrupt()?;
-            bytes += stream.write(&data)? as u64;
+            bytes += self.wait(|| stream.write(&data))? as u64;
         }
         stream.shutdown(Shutdown::Write)?;
         let mut end = [0];
-        if stream.read(&mut end)? > 0 {
+        if self.wait(|| stream.read(&mut end))? > 0 {
             return Err(io::Error::other("the meter sent data"));
         }
         Ok((bytes, started.elapsed()))
@@ -118,8 +120,7 @@ impl Meter<'_> {
         let started = Instant::now();
         let mut bytes = 0;
         loop {
-            self.check_interrupt()?;
-            match stream.read(&mut data)? {
+            match self.wait(|| stream.read(&mut data))? {
                 0 => return Ok((bytes, started.elapsed())),
                 count => bytes += count as u64,
             }
@@ -127,24 +128,39 @@ impl Meter<'_> {
     }
 
     fn report(&self) -> io::Result<Value> {
-        let stream = self.open(&json!({ "op": "report" }))?;
-        let mut line = String::new();
-        BufReader::new(stream.take(MAX_REPORT)).read_line(&mut line)?;
-        Ok(serde_json::from_str(&line)?)
+        let mut stream = self.open(&json!({ "op": "report" }))?;
+        let mut line = Vec::new();
+        let mut data = [0; MAX_REPORT];
+        while !line.contains(&b'\n') && line.len() < MAX_REPORT {
+            match self.wait(|| stream.read(&mut data))? {
+                0 => break,
+                count => line.extend_from_slice(&data[..count]),
+            }
+        }
+        Ok(serde_json::from_slice(&line)?)
     }
 
     fn open(&self, request: &Value) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(self.socket)?;
-        stream.set_read_timeout(Some(STALL_TIMEOUT))?;
-        stream.set_write_timeout(Some(STALL_TIMEOUT))?;
+        stream.set_read_timeout(Some(SLICE))?;
+        stream.set_write_timeout(Some(SLICE))?;
         stream.write_all(format!("{request}\n").as_bytes())?;
         Ok(stream)
     }
 
-    fn check_interrupt(&self) -> io::Result<()> {
-        match self.interrupt.has_arrived() {
-            true => Err(io::ErrorKind::Interrupted.into()),
-            false => Ok(()),
+    /// A read or a write, which ends with an error if the check is interrupted, or after [`STALL_TIMEOUT`].
+    fn wait<T>(&self, mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        let started = Instant::now();
+        loop {
+            if self.interrupt.has_arrived() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            match operation() {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && started.elapsed() < STALL_TIMEOUT => {}
+                result => return result,
+            }
         }
     }
 }

@@ -213,7 +213,7 @@ impl Run<'_> {
         selection: &SourceSelection,
         vmid: u32,
     ) -> Option<Interrupt> {
-        let interrupt = match Interrupt::watch() {
+        let interrupt = match Interrupt::watch(Box::new(self.report.notifier())) {
             Ok(interrupt) => interrupt,
             Err(error) => {
                 self.report.add(Finding::failed(

@@ -225,6 +225,23 @@ impl Report {
         }
     }
 
+    /// A function that prints a text and an advice at once, also from another thread: with JSON on standard
+    /// error, because standard output has one object only.
+    pub(super) fn notifier(&self) -> impl Fn(&str, Option<&Advice>) + Send + use<> {
+        let json = self.style == Style::Json;
+        move |text, advice| {
+            let advice = advice.cloned().map(|advice| advice.map(one_line));
+            let text = one_line(text);
+            if json {
+                output::warn(text);
+                return advice.into_iter().for_each(output::warn);
+            }
+            let advice = advice.map_or(String::new(), |advice| advice.lines());
+            // There is no other place to report an error: the process may end now.
+            let _ = output::print(format_args!("{}{advice}", wrapped("    ", &text)));
+        }
+    }
+
     /// Adds the finding that a signal has ended the check.
     pub(crate) fn interrupted_by(&mut self, step: Step, signal: &'static str) {
         self.interrupted = Some(signal);

@@ -1,11 +1,11 @@
 //! A tunnel without a guest: the worker, its offer, the plan of a migration, and the path to the
 //! listener.
 
-use super::advice::{self, Advice};
+use super::advice;
 use super::api::{Api, encoded};
 use super::connector::{Connector, ConnectorError};
 use super::folder::{EmptyGuest, Folder};
-use super::interrupt::Interrupt;
+use super::interrupt::{Interrupt, Leftover};
 use super::offer::offer;
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
@@ -64,15 +64,15 @@ impl Request<'_> {
         })
     }
 
-    /// What removes the empty guest, for people.
-    fn removal(&self) -> Advice {
-        Advice::with_command(
-            format!(
-                "on the target, if guest {} is still listed there",
-                self.vmid
+    /// What is left if the check ends before it has removed the guest.
+    fn leftover(&self) -> Leftover {
+        let vmid = self.vmid;
+        Leftover {
+            text: format!(
+                "The empty guest {vmid} may be left, which the next check of this target reports, too."
             ),
-            self.empty_guest().removal(),
-        )
+            removal: self.empty_guest().removal(),
+        }
     }
 
     fn empty_guest(&self) -> EmptyGuest {
@@ -116,7 +116,12 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         .into_iter()
         .filter(|(_, list)| !list.is_empty())
         .collect();
+    if let Some(signal) = interrupt.signal() {
+        connector.end();
+        return report.interrupted_by(Step::Tunnel, signal.as_str());
+    }
     // From the request on the guest exists, so it is not interrupted.
+    interrupt.leaves(request.leftover());
     let opened = match api.post(&request.api_path(), &form) {
         Ok(answer) => Opened::from(&answer.data),
         Err(error) => {
@@ -127,9 +132,9 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
             report.add(Finding::failed(Step::Tunnel, text, advice));
             // An answer that was lost may have created it.
             if error.status().is_none() {
-                check_removed(api, request, report);
+                check_removed(api, request, None, report);
             }
-            return;
+            return interrupt.leaves_nothing();
         }
     };
     let mut forwards = Forwards::new(request, interrupt, &folder);
@@ -146,6 +151,7 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         (Ok(()), _) => {}
     }
     close(api, connector, &opened, request, report);
+    interrupt.leaves_nothing();
 }
 
 /// The answer to the request for a tunnel.
@@ -303,26 +309,28 @@ fn close(
 ) {
     let closed = connector.quit(QUIT_TIMEOUT);
     connector.end();
-    if let Err(error) = closed {
+    let not_closed = closed.err().map(|error| {
         // Stopping a worker that still waits for its connection removes the guest, too.
         let task = format!("/nodes/{}/tasks/{}", request.node, encoded(&opened.task));
         let stopped = match api.delete(&task) {
             Ok(_) => "it was stopped".to_owned(),
             Err(stop) => format!("it cannot be stopped: {stop}"),
         };
-        report.add(Finding::failed(
-            Step::Cleanup,
-            format!("the worker of the target did not close the tunnel ({error}); {stopped}"),
-            request.removal(),
-        ));
-    }
-    check_removed(api, request, report);
+        format!("the worker of the target did not close the tunnel ({error}); {stopped}")
+    });
+    check_removed(api, request, not_closed, report);
 }
 
 /// How often the target is asked whether the guest is gone.
 const REMOVAL_CHECKS: u32 = 10;
 
-fn check_removed(api: &Api, request: &Request<'_>, report: &mut Report) {
+/// Reports whether the empty guest is gone. `not_closed`: why its tunnel was not closed.
+fn check_removed(
+    api: &Api,
+    request: &Request<'_>,
+    not_closed: Option<String>,
+    report: &mut Report,
+) {
     let mut last = Ok(false);
     for _ in 0..REMOVAL_CHECKS {
         last = is_free(api, request.vmid);
@@ -332,20 +340,34 @@ fn check_removed(api: &Api, request: &Request<'_>, report: &mut Report) {
         std::thread::sleep(Duration::from_secs(1));
     }
     let vmid = request.vmid;
-    report.add(match last {
-        Ok(true) => Finding::ok(
+    let cause = not_closed
+        .as_ref()
+        .map_or(String::new(), |cause| format!("; {cause}"));
+    report.add(match (last, not_closed) {
+        (Ok(true), None) => Finding::ok(
             Step::Cleanup,
             format!("guest {vmid} was removed, and nothing is left at the target"),
         ),
-        Ok(false) => Finding::failed(
+        (Ok(true), Some(cause)) => Finding::worse(
             Step::Cleanup,
-            format!("the empty guest {vmid} is still at the target"),
-            request.removal(),
+            format!("guest {vmid} was removed, but {cause}"),
+            "see the task log of the target",
         ),
-        Err(error) => Finding::worse(
+        (Ok(false), _) => Finding::failed(
+            Step::Cleanup,
+            format!("the empty guest {vmid} is still at the target{cause}"),
+            request.empty_guest().removal(),
+        ),
+        // The tunnel was closed, so the worker has removed it.
+        (Err(error), None) => Finding::worse(
             Step::Cleanup,
             format!("it cannot be checked whether guest {vmid} was removed: {error}"),
-            request.removal(),
+            request.empty_guest().removal(),
+        ),
+        (Err(error), Some(_)) => Finding::failed(
+            Step::Cleanup,
+            format!("it is not known whether the empty guest {vmid} was removed: {error}{cause}"),
+            request.empty_guest().removal(),
         ),
     });
 }
