@@ -70,7 +70,7 @@ subtest 'version and cluster' => sub {
 };
 
 subtest 'every query needs the token' => sub {
-    my @paths = qw(version cluster/status cluster/nextid access/permissions);
+    my @paths = qw(version cluster/status cluster/options cluster/nextid access/permissions);
     push @paths, map { "nodes/target/$_" } qw(storage/local/status network/vmbr0 qemu/100/config);
     for my $path (@paths, 'unknown') {
         my $answer = Test::TunnelClient->request($node, 'GET', "/api2/json/$path");
@@ -200,6 +200,14 @@ subtest 'privileges that the token lacks' => sub {
     is_deeply(data($bare, '/access/permissions'), {}, 'a path without privileges is not listed');
     data($bare, '/version');
     data($bare, '/cluster/nextid');
+    my %options = ('registered-tags' => ['prod'], 'allowed-tags' => ['web']);
+    my $tagged = Test::TunnelNode->start(cluster_options => \%options);
+    is_deeply(data($tagged, '/cluster/options'), \%options, 'the options of the cluster');
+    $tagged = Test::TunnelNode->start(cluster_options => \%options, permissions => { '/' => {} });
+    is_deeply(
+        data($tagged, '/cluster/options'),
+        { 'allowed-tags' => ['web'] }, '... without Sys.Audit'
+    );
     my @table = (
         ['/cluster/status', '/, Sys.Audit'],
         ['/access/permissions?userid=root@pam', '/access, Sys.Audit'],

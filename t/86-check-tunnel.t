@@ -184,6 +184,29 @@ subtest 'what the options of a guest need' => sub {
     );
 };
 
+subtest 'tags that only administrators may set' => sub {
+    write_file("$DIR/guests/qemu-server/720.conf", "tags: prod;web\n");
+    my @guest = ('--guests', "$DIR/guests", '--vmid', 720, '--read-only');
+    my $without = permissions('/', 'Sys.Modify');
+    my $of = sub (%options) { return quick(node(cluster_options => \%options), @guest) };
+    my $of_user = sub (%options) {
+        return quick(node(permissions => $without, cluster_options => \%options), @guest);
+    };
+    my @registered = ('registered-tags' => ['prod'], 'allowed-tags' => ['web']);
+    my @listed = ('user-tag-access' => { 'user-allow' => 'list' }, 'allowed-tags' => []);
+    my $grant = qr/--privs Sys\.Modify && pveum acl modify \/ /;
+    reports($of->(@registered), 0);
+    reports(
+        $of_user->(@registered),
+        2, [failed => qr{lacks Sys\.Modify on /: for its tags prod\z}, $grant]
+    );
+    reports(
+        $of_user->(@listed),
+        2, [failed => qr{lacks Sys\.Modify on /: for its tags prod, web\z}, $grant]
+    );
+    reports($of_user->('allowed-tags' => []), 0);
+};
+
 subtest 'storages and bridges that do not exist' => sub {
     my $node = node();
     reports(

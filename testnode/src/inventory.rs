@@ -3,11 +3,21 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+/// The options of the cluster.
+pub(crate) type Options = Map<String, Value>;
+
+/// Reads the options from a file.
+pub(crate) fn options(path: &str) -> Result<Options, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
 
 /// What the command line defines.
 pub(crate) struct Inventory {
     pub(crate) version: PveVersion,
+    pub(crate) options: Options,
     pub(crate) storages: Vec<Storage>,
     pub(crate) bridges: Vec<String>,
 }

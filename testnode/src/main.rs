@@ -87,6 +87,9 @@ struct Arguments {
     /// `GET /access/permissions`; default: all privileges that a migration needs
     #[arg(long, value_name = "FILE")]
     permissions: Option<PathBuf>,
+    /// File with the data of `GET /cluster/options`, a JSON object; default: no options
+    #[arg(long, value_name = "FILE", value_parser = inventory::options)]
+    cluster_options: Option<inventory::Options>,
     /// Version of Proxmox VE that the node reports
     #[arg(long, value_name = "VERSION", default_value = "9.1.4")]
     pve_version: inventory::PveVersion,
@@ -159,6 +162,7 @@ fn run(arguments: Arguments) -> Result<(), node::NodeError> {
         },
         inventory: inventory::Inventory {
             version: arguments.pve_version,
+            options: arguments.cluster_options.unwrap_or_default(),
             storages: arguments.storage,
             bridges: arguments.bridge,
         },

@@ -22,6 +22,7 @@ mod report;
 mod requirement;
 mod resources;
 mod speed;
+mod tags;
 mod target;
 mod tunnel;
 mod version;

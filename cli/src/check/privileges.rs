@@ -6,7 +6,8 @@ use super::guest::Guest;
 use super::options::{self, Rule};
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
-use super::requirement::{Needed, Purpose, needed, quoted};
+use super::requirement::{Needed, Purpose, merged, needed, new, quoted};
+use super::tags;
 use serde_json::{Map, Value};
 
 /// Reports each privilege that the migration needs and the token lacks, and returns them. None if they
@@ -32,7 +33,11 @@ pub(super) fn check(
             return None;
         }
     };
-    let missing = missing(&needed, &permissions);
+    let mut missing = missing(&needed, &permissions);
+    if let Some(tags) = purpose.guest.and_then(|guest| guest.option("tags")) {
+        missing.extend(for_tags(api, tags, &permissions, report));
+        missing = merged(missing);
+    }
     let id = remote.token.as_ref().map_or("", |token| token.id());
     if missing.is_empty() {
         let text = format!(
@@ -75,6 +80,28 @@ fn permissions(api: &Api, needed: &[Needed]) -> Result<Value, ApiError> {
         }
     }
     Ok(permissions.into())
+}
+
+/// What the tags of the guest need, which depends on the options of the target's cluster.
+fn for_tags(api: &Api, tags: &str, permissions: &Value, report: &mut Report) -> Option<Needed> {
+    let modify = new("/", "Sys.Modify", "");
+    missing(std::slice::from_ref(&modify), permissions).pop()?;
+    let options = match api.get("/cluster/options") {
+        Ok(answer) => answer.data,
+        Err(error) => {
+            report.add(Finding::worse(
+                Step::Privileges,
+                format!("it is not known whether the token may set the tags of the guest: {error}"),
+                "check 'Registered Tags' and 'User Tag Access' at the target: Datacenter, Options",
+            ));
+            return None;
+        }
+    };
+    let rejected = tags::rejected(tags, &options);
+    (!rejected.is_empty()).then(|| Needed {
+        purpose: format!("for its tags {}", rejected.join(", ")),
+        ..modify
+    })
 }
 
 /// Reports the options that no privilege of a token permits, and those about which nothing is known.
@@ -152,7 +179,6 @@ pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::check::requirement::new;
     use pve_tunnel::plane::MigrationType;
     use serde_json::json;
 

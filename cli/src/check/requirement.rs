@@ -123,7 +123,7 @@ fn for_bridges(purpose: &Purpose<'_>) -> Vec<Needed> {
 }
 
 /// Each privilege once, with all its purposes.
-fn merged(needed: Vec<Needed>) -> Vec<Needed> {
+pub(super) fn merged(needed: Vec<Needed>) -> Vec<Needed> {
     let mut merged: Vec<Needed> = Vec::new();
     for each in needed {
         let same = |known: &&mut Needed| {

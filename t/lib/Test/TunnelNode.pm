@@ -71,6 +71,10 @@ The version that the node reports; the seconds that its clock is ahead (C<testno
 
 The privileges of the token: a hash of the shape of C<GET /access/permissions>.
 
+=item cluster_options
+
+The data of C<GET /cluster/options>, a hash (C<testnode> only).
+
 =item storage, bridge
 
 Lists of storages (C<ID[,avail=BYTES][,content=TYPE][,inactive]>) and bridges.
@@ -133,7 +137,7 @@ my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
 # These options are arguments of the node with the same name: flags, and arguments with a value.
 my @FLAGS = qw(old no_direct no_privilege plain system_buffers create_guests);
-my @VALUES = qw(configuration tls pve_version clock permissions);
+my @VALUES = qw(configuration tls pve_version clock permissions cluster_options);
 my @LISTS = qw(storage bridge);
 
 sub start ($class, %options) {
@@ -156,11 +160,12 @@ sub start ($class, %options) {
         scheme => $options{plain} ? 'http' : 'https',
     }, $class;
     mkdir($self->{dir}, oct 700) or die "mkdir $self->{dir}: $!\n";
-    if (my $permissions = $options{permissions}) {
-        $options{permissions} = "$temporary/permissions.json";
-        open my $file, '>', $options{permissions} or die "$options{permissions}: $!\n";
-        print {$file} JSON::encode_json($permissions);
-        close $file or die "$options{permissions}: $!\n";
+    for my $name (grep { $options{$_} } qw(permissions cluster_options)) {
+        my $data = $options{$name};
+        $options{$name} = "$temporary/$name.json";
+        open my $file, '>', $options{$name} or die "$options{$name}: $!\n";
+        print {$file} JSON::encode_json($data);
+        close $file or die "$options{$name}: $!\n";
     }
     my $option = sub ($name) { '--' . $name =~ tr/_/-/r };
     my @arguments = (

@@ -95,6 +95,7 @@ impl Api {
         let found = match (&method, segments.as_slice()) {
             (&Method::GET, ["version"]) => self.version(),
             (&Method::GET, ["cluster", "status"]) => self.cluster_status()?,
+            (&Method::GET, ["cluster", "options"]) => self.cluster_options(),
             (&Method::GET, ["cluster", "nextid"]) => self.next_id(&query).await?,
             (&Method::GET, ["access", "permissions"]) => self.token_permissions(&query)?,
             (_, ["nodes", node, ..]) if !["localhost", &self.node].contains(node) => {

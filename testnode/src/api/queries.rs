@@ -32,6 +32,15 @@ impl Api {
         }]))
     }
 
+    /// `GET /cluster/options`. Without the privilege, only the tags that the token may set.
+    pub(super) fn cluster_options(&self) -> Value {
+        let mut options = self.inventory.options.clone();
+        if !self.permissions.has("/", "Sys.Audit") {
+            options.retain(|name, _| name == "allowed-tags");
+        }
+        options.into()
+    }
+
     /// `GET /cluster/nextid`: the first free ID, or the requested one if it is free. Every user may
     /// send it. An ID is in use if its guest has a tunnel or a configuration.
     pub(super) async fn next_id(&self, query: &str) -> Result<Value, ApiError> {
