@@ -147,7 +147,8 @@ subtest 'another program answers at the address of the listener' => sub {
     is($result->{report}{plane}, 'websocket', '... and a migration uses the websocket');
 
     my $ssh = <<~'END';
-        my $server = IO::Socket::INET->new(LocalAddr => shift, LocalPort => 60_000, Listen => 5) // die;
+        my %address = (LocalAddr => shift, LocalPort => 60_000, ReuseAddr => 1);
+        my $server = IO::Socket::INET->new(%address, Listen => 5) // die;
         syswrite STDOUT, "ready\n";
         while (my $client = $server->accept) { syswrite $client, "SSH-2.0-OpenSSH_9.2\r\n" }
         END
