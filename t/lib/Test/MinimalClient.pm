@@ -27,7 +27,8 @@ Test::MinimalClient - connects to a listener of the direct planes
 
 Returns a L<Test::MinimalStream> after the handshake. Options: C<identity>, that of the source
 (C<tls>); C<key>, another session key in hexadecimal; C<step_2>, code that receives the right second
-step and returns the one to send. Dies with C<refused> if the listener closes the connection without
+step and returns the one to send; C<stream>, the ID of the stream in protocol 2 (16 bytes, default
+zero), and C<join>, 1 for a lane of a stream that exists. Dies with C<refused> if the listener closes the connection without
 a status, and with C<status N> if the status is not 0.
 
 =head2 connect_plane(\%open, %options)
@@ -38,10 +39,10 @@ The same before the handshake.
 
 The TCP connection alone, an L<IO::Socket::IP>.
 
-=head2 step_2($challenge, $key, $number)
+=head2 step_2($challenge, $key, $number, %options)
 
-The second step of the handshake, which responds to the listener's first. Dies if the first step is
-not that of protocol 1.
+The second step of the handshake, which responds to the listener's first. Options: C<stream> and
+C<join>, as above. Dies if the first step is not that of protocol 1 or 2.
 
 =cut
 
@@ -67,7 +68,7 @@ sub connect_plane ($open, %options) {
 sub connect_forward ($open, $number, %options) {
     my $stream = connect_plane($open, %options);
     my $challenge = $stream->read_exactly(STEP_1);
-    my $answer = step_2($challenge, $options{key} // $open->{key}, $number);
+    my $answer = step_2($challenge, $options{key} // $open->{key}, $number, %options);
     $answer = $options{step_2}->($answer) if $options{step_2};
     $stream->write_all($answer);
     my $status = eval { $stream->read_exactly(1) };
@@ -77,12 +78,13 @@ sub connect_forward ($open, $number, %options) {
     return $stream;
 }
 
-sub step_2 ($challenge, $key, $number) {
+sub step_2 ($challenge, $key, $number, %options) {
     my ($magic, $protocol, $nonce) = unpack 'a6 n a32', $challenge;
     die "not a listener of pve-tunnel\n" if $magic ne 'pvetun';
-    die "protocol $protocol\n" if $protocol != 1;
-    my $forward = pack 'N', $number;
-    return $forward . hmac_sha256($nonce . $forward, pack 'H*', $key);
+    die "protocol $protocol\n" if $protocol != 1 && $protocol != 2;
+    my $message = pack 'N', $number;
+    $message .= pack 'a16 C', $options{stream} // '', $options{join} || 0 if $protocol == 2;
+    return $message . hmac_sha256($nonce . $message, pack 'H*', $key);
 }
 
 1;
