@@ -13,6 +13,7 @@ use IO::Socket::UNIX ();
 use JSON ();
 
 use Test::TargetPrograms;
+use Test::MinimalLaneListener;
 use Test::MinimalListener;
 use TestNode::Ticket qw(make_ticket);
 
@@ -40,7 +41,8 @@ True for a worker without a seam.
 
 =item listener
 
-Options of L<Test::MinimalListener>.
+Options of L<Test::MinimalListener>, or of L<Test::MinimalLaneListener> if the source requests
+protocol 2.
 
 =back
 
@@ -66,7 +68,9 @@ my %seam = (
     },
     open => sub ($params) {
         die "there is a listener already\n" if $listener;
-        $listener = Test::MinimalListener->start(
+        my $class =
+            $params->{protocol} == 2 ? 'Test::MinimalLaneListener' : 'Test::MinimalListener';
+        $listener = $class->start(
             plane => $params->{plane},
             fingerprint => $params->{fingerprint},
             ($conduct->{listener} // {})->%*,

@@ -88,31 +88,10 @@ sub start ($class, %options) {
 # The process of the listener: control lines, connections, and the reports of their processes.
 sub serve ($control, $options) {
     my $socket = listen_on($options->{address} // '127.0.0.1');
-    my $identity = $options->{identity} // Test::MinimalStream::one_time_identity();
-    my $open = {
-        protocol => 1,
-        plane => $options->{plane},
-        addresses => [$socket->sockhost],
-        port => $socket->sockport + 0,
-        key => random_hex(32),
-        $options->{plane} eq 'tls'
-        ? (fingerprint => $options->{announce} // $identity->{fingerprint})
-        : (),
-    };
-    my $state = {
-        %$options,
-        open => $open,
-        identity => $identity,
-        paths => {},
-        forwards => [],
-        connections => 0,
-        half_open => 0,
-        refused => { map { $_ => 0 } qw(tls silent malformed key number crowded socket) },
-        children => {},
-    };
+    my $state = initial_state($options, $socket, 1);
     local $SIG{TERM} = sub { end_children($state); POSIX::_exit(0) };
     $control->autoflush(1);
-    print {$control} $JSON->encode($open) . "\n";
+    print {$control} $JSON->encode($state->{open}) . "\n";
 
     my $buffer = '';
     while (1) {
@@ -131,6 +110,32 @@ sub serve ($control, $options) {
         }
     }
     return;
+}
+
+# What a listener of this protocol counts and announces.
+sub initial_state ($options, $socket, $protocol) {
+    my $identity = $options->{identity} // Test::MinimalStream::one_time_identity();
+    my $open = {
+        protocol => $protocol,
+        plane => $options->{plane},
+        addresses => [$socket->sockhost],
+        port => $socket->sockport + 0,
+        key => random_hex(32),
+        $options->{plane} eq 'tls'
+        ? (fingerprint => $options->{announce} // $identity->{fingerprint})
+        : (),
+    };
+    return {
+        %$options,
+        open => $open,
+        identity => $identity,
+        paths => {},
+        forwards => [],
+        connections => 0,
+        half_open => 0,
+        refused => { map { $_ => 0 } qw(tls silent malformed key number crowded socket) },
+        children => {},
+    };
 }
 
 sub take_reports ($state) {
