@@ -3,7 +3,7 @@
 use crate::direct::lane::LaneSettings;
 use crate::relay::Stream;
 use crate::system::lock;
-use crate::tuning::{Limit, LimitTimes, Observer};
+use crate::tuning::{Limit, LimitTimes, Observer, State};
 use std::fmt::Display;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub(super) struct LaneDemand {
 struct Observed {
     since: Instant,
     limits: LimitTimes,
+    /// For how long the congestion control has not found the rate of the path.
+    growing: Duration,
 }
 
 impl Observed {
@@ -32,6 +34,7 @@ impl Observed {
         Self {
             since: Instant::now(),
             limits: LimitTimes::default(),
+            growing: Duration::ZERO,
         }
     }
 }
@@ -59,28 +62,36 @@ impl LaneDemand {
 
     /// One of the lanes was limited by this, for that time. Returns the new number of lanes if there
     /// shall be more, and what limits.
-    fn observe(&self, limit: Limit, time: Duration) -> Option<(u16, Limit)> {
+    fn observe(&self, limit: Limit, time: Duration, state: State) -> Option<(u16, Limit)> {
         let observed = &mut *lock(&self.observed);
         observed.limits.add(limit, time);
+        if limit == Limit::Rate && state.is_growing {
+            observed.growing += time;
+        }
         if observed.since.elapsed() < OBSERVATION {
             return None;
         }
-        let limits = std::mem::replace(observed, Observed::new()).limits;
+        let observed = std::mem::replace(observed, Observed::new());
         let before = *self.wanted.borrow();
-        let (wanted, limit) = self.settings.more(before, limits)?;
+        let (wanted, limit) = self
+            .settings
+            .more(before, observed.limits, observed.growing)?;
         self.wanted.send_replace(wanted);
         Some((wanted, limit))
     }
 }
 
 impl LaneSettings {
-    /// Twice as many lanes, if that helps against the limit.
-    fn more(self, lanes: u16, limits: LimitTimes) -> Option<(u16, Limit)> {
+    /// Twice as many lanes, if that helps against the limit. For the time `growing` the limit is the
+    /// congestion control.
+    fn more(self, lanes: u16, limits: LimitTimes, growing: Duration) -> Option<(u16, Limit)> {
         let limit = limits.main()?;
         let total: Duration = limits.each().map(|(_, time)| time).sum();
         let most = match limit {
             // Each lane has buffers of its own, and a loss slows only one of them.
             Limit::Window | Limit::Loss => self.lanes,
+            // Together they find the rate of a long path sooner.
+            Limit::Rate if growing >= total / PART => self.lanes,
             // More lanes than threads do not use more cores.
             Limit::Core => self.lanes.min(self.threads + 1),
             Limit::Rate | Limit::Source | Limit::Target => return None,
@@ -103,19 +114,22 @@ impl Observer for LaneObserver {
         self.observer.socket_changed(text);
     }
 
-    fn limited_by(&self, limit: Limit, time: Duration, in_flight: usize) {
+    fn limited_by(&self, limit: Limit, time: Duration, state: State) {
         let limit = match (limit, self.stream.full_window()) {
             // The lane has nothing to send, because the window of the stream is too small for the path or
             // full of data that the program at the target has not read.
-            (Limit::Source, Some(bytes)) if in_flight as u64 > bytes / 2 => Limit::Window,
+            (Limit::Source, Some(bytes)) if state.in_flight as u64 > bytes / 2 => Limit::Window,
             (Limit::Source, Some(_)) => Limit::Target,
             (limit, _) => limit,
         };
-        self.observer.limited_by(limit, time, in_flight);
-        if let Some((lanes, limit)) = self.demand.observe(limit, time) {
+        self.observer.limited_by(limit, time, state);
+        if let Some((lanes, limit)) = self.demand.observe(limit, time, state) {
+            let reason = match limit {
+                Limit::Rate => "the congestion control of TCP",
+                limit => limit.description(),
+            };
             self.lane_changed(&format_args!(
-                "up to {lanes} lanes, because it is limited by {}",
-                limit.description()
+                "up to {lanes} lanes, because it is limited by {reason}"
             ));
         }
     }
@@ -128,6 +142,20 @@ impl Observer for LaneObserver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn congestion_control_that_grows_is_no_limit_of_the_network() {
+        let settings = LaneSettings {
+            lanes: 8,
+            first: 1,
+            threads: 1,
+        };
+        let mut limits = LimitTimes::default();
+        limits.add(Limit::Rate, Duration::from_secs(2));
+        let more = |growing| settings.more(2, limits, Duration::from_millis(growing));
+        assert_eq!(more(1000), Some((4, Limit::Rate)));
+        assert_eq!(more(900), None);
+    }
 
     #[test]
     fn more_lanes_are_opened_where_they_help() {
@@ -151,13 +179,21 @@ mod tests {
             let mut limits = LimitTimes::default();
             limits.add(limit, Duration::from_secs(2));
             let expected = expected.map(|lanes| (lanes, limit));
-            assert_eq!(settings.more(lanes, limits), expected, "{limit:?} {lanes}");
+            assert_eq!(
+                settings.more(lanes, limits, Duration::ZERO),
+                expected,
+                "{limit:?} {lanes}"
+            );
             // Less than half of the time.
             let others = Limit::ALL.into_iter().filter(|other| *other != limit);
             for other in others {
                 limits.add(other, Duration::from_secs(1));
             }
-            assert_eq!(settings.more(lanes, limits), None, "{limit:?} {lanes}");
+            assert_eq!(
+                settings.more(lanes, limits, Duration::ZERO),
+                None,
+                "{limit:?} {lanes}"
+            );
         }
     }
 }

@@ -208,7 +208,7 @@ impl Link {
         let limit = liveness.dead_peer_timeout() / LOST_LANE;
         let result = tokio::select! {
             result = served => result.map_err(|error| error.to_string()),
-            cause = acknowledgement::lost(&socket, limit, monitor) => Err(cause),
+            cause = acknowledgement::lost(&socket, limit, monitor.of_lane()) => Err(cause),
         };
         if result.is_err() {
             abandon(&socket);

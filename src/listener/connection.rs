@@ -2,7 +2,7 @@
 
 use crate::process::Log;
 use crate::relay::Stream;
-use crate::tuning::{Limit, Observer};
+use crate::tuning::{Limit, Observer, State};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ impl Observer for Connection {
     }
 
     /// The source reports what limits the migration.
-    fn limited_by(&self, _: Limit, _: Duration, _: usize) {}
+    fn limited_by(&self, _: Limit, _: Duration, _: State) {}
 
     fn lane_changed(&self, text: &dyn Display) {
         let Self { path, number, log } = self;

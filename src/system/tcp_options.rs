@@ -40,7 +40,12 @@ pub(crate) fn force_send_buffer(
 ) -> io::Result<()> {
     // The kernel doubles the requested size.
     setsockopt(&socket, SndBufForce, &(bytes / 2))?;
-    SockRef::from(&socket).set_tcp_notsent_lowat(unsent_limit)
+    limit_unsent(socket, unsent_limit)
+}
+
+/// Sets how much data may wait in the send buffer without having been sent, in bytes.
+pub(crate) fn limit_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    SockRef::from(&socket).set_tcp_notsent_lowat(bytes)
 }
 
 /// Sets the size of the receive buffer, with the same privilege, and the largest window to half of it:

@@ -22,5 +22,5 @@ mod settings;
 mod tuner;
 
 pub(crate) use limit::{Limit, LimitTimes};
-pub(crate) use monitor::{INTERVAL, Monitor, Observer, Tuning};
+pub(crate) use monitor::{INTERVAL, Monitor, Observer, State, Tuning};
 pub use settings::{BUFFER_SIZES, Buffer, Congestion, Settings};

@@ -9,8 +9,8 @@ use crate::system::core_time::busy_time;
 use crate::system::readiness::{unacknowledged, unread};
 use crate::system::tcp_info::TcpInfo;
 use crate::system::tcp_options::{
-    BufferSizes, congestion_control, force_receive_buffer, force_send_buffer, receive_buffer_limit,
-    set_congestion_control,
+    BufferSizes, congestion_control, force_receive_buffer, force_send_buffer, limit_unsent,
+    receive_buffer_limit, set_congestion_control,
 };
 use std::fmt::{self, Display};
 use std::future::pending;
@@ -34,15 +34,28 @@ const FIRST_SAMPLES: u32 = 100;
 /// as the kernel's own largest send buffer holds (`net.ipv4.tcp_wmem`).
 const UNSENT_LIMIT: u32 = 4 << 20;
 
+/// The same for a connection that carries a stream together with others. Data that waits in it delays
+/// the whole stream, while another one could send it at once.
+const UNSENT_LIMIT_OF_LANE: u32 = 256 << 10;
+
 /// What is reported about a connection.
 pub(crate) trait Observer: Send + Sync {
     /// A change of the socket, for the log.
     fn socket_changed(&self, text: &dyn Display);
-    /// This has limited what the connection sends, for that time. `in_flight`: the bytes that were sent
-    /// and not acknowledged at its end.
-    fn limited_by(&self, limit: Limit, time: Duration, in_flight: usize);
+    /// This has limited what the connection sends, for that time.
+    fn limited_by(&self, limit: Limit, time: Duration, state: State);
     /// A lane of the connection was opened again or has failed, for the log.
     fn lane_changed(&self, _text: &dyn Display) {}
+}
+
+/// The state of a connection when its limit is reported.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct State {
+    /// Bytes that were sent and not acknowledged.
+    pub(crate) in_flight: usize,
+    /// The congestion control has not found the rate of the path yet: nothing waits in the queues of the
+    /// path, and it is one that sends until packets are lost.
+    pub(crate) is_growing: bool,
 }
 
 /// What the connections of one migration share: the settings of their network, and what was found out
@@ -81,6 +94,7 @@ impl Tuning {
         Monitor {
             tuning: self,
             observer,
+            is_lane: false,
         }
     }
 }
@@ -90,9 +104,18 @@ impl Tuning {
 pub(crate) struct Monitor<'a> {
     tuning: &'a Tuning,
     observer: &'a dyn Observer,
+    is_lane: bool,
 }
 
 impl Monitor<'_> {
+    /// For a connection that carries a stream together with others.
+    pub(crate) fn of_lane(self) -> Self {
+        Self {
+            is_lane: true,
+            ..self
+        }
+    }
+
     /// Samples the connection until `judge` returns a result, at least once in `interval`.
     ///
     /// Does not return if the kernel does not report the state of the connection.
@@ -122,6 +145,8 @@ struct Connection<'a> {
     tuning: &'a Tuning,
     observer: &'a dyn Observer,
     socket: BorrowedFd<'a>,
+    /// The most data that may wait without having been sent, in bytes, once it is limited.
+    unsent_limit: u32,
     tuner: Tuner,
     share: Share,
     /// The last sample, and how long this thread had been busy then. None before the first one.
@@ -135,11 +160,24 @@ struct Connection<'a> {
 
 impl<'a> Connection<'a> {
     fn new(monitor: Monitor<'a>, socket: BorrowedFd<'a>) -> Self {
-        let Monitor { tuning, observer } = monitor;
+        let Monitor {
+            tuning,
+            observer,
+            is_lane,
+        } = monitor;
+        let unsent_limit = match is_lane {
+            true => UNSENT_LIMIT_OF_LANE,
+            false => UNSENT_LIMIT,
+        };
+        if is_lane {
+            // Without it, the stream is only slower.
+            let _ = limit_unsent(socket, unsent_limit);
+        }
         let mut connection = Self {
             tuning,
             observer,
             socket,
+            unsent_limit,
             tuner: Tuner::new(tuning.settings, tuning.receive_limit()),
             share: tuning.budget.share(),
             before: None,
@@ -176,7 +214,12 @@ impl<'a> Connection<'a> {
             let busy = busy.saturating_sub(busy_before).as_secs_f64();
             let busy = busy / elapsed.as_secs_f64().max(f64::EPSILON);
             if let Some(limit) = limit(&before, &sample, busy, self.largest_window) {
-                self.observer.limited_by(limit, elapsed, sample.queued);
+                let state = State {
+                    in_flight: sample.queued,
+                    is_growing: !sample.is_queue_long()
+                        && congestion_control(self.socket).is_ok_and(|name| name != "bbr"),
+                };
+                self.observer.limited_by(limit, elapsed, state);
             }
         }
         let needed = self.tuner.needs_samples() && sample.is_far();
@@ -197,7 +240,7 @@ impl<'a> Connection<'a> {
     fn apply(&mut self, change: Change) {
         match change {
             Change::SendBuffer { bytes, reason } => {
-                let set = force_send_buffer(self.socket, bytes, UNSENT_LIMIT);
+                let set = force_send_buffer(self.socket, bytes, self.unsent_limit);
                 self.buffer_changed("send", bytes, &reason, set);
             }
             Change::ReceiveBuffer { bytes, reason } => {
@@ -299,7 +342,7 @@ mod tests {
             lock(&self.0).push(text.to_string());
         }
 
-        fn limited_by(&self, _: Limit, _: Duration, _: usize) {}
+        fn limited_by(&self, _: Limit, _: Duration, _: State) {}
     }
 
     #[test]

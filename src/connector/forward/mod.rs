@@ -16,7 +16,7 @@ pub(super) use transport::{Transport, TransportError};
 use crate::guest_socket::Content;
 use crate::process::Log;
 use crate::relay::Local;
-use crate::tuning::{Limit, Observer, Tuning};
+use crate::tuning::{Limit, Observer, State, Tuning};
 use counters::ForwardCounters;
 use local_socket::LocalSocket;
 use std::fmt::Display;
@@ -299,7 +299,7 @@ impl Observer for Connection {
         );
     }
 
-    fn limited_by(&self, limit: Limit, time: Duration, _in_flight: usize) {
+    fn limited_by(&self, limit: Limit, time: Duration, _: State) {
         self.counters.limited_by(limit, time);
     }
 
