@@ -22,7 +22,9 @@ const FLOORS: &[&[&str]] = &[
 
 /// The modules of the benchmarks (`bench/src`), lowest floor first.
 const BENCH_FLOORS: &[&[&str]] = &[
-    &["affinity", "output", "project", "qemu", "tunnel"],
+    &[
+        "affinity", "output", "project", "qemu", "throttle", "tunnel",
+    ],
     &["measure", "network"],
     &["load", "peer", "perl"],
     &["connection", "plane", "role"],

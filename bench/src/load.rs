@@ -16,15 +16,36 @@ use std::time::{Duration, Instant};
 /// What the source writes at a time, in bytes: about as much as QEMU and `dd` do.
 const PIECE: usize = 64 << 10;
 
+/// What the source writes.
+#[derive(Clone, Copy)]
+pub enum Fill {
+    /// Data without zeros.
+    Data,
+    /// A volume that is mostly empty: of each 20 MiB, the first one is data.
+    Sparse,
+}
+
+/// The parts of a sparse volume, in bytes.
+const EXTENT: u64 = 1 << 20;
+const EVERY: u64 = 20 * EXTENT;
+
 /// Moves `bytes` from the source to the sink. Returns the time from the first byte's departure to
 /// the last byte's arrival. The connection stays open.
 pub fn transfer<S: Sync>(source: &S, sink: &S, bytes: u64) -> Duration
 where
     for<'a> &'a S: Read + Write,
 {
+    transfer_of(Fill::Data, source, sink, bytes)
+}
+
+/// The same, with this content.
+pub fn transfer_of<S: Sync>(fill: Fill, source: &S, sink: &S, bytes: u64) -> Duration
+where
+    for<'a> &'a S: Read + Write,
+{
     let started = Instant::now();
     thread::scope(|scope| {
-        scope.spawn(|| write(source, bytes));
+        scope.spawn(|| write(source, fill, bytes));
         read(sink, bytes);
     });
     started.elapsed()
@@ -91,12 +112,16 @@ where
     })
 }
 
-fn write(mut to: impl Write, bytes: u64) {
-    let data = testing::pattern(PIECE);
+fn write(mut to: impl Write, fill: Fill, bytes: u64) {
+    let (data, zeros) = (testing::pattern(PIECE), [0; PIECE]);
     let mut left = bytes;
     while left > 0 {
         let count = left.min(PIECE as u64);
-        to.write_all(&data[..count as usize]).unwrap();
+        let piece = match fill {
+            Fill::Sparse if (bytes - left) % EVERY >= EXTENT => &zeros[..],
+            Fill::Sparse | Fill::Data => &data,
+        };
+        to.write_all(&piece[..count as usize]).unwrap();
         left -= count;
     }
 }

@@ -17,7 +17,7 @@
 //! | `load` | the programs at both ends of a connection |
 //! | `peer`, `perl` | what pve-tunnel is compared with; Perl with the built module |
 //! | `machine` | the machine, and the versions of all programs |
-//! | `affinity`, `network` | cores of a node, the network namespace |
+//! | `affinity`, `network`, `throttle` | cores of a node, the network namespace, CPU time of threads |
 //! | `measure` | contests, rows of results, CPU clocks of processes |
 //! | `project`, `qemu`, `tunnel` | paths of files, QEMU processes, what all tunnels have in common |
 
@@ -48,6 +48,7 @@ mod project;
 mod qemu;
 mod report;
 mod role;
+mod throttle;
 mod tunnel;
 
 use clap::Parser;

@@ -2,8 +2,9 @@
 
 use crate::peer::node::{Front, Node};
 use crate::tunnel::{CONNECTOR, Ends, LISTENER, Tunnel};
+use serde_json::{Value, json};
 use testing::role;
-use testing::seam::{NegotiatedTunnel, Seam, plane_request};
+use testing::seam::{NegotiatedTunnel, Seam, plane_request_with};
 
 /// A tunnel on a plane: a connector and a listener on `tls` and `tcp`, a connector and the test
 /// node on `websocket`. Fails if the test node cannot start.
@@ -16,12 +17,22 @@ pub fn tunnel(plane: &str) -> Result<Box<dyn Tunnel>, String> {
 
 /// A connector and a listener on `tls` or `tcp`.
 pub fn direct(plane: &str) -> NegotiatedTunnel {
+    with_fields(plane, &json!({}))
+}
+
+/// The same, with these fields of the request for the plane.
+pub fn with_fields(plane: &str, fields: &Value) -> NegotiatedTunnel {
+    with_options(plane, fields, json!({}))
+}
+
+/// The same, with these options of the listener.
+pub fn with_options(plane: &str, fields: &Value, listener: Value) -> NegotiatedTunnel {
     let migration_type = match plane {
         "tls" => "secure",
         _ => "insecure",
     };
-    let seam = Seam::with_listeners(role::listeners());
-    NegotiatedTunnel::on_plane(plane, seam, &plane_request(migration_type))
+    let seam = Seam::with_options(role::listeners(), listener);
+    NegotiatedTunnel::on_plane(plane, seam, &plane_request_with(migration_type, fields))
 }
 
 impl Tunnel for NegotiatedTunnel {

@@ -54,6 +54,19 @@ impl Seam {
         }
     }
 
+    /// The same, with these options of the listener beside those of the request.
+    pub fn with_options(
+        start: impl Fn(Value) -> Listener + Send + Sync + 'static,
+        options: Value,
+    ) -> Self {
+        Self::with_listeners(move |mut all| {
+            for (name, value) in options.as_object().unwrap() {
+                all[name] = value.clone();
+            }
+            start(all)
+        })
+    }
+
     /// A seam whose answers a script gives.
     pub fn scripted(
         script: impl Fn(&Value, &dyn Fn() -> Value) -> Value + Send + Sync + 'static,

@@ -54,6 +54,14 @@ pub const ALL: &[Case] = &[
         about: "over 1 Gbit/s with round trips of 0 to 100 ms and loss of 0 to 1 %",
     },
     Case {
+        name: "lanes",
+        about: "several connections for one stream: over long and lossy paths, and of an empty volume",
+    },
+    Case {
+        name: "cores",
+        about: "one stream over 1, 4 and 8 lanes, while each thread has a tenth of a core",
+    },
+    Case {
         name: "guest",
         about: "RAM and disk of a real guest, from QEMU to QEMU",
     },

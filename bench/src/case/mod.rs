@@ -1,7 +1,9 @@
 //! The cases.
 
+mod cores;
 mod frame;
 mod guest;
+mod lanes;
 mod latency;
 mod many;
 mod mask;
@@ -34,6 +36,8 @@ pub fn runner(case: &Case) -> Run {
         "latency" => latency::run,
         "many" => many::run,
         "wan" => wan::run,
+        "lanes" => lanes::run,
+        "cores" => cores::run,
         "guest" => guest::run,
         "slow-reader" => slow_reader::run,
         "start" => start::run,

@@ -15,9 +15,9 @@ use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Tit
 use crate::peer::node::{Front, Node};
 use crate::tunnel::{Ends, Tunnel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use testing::link::Link;
 use testing::link::conditions::GIGABIT;
-use testing::link::{Direction, Link};
 use testing::namespace;
 
 /// The first part of a turn, which is not measured: in it the windows grow, by a part in each round
@@ -170,7 +170,7 @@ fn contest(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
     for (plane, mut tunnel) in PLANES.iter().zip(tunnels) {
         let clocks = Clocks::new(tunnel.processes());
         contenders.push(Contender::new(plane, move || {
-            wait_until_idle(link);
+            link.wait_until_idle();
             let Ends { source, sink } = tunnel.connect();
             let connection = [(source, sink)];
             let (arrived, cpu) = clocks.cost_by(
@@ -183,7 +183,7 @@ fn contest(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
     }
     for (name, count) in [(ONE, 1), (EIGHT, 8)] {
         contenders.push(Contender::new(name, move || {
-            wait_until_idle(link);
+            link.wait_until_idle();
             let connections: Vec<_> = (0..count).map(|_| link.connect()).collect();
             Sample::of(transfer_for(&connections, start, time).rate)
         }));
@@ -202,22 +202,5 @@ fn contest(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
         rows.push(contest.row_of_against_constant(plane, title, rate, rate_goal, value));
         rows.push(contest.row_of(plane, title, ONE, path.one, value));
         rows.push(contest.row_of(plane, title, EIGHT, None, value));
-    }
-}
-
-/// Waits until what the previous turn has sent is no longer in transit.
-fn wait_until_idle(link: &Link) {
-    // Heartbeats and acknowledgements of idle connections.
-    const FEW: u64 = 30;
-    const INTERVAL: Duration = Duration::from_millis(250);
-    let limit = Instant::now() + Duration::from_secs(30);
-    let passed = || link.counts(Direction::ToTarget).passed;
-    loop {
-        let before = passed();
-        thread::sleep(INTERVAL);
-        if passed() - before < FEW {
-            return;
-        }
-        assert!(Instant::now() < limit, "the link is never idle");
     }
 }

@@ -209,14 +209,10 @@ fn merged(first: &Value, second: &Value) -> Value {
 }
 
 /// A seam whose listener has these options too.
-fn seam(link: &Link, fields: Value) -> Seam {
+fn seam(link: &Link, options: Value) -> Seam {
     let target = link.target().clone();
-    Seam::with_listeners(move |mut options| {
-        for (name, value) in fields.as_object().unwrap() {
-            options[name] = value.clone();
-        }
-        target.execute(move || Listener::start(options))
-    })
+    let start = move |options| target.execute(move || Listener::start(options));
+    Seam::with_options(start, options)
 }
 
 /// Limits the buffers that the kernel selects by itself in this namespace.

@@ -25,10 +25,11 @@ use crate::seam::{NegotiatedTunnel, Seam};
 use conditions::Conditions;
 use device::Device;
 use relay::Relay;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The name of the devices.
 const NAME: &str = "mig0";
@@ -128,8 +129,30 @@ impl Link {
     /// the negotiation of a plane. The program needs the role
     /// [`listener_process`](role::listener_process).
     pub fn tunnel(&self, plane: &str) -> NegotiatedTunnel {
-        let seam = Seam::with_listeners(self.target.execute(role::listeners));
-        NegotiatedTunnel::on_plane(plane, seam, &plane_request(plane, &json!({})))
+        self.tunnel_with(plane, &json!({}), json!({}))
+    }
+
+    /// The same, with these fields of the request for a plane, and these options of the listener.
+    pub fn tunnel_with(&self, plane: &str, request: &Value, listener: Value) -> NegotiatedTunnel {
+        let seam = Seam::with_options(self.target.execute(role::listeners), listener);
+        NegotiatedTunnel::on_plane(plane, seam, &plane_request(plane, request))
+    }
+
+    /// Waits until what was sent before is no longer in transit.
+    pub fn wait_until_idle(&self) {
+        // Heartbeats and acknowledgements of idle connections.
+        const FEW: u64 = 30;
+        const INTERVAL: Duration = Duration::from_millis(250);
+        let limit = Instant::now() + Duration::from_secs(30);
+        let passed = || self.counts(Direction::ToTarget).passed;
+        loop {
+            let before = passed();
+            thread::sleep(INTERVAL);
+            if passed() - before < FEW {
+                return;
+            }
+            assert!(Instant::now() < limit, "the link is never idle");
+        }
     }
 
     fn change_both(&self, change: impl Fn(&mut Conditions)) {
