@@ -121,6 +121,7 @@ fn break_connections((kind, plane): (&str, &str), how: Break, moment: Moment, wh
         .connector
         .open(&tunnel.target, path.to_str().unwrap());
     let fail = move |breaker: &Breaker| {
+        wait_until("the first lane", || breaker.count() > 1);
         let count = breaker.count();
         breaker.break_some(how, |index| which.includes(index, count));
     };
