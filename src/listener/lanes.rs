@@ -6,7 +6,6 @@ use super::streams::Joined;
 use crate::direct::handshake::{CONNECTED, NO_STREAM, STREAM_OVER, StreamId};
 use crate::direct::lane::{finish, outcome};
 use crate::direct::{Link, LinkError};
-use crate::lanes::LANES;
 use crate::relay::Stream;
 use std::sync::Arc;
 
@@ -20,7 +19,8 @@ impl Acceptor {
         stream: Arc<Stream>,
         connection: Arc<Connection>,
     ) -> Result<(), LinkError> {
-        self.streams
+        let permit = self
+            .streams
             .begin(id, number, stream.clone(), connection.clone());
         let lane = {
             let (stream, liveness) = (stream.clone(), self.liveness.clone());
@@ -30,6 +30,7 @@ impl Acceptor {
                 if let Err(reason) = first.serve_lane(&stream, &liveness, monitor).await {
                     connection.lane_failed(&stream, &reason);
                 }
+                drop(permit);
             }
         };
         tokio::spawn(lane);
@@ -46,8 +47,9 @@ impl Acceptor {
         number: u32,
         id: StreamId,
     ) -> Result<(), Refusal> {
-        let (stream, connection) = match self.streams.join(id, number) {
-            Joined::Open(stream, connection) => (stream, connection),
+        let (stream, connection, permit) = match self.streams.join(id, number) {
+            Joined::Open(stream, connection, permit) => (stream, connection, permit),
+            Joined::Full => return Err(Refusal::Lanes),
             refused => {
                 let (status, refusal) = match refused {
                     Joined::Complete => (STREAM_OVER, Refusal::StreamOver),
@@ -59,9 +61,6 @@ impl Acceptor {
                 return Err(refusal);
             }
         };
-        if stream.lanes() >= usize::from(*LANES.end()) {
-            return Err(Refusal::Lanes);
-        }
         let sent = link.send_status(CONNECTED).await;
         sent.map_err(|error| Refusal::Handshake(error.into()))?;
         let link = link.detach().map_err(Refusal::Setup)?;
@@ -75,6 +74,7 @@ impl Acceptor {
             if let Err(reason) = served {
                 connection.lane_failed(&stream, &reason);
             }
+            drop(permit);
         });
         Ok(())
     }

@@ -2,10 +2,12 @@
 
 use super::connection::Connection;
 use crate::direct::handshake::StreamId;
+use crate::lanes::LANES;
 use crate::relay::Stream;
 use crate::system::lock;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Streams whose end is remembered, so that a lane whose source has missed it gets the right answer.
 const MAX_ENDED: usize = 1024;
@@ -26,6 +28,8 @@ enum Entry {
         number: u32,
         stream: Arc<Stream>,
         connection: Arc<Connection>,
+        /// Those that the stream may still have.
+        lanes: Arc<Semaphore>,
     },
     Complete,
     Failed,
@@ -33,26 +37,33 @@ enum Entry {
 
 /// The answer to a lane.
 pub(super) enum Joined {
-    Open(Arc<Stream>, Arc<Connection>),
+    /// The permit is for one lane.
+    Open(Arc<Stream>, Arc<Connection>, OwnedSemaphorePermit),
+    /// The stream has as many lanes as it may have.
+    Full,
     Complete,
     None,
 }
 
 impl Streams {
-    /// Adds a stream of a forward.
+    /// Adds a stream of a forward. Returns the permit for its first lane.
     pub(super) fn begin(
         &self,
         id: StreamId,
         number: u32,
         stream: Arc<Stream>,
         connection: Arc<Connection>,
-    ) {
+    ) -> Option<OwnedSemaphorePermit> {
+        let lanes = Arc::new(Semaphore::new((*LANES.end()).into()));
+        let first = lanes.clone().try_acquire_owned().ok();
         let entry = Entry::Open {
             number,
             stream,
             connection,
+            lanes,
         };
         lock(&self.0).streams.insert(id, entry);
+        first
     }
 
     /// Whether there is a stream of this ID, or was one.
@@ -83,7 +94,11 @@ impl Streams {
                 number: own,
                 stream,
                 connection,
-            }) if *own == number => Joined::Open(stream.clone(), connection.clone()),
+                lanes,
+            }) if *own == number => match lanes.clone().try_acquire_owned() {
+                Ok(permit) => Joined::Open(stream.clone(), connection.clone(), permit),
+                Err(_) => Joined::Full,
+            },
             Some(Entry::Complete) => Joined::Complete,
             Some(Entry::Failed | Entry::Open { .. }) | None => Joined::None,
         }
