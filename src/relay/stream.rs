@@ -226,11 +226,6 @@ impl Stream {
         self.until(|state| state.peer_is_complete).await;
     }
 
-    /// Lanes that are open.
-    pub(crate) fn lanes(&self) -> usize {
-        self.state().lanes
-    }
-
     /// Waits until all lanes have ended.
     pub(crate) async fn without_lanes(&self) {
         self.until(|state| state.lanes == 0).await;

@@ -25,6 +25,9 @@ pub(crate) enum LaneError {
     /// It ended without an announcement.
     #[error("it ended without an announcement")]
     Cut,
+    /// The peer has sent what it must not send, and the stream has failed.
+    #[error("the other node has violated the protocol")]
+    Violation,
     /// The stream has failed.
     #[error("the stream has failed")]
     Stream,
@@ -57,6 +60,11 @@ impl Stream {
                 },
                 result = &mut down => match result {
                     Ok(()) => timeout(CLOSE_TIMEOUT, up).await.unwrap_or(Err(LaneError::Cut)),
+                    Err(LaneError::Violation) => {
+                        // It may be the only lane on which the peer can be sent that this end gives up.
+                        let _ = timeout(CLOSE_TIMEOUT, up).await;
+                        Err(LaneError::Violation)
+                    }
                     Err(error) => Err(error),
                 },
                 () = self.until(|state| state.stopped) => Err(LaneError::Stream),

@@ -62,7 +62,7 @@ impl Stream {
     /// The peer has sent what it must not send: nothing that it sends can be trusted.
     fn violated(&self, error: RelayError) -> LaneError {
         self.fail(error);
-        LaneError::Stream
+        LaneError::Violation
     }
 
     /// Delivers a run of data. Waits for the local program only as long as the peer has nothing to
@@ -106,7 +106,8 @@ impl Stream {
             }
             Frame::Abort => {
                 drop(state);
-                return Err(self.violated(RelayError::Aborted));
+                self.fail(RelayError::Aborted);
+                return Err(LaneError::Stream);
             }
         };
         drop(state);
