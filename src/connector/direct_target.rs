@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout, timeout_at};
 
@@ -189,6 +190,8 @@ pub(super) struct DirectTarget {
     local: IpAddr,
     cipher: String,
     liveness: PeerLiveness,
+    /// How often the heartbeat's connection has lost its path.
+    paths: watch::Sender<u64>,
     heartbeat: JoinHandle<()>,
     /// For lanes; none if each stream has one connection.
     lanes: Option<Arc<LaneResources>>,
@@ -242,10 +245,12 @@ impl DirectTarget {
             Some(Healing { lanes, worker }) => (Some(lanes), Some(worker)),
             None => (None, None),
         };
+        let paths = watch::Sender::new(0);
         let heartbeat = Heartbeat {
             endpoint: endpoint.clone(),
             worker,
             liveness: liveness.clone(),
+            paths: paths.clone(),
             log,
         };
         Ok(Self {
@@ -253,6 +258,7 @@ impl DirectTarget {
             local,
             cipher,
             liveness,
+            paths,
             heartbeat: tokio::spawn(heartbeat.run(link)),
             lanes,
         })
@@ -274,6 +280,12 @@ impl DirectTarget {
     /// Whether the target is alive.
     pub(super) fn liveness(&self) -> &PeerLiveness {
         &self.liveness
+    }
+
+    /// Waits until the path of a connection that is open now may have failed without an error.
+    pub(super) async fn path_failed(&self) {
+        // The sender lives as long as this value.
+        let _ = self.paths.subscribe().changed().await;
     }
 
     /// What lanes share; none if each stream has one connection.
@@ -319,6 +331,8 @@ struct Heartbeat {
     /// None if the end of the connection is the death of the listener.
     worker: Option<WorkerChannel>,
     liveness: PeerLiveness,
+    /// How often a connection has lost its path.
+    paths: watch::Sender<u64>,
     log: Arc<Log>,
 }
 
@@ -326,12 +340,32 @@ impl Heartbeat {
     /// Runs until the listener is dead, and marks it dead.
     async fn run(self, mut link: Link) {
         let limit = self.endpoint.dead_peer_timeout;
+        // The rest of the limit is for another connection.
+        let silence = match self.worker {
+            Some(_) => limit / 2,
+            None => limit,
+        };
         let reason = loop {
-            let error: HeartbeatError = heartbeat::run(link.into_stream(), limit).await;
+            let error = heartbeat::run(link.into_stream(), limit, silence).await;
             let address = self.endpoint.address();
-            match self.reopen(&error, limit).await {
+            let left = match error {
+                HeartbeatError::Silent(silence) => limit.saturating_sub(silence),
+                _ => limit,
+            };
+            match timeout(left, self.reopen()).await.ok().flatten() {
                 Some(again) => link = again,
-                None => break format!("the target's listener at {address} is dead: {error}"),
+                None => {
+                    let error = match error {
+                        HeartbeatError::Silent(_) => HeartbeatError::Silent(limit),
+                        error => error,
+                    };
+                    break format!("the target's listener at {address} is dead: {error}");
+                }
+            }
+            if let HeartbeatError::Silent(_) = error {
+                // The path of that connection has failed. The lanes may have the same one, such as an
+                // address that this node has lost, and a lane that has nothing to send does not notice.
+                self.paths.send_modify(|changes| *changes += 1);
             }
             self.log.limited(
                 "changes of the heartbeat",
@@ -342,22 +376,16 @@ impl Heartbeat {
         self.liveness.mark_dead(reason);
     }
 
-    /// Opens the heartbeat again, as long as the worker reports that the listener is alive. None if it is
-    /// not, or after the limit.
-    async fn reopen(&self, error: &HeartbeatError, limit: Duration) -> Option<Link> {
+    /// Opens the heartbeat again, as long as the worker reports that the listener is alive.
+    async fn reopen(&self) -> Option<Link> {
         let worker = self.worker.as_ref()?;
-        if error.is_death_of_node() {
-            return None;
-        }
-        let deadline = Deadline::within(limit);
         loop {
             if !is_listening(worker).await {
                 return None;
             }
-            match timeout_at(deadline.at, self.endpoint.connect(Purpose::HEARTBEAT)).await {
-                Ok(Ok(link)) => return Some(link),
-                Ok(Err(_)) => timeout_at(deadline.at, sleep(REOPEN_PAUSE)).await.ok()?,
-                Err(_) => return None,
+            match self.endpoint.connect(Purpose::HEARTBEAT).await {
+                Ok(link) => return Some(link),
+                Err(_) => sleep(REOPEN_PAUSE).await,
             }
         }
     }

@@ -179,7 +179,12 @@ impl Lane {
                     pause = FIRST_PAUSE;
                     let liveness = self.target.liveness();
                     let monitor = self.tuning.monitor(&*self.observer);
-                    link.serve_lane(&self.stream, liveness, monitor).await.err()
+                    tokio::select! {
+                        served = link.serve_lane(&self.stream, liveness, monitor) => served.err(),
+                        () = self.target.path_failed() => {
+                            Some("the heartbeat on the same path was not answered".to_owned())
+                        }
+                    }
                 }
                 Err(ConnectError::Handshake(HandshakeError::StreamOver)) => {
                     return self.stream.confirm();

@@ -47,9 +47,9 @@ impl HeartbeatError {
     }
 }
 
-/// The source's end: sends a beat at intervals and expects each one back. Returns when the listener
-/// is dead.
-pub(crate) async fn run<S>(stream: S, limit: Duration) -> HeartbeatError
+/// The source's end: sends a beat at intervals, several within `limit`, and expects each one back. Returns
+/// when nothing has arrived for `silence`.
+pub(crate) async fn run<S>(stream: S, limit: Duration, silence: Duration) -> HeartbeatError
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -66,7 +66,7 @@ where
     let echoes = async {
         let mut buffer = [0; 16];
         loop {
-            if let Err(error) = receive(&mut read, &mut buffer, limit).await {
+            if let Err(error) = receive(&mut read, &mut buffer, silence).await {
                 return error;
             }
         }
@@ -147,7 +147,7 @@ mod tests {
     async fn two_live_ends_go_on_beyond_the_limit() {
         let (source, listener) = duplex(16);
         tokio::select! {
-            error = run(source, LIMIT) => unreachable!("source: {error}"),
+            error = run(source, LIMIT, LIMIT) => unreachable!("source: {error}"),
             error = echo(listener, LIMIT, || ()) => unreachable!("listener: {error}"),
             () = sleep(3 * LIMIT) => {}
         }
@@ -181,7 +181,7 @@ mod tests {
     async fn silence_and_an_end_are_both_detected() {
         let (source, _listener) = duplex(16);
         assert!(matches!(
-            run(source, LIMIT).await,
+            run(source, LIMIT, LIMIT).await,
             HeartbeatError::Silent(_)
         ));
         let (_source, listener) = duplex(16);
@@ -192,7 +192,7 @@ mod tests {
         let (source, listener) = duplex(16);
         drop(listener);
         assert!(matches!(
-            run(source, LIMIT).await,
+            run(source, LIMIT, LIMIT).await,
             HeartbeatError::Closed | HeartbeatError::Io(_)
         ));
     }

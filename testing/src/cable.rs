@@ -11,6 +11,9 @@ use std::net::IpAddr;
 pub const SOURCE_ADDRESSES: [&str; 2] = ["10.77.0.1", "fd77::1"];
 pub const TARGET_ADDRESSES: [&str; 2] = ["10.77.0.2", "fd77::2"];
 
+/// The IPv4 address of the source after a change.
+const OTHER_SOURCE_ADDRESS: &str = "10.77.0.3";
+
 /// An address in the network of the link that neither node has, in each family.
 pub const UNUSED_ADDRESSES: [&str; 2] = ["10.77.0.9", "fd77::9"];
 
@@ -68,6 +71,20 @@ impl Cable {
     pub fn enable_jumbo_frames(&self) {
         run(JUMBO_FRAMES);
         self.on_target(|| run(JUMBO_FRAMES));
+    }
+
+    /// Replaces the source's IPv4 address by another one. Packets of connections from the earlier one are
+    /// dropped without an error.
+    pub fn change_source_address(&self) {
+        // Otherwise, the kernel removes both.
+        std::fs::write("/proc/sys/net/ipv4/conf/mig0/promote_secondaries", "1").unwrap();
+        add_addresses("mig0", &[&format!("{OTHER_SOURCE_ADDRESS}/24")]);
+        self.on_target(|| {
+            run(&format!(
+                "ip neigh replace {OTHER_SOURCE_ADDRESS} lladdr {SOURCE_MAC} dev mig0 nud permanent"
+            ));
+        });
+        run(&format!("ip addr del {}/24 dev mig0", SOURCE_ADDRESSES[0]));
     }
 
     /// Drops every packet to the target above 1500 bytes from now on, without an error at either node.

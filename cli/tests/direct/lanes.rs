@@ -105,15 +105,19 @@ fn break_connections((kind, plane): (&str, &str), how: Break, moment: Moment, wh
     );
     let is_stalled = stalled.clone();
     let waiting = resume.clone();
+    let begun = Arc::new(AtomicBool::new(false));
+    let has_begun = begun.clone();
     let path = program(tunnel.directory.path(), move |mut stream| {
-        let (is_stalled, waiting) = (is_stalled.clone(), waiting.clone());
+        let (is_stalled, waiting, begun) = (is_stalled.clone(), waiting.clone(), begun.clone());
         thread::spawn(move || {
             if is_stalled.load(Ordering::Relaxed) {
                 waiting.wait();
             }
+            stream.read_exact(&mut [0]).unwrap();
+            begun.store(true, Ordering::Relaxed);
             let (data, end) = read_to_end(&stream);
             end.unwrap();
-            assert!(data == pattern(LENGTH), "{} bytes", data.len());
+            assert!(data == pattern(LENGTH)[1..], "{} bytes", data.len());
             write_in_pieces(&mut stream, &pattern(LENGTH)).unwrap();
         });
     });
@@ -121,7 +125,6 @@ fn break_connections((kind, plane): (&str, &str), how: Break, moment: Moment, wh
         .connector
         .open(&tunnel.target, path.to_str().unwrap());
     let fail = move |breaker: &Breaker| {
-        wait_until("the first lane", || breaker.count() > 1);
         let count = breaker.count();
         breaker.break_some(how, |index| which.includes(index, count));
     };
@@ -133,6 +136,7 @@ fn break_connections((kind, plane): (&str, &str), how: Break, moment: Moment, wh
             match moment {
                 Moment::FirstByte => {
                     local.write_all(&data[..1]).unwrap();
+                    wait_until("the first byte", || has_begun.load(Ordering::Relaxed));
                     fail(&breaker);
                     local.write_all(&data[1..]).unwrap();
                 }
