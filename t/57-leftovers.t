@@ -37,12 +37,13 @@ symlink('nodes/pve1', '/etc/pve/local') or die "cannot make a link: $!\n";
 path('/run/pve-tunnel')->remove_tree;
 path("/run/$_")->mkdir for qw(qemu-server pve);
 path('/var/log/pve/tasks')->mkdir;
-pvesm(<<'END');
+my $PVESM = <<'END';
 case "$1" in
 status) echo 'Name Type Status Total Used Available %'; echo 'zfs zfspool active 1 1 1 1%' ;;
 list) echo 'Volid Format Type Size VMID'; echo 'zfs:vm-105-disk-0 raw images 1 105' ;;
 esac
 END
+pvesm($PVESM);
 
 my $upid_of = eval { require PVE::UPID; \&PVE::UPID::encode } // \&encode_upid;
 note($upid_of == \&encode_upid ? 'PVE::UPID does not load here' : 'with the real PVE::UPID');
@@ -120,6 +121,25 @@ subtest 'a part that cannot be checked' => sub {
     my ($code, $found) = leftovers();
     is($code, 2, 'the exit code is 2');
     like($found->{unchecked}[0], qr/\Avolumes: .*: no quorum\z/, 'the reason is reported');
+};
+
+# Links to themselves cannot be read, also not by root.
+subtest 'a volume may belong to a guest that cannot be read' => sub {
+    pvesm($PVESM);
+    my $nodes = path('/etc/pve/nodes');
+    for my $unreadable ($nodes->child('pve2/qemu-server'),
+        $nodes->child('pve1/qemu-server/300.conf'))
+    {
+        $unreadable->parent->mkdir;
+        symlink($unreadable, $unreadable) or die "cannot make a link: $!\n";
+        my ($code, $found) = leftovers();
+        is($code, 2, "$unreadable: the exit code is 2");
+        is_deeply($found->{leftovers}, [], '... no volume is reported');
+        like($found->{unchecked}[0], qr/\Q$unreadable\E cannot be read/, '... the reason is');
+        like($found->{unchecked}[1], qr/\Avolumes, because /, '... and what it prevents');
+        $unreadable->remove;
+    }
+    is((leftovers())[0], 1, 'afterwards it is reported');
 };
 
 done_testing();

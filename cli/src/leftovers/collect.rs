@@ -61,7 +61,14 @@ pub fn collect(root: &Path) -> Result<Facts, CollectError> {
     // configurations.
     machine.tasks(&mut facts);
     machine.volumes(&mut facts);
-    machine.guests(&mut facts)?;
+    let every_guest = machine.guests(&mut facts)?;
+    if !every_guest && !facts.volumes.is_empty() {
+        // One of them may belong to a guest that was not read.
+        facts.volumes.clear();
+        facts
+            .unchecked
+            .push("volumes, because not every guest of the cluster could be read".to_owned());
+    }
     machine.sockets(&mut facts);
     machine.slots(&mut facts);
     facts.ended.clear();
@@ -178,21 +185,28 @@ impl Machine<'_> {
         }
     }
 
-    fn guests(&self, facts: &mut Facts) -> Result<(), CollectError> {
+    /// Returns whether every configuration could be read.
+    fn guests(&self, facts: &mut Facts) -> Result<bool, CollectError> {
         let nodes = self.at("/etc/pve/nodes");
         let found =
             names(&nodes).map_err(|cause| CollectError::NoCluster { path: nodes, cause })?;
         let table = self.unix_sockets(facts);
         let bound = parse::bound_sockets(&table);
+        let before = facts.unchecked.len();
         for node in found {
             for (kind, folder) in [(GuestKind::Qemu, "qemu-server"), (GuestKind::Lxc, "lxc")] {
                 let folder = self.at(&format!("/etc/pve/nodes/{node}/{folder}"));
-                for name in names(&folder).unwrap_or_default() {
+                let listed = match names(&folder) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+                    listed => listed,
+                };
+                for name in or_unchecked(&folder, listed, facts) {
                     let Some(id) = name.strip_suffix(".conf").and_then(|id| id.parse().ok()) else {
                         continue;
                     };
                     let path = folder.join(&name);
-                    let text = or_unchecked(&path, read_if_present(&path), facts);
+                    // If it has gone, its guest may have moved to a node whose guests were read before.
+                    let text = or_unchecked(&path, read(&path), facts);
                     facts.referenced.extend(parse::volume_ids(&text));
                     facts.guests.push(Guest {
                         id,
@@ -210,7 +224,7 @@ impl Machine<'_> {
             }
         }
         facts.guests.sort_by_key(|guest| guest.id);
-        Ok(())
+        Ok(facts.unchecked.len() == before)
     }
 
     /// The PID file can be older than a restart of the node. A QEMU has its VMID as its ID.
@@ -317,17 +331,21 @@ impl Machine<'_> {
 
 /// The names in a directory, sorted.
 fn names(directory: &Path) -> io::Result<Vec<String>> {
-    let mut names: Vec<String> = fs::read_dir(directory)?
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names = fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<String>>>()?;
     names.sort();
     Ok(names)
 }
 
 fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    File::open(path)?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("more than {MAX_FILE} bytes")));
+    }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -352,12 +370,12 @@ fn tail(path: &Path) -> io::Result<String> {
 }
 
 /// The text, or an empty one and a note that the file could not be checked.
-fn or_unchecked(path: &Path, text: io::Result<String>, facts: &mut Facts) -> String {
-    text.unwrap_or_else(|cause| {
+fn or_unchecked<T: Default>(path: &Path, content: io::Result<T>, facts: &mut Facts) -> T {
+    content.unwrap_or_else(|cause| {
         let note = format!("{} cannot be read: {cause}", path.display());
         if !facts.unchecked.contains(&note) {
             facts.unchecked.push(note);
         }
-        String::new()
+        T::default()
     })
 }
