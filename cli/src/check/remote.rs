@@ -1,5 +1,6 @@
 //! The remote: what `--to` names.
 
+use crate::secret::may_contain_secret;
 use std::fmt;
 use thiserror::Error;
 
@@ -68,6 +69,11 @@ impl Remote {
                     ));
                 }
             };
+            if key != "apitoken" && may_contain_secret(value) {
+                return mistake(format!(
+                    "has a token in '{key}': separate the parts by ',', as in host=...,apitoken=..."
+                ));
+            }
             if slot.replace(value.to_owned()).is_some() {
                 return mistake(format!("has '{key}' twice"));
             }
@@ -197,6 +203,10 @@ mod tests {
             (format!("host=a,apitoken={TOKEN},x"), "no '=' in its part 3"),
             (format!("host=a,port=0,apitoken={TOKEN}"), "'port' that is not a number"),
             (format!("host=a,port=65536,apitoken={TOKEN}"), "'port' that is not a number"),
+            (format!("host=a apitoken={TOKEN}"), "has a token in 'host'"),
+            (format!("host=a;apitoken={TOKEN}"), "has a token in 'host'"),
+            (format!("host=a,fingerprint={TOKEN}"), "has a token in 'fingerprint'"),
+            ("host=11111111-2222-3333-4444-555555555555".to_owned(), "has a token in 'host'"),
             ("host=a,apitoken=root@pam!move=11111111-2222".to_owned(), "a part is missing"),
             ("host=a,apitoken=PVEAPIToken=root@pam=11111111-2222".to_owned(), "a part is missing"),
             ("host=a,apitoken=PVEAPIToken=root@pam!move=short".to_owned(), "has 5 characters"),
