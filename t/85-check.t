@@ -199,6 +199,11 @@ subtest 'node, VMID and clock' => sub {
     );
     unlike($busy->log, qr/^POST/m, 'no tunnel is opened');
     reports(reads(remote($busy), @own, '--target-vmid', 401), 0);
+    write_file("$DIR/guests/qemu-server/403.conf", "memory: 16\n\n[before]\nmemory: 16\n");
+    reports(
+        check(remote($busy), '--guests', "$DIR/guests", '--vmid', 403, '--seconds', 0),
+        2, [failed => qr/has the snapshot 'before'/, qr/: qm delsnapshot 403 before\z/]
+    );
     write_file("$DIR/guests/lxc/402.conf", "memory: 16\n");
     write_file("$busy->{dir}/402.conf", "memory: 16\n");
     my ($container) = problems(reads(remote($busy), '--guests', "$DIR/guests", '--vmid', 402));

@@ -114,7 +114,7 @@ subtest 'the token is not an argument' => sub {
 subtest 'the times of a guest' => sub {
     write_file(
         "$DIR/guests/qemu-server/700.conf",
-        "memory: 1024\nscsi0: local:700/a.raw,size=2G\nide2: local:iso/b.iso,media=cdrom\n"
+        "memory: 1024\nscsi0: local:700/a.raw,size=2G\nide2: none,media=cdrom\n"
     );
     write_file("$DIR/guests/lxc/701.conf", "rootfs: local:701/a.raw,size=8G\nmemory: 512\n");
     my @guests = ('--guests', "$DIR/guests", '--seconds', 0.1, @NETWORK);

@@ -20,6 +20,8 @@ pub(super) struct Guest {
     kind: Kind,
     /// All options, in the order of the file.
     options: Vec<(String, String)>,
+    /// Names.
+    snapshots: Vec<String>,
     /// In bytes.
     memory: u64,
     disks: Vec<Disk>,
@@ -80,6 +82,16 @@ impl Guest {
         options.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
+    /// The names of its snapshots.
+    pub(super) fn snapshots(&self) -> impl Iterator<Item = &str> {
+        self.snapshots.iter().map(String::as_str)
+    }
+
+    /// Whether an option is a disk, a volume or a drive.
+    pub(super) fn is_drive(&self, key: &str) -> bool {
+        is_disk(self.kind, key)
+    }
+
     /// The value of an option.
     pub(super) fn option(&self, name: &str) -> Option<&str> {
         self.options()
@@ -106,6 +118,7 @@ impl Guest {
             vmid,
             kind,
             options: Vec::new(),
+            snapshots: text.lines().filter_map(snapshot).collect(),
             memory: DEFAULT_MEMORY * MIB,
             disks: Vec::new(),
         };
@@ -194,6 +207,14 @@ fn is_disk(kind: Kind, key: &str) -> bool {
         Kind::Lxc => &["mp", "unused"],
     };
     (kind == Kind::Lxc && key == "rootfs") || (bus.len() < key.len() && buses.contains(&bus))
+}
+
+/// The snapshot whose part of the file begins with this line. Other parts have changes that are not applied
+/// yet, and what Proxmox VE stores for itself.
+fn snapshot(line: &str) -> Option<String> {
+    let name = line.trim_end().strip_prefix('[')?.strip_suffix(']')?;
+    let is_other = name.eq_ignore_ascii_case("pending") || name.starts_with("special:");
+    (!is_other).then(|| name.to_owned())
 }
 
 /// A CD or an empty drive, which does not move.

@@ -14,6 +14,7 @@ mod guest;
 mod interrupt;
 mod measurement;
 mod node;
+mod obstacles;
 mod offer;
 mod options;
 mod privileges;
@@ -134,6 +135,9 @@ impl Run<'_> {
         folder::report_killed_checks(&api, self.remote, self.report);
         let selection = selection?;
         let vmid = self.vmid_at_target(&api);
+        if let Some(guest) = &self.guest {
+            obstacles::check(guest, self.report);
+        }
         let missing = self.check_privileges(&api, &selection);
         self.check_resources(&api, &target, missing);
         if self.arguments.read_only {

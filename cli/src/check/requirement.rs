@@ -85,6 +85,8 @@ fn for_options(guest: &Guest, path: &str) -> Vec<Needed> {
     let mut groups: Vec<(Rule, Vec<&str>)> = Vec::new();
     for (key, rule) in options::rules(guest) {
         match groups.iter_mut().find(|(known, _)| *known == rule) {
+            // Each line of the notes is one.
+            Some((_, keys)) if keys.contains(&key) => {}
             Some((_, keys)) => keys.push(key),
             None => groups.push((rule, vec![key])),
         }
