@@ -127,8 +127,10 @@ subtest 'a part that cannot be checked' => sub {
 subtest 'a volume may belong to a guest that cannot be read' => sub {
     pvesm($PVESM);
     my $nodes = path('/etc/pve/nodes');
-    for my $unreadable ($nodes->child('pve2/qemu-server'),
-        $nodes->child('pve1/qemu-server/300.conf'))
+    for my $unreadable (
+        $nodes->child('pve2/qemu-server'),
+        $nodes->child('pve1/qemu-server/300.conf')
+        )
     {
         $unreadable->parent->mkdir;
         symlink($unreadable, $unreadable) or die "cannot make a link: $!\n";
