@@ -150,16 +150,21 @@ fn each_limit_is_named() {
 
 #[test]
 fn more_lanes_are_opened_where_they_help_and_only_there() {
-    for (what, limit, case) in CASES {
+    // One of each limit.
+    let each = CASES
+        .iter()
+        .enumerate()
+        .filter(|(at, (_, limit, _))| !CASES[..*at].iter().any(|(_, before, _)| before == limit));
+    for (_, (what, limit, case)) in each {
         on_link(move |link| {
             let fields = json!({ "lanes": 8, "threads": 4 });
             let (record, log) = case.run(link, &fields);
             let most = record["lanes"]["most"].as_u64().unwrap();
-            let helps = ["loss", "window", "core"].contains(&limit);
+            let helps = ["loss", "window", "core"].contains(limit);
             assert_eq!(most > 1, helps, "{what}: {record}\n{log}");
             match helps {
                 true => assert!(log.contains(" lanes, because it is limited by "), "{log}"),
-                false => assert_eq!(record["limited_by"], limit, "{what}: {record}"),
+                false => assert_eq!(record["limited_by"], *limit, "{what}: {record}"),
             }
         });
     }

@@ -188,7 +188,7 @@ fn what_the_target_withholds_is_logged_and_not_used() {
     assert_eq!(tunnel.answer["success"], false);
     let log = tunnel.connector.finish().log;
     assert!(
-        log.contains("does not offer direct-tcp: this node's configuration requires encryption"),
+        log.contains("does not offer direct-tcp: the target's configuration requires encryption"),
         "{log}"
     );
     let tunnel = NegotiatedTunnel::on_plane("tls", seam, &plane_request("secure"));
