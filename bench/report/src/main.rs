@@ -8,8 +8,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: bench-report [--check]
 
-Generates the tables and pictures in the documents from bench/results.json. With --check, writes
-nothing, and fails if one of them does not match that file.";
+Generates the tables and pictures in the documents from bench/results.json.
+With --check, writes nothing, and fails if one of them does not match that file.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
