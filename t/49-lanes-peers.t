@@ -135,7 +135,8 @@ for my $plane (qw(tls tcp)) {
                 transfer_both_ways($connector, $BYTES, @joined);
                 my $late = $listener->{vanish} ? 1 : 0;
                 my $seen = observed($connector, sub ($seen) { $seen->{late} >= $late });
-                is($seen->{late}, $late, 'lanes that received status 4');
+                # Every lane is opened again until one of them has received it.
+                cmp_ok($seen->{late}, $late ? '>=' : '==', $late, 'lanes that received status 4');
                 is_deeply($seen->{violations}, [], 'the target has found no violation');
                 my $record = finish($connector);
                 is($record->{failed}, 0, 'no stream has failed');
