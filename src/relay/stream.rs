@@ -75,7 +75,7 @@ pub(crate) struct Stream {
 struct State {
     sender: Sender<Content>,
     receiver: Receiver,
-    free: Vec<Vec<u8>>,
+    buffers: Buffers,
     /// Lanes so far.
     opened: u64,
     /// Lanes that are open.
@@ -129,19 +129,24 @@ impl State {
     fn has_healed(&self, time: Duration) -> bool {
         self.lanes > 0 && self.resent_at.is_none_or(|at| at.elapsed() >= time)
     }
+}
 
-    /// Keeps a buffer for other data.
+/// Buffers that are free for other data.
+#[derive(Default)]
+struct Buffers(Vec<Vec<u8>>);
+
+impl Buffers {
     fn keep(&mut self, mut buffer: Vec<u8>) {
-        if self.free.len() < MAX_FREE && buffer.capacity() == MAX_PAYLOAD {
+        if self.0.len() < MAX_FREE && buffer.capacity() == MAX_PAYLOAD {
             buffer.clear();
-            self.free.push(buffer);
+            self.0.push(buffer);
         }
     }
 
     /// An empty buffer for so many bytes. Few bytes must not take the memory of many.
-    fn buffer(&mut self, count: usize) -> Vec<u8> {
+    fn take(&mut self, count: usize) -> Vec<u8> {
         match (SMALL..=MAX_PAYLOAD).contains(&count) {
-            true => self.free.pop(),
+            true => self.0.pop(),
             false => Some(Vec::with_capacity(count)),
         }
         .unwrap_or_else(|| Vec::with_capacity(MAX_PAYLOAD))
@@ -159,7 +164,7 @@ impl Stream {
             state: Mutex::new(State {
                 sender: Sender::new(INITIAL_WINDOW),
                 receiver: Receiver::new(INITIAL_WINDOW, window),
-                free: Vec::new(),
+                buffers: Buffers::default(),
                 opened: 0,
                 lanes: 0,
                 local_ended: false,

@@ -76,7 +76,7 @@ impl Stream {
             self.counters.received.fetch_add(count, Ordering::Relaxed);
         }
         if let Some(buffer) = state.receiver.take(count) {
-            state.keep(buffer);
+            state.buffers.keep(buffer);
         }
     }
 
@@ -99,8 +99,8 @@ impl Stream {
         self.changed.notify_waiters();
     }
 
-    /// Delivers data that a lane has received, without waiting. What is not next, or what `store` forbids
-    /// to wait with, is stored.
+    /// Delivers data that a lane has received, without waiting. What is not next is stored, and with
+    /// `store` what the local program does not take at once, too.
     pub(super) fn deliver(
         &self,
         lane: &OpenLane<'_>,
@@ -108,20 +108,20 @@ impl Stream {
         store: bool,
     ) -> Result<Delivered, RelayError> {
         let mut copy = None;
-        loop {
+        let mut guard = loop {
             let mut guard = self.state();
             let state = &mut *guard;
             if state.has_failed() {
                 return Ok(Delivered::Whole);
             }
             match state.receiver.place(run.offset, run.bytes)? {
-                Place::Old => break,
+                Place::Old => break guard,
                 Place::Next { .. } if state.dropping => {
                     match self.progress.refused(&self.local) {
                         Ok(()) => self.drop_next(state, run),
                         Err(error) => self.failed(state, error),
                     }
-                    break;
+                    break guard;
                 }
                 Place::Next { skip } => {
                     run.advance(skip as usize);
@@ -145,11 +145,11 @@ impl Stream {
             match copy.take() {
                 Some(bytes) => {
                     state.receiver.store(run.offset, bytes)?;
-                    break;
+                    break guard;
                 }
                 // Copied without the lock, so that other lanes continue. Meanwhile its turn may come.
                 None => {
-                    let mut buffer = state.buffer(run.bytes as usize);
+                    let mut buffer = state.buffers.take(run.bytes as usize);
                     drop(guard);
                     run.slices()
                         .iter()
@@ -157,14 +157,13 @@ impl Stream {
                     copy = Some(buffer);
                 }
             }
-        }
-        self.deliver_stored(lane);
+        };
+        self.deliver_stored(&mut guard, lane);
         Ok(Delivered::Whole)
     }
 
     /// Writes what may be next now.
-    pub(super) fn deliver_stored(&self, lane: &OpenLane<'_>) {
-        let state = &mut *self.state();
+    pub(super) fn deliver_stored(&self, state: &mut State, lane: &OpenLane<'_>) {
         if state.receiver.has_next() && self.flush(state) {
             self.stored.notify_one();
         }

@@ -96,35 +96,35 @@ impl Stream {
     }
 
     fn handle(&self, lane: &OpenLane<'_>, frame: Frame) -> Result<(), LaneError> {
-        let mut state = self.state();
-        let handled = match frame {
-            Frame::Data { .. } => Ok(()),
-            Frame::Zeros { offset, count } => state.receiver.store_zeros(offset, count),
-            Frame::End { offset } => state.receiver.end(offset),
-            Frame::Acknowledgement { offset, window } => {
-                self.acknowledged(&mut state, offset, window)
+        if frame == Frame::Abort {
+            self.fail(RelayError::Aborted);
+            return Err(LaneError::Stream);
+        }
+        let handled = {
+            let state = &mut *self.state();
+            let handled = match frame {
+                Frame::Zeros { offset, count } => state.receiver.store_zeros(offset, count),
+                Frame::End { offset } => state.receiver.end(offset),
+                Frame::Acknowledgement { offset, window } => {
+                    self.acknowledged(state, offset, window)
+                }
+                // The parser returns the payload instead.
+                Frame::Data { .. } | Frame::Abort => Ok(()),
+            };
+            if handled.is_ok() {
+                self.deliver_stored(state, lane);
             }
-            Frame::Abort => {
-                drop(state);
-                self.fail(RelayError::Aborted);
-                return Err(LaneError::Stream);
-            }
+            handled
         };
-        drop(state);
-        handled.map_err(|violation| self.violated(violation.into()))?;
-        self.deliver_stored(lane);
-        Ok(())
+        handled.map_err(|violation| self.violated(violation.into()))
     }
 
     /// The peer has acknowledged data, and there may be room for more.
     fn acknowledged(&self, state: &mut State, offset: u64, window: u32) -> Result<(), Violation> {
-        let freed: Vec<_> = state.sender.acknowledge(offset, window)?.collect();
-        if !freed.is_empty() {
+        for content in state.sender.acknowledge(offset, window)? {
             state.failing_since = None;
-        }
-        for content in freed {
             if let Content::Bytes(buffer) = content {
-                state.keep(buffer);
+                state.buffers.keep(buffer);
             }
         }
         if state.sender.is_acknowledged() {

@@ -192,20 +192,19 @@ impl Stream {
             self.wake_all();
             return None;
         }
-        let length = u32::try_from(count).unwrap_or(u32::MAX);
         let (slices, pieces) = layout.slices(buffer, count);
         let slices = &slices[..pieces];
-        let content = match slices.iter().all(|slice| is_zero(slice)) {
-            true => Content::Zeros(length),
+        let is_zero = slices.iter().all(|slice| is_zero(slice));
+        let content = match is_zero {
+            true => Content::Zeros(length(count)),
             false => {
-                let mut copy = self.state().buffer(count);
+                let mut copy = self.state().buffers.take(count);
                 slices
                     .iter()
                     .for_each(|slice| copy.extend_from_slice(slice));
                 Content::Bytes(copy)
             }
         };
-        let zeros = matches!(content, Content::Zeros(_));
         let offset = self.state().sender.push(count, content, id);
         drop(reading);
         self.sent.notify_waiters();
@@ -213,16 +212,15 @@ impl Stream {
             // The local program is faster than this lane.
             self.turn.notify_last();
         }
-        let sent = &self.counters.sent;
-        sent.fetch_add(count as u64, Ordering::Relaxed);
-        Some(match zeros {
-            true => {
-                self.counters.lanes.zeros(count);
-                let count = length;
-                (Frame::Zeros { offset, count }, 0)
-            }
-            false => (data(offset, count), count),
-        })
+        self.counters
+            .sent
+            .fetch_add(count as u64, Ordering::Relaxed);
+        if !is_zero {
+            return Some((data(offset, count), count));
+        }
+        self.counters.lanes.zeros(count);
+        let count = length(count);
+        Some((Frame::Zeros { offset, count }, 0))
     }
 }
 
@@ -242,8 +240,13 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 fn data(offset: u64, count: usize) -> Frame {
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let count = length(count);
     Frame::Data { offset, count }
+}
+
+/// The length of a chunk, which is smaller than a buffer.
+fn length(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn fill(layout: Layout, buffer: &mut [u8], bytes: &[u8]) {
