@@ -37,6 +37,23 @@ impl Observed {
             growing: Duration::ZERO,
         }
     }
+
+    /// Twice as many lanes, if that helps against the limit, and the limit.
+    fn more(&self, settings: LaneSettings, lanes: u16) -> Option<(u16, Limit)> {
+        let limit = self.limits.main()?;
+        let total: Duration = self.limits.each().map(|(_, time)| time).sum();
+        let most = match limit {
+            // Each lane has buffers of its own, and a loss slows only one of them.
+            Limit::Window | Limit::Loss => settings.lanes,
+            // Together they find the rate of a long path sooner.
+            Limit::Rate if self.growing >= total / PART => settings.lanes,
+            // More lanes than threads do not use more cores.
+            Limit::Core => settings.lanes.min(settings.threads + 1),
+            Limit::Rate | Limit::Source | Limit::Target => return None,
+        };
+        let wanted = lanes.saturating_mul(2).min(most);
+        (wanted > lanes && self.limits.of(limit) >= total / PART).then_some((wanted, limit))
+    }
 }
 
 impl LaneDemand {
@@ -65,7 +82,7 @@ impl LaneDemand {
     fn observe(&self, limit: Limit, time: Duration, state: State) -> Option<(u16, Limit)> {
         let observed = &mut *lock(&self.observed);
         observed.limits.add(limit, time);
-        if limit == Limit::Rate && state.is_growing {
+        if state.is_growing {
             observed.growing += time;
         }
         if observed.since.elapsed() < OBSERVATION {
@@ -73,32 +90,9 @@ impl LaneDemand {
         }
         let observed = std::mem::replace(observed, Observed::new());
         let before = *self.wanted.borrow();
-        let (wanted, limit) = self
-            .settings
-            .more(before, observed.limits, observed.growing)?;
+        let (wanted, limit) = observed.more(self.settings, before)?;
         self.wanted.send_replace(wanted);
         Some((wanted, limit))
-    }
-}
-
-impl LaneSettings {
-    /// Twice as many lanes, if that helps against the limit. For the time `growing` the limit is the
-    /// congestion control.
-    fn more(self, lanes: u16, limits: LimitTimes, growing: Duration) -> Option<(u16, Limit)> {
-        let limit = limits.main()?;
-        let total: Duration = limits.each().map(|(_, time)| time).sum();
-        let most = match limit {
-            // Each lane has buffers of its own, and a loss slows only one of them.
-            Limit::Window | Limit::Loss => self.lanes,
-            // Together they find the rate of a long path sooner.
-            Limit::Rate if growing >= total / PART => self.lanes,
-            // More lanes than threads do not use more cores.
-            Limit::Core => self.lanes.min(self.threads + 1),
-            Limit::Rate | Limit::Source | Limit::Target => return None,
-        };
-        let (_, time) = limits.each().find(|(known, _)| *known == limit)?;
-        let wanted = lanes.saturating_mul(2).min(most);
-        (wanted > lanes && time >= total / PART).then_some((wanted, limit))
     }
 }
 
@@ -143,27 +137,28 @@ impl Observer for LaneObserver {
 mod tests {
     use super::*;
 
+    fn settings(lanes: u16, threads: u16) -> LaneSettings {
+        LaneSettings {
+            lanes,
+            first: 1,
+            threads,
+        }
+    }
+
     #[test]
     fn congestion_control_that_grows_is_no_limit_of_the_network() {
-        let settings = LaneSettings {
-            lanes: 8,
-            first: 1,
-            threads: 1,
+        let more = |growing| {
+            let mut observed = Observed::new();
+            observed.limits.add(Limit::Rate, Duration::from_secs(2));
+            observed.growing = Duration::from_millis(growing);
+            observed.more(settings(8, 1), 2)
         };
-        let mut limits = LimitTimes::default();
-        limits.add(Limit::Rate, Duration::from_secs(2));
-        let more = |growing| settings.more(2, limits, Duration::from_millis(growing));
         assert_eq!(more(1000), Some((4, Limit::Rate)));
         assert_eq!(more(900), None);
     }
 
     #[test]
     fn more_lanes_are_opened_where_they_help() {
-        let settings = |lanes, threads| LaneSettings {
-            lanes,
-            first: 1,
-            threads,
-        };
         for (limit, settings, lanes, expected) in [
             (Limit::Window, settings(8, 1), 1, Some(2)),
             (Limit::Window, settings(8, 1), 4, Some(8)),
@@ -176,24 +171,17 @@ mod tests {
             (Limit::Source, settings(8, 3), 1, None),
             (Limit::Target, settings(8, 3), 1, None),
         ] {
-            let mut limits = LimitTimes::default();
-            limits.add(limit, Duration::from_secs(2));
+            let mut observed = Observed::new();
+            observed.limits.add(limit, Duration::from_secs(2));
             let expected = expected.map(|lanes| (lanes, limit));
-            assert_eq!(
-                settings.more(lanes, limits, Duration::ZERO),
-                expected,
-                "{limit:?} {lanes}"
-            );
+            let more = observed.more(settings, lanes);
+            assert_eq!(more, expected, "{limit:?} {lanes}");
             // Less than half of the time.
-            let others = Limit::ALL.into_iter().filter(|other| *other != limit);
-            for other in others {
-                limits.add(other, Duration::from_secs(1));
+            for other in Limit::ALL.into_iter().filter(|other| *other != limit) {
+                observed.limits.add(other, Duration::from_secs(1));
             }
-            assert_eq!(
-                settings.more(lanes, limits, Duration::ZERO),
-                None,
-                "{limit:?} {lanes}"
-            );
+            let more = observed.more(settings, lanes);
+            assert_eq!(more, None, "{limit:?} {lanes}");
         }
     }
 }

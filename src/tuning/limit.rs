@@ -147,6 +147,13 @@ impl LimitTimes {
         Limit::ALL.into_iter().zip(self.0)
     }
 
+    /// For how long this limit has applied.
+    pub(crate) fn of(&self, limit: Limit) -> Duration {
+        self.each()
+            .find_map(|(known, time)| (known == limit).then_some(time))
+            .unwrap_or_default()
+    }
+
     /// The sum of two.
     pub(crate) fn plus(mut self, other: Self) -> Self {
         for (limit, time) in other.each() {

@@ -53,8 +53,8 @@ pub(crate) trait Observer: Send + Sync {
 pub(crate) struct State {
     /// Bytes that were sent and not acknowledged.
     pub(crate) in_flight: usize,
-    /// The congestion control has not found the rate of the path yet: nothing waits in the queues of the
-    /// path, and it is one that sends until packets are lost.
+    /// The limit is [`Limit::Rate`], and the congestion control has not found the rate of the path yet:
+    /// nothing waits in the queues of the path, and it is one that sends until packets are lost.
     pub(crate) is_growing: bool,
 }
 
@@ -216,7 +216,8 @@ impl<'a> Connection<'a> {
             if let Some(limit) = limit(&before, &sample, busy, self.largest_window) {
                 let state = State {
                     in_flight: sample.queued,
-                    is_growing: !sample.is_queue_long()
+                    is_growing: limit == Limit::Rate
+                        && !sample.is_queue_long()
                         && congestion_control(self.socket).is_ok_and(|name| name != "bbr"),
                 };
                 self.observer.limited_by(limit, elapsed, state);

@@ -190,8 +190,8 @@ impl Moved {
     /// applied for at least half of the interval counts.
     fn limit(self) -> Option<Limit> {
         let longest = self.limits.main()?;
-        let time = self.limits.each().find(|(limit, _)| *limit == longest)?.1;
-        (self.bytes() > 0 || time >= PROGRESS_INTERVAL / 2).then_some(longest)
+        let is_long = self.limits.of(longest) >= PROGRESS_INTERVAL / 2;
+        (self.bytes() > 0 || is_long).then_some(longest)
     }
 
     /// Bytes per second of open time.
