@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout, timeout_at};
 
@@ -190,8 +190,8 @@ pub(super) struct DirectTarget {
     local: IpAddr,
     cipher: String,
     liveness: PeerLiveness,
-    /// How often the heartbeat's connection has lost its path.
-    paths: watch::Sender<u64>,
+    /// Notified when the heartbeat's connection has lost its path.
+    path_failed: Arc<Notify>,
     heartbeat: JoinHandle<()>,
     /// For lanes; none if each stream has one connection.
     lanes: Option<Arc<LaneResources>>,
@@ -245,12 +245,12 @@ impl DirectTarget {
             Some(Healing { lanes, worker }) => (Some(lanes), Some(worker)),
             None => (None, None),
         };
-        let paths = watch::Sender::new(0);
+        let path_failed = Arc::new(Notify::new());
         let heartbeat = Heartbeat {
             endpoint: endpoint.clone(),
             worker,
             liveness: liveness.clone(),
-            paths: paths.clone(),
+            path_failed: path_failed.clone(),
             log,
         };
         Ok(Self {
@@ -258,7 +258,7 @@ impl DirectTarget {
             local,
             cipher,
             liveness,
-            paths,
+            path_failed,
             heartbeat: tokio::spawn(heartbeat.run(link)),
             lanes,
         })
@@ -284,8 +284,7 @@ impl DirectTarget {
 
     /// Waits until the path of a connection that is open now may have failed without an error.
     pub(super) async fn path_failed(&self) {
-        // The sender lives as long as this value.
-        let _ = self.paths.subscribe().changed().await;
+        self.path_failed.notified().await;
     }
 
     /// What lanes share; none if each stream has one connection.
@@ -331,8 +330,8 @@ struct Heartbeat {
     /// None if the end of the connection is the death of the listener.
     worker: Option<WorkerChannel>,
     liveness: PeerLiveness,
-    /// How often a connection has lost its path.
-    paths: watch::Sender<u64>,
+    /// Notified when the connection has lost its path.
+    path_failed: Arc<Notify>,
     log: Arc<Log>,
 }
 
@@ -365,7 +364,7 @@ impl Heartbeat {
             if let HeartbeatError::Silent(_) = error {
                 // The path of that connection has failed. The lanes may have the same one, such as an
                 // address that this node has lost, and a lane that has nothing to send does not notice.
-                self.paths.send_modify(|changes| *changes += 1);
+                self.path_failed.notify_waiters();
             }
             self.log.limited(
                 "changes of the heartbeat",
