@@ -178,21 +178,9 @@ pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::requirement::tests::purpose;
     use super::*;
-    use pve_tunnel::plane::MigrationType;
     use serde_json::json;
-
-    fn purpose() -> Purpose<'static> {
-        Purpose {
-            guest: None,
-            vmid: Some(100),
-            storages: vec!["local-zfs".to_owned()],
-            bridges: vec!["vmbr0".to_owned()],
-            migration_type: MigrationType::Secure,
-            network: None,
-            configured: false,
-        }
-    }
 
     fn all_of(purpose: &Purpose<'_>) -> Value {
         let mut permissions = json!({});

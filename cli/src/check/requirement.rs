@@ -163,11 +163,12 @@ pub(super) fn quoted(keys: &[&str]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::check::guest::Kind;
 
-    fn purpose() -> Purpose<'static> {
+    /// A migration of an unknown guest.
+    pub(in crate::check) fn purpose() -> Purpose<'static> {
         Purpose {
             guest: None,
             vmid: Some(100),
