@@ -5,7 +5,8 @@ use crate::load;
 use crate::measure::{Clocks, Sample, rate};
 use crate::tunnel::{Ends, Tunnel};
 use std::io::{Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use testing::link::Link;
 
 pub struct Connection {
     pub ends: Ends,
@@ -53,4 +54,24 @@ impl Connection {
             side.pin_process(pid);
         }
     }
+}
+
+/// The rate of one new connection over a link that is idle before, in MB/s, after the first part of the
+/// time. `clocks` are those of the tunnel.
+pub fn transfer_over(
+    link: &Link,
+    tunnel: &mut dyn Tunnel,
+    clocks: &Clocks,
+    start: Duration,
+    time: Duration,
+) -> Sample {
+    link.wait_until_idle();
+    let Ends { source, sink } = tunnel.connect();
+    let connection = [(source, sink)];
+    let (arrived, cpu) = clocks.cost_by(
+        || load::transfer_for(&connection, start, time),
+        |arrived| arrived.bytes,
+    );
+    let value = arrived.rate;
+    Sample { value, cpu }
 }

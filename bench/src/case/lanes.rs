@@ -4,8 +4,8 @@
 //! help. Each turn uses a new stream, which finds its number of lanes within the first part of the
 //! turn.
 
-use crate::connection::Connection;
-use crate::load::{Fill, transfer_for, transfer_of};
+use crate::connection::{Connection, transfer_over};
+use crate::load::{Fill, transfer_of};
 use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title, rate};
 use crate::plane;
 use crate::tunnel::{Ends, Tunnel};
@@ -148,15 +148,7 @@ fn over_path(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
         let mut tunnel = tunnel(link, path.settings, lanes);
         let clocks = Clocks::new(tunnel.processes());
         Contender::new(name, move || {
-            link.wait_until_idle();
-            let Ends { source, sink } = tunnel.connect();
-            let connection = [(source, sink)];
-            let (arrived, cpu) = clocks.cost_by(
-                || transfer_for(&connection, start, time),
-                |arrived| arrived.bytes,
-            );
-            let value = arrived.rate;
-            Sample { value, cpu }
+            transfer_over(link, &mut tunnel, &clocks, start, time)
         })
     };
     let contenders = vec![contender("lanes", LANES), contender(ONE, 1)];

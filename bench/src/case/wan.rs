@@ -10,10 +10,11 @@
 //! changes to BBR during the turn that does not count, and its later connections use BBR at once, as
 //! in a migration.
 
+use crate::connection::transfer_over;
 use crate::load::transfer_for;
 use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title};
 use crate::peer::node::{Front, Node};
-use crate::tunnel::{Ends, Tunnel};
+use crate::tunnel::Tunnel;
 use std::thread;
 use std::time::Duration;
 use testing::link::Link;
@@ -170,15 +171,7 @@ fn contest(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
     for (plane, mut tunnel) in PLANES.iter().zip(tunnels) {
         let clocks = Clocks::new(tunnel.processes());
         contenders.push(Contender::new(plane, move || {
-            link.wait_until_idle();
-            let Ends { source, sink } = tunnel.connect();
-            let connection = [(source, sink)];
-            let (arrived, cpu) = clocks.cost_by(
-                || transfer_for(&connection, start, time),
-                |arrived| arrived.bytes,
-            );
-            let value = arrived.rate;
-            Sample { value, cpu }
+            transfer_over(link, &mut tunnel, &clocks, start, time)
         }));
     }
     for (name, count) in [(ONE, 1), (EIGHT, 8)] {
