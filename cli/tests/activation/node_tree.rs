@@ -34,11 +34,14 @@ pub(crate) fn with_tree(test: impl FnOnce(&Tree)) {
     test(&Tree::new());
 }
 
-/// Runs a test that installs packages, which dpkg permits only to root.
+/// Runs a test in which dpkg installs packages or processes triggers, which it does only for root.
 #[track_caller]
-pub(crate) fn with_installing_tree(test: impl FnOnce(&Tree)) {
+pub(crate) fn with_tree_of_root(test: impl FnOnce(&Tree)) {
     if !nix::unistd::geteuid().is_root() {
-        testing::report_skipped("all of it", &"only root can install packages");
+        testing::report_skipped(
+            "all of it",
+            &"only root's dpkg installs packages and processes triggers",
+        );
         return;
     }
     with_tree(test);

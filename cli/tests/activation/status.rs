@@ -1,6 +1,6 @@
 //! What `status` reports about files, about modules that Perl loads, and about running daemons.
 
-use crate::node_tree::{Tree, shaped, with_installing_tree, with_tree};
+use crate::node_tree::{Tree, shaped, with_tree, with_tree_of_root};
 use pve_tunnel_cli::activation::{
     Component, ComponentState, DaemonStatus, NodeState, Reload, Scope,
 };
@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 #[test]
 fn a_node_that_is_off_on_or_helper_only_has_no_problem() {
-    with_installing_tree(|tree| {
+    with_tree_of_root(|tree| {
         tree.install(
             "libpve-guest-common-perl",
             "6.0.2",
@@ -268,7 +268,7 @@ fn built_library() -> PathBuf {
 
 #[test]
 fn the_trigger_is_processed_at_once_or_by_the_running_dpkg() {
-    with_installing_tree(|tree| {
+    with_tree_of_root(|tree| {
         tree.install(
             "interested",
             "1",
@@ -322,7 +322,7 @@ fn the_trigger_is_processed_at_once_or_by_the_running_dpkg() {
 
 #[test]
 fn a_failed_trigger_is_reported_whatever_its_script_prints() {
-    with_installing_tree(|tree| {
+    with_tree_of_root(|tree| {
         tree.install(
             "interested",
             "1",

@@ -1,7 +1,7 @@
 //! What an operator reads first: the first line of `status`, and the line about daemons of `enable`
 //! and `disable`.
 
-use crate::node_tree::{Tree, shaped, with_tree};
+use crate::node_tree::{Tree, shaped, with_tree, with_tree_of_root};
 use crate::status::RunningDaemon;
 use pve_tunnel_cli::activation::{Component, Scope};
 use std::fs;
@@ -73,7 +73,7 @@ fn a_machine_without_the_stock_modules_is_not_a_node() {
 
 #[test]
 fn only_a_running_daemon_is_reported_as_reloaded() {
-    with_tree(|tree| {
+    with_tree_of_root(|tree| {
         let line = |report: String| {
             let line = report.lines().find(|line| line.starts_with("daemons: "));
             line.unwrap_or_default().to_owned()
