@@ -1,8 +1,8 @@
 //! Reads the configuration of migrations to other clusters. The library parses it.
 
+use crate::opened_file;
 use pve_tunnel::configuration::{Configuration, ConfigurationError, Lines, MAX_FILE};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -32,7 +32,8 @@ pub(crate) enum FileError {
 
 /// The content of the file, and the lines of its sections and keys. None if there is no such file.
 pub(crate) fn read(path: &Path) -> Result<Option<(Configuration, Lines)>, FileError> {
-    let content = match content(path) {
+    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX);
+    let content = match opened_file::read(path, limit) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(cause) => {
             let path = path.to_owned();
@@ -47,14 +48,4 @@ pub(crate) fn read(path: &Path) -> Result<Option<(Configuration, Lines)>, FileEr
             Err(FileError::Invalid { path, cause })
         }
     }
-}
-
-/// At most one byte more than a valid file has.
-fn content(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX);
-    let file = File::open(path)?;
-    file.take(limit.saturating_add(1))
-        .read_to_end(&mut content)?;
-    Ok(content)
 }

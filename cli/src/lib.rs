@@ -8,6 +8,7 @@ mod config;
 mod configuration_file;
 pub mod leftovers;
 mod list;
+mod opened_file;
 mod output;
 mod program;
 mod secret;

@@ -2,6 +2,8 @@
 
 use super::measurement::Direction;
 use super::report::{Finding, Report, Step};
+use crate::opened_file;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,16 +48,15 @@ impl Guest {
     pub(super) fn read(directory: &Path, vmid: u32) -> Result<Self, String> {
         for (kind, folder) in [(Kind::Qemu, "qemu-server"), (Kind::Lxc, "lxc")] {
             let path = directory.join(folder).join(format!("{vmid}.conf"));
-            match std::fs::metadata(&path) {
-                Err(_) => continue,
-                Ok(found) if found.len() > MAX_CONFIGURATION => {
-                    return Err(format!("{} is too large", path.display()));
+            return match opened_file::read(&path, MAX_CONFIGURATION) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+                Ok(text) if text.len() as u64 > MAX_CONFIGURATION => {
+                    Err(format!("{} is too large", path.display()))
                 }
-                Ok(_) => {}
-            }
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| format!("{}: {error}", path.display()))?;
-            return Ok(Self::parse(kind, vmid, &text));
+                // What is not UTF-8 can only be in texts for people, such as the description.
+                Ok(text) => Ok(Self::parse(kind, vmid, &String::from_utf8_lossy(&text))),
+            };
         }
         Err(format!("this node has no guest {vmid}"))
     }
