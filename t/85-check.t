@@ -9,6 +9,7 @@ use lib map { "$FindBin::RealBin/$_" } qw(lib ../testnode/lib ../perl/blib/lib .
 
 use File::Temp qw(tempdir);
 use IO::Socket::INET;
+use POSIX ();
 use Test::More;
 
 use Test::CheckCommand qw(
@@ -214,6 +215,41 @@ subtest 'node, VMID and clock' => sub {
         reads(remote(node(clock => -2 * 86_400))),
         2, [failed => qr/clocks differ by 1728\d\d s/, $advice]
     );
+};
+
+subtest 'high availability and replication' => sub {
+    my $cluster = "$DIR/cluster";
+    my @own = ('--guests', "$cluster/local", '--vmid', 410);
+    write_file("$cluster/local/qemu-server/410.conf", "memory: 16\n");
+    reports(reads(remote($node), @own), 0);
+    write_file("$cluster/ha/resources.cfg", "vm: 410\n\tcomment caf\xe9\n\tstate ignored\n");
+    write_file("$cluster/replication.cfg", "local: 410-0\n\ttarget b\n\n");
+    my $ha = [failed => qr/\AHA manages the guest\z/, qr/: ha-manager remove vm:410\z/];
+    my $job = [failed => qr/has the replication job 410-0\z/, qr/: pvesr delete 410-0\z/];
+    reports(reads(remote($node), @own), 2, $ha, $job);
+    # A named pipe has no content, and reading it could wait without limit.
+    unlink "$cluster/$_" for qw(ha/resources.cfg replication.cfg);
+    POSIX::mkfifo("$cluster/replication.cfg", 0600) or die "mkfifo: $!\n";
+    mkdir "$cluster/ha/resources.cfg" or die "mkdir: $!\n";
+    my $unread = qr/cannot read \Q$cluster\E/;
+    my $check = qr/\Acheck that pve-cluster runs; '\S+ (?:config|list)' shows it, too\z/;
+    reports(
+        reads(remote($node), @own),
+        1,
+        [worse => qr/whether HA manages the guest: $unread\S+: Is a directory/, $check],
+        [worse => qr/whether the guest has replication jobs: $unread\S+: .*named pipe/, $check]
+    );
+};
+
+subtest 'a guest file that is not UTF-8' => sub {
+    my @own = ('--guests', "$DIR/guests", '--vmid');
+    write_file("$DIR/guests/qemu-server/411.conf", "#caf\xe9\nmemory: 16\nlock: backup\n");
+    my $lock = [failed => qr/is locked \('backup'\)/, qr/\Await until/];
+    reports(reads(remote($node), @own, 411), 2, $lock);
+    POSIX::mkfifo("$DIR/guests/qemu-server/412.conf", 0600) or die "mkfifo: $!\n";
+    my $result = reads(remote($node), @own, 412);
+    is($result->{code}, 2, 'a named pipe: exit code 2');
+    like($result->{err}, qr{\Apve-tunnel: --vmid: cannot read \S+/412\.conf: .*named pipe}, '... why');
 };
 
 subtest 'the version of the target' => sub {

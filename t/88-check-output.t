@@ -125,7 +125,8 @@ subtest 'the times of a guest' => sub {
     for my $vmid (sort keys %expected) {
         my $result = check(remote($node), '--vmid', $vmid, @guests);
         reports($result, 0);
-        my @times = grep { $_->{step} eq 'guest' } $result->{report}{findings}->@*;
+        my @of_guest = grep { $_->{step} eq 'guest' } $result->{report}{findings}->@*;
+        my @times = grep { $_->{text} =~ m/ GiB / } @of_guest;
         my @sizes = map { $_->{text} =~ s/ in about \d+ (?:s|min \d\d s)\z//r } @times;
         is_deeply(\@sizes, $expected{$vmid}, "guest $vmid");
     }

@@ -160,8 +160,9 @@ pub(crate) struct Check {
     /// The type of the migration, secure or insecure [default: as configured].
     #[arg(long = "type", value_name = "TYPE", value_parser = migration_type)]
     pub(crate) migration_type: Option<MigrationType>,
-    /// A guest of this node: whether Proxmox VE would refuse it, as far as its configuration shows that,
-    /// what it needs at the target, and how long its RAM and disks take.
+    /// A guest of this node: whether Proxmox VE would refuse it, as far as its configuration, the resources of
+    /// high availability and the replication jobs show that, what it needs at the target, and how long its RAM
+    /// and disks take.
     #[arg(long)]
     pub(crate) vmid: Option<u32>,
     /// The VMID at the target, which must be free [default: that of --vmid, or a high one].

@@ -7,6 +7,7 @@
 mod advice;
 mod api;
 mod argument;
+mod cluster;
 mod conclusion;
 mod connector;
 mod folder;
@@ -137,6 +138,9 @@ impl Run<'_> {
         let vmid = self.vmid_at_target(&api);
         if let Some(guest) = &self.guest {
             obstacles::check(guest, self.report);
+            // Without resolving the link that the folder of the guests is: it is in the cluster's folder.
+            let cluster = self.arguments.guests.parent().unwrap_or(Path::new("/"));
+            cluster::check(guest, cluster, self.report);
         }
         let missing = self.check_privileges(&api, &selection);
         self.check_resources(&api, &target, missing);
