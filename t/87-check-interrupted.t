@@ -40,6 +40,11 @@ sub nothing_left ($node, $result) {
     return;
 }
 
+# What the folders of the check contain that are left.
+sub notes ($result) {
+    return [map { glob "$_/*" } $result->{left}->@*];
+}
+
 # A library that delays programs with this first argument before their first function.
 sub slow_start ($argument) {
     my $folder = tempdir(CLEANUP => 1);
@@ -177,6 +182,11 @@ subtest 'one Ctrl-C, and a target that has stalled' => sub {
     my $advice = qr/'qm\s+config\s+(\d+)'\s+shows\s+only\s+'lock:\s+create':\s+qm\s+unlock\s+\1/;
     like($cleanup, $advice, '... and its advice');
     like($result->{out}, qr/^The check was interrupted by SIGINT\./m, 'the conclusion');
+    is_deeply(notes($result), ["$result->{left}[0]/guest"], 'the note of the guest stays');
+    ok(wait_until(sub { !glob "$node->{dir}/*.conf" }, 10), 'the target removes the guest');
+    my $prepare = sub { $ENV{TMPDIR} = "$check->{files}/tmp" };
+    reports(start($node, arguments => ['--json', '--seconds', 0], prepare => $prepare)->wait, 0);
+    is_deeply([glob "$check->{files}/tmp/*"], [], '... until the next check sees that it is gone');
 };
 
 subtest 'a second Ctrl-C, and a target that has stalled' => sub {
@@ -225,20 +235,25 @@ subtest 'SIGKILL: the next check finds what is left' => sub {
     is($killed->wait->{code}, 128 + POSIX::SIGKILL(), 'it is killed');
     my ($guest) = map { m/(\d+)\.conf\z/ } glob "$node->{dir}/*.conf";
     ok($guest, 'the target has its guest');
-    reports(
-        $run->(0)->wait,
-        1,
-        [
-            worse => qr/\Aa check that was killed has left the empty guest $guest on node target\z/,
-            qr/'qm config $guest' shows only .*: qm unlock $guest && qm destroy $guest\z/
-        ]
-    );
-    is_deeply([glob "$tmp/*"], [], 'no folder is left');
+
+    for my $check (qw(next second)) {
+        reports(
+            $run->(0)->wait,
+            1,
+            [
+                worse => qr/\Aan earlier check has left the empty guest $guest on node target \(/,
+                qr/'qm config $guest' shows only .*: qm unlock $guest && qm destroy $guest\z/
+            ]
+        );
+        is_deeply([glob "$tmp/*"], [$running], "the $check check keeps the note of the guest");
+    }
     is_deeply(
         [glob "$node->{dir}/*.conf"], ["$node->{dir}/$guest.conf"],
         'the guest is not removed'
     );
+    unlink "$node->{dir}/$guest.conf" or die "unlink: $!\n";
     reports($run->(0)->wait, 0);
+    is_deeply([glob "$tmp/*"], [], 'when the guest is gone, so is its note');
 };
 
 subtest 'a target that ends in the middle' => sub {
@@ -253,7 +268,27 @@ subtest 'a target that ends in the middle' => sub {
         $result->{out}, qr/on the target, if 'qm config \d+' shows\s+only/,
         'the advice removes the guest'
     );
-    is_deeply($result->{left}, [], 'no folder of the check is left');
+    is_deeply(notes($result), ["$result->{left}[0]/guest"], 'the note of the guest stays');
+};
+
+subtest 'a target that does not answer whether a guest is left' => sub {
+    my $node = node(misbehave => ['fail-next-id']);
+    my $tmp = tempdir(CLEANUP => 1);
+    my $folder = "$tmp/pve-tunnel-check-x";
+    my $note = qq({"host":"$node->{address}","port":$node->{port},"node":"target");
+    write_file("$folder/guest", qq($note,"kind":"qemu","vmid":999000001}));
+    chmod 0700, $folder or die "chmod: $!\n";
+    my $prepare = sub { $ENV{TMPDIR} = $tmp };
+    my $check = start($node, arguments => ['--json'], prepare => $prepare);
+    my $unknown =
+        qr/not known whether the empty guest 999000001 of .*\(noted in \Q$folder\E\): 500/;
+    reports(
+        $check->wait,
+        2,
+        [worse => $unknown, qr/: qm unlock 999000001 && qm destroy 999000001\z/],
+        [failed => qr/no free VMID was found: 500/, qr/--target-vmid/]
+    );
+    ok(-f "$folder/guest", 'the note of the guest stays');
 };
 
 subtest 'a target that stops to read' => sub {

@@ -33,8 +33,9 @@ pub(crate) enum Command {
     /// To ask the target's tunnel worker, the check opens a tunnel as a migration does. The target
     /// then has an empty, locked guest. The check removes it at its end, also after Ctrl-C, and checks
     /// that it is gone. After Ctrl-C, this takes at most 45 seconds, and a second Ctrl-C ends the check at
-    /// once. A check that was killed or ended at once cannot remove the guest: the next one of that target
-    /// reports it. With --read-only it opens no tunnel. No guest of this node is changed.
+    /// once. A check that was killed or ended at once, or that has lost the target, may leave the guest: the next
+    /// ones of that target report it until it is gone, if they have the same TMPDIR. With --read-only it opens no
+    /// tunnel. No guest of this node is changed.
     ///
     /// The exit code is 0 if everything that was checked is as it should be. It is 1 if a migration
     /// works but worse than it could, or if it is not known whether it works. It is 2 if it would fail,

@@ -35,6 +35,7 @@ side closes it closes the connection (close_notify, FIN) as pveproxy does, witho
   stall-read             reads nothing from the client until SIGUSR1 (data connections)
   stall-write            writes nothing to the client until SIGUSR1 (data connections)
   refuse=STATUS:REASON   rejects the upgrade with this status line
+  fail-next-id           answers GET /cluster/nextid with 500
   slow-401               sends 401 after 3 s, as pveproxy does
   hang-handshake         accepts TCP connections and sends nothing
 
@@ -68,6 +69,7 @@ enum Fault {
     StallRead,
     StallWrite,
     Refuse(u16, String),
+    FailNextId,
     Slow401,
     HangHandshake,
 }
@@ -126,6 +128,7 @@ impl FromStr for Misbehaviour {
             "stall-read" => (Scope::Data, Fault::StallRead),
             "stall-write" => (Scope::Data, Fault::StallWrite),
             "refuse" => (Scope::All, refusal(value)?),
+            "fail-next-id" => (Scope::All, Fault::FailNextId),
             "slow-401" => (Scope::All, Fault::Slow401),
             "hang-handshake" => (Scope::All, Fault::HangHandshake),
             _ => return Err(MisbehaviourError::Unknown(name.to_owned())),
@@ -185,6 +188,10 @@ impl Misbehaviours {
         Self(items)
     }
 
+    pub(crate) fn fail_next_id(&self) -> bool {
+        self.0.iter().any(|item| item.fault == Fault::FailNextId)
+    }
+
     pub(crate) fn slow_401(&self) -> bool {
         self.0.iter().any(|item| item.fault == Fault::Slow401)
     }
@@ -231,7 +238,7 @@ impl Behaviour {
             Fault::StallWrite => self.stall_write = true,
             Fault::Refuse(status, reason) => self.refuse = Some((*status, reason.clone())),
             // These apply to the whole node.
-            Fault::Slow401 | Fault::HangHandshake => {}
+            Fault::FailNextId | Fault::Slow401 | Fault::HangHandshake => {}
         }
     }
 }

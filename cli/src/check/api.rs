@@ -68,6 +68,13 @@ impl ApiError {
         }
     }
 
+    /// Whether the request may have been executed: there was no answer, or pveproxy has lost that of pvedaemon, for
+    /// which it sends a status of AnyEvent::HTTP.
+    pub(super) fn is_lost_answer(&self) -> bool {
+        self.status()
+            .is_none_or(|status| (590..600).contains(&status))
+    }
+
     /// With the details for each parameter.
     pub(super) fn detailed(&self) -> String {
         match self {

@@ -1,8 +1,9 @@
-//! The folder of a check: its local sockets, and a note of the guest that it creates at the target. A
-//! check that was killed cannot clean up; the next one to the same target finds its folder.
+//! The folder of a check: its local sockets, and a note of the guest that it creates at the target. The folder of
+//! a check that was killed, or that has not seen the guest removed, stays: the next ones to the same target find it,
+//! and remove it when the guest is gone.
 
 use super::advice::Advice;
-use super::api::{Api, encoded};
+use super::api::{Api, ApiError, encoded};
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
 use super::target::is_free;
@@ -51,6 +52,7 @@ impl EmptyGuest {
 pub(super) struct Folder {
     path: PathBuf,
     _lock: Flock<File>,
+    is_kept: bool,
 }
 
 impl Folder {
@@ -62,7 +64,7 @@ impl Folder {
     fn create_in(parent: &Path, guest: &EmptyGuest) -> io::Result<Self> {
         let path = mkdtemp(&parent.join(format!("{NAME}XXXXXX")))?;
         let folder = match lock(&path) {
-            Ok(lock) => Self { path, _lock: lock },
+            Ok(lock) => Self::locked(path, lock),
             Err(error) => {
                 let _ = fs::remove_dir(&path);
                 return Err(error);
@@ -72,40 +74,68 @@ impl Folder {
         Ok(folder)
     }
 
+    fn locked(path: PathBuf, lock: Flock<File>) -> Self {
+        Self {
+            path,
+            _lock: lock,
+            is_kept: false,
+        }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Leaves the folder to the next check, because the guest may be left.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // The connector has removed the sockets, or removes them at its end.
-        let _ = fs::remove_dir_all(&self.path);
+        if !self.is_kept {
+            // The connector has removed the sockets, or removes them at its end.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
-/// Reports the empty guests that checks have left at this target because they were killed, and removes
-/// their folders. `pve-tunnel leftovers` at the target reports the guests as long as they exist.
-pub(super) fn report_killed_checks(api: &Api, remote: &Remote, report: &mut Report) {
-    for (_folder, guest) in of_killed_checks(&remote.host, remote.port) {
-        let EmptyGuest {
-            node, kind, vmid, ..
-        } = &guest;
-        let path = format!("/nodes/{}/{kind}/{vmid}/config", encoded(node));
-        let is_there = match api.get(&path) {
-            // It may have been removed, and another guest may have its VMID now.
-            Ok(answer) => is_empty(&answer.data),
-            // Without VM.Audit, the configuration cannot be read.
-            Err(error) => error.status() == Some(403) && matches!(is_free(api, *vmid), Ok(false)),
+/// Reports the empty guests that earlier checks have left at this target, or may have left, and removes the folders
+/// of those that are gone. `pve-tunnel leftovers` at the target reports the guests, too.
+pub(super) fn report_earlier_checks(api: &Api, remote: &Remote, report: &mut Report) {
+    for (folder, guest) in of_earlier_checks(&remote.host, remote.port) {
+        let EmptyGuest { node, vmid, .. } = &guest;
+        let noted = format!("noted in {}", folder.path().display());
+        let text = match is_left(api, &guest) {
+            Ok(false) => continue,
+            Ok(true) => {
+                format!("an earlier check has left the empty guest {vmid} on node {node} ({noted})")
+            }
+            Err(error) => format!(
+                "it is not known whether the empty guest {vmid} of an earlier check is left on node {node} ({noted}): {error}"
+            ),
         };
-        if !is_there {
-            continue;
-        }
-        report.add(Finding::worse(
-            Step::Cleanup,
-            format!("a check that was killed has left the empty guest {vmid} on node {node}"),
-            guest.removal(),
-        ));
+        report.add(Finding::worse(Step::Cleanup, text, guest.removal()));
+        folder.keep();
+    }
+}
+
+fn is_left(api: &Api, guest: &EmptyGuest) -> Result<bool, ApiError> {
+    let EmptyGuest {
+        node, kind, vmid, ..
+    } = guest;
+    if is_free(api, *vmid)? {
+        return Ok(false);
+    }
+    match api.get(&format!("/nodes/{}/{kind}/{vmid}/config", encoded(node))) {
+        // It may have been removed, and another guest may have its VMID now.
+        Ok(answer) => Ok(is_empty(&answer.data)),
+        // Without VM.Audit, the configuration cannot be read.
+        Err(error) if error.status() == Some(403) => Ok(true),
+        // The guest that has its VMID now is on another node, or of the other kind.
+        Err(error) if error.to_string().contains("does not exist") => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -117,13 +147,12 @@ fn is_empty(configuration: &Value) -> bool {
         .is_some_and(|options| options.contains_key("lock") && options.keys().all(known))
 }
 
-/// The folders of this user's checks of this target that were killed, and their guests. Dropping a
-/// folder removes it.
-fn of_killed_checks(host: &str, port: u16) -> Vec<(Folder, EmptyGuest)> {
-    killed_in(&std::env::temp_dir(), host, port)
+/// The folders that this user's checks of this target have left, and their guests. Dropping a folder removes it.
+fn of_earlier_checks(host: &str, port: u16) -> Vec<(Folder, EmptyGuest)> {
+    left_in(&std::env::temp_dir(), host, port)
 }
 
-fn killed_in(parent: &Path, host: &str, port: u16) -> Vec<(Folder, EmptyGuest)> {
+fn left_in(parent: &Path, host: &str, port: u16) -> Vec<(Folder, EmptyGuest)> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let paths = entries
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(NAME))
@@ -132,7 +161,7 @@ fn killed_in(parent: &Path, host: &str, port: u16) -> Vec<(Folder, EmptyGuest)> 
         .filter_map(|path| {
             let guest = note(&path).filter(|guest| guest.host == host && guest.port == port)?;
             let lock = lock(&path).ok()?;
-            Some((Folder { path, _lock: lock }, guest))
+            Some((Folder::locked(path, lock), guest))
         })
         .collect()
 }
@@ -174,7 +203,7 @@ mod tests {
     #[test]
     fn the_folder_of_a_killed_check_is_found_by_the_next_one() {
         let parent = tempfile::tempdir().unwrap();
-        let killed = |host| killed_in(parent.path(), host, 8006);
+        let killed = |host| left_in(parent.path(), host, 8006);
         let running = Folder::create_in(parent.path(), &guest("a")).unwrap();
         assert!(killed("a").is_empty(), "it is locked");
         // The kernel removes the lock of a process that was killed, and the folder stays.
@@ -188,8 +217,9 @@ mod tests {
         assert!(killed("b").is_empty(), "another target");
         let (folder, found) = killed("a").pop().unwrap();
         assert_eq!((folder.path(), found), (copy.as_path(), guest("a")));
-        drop(folder);
-        assert!(!copy.exists());
+        folder.keep();
+        assert_eq!(killed("a").len(), 1, "a folder that was kept");
+        assert!(!copy.exists(), "it was dropped");
     }
 
     #[test]
@@ -200,11 +230,11 @@ mod tests {
         fs::write(folder.join(NOTE), serde_json::to_vec(&guest("a")).unwrap()).unwrap();
         for (mode, count) in [(0o777, 0), (0o750, 0), (0o700, 1)] {
             fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
-            let killed = killed_in(parent.path(), "a", 8006);
+            let killed = left_in(parent.path(), "a", 8006);
             assert_eq!(killed.len(), count, "{mode:o}");
             killed.into_iter().for_each(std::mem::forget);
         }
         fs::write(folder.join(NOTE), "{}").unwrap();
-        assert!(killed_in(parent.path(), "a", 8006).is_empty());
+        assert!(left_in(parent.path(), "a", 8006).is_empty());
     }
 }

@@ -133,7 +133,7 @@ impl Run<'_> {
             return None;
         }
         let target = target::identify(&api, self.arguments, self.report)?;
-        folder::report_killed_checks(&api, self.remote, self.report);
+        folder::report_earlier_checks(&api, self.remote, self.report);
         let selection = selection?;
         let vmid = self.vmid_at_target(&api);
         if let Some(guest) = &self.guest {

@@ -130,9 +130,9 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
             let advice = advice::for_refused_tunnel(&reason);
             let text = format!("the target refuses a tunnel: {reason}");
             report.add(Finding::failed(Step::Tunnel, text, advice));
-            // An answer that was lost may have created it.
-            if error.status().is_none() {
-                check_removed(api, request, None, report);
+            // It may have been created although the answer was lost.
+            if error.is_lost_answer() && !check_removed(api, request, None, report) {
+                folder.keep();
             }
             return interrupt.leaves_nothing();
         }
@@ -150,7 +150,9 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         )),
         (Ok(()), _) => {}
     }
-    close(api, connector, &opened, request, report);
+    if !close(api, connector, &opened, request, report) {
+        folder.keep();
+    }
     interrupt.leaves_nothing();
 }
 
@@ -299,14 +301,14 @@ fn negotiate(
     Ok(serde_json::from_value(json!(name)).ok())
 }
 
-/// Removes the empty guest, and checks that it is gone.
+/// Removes the empty guest, and returns whether it is gone.
 fn close(
     api: &Api,
     mut connector: Connector,
     opened: &Opened,
     request: &Request<'_>,
     report: &mut Report,
-) {
+) -> bool {
     let closed = connector.quit(QUIT_TIMEOUT);
     connector.end();
     let not_closed = closed.err().map(|error| {
@@ -318,19 +320,19 @@ fn close(
         };
         format!("the worker of the target did not close the tunnel ({error}); {stopped}")
     });
-    check_removed(api, request, not_closed, report);
+    check_removed(api, request, not_closed, report)
 }
 
 /// How often the target is asked whether the guest is gone.
 const REMOVAL_CHECKS: u32 = 10;
 
-/// Reports whether the empty guest is gone. `not_closed`: why its tunnel was not closed.
+/// Reports and returns whether the empty guest is gone. `not_closed`: why its tunnel was not closed.
 fn check_removed(
     api: &Api,
     request: &Request<'_>,
     not_closed: Option<String>,
     report: &mut Report,
-) {
+) -> bool {
     let mut last = Ok(false);
     for _ in 0..REMOVAL_CHECKS {
         last = is_free(api, request.vmid);
@@ -339,6 +341,7 @@ fn check_removed(
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+    let is_gone = matches!(last, Ok(true));
     let vmid = request.vmid;
     let cause = not_closed
         .as_ref()
@@ -370,4 +373,5 @@ fn check_removed(
             request.empty_guest().removal(),
         ),
     });
+    is_gone
 }

@@ -44,6 +44,9 @@ impl Api {
     /// `GET /cluster/nextid`: the first free ID, or the requested one if it is free. Every user may
     /// send it. An ID is in use if its guest has a tunnel or a configuration.
     pub(super) async fn next_id(&self, query: &str) -> Result<Value, ApiError> {
+        if self.misbehaviours.fail_next_id() {
+            return Err(ApiError::internal("cfs-lock 'file-guests' error: timeout"));
+        }
         let mut used = self.guests.configured().map_err(ApiError::internal)?;
         used.extend(self.workers.running().await);
         if let Some(vmid) = parameter(query, "vmid") {
