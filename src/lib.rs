@@ -98,7 +98,7 @@ pub mod tls;
 pub mod tuning;
 pub mod websocket;
 
-pub use scalar::one_line;
+pub use scalar::{one_line, one_line_within};
 pub use system::ignored_signals;
 
 /// The allocator of everything that links this library.

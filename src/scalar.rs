@@ -51,7 +51,8 @@ pub fn one_line(text: &str) -> String {
 }
 
 /// As [`one_line`], with another limit in characters.
-pub(crate) fn one_line_within(text: &str, limit: usize) -> String {
+#[must_use]
+pub fn one_line_within(text: &str, limit: usize) -> String {
     let text = text.trim();
     let mut line: String = text.chars().take(limit).flat_map(visible).collect();
     if text.chars().nth(limit).is_some() {

@@ -103,7 +103,8 @@ subtest 'what the options of a guest need' => sub {
         return $result;
     };
     my $grant = sub ($path, $name) {
-        return qr/--privs \Q$name\E && pveum acl modify \Q$path\E --tokens 'root\@pam!demo'/;
+        my $word = $path =~ m/[; ]/ ? "'$path'" : $path;
+        return qr/--privs \Q$name\E && pveum acl modify \Q$word\E --tokens 'root\@pam!demo'/;
     };
     my @table = (
         [
@@ -111,6 +112,7 @@ subtest 'what the options of a guest need' => sub {
             'ide2'
         ],
         ['usb0: mapping=stick', '/mapping/usb/stick', 'Mapping.Use', 'usb0'],
+        ['usb0: mapping=a;b c', '/mapping/usb/a;b c', 'Mapping.Use', 'usb0'],
         ['hostpci0: mapping=gpu,pcie=1', '/mapping/pci/gpu', 'Mapping.Use', 'hostpci0'],
         ['rng0: source=/dev/hwrng', '/mapping/hwrng', 'Mapping.Use', 'rng0'],
         ['vmstatestorage: fast', '/storage/fast', 'Datastore.AllocateSpace', 'vmstatestorage'],

@@ -12,6 +12,7 @@ mod opened_file;
 mod output;
 mod program;
 mod secret;
+pub mod shell;
 mod subcommands;
 mod text;
 

@@ -1,8 +1,12 @@
 //! What to do about a finding, and about a direct plane that does not work, by the connector's reason.
 
 use crate::text::wrapped;
+use pve_tunnel::{one_line, one_line_within};
 use serde::{Serialize, Serializer};
 use std::fmt;
+
+/// Longest command, in characters. A part of a command would be another one.
+const MAX_COMMAND: usize = 16 * 1024;
 
 /// What to do, and the command that does it, if there is one. As JSON one string, `text: command`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,11 +24,13 @@ impl Advice {
         }
     }
 
-    /// The advice after a change of its texts.
-    pub(super) fn map(self, change: impl Fn(&str) -> String) -> Self {
+    /// With foreign text as one line, and without the secret.
+    pub(super) fn clean(self, secret: Option<&str>) -> Self {
+        let command = self.command.as_deref();
+        let command = command.map(|command| one_line_within(command, MAX_COMMAND));
         Self {
-            text: change(&self.text),
-            command: self.command.as_deref().map(change),
+            text: without(secret, one_line(&self.text)),
+            command: command.map(|command| without(secret, command)),
         }
     }
 
@@ -38,6 +44,14 @@ impl Advice {
                 format!("{text}        {command}\n")
             }
         }
+    }
+}
+
+/// The text without the secret that no output may contain.
+pub(super) fn without(secret: Option<&str>, text: String) -> String {
+    match secret {
+        Some(secret) => text.replace(secret, "[secret]"),
+        None => text,
     }
 }
 
@@ -125,6 +139,14 @@ pub(super) fn for_refused_tunnel(reason: &str) -> &'static str {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_and_a_long_command_is_not() {
+        let long = "VM.Allocate,".repeat(200);
+        let advice = Advice::with_command(long.as_str(), format!("x\n{long}")).clean(None);
+        assert!(advice.text.ends_with("..."), "{}", advice.text);
+        assert_eq!(advice.command, Some(format!("x {long}")));
+    }
 
     #[test]
     fn each_kind_of_failure_has_its_advice() {

@@ -3,6 +3,7 @@
 use super::advice::Advice;
 use super::guest::{Guest, Kind, property};
 use super::report::{Finding, Report, Step};
+use crate::shell::quoted;
 
 /// Reports each reason why the guest would be refused.
 pub(super) fn check(guest: &Guest, report: &mut Report) {
@@ -21,7 +22,7 @@ fn obstacles(guest: &Guest) -> Vec<(String, Advice)> {
     for name in guest.snapshots() {
         let advice = Advice::with_command(
             "delete it before the migration",
-            format!("{tool} delsnapshot {vmid} {name}"),
+            format!("{tool} delsnapshot {vmid} {}", quoted(name)),
         );
         found.push((format!("the guest has the snapshot '{name}'"), advice));
     }
@@ -101,6 +102,7 @@ mod tests {
         let table = [
             (Kind::Qemu, "lock: backup\n", "the guest is locked ('backup') -> wait"),
             (Kind::Qemu, "cores: 1\n\n[before]\ncores: 1\n", "the guest has the snapshot 'before' -> delete it before the migration: qm delsnapshot 200 before"),
+            (Kind::Qemu, "cores: 1\n[a b]\n", "the guest has the snapshot 'a b' -> delete it before the migration: qm delsnapshot 200 'a b'"),
             (Kind::Lxc, "cores: 1\n[pending]\n[s]\n", "the guest has the snapshot 's' -> delete it before the migration: pct delsnapshot 200 s"),
             (Kind::Qemu, "ide2: local:iso/a.iso,media=cdrom,size=1M\n", "'ide2' has a CD: local:iso/a.iso -> eject it before the migration: qm set 200 --ide2 none,media=cdrom"),
             (Kind::Qemu, "ide2: cdrom,media=cdrom\n", "'ide2' has a CD: cdrom -> eject"),

@@ -8,6 +8,7 @@ use super::remote::Remote;
 use super::report::{Finding, Report, Step};
 use super::requirement::{Needed, Purpose, merged, needed, new, quoted};
 use super::tags;
+use crate::shell;
 use serde_json::{Map, Value};
 
 /// Reports each privilege that the migration needs and the token lacks, and returns them. None if they
@@ -170,8 +171,13 @@ pub(super) fn command(path: &str, privileges: &[&str], token: &str) -> String {
     };
     let privileges = privileges.join(",");
     let user = token.split('!').next().unwrap_or(token);
+    let (path, token, user) = (
+        shell::quoted(path),
+        shell::quoted(token),
+        shell::quoted(user),
+    );
     format!(
-        "pveum role add {role} --privs {privileges} || pveum role modify {role} --append 1 --privs {privileges} && pveum acl modify {path} --tokens '{token}' --users '{user}' --roles {role}"
+        "pveum role add {role} --privs {privileges} || pveum role modify {role} --append 1 --privs {privileges} && pveum acl modify {path} --tokens {token} --users {user} --roles {role}"
     )
 }
 
@@ -252,8 +258,12 @@ mod tests {
         assert_eq!(groups[0].1.len(), 2);
         assert_eq!(
             command("/", &["Sys.Incoming", "Sys.Audit"], "move@pve!t"),
-            "pveum role add MigrateIn --privs Sys.Incoming,Sys.Audit || pveum role modify MigrateIn --append 1 --privs Sys.Incoming,Sys.Audit && pveum acl modify / --tokens 'move@pve!t' --users 'move@pve' --roles MigrateIn"
+            "pveum role add MigrateIn --privs Sys.Incoming,Sys.Audit || pveum role modify MigrateIn --append 1 --privs Sys.Incoming,Sys.Audit && pveum acl modify / --tokens 'move@pve!t' --users move@pve --roles MigrateIn"
         );
         assert!(command("/vms/100", &["VM.Allocate"], "t").contains("role add MigrateGuest "));
+        // Names come from files of the guest, and the command is to be copied.
+        let command = command("/mapping/usb/a;b c", &["Mapping.Use"], "o'x@pve!t");
+        let end = "pveum acl modify '/mapping/usb/a;b c' --tokens 'o'\\''x@pve!t' --users 'o'\\''x@pve' --roles MigrateMapping";
+        assert!(command.ends_with(end), "{command}");
     }
 }

@@ -1,6 +1,6 @@
 //! What a check has found, as text for people and as JSON for programs.
 
-use super::advice::Advice;
+use super::advice::{Advice, without};
 use super::conclusion::conclusion;
 use super::measurement::Measurement;
 use crate::output;
@@ -193,9 +193,8 @@ impl Report {
     /// one line, and the secret is removed.
     pub(crate) fn add(&mut self, mut finding: Finding) {
         finding.text = self.clean(&finding.text);
-        finding.advice = finding
-            .advice
-            .map(|advice| advice.map(|text| self.clean(text)));
+        let secret = self.secret.as_deref();
+        finding.advice = finding.advice.map(|advice| advice.clean(secret));
         self.outcome = self.outcome.max(finding.outcome);
         if self.style != Style::Json {
             let heading = (self.printed != Some(finding.step)).then_some(finding.step);
@@ -230,7 +229,7 @@ impl Report {
     pub(super) fn notifier(&self) -> impl Fn(&str, Option<&Advice>) + Send + use<> {
         let json = self.style == Style::Json;
         move |text, advice| {
-            let advice = advice.cloned().map(|advice| advice.map(one_line));
+            let advice = advice.cloned().map(|advice| advice.clean(None));
             let text = one_line(text);
             if json {
                 output::warn(text);
@@ -271,11 +270,7 @@ impl Report {
     }
 
     fn clean(&self, text: &str) -> String {
-        let line = one_line(text);
-        match &self.secret {
-            Some(secret) => line.replace(secret.as_str(), "[secret]"),
-            None => line,
-        }
+        without(self.secret.as_deref(), one_line(text))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What of the facts is a leftover, and what removes it.
 
 use super::facts::{EndedTask, Facts, Guest, GuestKind, Process, Role, Socket, Volume};
+use crate::shell::quoted;
 use pve_tunnel::one_line;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -438,15 +439,5 @@ impl Guest {
             }
         }
         commands
-    }
-}
-
-/// A word for a POSIX shell, in quotes where necessary.
-#[must_use]
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
-    match !word.is_empty() && word.chars().all(plain) && !word.starts_with('-') {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }

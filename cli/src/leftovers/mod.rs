@@ -19,5 +19,5 @@ mod parse;
 mod report;
 
 pub use collect::{CollectError, collect};
-pub use decide::{InProgress, Kind, Leftover, Leftovers, Remedy, decide, quoted};
+pub use decide::{InProgress, Kind, Leftover, Leftovers, Remedy, decide};
 pub use facts::{EndedTask, Facts, Guest, GuestKind, Process, Role, RunningTask, Socket, Volume};

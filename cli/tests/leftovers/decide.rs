@@ -2,8 +2,9 @@
 
 use pve_tunnel_cli::leftovers::{
     EndedTask, Facts, Guest, GuestKind, Kind, Leftover, Process, RunningTask, Socket, Volume,
-    decide, quoted,
+    decide,
 };
+use pve_tunnel_cli::shell::quoted;
 
 fn guest(kind: GuestKind, lock: &str, running: bool) -> Guest {
     Guest {
