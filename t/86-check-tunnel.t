@@ -254,6 +254,40 @@ subtest 'storages that the guest cannot use' => sub {
     like($no_images->[1], qr/does not store images or rootdir/, 'without a guest');
 };
 
+subtest 'maps of storages and bridges' => sub {
+    my $node = node(storage => ['data', 'nvme', 'iso,content=iso'], bridge => [qw(vmbr0 vmbr1)]);
+    my $file = "$DIR/guests/qemu-server/730.conf";
+    write_file(
+        $file,
+        "scsi0: local:730/a.raw,size=1G\nscsi1: fast:b,size=1G\nnet0: virtio,bridge=vmbr0,tag=7\n"
+    );
+    my $of = sub ($storages, $bridges, @more) {
+        my @arguments = ('--target-storage' => $storages, '--target-bridge' => $bridges, @more);
+        return quick($node, @arguments);
+    };
+    my @guest = ('--guests', "$DIR/guests", '--vmid', 730);
+    reports($of->('local:data,fast:nvme', 'vmbr0:vmbr1', @guest, @NETWORK), 0);
+    reports($of->('local:data,fast:nvme', 'vmbr0:vmbr1', @NETWORK), 0);
+    # What the guest does not use is not needed.
+    reports($of->('local:data,other:none,nvme', '1', @guest, '--read-only'), 0);
+    my $no_storage = sub ($id) {
+        return [failed => qr/storage '\Q$id\E' does not exist/, qr/\Aname a storage/];
+    };
+    my $read_only = $of->('local:data', 'vmbr0:vmbr9', @guest, '--read-only');
+    my $no_bridge = [failed => qr/bridge 'vmbr9' does not exist/, qr/\Aname a bridge/];
+    reports($read_only, 2, $no_storage->('fast'), $no_bridge);
+    reports($of->('local:data,other:none', 'vmbr0', '--read-only'), 2, $no_storage->('none'));
+    my %wrong = (
+        'a:b:c' => qr/--target-storage: 'a:b:c' is neither ID nor HERE:TARGET/,
+        '1' => qr/--target-storage: 'qm remote-migrate' accepts '1' only for bridges/,
+    );
+    for my $storages (sort keys %wrong) {
+        my $result = $of->($storages, '1');
+        is($result->{code}, 2, "--target-storage $storages: exit code 2");
+        like($result->{err}, $wrong{$storages}, '... the reason');
+    }
+};
+
 my $ENABLE = qr/\Ainstall pve-tunnel on the target, and run 'pve-tunnel enable' there/;
 
 subtest 'targets without direct planes' => sub {

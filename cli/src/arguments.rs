@@ -169,10 +169,18 @@ pub(crate) struct Check {
     /// The VMID at the target, which must be free [default: that of --vmid, or a high one].
     #[arg(long, value_parser = clap::value_parser!(u32).range(100..1_000_000_000))]
     pub(crate) target_vmid: Option<u32>,
-    /// A storage of the target that the migration would use; can be repeated.
+    /// A storage of the target that the migration would use, or a map; can be repeated.
+    ///
+    /// A map is one as 'qm remote-migrate' takes it: with 'local:data,fast:nvme,lvm', the storage 'data' of
+    /// the target gets the disks from 'local' of this node, 'nvme' those from 'fast', and 'lvm' all others.
+    /// Without an ID for all others, these get the storage of the same name. With --vmid, the check is of the
+    /// storages that a map gives the disks of the guest; without it, of all that the map names.
     #[arg(long, value_name = "STORAGE")]
     pub(crate) target_storage: Vec<String>,
-    /// A bridge of the target that the migration would use; can be repeated.
+    /// A bridge of the target that the migration would use, or a map; can be repeated.
+    ///
+    /// As --target-storage. '1' stands for the bridges of the same names, and requires --vmid to have an
+    /// effect.
     #[arg(long, value_name = "BRIDGE")]
     pub(crate) target_bridge: Vec<String>,
     /// Duration of each of up to four measurements, 0 to 20; 0 measures nothing.

@@ -39,6 +39,8 @@ pub(super) enum Kind {
 struct Disk {
     /// Its key in the configuration, as `scsi0`.
     name: String,
+    /// None for a volume that is not one of a storage.
+    storage: Option<String>,
     /// In bytes; none if the configuration does not name it.
     size: Option<u64>,
 }
@@ -108,9 +110,31 @@ impl Guest {
         }
     }
 
-    /// The size of all disks, as far as the configuration names it.
-    pub(super) fn disk_bytes(&self) -> u64 {
-        self.disks.iter().filter_map(|disk| disk.size).sum()
+    /// The size of the disks on these storages, as far as the configuration contains it, and whether it contains
+    /// that of each.
+    pub(super) fn disk_bytes(&self, is_wanted: impl Fn(&str) -> bool) -> (u64, bool) {
+        let disks = self.disks.iter();
+        let wanted = disks.filter(|disk| disk.storage.as_deref().is_some_and(&is_wanted));
+        wanted.fold((0, true), |(total, all), disk| match disk.size {
+            Some(size) => (total.saturating_add(size), all),
+            None => (total, false),
+        })
+    }
+
+    /// The storages of this node that its drives use.
+    pub(super) fn storages(&self) -> Vec<&str> {
+        let drives = self.options().filter(|(key, _)| self.is_drive(key));
+        drives.filter_map(|(_, value)| storage(value)).collect()
+    }
+
+    /// The network devices that are connected to a bridge of this node: their options, their values and the bridges.
+    pub(super) fn bridges(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        let is_device = |key: &str| {
+            let index = key.strip_prefix("net");
+            index.is_some_and(|index| index.parse::<u32>().is_ok())
+        };
+        let devices = self.options().filter(move |(key, _)| is_device(key));
+        devices.filter_map(|(key, value)| Some((key, value, property(value, "bridge")?)))
     }
 
     /// Only the first part of the file: the others are snapshots, and changes that are not applied yet.
@@ -143,6 +167,7 @@ impl Guest {
             } else if is_disk(kind, key) && !is_removable(value) {
                 guest.disks.push(Disk {
                     name: key.to_owned(),
+                    storage: storage(value).map(str::to_owned),
                     size: property(value, "size").and_then(bytes),
                 });
             }
@@ -176,7 +201,13 @@ impl Guest {
                 )),
             }
         }
-        report.add(Finding::ok(Step::Guest, line("together", total, rate)));
+        let (_, are_all_known) = self.disk_bytes(|_| true);
+        let (least, about) = match are_all_known {
+            true => ("", "about"),
+            false => ("at least ", "at least"),
+        };
+        let text = format!("together: {least}{}", size_and_time(total, rate, about));
+        report.add(Finding::ok(Step::Guest, text));
         report.announce(
             "This assumes that the disks of both nodes are as fast as the network, that everything is sent once, and that zeros are not skipped. A running guest changes RAM and disks meanwhile, which are sent again.",
         );
@@ -184,9 +215,14 @@ impl Guest {
 }
 
 fn line(name: &str, size: u64, rate: f64) -> String {
+    format!("{name}: {}", size_and_time(size, rate, "about"))
+}
+
+/// Such as `2.0 GiB in about 5 s`.
+fn size_and_time(size: u64, rate: f64, about: &str) -> String {
     let gib = size as f64 / (1_u64 << 30) as f64;
     let time = Duration::from_secs_f64(size as f64 / rate.max(1.0));
-    format!("{name}: {gib:.1} GiB in about {}", shown(time))
+    format!("{gib:.1} GiB in {about} {}", shown(time))
 }
 
 /// A time as people say it, as in `2 h 05 min`.
@@ -223,6 +259,20 @@ fn is_removable(value: &str) -> bool {
     property(value, "media") == Some("cdrom") || value.starts_with("none")
 }
 
+/// The volume of a drive.
+pub(super) fn volume(value: &str) -> &str {
+    property(value, "volume")
+        .or_else(|| property(value, "file"))
+        .or_else(|| value.split(',').next())
+        .unwrap_or_default()
+}
+
+/// The storage of a drive. A CD drive without a CD and a file of this node have none.
+fn storage(value: &str) -> Option<&str> {
+    let (storage, _) = volume(value).split_once(':')?;
+    (!storage.starts_with('/')).then_some(storage)
+}
+
 /// The value of a property in a list such as `a=1,b=2`.
 pub(super) fn property<'a>(value: &'a str, name: &str) -> Option<&'a str> {
     value
@@ -257,7 +307,9 @@ mod tests {
         let text = "agent: 1\nboot: order=scsi0\nide2: local:iso/x.iso,media=cdrom,size=4M\nmemory: 4096\nscsi0: local-zfs:vm-100-disk-0,iothread=1,size=32G\nscsihw: virtio-scsi-single\nvirtio1: local-zfs:vm-100-disk-1,size=1536M\nefidisk0: local-zfs:vm-100-disk-2,size=528K\nsata0: none,media=cdrom\nscsi1: x:y\n\n[snap]\nmemory: 1\nscsi5: a:b,size=1T\n";
         let guest = Guest::parse(Kind::Qemu, 100, text);
         assert_eq!(guest.memory, 4096 << 20);
-        assert_eq!(guest.disk_bytes(), (33 << 30) + (512 << 20) + (528 << 10));
+        let size = (33 << 30) + (512 << 20) + (528 << 10);
+        assert_eq!(guest.disk_bytes(|_| true), (size, false));
+        assert_eq!(guest.disk_bytes(|storage| storage == "z"), (0, true));
         let disks: Vec<(&str, Option<u64>)> = guest
             .disks
             .iter()
@@ -279,6 +331,24 @@ mod tests {
         let container = Guest::parse(Kind::Lxc, 100, text);
         assert_eq!(container.disks.len(), 2);
         assert_eq!(container.api_name(), "lxc");
+        assert_eq!(
+            container.disk_bytes(|storage| storage == "a"),
+            (1 << 40, true)
+        );
+    }
+
+    #[test]
+    fn the_storages_and_bridges_that_a_guest_uses_are_known() {
+        let text = "ide0: local:9/vm-9-cloudinit.qcow2,media=cdrom\nide2: none,media=cdrom\nscsi0: file=lvm:vm-9-disk-0\nunused0: old:vm-9-disk-1\nnet0: virtio=BC:24:11:00:00:01,bridge=vmbr1,tag=7\nnet1: virtio=x\nnetx: bridge=y\n";
+        let guest = Guest::parse(Kind::Qemu, 9, text);
+        assert_eq!(guest.storages(), ["local", "lvm", "old"]);
+        let bridges: Vec<_> = guest
+            .bridges()
+            .map(|(key, _, bridge)| (key, bridge))
+            .collect();
+        assert_eq!(bridges, [("net0", "vmbr1")]);
+        let text = "rootfs: volume=zfs:subvol-9-disk-0\nmp0: /srv/a:b,mp=/a\n";
+        assert_eq!(Guest::parse(Kind::Lxc, 9, text).storages(), ["zfs"]);
     }
 
     #[test]

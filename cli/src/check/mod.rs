@@ -12,6 +12,7 @@ mod conclusion;
 mod connector;
 mod folder;
 mod guest;
+mod id_map;
 mod interrupt;
 mod measurement;
 mod node;
@@ -34,6 +35,7 @@ use crate::configuration_file::FileError;
 use crate::output;
 use api::Api;
 use guest::Guest;
+use id_map::IdMap;
 use interrupt::Interrupt;
 use nix::sys::prctl::set_dumpable;
 use pve_tunnel::configuration::{Configuration, SourceSelection};
@@ -65,6 +67,10 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         Some(Ok(guest)) => Some(guest),
         Some(Err(reason)) => return fail(format_args!("--vmid: {reason}")),
     };
+    let (storages, bridges) = match maps(arguments) {
+        Ok(maps) => maps,
+        Err(error) => return fail(error),
+    };
     let style = match (arguments.json, io::stdout().is_terminal()) {
         (true, _) => Style::Json,
         (false, true) => Style::Colored,
@@ -80,6 +86,8 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         arguments,
         remote: &remote,
         guest,
+        storages,
+        bridges,
         report: &mut report,
     };
     let interrupt = check.all_steps(configuration.as_ref());
@@ -102,11 +110,28 @@ fn fail(error: impl Display) -> ExitCode {
     Outcome::Failed.exit_code()
 }
 
+/// Of storages and of bridges.
+fn maps(arguments: &Check) -> Result<(IdMap, IdMap), String> {
+    let storages = IdMap::parse(&arguments.target_storage)
+        .map_err(|error| format!("--target-storage: {error}"))?;
+    if storages.is_identity() {
+        return Err(
+            "--target-storage: 'qm remote-migrate' accepts '1' only for bridges; name the storages of the target"
+                .to_owned(),
+        );
+    }
+    let bridges = IdMap::parse(&arguments.target_bridge)
+        .map_err(|error| format!("--target-bridge: {error}"))?;
+    Ok((storages, bridges))
+}
+
 /// One run of the check.
 struct Run<'a> {
     arguments: &'a Check,
     remote: &'a Remote,
     guest: Option<Guest>,
+    storages: IdMap,
+    bridges: IdMap,
     report: &'a mut Report,
 }
 
@@ -179,14 +204,28 @@ impl Run<'_> {
         target::free_vmid(api, wanted, self.report)
     }
 
+    /// The storages of the target that the migration would use.
+    fn needed_storages(&self) -> Vec<String> {
+        self.storages
+            .needed(self.guest.as_ref().map(Guest::storages))
+    }
+
+    /// The bridges of the target that the migration would use.
+    fn needed_bridges(&self) -> Vec<String> {
+        let guest = self.guest.as_ref();
+        self.bridges
+            .needed(guest.map(|guest| guest.bridges().map(|(_, _, bridge)| bridge).collect()))
+    }
+
     /// The privileges that the token lacks; none if they cannot be read.
     fn check_privileges(&mut self, api: &Api, selection: &SourceSelection) -> Option<Vec<Needed>> {
         let purpose = Purpose {
             // A migration will use the guest's own VMID, if no other one was requested. That of the tunnel
             // is another one at each check.
             vmid: self.arguments.target_vmid.or(self.arguments.vmid),
-            storages: self.arguments.target_storage.clone(),
-            bridges: self.arguments.target_bridge.clone(),
+            storages: self.needed_storages(),
+            bridges: self.needed_bridges(),
+            bridge_map: self.bridges.clone(),
             migration_type: selection.migration_type,
             configured: selection.may_be_configured_at_target(),
             network: selection.network.clone(),
@@ -197,7 +236,8 @@ impl Run<'_> {
 
     fn check_resources(&mut self, api: &Api, target: &Target, missing: Option<Vec<Needed>>) {
         let (node, guest) = (&target.node, self.guest.as_ref());
-        let storages = &self.arguments.target_storage;
+        let storages = self.needed_storages();
+        let storages = (storages.as_slice(), &self.storages);
         resources::check_storages(api, node, storages, guest, self.report);
         // The worker checks bridges when it opens a tunnel, also those that the configuration of the
         // network does not contain.
@@ -210,7 +250,8 @@ impl Run<'_> {
                 .iter()
                 .any(|each| Path::new(&each.path).starts_with(&path))
         };
-        let bridges = self.arguments.target_bridge.iter().map(String::as_str);
+        let bridges = self.needed_bridges();
+        let bridges = bridges.iter().map(String::as_str);
         let bridges: Vec<&str> = bridges.filter(may_use).collect();
         resources::check_bridges(api, node, &bridges, self.report);
     }
@@ -238,8 +279,8 @@ impl Run<'_> {
             node: &target.node,
             kind: self.guest.as_ref().map_or("qemu", Guest::api_name),
             vmid,
-            storages: &self.arguments.target_storage,
-            bridges: &self.arguments.target_bridge,
+            storages: &self.needed_storages(),
+            bridges: &self.needed_bridges(),
             selection,
             seconds: self.arguments.seconds,
         };

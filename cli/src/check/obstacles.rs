@@ -1,7 +1,7 @@
 //! What Proxmox VE does not move to another cluster, as far as the configuration of the guest shows it.
 
 use super::advice::Advice;
-use super::guest::{Guest, Kind, property};
+use super::guest::{Guest, Kind, property, volume};
 use super::report::{Finding, Report, Step};
 use crate::shell::quoted;
 
@@ -27,10 +27,7 @@ fn obstacles(guest: &Guest) -> Vec<(String, Advice)> {
         found.push((format!("the guest has the snapshot '{name}'"), advice));
     }
     for (key, value) in guest.options().filter(|(key, _)| guest.is_drive(key)) {
-        let volume = property(value, "volume")
-            .or_else(|| property(value, "file"))
-            .or_else(|| value.split(',').next())
-            .unwrap_or_default();
+        let volume = volume(value);
         if property(value, "media") == Some("cdrom") {
             if volume != "none" && !volume.contains("cloudinit") {
                 let advice = Advice::with_command(

@@ -51,14 +51,13 @@ pub(super) fn rules(guest: &Guest) -> Vec<(&str, Rule)> {
     rules
 }
 
-/// The paths of the network devices below that of their bridge, with their options: those of the VLAN tags of a
-/// device, if it has any. None for a device without a bridge.
-pub(super) fn bridge_paths<'a>(guest: &'a Guest, bridge: &str) -> Vec<(&'a str, String)> {
-    let devices = guest.options().filter(|(key, value)| {
-        matches!(split_index(key), ("net", Some(_))) && property(value, "bridge").is_some()
-    });
+/// The paths of the network devices, with their options: those of the VLAN tags of a device, below the path of its
+/// bridge, or that path. None for a device without a bridge. `path_of`: the path of what replaces a bridge.
+pub(super) fn bridge_paths(guest: &Guest, path_of: impl Fn(&str) -> String) -> Vec<(&str, String)> {
+    let devices = guest.bridges();
     devices
-        .flat_map(|(key, value)| {
+        .flat_map(|(key, value, bridge)| {
+            let bridge = path_of(bridge);
             let tag = property(value, "tag").map(str::to_owned);
             let trunks = property(value, "trunks").map_or(Vec::new(), tags);
             let mut paths: Vec<String> = tag
@@ -67,7 +66,7 @@ pub(super) fn bridge_paths<'a>(guest: &'a Guest, bridge: &str) -> Vec<(&'a str, 
                 .map(|tag| format!("{bridge}/{tag}"))
                 .collect();
             if paths.is_empty() {
-                paths.push(bridge.to_owned());
+                paths.push(bridge);
             }
             paths.into_iter().map(move |path| (key, path))
         })
@@ -329,7 +328,7 @@ mod tests {
     fn the_path_of_a_network_device_has_its_tags() {
         let of = |text| {
             let guest = Guest::parse(Kind::Qemu, 100, text);
-            let paths = bridge_paths(&guest, "vmbr0").into_iter();
+            let paths = bridge_paths(&guest, |_| "vmbr0".to_owned()).into_iter();
             paths.map(|(_, path)| path).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(of("net0: virtio=x,bridge=vmbr1\n"), "vmbr0");

@@ -1,6 +1,7 @@
 //! What a migration requires at the target: privileges on paths of the access control list.
 
 use super::guest::Guest;
+use super::id_map::IdMap;
 use super::options::{self, Rule};
 use pve_tunnel::plan;
 use pve_tunnel::plane::MigrationType;
@@ -14,6 +15,8 @@ pub(super) struct Purpose<'a> {
     pub(super) vmid: Option<u32>,
     pub(super) storages: Vec<String>,
     pub(super) bridges: Vec<String>,
+    /// Which of them replaces one of this node.
+    pub(super) bridge_map: IdMap,
     pub(super) migration_type: MigrationType,
     /// A network that is sent to the target.
     pub(super) network: Option<String>,
@@ -106,10 +109,11 @@ fn for_options(guest: &Guest, path: &str) -> Vec<Needed> {
     needed.collect()
 }
 
-/// The network devices of a known guest are all connected to the only bridge.
+/// For a known guest, what its network devices need.
 fn for_bridges(purpose: &Purpose<'_>) -> Vec<Needed> {
-    if let (Some(guest), [bridge]) = (purpose.guest, purpose.bridges.as_slice()) {
-        let paths = options::bridge_paths(guest, &bridge_path(bridge));
+    let map = &purpose.bridge_map;
+    if let Some(guest) = purpose.guest.filter(|_| map.is_certain()) {
+        let paths = options::bridge_paths(guest, |bridge| bridge_path(map.target(bridge)));
         let needed = paths.into_iter().map(|(key, path)| {
             let what = format!("to connect its '{key}'");
             new(&path, "SDN.Use", &what)
@@ -164,8 +168,13 @@ pub(super) fn quoted(keys: &[&str]) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::check::guest::Kind;
+
+    fn map(text: &str) -> IdMap {
+        IdMap::parse(&[text.to_owned()]).unwrap()
+    }
 
     /// A migration of an unknown guest.
     pub(in crate::check) fn purpose() -> Purpose<'static> {
@@ -174,6 +183,7 @@ pub(super) mod tests {
             vmid: Some(100),
             storages: vec!["local-zfs".to_owned()],
             bridges: vec!["vmbr0".to_owned()],
+            bridge_map: map("vmbr0"),
             migration_type: MigrationType::Secure,
             network: None,
             configured: false,
@@ -209,6 +219,34 @@ pub(super) mod tests {
             "/sdn/zones/localnetwork/vmbr0/7 SDN.Use: to connect its 'net0'",
         ];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn the_map_of_bridges_applies_to_each_network_device() {
+        let text =
+            "net0: virtio=x,bridge=a,tag=7\nnet1: virtio=x,bridge=b\nnet2: virtio=x,bridge=c\n";
+        let guest = Guest::parse(Kind::Qemu, 100, text);
+        #[rustfmt::skip] // One row a line.
+        let table = [
+            ("a:x,b:y", "x/7 y c"),
+            ("a:x,z", "x/7 z z"),
+            ("1", "a/7 b c"),
+            ("z", "z/7 z z"),
+            // It is not known which one.
+            ("x,y", "vmbr0"),
+        ];
+        for (bridges, expected) in table {
+            let purpose = Purpose {
+                guest: Some(&guest),
+                bridge_map: map(bridges),
+                ..purpose()
+            };
+            let prefix = bridge_path("");
+            let needed = for_bridges(&purpose);
+            let paths = needed.iter().map(|each| each.path.replace(&prefix, ""));
+            let paths: Vec<String> = paths.collect();
+            assert_eq!(paths.join(" "), expected, "{bridges}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::advice;
 use super::api::{Api, ApiError, encoded};
 use super::guest::{Guest, Kind};
+use super::id_map::IdMap;
 use super::report::{Finding, Report, Step};
 use super::target::is_true;
 use serde_json::Value;
@@ -15,16 +16,17 @@ const BAD_REQUEST: u16 = 400;
 /// The HTTP status for a privilege that the token lacks, which is reported with the others.
 const FORBIDDEN: u16 = 403;
 
-/// Reports the state of each storage on the node. If it is the only one, the disks of the guest must fit.
+/// Reports the state of each storage on the node. The disks of the guest that it would store must fit.
 pub(super) fn check_storages(
     api: &Api,
     node: &str,
-    storages: &[String],
+    (storages, map): (&[String], &IdMap),
     guest: Option<&Guest>,
     report: &mut Report,
 ) {
-    let disks = guest.filter(|_| storages.len() == 1).map(Guest::disk_bytes);
     for id in storages {
+        let stored = |guest: &Guest| guest.disk_bytes(|here| map.target(here) == id);
+        let disks = guest.filter(|_| map.is_certain()).map(stored);
         let path = format!("/nodes/{}/storage/{}/status", encoded(node), encoded(id));
         match api.get(&path) {
             Ok(answer) => report.add(judged(id, &answer.data, content(guest), disks)),
@@ -58,8 +60,8 @@ fn content(guest: Option<&Guest>) -> &'static [&'static str] {
     }
 }
 
-/// What the status of a storage means for disks of this size.
-fn judged(id: &str, status: &Value, content: &[&str], disks: Option<u64>) -> Finding {
+/// What the status of a storage means for disks of this size. The flag is false if that of some is not known.
+fn judged(id: &str, status: &Value, content: &[&str], disks: Option<(u64, bool)>) -> Finding {
     let stored = status.get("content").and_then(Value::as_str);
     if !status.get("active").is_some_and(is_true) {
         return Finding::failed(
@@ -81,11 +83,12 @@ fn judged(id: &str, status: &Value, content: &[&str], disks: Option<u64>) -> Fin
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / GIB);
     let free = status.get("avail").and_then(Value::as_u64);
     match (free, disks) {
-        (Some(free), Some(disks)) if disks > free => Finding::worse(
+        (Some(free), Some((disks, are_all_known))) if disks > free => Finding::worse(
             Step::Resources,
             format!(
-                "storage '{id}' has {} free, and the disks of the guest have {}",
+                "storage '{id}' has {} free, and the disks of the guest have {}{}",
                 gib(free),
+                if are_all_known { "" } else { "at least " },
                 gib(disks)
             ),
             "make room, or name another storage; with thin provisioning, only the data of the disks needs room",
@@ -147,12 +150,13 @@ mod tests {
         #[rustfmt::skip] // One row a line.
         let table = [
             (status(1, "iso,images", 3 << 30), images, None, Outcome::Ok, "'x' is active, with 3.0 GiB free"),
-            (status(1, "images", 3 << 30), images, Some(3 << 30), Outcome::Ok, "'x' is active"),
-            (status(1, "images", 3 << 30), images, Some((3 << 30) + 1), Outcome::Worse, "3.0 GiB free, and the disks"),
+            (status(1, "images", 3 << 30), images, Some((3 << 30, true)), Outcome::Ok, "'x' is active"),
+            (status(1, "images", 3 << 30), images, Some(((3 << 30) + 1, true)), Outcome::Worse, "3.0 GiB free, and the disks of the guest have 3.0"),
+            (status(1, "images", 1 << 30), images, Some((2 << 30, false)), Outcome::Worse, "1.0 GiB free, and the disks of the guest have at least 2.0"),
             (status(0, "images", 3 << 30), images, None, Outcome::Failed, "'x' is not active"),
             (status(1, "rootdir", 1), images, None, Outcome::Failed, "'x' does not store images"),
             (status(1, "rootdir", 1 << 30), &["images", "rootdir"], None, Outcome::Ok, "1.0 GiB free"),
-            (json!({ "active": 1, "content": "images" }), images, Some(1), Outcome::Ok, "'x' is active"),
+            (json!({ "active": 1, "content": "images" }), images, Some((1, true)), Outcome::Ok, "'x' is active"),
             (json!({}), images, None, Outcome::Failed, "'x' is not active"),
         ];
         for (status, content, disks, outcome, text) in table {
