@@ -8,6 +8,7 @@ use FindBin ();
 use lib map { "$FindBin::RealBin/$_" } qw(lib ../testnode/lib ../perl/blib/lib ../perl/blib/arch);
 
 use File::Temp qw(tempdir);
+use POSIX ();
 use Test::More;
 
 use Test::CheckCommand qw(check defaults problems remote reports start_check write_file $PROGRAM);
@@ -111,23 +112,62 @@ subtest 'the token is not an argument' => sub {
     }
 };
 
+subtest 'a remote from a pipe, a terminal, or a file with a byte order mark' => sub {
+    my @more = ('--read-only', defaults());
+    my $run = sub ($script, @input) {
+        my @arguments = ('-c', $script, $PROGRAM, @more);
+        return start_check(program => 'bash', arguments => \@arguments, @input)->wait;
+    };
+    my $substituted = $run->('"$0" check --to @<(sleep 0.1; cat) "$@"', input => remote($node));
+    is($substituted->{code}, 0, 'a process substitution') or diag($substituted->{err});
+    write_file("$DIR/marked", "\xef\xbb\xbf" . remote($node) . "\r\n");
+    is($run->("\"\$0\" check --to \@$DIR/marked \"\$@\"")->{code}, 0, 'a byte order mark');
+    POSIX::mkfifo("$DIR/pipe", 0600) or die "mkfifo: $!\n";
+    my $named = $run->("\"\$0\" check --to \@$DIR/pipe \"\$@\"");
+    is($named->{code}, 2, 'a named pipe');
+    like(
+        $named->{err}, qr/cannot read '\Q$DIR\E\/pipe': it is a named pipe, and not a file/,
+        '... why'
+    );
+    SKIP: {
+        skip 'script(1) is not installed', 2 if system('script --version >/dev/null 2>&1');
+        my $command = join ' ', map { quotemeta } $PROGRAM, 'check', '--to', '-', @more;
+        my $terminal = start_check(
+            program => 'script',
+            arguments => ['-q', '-e', '-c', $command, '/dev/null'],
+            input => remote($node) . "\n"
+        )->wait;
+        is($terminal->{code}, 0, 'a terminal') or diag($terminal->{out});
+        like(
+            $terminal->{out}, qr/^pve-tunnel: waiting for the remote on standard input/m,
+            'it waits'
+        );
+    }
+};
+
 subtest 'the times of a guest' => sub {
     write_file(
         "$DIR/guests/qemu-server/700.conf",
         "memory: 1024\nscsi0: local:700/a.raw,size=2G\nide2: none,media=cdrom\n"
+    );
+    write_file(
+        "$DIR/guests/qemu-server/703.conf",
+        "memory: 1024\nscsi0: local:703/a.raw,size=2G\nscsi1: local:703/b.raw\n"
     );
     write_file("$DIR/guests/lxc/701.conf", "rootfs: local:701/a.raw,size=8G\nmemory: 512\n");
     my @guests = ('--guests', "$DIR/guests", '--seconds', 0.1, @NETWORK);
     my %expected = (
         700 => ['RAM: 1.0 GiB', 'scsi0: 2.0 GiB', 'together: 3.0 GiB'],
         701 => ['rootfs: 8.0 GiB', 'together: 8.0 GiB'],
+        # The size of a disk is not known.
+        703 => ['RAM: 1.0 GiB', 'scsi0: 2.0 GiB', 'together: at least 3.0 GiB'],
     );
     for my $vmid (sort keys %expected) {
         my $result = check(remote($node), '--vmid', $vmid, @guests);
         reports($result, 0);
         my @of_guest = grep { $_->{step} eq 'guest' } $result->{report}{findings}->@*;
         my @times = grep { $_->{text} =~ m/ GiB / } @of_guest;
-        my @sizes = map { $_->{text} =~ s/ in about \d+ (?:s|min \d\d s)\z//r } @times;
+        my @sizes = map { $_->{text} =~ s/ in (?:about|at least) \d+ (?:s|min \d\d s)\z//r } @times;
         is_deeply(\@sizes, $expected{$vmid}, "guest $vmid");
     }
     like($node->log, qr{^POST \S+/lxc/701/mtunnel 200$}m, 'the tunnel is one of a container');

@@ -4,9 +4,10 @@ use super::node;
 use super::remote::{Remote, RemoteError};
 use crate::configuration_file::FileError;
 use crate::secret::may_contain_secret;
+use crate::{opened_file, output};
 use pve_tunnel::configuration::{Configuration, is_id};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
 use thiserror::Error;
 
 /// Largest file with a remote, in bytes.
@@ -51,7 +52,8 @@ pub(super) fn remote(
     configuration: Result<&Configuration, &FileError>,
 ) -> Result<Remote, ArgumentError> {
     let (text, place) = content(argument)?;
-    let text = text.trim();
+    // Some editors begin a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}').trim();
     if text.lines().nth(1).is_some() {
         return Err(ArgumentError::Lines(place));
     }
@@ -79,12 +81,19 @@ fn content(argument: &str) -> Result<(String, String), ArgumentError> {
     match argument.strip_prefix('@') {
         Some(file) => {
             let place = format!("'{file}'");
-            match File::open(file) {
+            match opened_file::open(Path::new(file)) {
                 Ok(opened) => read(opened, place),
                 Err(error) => Err(ArgumentError::Read(place, error)),
             }
         }
-        None if argument == "-" => read(io::stdin(), "standard input".to_owned()),
+        None if argument == "-" => {
+            if io::stdin().is_terminal() {
+                output::warn(
+                    "waiting for the remote on standard input, one line as host=...,apitoken=...,fingerprint=...; Ctrl-D ends it",
+                );
+            }
+            read(io::stdin(), "standard input".to_owned())
+        }
         None => Ok((argument.to_owned(), "the argument".to_owned())),
     }
 }
@@ -102,7 +111,10 @@ fn read(source: impl Read, place: String) -> Result<(String, String), ArgumentEr
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::{mkfifo, pipe, write};
     use std::fs;
+    use std::os::fd::AsRawFd;
 
     const SECRET: &str = "abcdef01-2222-3333-4444-555555555555";
 
@@ -136,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_remote_or_the_id_of_a_network_is_in_the_argument_or_in_a_file() {
-        for text in ["host=192.0.2.7", "dc2"] {
+        for text in ["host=192.0.2.7", "dc2", "\u{feff}host=192.0.2.7"] {
             for (found, place) in both(text) {
                 assert_eq!(found.as_deref(), Ok("192.0.2.7"), "{text} in {place}");
             }
@@ -165,6 +177,23 @@ mod tests {
             given("@/nonexistent/file").unwrap_err(),
             "--to: cannot read '/nonexistent/file': No such file or directory (os error 2)"
         );
+    }
+
+    #[test]
+    fn a_pipe_is_read_if_it_has_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pipe");
+        mkfifo(&file, Mode::S_IRWXU).unwrap();
+        let error = given(&format!("@{}", file.display())).unwrap_err();
+        assert!(
+            error.ends_with(": it is a named pipe, and not a file"),
+            "{error}"
+        );
+        let (reader, writer) = pipe().unwrap();
+        write(&writer, b"host=192.0.2.7\n").unwrap();
+        drop(writer);
+        let found = given(&format!("@/dev/fd/{}", reader.as_raw_fd()));
+        assert_eq!(found.as_deref(), Ok("192.0.2.7"));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `pve-tunnel config`: what it reports about a file and about a migration, and its exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
@@ -283,6 +285,27 @@ fn a_migration_that_the_file_does_not_permit_ends_with_code_1() {
     );
     assert_eq!(run_with(&policy, &["--to", "dc2"]).code, Some(0));
     assert_eq!(run_with(&policy, &[]).code, Some(0), "the file is valid");
+}
+
+#[test]
+fn a_named_pipe_is_refused_and_a_process_substitution_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    let refused = run(&[path.to_str().unwrap()]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
+    let expected = format!(
+        "pve-tunnel: cannot read {}: it is a named pipe, and not a file\n",
+        path.display()
+    );
+    assert_eq!(refused.stderr, expected);
+    let script = r#""$0" config <(sleep 0.1; printf 'network: dc2\n\tremote 192.0.2.7\n')"#;
+    let output = Command::new("bash")
+        .args(["-c", script, env!("CARGO_BIN_EXE_pve-tunnel")])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && shown.contains("dc2"), "{shown}");
 }
 
 #[test]
