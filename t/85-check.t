@@ -249,7 +249,10 @@ subtest 'a guest file that is not UTF-8' => sub {
     POSIX::mkfifo("$DIR/guests/qemu-server/412.conf", 0600) or die "mkfifo: $!\n";
     my $result = reads(remote($node), @own, 412);
     is($result->{code}, 2, 'a named pipe: exit code 2');
-    like($result->{err}, qr{\Apve-tunnel: --vmid: cannot read \S+/412\.conf: .*named pipe}, '... why');
+    like(
+        $result->{err}, qr{\Apve-tunnel: --vmid: cannot read \S+/412\.conf: .*named pipe},
+        '... why'
+    );
 };
 
 subtest 'the version of the target' => sub {
@@ -266,6 +269,8 @@ subtest 'the version of the target' => sub {
         reports($result, $code, [@finding]);
     }
     reports(reads(remote(node(pve_version => '8.0.3'))), 0);
+    my $long = reads(remote(node(pve_version => '9.1.' . '7' x 400)));
+    like($long->{out}, qr/"the target runs Proxmox VE 9\.1\.7{33}\.\.\."/, 'a long one is cut');
 };
 
 subtest 'an answer that does not come' => sub {

@@ -28,6 +28,15 @@ pub(crate) fn wrapped(first: &str, text: &str) -> String {
     lines
 }
 
+/// At most so many characters; the rest is replaced by three dots.
+pub(crate) fn cut(text: String, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text;
+    }
+    let start = text.chars().take(width.saturating_sub(3));
+    start.chain("...".chars()).collect()
+}
+
 /// The words of a text. A quotation such as 'pvesm status' of at most so many characters is one of them.
 fn words(text: &str, longest: usize) -> Vec<String> {
     let mut words = Vec::new();

@@ -1,6 +1,7 @@
 //! The version of Proxmox VE at the target: whether a migration to it is possible, and supported.
 
 use super::report::{Finding, Step};
+use crate::text::cut;
 use std::ops::RangeInclusive;
 
 /// The first release with remote migration: qemu-server 7.2-9 and pve-container 4.3-4 have the API calls
@@ -10,8 +11,12 @@ const FIRST: (u32, u32) = (7, 3);
 /// The major versions for which pve-tunnel is built and tested.
 const SUPPORTED: RangeInclusive<u32> = 8..=9;
 
+/// Longest version that is shown, in characters. The target can send any text.
+const MAX_SHOWN: usize = 40;
+
 /// What a version means for a migration to the target.
 pub(super) fn judged(version: &str) -> Finding {
+    let version = &cut(version.to_owned(), MAX_SHOWN);
     let text = format!("the target runs Proxmox VE {version}");
     let Some(release) = release(version) else {
         return Finding::worse(
@@ -71,6 +76,8 @@ mod tests {
             ("10.0.1", Outcome::Worse, "newer"),
             ("unknown", Outcome::Worse, "'unknown'"),
             ("", Outcome::Worse, "no version"),
+            (&"x".repeat(400), Outcome::Worse, "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...'"),
+            (&format!("9.1.{}", "x".repeat(100)), Outcome::Ok, "9.1.xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..."),
         ];
         for (version, outcome, text) in table {
             let finding = judged(version);

@@ -1,7 +1,7 @@
 //! The table that `pve-tunnel list` prints: two lines for each tunnel, at most 80 columns wide.
 
 use super::{Listed, Listing, moved};
-use crate::text::COLUMNS;
+use crate::text::{COLUMNS, cut, wrapped};
 use pve_tunnel::publication::{Role, TunnelState};
 use pve_tunnel::quantity::{Size, Span, time_left};
 use std::fmt;
@@ -27,11 +27,16 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, listing: &Listing) -> fmt::Resul
         writeln!(f, "{}", row(&numbers(listed)))?;
         writeln!(f, "{}", cut(format!("  {}", peer(listed)), COLUMNS))?;
     }
-    for pid in &listing.unanswered {
-        writeln!(
-            f,
-            "process {pid} does not answer: it may be suspended; see 'ps {pid}'"
-        )?;
+    // In the order of process IDs. A process can have several tunnels.
+    for same in listing.unanswered.chunk_by(|one, next| one == next) {
+        let pid = same[0];
+        let tunnels = match same.len() {
+            1 => String::new(),
+            count => format!(" for {count} tunnels"),
+        };
+        let text =
+            format!("process {pid} does not answer{tunnels}: it may be suspended; see 'ps {pid}'");
+        f.write_str(&wrapped("", &text))?;
     }
     Ok(())
 }
@@ -109,15 +114,6 @@ fn visible(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// At most so many characters; the rest is replaced by three dots.
-fn cut(text: String, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text;
-    }
-    let start = text.chars().take(width.saturating_sub(3));
-    start.chain("...".chars()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{GIB, tunnel};
@@ -160,6 +156,15 @@ process 99 does not answer: it may be suspended; see 'ps 99'
     }
 
     #[test]
+    fn a_process_that_does_not_answer_has_one_line() {
+        assert_eq!(
+            listing(vec![], vec![7, 9, 9, 9]),
+            "process 7 does not answer: it may be suspended; see 'ps 7'\n\
+             process 9 does not answer for 3 tunnels: it may be suspended; see 'ps 9'\n"
+        );
+    }
+
+    #[test]
     fn a_total_of_nothing_is_not_shown() {
         let mut source = tunnel(Role::Source, 7);
         source.state.peer = Some("192.0.2.7:8006".to_owned());
@@ -195,7 +200,7 @@ process 99 does not answer: it may be suspended; see 'ps 99'
             "\u{1b}]0;title\u{7}".to_owned(),
         ] {
             largest.state.peer = Some(peer.clone());
-            let printed = listing(vec![(largest.clone(), Some(u64::MAX))], vec![u32::MAX]);
+            let printed = listing(vec![(largest.clone(), Some(u64::MAX))], vec![u32::MAX; 99]);
             for line in printed.lines() {
                 assert!(line.chars().count() <= COLUMNS, "{line}");
                 assert!(!line.contains(char::is_control), "{line:?}");
