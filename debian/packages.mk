@@ -41,10 +41,11 @@ deb: ## build packages (DEB_BUILD_OPTIONS=nocheck: no tests)
 	rm -r $(DEB)/$(RELEASE)
 	@ls $(DEB)/*.deb
 
-# Packages of the other release: copied from a machine with it, or built and kept by `make deb-check`.
+# Packages of the other release: copied from a machine with it, or built and kept by `make deb-check`. By default, the
+# folders that exist; if there is none, the first one is named.
 repo: ## create an apt repository (KEY= signs it, PACKAGES=)
 	@debian/repository $(if $(KEY),--key '$(KEY)') target/repo \
-	    $(or $(PACKAGES),$(DEB) target/packages/bookworm target/packages/trixie)
+	    $(or $(PACKAGES),$(wildcard $(DEB) target/packages/bookworm target/packages/trixie),$(DEB))
 
 deb-check: dist $(if $(QUICK),testnode) ## test packages in clean systems, as root (SUITE= QUICK=1)
 	@$(SETUP) --packages

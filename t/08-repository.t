@@ -38,10 +38,18 @@ subtest 'version of a build' => sub {
 
 subtest 'errors' => sub {
     my $empty = $dir->child('empty')->mkdir;
-    fails(
-        [$empty, $dir->child('absent')],
-        qr/no package in: \S+empty \S+absent\. make deb creates/
-    );
+    fails([$empty, $empty], qr/no package in: \S+empty \S+empty\. make deb creates/);
+    # A mistyped name must not lead to a repository of one release only.
+    my $good = folder('good', ['1.0~deb12']);
+    fails([$good, $dir->child('absent')], qr/there is no folder \S+absent: make deb creates/);
+
+    my $damaged = folder('damaged', ['1.0~deb12']);
+    my ($deb) = $damaged->children(qr/\.deb\z/);
+    my $content = $deb->slurp_raw;
+    for my $length (0, 100, length($content) - 100) {
+        $deb->spew_raw(substr $content, 0, $length);
+        fails([$damaged], qr/^debian\/repository: \Q$deb\E is damaged, or not a package/m);
+    }
 
     my $plain = folder('plain', ['1.0']);
     fails(
@@ -66,7 +74,7 @@ my $bookworm = folder('bookworm', ['1.0~deb12']);
 my $trixie = folder('trixie', ['1.0~deb13'], ['1.1~deb13']);
 
 subtest 'unsigned' => sub {
-    my $printed = create($bookworm, $bookworm, $trixie, $dir->child('absent'));
+    my $printed = create($bookworm, $bookworm, $trixie);
     like($printed, qr/^The packages are not signed/m, 'reports that nothing is signed');
     unlike($printed, qr/wget/, '... and fetches no key');
     for my $suite (qw(bookworm trixie)) {
@@ -89,6 +97,15 @@ subtest 'unsigned' => sub {
         qr/^Inst pve-example \[1\.0~deb12\] \(1\.1~deb13 /m,
         'an upgrade of Debian upgrades the package',
     );
+};
+
+subtest 'a path that is not plain' => sub {
+    my $plain = $repository;
+    $repository = $dir->child('100% of it\'s repo');
+    my ($stanza) = stanzas(create($bookworm));
+    is(candidate($stanza), '1.0~deb12', 'apt finds the folder');
+    $repository->remove_tree;
+    $repository = $plain;
 };
 
 subtest 'again' => sub {
@@ -124,6 +141,14 @@ subtest 'signed' => sub {
     ok($from && -s $repository->child($from), '... from a file of the repository');
     like($stanza, qr{^Signed-By: /etc/apt/keyrings/pve-tunnel\.asc$}m, 'the sources name the key');
     unlike($stanza, qr/Trusted/, 'the sources require a signature');
+    my $plain = $repository;
+    $repository = $dir->child('it\'s signed');
+    my ($install) = create('--key', $key, $bookworm) =~ m/^  (install .*)$/m;
+    $install =~ s{ \K/etc/}{'$dir'/etc/};
+    is(system('sh', '-c', $install), 0, 'the command for the key is quoted');
+    ok(-s "$dir/etc/apt/keyrings/pve-tunnel.asc", '... and installs it');
+    $repository->remove_tree;
+    $repository = $plain;
     # Instead of the path to which the operator copies the key.
     $stanza =~ s{^Signed-By: \K.*}{$repository/pve-tunnel.asc}m;
     is(candidate($stanza), '1.0~deb12', 'apt accepts the signature');
@@ -172,7 +197,8 @@ END
 # The wait status and the output. The folders with packages follow an optional --key.
 sub repository (@arguments) {
     my @key = $arguments[0] eq '--key' ? splice(@arguments, 0, 2) : ();
-    my $command = join ' ', map { "'$_'" } "$TOP/debian/repository", @key, $repository, @arguments;
+    my $command = join ' ', map { quotemeta } "$TOP/debian/repository", @key, $repository,
+        @arguments;
     my $output = `$command 2>&1`;
     return ($?, $output);
 }
