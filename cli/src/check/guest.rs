@@ -129,11 +129,9 @@ impl Guest {
 
     /// The network devices that are connected to a bridge of this node: their options, their values and the bridges.
     pub(super) fn bridges(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        let is_device = |key: &str| {
-            let index = key.strip_prefix("net");
-            index.is_some_and(|index| index.parse::<u32>().is_ok())
-        };
-        let devices = self.options().filter(move |(key, _)| is_device(key));
+        let devices = self
+            .options()
+            .filter(|(key, _)| matches!(split_index(key), ("net", Some(_))));
         devices.filter_map(|(key, value)| Some((key, value, property(value, "bridge")?)))
     }
 
@@ -233,6 +231,12 @@ fn shown(time: Duration) -> String {
         (0, minutes) => format!("{minutes} min {:02} s", seconds % 60),
         (hours, minutes) => format!("{hours} h {minutes:02} min"),
     }
+}
+
+/// Name and number of an option such as `scsi0`.
+pub(super) fn split_index(key: &str) -> (&str, Option<u32>) {
+    let name = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    (name, key[name.len()..].parse().ok())
 }
 
 fn is_disk(kind: Kind, key: &str) -> bool {

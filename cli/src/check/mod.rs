@@ -85,6 +85,12 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
     let mut check = Run {
         arguments,
         remote: &remote,
+        needed_storages: storages.needed(guest.as_ref().map(Guest::storages)),
+        needed_bridges: bridges.needed(
+            guest
+                .as_ref()
+                .map(|guest| guest.bridges().map(|(_, _, bridge)| bridge).collect()),
+        ),
         guest,
         storages,
         bridges,
@@ -132,6 +138,9 @@ struct Run<'a> {
     guest: Option<Guest>,
     storages: IdMap,
     bridges: IdMap,
+    /// Those of the target that the migration would use.
+    needed_storages: Vec<String>,
+    needed_bridges: Vec<String>,
     report: &'a mut Report,
 }
 
@@ -204,27 +213,14 @@ impl Run<'_> {
         target::free_vmid(api, wanted, self.report)
     }
 
-    /// The storages of the target that the migration would use.
-    fn needed_storages(&self) -> Vec<String> {
-        self.storages
-            .needed(self.guest.as_ref().map(Guest::storages))
-    }
-
-    /// The bridges of the target that the migration would use.
-    fn needed_bridges(&self) -> Vec<String> {
-        let guest = self.guest.as_ref();
-        self.bridges
-            .needed(guest.map(|guest| guest.bridges().map(|(_, _, bridge)| bridge).collect()))
-    }
-
     /// The privileges that the token lacks; none if they cannot be read.
     fn check_privileges(&mut self, api: &Api, selection: &SourceSelection) -> Option<Vec<Needed>> {
         let purpose = Purpose {
             // A migration will use the guest's own VMID, if no other one was requested. That of the tunnel
             // is another one at each check.
             vmid: self.arguments.target_vmid.or(self.arguments.vmid),
-            storages: self.needed_storages(),
-            bridges: self.needed_bridges(),
+            storages: self.needed_storages.clone(),
+            bridges: self.needed_bridges.clone(),
             bridge_map: self.bridges.clone(),
             migration_type: selection.migration_type,
             configured: selection.may_be_configured_at_target(),
@@ -236,8 +232,7 @@ impl Run<'_> {
 
     fn check_resources(&mut self, api: &Api, target: &Target, missing: Option<Vec<Needed>>) {
         let (node, guest) = (&target.node, self.guest.as_ref());
-        let storages = self.needed_storages();
-        let storages = (storages.as_slice(), &self.storages);
+        let storages = (self.needed_storages.as_slice(), &self.storages);
         resources::check_storages(api, node, storages, guest, self.report);
         // The worker checks bridges when it opens a tunnel, also those that the configuration of the
         // network does not contain.
@@ -250,8 +245,7 @@ impl Run<'_> {
                 .iter()
                 .any(|each| Path::new(&each.path).starts_with(&path))
         };
-        let bridges = self.needed_bridges();
-        let bridges = bridges.iter().map(String::as_str);
+        let bridges = self.needed_bridges.iter().map(String::as_str);
         let bridges: Vec<&str> = bridges.filter(may_use).collect();
         resources::check_bridges(api, node, &bridges, self.report);
     }
@@ -279,8 +273,8 @@ impl Run<'_> {
             node: &target.node,
             kind: self.guest.as_ref().map_or("qemu", Guest::api_name),
             vmid,
-            storages: &self.needed_storages(),
-            bridges: &self.needed_bridges(),
+            storages: &self.needed_storages,
+            bridges: &self.needed_bridges,
             selection,
             seconds: self.arguments.seconds,
         };

@@ -4,7 +4,7 @@
 //! as `qm set` would (`config` of the tunnel and `$update_vm_api` in `PVE::API2::Qemu`), for a container with
 //! `PVE::LXC::check_ct_modify_config_perm`. It does so after the disks of a stopped guest were sent.
 
-use super::guest::{Guest, Kind, property};
+use super::guest::{Guest, Kind, property, split_index};
 
 /// Most VLAN tags of one network device that are checked, because each needs a request.
 const MAX_TAGS: usize = 32;
@@ -219,12 +219,6 @@ fn use_mapping(mapping: &str) -> Rule {
 fn default_property<'a>(value: &'a str, name: &str) -> &'a str {
     let bare = value.split(',').find(|part| !part.contains('='));
     property(value, name).or(bare).unwrap_or_default()
-}
-
-/// Name and number of an option such as `scsi0`.
-fn split_index(key: &str) -> (&str, Option<u32>) {
-    let name = key.trim_end_matches(|c: char| c.is_ascii_digit());
-    (name, key[name.len()..].parse().ok())
 }
 
 #[cfg(test)]
