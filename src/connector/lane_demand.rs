@@ -25,8 +25,8 @@ pub(super) struct LaneDemand {
 struct Observed {
     since: Instant,
     limits: LimitTimes,
-    /// For how long the congestion control has not found the rate of the path.
-    growing: Duration,
+    /// For how long the congestion control has held the lanes back.
+    held_back: Duration,
 }
 
 impl Observed {
@@ -34,7 +34,7 @@ impl Observed {
         Self {
             since: Instant::now(),
             limits: LimitTimes::default(),
-            growing: Duration::ZERO,
+            held_back: Duration::ZERO,
         }
     }
 
@@ -43,13 +43,13 @@ impl Observed {
         let limit = self.limits.main()?;
         let total: Duration = self.limits.each().map(|(_, time)| time).sum();
         let most = match limit {
-            // Each lane has buffers of its own, and a loss slows only one of them.
-            Limit::Window | Limit::Loss => settings.lanes,
-            // Together they find the rate of a long path sooner.
-            Limit::Rate if self.growing >= total / PART => settings.lanes,
+            // Each lane has buffers of its own.
+            Limit::Window => settings.lanes,
+            // A loss slows only one of them, and together they find the rate of a long path sooner.
+            Limit::Loss | Limit::Rate if self.held_back >= total / PART => settings.lanes,
             // More lanes than threads do not use more cores.
             Limit::Core => settings.lanes.min(settings.threads + 1),
-            Limit::Rate | Limit::Source | Limit::Target => return None,
+            Limit::Loss | Limit::Rate | Limit::Source | Limit::Target => return None,
         };
         let wanted = lanes.saturating_mul(2).min(most);
         (wanted > lanes && self.limits.of(limit) >= total / PART).then_some((wanted, limit))
@@ -81,9 +81,13 @@ impl LaneDemand {
     /// shall be more, and what limits.
     fn observe(&self, limit: Limit, time: Duration, state: State) -> Option<(u16, Limit)> {
         let observed = &mut *lock(&self.observed);
+        if state.is_adapted {
+            *observed = Observed::new();
+            return None;
+        }
         observed.limits.add(limit, time);
-        if state.is_growing {
-            observed.growing += time;
+        if state.is_held_back {
+            observed.held_back += time;
         }
         if observed.since.elapsed() < OBSERVATION {
             return None;
@@ -109,14 +113,14 @@ impl Observer for LaneObserver {
     }
 
     fn limited_by(&self, limit: Limit, time: Duration, state: State) {
-        let limit = match (limit, self.stream.full_window()) {
+        let shown = match (limit, self.stream.full_window()) {
             // The lane has nothing to send, because the window of the stream is too small for the path or
-            // full of data that the program at the target has not read.
+            // full of data that the program at the target has not read. More lanes help against neither.
             (Limit::Source, Some(bytes)) if state.in_flight as u64 > bytes / 2 => Limit::Window,
             (Limit::Source, Some(_)) => Limit::Target,
             (limit, _) => limit,
         };
-        self.observer.limited_by(limit, time, state);
+        self.observer.limited_by(shown, time, state);
         if let Some((lanes, limit)) = self.demand.observe(limit, time, state) {
             let reason = match limit {
                 Limit::Rate => "the congestion control of TCP",
@@ -146,15 +150,34 @@ mod tests {
     }
 
     #[test]
-    fn congestion_control_that_grows_is_no_limit_of_the_network() {
-        let more = |growing| {
-            let mut observed = Observed::new();
-            observed.limits.add(Limit::Rate, Duration::from_secs(2));
-            observed.growing = Duration::from_millis(growing);
-            observed.more(settings(8, 1), 2)
+    fn more_lanes_help_against_a_congestion_control_that_holds_them_back() {
+        for limit in [Limit::Rate, Limit::Loss] {
+            let more = |held_back| {
+                let mut observed = Observed::new();
+                observed.limits.add(limit, Duration::from_secs(2));
+                observed.held_back = Duration::from_millis(held_back);
+                observed.more(settings(8, 1), 2)
+            };
+            assert_eq!(more(1000), Some((4, limit)));
+            assert_eq!(more(900), None);
+        }
+    }
+
+    #[test]
+    fn a_change_of_a_socket_begins_the_observation_again() {
+        let demand = LaneDemand::new(settings(8, 1));
+        let observe = |is_adapted| {
+            let state = State {
+                is_adapted,
+                ..State::default()
+            };
+            demand.observe(Limit::Window, 2 * OBSERVATION, state)
         };
-        assert_eq!(more(1000), Some((4, Limit::Rate)));
-        assert_eq!(more(900), None);
+        lock(&demand.observed).since = Instant::now() - OBSERVATION;
+        assert_eq!(observe(true), None);
+        assert_eq!(observe(false), None);
+        lock(&demand.observed).since = Instant::now() - OBSERVATION;
+        assert_eq!(observe(false), Some((2, Limit::Window)));
     }
 
     #[test]
@@ -164,9 +187,9 @@ mod tests {
             (Limit::Window, settings(8, 1), 4, Some(8)),
             (Limit::Window, settings(6, 1), 4, Some(6)),
             (Limit::Window, settings(8, 1), 8, None),
-            (Limit::Loss, settings(8, 1), 2, Some(4)),
             (Limit::Core, settings(8, 3), 2, Some(4)),
             (Limit::Core, settings(8, 3), 4, None),
+            (Limit::Loss, settings(8, 3), 1, None),
             (Limit::Rate, settings(8, 3), 1, None),
             (Limit::Source, settings(8, 3), 1, None),
             (Limit::Target, settings(8, 3), 1, None),

@@ -9,7 +9,7 @@ use super::protocol::PlaneRequest;
 use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::capability::{Capabilities, Capability, CapabilityError};
 use crate::direct::message::{MAX_ADDRESSES, Offer, Open, shown_on_source};
-use crate::direct::{LANES_PROTOCOL, LaneResources, OLDEST_PROTOCOL, PROTOCOL};
+use crate::direct::{LANES_PROTOCOL, LaneResources, OLDEST_PROTOCOL, PROTOCOL, Windows};
 use crate::plan::{Dial, Plan, PlanError, PlanInput, plan};
 use crate::plane::{MigrationType, Plane};
 use crate::process::Log;
@@ -325,7 +325,7 @@ async fn dial(
     let address = candidate.endpoint.ip().to_string();
     let limit = request.dead_peer_timeout;
     let healing = (open.protocol >= LANES_PROTOCOL).then(|| Healing {
-        lanes: Arc::new(LaneResources::new(request.lanes())),
+        lanes: Arc::new(LaneResources::new(request.lanes(), Windows::OF_SOURCE)),
         worker: worker.clone(),
     });
     let (deadline, log) = (deadline, log.clone());

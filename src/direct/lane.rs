@@ -13,12 +13,31 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// The window of one stream, in bytes: 1 Gbit/s over a round trip of 100 ms.
-const MAX_WINDOW: u32 = 16 << 20;
+/// The windows that an end grants: how much the other end may send before the local program has taken
+/// it, in bytes. Both ends keep that much, the receiver of what is out of order, and the sender of what
+/// is not acknowledged. So the windows of both directions together bound the memory of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// Of one stream.
+    of_stream: u32,
+    /// Of all streams of a process together. A stream beyond that has the initial window.
+    of_process: u32,
+}
 
-/// What the windows of all streams of a process may have together, in bytes. A stream beyond that has
-/// the initial window.
-const MAX_WINDOWS: u32 = 24 << 20;
+impl Windows {
+    /// Those of a target, which receives a guest. Twice what 1 Gbit/s has in flight over a round trip of
+    /// 100 ms: a lane that repairs a loss delays what the others have sent for at least a round trip.
+    pub(crate) const OF_TARGET: Self = Self {
+        of_stream: 32 << 20,
+        of_process: 48 << 20,
+    };
+
+    /// Those of a source, which receives little.
+    pub(crate) const OF_SOURCE: Self = Self {
+        of_stream: 8 << 20,
+        of_process: 12 << 20,
+    };
+}
 
 /// Time limit for the last messages of a stream.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -54,6 +73,7 @@ impl LaneSettings {
 /// The threads and the memory that the lanes of one process share.
 pub(crate) struct LaneResources {
     settings: LaneSettings,
+    limits: Windows,
     /// Started with the first lane that needs it. None if the system refuses a thread: lanes then run on
     /// the thread of the process.
     threads: OnceLock<Option<Runtime>>,
@@ -62,9 +82,10 @@ pub(crate) struct LaneResources {
 }
 
 impl LaneResources {
-    pub(crate) fn new(settings: LaneSettings) -> Self {
+    pub(crate) fn new(settings: LaneSettings, limits: Windows) -> Self {
         Self {
             settings,
+            limits,
             threads: OnceLock::new(),
             windows: AtomicU32::new(0),
         }
@@ -98,9 +119,8 @@ impl LaneResources {
     /// The window of a new stream.
     pub(crate) fn window(self: &Arc<Self>) -> Window {
         let used = self.windows.load(Ordering::Relaxed);
-        let bytes = MAX_WINDOWS
-            .saturating_sub(used)
-            .clamp(INITIAL_WINDOW, MAX_WINDOW);
+        let left = self.limits.of_process.saturating_sub(used);
+        let bytes = left.clamp(INITIAL_WINDOW, self.limits.of_stream);
         self.windows.fetch_add(bytes, Ordering::Relaxed);
         Window {
             resources: self.clone(),

@@ -204,11 +204,12 @@ impl Link {
                 }
             }
         };
+        let lanes = || stream.lanes();
         // Earlier than the stream would fail, so that other lanes can send what this one has lost.
         let limit = liveness.dead_peer_timeout() / LOST_LANE;
         let result = tokio::select! {
             result = served => result.map_err(|error| error.to_string()),
-            cause = acknowledgement::lost(&socket, limit, monitor.of_lane()) => Err(cause),
+            cause = acknowledgement::lost(&socket, limit, monitor.of_lane(&lanes)) => Err(cause),
         };
         if result.is_err() {
             abandon(&socket);

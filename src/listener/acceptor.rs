@@ -12,7 +12,9 @@ use crate::direct::handshake::{
     CONNECTED, HandshakeRefusal, LaneRequest, NO_SOCKET, Purpose, SECOND_HEARTBEAT,
 };
 use crate::direct::message::{Refused, Stat};
-use crate::direct::{LaneResources, LaneSettings, Link, PeerLiveness, SessionKey, heartbeat};
+use crate::direct::{
+    LaneResources, LaneSettings, Link, PeerLiveness, SessionKey, Windows, heartbeat,
+};
 use crate::lanes::LANES;
 use crate::plane::Plane;
 use crate::process::Log;
@@ -144,11 +146,10 @@ impl Acceptor {
                 buffer: options.buffer,
             })),
             streams: Streams::default(),
-            lanes: Arc::new(LaneResources::new(LaneSettings::new(
-                *LANES.end(),
-                *LANES.start(),
-                options.threads,
-            ))),
+            lanes: Arc::new(LaneResources::new(
+                LaneSettings::new(*LANES.end(), *LANES.start(), options.threads),
+                Windows::OF_TARGET,
+            )),
             presence: Presence::none(),
             connections: AtomicU64::new(0),
             refused: Mutex::default(),

@@ -263,6 +263,11 @@ impl Stream {
         }
     }
 
+    /// The number of its lanes that are open.
+    pub(crate) fn lanes(&self) -> usize {
+        self.state().lanes
+    }
+
     /// If the window is full, so that no lane may send: the bytes in it for each lane, on their way or at
     /// the target.
     pub(crate) fn full_window(&self) -> Option<u64> {

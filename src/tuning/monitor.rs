@@ -34,9 +34,12 @@ const FIRST_SAMPLES: u32 = 100;
 /// as the kernel's own largest send buffer holds (`net.ipv4.tcp_wmem`).
 const UNSENT_LIMIT: u32 = 4 << 20;
 
-/// The same for a connection that carries a stream together with others. Data that waits in it delays
-/// the whole stream, while another one could send it at once.
-const UNSENT_LIMIT_OF_LANE: u32 = 256 << 10;
+/// The same for a connection that carries a stream together with others: one of so many parts of the
+/// data in flight, and at least so many bytes. Data that waits in it delays the whole stream, while
+/// another one could send it at once. With less, a fast connection would run dry before it is filled
+/// again.
+const UNSENT_PART_OF_LANE: u32 = 4;
+const MIN_UNSENT_OF_LANE: u32 = 256 << 10;
 
 /// What is reported about a connection.
 pub(crate) trait Observer: Send + Sync {
@@ -53,9 +56,11 @@ pub(crate) trait Observer: Send + Sync {
 pub(crate) struct State {
     /// Bytes that were sent and not acknowledged.
     pub(crate) in_flight: usize,
-    /// The limit is [`Limit::Rate`], and the congestion control has not found the rate of the path yet:
-    /// nothing waits in the queues of the path, and it is one that sends until packets are lost.
-    pub(crate) is_growing: bool,
+    /// The congestion control holds the connection back: it is one that reacts to loss, and nothing waits
+    /// in the queues of the path. BBR sends at the rate of the path in spite of loss, and needs no others.
+    pub(crate) is_held_back: bool,
+    /// The socket was adapted to the path just now, so what limited it before may not limit it any more.
+    pub(crate) is_adapted: bool,
 }
 
 /// What the connections of one migration share: the settings of their network, and what was found out
@@ -94,7 +99,7 @@ impl Tuning {
         Monitor {
             tuning: self,
             observer,
-            is_lane: false,
+            lanes: None,
         }
     }
 }
@@ -104,14 +109,17 @@ impl Tuning {
 pub(crate) struct Monitor<'a> {
     tuning: &'a Tuning,
     observer: &'a dyn Observer,
-    is_lane: bool,
+    lanes: Option<LaneCount<'a>>,
 }
 
-impl Monitor<'_> {
+/// Returns the number of connections that carry a stream at present.
+type LaneCount<'a> = &'a (dyn Fn() -> usize + Sync);
+
+impl<'a> Monitor<'a> {
     /// For a connection that carries a stream together with others.
-    pub(crate) fn of_lane(self) -> Self {
+    pub(crate) fn of_lane(self, lanes: LaneCount<'a>) -> Self {
         Self {
-            is_lane: true,
+            lanes: Some(lanes),
             ..self
         }
     }
@@ -145,8 +153,10 @@ struct Connection<'a> {
     tuning: &'a Tuning,
     observer: &'a dyn Observer,
     socket: BorrowedFd<'a>,
-    /// The most data that may wait without having been sent, in bytes, once it is limited.
-    unsent_limit: u32,
+    lanes: Option<LaneCount<'a>>,
+    /// The most data that may wait without having been sent, in bytes. None if the kernel's default, which
+    /// is no limit, was not changed.
+    unsent_limit: Option<u32>,
     tuner: Tuner,
     share: Share,
     /// The last sample, and how long this thread had been busy then. None before the first one.
@@ -163,21 +173,14 @@ impl<'a> Connection<'a> {
         let Monitor {
             tuning,
             observer,
-            is_lane,
+            lanes,
         } = monitor;
-        let unsent_limit = match is_lane {
-            true => UNSENT_LIMIT_OF_LANE,
-            false => UNSENT_LIMIT,
-        };
-        if is_lane {
-            // Without it, the stream is only slower.
-            let _ = limit_unsent(socket, unsent_limit);
-        }
         let mut connection = Self {
             tuning,
             observer,
             socket,
-            unsent_limit,
+            lanes,
+            unsent_limit: None,
             tuner: Tuner::new(tuning.settings, tuning.receive_limit()),
             share: tuning.budget.share(),
             before: None,
@@ -207,8 +210,14 @@ impl<'a> Connection<'a> {
 
     fn observe(&mut self, sample: Sample) {
         self.largest_window = self.largest_window.max(sample.info.send_window);
+        self.limit_unsent_of_lane(&sample);
         let busy = busy_time();
         let before = self.before.replace((sample, busy));
+        let needed = self.tuner.needs_samples() && sample.is_far();
+        let changes = match needed {
+            true => self.tuner.observe(sample, self.share.allowance()),
+            false => Vec::new(),
+        };
         if let Some((before, busy_before)) = before {
             let elapsed = sample.at.saturating_duration_since(before.at);
             let busy = busy.saturating_sub(busy_before).as_secs_f64();
@@ -216,18 +225,31 @@ impl<'a> Connection<'a> {
             if let Some(limit) = limit(&before, &sample, busy, self.largest_window) {
                 let state = State {
                     in_flight: sample.queued,
-                    is_growing: limit == Limit::Rate
+                    is_held_back: matches!(limit, Limit::Rate | Limit::Loss)
                         && !sample.is_queue_long()
                         && congestion_control(self.socket).is_ok_and(|name| name != "bbr"),
+                    is_adapted: !changes.is_empty(),
                 };
                 self.observer.limited_by(limit, elapsed, state);
             }
         }
-        let needed = self.tuner.needs_samples() && sample.is_far();
         self.is_starting = needed && before.is_some_and(|(before, _)| moved(&before, &sample));
-        if needed {
-            let changes = self.tuner.observe(sample, self.share.allowance());
-            self.apply_all(changes);
+        self.apply_all(changes);
+    }
+
+    /// Adapts the limit of unsent data to the number of lanes. A lane that is alone is as any connection.
+    fn limit_unsent_of_lane(&mut self, sample: &Sample) {
+        let Some(lanes) = self.lanes else {
+            return;
+        };
+        let wanted = match lanes() {
+            0 | 1 => self.unsent_limit.map(|_| UNSENT_LIMIT),
+            _ => Some(unsent_limit_of_lane(sample)),
+        };
+        if let Some(bytes) = wanted.filter(|bytes| self.unsent_limit != Some(*bytes)) {
+            self.unsent_limit = wanted;
+            // Without it, the stream is only slower.
+            let _ = limit_unsent(self.socket, bytes);
         }
     }
 
@@ -241,7 +263,8 @@ impl<'a> Connection<'a> {
     fn apply(&mut self, change: Change) {
         match change {
             Change::SendBuffer { bytes, reason } => {
-                let set = force_send_buffer(self.socket, bytes, self.unsent_limit);
+                let unsent_limit = *self.unsent_limit.get_or_insert(UNSENT_LIMIT);
+                let set = force_send_buffer(self.socket, bytes, unsent_limit);
                 self.buffer_changed("send", bytes, &reason, set);
             }
             Change::ReceiveBuffer { bytes, reason } => {
@@ -308,6 +331,13 @@ fn sample(socket: BorrowedFd<'_>) -> io::Result<Sample> {
         queued: unacknowledged(socket)?,
         unread: unread(socket)?,
     })
+}
+
+/// The limit for a lane beside others, by its data in flight.
+fn unsent_limit_of_lane(sample: &Sample) -> u32 {
+    let in_flight = sample.queued.saturating_sub(sample.info.unsent as usize);
+    let bytes = u32::try_from(in_flight).unwrap_or(u32::MAX) / UNSENT_PART_OF_LANE;
+    bytes.clamp(MIN_UNSENT_OF_LANE, UNSENT_LIMIT)
 }
 
 /// Whether data was transferred between two samples.
