@@ -98,6 +98,7 @@ pub mod tls;
 pub mod tuning;
 pub mod websocket;
 
+pub use lanes::Compression;
 pub use scalar::{one_line, one_line_within};
 pub use system::ignored_signals;
 

@@ -67,6 +67,7 @@ subtest 'on the source' => sub {
         buffer => 'auto',
         lanes => 1,
         threads => undef,
+        compression => 'none',
     );
     my %dc2 = (
         %nothing,

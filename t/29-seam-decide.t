@@ -43,6 +43,7 @@ subtest 'actions' => sub {
                     caps => ['direct-tls', 'direct-tcp'],
                     withheld => {},
                     meter => JSON::true,
+                    compression => ['zstd'],
                     version => $PVE::Tunnel::Native::VERSION,
                 },
             },

@@ -120,6 +120,7 @@ for my $kind (qw(qemu lxc)) {
                     caps => [qw(direct-tls direct-tcp)],
                     withheld => {},
                     meter => JSON::true,
+                    compression => ['zstd'],
                     version => $PVE::Tunnel::Seam::VERSION // '0.1.0'
                 },
                 'hello returns the offer'

@@ -14,7 +14,9 @@ use Socket qw(SHUT_WR);
 use Test::More;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
-use Test::LaneFrame qw(frame $KIND_DATA $KIND_ZEROS $KIND_END $KIND_ACKNOWLEDGEMENT $KIND_ABORT);
+use Test::LaneFrame qw(
+    frame zstd_frame $KIND_DATA $KIND_ZEROS $KIND_END $KIND_ACKNOWLEDGEMENT $KIND_ABORT $KIND_COMPRESSED
+);
 use Test::MinimalClient;
 use Test::MinimalLanes;
 use Test::MinimalStream;
@@ -242,6 +244,20 @@ for my $plane (qw(tcp tls)) {
         is($end->{failed}, undef, 'the stream has not failed');
     };
 
+    subtest "$plane: compressed data" => sub {
+        my $forward = forward(start($plane), 'compressed');
+        my (undef, $end, $socket) = begin($forward, 1);
+        my $text = "the same line\n" x 100;
+        # The output of `zstd -1 --no-check --stream-size=1400`.
+        my $compressed = compressed(4, pack 'H*',
+            '28b52ffd607804ad0000707468652073616d65206c696e650a010067c53f95');
+        # Out of order, twice, and in small parts.
+        my $frames = join '', $compressed, compressed(1404, zstd_frame('tail')), $compressed,
+            frame($KIND_DATA, 4, 0, 'head'), frame($KIND_END, 0, 1408);
+        $end->{lanes}[0]{stream}->write_all($_) for unpack '(a7)*', $frames;
+        is(read_to_end($socket), "head${text}tail", 'the program receives what was compressed');
+    };
+
     subtest "$plane: lanes that end" => sub {
         my $listener = start($plane);
         my $forward = forward($listener, 'cuts');
@@ -332,9 +348,18 @@ sub violations ($forward) {
         'an end before data' => frame($KIND_DATA, 6, 10, 'abcdef') . frame($KIND_END, 0, 15),
         'an acknowledgement of what was not sent' => frame($KIND_ACKNOWLEDGEMENT, 0, 2),
         'kind 0' => frame(0, 0, 0),
-        'kind 6' => frame(6, 0, 0),
+        'kind 7' => frame(7, 0, 0),
         'data without bytes' => frame($KIND_DATA, 0, 0),
         'zeros without bytes' => frame($KIND_ZEROS, 0, 0),
+        'compressed data without bytes' => frame($KIND_COMPRESSED, 0, 0),
+        'compressed data with 131073 bytes' => frame($KIND_COMPRESSED, 131_073, 0, 'x' x 131_073),
+        'compressed data that is not a frame' => compressed(4, 'text'),
+        'compressed data with a byte after its frame' => compressed(4, zstd_frame('text') . 'x'),
+        'compressed data with two frames' => compressed(4, zstd_frame('text') x 2),
+        'compressed data without content' => compressed(4, zstd_frame('')),
+        'a content size that is wrong' => compressed(4, zstd_frame('text') =~ s/\x04/\x05/r),
+        'compressed data beyond the window' =>
+            sub ($granted) { compressed($granted, zstd_frame('x')) },
         'data with 131073 bytes' => frame($KIND_DATA, 131_073, 0, 'x' x 131_073),
         'data beyond the largest offset' => frame($KIND_DATA, 2, $largest, 'xx'),
         'zeros beyond the largest offset' => frame($KIND_ZEROS, 2, $largest),
@@ -363,9 +388,23 @@ sub violations ($forward) {
     return;
 }
 
+sub compressed ($offset, $payload) {
+    return frame($KIND_COMPRESSED, length $payload, $offset, $payload);
+}
+
 # The kernel resets only a UNIX socket that has sent data.
 sub print_byte ($socket) {
     syswrite($socket, '.') or die "write: $!\n";
+    return;
+}
+
+# All data of a program's socket.
+sub read_to_end ($socket) {
+    my $data = '';
+    while (1) {
+        IO::Select->new($socket)->can_read(30) or die "no data for 30 s\n";
+        sysread($socket, $data, 65_536, length $data) or return $data;
+    }
     return;
 }
 

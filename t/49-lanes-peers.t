@@ -14,7 +14,9 @@ use URI::Escape qw(uri_escape);
 
 use Test::Connector;
 use Test::ConnectorChecks qw(no_secrets);
-use Test::LaneFrame qw(frame $KIND_DATA $KIND_ZEROS $KIND_END $KIND_ACKNOWLEDGEMENT);
+use Test::LaneFrame qw(
+    frame $KIND_DATA $KIND_ZEROS $KIND_END $KIND_ACKNOWLEDGEMENT $KIND_COMPRESSED
+);
 use Test::MinimalStream;
 use Test::Pattern qw(pattern_block);
 use Test::Stream qw(pump);
@@ -159,7 +161,9 @@ for my $plane (qw(tls tcp)) {
             'an acknowledgement of what was not sent' =>
                 { send => frame($KIND_ACKNOWLEDGEMENT, 0, 1 << 40) },
             'kind 0' => { send => frame(0, 0, 0) },
-            'kind 6' => { send => frame(6, 0, 0) },
+            'kind 7' => { send => frame(7, 0, 0) },
+            'compressed data, which the source does not accept' =>
+                { send => frame($KIND_COMPRESSED, 4, 0, 'zstd') },
             'data without bytes' => { send => frame($KIND_DATA, 0, 0) },
             'zeros without bytes' => { send => frame($KIND_ZEROS, 0, 0) },
             'data with 131073 bytes' => { send => frame($KIND_DATA, 131_073, 0, 'x' x 131_073) },

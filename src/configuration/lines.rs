@@ -123,5 +123,6 @@ pub fn settings(selection: &SourceSelection, lines: &Lines) -> Vec<Setting> {
             "threads",
             selection.threads.map(|threads| threads.to_string()),
         ),
+        setting("compression", Some(selection.compression.name().to_owned())),
     ]
 }

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::lanes::Compression;
 use crate::network::NetworkError;
 use crate::plane::MigrationType;
 use crate::tuning::{Buffer, Congestion};
@@ -129,6 +130,8 @@ pub struct Network {
     pub lanes: u16,
     /// The threads that serve them beside a process's own one; none for the default.
     pub threads: Option<u16>,
+    /// How the data is compressed.
+    pub compression: Compression,
     /// Free text, without effect.
     pub comment: Option<String>,
 }

@@ -12,7 +12,7 @@ use super::{
     Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, DEAD_PEER_TIMEOUTS, Host, Lines,
     MAX_FILE, MAX_LINE, MAX_SECTIONS, Network, POLICY_ID, id_mistake, is_id,
 };
-use crate::lanes::{DEFAULT_LANES, LANES, THREADS};
+use crate::lanes::{Compression, DEFAULT_LANES, LANES, THREADS};
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
@@ -107,6 +107,7 @@ struct NetworkKeys {
     buffer: Buffer,
     lanes: Option<u16>,
     threads: Option<u16>,
+    compression: Compression,
     comment: Option<String>,
 }
 
@@ -265,7 +266,7 @@ fn duplicate_remote(remote: &Host, id: &str, other: &str, first: usize) -> Strin
 }
 
 impl NetworkKeys {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         "remote",
         "source",
         "target",
@@ -278,6 +279,7 @@ impl NetworkKeys {
         "buffer",
         "lanes",
         "threads",
+        "compression",
         "comment",
     ];
 
@@ -298,6 +300,7 @@ impl NetworkKeys {
             "buffer" => self.buffer = Buffer::from_text(value)?,
             "lanes" => self.lanes = Some(number(value, LANES, "lanes")?),
             "threads" => self.threads = Some(number(value, THREADS, "threads")?),
+            "compression" => self.compression = Compression::from_text(value)?,
             _ => self.comment = Some(value.to_owned()),
         }
         Ok(())
@@ -332,6 +335,7 @@ impl NetworkKeys {
             buffer: self.buffer,
             lanes: self.lanes.unwrap_or(DEFAULT_LANES),
             threads: self.threads,
+            compression: self.compression,
             comment: self.comment,
         })
     }

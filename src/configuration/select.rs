@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parse::type_names;
 use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network, is_id};
-use crate::lanes::DEFAULT_LANES;
+use crate::lanes::{Compression, DEFAULT_LANES};
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
@@ -82,6 +82,8 @@ pub struct SourceSelection {
     pub lanes: u16,
     /// The threads that serve them beside the connector's own one; null for the default.
     pub threads: Option<u16>,
+    /// How the data is compressed.
+    pub compression: Compression,
     /// Why this network was selected, in one sentence.
     pub reason: String,
 }
@@ -209,6 +211,7 @@ pub fn select_source(
             buffer: network.buffer,
             lanes: network.lanes,
             threads: network.threads,
+            compression: network.compression,
             reason,
         },
         None => SourceSelection {
@@ -225,6 +228,7 @@ pub fn select_source(
             buffer: Buffer::default(),
             lanes: DEFAULT_LANES,
             threads: None,
+            compression: Compression::None,
             reason,
         },
     })

@@ -140,11 +140,13 @@ impl Observer for LaneObserver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lanes::Compression;
 
     fn settings(lanes: u16, threads: u16) -> LaneSettings {
         LaneSettings {
             lanes,
             first: 1,
+            compression: Compression::None,
             threads,
         }
     }

@@ -6,7 +6,8 @@ use super::lane_demand::{LaneDemand, LaneObserver};
 use crate::direct::handshake::{LaneRequest, Purpose, StreamId};
 use crate::direct::lane::{finish, outcome};
 use crate::direct::{HandshakeError, LaneResources, Link, LinkError};
-use crate::relay::{Counters, Local, RelayError, Stream};
+use crate::lanes::Compression;
+use crate::relay::{Counters, Local, RelayError, Stream, StreamCompression};
 use crate::tuning::{Observer, Tuning};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,10 +64,15 @@ impl Lanes {
     ) -> Result<(), LinkError> {
         let liveness = self.target.liveness().clone();
         let window = self.resources.window();
-        let stream = Arc::new(Stream::new(local, counters.clone(), window.bytes));
+        let settings = self.resources.settings();
+        let compression = match settings.compression {
+            Compression::Zstd => StreamCompression::Sends,
+            Compression::None => StreamCompression::None,
+        };
+        let stream = Stream::new(local, counters.clone(), window.bytes, compression);
+        let stream = Arc::new(stream);
         // A task that is cancelled must not look to the target like a stream that may heal.
         let _end = AbortOnDrop(stream.clone());
-        let settings = self.resources.settings();
         let demand = Arc::new(LaneDemand::new(settings));
         let observer = Arc::new(LaneObserver {
             demand: demand.clone(),

@@ -8,6 +8,7 @@
 //! `record` report what was transferred, and `published` is what `pve-tunnel list` shows.
 
 mod address_rules;
+mod agreed;
 mod api_address;
 mod dial;
 mod direct_target;

@@ -3,13 +3,16 @@
 
 use super::Options;
 use super::address_rules::AddressRules;
+use super::agreed::Agreed;
 use super::direct_target::{Credentials, DirectTarget, Healing};
 use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::PlaneRequest;
 use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::capability::{Capabilities, Capability, CapabilityError};
 use crate::direct::message::{MAX_ADDRESSES, Offer, Open, shown_on_source};
-use crate::direct::{LANES_PROTOCOL, LaneResources, OLDEST_PROTOCOL, PROTOCOL, Windows};
+use crate::direct::{
+    LANES_PROTOCOL, LaneResources, LaneSettings, OLDEST_PROTOCOL, PROTOCOL, Windows,
+};
 use crate::plan::{Dial, Plan, PlanError, PlanInput, plan};
 use crate::plane::{MigrationType, Plane};
 use crate::process::Log;
@@ -92,14 +95,15 @@ pub(super) async fn negotiate(
         dial: None,
     };
     let mut withheld = None;
-    let mut protocol = OLDEST_PROTOCOL;
+    let mut agreed = Agreed::OLDEST;
     if request.planes.iter().any(|plane| is_direct(*plane)) {
-        let offer = offered_planes(request.migration_type, worker, log).await?;
+        let offer = offered_planes(request, worker, log).await?;
         input.caps.extend(offer.caps);
         input.tls_withheld = offer.tls_withheld;
         withheld = offer.clear_text_withheld;
         if let Some(common) = offer.protocols {
-            protocol = chosen_protocol(request, &common, log);
+            let accepts = offer.accepts_compression;
+            agreed = Agreed::new(request, &common, accepts, |text| log.line(text));
         }
     }
     let first = plan(&input).map_err(|error| match (error, withheld) {
@@ -117,8 +121,7 @@ pub(super) async fn negotiate(
             target: None,
         });
     };
-    let (dial, reached) = match reach((plane, protocol), request, worker, rules, options, log).await
-    {
+    let (dial, reached) = match reach((plane, agreed), request, worker, rules, options, log).await {
         Ok(reached) => (
             Dial {
                 ok: true,
@@ -154,6 +157,8 @@ fn is_direct(plane: Plane) -> bool {
 struct OfferedPlanes {
     /// The protocols in common; none without direct planes.
     protocols: Option<RangeInclusive<u16>>,
+    /// The target accepts what the source was requested to compress.
+    accepts_compression: bool,
     /// Names of capabilities.
     caps: Vec<String>,
     /// Why direct TLS is not among them, if the target gives a reason.
@@ -165,7 +170,7 @@ struct OfferedPlanes {
 /// Requests the seam's offer. The offer is empty if the target has no seam, or a seam without a
 /// protocol in common.
 async fn offered_planes(
-    migration_type: MigrationType,
+    request: &PlaneRequest,
     worker: &WorkerChannel,
     log: &Log,
 ) -> Result<OfferedPlanes, NegotiationError> {
@@ -207,7 +212,7 @@ async fn offered_planes(
     }
     // Only names that this migration could use: others are not a reason for its plane, and the target
     // must not be able to fill the log. Without direct TLS, the plan has the reason.
-    if migration_type == MigrationType::Insecure {
+    if request.migration_type == MigrationType::Insecure {
         for known in [Capability::DirectTcp, Capability::InsecureRemote] {
             let name = known.name();
             if let Some(reason) = offer.withheld.get(name) {
@@ -223,21 +228,11 @@ async fn offered_planes(
     let caps = Capabilities::from_json(&offer.caps)?;
     Ok(OfferedPlanes {
         protocols: Some(oldest.max(OLDEST_PROTOCOL)..=common),
+        accepts_compression: offer.accepts(request.compression),
         caps: caps.names().into_iter().map(str::to_owned).collect(),
         tls_withheld: reason(Capability::DirectTls),
         clear_text_withheld: reason(Capability::DirectTcp),
     })
-}
-
-/// The newest protocol if more than one lane is requested, otherwise the oldest one.
-fn chosen_protocol(request: &PlaneRequest, common: &RangeInclusive<u16>, log: &Log) -> u16 {
-    if request.lanes().lanes < 2 {
-        return *common.start();
-    }
-    if *common.end() < LANES_PROTOCOL {
-        log.line("the target's pve-tunnel has no lanes: each stream uses one connection");
-    }
-    *common.end()
 }
 
 /// Rounded up, because the seam accepts whole seconds only.
@@ -247,7 +242,7 @@ fn whole_seconds(limit: Duration) -> u64 {
 
 /// Opens a listener on the target and dials it. Closes it again if the dial fails.
 async fn reach(
-    (plane, protocol): (Plane, u16),
+    (plane, agreed): (Plane, Agreed),
     request: &PlaneRequest,
     worker: &WorkerChannel,
     rules: &AddressRules,
@@ -260,7 +255,7 @@ async fn reach(
     };
     let mut operation = json!({
         "op": "open",
-        "protocol": protocol,
+        "protocol": agreed.protocol,
         "plane": plane,
         "dead_peer_timeout": whole_seconds(request.dead_peer_timeout),
     });
@@ -271,7 +266,7 @@ async fn reach(
         operation["fingerprint"] = json!(identity.fingerprint().to_string());
     }
     let reached = match request_operation::<Open>(worker, &operation).await {
-        Ok(open) if open.plane != plane || open.protocol != protocol => {
+        Ok(open) if open.plane != plane || open.protocol != agreed.protocol => {
             Err(Failed::new(format_args!(
                 "the target opened plane '{}' with protocol {}, which was not requested",
                 open.plane.name(),
@@ -279,11 +274,19 @@ async fn reach(
             )))
         }
         Ok(open) => {
+            let settings = LaneSettings {
+                compression: agreed.compression,
+                ..request.lanes()
+            };
+            let healing = (open.protocol >= LANES_PROTOCOL).then(|| Healing {
+                lanes: Arc::new(LaneResources::new(settings, Windows::OF_SOURCE)),
+                worker: worker.clone(),
+            });
             dial(
                 &open,
                 identity.as_ref(),
                 request,
-                worker,
+                healing,
                 rules,
                 options,
                 log,
@@ -307,7 +310,7 @@ async fn dial(
     open: &Open,
     identity: Option<&Identity>,
     request: &PlaneRequest,
-    worker: &WorkerChannel,
+    healing: Option<Healing>,
     rules: &AddressRules,
     options: &Options,
     log: &Arc<Log>,
@@ -324,10 +327,6 @@ async fn dial(
         .map_err(|failures| unreachable(failures.addresses(), failures.to_string()))?;
     let address = candidate.endpoint.ip().to_string();
     let limit = request.dead_peer_timeout;
-    let healing = (open.protocol >= LANES_PROTOCOL).then(|| Healing {
-        lanes: Arc::new(LaneResources::new(request.lanes(), Windows::OF_SOURCE)),
-        worker: worker.clone(),
-    });
     let (deadline, log) = (deadline, log.clone());
     let target = DirectTarget::dial(
         credentials,

@@ -15,6 +15,7 @@ use super::Options;
 use super::json_object::{JsonError, object, parse_json};
 use crate::configuration::default_dead_peer_timeout;
 use crate::direct::LaneSettings;
+use crate::lanes::Compression;
 use crate::lanes::DEFAULT_LANES;
 use crate::plane::{MigrationType, Plane};
 use crate::scalar;
@@ -127,6 +128,9 @@ pub(super) struct PlaneRequest {
     /// The threads that serve them beside the connector's own one; if absent, a quarter of the cores.
     #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub(super) threads: Option<u16>,
+    /// How data is compressed; if absent, it is sent as it is.
+    #[serde(default)]
+    pub(super) compression: Compression,
     /// From dialling the target's addresses to the end of the handshake with one of them.
     #[serde(
         default = "default_dial_timeout",

@@ -3,7 +3,7 @@
 
 use super::PeerLiveness;
 use super::link::LinkError;
-use crate::lanes::{LANES, THREADS};
+use crate::lanes::{Compression, LANES, THREADS};
 use crate::relay::{INITIAL_WINDOW, Stream};
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,6 +49,8 @@ pub(crate) struct LaneSettings {
     pub(crate) lanes: u16,
     /// Those that a stream has even if they do not help.
     pub(crate) first: u16,
+    /// How a source compresses what it sends. A target sends little, and compresses nothing.
+    pub(crate) compression: Compression,
     /// Threads for all lanes but the first of each stream.
     pub(crate) threads: u16,
 }
@@ -63,6 +65,7 @@ impl LaneSettings {
         Self {
             lanes,
             first: first.clamp(*LANES.start(), lanes),
+            compression: Compression::None,
             threads: threads
                 .unwrap_or_else(default)
                 .clamp(*THREADS.start(), *THREADS.end()),

@@ -4,6 +4,7 @@
 //! because Perl does not distinguish the two.
 
 use super::SessionKey;
+use crate::lanes::Compression;
 use crate::plane::Plane;
 use crate::scalar;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -46,9 +47,22 @@ pub struct Offer {
     /// one, and from older targets.
     #[serde(default)]
     pub misconfigured: Option<String>,
+    /// The names of the compressions that the target accepts in protocol 2; none if absent.
+    #[serde(default)]
+    pub compression: serde_json::Value,
     /// The version of the target's software.
     #[serde(default)]
     pub version: Option<String>,
+}
+
+impl Offer {
+    /// Whether the target accepts data that is compressed in this way.
+    pub(crate) fn accepts(&self, compression: Compression) -> bool {
+        let names = self.compression.as_array().into_iter().flatten();
+        names
+            .filter_map(serde_json::Value::as_str)
+            .any(|name| name == compression.name())
+    }
 }
 
 /// The answer to `open`: where the listener is, and what the source needs to connect.

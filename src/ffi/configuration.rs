@@ -52,6 +52,7 @@ use crate::configuration::{
 ///   lanes               the most connections that carry a stream together, 1 to 16
 ///   threads             the threads that serve them beside a process's own one, 1 to 16, or null
 ///                       for a quarter of the cores
+///   compression         "none" or "zstd"
 ///   reason              why this network was selected, in one sentence
 ///
 /// On the target node: `network` (a CIDR or an interface name of this node, or null for its own

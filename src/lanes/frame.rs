@@ -20,6 +20,7 @@ const ZEROS: u8 = 2;
 const END: u8 = 3;
 const ACKNOWLEDGEMENT: u8 = 4;
 const ABORT: u8 = 5;
+const COMPRESSED: u8 = 6;
 
 /// A header. Offsets count the bytes of one direction of the stream, from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) enum Frame {
     Acknowledgement { offset: u64, window: u32 },
     /// The stream has failed at the sender of this frame.
     Abort,
+    /// `count` bytes follow: the compressed bytes of the stream from `offset` on.
+    Compressed { offset: u64, count: u32 },
 }
 
 /// Why bytes are not a frame.
@@ -63,6 +66,7 @@ impl Frame {
             Self::End { offset } => (END, 0, offset),
             Self::Acknowledgement { offset, window } => (ACKNOWLEDGEMENT, window, offset),
             Self::Abort => (ABORT, 0, 0),
+            Self::Compressed { offset, count } => (COMPRESSED, count, offset),
         };
         let mut bytes = [0; HEADER];
         bytes[0] = kind;
@@ -84,7 +88,9 @@ impl Frame {
             return Err(FrameError::Offset);
         }
         match kind {
-            DATA if count == 0 || count as usize > MAX_PAYLOAD => Err(FrameError::Count(count)),
+            DATA | COMPRESSED if count == 0 || count as usize > MAX_PAYLOAD => {
+                Err(FrameError::Count(count))
+            }
             ZEROS if count == 0 => Err(FrameError::Count(count)),
             DATA => Ok(Self::Data { offset, count }),
             ZEROS => Ok(Self::Zeros { offset, count }),
@@ -94,18 +100,26 @@ impl Frame {
                 window: count,
             }),
             ABORT => Ok(Self::Abort),
+            COMPRESSED => Ok(Self::Compressed { offset, count }),
             unknown => Err(FrameError::Kind(unknown)),
         }
     }
 }
 
+/// The count of a payload, which is smaller than a buffer.
+pub(crate) fn length(payload: usize) -> u32 {
+    u32::try_from(payload).unwrap_or(u32::MAX)
+}
+
 /// What [`Parser::next`] has found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parsed<'a> {
-    /// A frame that is complete: not data.
+    /// A frame that is complete: nothing follows.
     Frame(Frame),
     /// Some bytes of data, at least one; the first of them is the stream's byte `offset`.
     Payload { offset: u64, bytes: &'a [u8] },
+    /// All bytes of compressed data, the first of which is the stream's byte `offset`.
+    Compressed { offset: u64, bytes: Vec<u8> },
 }
 
 /// Finds frames in the bytes of a lane, however they are split.
@@ -117,6 +131,8 @@ pub(crate) struct Parser {
     /// Payload bytes that are missing, and the offset of the next one.
     missing: usize,
     offset: u64,
+    /// The payload so far, if it is compressed: it is useful only as a whole.
+    compressed: Option<Vec<u8>>,
 }
 
 impl Parser {
@@ -140,6 +156,11 @@ impl Parser {
                     self.missing = count as usize;
                     self.offset = offset;
                 }
+                Frame::Compressed { offset, count } => {
+                    self.missing = count as usize;
+                    self.offset = offset;
+                    self.compressed = Some(Vec::with_capacity(self.missing));
+                }
                 frame => return Ok(Some(Parsed::Frame(frame))),
             }
         }
@@ -150,6 +171,14 @@ impl Parser {
         }
         let offset = self.offset;
         self.missing -= payload.len();
+        if let Some(compressed) = &mut self.compressed {
+            compressed.extend_from_slice(payload);
+            if self.missing > 0 {
+                return Ok(None);
+            }
+            let bytes = self.compressed.take().unwrap_or_default();
+            return Ok(Some(Parsed::Compressed { offset, bytes }));
+        }
         self.offset += payload.len() as u64;
         Ok(Some(Parsed::Payload {
             offset,
@@ -185,6 +214,10 @@ mod tests {
                 window: 1 << 24,
             },
             Frame::Abort,
+            Frame::Compressed {
+                offset: 11,
+                count: MAX_PAYLOAD as u32,
+            },
         ] {
             assert_eq!(Frame::decode(frame.encode()), Ok(frame));
         }
@@ -200,11 +233,11 @@ mod tests {
             .encode()
         };
         let mut unknown = Frame::Abort.encode();
-        unknown[0] = 6;
+        unknown[0] = 7;
         let mut reserved = Frame::Abort.encode();
         reserved[2] = 1;
         for (bytes, expected) in [
-            (unknown, FrameError::Kind(6)),
+            (unknown, FrameError::Kind(7)),
             (reserved, FrameError::Reserved),
             (data(0), FrameError::Count(0)),
             (data(10), FrameError::Offset),
@@ -218,6 +251,14 @@ mod tests {
             ),
             (
                 Frame::Zeros {
+                    offset: 0,
+                    count: 0,
+                }
+                .encode(),
+                FrameError::Count(0),
+            ),
+            (
+                Frame::Compressed {
                     offset: 0,
                     count: 0,
                 }
@@ -239,10 +280,16 @@ mod tests {
         .encode()
         .to_vec();
         bytes.extend_from_slice(&payload);
+        let compressed = Frame::Compressed {
+            offset: 140,
+            count: 7,
+        };
+        bytes.extend_from_slice(&compressed.encode());
+        bytes.extend_from_slice(b"7 bytes");
         bytes.extend_from_slice(&Frame::End { offset: 140 }.encode());
         for step in 1..bytes.len() {
             let mut parser = Parser::default();
-            let (mut received, mut frames) = (Vec::new(), Vec::new());
+            let (mut received, mut frames, mut others) = (Vec::new(), Vec::new(), Vec::new());
             for mut piece in bytes.chunks(step) {
                 while let Some(parsed) = parser.next(&mut piece).unwrap() {
                     match parsed {
@@ -251,10 +298,12 @@ mod tests {
                             assert_eq!(offset, 40 + received.len() as u64, "step {step}");
                             received.extend_from_slice(bytes);
                         }
+                        Parsed::Compressed { offset, bytes } => others.push((offset, bytes)),
                     }
                 }
             }
             assert_eq!(received, payload, "step {step}");
+            assert_eq!(others, [(140, b"7 bytes".to_vec())], "step {step}");
             assert_eq!(frames, [Frame::End { offset: 140 }], "step {step}");
             assert!(parser.is_between_frames());
         }

@@ -1,6 +1,6 @@
 //! A receiver as its fuzz target calls it: from a peer that sends whatever it wants.
 
-use super::{Frame, Parsed, Parser, Place, Receiver, Stored, Violation};
+use super::{Decompressor, Frame, Parsed, Parser, Place, Receiver, Stored, Violation};
 
 /// Receives these pieces, each on a lane of that number, with this window. Returns what the local
 /// program has taken, and whether it was sent the end; none if the peer has violated the protocol.
@@ -40,6 +40,10 @@ fn apply(
                 }
             }
             Ok(())
+        }
+        Parsed::Compressed { offset, bytes } => {
+            let bytes = Decompressor::default().decompress(&bytes)?;
+            receiver.store(offset, bytes)
         }
         // Memory is not the subject: the zeros of a run are not taken one by one.
         Parsed::Frame(Frame::Zeros { offset, count }) if count < 1 << 16 => {

@@ -3,8 +3,9 @@
 //!
 //! Each direction of a stream has a [`Sender`] at one end and a [`Receiver`] at the other. Both are
 //! state machines without sockets and clocks. [`Frame`] is what they send to each other, and
-//! [`Parser`] finds frames in the bytes of a lane.
+//! [`Parser`] finds frames in the bytes of a lane. `compression` has what a chunk may be replaced by.
 
+mod compression;
 mod frame;
 #[cfg(fuzzing)]
 mod fuzzing;
@@ -15,7 +16,9 @@ mod usage;
 #[cfg(fuzzing)]
 pub(crate) use fuzzing::receive as fuzzing_receive;
 
-pub(crate) use frame::{Frame, HEADER, MAX_PAYLOAD, Parsed, Parser};
+pub use compression::Compression;
+pub(crate) use compression::{Benefit, Compressor, Decompressor, Sent};
+pub(crate) use frame::{Frame, HEADER, MAX_PAYLOAD, Parsed, Parser, length};
 pub(crate) use receiver::{Place, Receiver, Stored};
 pub(crate) use sender::Sender;
 pub(crate) use usage::{LaneCounters, LaneUsage};
@@ -55,6 +58,9 @@ pub(crate) enum Violation {
     /// An acknowledgement of data that was not sent.
     #[error("an acknowledgement of data that was not sent")]
     Acknowledgement,
+    /// A compressed chunk that cannot be decompressed.
+    #[error("a compressed chunk that is damaged, or not a single frame with its size")]
+    Compressed,
     /// Too many small pieces.
     #[error("more than {MAX_STORED} pieces of data that are out of order")]
     Pieces,

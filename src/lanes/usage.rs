@@ -12,6 +12,7 @@ pub(crate) struct LaneCounters {
     reopened: AtomicU64,
     resent: AtomicU64,
     zeros: AtomicU64,
+    compressed: AtomicU64,
 }
 
 impl LaneCounters {
@@ -35,6 +36,11 @@ impl LaneCounters {
         self.zeros.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Compression has saved so many bytes.
+    pub(crate) fn compressed(&self, saved: usize) {
+        self.compressed.fetch_add(saved as u64, Ordering::Relaxed);
+    }
+
     /// What was counted so far.
     pub(crate) fn usage(&self) -> LaneUsage {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -43,6 +49,7 @@ impl LaneCounters {
             reopened: value(&self.reopened),
             resent: value(&self.resent),
             zeros: value(&self.zeros),
+            compressed: value(&self.compressed),
         }
     }
 }
@@ -58,6 +65,8 @@ pub(crate) struct LaneUsage {
     resent: u64,
     /// Bytes of the streams that were zeros: only their number was sent.
     zeros: u64,
+    /// Bytes of the streams that were not sent, because their data was compressed.
+    compressed: u64,
 }
 
 impl LaneUsage {
@@ -73,6 +82,7 @@ impl LaneUsage {
             reopened: self.reopened + other.reopened,
             resent: self.resent + other.resent,
             zeros: self.zeros + other.zeros,
+            compressed: self.compressed + other.compressed,
         }
     }
 
@@ -83,6 +93,7 @@ impl LaneUsage {
             reopened: self.reopened.saturating_sub(before.reopened),
             resent: self.resent.saturating_sub(before.resent),
             zeros: self.zeros.saturating_sub(before.zeros),
+            compressed: self.compressed.saturating_sub(before.compressed),
         }
     }
 }
@@ -103,6 +114,9 @@ impl fmt::Display for LaneUsage {
         }
         if self.zeros > 0 {
             write!(f, ", {} of zeros not sent", Size(self.zeros))?;
+        }
+        if self.compressed > 0 {
+            write!(f, ", {} saved by compression", Size(self.compressed))?;
         }
         Ok(())
     }
@@ -125,7 +139,8 @@ mod tests {
         counters.reopened();
         counters.resent(3 << 20);
         counters.zeros(1 << 30);
-        let text = ", up to 4 lanes, 1 opened again, 3.0 MiB sent again, 1.0 GiB of zeros not sent";
+        counters.compressed(5 << 20);
+        let text = ", up to 4 lanes, 1 opened again, 3.0 MiB sent again, 1.0 GiB of zeros not sent, 5.0 MiB saved by compression";
         assert_eq!(counters.usage().to_string(), text);
         assert_eq!(counters.usage().since(before).to_string(), text);
         let twice = counters.usage().plus(counters.usage());

@@ -18,7 +18,7 @@ use crate::direct::{
 use crate::lanes::LANES;
 use crate::plane::Plane;
 use crate::process::Log;
-use crate::relay::{Local, Stream};
+use crate::relay::{Local, Stream, StreamCompression};
 use crate::system::{keepalive, lock};
 use crate::tls::{Server, TlsError};
 use crate::tuning::{Settings, Tuning};
@@ -317,7 +317,12 @@ impl Acceptor {
         let result = match lane {
             Some(LaneRequest { stream: id, .. }) => {
                 let window = self.lanes.window();
-                let stream = Stream::new(local.clone(), counters.clone(), window.bytes);
+                let stream = Stream::new(
+                    local.clone(),
+                    counters.clone(),
+                    window.bytes,
+                    StreamCompression::Accepts,
+                );
                 self.relay_stream(
                     link,
                     permit.forward().number,

@@ -90,6 +90,17 @@ impl Layout {
         }
         (slices, count)
     }
+
+    /// Puts bytes into the places of a payload.
+    pub(super) fn fill(self, buffer: &mut [u8], bytes: &[u8]) {
+        let (mut slices, count) = self.slices(buffer, bytes.len());
+        let mut rest = bytes;
+        for slice in &mut slices[..count] {
+            let (part, later) = rest.split_at(slice.len());
+            slice.copy_from_slice(part);
+            rest = later;
+        }
+    }
 }
 
 #[cfg(test)]

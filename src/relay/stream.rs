@@ -10,6 +10,7 @@
 //!
 //! The two programs see what they would see over one connection, see [`super`].
 
+mod compression;
 mod delivery;
 mod lane;
 mod receiving;
@@ -52,10 +53,22 @@ enum Content {
     Zeros(u32),
 }
 
+/// What this end does with compressed data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamCompression {
+    /// It neither sends nor accepts any.
+    None,
+    /// It sends some.
+    Sends,
+    /// It accepts some.
+    Accepts,
+}
+
 /// A local socket and the state of its stream at this end.
 pub(crate) struct Stream {
     local: Arc<Local>,
     counters: Arc<Counters>,
+    compression: StreamCompression,
     /// Whether a lane reads the local socket.
     reading: AtomicBool,
     /// Notified when a lane that waits for it may read the local socket.
@@ -155,10 +168,16 @@ impl Buffers {
 
 impl Stream {
     /// `window`: the most bytes that the peer may send before the local program takes them.
-    pub(crate) fn new(local: Arc<Local>, counters: Arc<Counters>, window: u32) -> Self {
+    pub(crate) fn new(
+        local: Arc<Local>,
+        counters: Arc<Counters>,
+        window: u32,
+        compression: StreamCompression,
+    ) -> Self {
         Self {
             local,
             counters,
+            compression,
             reading: AtomicBool::new(false),
             turn: Notify::new(),
             state: Mutex::new(State {

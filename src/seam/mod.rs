@@ -17,6 +17,7 @@ use crate::configuration::{
     Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, TargetSelection, select_target,
 };
 use crate::direct::{HANDSHAKE_TIMEOUT, OLDEST_PROTOCOL, PROTOCOL};
+use crate::lanes::Compression;
 use crate::plan::{self, Node, Privilege};
 use crate::plane::{MigrationType, Plane};
 use crate::scalar;
@@ -278,6 +279,7 @@ impl Seam<'_> {
             "caps": caps,
             "withheld": withheld,
             "meter": true,
+            "compression": [Compression::Zstd],
             "version": env!("CARGO_PKG_VERSION"),
         });
         // A policy that cannot be read may forbid this migration. Older sources ignore the member,

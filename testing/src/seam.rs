@@ -105,7 +105,7 @@ impl Seam {
         let answer = match (direct["op"].as_str().unwrap(), &mut *listener) {
             ("hello", _) => json!({
                 "protocol": 2, "oldest": 1, "caps": ["direct-tls", "direct-tcp"],
-                "version": "9.9", "something": "of a newer version",
+                "compression": ["zstd"], "version": "9.9", "something": "of a newer version",
             }),
             ("open", _) => {
                 let mut options = direct.clone();

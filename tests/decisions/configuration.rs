@@ -1,5 +1,6 @@
 //! `/etc/pve/remote-migration.cfg`: accepted content, and the line number in each error.
 
+use pve_tunnel::Compression;
 use pve_tunnel::configuration::{
     Configuration, ConfigurationError, Host, MAX_FILE, MAX_LINE, MAX_SECTIONS, is_id,
 };
@@ -19,6 +20,9 @@ network: dc2
 \tdead-peer-timeout 30
 \tcongestion bbr
 \tbuffer 32M
+\tlanes 8
+\tthreads 3
+\tcompression zstd
 \tcomment Ask the network team  # before changing this: they own it
 
 network: backup-site
@@ -63,6 +67,8 @@ fn every_section_and_key_of_a_file_is_parsed() {
     assert_eq!(dc2.dead_peer_timeout, 30);
     assert_eq!(dc2.congestion, Congestion::Bbr);
     assert_eq!(dc2.buffer, Buffer::Bytes(32 << 20));
+    assert_eq!((dc2.lanes, dc2.threads), (8, Some(3)));
+    assert_eq!(dc2.compression, Compression::Zstd);
     let comment = "Ask the network team  # before changing this: they own it";
     assert_eq!(dc2.comment.as_deref(), Some(comment));
 
@@ -75,6 +81,8 @@ fn every_section_and_key_of_a_file_is_parsed() {
     assert_eq!(other.dead_peer_timeout, 60);
     assert_eq!(other.congestion, Congestion::Auto);
     assert_eq!(other.buffer, Buffer::Auto);
+    assert_eq!((other.lanes, other.threads), (1, None));
+    assert_eq!(other.compression, Compression::None);
     assert!(configuration.network("dc1").is_none() && configuration.network("DC2").is_none());
 }
 
@@ -240,6 +248,7 @@ fn every_error_names_its_line() {
         ("seconds beyond every number", "network: dc2\n\tdead-peer-timeout 65596\n", "'65596' is not a number of seconds"),
         ("seconds with a unit", "network: dc2\n\tdead-peer-timeout 60s\n", "'60s' is not a number of seconds"),
         ("a fraction of seconds", "network: dc2\n\tdead-peer-timeout 1.5\n", "'1.5' is not a number of seconds"),
+        ("compression", "network: dc2\n\tcompression gzip\n", "line 2: 'compression' of network 'dc2': 'gzip' is not a compression, expected one of: none, zstd"),
         ("congestion control", "network: dc2\n\tcongestion reno\n", "line 2: 'congestion' of network 'dc2': 'reno' is not a congestion control, expected one of: auto, system, bbr, cubic"),
         ("buffer without a unit", "network: dc2\n\tbuffer 32\n", "line 2: 'buffer' of network 'dc2': '32' is not a buffer size, expected one of: auto, system, a number of bytes from 64K to 256M"),
         ("buffer with another unit", "network: dc2\n\tbuffer 32MiB\n", "line 2: 'buffer' of network 'dc2': '32MiB' is not a buffer size"),

@@ -58,6 +58,7 @@ fn each_value_has_its_line_or_is_the_default() {
             "buffer=auto",
             "lanes=1",
             "threads=-",
+            "compression=none",
         ]
     );
     // The type is the only one that the network allows, so its line is that of 'allow'.
@@ -73,6 +74,7 @@ fn each_value_has_its_line_or_is_the_default() {
         "buffer=32M@clear:12",
         "lanes=1",
         "threads=-",
+        "compression=none",
     ];
     assert_eq!(explained(FILE, "192.0.2.8", None), clear);
     assert_eq!(explained(FILE, "192.0.2.8", Some("clear")), clear);

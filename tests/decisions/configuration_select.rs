@@ -149,7 +149,7 @@ fn the_selection_of_the_source() {
         assert_eq!(selection["reason"], json!(reason), "{name}");
         assert_eq!(
             selection.as_object().unwrap().len(),
-            names.len() + 4,
+            names.len() + 5,
             "{name}"
         );
 

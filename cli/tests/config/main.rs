@@ -156,6 +156,7 @@ A migration to 192.0.2.7 that requests neither type nor network:
     buffer              auto                        default
     lanes               1                           default
     threads             a quarter of the cores      default
+    compression         none                        default
 A migration that requests a type:
     secure    plane tls or websocket, as the target offers; no privilege beyond
               those of every migration; if the target's file has no network
@@ -207,6 +208,7 @@ fn a_network_without_remotes_is_requested_by_its_id() {
                 {"key": "buffer", "value": "32M", "origin": "file", "section": "lab", "line": 11},
                 {"key": "lanes", "value": "1", "origin": "default"},
                 {"key": "threads", "value": null, "origin": "default"},
+                {"key": "compression", "value": "none", "origin": "default"},
             ],
             "types": [
                 {

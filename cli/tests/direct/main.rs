@@ -6,6 +6,7 @@
 
 mod admission;
 mod backpressure;
+mod compression;
 mod cut;
 mod dial;
 mod dial_namespace;

@@ -4,8 +4,8 @@ use super::super::{Incoming, Received, RelayError, Turn};
 use super::delivery::Delivered;
 use super::lane::{LaneError, OpenLane};
 use super::run::Run;
-use super::{Content, State, Stream};
-use crate::lanes::{Frame, Parsed, Parser, Violation};
+use super::{Content, State, Stream, StreamCompression};
+use crate::lanes::{Decompressor, Frame, Parsed, Parser, Violation};
 
 impl Stream {
     /// Receives on a lane until the peer ends it, or the lane has failed.
@@ -15,6 +15,7 @@ impl Stream {
         incoming: &mut I,
     ) -> Result<(), LaneError> {
         let mut parser = Parser::default();
+        let mut decompressor = Decompressor::default();
         let mut turn = Turn::default();
         loop {
             let pieces = match incoming.next().await.map_err(LaneError::Receive)? {
@@ -41,6 +42,13 @@ impl Stream {
                             self.deliver_run(lane, &mut run).await?;
                             self.handle(lane, frame)?;
                         }
+                        Parsed::Compressed { offset, bytes } => {
+                            self.deliver_run(lane, &mut run).await?;
+                            let bytes = self.decompress(&mut decompressor, &bytes)?;
+                            let mut run = Run::new();
+                            run.add(offset, &bytes);
+                            self.deliver_run(lane, &mut run).await?;
+                        }
                     }
                 }
             }
@@ -57,6 +65,19 @@ impl Stream {
         parser
             .next(bytes)
             .map_err(|error| self.violated(RelayError::Protocol(error.to_string())))
+    }
+
+    fn decompress(
+        &self,
+        decompressor: &mut Decompressor,
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, LaneError> {
+        if self.compression != StreamCompression::Accepts {
+            let reason = "compressed data, which this end does not accept".to_owned();
+            return Err(self.violated(RelayError::Protocol(reason)));
+        }
+        let decompressed = decompressor.decompress(bytes);
+        decompressed.map_err(|violation| self.violated(violation.into()))
     }
 
     /// The peer has sent what it must not send: nothing that it sends can be trusted.
@@ -109,7 +130,7 @@ impl Stream {
                     self.acknowledged(state, offset, window)
                 }
                 // The parser returns the payload instead.
-                Frame::Data { .. } | Frame::Abort => Ok(()),
+                Frame::Data { .. } | Frame::Compressed { .. } | Frame::Abort => Ok(()),
             };
             if handled.is_ok() {
                 self.deliver_stored(state, lane);

@@ -2,13 +2,14 @@
 
 use super::super::layout::Layout;
 use super::super::{Outgoing, RelayError, Turn};
+use super::compression::LaneCompression;
 use super::lane::{LaneError, OpenLane};
-use super::{Abort, Content, Stream, ZEROS};
-use crate::lanes::{Frame, HEADER, LaneId};
+use super::{Abort, Content, Stream, StreamCompression, ZEROS};
+use crate::lanes::{Frame, HEADER, LaneId, length};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a lane does next.
 enum Step {
@@ -42,6 +43,10 @@ impl Stream {
         };
         let mut buffer = vec![0; layout.size()];
         let mut turn = Turn::default();
+        let mut compression = match self.compression {
+            StreamCompression::Sends => LaneCompression::new(),
+            StreamCompression::None | StreamCompression::Accepts => None,
+        };
         loop {
             let woken = self.work.notified();
             tokio::pin!(woken);
@@ -75,11 +80,20 @@ impl Stream {
                 Step::Finish => return outgoing.finish().await.map_err(LaneError::Send),
                 Step::Stop => return Err(LaneError::Stream),
             };
+            let plain = count;
+            let (frame, count) = match &mut compression {
+                Some(compression) => {
+                    compression.compress(frame, layout, &mut buffer, &self.counters.lanes)
+                }
+                None => (frame, count),
+            };
             buffer[layout.reserved()].copy_from_slice(&frame.encode());
             let sent = outgoing.send(&mut buffer[..layout.used(count)]);
-            self.or_hand_over(lane, sent)
-                .await
-                .map_err(LaneError::Send)?;
+            let (sent, blocked) = self.or_hand_over(lane, sent).await;
+            sent.map_err(LaneError::Send)?;
+            if let Some(compression) = &mut compression {
+                compression.sent(plain, count, blocked);
+            }
             if frame == Frame::Abort {
                 self.state().abort = Abort::Sent;
                 self.wake_all();
@@ -90,18 +104,26 @@ impl Stream {
     }
 
     /// Sends. If the connection does not take it at once, other lanes read and acknowledge meanwhile.
-    async fn or_hand_over<T>(&self, lane: &OpenLane<'_>, sent: impl Future<Output = T>) -> T {
+    /// Returns also for how long it did not.
+    async fn or_hand_over<T>(
+        &self,
+        lane: &OpenLane<'_>,
+        sent: impl Future<Output = T>,
+    ) -> (T, Duration) {
         let mut sent = pin!(sent);
+        let mut blocked_since = None;
         let result = poll_fn(|context| {
             let polled = sent.as_mut().poll(context);
             if polled.is_pending() && !lane.sending.swap(true, Ordering::Relaxed) {
+                blocked_since = Some(Instant::now());
                 self.turn.notify_last();
             }
             polled
         })
         .await;
         lane.sending.store(false, Ordering::Relaxed);
-        result
+        let blocked = blocked_since.map_or(Duration::ZERO, |since| since.elapsed());
+        (result, blocked)
     }
 
     /// Decides what to send, and puts the bytes that are sent again into the buffer.
@@ -122,7 +144,7 @@ impl Stream {
         if let Some(again) = state.sender.resend(id) {
             let step = match again.payload {
                 Some(Content::Bytes(bytes)) => {
-                    fill(layout, buffer, bytes);
+                    layout.fill(buffer, bytes);
                     let count = bytes.len();
                     self.counters.lanes.resent(count);
                     Step::Send(data(again.offset, count), count)
@@ -242,19 +264,4 @@ fn is_zero(bytes: &[u8]) -> bool {
 fn data(offset: u64, count: usize) -> Frame {
     let count = length(count);
     Frame::Data { offset, count }
-}
-
-/// The length of a chunk, which is smaller than a buffer.
-fn length(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn fill(layout: Layout, buffer: &mut [u8], bytes: &[u8]) {
-    let (mut slices, count) = layout.slices(buffer, bytes.len());
-    let mut rest = bytes;
-    for slice in &mut slices[..count] {
-        let (part, later) = rest.split_at(slice.len());
-        slice.copy_from_slice(part);
-        rest = later;
-    }
 }

@@ -8,7 +8,8 @@ use Exporter 'import';
 
 our @EXPORT_OK = (
     qw(frame header $HEADER),
-    qw($KIND_DATA $KIND_ZEROS $KIND_END $KIND_ACKNOWLEDGEMENT $KIND_ABORT),
+    qw($KIND_DATA $KIND_ZEROS $KIND_END $KIND_ACKNOWLEDGEMENT $KIND_ABORT $KIND_COMPRESSED),
+    qw(zstd_frame),
 );
 
 =head1 NAME
@@ -25,7 +26,12 @@ The bytes of a frame.
 
 Kind, the three bytes of zero, count and offset of the frame that begins there.
 
-=head2 $KIND_DATA, $KIND_ZEROS, $KIND_END, $KIND_ACKNOWLEDGEMENT, $KIND_ABORT
+=head2 zstd_frame($bytes)
+
+A frame of Zstandard (RFC 8878) with its content size and these bytes, at most 255, in one block that is not
+compressed.
+
+=head2 $KIND_DATA, $KIND_ZEROS, $KIND_END, $KIND_ACKNOWLEDGEMENT, $KIND_ABORT, $KIND_COMPRESSED
 
 The kinds.
 
@@ -35,7 +41,8 @@ The length of a header.
 
 =cut
 
-our ($KIND_DATA, $KIND_ZEROS, $KIND_END, $KIND_ACKNOWLEDGEMENT, $KIND_ABORT) = 1 .. 5;
+our ($KIND_DATA, $KIND_ZEROS, $KIND_END, $KIND_ACKNOWLEDGEMENT, $KIND_ABORT, $KIND_COMPRESSED) =
+    1 .. 6;
 our $HEADER = 16;
 
 sub frame ($kind, $count, $offset, $payload = '') {
@@ -44,6 +51,12 @@ sub frame ($kind, $count, $offset, $payload = '') {
 
 sub header ($bytes) {
     return unpack 'C a3 N Q>', $bytes;
+}
+
+# Magic number; a descriptor: one segment, a content size of one byte; and the header of the last block, which is raw.
+sub zstd_frame ($bytes) {
+    my $block = substr pack('V', 1 | length($bytes) << 3), 0, 3;
+    return pack('V C C', 0xfd2fb528, 0x20, length $bytes) . $block . $bytes;
 }
 
 1;

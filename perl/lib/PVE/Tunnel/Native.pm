@@ -313,6 +313,8 @@ Returns on the source
         # the threads that serve them beside a process's own one,
         # or undef for a quarter of the cores
         threads => undef,
+        # 'none' or 'zstd'
+        compression => 'none',
         # one sentence: the source of this selection
         reason => '...',
     }
