@@ -1,7 +1,7 @@
 //! A connection through a tunnel, and the CPU time that the tunnel spends on it.
 
 use crate::affinity::Side;
-use crate::load;
+use crate::load::{self, Fill};
 use crate::measure::{Clocks, Sample, rate};
 use crate::tunnel::{Ends, Tunnel};
 use std::io::{Read, Write};
@@ -26,7 +26,13 @@ impl Connection {
 
     /// Moves `bytes` from the source to the sink. The sample's value is in MB/s.
     pub fn transfer(&self, bytes: u64) -> Sample {
-        load::measured_transfer(&self.ends.source, &self.ends.sink, bytes, &self.clocks)
+        self.transfer_of(Fill::Data, bytes)
+    }
+
+    /// The same, with this content.
+    pub fn transfer_of(&self, fill: Fill, bytes: u64) -> Sample {
+        let Ends { source, sink } = &self.ends;
+        load::measured_transfer(fill, source, sink, bytes, &self.clocks)
     }
 
     /// Moves `bytes` that the tunnel's first process creates and its last process drops. The source

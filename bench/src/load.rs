@@ -6,6 +6,7 @@ use crate::measure::{Clocks, Sample, rate};
 use crate::tunnel::Ends;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Shutdown, shutdown};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -23,6 +24,8 @@ pub enum Fill {
     Data,
     /// A volume that is mostly empty: of each 20 MiB, the first one is data.
     Sparse,
+    /// Data that Zstandard halves at its level 1.
+    Halves,
 }
 
 /// The parts of a sparse volume, in bytes.
@@ -53,12 +56,13 @@ where
 
 /// The same, as one turn of a contest: the rate in MB/s, and the CPU time of each process.
 pub fn measured_transfer(
+    fill: Fill,
     source: &UnixStream,
     sink: &UnixStream,
     bytes: u64,
     clocks: &Clocks,
 ) -> Sample {
-    let (time, cpu) = clocks.cost(bytes, || transfer(source, sink, bytes));
+    let (time, cpu) = clocks.cost(bytes, || transfer_of(fill, source, sink, bytes));
     Sample {
         value: rate(bytes, time),
         cpu,
@@ -113,17 +117,37 @@ where
 }
 
 fn write(mut to: impl Write, fill: Fill, bytes: u64) {
-    let (data, zeros) = (testing::pattern(PIECE), [0; PIECE]);
+    let data = match fill {
+        Fill::Halves => halves(),
+        Fill::Data | Fill::Sparse => testing::pattern(PIECE),
+    };
+    let zeros = [0; PIECE];
+    let mut pieces = data.chunks_exact(PIECE).cycle();
     let mut left = bytes;
     while left > 0 {
         let count = left.min(PIECE as u64);
         let piece = match fill {
             Fill::Sparse if (bytes - left) % EVERY >= EXTENT => &zeros[..],
-            Fill::Sparse | Fill::Data => &data,
+            // There is at least one.
+            Fill::Sparse | Fill::Data | Fill::Halves => pieces.next().unwrap(),
         };
         to.write_all(&piece[..count as usize]).unwrap();
         left -= count;
     }
+}
+
+/// Some MiB of random bytes and zeros in turn.
+fn halves() -> Vec<u8> {
+    const LENGTH: usize = 64 * PIECE;
+    const RANDOM: usize = 230;
+    let mut data = vec![0; LENGTH];
+    let mut random = File::open("/dev/urandom").unwrap();
+    random.read_exact(&mut data).unwrap();
+    for group in data.chunks_mut(2 * RANDOM + 4) {
+        let zeros = group.len().min(RANDOM);
+        group[..zeros].fill(0);
+    }
+    data
 }
 
 fn read(mut from: impl Read, bytes: u64) {

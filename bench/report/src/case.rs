@@ -62,6 +62,10 @@ pub const ALL: &[Case] = &[
         about: "one stream over 1, 4 and 8 lanes, while each thread has a tenth of a core",
     },
     Case {
+        name: "compression",
+        about: "a compressed stream over 100 Mbit/s, and where the network is not the limit",
+    },
+    Case {
         name: "guest",
         about: "RAM and disk of a real guest, from QEMU to QEMU",
     },

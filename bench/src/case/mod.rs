@@ -1,5 +1,6 @@
 //! The cases.
 
+mod compression;
 mod cores;
 mod frame;
 mod guest;
@@ -38,6 +39,7 @@ pub fn runner(case: &Case) -> Run {
         "wan" => wan::run,
         "lanes" => lanes::run,
         "cores" => cores::run,
+        "compression" => compression::run,
         "guest" => guest::run,
         "slow-reader" => slow_reader::run,
         "start" => start::run,

@@ -1,6 +1,6 @@
 //! One direction through a websocket: pveproxy's throughput, and the cost of the connector.
 
-use crate::load;
+use crate::load::{self, Fill};
 use crate::measure::{Clocks, Contender, Contest, Effort, GIB, Goal, Row, Rows, Sample, Title};
 use crate::peer::node::{Front, Node};
 use crate::peer::websocat;
@@ -115,7 +115,7 @@ fn turn(effort: &Effort, direction: Direction, ends: &Ends, clocks: &Clocks) -> 
         Direction::Up => (&ends.source, &ends.sink),
         Direction::Down => (&ends.sink, &ends.source),
     };
-    load::measured_transfer(from, to, effort.bytes(BYTES), clocks)
+    load::measured_transfer(Fill::Data, from, to, effort.bytes(BYTES), clocks)
 }
 
 /// The CPU time of the websocket client, in s/GiB: the connector or websocat.
