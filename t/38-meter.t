@@ -70,6 +70,12 @@ subtest 'measurements' => sub {
     cmp_ok($report->{seconds}, '>', 0, 'it has the time');
     ok(defined($report->{cpu}) && $report->{cpu} >= 0, 'it has the CPU time of the peer');
 
+    is(
+        ask(qq({"op":"discard","acknowledge":true}\n), 'x' x 1000),
+        "{}\n", 'it acknowledges the request, if the client wants that'
+    );
+    is(report()->{bytes}, 1000, '... and counts the data');
+
     my $started = clock_gettime(CLOCK_MONOTONIC);
     my $sent = ask(qq({"op":"send","seconds":0.3}\n));
     cmp_ok(clock_gettime(CLOCK_MONOTONIC) - $started, '>=', 0.3, 'it sends for this time');
@@ -77,6 +83,36 @@ subtest 'measurements' => sub {
     isnt(substr($sent, 0, 64), "\0" x 64, 'the data does not consist of zeros');
 };
 ok(!-e $PATH, 'the socket is removed with the meter');
+
+subtest 'samples of what arrives' => sub {
+    my $meter = meter();
+    my $client = client();
+    $client->syswrite(qq({"op":"discard","acknowledge":true}\n));
+    $client->sysread(my $line, 3);
+    # Long enough for more samples than are kept. Each byte arrives by itself.
+    my $end = clock_gettime(CLOCK_MONOTONIC) + 3;
+    my $sent = 0;
+    while (clock_gettime(CLOCK_MONOTONIC) < $end) {
+        $sent += $client->syswrite('x');
+        sleep(0.002);
+    }
+    $client->shutdown(SHUT_WR);
+    $client->sysread($line, 1);
+    my $report = report();
+    my @samples = $report->{samples}->@*;
+    is($report->{bytes}, $sent, 'every byte is counted');
+    cmp_ok(scalar @samples, '<=', 128, 'the number of samples is limited');
+    cmp_ok(scalar @samples, '>=', 32, 'they are not few');
+    my @wrong =
+        grep { $samples[$_][0] <= $samples[$_ - 1][0] || $samples[$_][1] < $samples[$_ - 1][1] }
+        1 .. $#samples;
+    is_deeply(\@wrong, [], 'time and bytes increase');
+    cmp_ok($samples[0][0], '<', 1, 'the first one is of the beginning');
+    cmp_ok($samples[-1][0], '>', 2.5, 'the last one is of the end');
+    cmp_ok($samples[-1][1], '<=', $sent, 'no sample has more than has arrived');
+    ask(qq({"op":"send","seconds":0}\n));
+    ok(!exists report()->{samples}, 'there are none of data that the meter sends');
+};
 
 subtest 'bad requests' => sub {
     my $meter = meter();

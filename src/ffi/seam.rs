@@ -39,7 +39,7 @@ use crate::seam::{self, FieldError, SeamError, SeamInput};
 ///               start pve_tunnel_listener_run with these options; its first line is the answer
 ///   {"do":"ask","request":{"op":"forward","path":"/run/..."}}
 ///               send the request to the listener; its line is the answer
-///   {"do":"meter","options":{"path":"/run/...","seconds":180,...}}
+///   {"do":"meter","options":{"path":"/run/...","seconds":300,...}}
 ///               start a meter on that socket, unless it is running, and answer with the options
 ///   {"do":"close"}
 ///               as "ask" with {"op":"close"}; then the listener ends

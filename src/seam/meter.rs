@@ -4,9 +4,10 @@
 use crate::direct::message::is_socket_path;
 use serde::Serialize;
 
-/// From the meter's start to its end, in seconds. Enough for two planes, both directions, and the
-/// longest measurement.
-const SECONDS: u32 = 180;
+/// From the meter's start to its end, in seconds. Enough for two planes in both directions, each with the
+/// longest measurement and the 10 s that a check waits for its end (160 s together), and for the negotiation
+/// of the second plane (120 s).
+const SECONDS: u32 = 300;
 
 /// Longest measurement, in seconds.
 const MEASUREMENT_SECONDS: u32 = 30;

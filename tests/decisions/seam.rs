@@ -269,7 +269,7 @@ fn a_meter_listens_beside_the_socket_of_its_worker() {
         action["options"],
         json!({
             "path": "/run/qemu-server/100.mtunnel.meter",
-            "seconds": 180,
+            "seconds": 300,
             "measurement_seconds": 30,
             "measurement_bytes": 64_u64 << 30,
         })

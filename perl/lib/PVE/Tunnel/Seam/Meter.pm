@@ -22,6 +22,10 @@ use constant {
     # Seconds and bytes of the line with the request.
     REQUEST_LIMIT => 5,
     MAX_REQUEST => 256,
+   # Seconds between two samples at first, and the largest number of samples: a report of them stays
+   # below 4096 bytes.
+    SAMPLE_INTERVAL => 0.02,
+    MAX_SAMPLES => 128,
     CLOCK_TICKS => POSIX::sysconf(POSIX::_SC_CLK_TCK()),
 };
 
@@ -108,10 +112,15 @@ sub _answer ($control, $client, $options, $last) {
     my $cpu = _cpu_seconds($process);
     my $started = clock_gettime(CLOCK_MONOTONIC);
     my $bytes;
+    my %observed;
     if ($op eq 'discard') {
+        # The client may be gone, which its connection shows.
+        syswrite($client, "{}\n") if $request->{acknowledge};
+        ($observed{samples}, my $observe) = _sampler($started);
         $bytes = _transfer(
-            $control, $client, 'can_read', \%limit,
-            sub { return sysread($client, my $discarded, CHUNK) }
+            $control, $client,
+            'can_read', \%limit,
+            sub { return sysread($client, my $discarded, CHUNK) }, $observe
         );
     } else {
         my $seconds = $request->{seconds};
@@ -126,6 +135,7 @@ sub _answer ($control, $client, $options, $last) {
     }
     my $now = _cpu_seconds($process);
     return {
+        %observed,
         op => $op,
         bytes => $bytes,
         seconds => clock_gettime(CLOCK_MONOTONIC) - $started,
@@ -133,9 +143,28 @@ sub _answer ($control, $client, $options, $last) {
     };
 }
 
+# Samples of what has arrived, each with the seconds since the start and the bytes, and the code that
+# takes them. If there are too many, every second one is removed and the interval is doubled.
+sub _sampler ($started) {
+    my @samples;
+    my ($interval, $next) = (SAMPLE_INTERVAL, 0);
+    my $observe = sub ($now, $bytes) {
+        my $time = $now - $started;
+        return if $time < $next;
+        if (@samples == MAX_SAMPLES) {
+            @samples = @samples[grep { $_ % 2 == 0 } keys @samples];
+            $interval *= 2;
+        }
+        push @samples, [0 + sprintf('%.3f', $time), $bytes];
+        $next = $time + $interval;
+    };
+    return (\@samples, $observe);
+}
+
 # Calls $step whenever the client is ready, until it returns 0 or fails, until a limit is reached, or
-# until the worker ends. Returns the sum of the bytes.
-sub _transfer ($control, $client, $readiness, $limit, $step) {
+# until the worker ends. Returns the sum of the bytes. Calls $observe, if given, with the time and the
+# sum after each step.
+sub _transfer ($control, $client, $readiness, $limit, $step, $observe = undef) {
     my $end = clock_gettime(CLOCK_MONOTONIC) + $limit->{seconds};
     my $select = IO::Select->new($client);
     my $worker = IO::Select->new($control);
@@ -144,7 +173,9 @@ sub _transfer ($control, $client, $readiness, $limit, $step) {
         my $count = $step->();
         if ($count) {
             $bytes += $count;
-            last if clock_gettime(CLOCK_MONOTONIC) >= $end;
+            my $now = clock_gettime(CLOCK_MONOTONIC);
+            $observe->($now, $bytes) if $observe;
+            last if $now >= $end;
             next;
         }
         last if defined($count) || !$!{EAGAIN} && !$!{EINTR};
