@@ -184,6 +184,9 @@ pub(crate) struct Check {
     #[arg(long, value_name = "BRIDGE")]
     pub(crate) target_bridge: Vec<String>,
     /// Duration of each of up to four measurements, 0 to 20; 0 measures nothing.
+    ///
+    /// The rate is that of the later half, or of the last quarter if it grows much until then: a
+    /// connection starts slowly, and on a long path that takes seconds.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     pub(crate) seconds: f64,
     /// Create nothing at the target: do not open a tunnel.
@@ -198,7 +201,8 @@ pub(crate) struct Check {
     /// "outcome", "text" and "advice" (null if there is nothing to do; a command that can be copied
     /// follows the rest after a colon and a space). "plane" is the plane that a migration would use, or
     /// null. "measurements" lists objects with "plane", "direction" ("sent" or "received", as this node
-    /// sees it), "bytes", "seconds", "source_cpu" and "target_cpu": CPU seconds for a GiB of the
+    /// sees it), "bytes" that arrived, "seconds" from the first byte to the end, "rate" (MB/s without the
+    /// start of TCP, which the text shows), "source_cpu" and "target_cpu": CPU seconds for a GiB of the
     /// connector and of the process at the target, or null.
     #[arg(long)]
     pub(crate) json: bool,
@@ -226,11 +230,15 @@ fn migration_type(text: &str) -> Result<MigrationType, String> {
     MigrationType::from_name(text).ok_or_else(|| "expected secure or insecure".to_owned())
 }
 
+/// Longest measurement of a check, in seconds. The meter of the target reads for 30 s, so that what is in queues
+/// at the end can arrive.
+pub(crate) const MAX_SECONDS: f64 = 20.0;
+
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: Result<f64, _> = text.parse();
     match seconds {
-        Ok(seconds) if (0.0..=20.0).contains(&seconds) => Ok(seconds),
-        _ => Err("expected a number from 0 to 20".to_owned()),
+        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("expected a number from 0 to {MAX_SECONDS}")),
     }
 }
 

@@ -178,7 +178,7 @@ impl Guest {
         let measured = report.measurements.iter().find(|each| {
             Some(&each.plane) == report.plane.as_ref() && each.direction == Direction::Sent
         });
-        let Some(rate) = measured.map(|measurement| measurement.rate() * 1e6) else {
+        let Some(rate) = measured.map(|measurement| measurement.rate * 1e6) else {
             return report
                 .announce("The time for the guest is not known, because nothing was measured.");
         };

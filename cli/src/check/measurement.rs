@@ -1,6 +1,7 @@
 //! How fast a plane is: data to and from the meter of the target, over a forward.
 
 use super::interrupt::Interrupt;
+use super::rate::{Rate, Sample};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -13,8 +14,18 @@ use std::time::{Duration, Instant};
 /// Bytes of a read or a write.
 const CHUNK: usize = 1 << 17;
 
-/// For a read or a write: longer than the queues of a long path take to move.
+/// For an answer of the meter, and for its data: longer than the queues of a long path take to move.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The target's limit of a measurement, after which its meter reads no more.
+const METER_LIMIT: Duration = Duration::from_secs(30);
+
+/// For the end of a measurement, after the time limit of the meter: data in queues, which a slow path may take
+/// minutes to carry, must not delay the check.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two samples of what arrives.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often a read or a write that waits looks for an interruption.
 const SLICE: Duration = Duration::from_millis(100);
@@ -45,17 +56,15 @@ pub(crate) struct Measurement {
     pub(crate) bytes: u64,
     /// From the first byte to the end.
     pub(crate) seconds: f64,
+    /// MB/s, 10^6 bytes, without the start of TCP: what a migration would reach.
+    pub(crate) rate: f64,
+    /// The start of TCP was not over, so that a longer measurement shows a higher rate.
+    #[serde(skip)]
+    pub(super) is_growing: bool,
     /// CPU seconds of this node's connector for a GiB; null if they cannot be read.
     pub(crate) source_cpu: Option<f64>,
     /// CPU seconds of the target's process, the listener or a pveproxy, for a GiB.
     pub(crate) target_cpu: Option<f64>,
-}
-
-impl Measurement {
-    /// MB/s, 10^6 bytes.
-    pub(crate) fn rate(&self) -> f64 {
-        self.bytes as f64 / 1e6 / self.seconds.max(1e-6)
-    }
 }
 
 /// Where and how long to measure.
@@ -69,75 +78,133 @@ pub(super) struct Meter<'a> {
     pub(super) interrupt: &'a Interrupt,
 }
 
+/// What arrived.
+struct Arrival {
+    bytes: u64,
+    /// From the first byte to the end.
+    seconds: f64,
+    samples: Vec<Sample>,
+}
+
 impl Meter<'_> {
     pub(super) fn measure(&self, direction: Direction) -> io::Result<Measurement> {
         let cpu = cpu_seconds(self.connector);
-        let (bytes, elapsed) = match direction {
-            Direction::Sent => self.send()?,
-            Direction::Received => self.receive()?,
+        let (arrival, report) = match direction {
+            Direction::Sent => {
+                let seconds = self.send()?;
+                let report = self.report()?;
+                // Data on its way at the end was sent, and did not arrive.
+                let bytes = report.get("bytes").and_then(Value::as_u64).unwrap_or(0);
+                let samples = samples(&report);
+                let arrival = Arrival {
+                    bytes,
+                    seconds,
+                    samples,
+                };
+                (arrival, report)
+            }
+            Direction::Received => (self.receive()?, self.report()?),
         };
         let cpu = cpu_seconds(self.connector).zip(cpu);
-        let report = self.report()?;
-        // Data on its way at the end was sent, and did not arrive.
-        let arrived = match direction {
-            Direction::Sent => report.get("bytes").and_then(Value::as_u64).unwrap_or(0),
-            Direction::Received => bytes,
-        };
-        if arrived == 0 {
+        let (bytes, seconds) = (arrival.bytes, arrival.seconds);
+        if bytes == 0 {
             return Err(io::Error::other("no data arrived"));
         }
-        let per_gib = |seconds: f64| seconds / (arrived as f64 / GIB);
+        let per_gib = |seconds: f64| seconds / (bytes as f64 / GIB);
+        // Without samples that show one, the whole time counts.
+        let rate = Rate::of(&arrival.samples, self.seconds).unwrap_or(Rate {
+            bytes_per_second: bytes as f64 / seconds.max(1e-6),
+            is_growing: false,
+        });
         Ok(Measurement {
             plane: self.plane.to_owned(),
             direction,
-            bytes: arrived,
-            seconds: elapsed.as_secs_f64(),
+            bytes,
+            seconds,
+            rate: rate.bytes_per_second / 1e6,
+            is_growing: rate.is_growing,
             source_cpu: cpu.map(|(now, before)| per_gib(now - before)),
             target_cpu: report.get("cpu").and_then(Value::as_f64).map(per_gib),
         })
     }
 
-    /// Sends for the time, then waits until the meter has read everything.
-    fn send(&self) -> io::Result<(u64, Duration)> {
-        let mut stream = self.open(&json!({ "op": "discard" }))?;
+    /// Sends for the time, then waits until the meter has read everything, or does not read any more. Returns the
+    /// seconds of both.
+    fn send(&self) -> io::Result<f64> {
+        let mut stream = self.open(&json!({ "op": "discard", "acknowledge": true }))?;
+        // The connection takes several round trips, in which buffers on this node would accept data.
+        self.read_line(&mut stream)?;
         let data = random_bytes()?;
         let started = Instant::now();
-        let mut bytes = 0;
-        while started.elapsed().as_secs_f64() < self.seconds {
-            bytes += self.wait(|| stream.write(&data))? as u64;
-        }
-        stream.shutdown(Shutdown::Write)?;
-        let mut end = [0];
-        if self.wait(|| stream.read(&mut end))? > 0 {
-            return Err(io::Error::other("the meter sent data"));
-        }
-        Ok((bytes, started.elapsed()))
-    }
-
-    fn receive(&self) -> io::Result<(u64, Duration)> {
-        let mut stream = self.open(&json!({ "op": "send", "seconds": self.seconds }))?;
-        let mut data = vec![0; CHUNK];
-        let started = Instant::now();
-        let mut bytes = 0;
+        let time = Duration::from_secs_f64(self.seconds);
         loop {
-            match self.wait(|| stream.read(&mut data))? {
-                0 => return Ok((bytes, started.elapsed())),
-                count => bytes += count as u64,
+            match self.wait_within(time.saturating_sub(started.elapsed()), || {
+                stream.write(&data)
+            }) {
+                // What is in queues can take longer than the time. Whether it arrives is in the report.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
+                Err(error) => return Err(error),
+                Ok(_) if started.elapsed() >= time => break,
+                Ok(_) => {}
             }
         }
+        stream.shutdown(Shutdown::Write)?;
+        let limit = (METER_LIMIT + END_TIMEOUT).saturating_sub(started.elapsed());
+        match self.wait_within(limit, || stream.read(&mut [0])) {
+            Ok(1..) => Err(io::Error::other("the meter sent data")),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+            // The meter closes the connection at its limit even if data is still on its way. Its report has what
+            // arrived, and there is none if the meter cannot be reached any more.
+            Ok(0) | Err(_) => Ok(started.elapsed().as_secs_f64()),
+        }
+    }
+
+    /// Receives until the meter has ended the connection, or until the time for that is over: the rest is in queues.
+    fn receive(&self) -> io::Result<Arrival> {
+        let mut stream = self.open(&json!({ "op": "send", "seconds": self.seconds }))?;
+        let mut data = vec![0; CHUNK];
+        let mut bytes = self.wait(|| stream.read(&mut data))? as u64;
+        let started = Instant::now();
+        let mut samples = vec![Sample {
+            seconds: 0.0,
+            bytes,
+        }];
+        let mut sampled = started;
+        let limit = Duration::from_secs_f64(self.seconds) + END_TIMEOUT;
+        while started.elapsed() < limit {
+            match self.wait(|| stream.read(&mut data))? {
+                0 => break,
+                count => bytes += count as u64,
+            }
+            if sampled.elapsed() >= SAMPLE_INTERVAL {
+                sampled = Instant::now();
+                let seconds = (sampled - started).as_secs_f64();
+                samples.push(Sample { seconds, bytes });
+            }
+        }
+        Ok(Arrival {
+            bytes,
+            seconds: started.elapsed().as_secs_f64(),
+            samples,
+        })
     }
 
     fn report(&self) -> io::Result<Value> {
         let mut stream = self.open(&json!({ "op": "report" }))?;
+        Ok(serde_json::from_slice(&self.read_line(&mut stream)?)?)
+    }
+
+    /// The first line that the meter sends, and nothing else: it sends one line on a connection.
+    fn read_line(&self, stream: &mut UnixStream) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
         let mut data = [0; MAX_REPORT];
         while !line.contains(&b'\n') && line.len() < MAX_REPORT {
             match self.wait(|| stream.read(&mut data))? {
-                0 => break,
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 count => line.extend_from_slice(&data[..count]),
             }
         }
-        Ok(serde_json::from_slice(&line)?)
+        Ok(line)
     }
 
     fn open(&self, request: &Value) -> io::Result<UnixStream> {
@@ -149,20 +216,44 @@ impl Meter<'_> {
     }
 
     /// A read or a write, which ends with an error if the check is interrupted, or after [`STALL_TIMEOUT`].
-    fn wait<T>(&self, mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    fn wait<T>(&self, operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        self.wait_within(STALL_TIMEOUT, operation)
+    }
+
+    /// The same with another time limit. The kind of its error is `TimedOut`.
+    fn wait_within<T>(
+        &self,
+        limit: Duration,
+        mut operation: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
         let started = Instant::now();
         loop {
             if self.interrupt.has_arrived() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             match operation() {
-                Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock
-                        && started.elapsed() < STALL_TIMEOUT => {}
-                result => return result,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Ok(result) => return Ok(result),
+                Err(_) if started.elapsed() < limit => {}
+                Err(_) => {
+                    let text = format!("no data moved within {} s", limit.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
             }
         }
     }
+}
+
+/// The samples of a report. Targets whose meter takes none have no such member.
+fn samples(report: &Value) -> Vec<Sample> {
+    let samples = report.get("samples").and_then(Value::as_array);
+    let sample = |sample: &Value| {
+        Some(Sample {
+            seconds: sample.get(0)?.as_f64()?,
+            bytes: sample.get(1)?.as_u64()?,
+        })
+    };
+    samples.into_iter().flatten().filter_map(sample).collect()
 }
 
 /// A network may compress zeros.

@@ -2,7 +2,8 @@
 //!
 //! The steps are in the order in which a migration would fail: this node (`node`), the remote's
 //! address and API (`target`), the privileges of the token (`privileges`), storages and bridges
-//! (`resources`), and a tunnel (`tunnel`) over which the planes are measured (`measurement`). A `report` collects what they find.
+//! (`resources`), and a tunnel (`tunnel`) over which the planes are measured (`speed`, `measurement`, `rate`). A
+//! `report` collects what they find.
 
 mod advice;
 mod api;
@@ -20,6 +21,7 @@ mod obstacles;
 mod offer;
 mod options;
 mod privileges;
+mod rate;
 mod remote;
 mod report;
 mod requirement;

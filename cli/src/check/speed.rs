@@ -5,8 +5,10 @@ use super::connector::{Connector, ConnectorError};
 use super::folder::Folder;
 use super::interrupt::Interrupt;
 use super::measurement::{Direction, Measurement, Meter};
+use super::rate::shown;
 use super::report::{Finding, Report, Step};
 use super::tunnel::{Request, WORKER_TIMEOUT};
+use crate::arguments::MAX_SECONDS;
 use pve_tunnel::plane::Plane;
 use serde_json::{Value, json};
 use std::io;
@@ -110,7 +112,7 @@ pub(super) fn measure(
     for direction in [Direction::Sent, Direction::Received] {
         match meter.measure(direction) {
             Ok(measurement) => {
-                findings.push(Finding::ok(Step::Speed, described(&measurement)));
+                findings.push(Finding::ok(Step::Speed, described(&measurement, seconds)));
                 report.measurements.push(measurement);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -134,18 +136,23 @@ fn not_measured(plane: Plane, reason: &str) -> Finding {
     )
 }
 
-fn described(measurement: &Measurement) -> String {
-    let (to, rate) = (
-        match measurement.direction {
-            Direction::Sent => "to the target",
-            Direction::Received => "from the target",
-        },
-        measurement.rate(),
-    );
+fn described(measurement: &Measurement, seconds: f64) -> String {
+    let to = match measurement.direction {
+        Direction::Sent => "to the target",
+        Direction::Received => "from the target",
+    };
+    let growing = match measurement.is_growing {
+        true if seconds < MAX_SECONDS => {
+            format!(", still growing: --seconds {MAX_SECONDS} shows more")
+        }
+        true => ", still growing".to_owned(),
+        false => String::new(),
+    };
     let cpu = |cost: Option<f64>| cost.map_or("?".to_owned(), |cost| format!("{cost:.2}"));
     format!(
-        "{}: {rate:.0} MB/s {to}; CPU seconds for a GiB: {} here, {} at the target",
+        "{}: {} {to}{growing}; CPU seconds for a GiB: {} here, {} at the target",
         measurement.plane,
+        shown(measurement.rate * 1e6),
         cpu(measurement.source_cpu),
         cpu(measurement.target_cpu)
     )
