@@ -374,9 +374,33 @@ subtest 'a target that fails' => sub {
     like($tunnel->[1], qr/\Athe tunnel failed: .*no such guest/, '... the text has the reason');
     like($tunnel->[2], qr/task log of the target/, '... its advice');
     my $broken = node(misbehave => ['data:refuse=500:no data today']);
-    my ($speed) = problems(check(remote($broken), '--seconds', 0.1, @NETWORK));
-    is($speed->[0], 'failed', 'the websocket transfers no data');
-    like($speed->[1], qr/\Aplane 'websocket' does not transfer data: /, '... the text');
+    my $log = qr/see the task log of the target\z/;
+    my $no_data = qr/\Aplane 'websocket' does not transfer data: /;
+    my $not_used =
+        qr/no data today.*\. A migration would not use it for guest data, which takes plane/;
+    reports(
+        check(remote($broken), '--seconds', 0.1, @NETWORK),
+        1,
+        [
+            worse => qr/$no_data.*$not_used 'tls'\. Its commands take another websocket, which/,
+            qr/\Aa migration whose listener cannot be reached would use it: $log/
+        ]
+    );
+    reports(
+        check(remote($broken), '--seconds', 0.1, @NETWORK, '--type', 'insecure'),
+        1,
+        [worse => qr/\AWARNING: CLEAR TEXT/, qr/./],
+        [worse => qr/\ACLEAR TEXT: /, qr/./],
+        [worse => qr/$no_data.*$not_used 'tcp'\. /, qr/\A$log/]
+    );
+    # A migration would use the websocket, because the target has no address of that network.
+    reports(
+        check(remote($broken), '--seconds', 0.1, '--network', '198.51.100.0/24'),
+        2,
+        [worse => qr/no usable address on the target/, qr/./],
+        [worse => qr/migration network '\S+' is not used/, qr/./],
+        [failed => qr/$no_data(?!.*would not use it)/, qr/\A$log/]
+    );
     nothing_left($broken);
     my $occupied = node();
     mkdir "$occupied->{dir}/500.mtunnel.meter" or die "mkdir: $!\n";

@@ -1,6 +1,7 @@
 //! What to do about a finding, and about a direct plane that does not work, by the connector's reason.
 
 use crate::text::wrapped;
+use nix::errno::Errno;
 use pve_tunnel::{one_line, one_line_within};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -117,6 +118,29 @@ pub(super) fn for_listener(reason: &str) -> &'static str {
     }
 }
 
+/// The advice for a failure whose cause is on this node; none if it is not. The kernel's errors have numbers here,
+/// which the messages of a target's Perl do not have.
+pub(super) fn for_this_node(reason: &str) -> Option<&'static str> {
+    let is = |errno: Errno| reason.contains(&format!("(os error {})", errno as i32));
+    if is(Errno::EMFILE) {
+        Some("raise the limit of open files for this command: ulimit -n")
+    } else if is(Errno::ENFILE) {
+        Some("raise the limit of open files of this node: sysctl fs.file-max")
+    } else if is(Errno::ENOSPC) || is(Errno::EDQUOT) {
+        Some("make room on this node, in the folder of TMPDIR")
+    } else if is(Errno::ENOMEM) {
+        Some("free memory on this node")
+    } else if reason.contains("path must be shorter") {
+        Some(SHORTER_TMPDIR)
+    } else {
+        None
+    }
+}
+
+/// The advice for a folder in which the path of a socket is too long.
+pub(super) const SHORTER_TMPDIR: &str =
+    "set TMPDIR to a shorter path for this command, such as /tmp";
+
 /// The advice for a target that refuses to open a tunnel.
 pub(super) fn for_refused_tunnel(reason: &str) -> &'static str {
     let has = |text: &str| reason.contains(text);
@@ -172,6 +196,29 @@ mod tests {
         ];
         for (reason, advice) in table {
             assert!(for_listener(reason).contains(advice), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_cause_on_this_node_has_an_advice_for_this_node() {
+        #[rustfmt::skip] // One row a line.
+        let table = [
+            ("connection 1: cannot accept it: Too many open files (os error 24)", Some("ulimit -n")),
+            ("cannot connect: Too many open files in system (os error 23)", Some("fs.file-max")),
+            ("No space left on device (os error 28)", Some("TMPDIR")),
+            ("Disk quota exceeded (os error 122)", Some("TMPDIR")),
+            ("Cannot allocate memory (os error 12)", Some("memory")),
+            ("cannot listen at '/a': path must be shorter than SUN_LEN", Some("shorter path")),
+            ("Connection refused (os error 111)", None),
+            // Of the target.
+            ("500 unable to open file: Too many open files", None),
+            ("500 unable to write: No space left on device", None),
+        ];
+        for (reason, advice) in table {
+            match (for_this_node(reason), advice) {
+                (Some(found), Some(advice)) => assert!(found.contains(advice), "{reason}: {found}"),
+                (found, advice) => assert_eq!(found, advice, "{reason}"),
+            }
         }
     }
 

@@ -1,22 +1,18 @@
 //! A connector as a child process: `pve-tunnel connect`, which a migration uses, too.
 
+use super::connector_log::ConnectorLog;
 use super::interrupt::Interrupt;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Longest line of a connector, in bytes.
 const MAX_LINE: u64 = 1 << 20;
-
-/// How many of the last lines of its log are kept.
-const LOG_LINES: usize = 50;
 
 /// How often a wait looks for an interruption.
 const SLICE: Duration = Duration::from_millis(100);
@@ -53,7 +49,7 @@ pub(super) struct Connector {
     /// None after its end was requested.
     input: Option<ChildStdin>,
     lines: Receiver<String>,
-    log: Arc<Mutex<VecDeque<String>>>,
+    log: ConnectorLog,
     interrupt: Interrupt,
 }
 
@@ -75,18 +71,10 @@ impl Connector {
                 for_each_line(output, |line| drop(sender.send(line)));
             });
         }
-        let log = Arc::new(Mutex::new(VecDeque::new()));
+        let log = ConnectorLog::default();
         if let Some(errors) = child.stderr.take() {
             let log = log.clone();
-            thread::spawn(move || {
-                for_each_line(errors, |line| {
-                    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                    if log.len() == LOG_LINES {
-                        log.pop_front();
-                    }
-                    log.push_back(line);
-                });
-            });
+            thread::spawn(move || for_each_line(errors, |line| log.add(line)));
         }
         Ok(Self {
             input: child.stdin.take(),
@@ -161,8 +149,8 @@ impl Connector {
         succeeded(self.answer_until(&is_over, started)?).map(drop)
     }
 
-    /// Ends the process, and returns the last lines of its log.
-    pub(super) fn end(mut self) -> Vec<String> {
+    /// Ends the process.
+    pub(super) fn end(mut self) {
         self.input = None;
         let started = Instant::now();
         while !self
@@ -176,13 +164,10 @@ impl Connector {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.log()
     }
 
-    /// The last lines of the connector's log.
-    pub(super) fn log(&self) -> Vec<String> {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.iter().cloned().collect()
+    pub(super) fn log(&self) -> &ConnectorLog {
+        &self.log
     }
 
     fn send(&mut self, line: &Value) -> Result<(), ConnectorError> {
@@ -229,7 +214,7 @@ impl Connector {
     }
 
     fn ended(&self) -> ConnectorError {
-        let last = self.log().pop();
+        let last = self.log.last();
         ConnectorError::Ended(last.map_or(String::new(), |line| format!(": {line}")))
     }
 }

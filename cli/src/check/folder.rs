@@ -25,6 +25,27 @@ const NOTE: &str = "guest";
 /// Largest note that is read, in bytes.
 const MAX_NOTE: u64 = 4096;
 
+/// Longest path of a UNIX socket, in bytes: unix(7), sun_path without the zero at its end.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// The longest name of a socket in the folder: the connector has one for a moment when it resets connections.
+const LONGEST_SOCKET: &str = ".4194304.99";
+
+/// Why TMPDIR cannot have sockets. None if it can.
+pub(super) fn too_long() -> Option<String> {
+    too_long_in(&std::env::temp_dir())
+}
+
+fn too_long_in(parent: &Path) -> Option<String> {
+    let socket = parent.join(format!("{NAME}XXXXXX")).join(LONGEST_SOCKET);
+    let excess = socket.as_os_str().len().checked_sub(MAX_SOCKET_PATH + 1)? + 1;
+    let length = parent.as_os_str().len();
+    Some(format!(
+        "TMPDIR is too long: '{}' has {length} bytes, and the path of a UNIX socket in a folder there would exceed the limit of {MAX_SOCKET_PATH} by {excess}",
+        parent.display()
+    ))
+}
+
 /// The empty guest that a check creates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EmptyGuest {
@@ -189,6 +210,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
 
     fn guest(host: &str) -> EmptyGuest {
         EmptyGuest {
@@ -220,6 +242,20 @@ mod tests {
         folder.keep();
         assert_eq!(killed("a").len(), 1, "a folder that was kept");
         assert!(!copy.exists(), "it was dropped");
+    }
+
+    #[test]
+    fn a_folder_whose_sockets_would_have_long_paths_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let overhead = parent.path().as_os_str().len() + "/".len();
+        for fill in 1..=MAX_SOCKET_PATH - overhead {
+            let inner = parent.path().join("x".repeat(fill));
+            fs::create_dir(&inner).unwrap();
+            let folder = Folder::create_in(&inner, &guest("a")).unwrap();
+            // The kernel is the judge.
+            let bound = UnixListener::bind(folder.path().join(LONGEST_SOCKET));
+            assert_eq!(too_long_in(&inner).is_none(), bound.is_ok(), "{fill}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod argument;
 mod cluster;
 mod conclusion;
 mod connector;
+mod connector_log;
 mod folder;
 mod guest;
 mod id_map;

@@ -1,5 +1,6 @@
 //! The speed of the planes, over forwards to the meter of the target.
 
+use super::advice;
 use super::api::encoded;
 use super::connector::{Connector, ConnectorError};
 use super::folder::Folder;
@@ -80,20 +81,93 @@ impl<'a> Forwards<'a> {
     }
 }
 
-/// Measures a plane in both directions, and returns what was found. A measurement that fails is a
-/// finding, and no error.
+/// What the measurement of a plane has shown.
+pub(super) enum Measured {
+    Finding(Finding),
+    Failure(Failure),
+}
+
+impl From<Finding> for Measured {
+    fn from(finding: Finding) -> Self {
+        Self::Finding(finding)
+    }
+}
+
+/// A plane that transfers no data. Whether a migration would fail depends on the plane that it would use, which is
+/// negotiated after the websocket was measured.
+pub(super) struct Failure {
+    plane: Plane,
+    reason: String,
+    advice: &'static str,
+    /// The cause is on this node, where a migration would meet it, too.
+    is_local: bool,
+}
+
+impl Measured {
+    /// `chosen`: the plane that a migration would use, if that is known.
+    pub(super) fn judged(self, chosen: Option<Plane>) -> Finding {
+        match self {
+            Self::Finding(finding) => finding,
+            Self::Failure(failure) => failure.judged(chosen),
+        }
+    }
+}
+
+impl Failure {
+    fn judged(self, chosen: Option<Plane>) -> Finding {
+        let Self {
+            plane,
+            reason,
+            advice,
+            is_local,
+        } = self;
+        let text = format!("plane '{}' does not transfer data: {reason}", plane.name());
+        match chosen {
+            _ if is_local => Finding::failed(Step::Speed, text, advice),
+            Some(chosen) if chosen == plane => Finding::failed(Step::Speed, text, advice),
+            None => Finding::worse(Step::Speed, text, advice),
+            // The worker has just answered over the control connection.
+            Some(chosen) => Finding::worse(
+                Step::Speed,
+                format!(
+                    "{text}. A migration would not use it for guest data, which takes plane '{}'. Its commands take another websocket, which works",
+                    chosen.name()
+                ),
+                match chosen {
+                    Plane::Tls => {
+                        format!(
+                            "a migration whose listener cannot be reached would use it: {advice}"
+                        )
+                    }
+                    _ => advice.to_owned(),
+                },
+            ),
+        }
+    }
+}
+
+/// Measures a plane in both directions, and returns what was found. A measurement that fails is not an error.
 pub(super) fn measure(
     forwards: &Forwards<'_>,
     connector: &mut Connector,
     plane: Plane,
     report: &mut Report,
-) -> Result<Vec<Finding>, ConnectorError> {
+) -> Result<Vec<Measured>, ConnectorError> {
     let Some(meter) = &forwards.meter else {
         return Ok(Vec::new());
     };
+    let failure = |reason: String| {
+        let local = advice::for_this_node(&reason);
+        Measured::Failure(Failure {
+            plane,
+            reason,
+            advice: local.unwrap_or("see the task log of the target"),
+            is_local: local.is_some(),
+        })
+    };
     let socket = match forwards.forward(connector, plane, meter) {
         Ok(socket) => socket,
-        Err(ConnectorError::Refused(reason)) => return Ok(vec![not_measured(plane, &reason)]),
+        Err(ConnectorError::Refused(reason)) => return Ok(vec![failure(reason)]),
         Err(error) => return Err(error),
     };
     let seconds = forwards.request.seconds;
@@ -108,32 +182,26 @@ pub(super) fn measure(
         connector: connector.pid(),
         interrupt: forwards.interrupt,
     };
-    let mut findings = Vec::new();
+    let mut measured = Vec::new();
     for direction in [Direction::Sent, Direction::Received] {
+        let lines = connector.log().count();
         match meter.measure(direction) {
             Ok(measurement) => {
-                findings.push(Finding::ok(Step::Speed, described(&measurement, seconds)));
+                measured.push(Finding::ok(Step::Speed, described(&measurement, seconds)).into());
                 report.measurements.push(measurement);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 return Err(ConnectorError::Interrupted);
             }
             Err(error) => {
-                let last = connector.log().pop().unwrap_or_default();
-                findings.push(not_measured(plane, &format!("{error}; {last}")));
+                let cause = connector.log().failure(&socket, lines);
+                let cause = cause.map_or(String::new(), |cause| format!("; {cause}"));
+                measured.push(failure(format!("{error}{cause}")));
                 break;
             }
         }
     }
-    Ok(findings)
-}
-
-fn not_measured(plane: Plane, reason: &str) -> Finding {
-    Finding::failed(
-        Step::Speed,
-        format!("plane '{}' does not transfer data: {reason}", plane.name()),
-        "see the task log of the target",
-    )
+    Ok(measured)
 }
 
 fn described(measurement: &Measurement, seconds: f64) -> String {

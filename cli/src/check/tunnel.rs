@@ -4,12 +4,12 @@
 use super::advice;
 use super::api::{Api, encoded};
 use super::connector::{Connector, ConnectorError};
-use super::folder::{EmptyGuest, Folder};
+use super::folder::{self, EmptyGuest, Folder};
 use super::interrupt::{Interrupt, Leftover};
 use super::offer::offer;
 use super::remote::Remote;
 use super::report::{Finding, Report, Step};
-use super::speed::{self, Forwards};
+use super::speed::{self, Forwards, Measured};
 use super::target::is_free;
 use pve_tunnel::capability::{VersionReply, parse_version};
 use pve_tunnel::configuration::SourceSelection;
@@ -88,6 +88,10 @@ impl Request<'_> {
 
 /// Opens a tunnel, checks and measures what a migration would use, and closes it.
 pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, report: &mut Report) {
+    // Only measurements have sockets.
+    if let Some(text) = folder::too_long().filter(|_| request.seconds > 0.0) {
+        return report.add(Finding::failed(Step::Tunnel, text, advice::SHORTER_TMPDIR));
+    }
     report.announce(&format!(
         "A tunnel is opened: it creates the empty, locked guest {} on node {}, which is removed again at the end.",
         request.vmid, request.node
@@ -95,8 +99,10 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
     let mut connector = match Connector::start(interrupt.clone()) {
         Ok(connector) => connector,
         Err(error) => {
-            let advice = "check that this command can be executed";
-            return report.add(Finding::failed(Step::Tunnel, error.to_string(), advice));
+            let text = error.to_string();
+            let advice =
+                advice::for_this_node(&text).unwrap_or("check that this command can be executed");
+            return report.add(Finding::failed(Step::Tunnel, text, advice));
         }
     };
     let folder = match Folder::create(&request.empty_guest()) {
@@ -104,7 +110,7 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         Err(error) => {
             connector.end();
             let text = format!("a temporary folder cannot be created: {error}");
-            let advice = "check TMPDIR, or make room there";
+            let advice = advice::for_this_node(&text).unwrap_or("check TMPDIR, or make room there");
             return report.add(Finding::failed(Step::Tunnel, text, advice));
         }
     };
@@ -208,26 +214,34 @@ fn checks(
     if offer.misconfigured {
         return Ok(());
     }
-    let mut measured = Vec::new();
+    let mut measured: Vec<Measured> = Vec::new();
     if offer.meter && request.seconds > 0.0 {
-        measured.extend(forwards.start_meter(connector)?);
+        measured.extend(forwards.start_meter(connector)?.map(Measured::from));
         // Forwards use the websocket until a plane is negotiated.
         let websocket = speed::measure(forwards, connector, Plane::Websocket, report)?;
         measured.extend(websocket);
     } else if request.seconds > 0.0 {
-        measured.push(Finding::worse(
+        let missing = Finding::worse(
             Step::Speed,
             "nothing can be measured: the target has no meter, which belongs to pve-tunnel",
             "install pve-tunnel on the target, and run 'pve-tunnel enable' there",
-        ));
+        );
+        measured.push(missing.into());
     }
-    let plane = negotiate(connector, &version, request, report)?;
+    let negotiated = negotiate(connector, &version, request, report);
+    let plane = negotiated.as_ref().ok().copied().flatten();
     report.plane = plane.map(|plane| plane.name().to_owned());
-    if let Some(direct) = plane.filter(|plane| *plane != Plane::Websocket) {
-        measured.extend(speed::measure(forwards, connector, direct, report)?);
+    let result = match negotiated {
+        Ok(Some(direct)) if direct != Plane::Websocket => {
+            speed::measure(forwards, connector, direct, report)
+                .map(|direct| measured.extend(direct))
+        }
+        other => other.map(drop),
+    };
+    for each in measured {
+        report.add(each.judged(plane));
     }
-    measured.into_iter().for_each(|finding| report.add(finding));
-    Ok(())
+    result
 }
 
 /// Negotiates the plane as a migration does. None if a migration would fail.
