@@ -35,7 +35,9 @@ side closes it closes the connection (close_notify, FIN) as pveproxy does, witho
   stall-read             reads nothing from the client until SIGUSR1 (data connections)
   stall-write            writes nothing to the client until SIGUSR1 (data connections)
   refuse=STATUS:REASON   rejects the upgrade with this status line
-  fail-next-id           answers GET /cluster/nextid with 500
+  fail-next-id=REASON    answers GET /cluster/nextid with 500 and this reason; without a reason,
+                         that of a lock that is not free
+  fail-tunnel=REASON     answers POST mtunnel with 500 and this reason, and creates nothing
   slow-401               sends 401 after 3 s, as pveproxy does
   hang-handshake         accepts TCP connections and sends nothing
 
@@ -69,7 +71,8 @@ enum Fault {
     StallRead,
     StallWrite,
     Refuse(u16, String),
-    FailNextId,
+    FailNextId(String),
+    FailTunnel(String),
     Slow401,
     HangHandshake,
 }
@@ -87,6 +90,8 @@ pub(crate) enum MisbehaviourError {
     Unknown(String),
     #[error("`{0}` needs a number above 0, as in {0}=65536")]
     Number(String),
+    #[error("`{0}` needs a reason, as in {0}=no quorum")]
+    Reason(String),
     #[error("`refuse` needs a status from 400 to 599 and a reason, as in refuse=500:no such guest")]
     Refusal,
 }
@@ -128,7 +133,12 @@ impl FromStr for Misbehaviour {
             "stall-read" => (Scope::Data, Fault::StallRead),
             "stall-write" => (Scope::Data, Fault::StallWrite),
             "refuse" => (Scope::All, refusal(value)?),
-            "fail-next-id" => (Scope::All, Fault::FailNextId),
+            "fail-next-id" if value.is_empty() => {
+                let reason = "cfs-lock 'file-guests' error: timeout".to_owned();
+                (Scope::All, Fault::FailNextId(reason))
+            }
+            "fail-next-id" => (Scope::All, Fault::FailNextId(reason(name, value)?)),
+            "fail-tunnel" => (Scope::All, Fault::FailTunnel(reason(name, value)?)),
             "slow-401" => (Scope::All, Fault::Slow401),
             "hang-handshake" => (Scope::All, Fault::HangHandshake),
             _ => return Err(MisbehaviourError::Unknown(name.to_owned())),
@@ -146,13 +156,23 @@ fn refusal(value: &str) -> Result<Fault, MisbehaviourError> {
         .parse::<u16>()
         .ok()
         .filter(|status| (400..600).contains(status));
-    let clean = reason
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() || byte == b' ');
     match status {
-        Some(status) if clean && !reason.is_empty() => Ok(Fault::Refuse(status, reason.to_owned())),
+        Some(status) if is_reason(reason) => Ok(Fault::Refuse(status, reason.to_owned())),
         _ => Err(MisbehaviourError::Refusal),
     }
+}
+
+fn reason(name: &str, value: &str) -> Result<String, MisbehaviourError> {
+    match is_reason(value) {
+        true => Ok(value.to_owned()),
+        false => Err(MisbehaviourError::Reason(name.to_owned())),
+    }
+}
+
+/// Whether it can be a reason phrase.
+fn is_reason(text: &str) -> bool {
+    let is_clean = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    !text.is_empty() && text.bytes().all(is_clean)
 }
 
 /// The behaviour of one relayed connection.
@@ -188,8 +208,20 @@ impl Misbehaviours {
         Self(items)
     }
 
-    pub(crate) fn fail_next_id(&self) -> bool {
-        self.0.iter().any(|item| item.fault == Fault::FailNextId)
+    /// The reason why `GET /cluster/nextid` fails.
+    pub(crate) fn fail_next_id(&self) -> Option<&str> {
+        self.0.iter().find_map(|item| match &item.fault {
+            Fault::FailNextId(reason) => Some(reason.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The reason why `POST mtunnel` fails.
+    pub(crate) fn fail_tunnel(&self) -> Option<&str> {
+        self.0.iter().find_map(|item| match &item.fault {
+            Fault::FailTunnel(reason) => Some(reason.as_str()),
+            _ => None,
+        })
     }
 
     pub(crate) fn slow_401(&self) -> bool {
@@ -238,7 +270,8 @@ impl Behaviour {
             Fault::StallWrite => self.stall_write = true,
             Fault::Refuse(status, reason) => self.refuse = Some((*status, reason.clone())),
             // These apply to the whole node.
-            Fault::FailNextId | Fault::Slow401 | Fault::HangHandshake => {}
+            Fault::FailNextId(_) | Fault::FailTunnel(_) | Fault::Slow401 | Fault::HangHandshake => {
+            }
         }
     }
 }

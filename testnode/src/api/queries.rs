@@ -44,8 +44,8 @@ impl Api {
     /// `GET /cluster/nextid`: the first free ID, or the requested one if it is free. Every user may
     /// send it. An ID is in use if its guest has a tunnel or a configuration.
     pub(super) async fn next_id(&self, query: &str) -> Result<Value, ApiError> {
-        if self.misbehaviours.fail_next_id() {
-            return Err(ApiError::internal("cfs-lock 'file-guests' error: timeout"));
+        if let Some(reason) = self.misbehaviours.fail_next_id() {
+            return Err(ApiError::internal(reason));
         }
         let mut used = self.guests.configured().map_err(ApiError::internal)?;
         used.extend(self.workers.running().await);

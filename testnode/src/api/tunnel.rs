@@ -36,6 +36,9 @@ impl Api {
     ) -> Result<Value, ApiError> {
         self.require(&format!("/vms/{vmid}"), &["VM.Allocate"])?;
         self.require("/", &["Sys.Incoming"])?;
+        if let Some(reason) = self.misbehaviours.fail_tunnel() {
+            return Err(ApiError::internal(reason));
+        }
         let body = Limited::new(request.into_body(), BODY_LIMIT)
             .collect()
             .await;
