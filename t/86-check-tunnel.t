@@ -372,7 +372,10 @@ subtest 'a target that fails' => sub {
     my ($tunnel, @others) = problems(check(remote($refusing), '--seconds', 0));
     is($tunnel->[0], 'failed', 'the websocket is refused');
     like($tunnel->[1], qr/\Athe tunnel failed: .*no such guest/, '... the text has the reason');
-    like($tunnel->[2], qr/task log of the target/, '... its advice');
+    like(
+        $tunnel->[2], qr/\Acheck pveproxy, .* on the target, and see its task log\z/,
+        '... its advice'
+    );
     my $broken = node(misbehave => ['data:refuse=500:no data today']);
     my $log = qr/see the task log of the target\z/;
     my $no_data = qr/\Aplane 'websocket' does not transfer data: /;

@@ -286,7 +286,10 @@ subtest 'a target that does not answer whether a guest is left' => sub {
         $check->wait,
         2,
         [worse => $unknown, qr/: qm unlock 999000001 && qm destroy 999000001\z/],
-        [failed => qr/no free VMID was found: 500/, qr/--target-vmid/]
+        [
+            failed => qr/no free VMID was found: 500/,
+            qr/\Acheck pveproxy, pvedaemon and pve-cluster/
+        ]
     );
     ok(-f "$folder/guest", 'the note of the guest stays');
 };

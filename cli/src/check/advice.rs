@@ -1,5 +1,6 @@
 //! What to do about a finding, and about a direct plane that does not work, by the connector's reason.
 
+use super::connector::ConnectorError;
 use crate::text::wrapped;
 use nix::errno::Errno;
 use pve_tunnel::{one_line, one_line_within};
@@ -122,7 +123,10 @@ pub(super) fn for_listener(reason: &str) -> &'static str {
 /// which the messages of a target's Perl do not have.
 pub(super) fn for_this_node(reason: &str) -> Option<&'static str> {
     let is = |errno: Errno| reason.contains(&format!("(os error {})", errno as i32));
-    if is(Errno::EMFILE) {
+    if reason.contains("listener: ") {
+        // The worker reports an error of the target's listener, which is not Perl.
+        None
+    } else if is(Errno::EMFILE) {
         Some("raise the limit of open files for this command: ulimit -n")
     } else if is(Errno::ENFILE) {
         Some("raise the limit of open files of this node: sysctl fs.file-max")
@@ -141,23 +145,41 @@ pub(super) fn for_this_node(reason: &str) -> Option<&'static str> {
 pub(super) const SHORTER_TMPDIR: &str =
     "set TMPDIR to a shorter path for this command, such as /tmp";
 
-/// The advice for a target that refuses to open a tunnel.
-pub(super) fn for_refused_tunnel(reason: &str) -> &'static str {
+/// The advice for an answer of the target that does not come, or whose cause is not known.
+pub(super) const SERVICES: &str =
+    "check pveproxy, pvedaemon and pve-cluster on the target, and see its task log";
+
+/// The advice for a request that the target's API refuses: for a VMID, or for a tunnel.
+pub(super) fn for_refused_request(reason: &str) -> &'static str {
     let has = |text: &str| reason.contains(text);
-    if has("Permission") || has("permission") || has("403") {
+    if has("quorum") || has("quorate") || (has("/etc/pve/") && has("Permission denied")) {
+        // Without quorum, the file system of the cluster permits no user to write.
+        "restore the quorum of the target's cluster: 'pvecm status' there shows its nodes"
+    } else if reason.starts_with("403") || has("Permission") || has("permission") {
         "give the token the privilege: see 'pve-tunnel-first-migration(7)'"
     } else if has("storage") {
         STORAGE
     } else if has("bridge") {
         BRIDGE
-    } else if has("quorum") || has("quorate") {
-        "restore the quorum of the target's cluster"
-    } else if has("already exists") || has("config") {
+    } else if has("already exists") {
         "choose another VMID with --target-vmid"
     } else {
-        "see the task log of the target"
+        SERVICES
     }
 }
+
+/// The advice for a tunnel that fails.
+pub(super) fn for_failed_tunnel(error: &ConnectorError) -> &'static str {
+    match error {
+        ConnectorError::Killed(_) => {
+            "check the memory of this node: 'journalctl -k' shows whether the kernel has killed the process"
+        }
+        _ => SERVICES,
+    }
+}
+
+/// The advice for a process of the target that has ended.
+pub(super) const ENDED_AT_TARGET: &str = "see the task log of the target, and 'journalctl -k' there, which shows whether the kernel has killed the process";
 
 #[cfg(test)]
 mod tests {
@@ -211,6 +233,7 @@ mod tests {
             ("cannot listen at '/a': path must be shorter than SUN_LEN", Some("shorter path")),
             ("Connection refused (os error 111)", None),
             // Of the target.
+            ("listener: cannot accept connections: Too many open files (os error 24)", None),
             ("500 unable to open file: Too many open files", None),
             ("500 unable to write: No space left on device", None),
         ];
@@ -230,11 +253,15 @@ mod tests {
             ("500 storage 'x' does not exist", "name a storage"),
             ("500 no such bridge 'x'", "name a bridge"),
             ("500 cluster not ready - no quorum?", "restore the quorum"),
-            ("400 Parameter verification failed.: vmid: unable to create empty VM config", "another VMID"),
+            ("400 Parameter verification failed.: vmid: unable to create empty VM config - cluster not ready - no quorum?", "restore the quorum"),
+            ("500 unable to open file '/etc/pve/nodes/a/qemu-server/9.conf.tmp.1' - Permission denied", "restore the quorum"),
+            ("400 Parameter verification failed.: vmid: unable to create empty VM config - VM 9 already exists on node 'a'", "another VMID"),
+            ("400 Parameter verification failed.: vmid: unable to create empty VM config", "pve-cluster"),
+            ("500 unable to create VM 1403 config", "pve-cluster"),
             ("599 x", "task log"),
         ];
         for (reason, advice) in table {
-            assert!(for_refused_tunnel(reason).contains(advice), "{reason}");
+            assert!(for_refused_request(reason).contains(advice), "{reason}");
         }
     }
 }

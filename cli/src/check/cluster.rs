@@ -5,8 +5,9 @@
 //! disabled one (`PVE::ReplicationConfig::check_for_existing_jobs`). For both, a missing file is an empty one.
 
 use super::advice::Advice;
+use super::finding::{Finding, Step};
 use super::guest::{Guest, Kind};
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use crate::opened_file;
 use std::io::{self, ErrorKind};
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! The conclusion of a report.
 
-use super::report::{Outcome, Report};
+use super::finding::Outcome;
+use super::report::Report;
 use crate::text::wrapped;
 
 /// The result of a report in one sentence.
@@ -57,7 +58,8 @@ fn lines(count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::report::{Finding, Step, Style};
+    use crate::check::finding::{Finding, Step};
+    use crate::check::report::Style;
 
     #[test]
     fn a_check_without_a_tunnel_does_not_conclude_that_a_migration_works() {

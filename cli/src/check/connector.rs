@@ -2,9 +2,10 @@
 
 use super::connector_log::ConnectorLog;
 use super::interrupt::Interrupt;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -16,6 +17,9 @@ const MAX_LINE: u64 = 1 << 20;
 
 /// How often a wait looks for an interruption.
 const SLICE: Duration = Duration::from_millis(100);
+
+/// For the connector to exit after it has closed its output.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// For the connector to end after the end of its input.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,6 +37,8 @@ pub(super) enum ConnectorError {
     Start(io::Error),
     #[error("the connector has ended{0}")]
     Ended(String),
+    #[error("the connector, a process of this node, was ended by {0}")]
+    Killed(String),
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
     #[error("interrupted")]
@@ -192,7 +198,7 @@ impl Connector {
     }
 
     fn answer_until(
-        &self,
+        &mut self,
         is_over: &dyn Fn(&Interrupt) -> bool,
         started: Instant,
     ) -> Result<Value, ConnectorError> {
@@ -213,7 +219,19 @@ impl Connector {
         }
     }
 
-    fn ended(&self) -> ConnectorError {
+    /// Why the connector has closed its ends of the pipes.
+    fn ended(&mut self) -> ConnectorError {
+        let started = Instant::now();
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(None) if started.elapsed() < EXIT_TIMEOUT => thread::sleep(SLICE / 10),
+                status => break status.ok().flatten(),
+            }
+        };
+        if let Some(number) = status.and_then(|status| status.signal()) {
+            let signal = Signal::try_from(number).map(|signal| signal.as_str().to_owned());
+            return ConnectorError::Killed(signal.unwrap_or(format!("signal {number}")));
+        }
         let last = self.log.last();
         ConnectorError::Ended(last.map_or(String::new(), |line| format!(": {line}")))
     }

@@ -4,8 +4,9 @@
 
 use super::advice::Advice;
 use super::api::{Api, ApiError, encoded};
+use super::finding::{Finding, Step};
 use super::remote::Remote;
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use super::target::is_free;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, mkdtemp};

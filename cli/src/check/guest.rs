@@ -1,7 +1,8 @@
 //! The guest that shall move: how long its RAM and its disks take.
 
+use super::finding::{Finding, Step};
 use super::measurement::Direction;
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use crate::opened_file;
 use std::io::ErrorKind;
 use std::path::Path;

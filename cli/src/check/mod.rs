@@ -2,16 +2,18 @@
 //!
 //! The steps are in the order in which a migration would fail: this node (`node`), the remote's
 //! address and API (`target`), the privileges of the token (`privileges`), storages and bridges
-//! (`resources`), and a tunnel (`tunnel`) over which the planes are measured (`speed`, `measurement`, `rate`). A
-//! `report` collects what they find.
+//! (`resources`), and a tunnel (`tunnel`) over which the planes are measured (`speed`, `measurement`, `rate`,
+//! and `cause` for a failure). Each reports what it finds (`finding`, `report`, `conclusion`) with what to do (`advice`).
 
 mod advice;
 mod api;
 mod argument;
+mod cause;
 mod cluster;
 mod conclusion;
 mod connector;
 mod connector_log;
+mod finding;
 mod folder;
 mod guest;
 mod id_map;
@@ -37,13 +39,14 @@ use crate::arguments::Check;
 use crate::configuration_file::FileError;
 use crate::output;
 use api::Api;
+use finding::{Finding, Outcome, Step};
 use guest::Guest;
 use id_map::IdMap;
 use interrupt::Interrupt;
 use nix::sys::prctl::set_dumpable;
 use pve_tunnel::configuration::{Configuration, SourceSelection};
 use remote::Remote;
-use report::{Finding, Outcome, Report, Step, Style};
+use report::{Report, Style};
 use requirement::{Needed, Purpose};
 use std::fmt::Display;
 use std::io::{self, IsTerminal};

@@ -1,6 +1,7 @@
 //! This node: whether pve-tunnel is on, and what its configuration says about the remote.
 
-use super::report::{Finding, Report, Step};
+use super::finding::{Finding, Step};
+use super::report::Report;
 use crate::activation::{Node, NodeState};
 use crate::configuration_file::{self, FileError};
 use pve_tunnel::configuration::{

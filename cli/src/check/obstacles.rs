@@ -1,8 +1,9 @@
 //! What Proxmox VE does not move to another cluster, as far as the configuration of the guest shows it.
 
 use super::advice::Advice;
+use super::finding::{Finding, Step};
 use super::guest::{Guest, Kind, property, volume};
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use crate::shell::quoted;
 
 /// Reports each reason why the guest would be refused.

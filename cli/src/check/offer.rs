@@ -1,7 +1,8 @@
 //! What the target's worker offers besides the websocket.
 
 use super::connector::{Connector, ConnectorError};
-use super::report::{Finding, Report, Step};
+use super::finding::{Finding, Step};
+use super::report::Report;
 use super::tunnel::WORKER_TIMEOUT;
 use pve_tunnel::capability::Capability;
 use pve_tunnel::direct::message::shown_on_source;

@@ -2,10 +2,11 @@
 
 use super::advice::Advice;
 use super::api::{Api, ApiError, encoded};
+use super::finding::{Finding, Step};
 use super::guest::Guest;
 use super::options::{self, Rule};
 use super::remote::Remote;
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use super::requirement::{Needed, Purpose, merged, needed, new, quoted};
 use super::tags;
 use crate::shell;

@@ -2,6 +2,7 @@
 
 use super::advice::{Advice, without};
 use super::conclusion::conclusion;
+use super::finding::{Finding, Outcome, Step};
 use super::measurement::Measurement;
 use crate::output;
 use crate::text::wrapped;
@@ -9,128 +10,6 @@ use pve_tunnel::one_line;
 use serde::Serialize;
 use std::fmt;
 use std::io;
-use std::process::ExitCode;
-
-/// How good a finding is. Ordered from good to bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Outcome {
-    /// As it should be.
-    Ok,
-    /// A migration works, but worse than it could.
-    Worse,
-    /// A migration would fail.
-    Failed,
-}
-
-impl Outcome {
-    fn mark(self) -> char {
-        match self {
-            Self::Ok => '✓',
-            Self::Worse => '!',
-            Self::Failed => '✗',
-        }
-    }
-
-    /// Green, yellow, red: ECMA-48, SGR.
-    fn color(self) -> &'static str {
-        match self {
-            Self::Ok => "\x1b[32m",
-            Self::Worse => "\x1b[33m",
-            Self::Failed => "\x1b[31m",
-        }
-    }
-
-    /// The exit code of a check whose worst finding this is.
-    pub(crate) fn exit_code(self) -> ExitCode {
-        ExitCode::from(self as u8)
-    }
-}
-
-/// The part of a check that a finding belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Step {
-    /// This node: whether pve-tunnel is on, and its configuration.
-    Node,
-    /// The addresses of the remote.
-    Address,
-    /// TLS to the remote's API.
-    Tls,
-    /// The API: token, version, clock.
-    Api,
-    /// The privileges of the token.
-    Privileges,
-    /// The storages and bridges that the migration would use.
-    Resources,
-    /// The tunnel: worker, offer, plan, network path.
-    Tunnel,
-    /// The measured speed.
-    Speed,
-    /// The time that a guest takes.
-    Guest,
-    /// What is left at the target.
-    Cleanup,
-}
-
-impl Step {
-    fn title(self) -> &'static str {
-        match self {
-            Self::Node => "This node",
-            Self::Address => "Addresses of the remote",
-            Self::Tls => "TLS",
-            Self::Api => "API of the remote",
-            Self::Privileges => "Privileges of the token",
-            Self::Resources => "Storages and bridges",
-            Self::Tunnel => "Tunnel",
-            Self::Speed => "Speed",
-            Self::Guest => "Guest",
-            Self::Cleanup => "Clean-up",
-        }
-    }
-}
-
-/// One finding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Finding {
-    /// Where it was found.
-    pub(crate) step: Step,
-    /// How good it is.
-    pub(crate) outcome: Outcome,
-    /// What was seen, in one sentence.
-    pub(crate) text: String,
-    /// What to do; null if nothing needs to be done.
-    pub(super) advice: Option<Advice>,
-}
-
-impl Finding {
-    pub(crate) fn ok(step: Step, text: impl Into<String>) -> Self {
-        Self {
-            step,
-            outcome: Outcome::Ok,
-            text: text.into(),
-            advice: None,
-        }
-    }
-
-    pub(crate) fn worse(step: Step, text: impl Into<String>, advice: impl Into<Advice>) -> Self {
-        Self {
-            step,
-            outcome: Outcome::Worse,
-            text: text.into(),
-            advice: Some(advice.into()),
-        }
-    }
-
-    pub(crate) fn failed(step: Step, text: impl Into<String>, advice: impl Into<Advice>) -> Self {
-        Self {
-            step,
-            outcome: Outcome::Failed,
-            text: text.into(),
-            advice: Some(advice.into()),
-        }
-    }
-}
 
 /// The result of a check, which `--json` prints. The text prints each finding as soon as it exists.
 #[derive(Debug, Serialize)]

@@ -2,9 +2,10 @@
 
 use super::advice;
 use super::api::{Api, ApiError, encoded};
+use super::finding::{Finding, Step};
 use super::guest::{Guest, Kind};
 use super::id_map::IdMap;
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use super::target::is_true;
 use serde_json::Value;
 
@@ -140,7 +141,7 @@ pub(super) fn check_bridges(api: &Api, node: &str, bridges: &[&str], report: &mu
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::check::report::Outcome;
+    use crate::check::finding::Outcome;
     use serde_json::json;
 
     #[test]

@@ -1,13 +1,14 @@
 //! The speed of the planes, over forwards to the meter of the target.
 
-use super::advice;
 use super::api::encoded;
+use super::cause::{self, Failure};
 use super::connector::{Connector, ConnectorError};
+use super::finding::{Finding, Step};
 use super::folder::Folder;
 use super::interrupt::Interrupt;
 use super::measurement::{Direction, Measurement, Meter};
 use super::rate::shown;
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use super::tunnel::{Request, WORKER_TIMEOUT};
 use crate::arguments::MAX_SECONDS;
 use pve_tunnel::plane::Plane;
@@ -93,14 +94,10 @@ impl From<Finding> for Measured {
     }
 }
 
-/// A plane that transfers no data. Whether a migration would fail depends on the plane that it would use, which is
-/// negotiated after the websocket was measured.
-pub(super) struct Failure {
-    plane: Plane,
-    reason: String,
-    advice: &'static str,
-    /// The cause is on this node, where a migration would meet it, too.
-    is_local: bool,
+impl From<Failure> for Measured {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
 }
 
 impl Measured {
@@ -109,39 +106,6 @@ impl Measured {
         match self {
             Self::Finding(finding) => finding,
             Self::Failure(failure) => failure.judged(chosen),
-        }
-    }
-}
-
-impl Failure {
-    fn judged(self, chosen: Option<Plane>) -> Finding {
-        let Self {
-            plane,
-            reason,
-            advice,
-            is_local,
-        } = self;
-        let text = format!("plane '{}' does not transfer data: {reason}", plane.name());
-        match chosen {
-            _ if is_local => Finding::failed(Step::Speed, text, advice),
-            Some(chosen) if chosen == plane => Finding::failed(Step::Speed, text, advice),
-            None => Finding::worse(Step::Speed, text, advice),
-            // The worker has just answered over the control connection.
-            Some(chosen) => Finding::worse(
-                Step::Speed,
-                format!(
-                    "{text}. A migration would not use it for guest data, which takes plane '{}'. Its commands take another websocket, which works",
-                    chosen.name()
-                ),
-                match chosen {
-                    Plane::Tls => {
-                        format!(
-                            "a migration whose listener cannot be reached would use it: {advice}"
-                        )
-                    }
-                    _ => advice.to_owned(),
-                },
-            ),
         }
     }
 }
@@ -156,18 +120,9 @@ pub(super) fn measure(
     let Some(meter) = &forwards.meter else {
         return Ok(Vec::new());
     };
-    let failure = |reason: String| {
-        let local = advice::for_this_node(&reason);
-        Measured::Failure(Failure {
-            plane,
-            reason,
-            advice: local.unwrap_or("see the task log of the target"),
-            is_local: local.is_some(),
-        })
-    };
     let socket = match forwards.forward(connector, plane, meter) {
         Ok(socket) => socket,
-        Err(ConnectorError::Refused(reason)) => return Ok(vec![failure(reason)]),
+        Err(ConnectorError::Refused(reason)) => return Ok(vec![cause::of(plane, reason).into()]),
         Err(error) => return Err(error),
     };
     let seconds = forwards.request.seconds;
@@ -196,7 +151,7 @@ pub(super) fn measure(
             Err(error) => {
                 let cause = connector.log().failure(&socket, lines);
                 let cause = cause.map_or(String::new(), |cause| format!("; {cause}"));
-                measured.push(failure(format!("{error}{cause}")));
+                measured.push(cause::find(connector, plane, format!("{error}{cause}"))?);
                 break;
             }
         }

@@ -1,13 +1,16 @@
 //! The target, as far as its API shows it: addresses, TLS, token, clock, VMIDs.
 
+use super::advice;
 use super::api::{self, Answer, Api, ApiError};
+use super::finding::{Finding, Step};
 use super::guest::Guest;
 use super::remote::Remote;
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use super::version;
 use crate::arguments::Check;
 use pve_tunnel::tls::{Fingerprint, TlsError};
 use serde_json::Value;
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::channel;
@@ -138,7 +141,9 @@ fn resolve(remote: &Remote) -> io::Result<Vec<SocketAddr>> {
     });
     let resolved = receiver
         .recv_timeout(RESOLVER_TIMEOUT)
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        // The resolver reports a name without an address if it cannot open a file or a socket.
+        .map_err(|error| File::open("/").err().unwrap_or(error))?;
     match resolved.is_empty() {
         true => Err(io::Error::other("the name has no address")),
         false => Ok(resolved),
@@ -332,7 +337,7 @@ pub(super) fn free_vmid(api: &Api, wanted: WantedVmid<'_>, report: &mut Report) 
             report.add(Finding::failed(Step::Api, text, advice));
             None
         }
-        Err(error) => no_vmid(&error.to_string(), report),
+        Err(error) => no_vmid(&error, report),
     }
 }
 
@@ -344,18 +349,22 @@ fn any_free_vmid(api: &Api, report: &mut Report) -> Option<u32> {
         match is_free(api, vmid) {
             Ok(true) => return Some(vmid),
             Ok(false) => offset += 1,
-            Err(error) => return no_vmid(&error.to_string(), report),
+            Err(error) => return no_vmid(&error, report),
         }
     }
-    no_vmid("every VMID that was tried is in use", report)
-}
-
-fn no_vmid(reason: &str, report: &mut Report) -> Option<u32> {
     report.add(Finding::failed(
         Step::Api,
-        format!("no free VMID was found: {reason}"),
+        "no free VMID was found: every one that was tried is in use",
         "give one with --target-vmid",
     ));
+    None
+}
+
+fn no_vmid(error: &ApiError, report: &mut Report) -> Option<u32> {
+    let reason = error.detailed();
+    let advice = advice::for_refused_request(&reason);
+    let text = format!("no free VMID was found: {reason}");
+    report.add(Finding::failed(Step::Api, text, advice));
     None
 }
 

@@ -4,11 +4,12 @@
 use super::advice;
 use super::api::{Api, encoded};
 use super::connector::{Connector, ConnectorError};
+use super::finding::{Finding, Step};
 use super::folder::{self, EmptyGuest, Folder};
 use super::interrupt::{Interrupt, Leftover};
 use super::offer::offer;
 use super::remote::Remote;
-use super::report::{Finding, Report, Step};
+use super::report::Report;
 use super::speed::{self, Forwards, Measured};
 use super::target::is_free;
 use pve_tunnel::capability::{VersionReply, parse_version};
@@ -100,8 +101,7 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         Ok(connector) => connector,
         Err(error) => {
             let text = error.to_string();
-            let advice =
-                advice::for_this_node(&text).unwrap_or("check that this command can be executed");
+            let advice = "check that this command can be executed";
             return report.add(Finding::failed(Step::Tunnel, text, advice));
         }
     };
@@ -110,7 +110,7 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         Err(error) => {
             connector.end();
             let text = format!("a temporary folder cannot be created: {error}");
-            let advice = advice::for_this_node(&text).unwrap_or("check TMPDIR, or make room there");
+            let advice = "check TMPDIR, or make room there";
             return report.add(Finding::failed(Step::Tunnel, text, advice));
         }
     };
@@ -133,7 +133,7 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         Err(error) => {
             connector.end();
             let reason = error.detailed();
-            let advice = advice::for_refused_tunnel(&reason);
+            let advice = advice::for_refused_request(&reason);
             let text = format!("the target refuses a tunnel: {reason}");
             report.add(Finding::failed(Step::Tunnel, text, advice));
             // It may have been created although the answer was lost.
@@ -152,7 +152,7 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         (Err(error), _) => report.add(Finding::failed(
             Step::Tunnel,
             format!("the tunnel failed: {error}"),
-            "see the task log of the target",
+            advice::for_failed_tunnel(&error),
         )),
         (Ok(()), _) => {}
     }
@@ -332,7 +332,9 @@ fn close(
             Ok(_) => "it was stopped".to_owned(),
             Err(stop) => format!("it cannot be stopped: {stop}"),
         };
-        format!("the worker of the target did not close the tunnel ({error}); {stopped}")
+        let text =
+            format!("the worker of the target did not close the tunnel ({error}); {stopped}");
+        (text, advice::for_failed_tunnel(&error))
     });
     check_removed(api, request, not_closed, report)
 }
@@ -340,11 +342,11 @@ fn close(
 /// How often the target is asked whether the guest is gone.
 const REMOVAL_CHECKS: u32 = 10;
 
-/// Reports and returns whether the empty guest is gone. `not_closed`: why its tunnel was not closed.
+/// Reports and returns whether the empty guest is gone. `not_closed`: why its tunnel was not closed, and the advice.
 fn check_removed(
     api: &Api,
     request: &Request<'_>,
-    not_closed: Option<String>,
+    not_closed: Option<(String, &'static str)>,
     report: &mut Report,
 ) -> bool {
     let mut last = Ok(false);
@@ -359,16 +361,16 @@ fn check_removed(
     let vmid = request.vmid;
     let cause = not_closed
         .as_ref()
-        .map_or(String::new(), |cause| format!("; {cause}"));
+        .map_or(String::new(), |(cause, _)| format!("; {cause}"));
     report.add(match (last, not_closed) {
         (Ok(true), None) => Finding::ok(
             Step::Cleanup,
             format!("guest {vmid} was removed, and nothing is left at the target"),
         ),
-        (Ok(true), Some(cause)) => Finding::worse(
+        (Ok(true), Some((cause, advice))) => Finding::worse(
             Step::Cleanup,
             format!("guest {vmid} was removed, but {cause}"),
-            "see the task log of the target",
+            advice,
         ),
         (Ok(false), _) => Finding::failed(
             Step::Cleanup,

@@ -1,6 +1,6 @@
 //! The version of Proxmox VE at the target: whether a migration to it is possible, and supported.
 
-use super::report::{Finding, Step};
+use super::finding::{Finding, Step};
 use crate::text::cut;
 use std::ops::RangeInclusive;
 
@@ -60,7 +60,7 @@ fn release(version: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::report::Outcome;
+    use crate::check::finding::Outcome;
 
     #[test]
     fn each_version_has_its_outcome() {
