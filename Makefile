@@ -88,7 +88,9 @@ test-rust: setup
 	$(CARGO) test --release --no-fail-fast -p testing
 	$(CARGO) test --release --no-fail-fast -p bench-report
 
+# A test uses the emulated link.
 test-perl: build manual
+	$(CARGO) build --release -p testing
 	$(PROVE) $(PERL_TESTS)
 
 include tests/c/Makefile

@@ -45,6 +45,9 @@ sub speeds ($result) {
 subtest 'a round trip of 300 ms' => sub {
     plan skip_all => 'only root has two networks on one machine'
         if ($ENV{PVE_TUNNEL_DEMO_NAMESPACE} // '') ne $$;
+    my $profile = $ENV{CARGO_PROFILE} // 'release';
+    plan skip_all => 'no emulated link: build it with cargo build --release -p testing'
+        if !-e "$FindBin::RealBin/../target/$profile/emulated-link";
     my $hosts = Demo::Hosts->new(link => Demo::Hosts::link_conditions('300ms'));
     my $node = TestNode::Node->start(
         dir => "$DIR/node",
