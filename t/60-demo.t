@@ -62,7 +62,7 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
     my $crossings = decode_json(do { local $/ = undef; <$in> })->{crossings};
     is_deeply(
         [map { $_->{plane} } @$crossings],
-        [Demo::Plane::names()],
+        [Demo::Plane::defaults(0)],
         'one migration on each plane'
     );
     for my $crossing (@$crossings) {
@@ -134,9 +134,9 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
         $printed,
         qr/^$_->{name} +$_->{wire} .* equal +equal +equal +running$/m,
         "the table has the plane '$_->{name}', $_->{wire}"
-    ) for map { Demo::Plane::get($_) } Demo::Plane::names();
+    ) for map { Demo::Plane::get($_) } Demo::Plane::defaults(0);
     like($printed, qr/^$_ +\d+\.\d\d +\d+\.\d\d +\d+\.\d\d$/m, "a table has the CPU time of $_")
-        for Demo::Plane::names();
+        for Demo::Plane::defaults(0);
     # The lines of the tunnel and the names of files may be longer.
     my @own = grep { !/^(?:tunnel|remote|warn|guest data|report)\b|^'/ } split(/\n/, $printed);
     is_deeply([grep { length > 80 } @own], [], 'the text and the table of the demo fit 80 columns');
@@ -215,14 +215,16 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
 
 SKIP: {
     my $profile = $ENV{CARGO_PROFILE} // 'release';
-    skip('only root can emulate a link', 2) if $>;
-    skip('this system has no TUN devices', 2) if !-e '/dev/net/tun';
-    skip('the emulated link is not built', 2)
+    skip('only root can emulate a link', 3) if $>;
+    skip('this system has no TUN devices', 3) if !-e '/dev/net/tun';
+    skip('the emulated link is not built', 3)
         if !-x "$FindBin::Bin/../target/$profile/emulated-link";
     my ($code, $printed) =
-        demo([qw(RAM=64 DISK=32 OFFLINE=8), 'PLANES=websocket,tcp', 'LINK=20ms,1%']);
+        demo([qw(RAM=64 DISK=32 OFFLINE=8), 'PLANES=websocket,tcp,tls-lanes', 'LINK=20ms,1%']);
     is($code, 0, 'long, lossy link: every migration succeeds') or diag($printed);
     is_deeply(leftovers(), [], 'long, lossy link: no file is left');
+    my $row = qr/^tls-lanes +encrypted .* equal +equal +equal +running$/m;
+    like($printed, $row, 'long, lossy link: the table has the plane with several connections');
 }
 
 # The demo fails if the target does not support the plane to show.

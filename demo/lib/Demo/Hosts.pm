@@ -31,6 +31,7 @@ use constant {
     TARGET => '10.99.1.2',
     NETWORK => '10.99.1.0/24',
     NETWORK_ID => 'demo',
+    LANES_NETWORK_ID => 'demo-lanes',
     START_LIMIT => 30,
 };
 
@@ -119,8 +120,8 @@ The addresses of the nodes, and the migration network as CIDR.
 =head2 configuration
 
 The content of F</etc/pve/remote-migration.cfg> at the source: the migration network with the ID
-C<NETWORK_ID>, for both types of migration. A configured network requires no privilege, so the
-demonstration does not require root.
+C<NETWORK_ID>, for both types of migration, and the same network with several connections for a stream with the ID
+C<LANES_NETWORK_ID>. A configured network requires no privilege, so the demonstration does not require root.
 
 =head2 at_target
 
@@ -141,6 +142,12 @@ network: ${\NETWORK_ID}
 \tsource $network
 \ttarget $network
 \tallow secure,insecure
+
+network: ${\LANES_NETWORK_ID}
+\tcomment The same, with several connections for a stream
+\tsource $network
+\ttarget $network
+\tlanes 8
 END
 }
 

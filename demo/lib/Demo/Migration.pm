@@ -153,9 +153,9 @@ sub check_plan ($self) {
     die "the target's tunnel is older than this node: upgrade the target node\n" if OWN_API > $api;
 
     my $plan = $tunnel->{plan};
-    die "the demo expects plane '$row->{name}', and '$row->{offline}' for offline disks, but the "
+    die "the demo expects plane '$row->{plane}', and '$row->{offline}' for offline disks, but the "
         . "plan is '$plan->{plane}' and '$plan->{offline}': $plan->{reason}\n"
-        if $plan->{plane} ne $row->{name} || $plan->{offline} ne $row->{offline};
+        if $plan->{plane} ne $row->{plane} || $plan->{offline} ne $row->{offline};
     $self->{warned} = { map { $_ => 1 } @{ $plan->{warnings} } };
     return;
 }

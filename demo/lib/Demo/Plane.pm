@@ -32,6 +32,15 @@ my @PLANES = (
         offline => 'tls',
     },
     {
+        name => 'tls-lanes',
+        plane => 'tls',
+        wire => 'encrypted',
+        request => { migration_type => 'secure', planes => ['tls'] },
+        on_network => 1,
+        lanes => 1,
+        offline => 'tls',
+    },
+    {
         name => 'tcp',
         wire => 'clear',
         request => { migration_type => 'insecure', planes => ['tcp'] },
@@ -52,7 +61,12 @@ my @PLANES = (
 
 =head2 names
 
-The names of the planes, in the order of the demo.
+The names of all rows, in the order of the demo.
+
+=head2 defaults
+
+C<defaults($link)>: the names of those that the demo uses by default: without the ones for a bad link, unless
+C<$link> is true.
 
 =head2 get
 
@@ -61,6 +75,10 @@ C<get($name)>: the row of this plane, or undef if the plane is unknown. A hash:
 =over
 
 =item name
+
+=item plane
+
+the expected plane for RAM and the disk of the running guest
 
 =item wire
 
@@ -73,7 +91,11 @@ L<PVE::Tunnel::Client/fork_websocket_tunnel>
 
 =item on_network
 
-true if the request must contain the migration network
+true if the request must contain a migration network
+
+=item lanes
+
+true if that is the network with several connections for a stream
 
 =item offline
 
@@ -87,9 +109,13 @@ sub names () {
     return map { $_->{name} } @PLANES;
 }
 
+sub defaults ($link) {
+    return map { $_->{name} } grep { $link || !$_->{lanes} } @PLANES;
+}
+
 sub get ($name) {
     my ($row) = grep { $_->{name} eq $name } @PLANES;
-    return $row;
+    return $row && { plane => $name, %$row };
 }
 
 1;

@@ -119,7 +119,7 @@ sub faults ($result) {
     }
     # The plane of the RAM and the disk, and that of the offline disk.
     my $used = join(', ', @{ $result->{record} }{qw(plane forwards_plane)});
-    my $expected = join(', ', @$plane{qw(name offline)});
+    my $expected = join(', ', @$plane{qw(plane offline)});
     push @faults, "the data used the planes $used; expected $expected" if $used ne $expected;
     push @faults, 'the guest does not continue at the target' if !$result->{running};
     return map { "plane '$result->{plane}': $_" } @faults;

@@ -21,8 +21,10 @@ plane, and compares checksums of its RAM and disks.
   DISK     size of its disk, 1 to 1048576, default 512
   OFFLINE  size of a second disk, which the guest does not use, 1 to 1048576,
            default 64
-  PLANES   the planes to use, one after another, default all:
+  PLANES   the planes to use, one after another, default all of:
            %s
+           tls-lanes is the plane tls with up to 8 connections for a stream; it
+           is used by default if there is a LINK
   LINK     the round trip and the loss of an emulated link of 1 Gbit/s between
            the nodes, such as 40ms or 20ms,1%%; requires root
   CHANNELS number of connections for the RAM (multifd), 2 to 16, default one
