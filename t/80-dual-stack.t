@@ -27,6 +27,7 @@ local $SIG{PIPE} = 'IGNORE';
 
 my $HOSTS = Demo::Hosts->new;
 plan skip_all => 'only root has two networks on one machine' if !$HOSTS->namespaces;
+plan skip_all => 'no mount namespaces here' if system('unshare --mount true 2>/dev/null');
 
 my $DIR = tempdir(CLEANUP => 1);
 my @AT_TARGET = $HOSTS->at_target;
