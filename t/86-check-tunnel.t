@@ -312,6 +312,37 @@ subtest 'targets without direct planes' => sub {
     }
 };
 
+subtest 'a network that permits several lanes' => sub {
+    my $node = node();
+    my $file = "$DIR/lanes.cfg";
+    write_file($file, <<~'END');
+        network: lab
+            source 127.0.0.0/8
+            target 127.0.0.0/8
+            lanes 3
+        END
+    my @arguments = ('--network', 'lab', '--configuration', $file);
+    my $result = check(remote($node), '--seconds', 0.2, @arguments);
+    reports($result, 0);
+    my @measured = map { join ' ', $_->{plane}, $_->{lanes} // '-', $_->{direction} }
+        $result->{report}{measurements}->@*;
+    is_deeply(
+        \@measured,
+        [
+            'websocket - sent', 'websocket - received',
+            map { ("tls $_ sent", "tls $_ received") } 1, 3
+        ],
+        'the direct plane is measured with one lane and with all'
+    );
+    my @speed = map { $_->{text} } grep { $_->{step} eq 'speed' } $result->{report}{findings}->@*;
+    like($speed[2], qr/\Atls, 1 lane: [0-9.]+ MB\/s to the target/, 'the text has the one lane');
+    like($speed[4], qr/\Atls, 3 lanes: [0-9.]+ MB\/s to the target/, '... and the three');
+    my $factor = qr/[0-9.]+ times as fast as one: a migration opens more lanes while they help/;
+    my $none = qr/not faster than one: a migration continues with few of them/;
+    like($speed[6], qr/\A3 lanes are (?:$factor|$none)\z/, '... and compares them');
+    nothing_left($node);
+};
+
 subtest 'the configuration of the target' => sub {
     my $file = "$DIR/target.cfg";
     write_file($file, "network: dc1\n\ttraget 10.0.0.0/8\n");

@@ -55,7 +55,7 @@ subtest 'JSON' => sub {
     for my $each ($report->{measurements}->@*) {
         is_deeply(
             [sort keys %$each],
-            [qw(bytes direction plane rate seconds source_cpu target_cpu)],
+            [qw(bytes direction lanes plane rate seconds source_cpu target_cpu)],
             'the members of a measurement'
         );
         cmp_ok($each->{$_}, '>', 0, $_) for qw(bytes rate seconds);

@@ -183,7 +183,10 @@ pub(crate) struct Check {
     /// effect.
     #[arg(long, value_name = "BRIDGE")]
     pub(crate) target_bridge: Vec<String>,
-    /// Duration of each of up to four measurements, 0 to 20; 0 measures nothing.
+    /// Duration of each of up to six measurements, 0 to 20; 0 measures nothing.
+    ///
+    /// Two planes are measured in both directions, and a direct plane with one connection and with
+    /// several ones, if the configuration permits these.
     ///
     /// The rate is that of the later half, or of the last quarter if it grows much until then: a
     /// connection starts slowly, and on a long path that takes seconds.
@@ -200,7 +203,8 @@ pub(crate) struct Check {
     /// "address", "tls", "api", "privileges", "resources", "tunnel", "speed", "guest", "cleanup"),
     /// "outcome", "text" and "advice" (null if there is nothing to do; a command that can be copied
     /// follows the rest after a colon and a space). "plane" is the plane that a migration would use, or
-    /// null. "measurements" lists objects with "plane", "direction" ("sent" or "received", as this node
+    /// null. "measurements" lists objects with "plane", "lanes" (the number of connections, or null if the
+    /// configuration does not permit several), "direction" ("sent" or "received", as this node
     /// sees it), "bytes" that arrived, "seconds" from the first byte to the end, "rate" (MB/s without the
     /// start of TCP, which the text shows), "source_cpu" and "target_cpu": CPU seconds for a GiB of the
     /// connector and of the process at the target, or null.

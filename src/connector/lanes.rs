@@ -5,7 +5,7 @@ use super::direct_target::{ConnectError, DirectTarget};
 use super::lane_demand::{LaneDemand, LaneObserver};
 use crate::direct::handshake::{LaneRequest, Purpose, StreamId};
 use crate::direct::lane::{finish, outcome};
-use crate::direct::{HandshakeError, LaneResources, Link, LinkError};
+use crate::direct::{ForwardLanes, HandshakeError, LaneResources, LaneSettings, Link, LinkError};
 use crate::lanes::Compression;
 use crate::relay::{Counters, Local, RelayError, Stream, StreamCompression};
 use crate::tuning::{Observer, Tuning};
@@ -27,6 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Lanes {
     target: Arc<DirectTarget>,
     resources: Arc<LaneResources>,
+    settings: LaneSettings,
     number: u32,
     stream: StreamId,
     first: Link,
@@ -38,6 +39,7 @@ impl Lanes {
         target: Arc<DirectTarget>,
         resources: Arc<LaneResources>,
         number: u32,
+        of_forward: ForwardLanes,
     ) -> Result<Self, ConnectError> {
         let stream = StreamId::generate()?;
         let lane = Some(LaneRequest {
@@ -47,6 +49,7 @@ impl Lanes {
         let first = target.connect(Purpose { number, lane }).await?;
         Ok(Self {
             target,
+            settings: resources.settings().of(of_forward),
             resources,
             number,
             stream,
@@ -64,7 +67,7 @@ impl Lanes {
     ) -> Result<(), LinkError> {
         let liveness = self.target.liveness().clone();
         let window = self.resources.window();
-        let settings = self.resources.settings();
+        let settings = self.settings;
         let compression = match settings.compression {
             Compression::Zstd => StreamCompression::Sends,
             Compression::None => StreamCompression::None,

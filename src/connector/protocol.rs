@@ -14,7 +14,7 @@
 use super::Options;
 use super::json_object::{JsonError, object, parse_json};
 use crate::configuration::default_dead_peer_timeout;
-use crate::direct::LaneSettings;
+use crate::direct::{ForwardLanes, LaneSettings};
 use crate::lanes::Compression;
 use crate::lanes::DEFAULT_LANES;
 use crate::plane::{MigrationType, Plane};
@@ -73,6 +73,21 @@ pub(super) struct ForwardData {
     /// What the caller expects the forward to carry in both directions together, in bytes.
     #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub(super) size: Option<u64>,
+    /// The most lanes of its streams, if these are fewer than those of the request for the plane.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub(super) lanes: Option<u16>,
+    /// Those that a stream has even if they do not help; if absent, as the request.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub(super) first_lanes: Option<u16>,
+}
+
+impl ForwardData {
+    pub(super) fn lanes(&self) -> ForwardLanes {
+        ForwardLanes {
+            lanes: self.lanes,
+            first: self.first_lanes,
+        }
+    }
 }
 
 /// What the caller requests of the data plane, as `configuration::select` returns it, and the

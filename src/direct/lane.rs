@@ -73,6 +73,29 @@ impl LaneSettings {
     }
 }
 
+/// What differs for the streams of one forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ForwardLanes {
+    /// Lanes of a stream, if these are fewer.
+    pub(crate) lanes: Option<u16>,
+    /// Those that a stream has even if they do not help.
+    pub(crate) first: Option<u16>,
+}
+
+impl LaneSettings {
+    /// Those for the streams of this forward.
+    pub(crate) fn of(self, forward: ForwardLanes) -> Self {
+        let within =
+            |number: Option<u16>, most: u16| number.map(|it| it.clamp(*LANES.start(), most));
+        let lanes = within(forward.lanes, self.lanes).unwrap_or(self.lanes);
+        Self {
+            lanes,
+            first: within(forward.first, lanes).unwrap_or(self.first.min(lanes)),
+            ..self
+        }
+    }
+}
+
 /// The threads and the memory that the lanes of one process share.
 pub(crate) struct LaneResources {
     settings: LaneSettings,
@@ -182,4 +205,27 @@ pub(crate) async fn finish(stream: &Stream, result: &Result<(), LinkError>) {
         }
     };
     stream.stop().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forward_has_at_most_the_lanes_of_its_network() {
+        let settings = LaneSettings::new(8, 2, Some(1));
+        for (lanes, first, expected) in [
+            (None, None, (8, 2)),
+            (Some(1), None, (1, 1)),
+            (Some(4), None, (4, 2)),
+            (Some(16), Some(16), (8, 8)),
+            (None, Some(8), (8, 8)),
+            (Some(4), Some(8), (4, 4)),
+            (Some(0), Some(0), (1, 1)),
+        ] {
+            let of = settings.of(ForwardLanes { lanes, first });
+            assert_eq!((of.lanes, of.first), expected, "{lanes:?} {first:?}");
+            assert_eq!(of.threads, 1);
+        }
+    }
 }

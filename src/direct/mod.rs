@@ -24,7 +24,7 @@ mod tls_halves;
 
 pub use handshake::HandshakeError;
 pub use key::SessionKey;
-pub(crate) use lane::{LaneResources, LaneSettings, Windows};
+pub(crate) use lane::{ForwardLanes, LaneResources, LaneSettings, Windows};
 pub(crate) use link::{Link, LinkError};
 pub(crate) use path_probe::ProbeError;
 pub(crate) use peer_liveness::PeerLiveness;

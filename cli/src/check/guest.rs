@@ -176,9 +176,14 @@ impl Guest {
 
     /// Reports how long RAM and disks take at the measured rate of the chosen plane.
     pub(super) fn estimate(&self, report: &mut Report) {
-        let measured = report.measurements.iter().find(|each| {
-            Some(&each.plane) == report.plane.as_ref() && each.direction == Direction::Sent
-        });
+        // With lanes, a migration uses as many as help.
+        let measured = report
+            .measurements
+            .iter()
+            .filter(|each| {
+                Some(&each.plane) == report.plane.as_ref() && each.direction == Direction::Sent
+            })
+            .max_by(|one, other| one.rate.total_cmp(&other.rate));
         let Some(rate) = measured.map(|measurement| measurement.rate * 1e6) else {
             return report
                 .announce("The time for the guest is not known, because nothing was measured.");

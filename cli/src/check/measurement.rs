@@ -50,6 +50,8 @@ pub(crate) enum Direction {
 pub(crate) struct Measurement {
     /// The plane.
     pub(crate) plane: String,
+    /// The connections that carried the data together; null if lanes are not configured.
+    pub(crate) lanes: Option<u16>,
     /// The direction.
     pub(crate) direction: Direction,
     /// Bytes that arrived.
@@ -72,6 +74,7 @@ pub(super) struct Meter<'a> {
     /// The local socket of the forward.
     pub(super) socket: &'a Path,
     pub(super) plane: &'a str,
+    pub(super) lanes: Option<u16>,
     pub(super) seconds: f64,
     /// The connector, whose CPU time counts.
     pub(super) connector: u32,
@@ -118,6 +121,7 @@ impl Meter<'_> {
         });
         Ok(Measurement {
             plane: self.plane.to_owned(),
+            lanes: self.lanes,
             direction,
             bytes,
             seconds,

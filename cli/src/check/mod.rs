@@ -19,6 +19,7 @@ mod guest;
 mod id_map;
 mod interrupt;
 mod measurement;
+mod negotiation;
 mod node;
 mod obstacles;
 mod offer;

@@ -64,19 +64,25 @@ impl<'a> Forwards<'a> {
         }
     }
 
-    /// Has the connector serve a local socket that stands for the meter's.
+    /// Has the connector serve a local socket that stands for the meter's, on so many lanes.
     fn forward(
         &self,
         connector: &mut Connector,
-        plane: Plane,
+        (plane, lanes): (Plane, Option<u16>),
         meter: &str,
     ) -> Result<PathBuf, ConnectorError> {
-        let local = self.folder.path().join(plane.name());
+        let name = match lanes {
+            Some(lanes) => format!("{}-{lanes}", plane.name()),
+            None => plane.name().to_owned(),
+        };
+        let local = self.folder.path().join(name);
         let mut data = self
             .request
             .websocket(&format!("socket={}&", encoded(meter)));
         data["unix"] = json!(local);
         data["ticket"] = json!({ "path": meter });
+        data["lanes"] = json!(lanes);
+        data["first_lanes"] = json!(lanes);
         connector.control("forward", &data, FORWARD_TIMEOUT)?;
         Ok(local)
     }
@@ -111,28 +117,31 @@ impl Measured {
 }
 
 /// Measures a plane in both directions, and returns what was found. A measurement that fails is not an error.
+/// `lanes`: the number of lanes, if the plane has them.
 pub(super) fn measure(
     forwards: &Forwards<'_>,
     connector: &mut Connector,
-    plane: Plane,
+    (plane, lanes): (Plane, Option<u16>),
     report: &mut Report,
 ) -> Result<Vec<Measured>, ConnectorError> {
     let Some(meter) = &forwards.meter else {
         return Ok(Vec::new());
     };
-    let socket = match forwards.forward(connector, plane, meter) {
+    let socket = match forwards.forward(connector, (plane, lanes), meter) {
         Ok(socket) => socket,
         Err(ConnectorError::Refused(reason)) => return Ok(vec![cause::of(plane, reason).into()]),
         Err(error) => return Err(error),
     };
     let seconds = forwards.request.seconds;
     report.announce(&format!(
-        "Plane '{}' is measured for {seconds} s in each direction.",
-        plane.name()
+        "Plane '{}'{} is measured for {seconds} s in each direction.",
+        plane.name(),
+        lanes.map_or(String::new(), |lanes| format!(" with {}", counted(lanes)))
     ));
     let meter = Meter {
         socket: &socket,
         plane: plane.name(),
+        lanes,
         seconds,
         connector: connector.pid(),
         interrupt: forwards.interrupt,
@@ -172,11 +181,87 @@ fn described(measurement: &Measurement, seconds: f64) -> String {
         false => String::new(),
     };
     let cpu = |cost: Option<f64>| cost.map_or("?".to_owned(), |cost| format!("{cost:.2}"));
+    let lanes = measurement.lanes;
     format!(
-        "{}: {} {to}{growing}; CPU seconds for a GiB: {} here, {} at the target",
+        "{}{}: {} {to}{growing}; CPU seconds for a GiB: {} here, {} at the target",
         measurement.plane,
+        lanes.map_or(String::new(), |lanes| format!(", {}", counted(lanes))),
         shown(measurement.rate * 1e6),
         cpu(measurement.source_cpu),
         cpu(measurement.target_cpu)
     )
+}
+
+fn counted(lanes: u16) -> String {
+    match lanes {
+        1 => "1 lane".to_owned(),
+        _ => format!("{lanes} lanes"),
+    }
+}
+
+/// How much faster several lanes have to be, so that they count as faster.
+const FASTER: f64 = 1.1;
+
+/// Whether several lanes send faster than one. None if they were not compared.
+pub(super) fn compare_lanes(measurements: &[Measurement]) -> Option<Finding> {
+    let mut sent = measurements
+        .iter()
+        .filter(|each| each.direction == Direction::Sent)
+        .filter_map(|each| Some((each.lanes?, each.rate)));
+    let ((_, one), (lanes, several)) = (sent.next()?, sent.next()?);
+    let factor = several / one;
+    let text = match factor >= FASTER {
+        true => format!(
+            "{lanes} lanes are {factor:.1} times as fast as one: a migration opens more lanes while they help"
+        ),
+        false => {
+            format!("{lanes} lanes are not faster than one: a migration continues with few of them")
+        }
+    };
+    Some(Finding::ok(Step::Speed, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measurement(lanes: Option<u16>, direction: Direction, rate: f64) -> Measurement {
+        Measurement {
+            plane: "tls".to_owned(),
+            lanes,
+            direction,
+            bytes: 1,
+            seconds: 1.0,
+            rate,
+            is_growing: false,
+            source_cpu: None,
+            target_cpu: None,
+        }
+    }
+
+    #[test]
+    fn several_lanes_are_compared_with_one_by_what_was_sent() {
+        let measured = |one, several| {
+            [
+                measurement(None, Direction::Sent, 500.0),
+                measurement(Some(1), Direction::Sent, one),
+                measurement(Some(1), Direction::Received, 1.0),
+                measurement(Some(8), Direction::Sent, several),
+                measurement(Some(8), Direction::Received, 1.0),
+            ]
+        };
+        for (one, several, expected) in [
+            (30.0, 90.0, "8 lanes are 3.0 times as fast as one: "),
+            (100.0, 111.0, "8 lanes are 1.1 times as fast as one: "),
+            (100.0, 109.0, "8 lanes are not faster than one: "),
+            (100.0, 50.0, "8 lanes are not faster than one: "),
+        ] {
+            let finding = compare_lanes(&measured(one, several)).map(|finding| finding.text);
+            assert!(
+                finding.is_some_and(|text| text.starts_with(expected)),
+                "{expected}"
+            );
+        }
+        assert_eq!(compare_lanes(&measured(1.0, 1.0)[..3]), None);
+    }
 }

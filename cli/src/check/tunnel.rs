@@ -7,12 +7,13 @@ use super::connector::{Connector, ConnectorError};
 use super::finding::{Finding, Step};
 use super::folder::{self, EmptyGuest, Folder};
 use super::interrupt::{Interrupt, Leftover};
+use super::negotiation::negotiate;
 use super::offer::offer;
 use super::remote::Remote;
 use super::report::Report;
 use super::speed::{self, Forwards, Measured};
 use super::target::is_free;
-use pve_tunnel::capability::{VersionReply, parse_version};
+use pve_tunnel::capability::parse_version;
 use pve_tunnel::configuration::SourceSelection;
 use pve_tunnel::plane::Plane;
 use serde_json::{Value, json};
@@ -23,9 +24,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// For an answer of the worker.
 pub(super) const WORKER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// For the negotiation, as in a migration.
-const DIRECT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// For the end of the tunnel.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(40);
@@ -218,7 +216,7 @@ fn checks(
     if offer.meter && request.seconds > 0.0 {
         measured.extend(forwards.start_meter(connector)?.map(Measured::from));
         // Forwards use the websocket until a plane is negotiated.
-        let websocket = speed::measure(forwards, connector, Plane::Websocket, report)?;
+        let websocket = speed::measure(forwards, connector, (Plane::Websocket, None), report)?;
         measured.extend(websocket);
     } else if request.seconds > 0.0 {
         let missing = Finding::worse(
@@ -229,12 +227,14 @@ fn checks(
         measured.push(missing.into());
     }
     let negotiated = negotiate(connector, &version, request, report);
-    let plane = negotiated.as_ref().ok().copied().flatten();
+    let plane = negotiated
+        .as_ref()
+        .ok()
+        .and_then(|each| Some(each.as_ref()?.plane));
     report.plane = plane.map(|plane| plane.name().to_owned());
     let result = match negotiated {
-        Ok(Some(direct)) if direct != Plane::Websocket => {
-            speed::measure(forwards, connector, direct, report)
-                .map(|direct| measured.extend(direct))
+        Ok(Some(direct)) if direct.plane != Plane::Websocket => {
+            direct.measure(forwards, connector, report, &mut measured)
         }
         other => other.map(drop),
     };
@@ -242,77 +242,6 @@ fn checks(
         report.add(each.judged(plane));
     }
     result
-}
-
-/// Negotiates the plane as a migration does. None if a migration would fail.
-fn negotiate(
-    connector: &mut Connector,
-    version: &VersionReply,
-    request: &Request<'_>,
-    report: &mut Report,
-) -> Result<Option<Plane>, ConnectorError> {
-    let mut data = serde_json::to_value(request.selection).unwrap_or_default();
-    if let Some(members) = data.as_object_mut() {
-        members.remove("reason");
-        members.insert("caps".to_owned(), json!(version.capabilities.names()));
-        members.insert("planes".to_owned(), json!(["tls", "tcp"]));
-    }
-    let answer = match connector.control("direct", &data, DIRECT_TIMEOUT) {
-        Ok(answer) => answer,
-        Err(ConnectorError::Refused(reason)) => {
-            let advice = advice::for_listener(&reason);
-            report.add(Finding::failed(Step::Tunnel, reason, advice));
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    let plan = answer.get("plan").unwrap_or(&Value::Null);
-    for warning in plan
-        .get("warnings")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        let warning = warning.as_str().unwrap_or_default();
-        let advice = match warning.contains("CLEAR TEXT") {
-            true => "use --type secure, unless the network is private and trusted from end to end",
-            false => advice::for_listener(warning),
-        };
-        report.add(Finding::worse(Step::Tunnel, warning, advice));
-    }
-    let name = plan
-        .get("plane")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let reason = plan
-        .get("reason")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let direct = answer.get("direct").filter(|direct| direct.is_object());
-    let endpoint = match direct {
-        Some(direct) => {
-            let text = |member: &str| {
-                direct
-                    .get(member)
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-            };
-            let port = direct.get("port").map_or(String::new(), Value::to_string);
-            format!(" to {} port {port}, {}", text("address"), text("cipher"))
-        }
-        None => " through the target's API".to_owned(),
-    };
-    report.add(Finding::ok(
-        Step::Tunnel,
-        format!("guest data would use plane '{name}'{endpoint}: {reason}"),
-    ));
-    if direct.is_some() {
-        report.add(Finding::ok(
-            Step::Tunnel,
-            "packets of full size reach the target, and those of the target this node",
-        ));
-    }
-    Ok(serde_json::from_value(json!(name)).ok())
 }
 
 /// Removes the empty guest, and returns whether it is gone.

@@ -10,7 +10,7 @@ use crate::connector::protocol::ForwardData;
 use crate::connector::worker::{RequestError, WorkerChannel, request_operation, request_ticket};
 use crate::direct::handshake::Purpose;
 use crate::direct::message::Registered;
-use crate::direct::{Link, LinkError};
+use crate::direct::{ForwardLanes, Link, LinkError};
 use crate::relay::{Counters, Local, relay};
 use crate::tuning::{INTERVAL, Observer, Tuning};
 use serde_json::{Map, Value, json};
@@ -68,6 +68,7 @@ pub(in crate::connector) enum Transport {
     Direct {
         target: Arc<DirectTarget>,
         number: u32,
+        lanes: ForwardLanes,
     },
 }
 
@@ -103,6 +104,7 @@ impl Transport {
         target: Arc<DirectTarget>,
         worker: &WorkerChannel,
     ) -> Result<Self, TransportError> {
+        let lanes = data.lanes();
         let operation = json!({ "op": "forward", "path": data.ticket.get("path") });
         let Registered { number } =
             request_operation(worker, &operation)
@@ -111,7 +113,11 @@ impl Transport {
                     path: data.unix,
                     cause: cause.into(),
                 })?;
-        Ok(Self::Direct { target, number })
+        Ok(Self::Direct {
+            target,
+            number,
+            lanes,
+        })
     }
 
     /// Opens a connection; also returns what protects it, for the log.
@@ -131,7 +137,11 @@ impl Transport {
                 let cipher = websocket.protection.cipher.clone();
                 Ok((OpenTransport::Websocket(Box::new(websocket)), cipher))
             }
-            Self::Direct { target, number } => {
+            Self::Direct {
+                target,
+                number,
+                lanes: of_forward,
+            } => {
                 let failed = |cause| OpenError::Direct {
                     endpoint: target.endpoint(),
                     cause,
@@ -139,7 +149,8 @@ impl Transport {
                 let cipher = target.cipher().to_owned();
                 let transport = match target.lanes() {
                     Some(resources) => {
-                        let lanes = Lanes::open(target.clone(), resources.clone(), *number);
+                        let (target, resources) = (target.clone(), resources.clone());
+                        let lanes = Lanes::open(target, resources, *number, *of_forward);
                         OpenTransport::Lanes(lanes.await.map_err(failed)?)
                     }
                     None => {
