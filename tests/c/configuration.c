@@ -40,6 +40,7 @@ static void accepted_input(void)
              "{\"migration_type\":\"insecure\",\"migration_network\":\"dc2\",\"configured\":true,\"network\":\"dc1\","
              "\"source_network\":\"10.0.0.0/24\",\"require_encryption\":false,\"public\":false,\"gateway\":false,"
              "\"dead_peer_timeout\":30,\"congestion\":\"auto\",\"buffer\":\"auto\",\"lanes\":1,\"threads\":null,"
+             "\"compression\":\"none\","
              "\"reason\":\"network 'dc2' is configured for remote 'pve.example.com'\"}");
     /* On the target: an ID selects the network of this node. */
     selected(FILE_TEXT, "{\"side\":\"target\",\"migration_type\":\"secure\",\"migration_network\":\"dc2\"}",
