@@ -2,6 +2,7 @@
 
 use super::facts::{Facts, Guest, GuestKind, Process, RunningTask, Socket, Volume};
 use super::parse::{self, Stat, Storage, Upid};
+use crate::opened_file;
 use crate::program::{Finished, ProgramError, clean_command, run_checked};
 use pve_tunnel::one_line;
 use std::fs::{self, File};
@@ -188,8 +189,17 @@ impl Machine<'_> {
     /// Returns whether every configuration could be read.
     fn guests(&self, facts: &mut Facts) -> Result<bool, CollectError> {
         let nodes = self.at("/etc/pve/nodes");
-        let found =
-            names(&nodes).map_err(|cause| CollectError::NoCluster { path: nodes, cause })?;
+        let found = names(&nodes).map_err(|cause| CollectError::NoCluster {
+            path: nodes.clone(),
+            cause,
+        })?;
+        if !found.contains(&facts.node) {
+            // The file system of the cluster is not mounted, so volumes would seem to have no guest.
+            return Err(CollectError::NoCluster {
+                path: nodes.join(&facts.node),
+                cause: io::ErrorKind::NotFound.into(),
+            });
+        }
         let table = self.unix_sockets(facts);
         let bound = parse::bound_sockets(&table);
         let before = facts.unchecked.len();
@@ -339,10 +349,7 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)?;
+    let bytes = opened_file::read(path, MAX_FILE)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::other(format!("more than {MAX_FILE} bytes")));
     }

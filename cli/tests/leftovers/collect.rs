@@ -253,3 +253,29 @@ fn a_machine_that_is_not_a_node_is_an_error() {
     };
     assert!(String::from_utf8_lossy(&output.stderr).starts_with(expected));
 }
+
+/// A folder where the file system of the cluster is not mounted: volumes of all guests would look abandoned.
+#[test]
+fn a_cluster_without_this_node_is_an_error() {
+    let node = Node::new();
+    node.storages(&[("dir", "active", "dir:vm-100-disk-0 raw images 1 100\n")]);
+    assert_eq!(node.commands(), ["pvesm free dir:vm-100-disk-0"]);
+    fs::remove_dir(node.at("/etc/pve/nodes/pve1")).unwrap();
+    fs::create_dir(node.at("/etc/pve/nodes/pve2")).unwrap();
+    let error = collect(node.root()).unwrap_err().to_string();
+    assert!(error.contains("/etc/pve/nodes/pve1: "), "{error}");
+    assert!(error.contains("is pve-cluster running?"), "{error}");
+}
+
+#[test]
+fn a_named_pipe_in_place_of_a_configuration_is_reported() {
+    let node = Node::new();
+    node.guest("pve1/qemu-server/100", "memory: 512\n");
+    let path = node.at("/etc/pve/nodes/pve1/qemu-server/101.conf");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let unchecked = node.leftovers().unchecked.join("\n");
+    assert!(
+        unchecked.contains("101.conf cannot be read: it is a named pipe"),
+        "{unchecked}"
+    );
+}
