@@ -167,7 +167,8 @@ subtest 'the times of a guest' => sub {
         reports($result, 0);
         my @of_guest = grep { $_->{step} eq 'guest' } $result->{report}{findings}->@*;
         my @times = grep { $_->{text} =~ m/ GiB / } @of_guest;
-        my @sizes = map { $_->{text} =~ s/ in (?:about|at least) \d+ (?:s|min \d\d s)\z//r } @times;
+        my @sizes =
+            map { $_->{text} =~ s/ in (?:about|at least|at most) \d+ (?:s|min \d\d s)\z//r } @times;
         is_deeply(\@sizes, $expected{$vmid}, "guest $vmid");
     }
     like($node->log, qr{^POST \S+/lxc/701/mtunnel 200$}m, 'the tunnel is one of a container');

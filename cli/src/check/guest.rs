@@ -23,6 +23,8 @@ pub(super) struct Guest {
     kind: Kind,
     /// All options, in the order of the file.
     options: Vec<(String, String)>,
+    /// Those that the guest will have after its next start.
+    pending: Vec<(String, String)>,
     /// Names.
     snapshots: Vec<String>,
     /// In bytes.
@@ -86,6 +88,12 @@ impl Guest {
         options.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
+    /// The same, as it will have them after its next start. Proxmox VE also reads the volumes of these if it moves a VM.
+    pub(super) fn pending(&self) -> impl Iterator<Item = (&str, &str)> {
+        let options = self.pending.iter();
+        options.map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// The names of its snapshots.
     pub(super) fn snapshots(&self) -> impl Iterator<Item = &str> {
         self.snapshots.iter().map(String::as_str)
@@ -136,12 +144,13 @@ impl Guest {
         devices.filter_map(|(key, value)| Some((key, value, property(value, "bridge")?)))
     }
 
-    /// Only the first part of the file: the others are snapshots, and changes that are not applied yet.
+    /// The first part of the file, and the changes that are not applied yet. The others are snapshots.
     pub(super) fn parse(kind: Kind, vmid: u32, text: &str) -> Self {
         let mut guest = Self {
             vmid,
             kind,
             options: Vec::new(),
+            pending: pending(text),
             snapshots: text.lines().filter_map(snapshot).collect(),
             memory: DEFAULT_MEMORY * MIB,
             disks: Vec::new(),
@@ -184,20 +193,26 @@ impl Guest {
                 Some(&each.plane) == report.plane.as_ref() && each.direction == Direction::Sent
             })
             .max_by(|one, other| one.rate.total_cmp(&other.rate));
-        let Some(rate) = measured.map(|measurement| measurement.rate * 1e6) else {
+        let Some(measurement) = measured else {
             return report
                 .announce("The time for the guest is not known, because nothing was measured.");
         };
-        let mut total = 0;
+        let (rate, is_early) = (measurement.rate * 1e6, measurement.is_early());
+        let about = match is_early {
+            true => "at most",
+            false => "about",
+        };
+        let line = |name: &str, size| format!("{name}: {}", size_and_time(size, rate, about));
+        let mut total: u64 = 0;
         if self.kind == Kind::Qemu {
-            total += self.memory;
-            report.add(Finding::ok(Step::Guest, line("RAM", self.memory, rate)));
+            total = self.memory;
+            report.add(Finding::ok(Step::Guest, line("RAM", self.memory)));
         }
         for disk in &self.disks {
             match disk.size {
                 Some(size) => {
-                    total += size;
-                    report.add(Finding::ok(Step::Guest, line(&disk.name, size, rate)));
+                    total = total.saturating_add(size);
+                    report.add(Finding::ok(Step::Guest, line(&disk.name, size)));
                 }
                 None => report.add(Finding::ok(
                     Step::Guest,
@@ -206,9 +221,10 @@ impl Guest {
             }
         }
         let (_, are_all_known) = self.disk_bytes(|_| true);
-        let (least, about) = match are_all_known {
-            true => ("", "about"),
-            false => ("at least ", "at least"),
+        let (least, about) = match (are_all_known, is_early) {
+            (true, _) => ("", about),
+            (false, false) => ("at least ", "at least"),
+            (false, true) => ("at least ", "about"),
         };
         let text = format!("together: {least}{}", size_and_time(total, rate, about));
         report.add(Finding::ok(Step::Guest, text));
@@ -216,10 +232,6 @@ impl Guest {
             "This assumes that the disks of both nodes are as fast as the network, that everything is sent once, and that zeros are not skipped. A running guest changes RAM and disks meanwhile, which are sent again.",
         );
     }
-}
-
-fn line(name: &str, size: u64, rate: f64) -> String {
-    format!("{name}: {}", size_and_time(size, rate, "about"))
 }
 
 /// Such as `2.0 GiB in about 5 s`.
@@ -262,6 +274,16 @@ fn snapshot(line: &str) -> Option<String> {
     let name = line.trim_end().strip_prefix('[')?.strip_suffix(']')?;
     let is_other = name.eq_ignore_ascii_case("pending") || name.starts_with("special:");
     (!is_other).then(|| name.to_owned())
+}
+
+/// The options of the part with changes that are not applied yet.
+fn pending(text: &str) -> Vec<(String, String)> {
+    let is_heading = |line: &str| line.trim_end().eq_ignore_ascii_case("[pending]");
+    let part = text.lines().skip_while(|line| !is_heading(line)).skip(1);
+    part.take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+        .collect()
 }
 
 /// A CD or an empty drive, which does not move.

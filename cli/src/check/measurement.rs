@@ -89,6 +89,22 @@ struct Arrival {
     samples: Vec<Sample>,
 }
 
+/// Bytes below which a measurement says little: TCP takes that many to find out how the path behaves. With loss, its
+/// rate is often a hundred times as high after some seconds.
+const LITTLE: u64 = 8 << 20;
+
+impl Measurement {
+    /// Only little has arrived.
+    pub(super) fn is_little(&self) -> bool {
+        self.bytes < LITTLE
+    }
+
+    /// A longer measurement may show a higher rate.
+    pub(super) fn is_early(&self) -> bool {
+        self.is_growing || self.is_little()
+    }
+}
+
 impl Meter<'_> {
     pub(super) fn measure(&self, direction: Direction) -> io::Result<Measurement> {
         let cpu = cpu_seconds(self.connector);

@@ -90,6 +90,13 @@ impl Remote {
                 }
             },
         };
+        let fingerprint = fingerprint.filter(|fingerprint| !fingerprint.is_empty());
+        if fingerprint.as_ref().is_some_and(|text| !text.contains(':')) {
+            return mistake(
+                "has a 'fingerprint' without colons, which 'qm remote-migrate' does not accept: write it as AB:CD:..."
+                    .to_owned(),
+            );
+        }
         let bare = host
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
@@ -97,7 +104,7 @@ impl Remote {
             host: bare.map_or(host.clone(), str::to_owned),
             port,
             token: token.map(Token::parse).transpose()?,
-            fingerprint: fingerprint.filter(|fingerprint| !fingerprint.is_empty()),
+            fingerprint,
         })
     }
 
@@ -203,6 +210,7 @@ mod tests {
             (format!("host=a,apitoken={TOKEN},x"), "no '=' in its part 3"),
             (format!("host=a,port=0,apitoken={TOKEN}"), "'port' that is not a number"),
             (format!("host=a,port=65536,apitoken={TOKEN}"), "'port' that is not a number"),
+            (format!("host=a,apitoken={TOKEN},fingerprint=ABCD"), "'fingerprint' without colons"),
             (format!("host=a apitoken={TOKEN}"), "has a token in 'host'"),
             (format!("host=a;apitoken={TOKEN}"), "has a token in 'host'"),
             (format!("host=a,fingerprint={TOKEN}"), "has a token in 'fingerprint'"),

@@ -173,11 +173,13 @@ fn described(measurement: &Measurement, seconds: f64) -> String {
         Direction::Sent => "to the target",
         Direction::Received => "from the target",
     };
+    let can_be_longer = seconds < MAX_SECONDS;
     let growing = match measurement.is_growing {
-        true if seconds < MAX_SECONDS => {
-            format!(", still growing: --seconds {MAX_SECONDS} shows more")
-        }
+        true if can_be_longer => format!(", still growing: --seconds {MAX_SECONDS} shows more"),
         true => ", still growing".to_owned(),
+        false if measurement.is_little() && can_be_longer => {
+            format!(" in its first moments: --seconds {MAX_SECONDS} may show much more")
+        }
         false => String::new(),
     };
     let cpu = |cost: Option<f64>| cost.map_or("?".to_owned(), |cost| format!("{cost:.2}"));
