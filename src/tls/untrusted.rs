@@ -21,7 +21,8 @@ pub(super) fn cause(error: &CertificateError) -> String {
             "it has no subject alternative name"
         }
         C::NotValidForNameContext { presented, .. } => {
-            return format!("it is for other names: {}", presented.join(", "));
+            let names: Vec<&str> = presented.iter().map(|name| plain(name)).collect();
+            return format!("it is for other names: {}", names.join(", "));
         }
         C::BadEncoding => "it is not a well-formed certificate",
         C::BadSignature => "a signature is wrong",
@@ -45,6 +46,14 @@ pub(super) fn cause(error: &CertificateError) -> String {
     text.to_owned()
 }
 
+/// The name in a text such as `DnsName("pve.example")`, in which the library lists it.
+fn plain(name: &str) -> &str {
+    let inner = name
+        .split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
+}
+
 /// A time span, in the largest unit that gives at least two.
 pub(super) fn span(span: Duration) -> String {
     const MINUTE: u64 = 60;
@@ -55,5 +64,22 @@ pub(super) fn span(span: Duration) -> String {
         seconds if seconds < 2 * HOUR => format!("{} min", seconds / MINUTE),
         seconds if seconds < 2 * DAY => format!("{} h", seconds / HOUR),
         seconds => format!("{} days", seconds / DAY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_without_the_form_of_the_library() {
+        for (listed, expected) in [
+            ("DnsName(\"pve.example\")", "pve.example"),
+            ("IpAddress(192.0.2.7)", "192.0.2.7"),
+            ("pve.example", "pve.example"),
+            ("", ""),
+        ] {
+            assert_eq!(plain(listed), expected);
+        }
     }
 }
