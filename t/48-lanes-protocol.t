@@ -249,8 +249,10 @@ for my $plane (qw(tcp tls)) {
         my (undef, $end, $socket) = begin($forward, 1);
         my $text = "the same line\n" x 100;
         # The output of `zstd -1 --no-check --stream-size=1400`.
-        my $compressed = compressed(4, pack 'H*',
-            '28b52ffd607804ad0000707468652073616d65206c696e650a010067c53f95');
+        my $compressed = compressed(
+            4, pack 'H*',
+            '28b52ffd607804ad0000707468652073616d65206c696e650a010067c53f95'
+        );
         # Out of order, twice, and in small parts.
         my $frames = join '', $compressed, compressed(1404, zstd_frame('tail')), $compressed,
             frame($KIND_DATA, 4, 0, 'head'), frame($KIND_END, 0, 1408);

@@ -82,8 +82,10 @@ subtest 'a round trip of 300 ms' => sub {
     my ($minutes, $rest) = (int(POSIX::ceil($seconds) / 60), POSIX::ceil($seconds) % 60);
     my $time = $minutes ? sprintf('%d min %02d s', $minutes, $rest) : "$rest s";
     # At most, if the rate was still growing.
-    like($ram, qr/\ARAM: 1\.0 GiB in (?:about|at most) \Q$time\E\z/,
-        'the time is that of the rate');
+    like(
+        $ram, qr/\ARAM: 1\.0 GiB in (?:about|at most) \Q$time\E\z/,
+        'the time is that of the rate'
+    );
 };
 
 # The target reads slowly, and the buffers of both nodes contain more than it reads until the meter's limit.
