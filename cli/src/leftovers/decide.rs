@@ -129,7 +129,7 @@ pub fn decide(facts: &Facts) -> Leftovers {
         )
     }).collect();
     let volumes = facts.volumes.iter().filter(|volume| {
-        is_free(volume.owner) && !exists(volume.owner) && !facts.referenced.contains(&volume.volid)
+        is_free(volume.owner) && !exists(volume.owner) && !is_referenced(facts, &volume.volid)
     });
     // A terminal would show the command of such a volume as another one.
     let (plain, unprintable): (Vec<_>, Vec<_>) =
@@ -180,6 +180,16 @@ pub fn decide(facts: &Facts) -> Leftovers {
             .chain(unprintable)
             .collect(),
     }
+}
+
+/// Whether a guest's configuration names the volume, on any storage: two storages can have the same volumes.
+fn is_referenced(facts: &Facts, volid: &str) -> bool {
+    let name = |volid: &str| volid.split_once(':').map(|(_, name)| name.to_owned());
+    let wanted = name(volid);
+    facts
+        .referenced
+        .iter()
+        .any(|referenced| referenced == volid || name(referenced) == wanted)
 }
 
 /// A guest with a lock of a migration, for which no task is running.

@@ -130,12 +130,17 @@ pub(super) fn lock(configuration: &str) -> Option<String> {
         .filter(|lock| !lock.is_empty())
 }
 
-/// What can be a volume ID in a guest's configuration, including its snapshots.
+/// What can be a volume ID in a guest's configuration, including its snapshots. The ID of a linked clone begins with
+/// that of its base.
 pub(super) fn volume_ids(configuration: &str) -> BTreeSet<String> {
     let separators = |c: char| c.is_whitespace() || matches!(c, ',' | '=');
     configuration
         .split(separators)
         .filter(|word| word.contains(':') && !word.ends_with(':'))
+        .flat_map(|word| {
+            let bases = word.match_indices('/').map(|(end, _)| &word[..end]);
+            bases.chain([word])
+        })
         .map(str::to_owned)
         .collect()
 }

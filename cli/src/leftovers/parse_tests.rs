@@ -86,12 +86,17 @@ fn the_lock_is_in_the_first_part_of_a_configuration() {
 #[test]
 fn volume_ids_are_found_in_every_property() {
     let text = "scsi0: local-lvm:vm-100-disk-0,size=4G\nefidisk0: file=nfs:100/vm-100-disk-1.raw,x=y\n\
-                unused0: zfs:vm-100-disk-2\n[snap]\nvmstate: zfs:vm-100-state-snap\n";
+                unused0: zfs:vm-100-disk-2\nsata0: zfs:base-9-disk-0/vm-100-disk-3\n\
+                sata1: nfs:9/base-9-disk-1.raw/100/vm-100-disk-4.qcow2\n[snap]\nvmstate: zfs:vm-100-state-snap\n";
     let ids = volume_ids(text);
     for id in [
         "local-lvm:vm-100-disk-0",
         "nfs:100/vm-100-disk-1.raw",
         "zfs:vm-100-disk-2",
+        "zfs:base-9-disk-0",
+        "zfs:base-9-disk-0/vm-100-disk-3",
+        "nfs:9/base-9-disk-1.raw",
+        "nfs:9/base-9-disk-1.raw/100/vm-100-disk-4.qcow2",
         "zfs:vm-100-state-snap",
     ] {
         assert!(ids.contains(id), "{id}: {ids:?}");
