@@ -238,11 +238,18 @@ fn migration_type(text: &str) -> Result<MigrationType, String> {
 /// at the end can arrive.
 pub(crate) const MAX_SECONDS: f64 = 20.0;
 
+/// Shortest measurement that shows something.
+const MIN_SECONDS: f64 = 0.01;
+
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: Result<f64, _> = text.parse();
     match seconds {
-        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => Ok(seconds),
-        _ => Err(format!("expected a number from 0 to {MAX_SECONDS}")),
+        Ok(seconds) if seconds == 0.0 || (MIN_SECONDS..=MAX_SECONDS).contains(&seconds) => {
+            Ok(seconds)
+        }
+        _ => Err(format!(
+            "expected a number from {MIN_SECONDS} to {MAX_SECONDS}, or 0"
+        )),
     }
 }
 

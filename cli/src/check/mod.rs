@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         Ok(maps) => maps,
         Err(error) => return fail(error),
     };
-    let style = match (arguments.json, io::stdout().is_terminal()) {
+    let style = match (arguments.json, is_colored()) {
         (true, _) => Style::Json,
         (false, true) => Style::Colored,
         (false, false) => Style::Plain,
@@ -115,6 +115,13 @@ pub(crate) fn run(arguments: &Check) -> ExitCode {
         Ok(()) => report.outcome.exit_code(),
         Err(_) => Outcome::Failed.exit_code(),
     }
+}
+
+/// Whether standard output is a terminal that shows colours, and they are wanted (<https://no-color.org>).
+fn is_colored() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+    io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
 }
 
 /// Wrong arguments, and what prevents every check: as a check that has failed.

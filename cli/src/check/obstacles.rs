@@ -43,8 +43,13 @@ fn obstacles(guest: &Guest) -> Vec<(String, Advice)> {
     let (tool, vmid) = (guest.tool(), guest.vmid());
     let mut found = Vec::new();
     if let Some(lock) = guest.option("lock") {
-        let advice = "wait until the task that has locked it ends; 'pve-tunnel leftovers' reports a lock without a task";
-        found.push((format!("the guest is locked ('{lock}')"), advice.into()));
+        let advice = match lock {
+            "suspended" => Advice::with_command("resume it", format!("{tool} resume {vmid}")),
+            "mounted" => Advice::with_command("unmount it", format!("{tool} unmount {vmid}")),
+            "create" | "migrate" => "wait until the task that has locked it ends; 'pve-tunnel leftovers' reports such a lock without a task".into(),
+            _ => "wait until the task that has locked it ends".into(),
+        };
+        found.push((format!("the guest is locked ('{lock}')"), advice));
     }
     for name in guest.snapshots() {
         let advice = Advice::with_command(
@@ -110,16 +115,19 @@ fn is_linked_clone(volume: &str) -> bool {
     parts.any(|part| part.starts_with("base-") || part.starts_with("basevol-"))
 }
 
-/// The guest that the name of a volume contains: `vm-100-disk-0`, or in a directory `100/name.qcow2`.
+/// The guest that the name of a volume contains: in a directory that of the folder, as in `100/name.qcow2`, otherwise
+/// that of the name, as in `vm-100-disk-0`.
 fn owner(volume: &str) -> Option<u32> {
-    let mut parts = volume.rsplit(['/', ':']);
-    let (name, folder) = (parts.next()?, parts.next()?);
+    let (_, path) = volume.split_once(':')?;
+    let (folder, name) = match path.rsplit_once('/') {
+        Some((folders, name)) => (folders.rsplit('/').next().unwrap_or_default(), name),
+        None => ("", path),
+    };
     let mut words = name.split('-');
     let kind = words.next()?;
-    let number = words.next().and_then(|number| number.parse().ok());
-    number
-        .filter(|_| ["vm", "subvol", "base", "basevol"].contains(&kind))
-        .or_else(|| folder.parse().ok())
+    let of_name = words.next().and_then(|number| number.parse().ok());
+    let of_name = of_name.filter(|_| ["vm", "subvol", "base", "basevol"].contains(&kind));
+    folder.parse().ok().or(of_name)
 }
 
 #[cfg(test)]
@@ -138,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_can_be_moved_has_none() {
-        let text = "memory: 512\nide0: local:200/vm-200-cloudinit.qcow2,media=cdrom\nide2: none,media=cdrom\nscsi0: local-lvm:vm-200-disk-0,size=8G\nscsi1: local:200/vm-200-disk-1.qcow2,size=8G\nscsi2: file=zfs:vm-200-disk-2\nscsi3: local:200/custom.qcow2\nscsi4: /dev/sdx,shared=1\n\n[PENDING]\nmemory: 1024\nscsi4: local:200/vm-200-disk-4.qcow2\n\n[special:cloudinit]\nide2: local:iso/a.iso,media=cdrom\n";
+        let text = "memory: 512\nide0: local:200/vm-200-cloudinit.qcow2,media=cdrom\nide2: none,media=cdrom\nscsi0: local-lvm:vm-200-disk-0,size=8G\nscsi1: local:200/vm-200-disk-1.qcow2,size=8G\nscsi2: file=zfs:vm-200-disk-2\nscsi3: local:200/vm-33-disk-1.qcow2\nscsi4: /dev/sdx,shared=1\n\n[PENDING]\nmemory: 1024\nscsi4: local:200/vm-200-disk-4.qcow2\n\n[special:cloudinit]\nide2: local:iso/a.iso,media=cdrom\n";
         assert_eq!(of(Kind::Qemu, text), "");
         let text = "rootfs: zfs:subvol-200-disk-0,size=8G\nmp0: volume=zfs:subvol-200-disk-1,mp=/srv\nnet0: name=eth0\n";
         assert_eq!(of(Kind::Lxc, text), "");
@@ -171,7 +179,10 @@ mod tests {
     fn each_obstacle_is_found() {
         #[rustfmt::skip] // One row a line.
         let table = [
-            (Kind::Qemu, "lock: backup\n", "the guest is locked ('backup') -> wait"),
+            (Kind::Qemu, "lock: backup\n", "the guest is locked ('backup') -> wait until the task that has locked it ends"),
+            (Kind::Qemu, "lock: migrate\n", "the guest is locked ('migrate') -> wait until the task that has locked it ends; 'pve-tunnel leftovers'"),
+            (Kind::Qemu, "lock: suspended\n", "the guest is locked ('suspended') -> resume it: qm resume 200"),
+            (Kind::Lxc, "lock: mounted\n", "the guest is locked ('mounted') -> unmount it: pct unmount 200"),
             (Kind::Qemu, "cores: 1\n\n[before]\ncores: 1\n", "the guest has the snapshot 'before' -> delete it before the migration: qm delsnapshot 200 before"),
             (Kind::Qemu, "cores: 1\n[a b]\n", "the guest has the snapshot 'a b' -> delete it before the migration: qm delsnapshot 200 'a b'"),
             (Kind::Lxc, "cores: 1\n[pending]\n[s]\n", "the guest has the snapshot 's' -> delete it before the migration: pct delsnapshot 200 s"),
@@ -184,6 +195,7 @@ mod tests {
             (Kind::Qemu, "scsi0: /dev/disk/by-id/ata-x,size=100G\n", "'scsi0' is no volume, but /dev/disk/by-id/ata-x of this node -> move its data"),
             (Kind::Qemu, "cores: 1\n[PENDING]\nide2: local:iso/a.iso,media=cdrom\n", "'ide2' has a CD: local:iso/a.iso (pending change) -> apply this change by a restart of the guest, or revert it: qm set 200 --revert ide2"),
             (Kind::Qemu, "cores: 1\n[pending]\nscsi5: /dev/sdb\n", "'scsi5' is no volume, but /dev/sdb of this node (pending change) -> apply"),
+            (Kind::Qemu, "scsi1: nfs:9/vm-200-disk-0.raw,size=1G\n", "'scsi1' is a disk of another guest: nfs:9/vm-200-disk-0.raw -> move"),
             (Kind::Lxc, "mp0: /srv/share,mp=/share\n", "'mp0' is no volume, but /srv/share of this node -> remove"),
         ];
         for (kind, text, expected) in table {
