@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -25,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a request and its answer. pveproxy takes 3 s to answer 401, and the request for a tunnel waits
 /// for the cluster's file system.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request that takes longer is announced, so that people see what the check waits for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Largest answer, in bytes. The privileges of a token on thousands of paths fit.
 const MAX_ANSWER: usize = 4 << 20;
@@ -115,13 +119,16 @@ pub(super) struct Api {
     address: SocketAddr,
     client: Client,
     runtime: Runtime,
+    notify: Box<dyn Fn(&str)>,
 }
 
 impl Api {
+    /// `notify` is called when a request takes long.
     pub(super) fn new(
         remote: &Remote,
         address: SocketAddr,
         runtime: Runtime,
+        notify: Box<dyn Fn(&str)>,
     ) -> Result<Self, TlsError> {
         let pin = remote.fingerprint.as_deref().map(str::parse).transpose()?;
         Ok(Self {
@@ -129,6 +136,7 @@ impl Api {
             address,
             client: Client::new(pin)?,
             runtime,
+            notify,
         })
     }
 
@@ -176,7 +184,7 @@ impl Api {
             .map(|(name, value)| format!("{name}={}", encoded(value)))
             .collect();
         let mut request = Request::builder()
-            .method(method)
+            .method(method.clone())
             .uri(format!("/api2/json{path}"))
             .header(
                 HOST,
@@ -192,12 +200,23 @@ impl Api {
         if !form.is_empty() {
             request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
         }
+        let waiting = format!("Waiting for the target's API: {method} {path}");
         let request = request
             .body(Full::new(Bytes::from(pairs.join("&"))))
             .map_err(|error| ApiError::Http(error.to_string()))?;
-        self.runtime.block_on(async {
+        let answer = async {
             let stream = self.connect(&self.client).await?;
             limited(REQUEST_TIMEOUT, exchange(stream, request)).await
+        };
+        self.runtime.block_on(async {
+            let mut answer = pin!(answer);
+            match timeout(PATIENCE, &mut answer).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    (self.notify)(&waiting);
+                    answer.await
+                }
+            }
         })
     }
 
@@ -297,4 +316,30 @@ async fn exchange(
         data: data.ok_or(ApiError::NotData)?,
         date,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::TcpListener;
+    use std::sync::mpsc::channel;
+    use tokio::runtime::Builder;
+
+    #[test]
+    fn a_request_that_takes_long_is_announced_once() {
+        // Accepts connections, and never answers.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let fingerprint = vec!["00"; 32].join(":");
+        let remote = Remote::parse(&format!("host=127.0.0.1,fingerprint={fingerprint}")).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let (sender, announced) = channel();
+        let notify = Box::new(move |text: &str| sender.send(text.to_owned()).unwrap());
+        let api = Api::new(&remote, address, runtime, notify).unwrap();
+        assert!(api.get("/version").is_err());
+        drop(api);
+        let announced: Vec<String> = announced.iter().collect();
+        assert_eq!(announced, ["Waiting for the target's API: GET /version"]);
+    }
 }

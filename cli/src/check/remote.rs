@@ -54,6 +54,9 @@ impl Remote {
         let (mut host, mut port, mut token, mut fingerprint) = (None, None, None, None);
         for (index, property) in text.split(',').enumerate() {
             // The token itself must not be in a message, so a property is named by its number.
+            if property.starts_with(char::is_whitespace) {
+                return mistake(format!("has a space in front of its part {}", index + 1));
+            }
             let Some((key, value)) = property.split_once('=') else {
                 return mistake(format!("has no '=' in its part {}", index + 1));
             };
@@ -206,6 +209,7 @@ mod tests {
             (format!("apitoken={TOKEN}"), "has no 'host'"),
             (format!("host=,apitoken={TOKEN}"), "has no 'host'"),
             (format!("host=a,host=b,apitoken={TOKEN}"), "has 'host' twice"),
+            (format!("host=a, apitoken={TOKEN}"), "a space in front of its part 2"),
             (format!("host=a,{TOKEN},x"), "unknown key in its part 2"),
             (format!("host=a,apitoken={TOKEN},x"), "no '=' in its part 3"),
             (format!("host=a,port=0,apitoken={TOKEN}"), "'port' that is not a number"),

@@ -58,7 +58,9 @@ pub(super) fn reach(remote: &Remote, report: &mut Report) -> Option<Api> {
         }
     };
     let address = reachable_address(remote, &runtime, report)?;
-    let api = match Api::new(remote, address, runtime) {
+    let notifier = report.notifier();
+    let notify = Box::new(move |text: &str| notifier(text, None));
+    let api = match Api::new(remote, address, runtime, notify) {
         Ok(api) => api,
         Err(error) => {
             report.add(Finding::failed(
