@@ -22,7 +22,7 @@ const SLICE: Duration = Duration::from_millis(100);
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// For the connector to end after the end of its input.
-const END_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The same after a signal.
 const INTERRUPTED_END_TIMEOUT: Duration = Duration::from_secs(3);

@@ -3,7 +3,7 @@
 
 use super::advice;
 use super::api::{Api, encoded};
-use super::connector::{Connector, ConnectorError};
+use super::connector::{self, Connector, ConnectorError};
 use super::finding::{Finding, Step};
 use super::folder::{self, EmptyGuest, Folder};
 use super::interrupt::{Interrupt, Leftover};
@@ -147,11 +147,17 @@ pub(super) fn check(api: &Api, request: &Request<'_>, interrupt: &Interrupt, rep
         (Err(ConnectorError::Interrupted), Some(signal)) => {
             report.interrupted_by(Step::Tunnel, signal.as_str());
         }
-        (Err(error), _) => report.add(Finding::failed(
-            Step::Tunnel,
-            format!("the tunnel failed: {error}"),
-            advice::for_failed_tunnel(&error),
-        )),
+        (Err(error), _) => {
+            report.add(Finding::failed(
+                Step::Tunnel,
+                format!("the tunnel failed: {error}"),
+                advice::for_failed_tunnel(&error),
+            ));
+            report.announce(&format!(
+                "It is closed now, which takes up to {} s if the target does not answer.",
+                (QUIT_TIMEOUT + connector::END_TIMEOUT).as_secs()
+            ));
+        }
         (Ok(()), _) => {}
     }
     if !close(api, connector, &opened, request, report) {
