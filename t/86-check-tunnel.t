@@ -259,7 +259,7 @@ subtest 'maps of storages and bridges' => sub {
     my $file = "$DIR/guests/qemu-server/730.conf";
     write_file(
         $file,
-        "scsi0: local:730/a.raw,size=1G\nscsi1: fast:b,size=1G\nnet0: virtio,bridge=vmbr0,tag=7\n"
+        "scsi0: local:730/a.raw,size=1G\nscsi1: fast:vm-730-disk-1,size=1G\nnet0: virtio,bridge=vmbr0,tag=7\n"
     );
     my $of = sub ($storages, $bridges, @more) {
         my @arguments = ('--target-storage' => $storages, '--target-bridge' => $bridges, @more);

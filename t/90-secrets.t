@@ -112,7 +112,7 @@ my $progress = Demo::Progress->new(*STDOUT);
 my $error = '';
 my %result;
 my $vmid = 200;
-for my $plane (Demo::Plane::names()) {
+for my $plane (Demo::Plane::defaults(0)) {
     eval {
         my $guest = TestNode::Guest->start(
             vmid => 100,
@@ -168,7 +168,7 @@ $node->stop;
 
 is($error, '', 'the migrations succeed');
 is($result{$_}{ram_sha256}{source}, $result{$_}{ram_sha256}{target}, "$_: the RAM is unchanged")
-    for Demo::Plane::names();
+    for Demo::Plane::defaults(0);
 
 my @lines = split(/\n/, TestNode::Node::slurp($collected));
 my @keys = map { /\Akey (.*)/ } @lines;
