@@ -300,7 +300,7 @@ pub(super) fn volume(value: &str) -> &str {
 }
 
 /// The storage of a drive. A CD drive without a CD and a file of this node have none.
-fn storage(value: &str) -> Option<&str> {
+pub(super) fn storage(value: &str) -> Option<&str> {
     let (storage, _) = volume(value).split_once(':')?;
     (!storage.starts_with('/')).then_some(storage)
 }

@@ -2,7 +2,7 @@
 
 use super::advice::Advice;
 use super::finding::{Finding, Step};
-use super::guest::{Guest, Kind, property, volume};
+use super::guest::{Guest, Kind, property, storage, volume};
 use super::report::Report;
 use crate::shell::quoted;
 
@@ -25,8 +25,7 @@ fn doubts(guest: &Guest) -> Vec<(String, Advice)> {
         .options()
         .filter(is_volume)
         .filter_map(|(key, value)| {
-            let volume = volume(value);
-            let (storage, _) = volume.split_once(':').filter(|_| !volume.starts_with('/'))?;
+            let (volume, storage) = (volume(value), storage(value)?);
             let text = format!(
                 "it is not known whether '{key}' can be moved: the name of {volume} does not contain the guest that owns it"
             );

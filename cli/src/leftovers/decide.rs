@@ -184,12 +184,9 @@ pub fn decide(facts: &Facts) -> Leftovers {
 
 /// Whether a guest's configuration names the volume, on any storage: two storages can have the same volumes.
 fn is_referenced(facts: &Facts, volid: &str) -> bool {
-    let name = |volid: &str| volid.split_once(':').map(|(_, name)| name.to_owned());
-    let wanted = name(volid);
-    facts
-        .referenced
-        .iter()
-        .any(|referenced| referenced == volid || name(referenced) == wanted)
+    let (_, name) = volid.split_once(':').unwrap_or(("", volid));
+    let mut referenced = facts.referenced.iter();
+    referenced.any(|id| id == volid || id.split_once(':').is_some_and(|(_, other)| other == name))
 }
 
 /// A guest with a lock of a migration, for which no task is running.
