@@ -6,6 +6,7 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 use testing::cable::plane_request;
@@ -49,23 +50,32 @@ fn read_all(mut from: &UnixStream, count: &AtomicUsize) -> Vec<u8> {
     }
 }
 
-/// Moves data to the target and compares it there. `interrupt` runs in the middle. Returns the record.
+/// The second half of the data is written when this is dropped.
+type SecondHalf = Sender<()>;
+
+/// Moves data to the target and compares it there. `interrupt` runs when the first half has arrived.
+/// Returns the record.
 fn transfer(
     mut tunnel: NegotiatedTunnel,
     data: &[u8],
-    interrupt: impl FnOnce(&NegotiatedTunnel),
+    interrupt: impl FnOnce(&NegotiatedTunnel, SecondHalf),
 ) -> Value {
     let (source, target) = tunnel.pair();
+    let (first, second) = data.split_at(data.len() / 2);
+    let (second_half, dropped) = channel();
     let count = AtomicUsize::new(0);
     thread::scope(|scope| {
         let reader = scope.spawn(|| read_all(&target, &count));
-        scope.spawn(|| {
-            write_in_pieces(&source, data).unwrap();
-            source.shutdown(Shutdown::Write).unwrap();
+        let writer = &source;
+        scope.spawn(move || {
+            write_in_pieces(writer, first).unwrap();
+            dropped.recv().unwrap_err();
+            write_in_pieces(writer, second).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
         });
-        let half = || count.load(Ordering::Relaxed) >= data.len() / 2;
-        wait_until("a half has arrived", half);
-        interrupt(&tunnel);
+        let arrived = || count.load(Ordering::Relaxed) == first.len();
+        wait_until("the first half has arrived", arrived);
+        interrupt(&tunnel, second_half);
         let received = reader.join().unwrap();
         assert!(received == data, "{} bytes", received.len());
     });
@@ -86,7 +96,7 @@ fn data_is_compressed_where_the_link_is_slow() {
         on_link(move |link| {
             let tunnel = tunnel(link, plane, lanes, "zstd");
             assert_eq!(tunnel.answer["direct"]["protocol"], 2, "{}", tunnel.answer);
-            let record = transfer(tunnel, &text(LENGTH), |_| {});
+            let record = transfer(tunnel, &text(LENGTH), |_, _| {});
             assert!(
                 saved(&record) > LENGTH as u64 / 2,
                 "{plane} {lanes}: {record}"
@@ -99,8 +109,9 @@ fn data_is_compressed_where_the_link_is_slow() {
 fn compressed_data_that_is_lost_with_its_lanes_is_sent_again() {
     on_link(|link| {
         let tunnel = tunnel(link, "tls", 2, "zstd");
-        let record = transfer(tunnel, &text(LENGTH), |tunnel| {
+        let record = transfer(tunnel, &text(LENGTH), |tunnel, second_half| {
             link.set_loss(1.0);
+            drop(second_half);
             wait_until("a lane fails", || {
                 let lines = tunnel.connector.logged();
                 lines.iter().any(|(_, line)| line.contains("failed: "))
@@ -116,7 +127,7 @@ fn compressed_data_that_is_lost_with_its_lanes_is_sent_again() {
 #[test]
 fn nothing_is_compressed_without_a_request() {
     on_link(|link| {
-        let record = transfer(tunnel(link, "tls", 2, "none"), &text(8 << 20), |_| {});
+        let record = transfer(tunnel(link, "tls", 2, "none"), &text(8 << 20), |_, _| {});
         assert_eq!(saved(&record), 0, "{record}");
     });
 }
@@ -127,7 +138,7 @@ fn data_that_does_not_become_smaller_is_sent_as_it_is() {
         let mut data = vec![0; 16 << 20];
         let mut random = File::open("/dev/urandom").unwrap();
         random.read_exact(&mut data).unwrap();
-        let record = transfer(tunnel(link, "tls", 1, "zstd"), &data, |_| {});
+        let record = transfer(tunnel(link, "tls", 1, "zstd"), &data, |_, _| {});
         assert_eq!(saved(&record), 0, "{record}");
     });
 }
