@@ -9,7 +9,7 @@ use Time::HiRes qw(clock_gettime sleep CLOCK_MONOTONIC);
 
 our @EXPORT_OK =
     qw(children in_session is_running program command_line listening listening_sockets established
-    sockets_in wait_until);
+    connections_to sockets_in wait_until);
 
 =head1 NAME
 
@@ -47,6 +47,12 @@ The number of sockets that listen on that port there: one for each address.
 
 The number of connections to that port in the same namespace, counted at the end of the listener.
 
+=head2 connections_to($port)
+
+The connections from this network namespace to that port, each a hash: C<port>, the port at this
+end; C<state>, C<established>, C<connecting> or C<other>; and C<waiting>, the bytes that the program
+has written and the other node has not acknowledged.
+
 =head2 sockets_in($dir)
 
 The names of the UNIX sockets in a directory.
@@ -61,7 +67,7 @@ Calls C<$condition> until its value is true. Returns the value, or undef after t
 use constant { FIRST_PORT => 60_000, LAST_PORT => 60_049 };
 
 # States in /proc/net/tcp.
-use constant { ESTABLISHED => '01', LISTEN => '0A' };
+use constant { ESTABLISHED => '01', SYN_SENT => '02', TIME_WAIT => '06', LISTEN => '0A' };
 
 sub children ($pid) {
     return map { $_->{pid} } grep { $_->{parent} == $pid } processes();
@@ -115,14 +121,25 @@ sub established ($port, $pid = $$) {
     return scalar grep { $_->{state} eq ESTABLISHED && $_->{port} == $port } connections($pid);
 }
 
+sub connections_to ($port) {
+    my %name = (ESTABLISHED, 'established', SYN_SENT, 'connecting');
+    return map {
+        { port => $_->{port}, state => $name{ $_->{state} } // 'other', waiting => $_->{waiting} }
+        }
+        grep { $_->{to} == $port && $_->{state} ne TIME_WAIT } connections($$);
+}
+
 sub connections ($pid) {
     my @found;
     for my $file ("/proc/$pid/net/tcp", "/proc/$pid/net/tcp6") {
         open my $in, '<', $file or next;
         while (my $line = readline $in) {
-            my ($port, $state) = $line =~ /\A\s*\d+: [0-9A-F]+:([0-9A-F]{4}) \S+ ([0-9A-F]{2}) /
-                or next;
-            push @found, { port => hex $port, state => $state };
+            # "sl: address:port address:port state bytes-to-send:bytes-to-read …"
+            my (undef, $local, $remote, $state, $queues) = split(' ', $line);
+            next if $state !~ /\A[0-9A-F]{2}\z/;
+            my ($port, $to) = map { hex(s/.*://r) } $local, $remote;
+            my $waiting = hex($queues =~ s/:.*//r);
+            push @found, { port => $port, to => $to, state => $state, waiting => $waiting };
         }
     }
     return @found;
