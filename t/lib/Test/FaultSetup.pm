@@ -28,10 +28,11 @@ Test::FaultSetup - the target and the data of tests that disturb a migration
 
 =head1 FUNCTIONS
 
-=head2 volume_migration($limit)
+=head2 volume_migration($limit, $link)
 
-Starts a target in a session of its own, and writes a volume that is larger than all buffers between
-source and target. Returns C<node>, C<dir> and C<volume>, options for L<Test::FaultInjection>. The
+Starts a target in a session of its own, on loopback or at the target's end of a
+L<Test::MigrationLink>, and writes a volume that is larger than all buffers between source and
+target. Returns C<node>, C<dir> and C<volume>, options for L<Test::FaultInjection>. The
 test is skipped for users other than root, and dies after C<$limit> seconds.
 
 =head2 guest_migration(%migration)
@@ -47,7 +48,7 @@ Whether QEMU is installed.
 # In MiB. The buffers between source and target hold less than the volume.
 use constant { VOLUME => 4, DISK => 16 };
 
-sub volume_migration ($limit) {
+sub volume_migration ($limit, $link = undef) {
     # Clear text and an explicit migration network require the privilege Sys.Modify.
     plan skip_all => 'only root has Sys.Modify outside of Proxmox VE' if $> != 0;
 
@@ -59,8 +60,11 @@ sub volume_migration ($limit) {
 
     my $dir = tempdir(CLEANUP => 1);
     Demo::Image::write_volume("$dir/volume", VOLUME);
-    my $node =
-        TestNode::Node->start(dir => "$dir/target", listen => '127.0.0.1', wrap => ['setsid']);
+    my $node = TestNode::Node->start(
+        dir => "$dir/target",
+        listen => $link ? $link->node : '127.0.0.1',
+        wrap => ['setsid', $link ? $link->at_target : ()],
+    );
     return (node => $node, dir => $dir, volume => "$dir/volume");
 }
 

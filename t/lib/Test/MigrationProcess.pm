@@ -38,7 +38,9 @@ Test::MigrationProcess - the caller of a migration, as a process that can be sto
 Class method. C<plane>, C<node> and C<target_vmid> as for L<Demo::Migration>; C<dir>, which is
 created, for local sockets and the log; C<network>, by default 127.0.0.0/8; C<stop_at>, a name from
 the list below. Then either C<volume>, a file that is sent alone, or C<disk> and C<load>: a running
-guest of 64 MiB with that disk and that load in its RAM. C<dead_peer_timeout> is in seconds.
+guest of 64 MiB with that disk and that load in its RAM, and perhaps a C<volume> that it does not
+use. C<dead_peer_timeout> is in seconds. C<lanes> is the number of lanes of each stream, whether or
+not they help.
 
 The process leads a session of its own, which has all processes of the source. SIGHUP, SIGINT,
 SIGQUIT and SIGTERM interrupt it as they interrupt a task of Proxmox VE: the migration fails, and the
@@ -70,11 +72,20 @@ C<target QEMU> at the time when C<wait_at> returned; undef if there was none.
 
 The port of the listener.
 
+=head2 heartbeat
+
+The port of the source's heartbeat connection.
+
+=head2 accelerate
+
+Removes the limit of the rate at C<nbd> and C<ram>.
+
 =head2 end($seconds = 60)
 
 Waits for the end of the migration. Returns a hash: C<done>, true if it reports success; C<error>,
-its error; C<killed>, true if it reported neither; C<record>; C<guest>, the final status of the
-guest at the source, if there is one. Dies after that time.
+its error; C<killed>, true if it reported neither; C<record>; C<result>, what L<Demo::Migration/run>
+has returned; C<guest>, the final status of the guest at the source, if there is one. Dies after that
+time.
 
 =head2 log
 
@@ -157,6 +168,18 @@ sub pid ($self, $name) { return $self->{pid}{$name} }
 
 sub port ($self) { return $self->{at}{port} }
 
+sub heartbeat ($self) { return $self->{at}{heartbeat} }
+
+sub accelerate ($self) {
+    my $qmp = TestNode::QMP->new("$self->{dir}/${\SOURCE_VMID}.qmp");
+    my %unlimited = (
+        nbd => ['block-job-set-speed', { device => 'mirror-scsi0', speed => 0 }],
+        ram => ['migrate-set-parameters', { 'max-bandwidth' => 0 }],
+    );
+    $qmp->command($unlimited{ $self->{at}{at} }->@*);
+    return;
+}
+
 sub end ($self, $seconds = 60) {
     my $result = $self->next_report($seconds);
     waitpid $self->{caller}, 0;
@@ -180,15 +203,19 @@ sub DESTROY ($self) {
 # how far the migration is.
 package Test::MigrationProcess::Caller;
 
+BEGIN { Test::Processes->import('connections_to') }
+
 sub run ($self) {
-    if (defined(my $limit = $self->{dead_peer_timeout})) {
+    if (defined $self->{dead_peer_timeout} || $self->{lanes}) {
+        my $cidr = $self->{network} // '127.0.0.0/8';
         my $file = "$self->{dir}/remote-migration.cfg";
         open my $out, '>', $file or die "$file: $!\n";
         my %network = (
             remote => $self->{node}{address},
             allow => 'secure,insecure',
-            'dead-peer-timeout' => $limit,
-            (map { $_ => '127.0.0.0/8' } qw(source target)),
+            (map { $_ => $cidr } qw(source target)),
+            (map { $_ => $self->{$_} } grep { $self->{$_} } 'lanes'),
+            (map { s/_/-/gr => $self->{$_} } grep { $self->{$_} } 'dead_peer_timeout'),
         );
         print {$out} "network: test\n", map { "\t$_ $network{$_}\n" } sort keys %network;
         close $out or die "$file: $!\n";
@@ -211,7 +238,8 @@ sub run ($self) {
     );
 
     my $result = eval { $self->{disk} ? $migration->run : $self->send_volume };
-    my $report = $result ? { done => 1, record => $result->{record} } : { error => "$@" };
+    my $report =
+        $result ? { done => 1, record => $result->{record}, result => $result } : { error => "$@" };
     if ($self->{disk}) {
         $report->{guest} = eval { $guest->qmp->command('query-status')->{status} } // 'gone';
         $guest->stop;
@@ -279,10 +307,16 @@ sub stop_before_tunnel ($self) {
         $self->stop('worker');
         return $task;
     };
-    *PVE::Tunnel::Client::Negotiation::negotiate = sub ($tunnel, @arguments) {
+    *PVE::Tunnel::Client::Negotiation::negotiate = sub ($tunnel, $request) {
         local $self->{migration}{tunnel} = $tunnel;
         $self->stop('connected');
-        return $negotiate->($tunnel, @arguments);
+        # The configuration has only the most lanes of a stream.
+        $request = { %$request, first_lanes => $self->{lanes} } if $self->{lanes};
+        $negotiate->($tunnel, $request);
+        # So far, the heartbeat is the only connection to the listener.
+        ($self->{heartbeat}) = map { $_->{port} } connections_to($tunnel->{direct}{port})
+            if $tunnel->{direct};
+        return;
     };
     return;
 }
@@ -295,6 +329,7 @@ sub stop ($self, $point) {
         child => $tunnel->{pid},
         qemu => $self->{qemu},
         port => ($tunnel->{direct} // {})->{port},
+        heartbeat => $self->{heartbeat},
     );
     print { $self->{reports} } $JSON->encode(\%at) . "\n";
     readline $self->{orders};
