@@ -63,11 +63,13 @@ pub(crate) struct Benefit {
 }
 
 impl Benefit {
+    /// Begins with a trial, because on a slow network the first data fills the buffers of the connection.
+    /// It goes on only if the connection is the limit: there is no rate to compare it with.
     pub(crate) fn new() -> Self {
         Self {
-            compresses: false,
+            compresses: true,
             period: Sent::default(),
-            plain_rate: 0.0,
+            plain_rate: f64::INFINITY,
             pause: Duration::ZERO,
             next_pause: FIRST_PAUSE,
         }
@@ -167,6 +169,17 @@ mod tests {
             let (rate, _) = path.send(&mut benefit, 30.0);
             assert!(rate >= expected * path.network, "{what}: {rate}");
         }
+    }
+
+    #[test]
+    fn the_first_data_is_compressed() {
+        let slow = Path {
+            network: 12.0,
+            core: 400.0,
+            left: 0.5,
+        };
+        let (_, compressed) = slow.send(&mut Benefit::new(), 1.0);
+        assert!(compressed > 0.999, "{compressed}");
     }
 
     #[test]
