@@ -1,6 +1,6 @@
 //! What this process asks of the operating system: readiness of descriptors, keepalive and state of
-//! TCP connections, signals, limits, a signal at the death of its parent, directories below `/run`, and
-//! memory that can hold secrets.
+//! TCP connections, signals, limits, a signal at the death of its parent, UNIX sockets and directories below
+//! `/run`, and memory that can hold secrets.
 
 mod confidential;
 pub(crate) mod core_time;
@@ -10,6 +10,7 @@ mod parent;
 pub(crate) mod readiness;
 pub(crate) mod run_directory;
 mod signals;
+pub(crate) mod socket_path;
 pub(crate) mod tcp_info;
 pub(crate) mod tcp_options;
 mod wiping_allocator;
