@@ -210,10 +210,13 @@ pub(super) fn bound_sockets(table: &str) -> BTreeSet<&str> {
 /// The VMID in the name of a socket that a migration creates in `/run/qemu-server` or `/run/pve`.
 pub(super) fn guest_of_socket(directory: &str, name: &str) -> Option<u32> {
     let number = |text: &str| text.parse().ok();
+    // With those that pve-tunnel has beside it: of its meter, and of its listener behind the API.
+    let of_worker = ["", ".meter", ".lanes"]
+        .iter()
+        .find_map(|beside| name.strip_suffix(beside)?.strip_suffix(".mtunnel"));
     match directory {
         "/run/qemu-server" => {
-            let guest = name
-                .strip_suffix(".mtunnel")
+            let guest = of_worker
                 .or_else(|| name.strip_suffix("_nbd.migrate"))
                 .or_else(|| name.strip_suffix(".migrate"))?;
             number(guest)
@@ -222,9 +225,7 @@ pub(super) fn guest_of_socket(directory: &str, name: &str) -> Option<u32> {
             if let Some(import) = name.strip_prefix("storage-migrate-") {
                 return number(import.strip_suffix(".unix")?.split('.').next()?);
             }
-            let guest = name
-                .strip_suffix(".storage")
-                .or_else(|| name.strip_suffix(".mtunnel"))?;
+            let guest = name.strip_suffix(".storage").or(of_worker)?;
             number(guest.strip_prefix("ct-").unwrap_or(guest))
         }
     }

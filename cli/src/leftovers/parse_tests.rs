@@ -171,12 +171,16 @@ ffff8883: 00000002 00000000 00010000 0001 01 31339 /run/a b
 fn sockets_of_migrations_have_these_names() {
     for (directory, name, expected) in [
         ("/run/qemu-server", "100.mtunnel", Some(100)),
+        ("/run/qemu-server", "100.mtunnel.meter", Some(100)),
+        ("/run/qemu-server", "100.mtunnel.lanes", Some(100)),
+        ("/run/qemu-server", "100.mtunnel.other", None),
         ("/run/qemu-server", "100.migrate", Some(100)),
         ("/run/qemu-server", "100_nbd.migrate", Some(100)),
         ("/run/qemu-server", "100.qmp", None),
         ("/run/qemu-server", "x.migrate", None),
         ("/run/pve", "100.storage", Some(100)),
         ("/run/pve", "ct-100.mtunnel", Some(100)),
+        ("/run/pve", "ct-100.mtunnel.lanes", Some(100)),
         ("/run/pve", "ct-100.storage", Some(100)),
         ("/run/pve", "storage-migrate-100.4711.unix", Some(100)),
         ("/run/pve", "ct-100.stderr", None),
