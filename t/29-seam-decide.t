@@ -44,6 +44,7 @@ subtest 'actions' => sub {
                     withheld => {},
                     meter => JSON::true,
                     compression => ['zstd'],
+                    websocket_lanes => JSON::true,
                     version => $PVE::Tunnel::Native::VERSION,
                 },
             },

@@ -45,7 +45,7 @@ sub tunnel ($node, $kind = 'qemu') {
             $node->conn,
             $node->path($vmid) =~ s/qemu/$kind/r,
             {},
-            { url => $node->url($vmid) =~ s/qemu/$kind/r },
+            { url => $node->url($vmid) =~ s/qemu/$kind/r, planes => [] },
             sub ($level, $text) { },
         ),
         $vmid
@@ -121,6 +121,7 @@ for my $kind (qw(qemu lxc)) {
                     withheld => {},
                     meter => JSON::true,
                     compression => ['zstd'],
+                    websocket_lanes => JSON::true,
                     version => $PVE::Tunnel::Seam::VERSION // '0.1.0'
                 },
                 'hello returns the offer'

@@ -422,6 +422,7 @@ subtest 'the connector' => sub {
             planes => ['tls'], require_encryption => JSON::false, public => JSON::false,
             gateway => JSON::false, dead_peer_timeout => 60, congestion => 'auto',
             buffer => 'auto', lanes => 1, threads => undef, compression => 'none',
+            api => $tunnel->{params},
         },
         'the connector receives the complete request'
     );

@@ -433,6 +433,7 @@ subtest 'a target that fails' => sub {
         2,
         [worse => qr/no usable address on the target/, qr/./],
         [worse => qr/migration network '\S+' is not used/, qr/./],
+        [worse => qr/one websocket for each stream instead of several: .*no data today/, qr/./],
         [failed => qr/$no_data(?!.*would not use it)/, qr/\A$log/]
     );
     nothing_left($broken);

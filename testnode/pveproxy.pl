@@ -13,6 +13,7 @@ use File::Temp ();
 use Getopt::Long qw(GetOptions);
 use IO::Socket::IP ();
 use JSON ();
+use POSIX ();
 use Pod::Usage qw(pod2usage);
 
 use TestNode::Node;
@@ -27,7 +28,7 @@ pveproxy.pl - the target node of a migration, for tests, with the real PVE::APIS
         [--port 0] [--node NAME] [--token-file F] [--old] [--no-direct]
         [--no-privilege] [--configuration FILE] [--permissions FILE]
         [--pve-version VERSION] [--create-guests] [--tls 1.2|1.3] [--plain]
-        [--storage ID[,PROPERTY]...]... [--bridge NAME]...
+        [--storage ID[,PROPERTY]...]... [--bridge NAME]... [--workers 1]
 
 =head1 DESCRIPTION
 
@@ -38,16 +39,19 @@ C<testnode> without TLS, whose log is F<DIR/daemon.log>.
 C<target/release/testnode --make-certificate> creates the certificate. Its key is in a directory with
 mode 0700, which is removed as soon as the key has been read.
 
+C<--workers> is the number of processes that accept connections, as pveproxy has three. The ready
+line has their IDs.
+
 Ends on SIGTERM, SIGINT or end of file on stdin, and stops the workers first.
 
 =cut
 
-my %options = (listen => '127.0.0.1', port => 0);
+my %options = (listen => '127.0.0.1', port => 0, workers => 1);
 # These are options of `testnode`.
 my @flags = qw(old no-direct no-privilege create-guests);
 my @values = qw(node token-file configuration permissions pve-version);
 my @lists = qw(storage bridge);
-my @known = (qw(listen=s port=i dir=s worker=s tls=s plain help), @flags);
+my @known = (qw(listen=s port=i workers=i dir=s worker=s tls=s plain help), @flags);
 push @known, (map { "$_=s" } @values), (map { "$_=s@" } @lists);
 pod2usage(2) if !GetOptions(\%options, @known) || @ARGV;
 pod2usage(-exitval => 0, -verbose => 1) if $options{help};
@@ -67,22 +71,13 @@ my $socket = IO::Socket::IP->new(
     GetAddrInfoFlags => Socket::AI_NUMERICHOST(),
 ) || die "listen on $options{listen} port $options{port}: $@\n";
 my $lock_file = "$options{dir}/accept.lock";
-# Remains open until the program ends.
-open my $lock, '>', $lock_file ## no critic (RequireBriefOpen)
-    or die "$lock_file: $!\n";
 my $daemon = TestNode::Node->start(
     listen => '127.0.0.1',
     (map { $_ => $options{$_} } qw(dir worker)),
     log => "$options{dir}/daemon.log",
     options => ['--plain', forwarded()],
 );
-my $proxy = TestNode::Proxy->new(
-    socket => $socket,
-    lockfile => $lock_file,
-    lockfh => $lock,
-    daemon => $daemon,
-    ssl => $ssl,
-);
+my @workers = map { start_worker() } 2 .. $options{workers};
 
 STDOUT->autoflush(1);
 say JSON->new->utf8->canonical->encode(
@@ -91,11 +86,38 @@ say JSON->new->utf8->canonical->encode(
         port => $socket->sockport,
         fingerprint => $fingerprint,
         token_file => $daemon->{token_file},
+        workers => [$$, @workers],
     }
 );
-$proxy->serve;
+serve();
+kill TERM => @workers;
+waitpid $_, 0 for @workers;
 $daemon->stop;
 unlink $lock_file;
+
+sub serve () {
+    # Remains open until the program ends. The processes exclude each other by separate handles.
+    open my $lock, '>', $lock_file ## no critic (RequireBriefOpen)
+        or die "$lock_file: $!\n";
+    my $proxy = TestNode::Proxy->new(
+        socket => $socket,
+        lockfile => $lock_file,
+        lockfh => $lock,
+        daemon => $daemon,
+        ssl => $ssl,
+    );
+    $proxy->serve;
+    return;
+}
+
+# A process beside this one. Returns its ID.
+sub start_worker () { ## no critic (RequireFinalReturn)
+    my $pid = fork // die "fork: $!\n";
+    return $pid if $pid;
+    my $served = eval { serve(); 1 };
+    print STDERR $@ if !$served;
+    POSIX::_exit($served ? 0 : 1);
+}
 
 # The arguments of the daemon.
 sub forwarded () {

@@ -3,12 +3,12 @@
 use super::Options;
 use super::api_address::{AddressError, ApiAddress};
 use super::happy_eyeballs::Deadline;
-use super::protocol::TargetData;
+use super::protocol::{QUERY_VALUE, TargetData};
 use super::websocket_halves::{Connection, Receiver, Sender, split};
 use crate::system::keepalive;
 use crate::tls::{self, Fingerprint, TlsError, TlsStream};
 use crate::websocket::{Masking, Request, UpgradeError, upgrade};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,14 +20,6 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tungstenite::http::Uri;
 use zeroize::Zeroizing;
-
-/// Characters that are percent-encoded in a query value. pveproxy decodes percent-encoding only, and
-/// truncates a value at a second `=`.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// How long a probe waits for the orderly end of its connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -333,7 +325,7 @@ impl ApiEndpoint {
         let mut url = Zeroizing::new(self.data.url.reveal().to_owned());
         if let Some(ticket) = ticket {
             url.push_str("ticket=");
-            url.extend(utf8_percent_encode(ticket, ENCODED));
+            url.extend(utf8_percent_encode(ticket, QUERY_VALUE));
         }
         let headers = self
             .data

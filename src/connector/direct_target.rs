@@ -1,180 +1,29 @@
 //! The target's listener after a successful dial, and the connections to it.
 
-use super::Options;
+use super::api_route::ApiRoute;
+use super::connect_error::ConnectError;
+use super::direct_endpoint::{Credentials, DirectEndpoint};
 use super::happy_eyeballs::{Candidate, Deadline};
 use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::direct::handshake::Purpose;
 use crate::direct::heartbeat::{self, HeartbeatError};
-use crate::direct::message::{Open, Stat};
-use crate::direct::{HandshakeError, LaneResources, Link, PeerLiveness, ProbeError, SessionKey};
+use crate::direct::message::Stat;
+use crate::direct::{LaneResources, Link, PeerLiveness};
 use crate::plane::Plane;
 use crate::process::Log;
-use crate::system::keepalive;
-use crate::tls::{Client, Fingerprint, Identity, Peer, TlsError, describe};
 use serde::Serialize;
 use serde_json::json;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
 /// Pause before a heartbeat that has failed is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(100);
-
-/// Why there is no connection to the listener.
-#[derive(Debug, Error)]
-pub(super) enum ConnectError {
-    /// No TCP connection.
-    #[error("cannot connect: {0}")]
-    Connect(#[from] io::Error),
-    /// The TLS handshake failed.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The handshake of the direct connection failed.
-    #[error(transparent)]
-    Handshake(HandshakeError),
-    /// The network path does not deliver packets of full size.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The listener did not answer.
-    #[error("no {what} within {limit:?}")]
-    TimedOut { what: &'static str, limit: Duration },
-    /// The target was marked dead before.
-    #[error("{0}")]
-    Dead(String),
-}
-
-/// What the source needs to connect to a listener.
-pub(super) struct Credentials {
-    plane: Plane,
-    protocol: u16,
-    key: SessionKey,
-    /// The listener sends every byte of the heartbeat back.
-    echo: bool,
-    /// Only for `tls`.
-    tls: Option<TlsCredentials>,
-    connect_timeout: Duration,
-    handshake_timeout: Duration,
-}
-
-struct TlsCredentials {
-    client: Client,
-    /// The fingerprint of the listener's certificate.
-    pin: Fingerprint,
-    /// The fingerprint of the source's certificate.
-    own: Fingerprint,
-}
-
-impl Credentials {
-    /// For a listener that was opened for this identity. `tcp` has none.
-    pub(super) fn new(
-        open: &Open,
-        identity: Option<&Identity>,
-        options: &Options,
-    ) -> Result<Self, TlsError> {
-        let tls = match identity {
-            Some(identity) => {
-                let announced = open.fingerprint.as_deref().unwrap_or_default();
-                let pin: Fingerprint = announced.parse()?;
-                Some(TlsCredentials {
-                    client: Client::direct(identity, pin)?,
-                    pin,
-                    own: identity.fingerprint(),
-                })
-            }
-            None => None,
-        };
-        Ok(Self {
-            plane: open.plane,
-            protocol: open.protocol,
-            key: open.key.clone(),
-            echo: open.echo,
-            tls,
-            connect_timeout: options.connect_timeout,
-            handshake_timeout: options.handshake_timeout,
-        })
-    }
-
-    /// Makes a link to a forward of a TCP connection; also returns its cipher, for the log. Without a
-    /// deadline for the whole, each step has a time limit of its own.
-    async fn open_link(
-        &self,
-        stream: TcpStream,
-        endpoint: SocketAddr,
-        purpose: Purpose,
-        dead_peer_timeout: Duration,
-        whole: Option<Deadline>,
-    ) -> Result<(Link, String), ConnectError> {
-        keepalive::enable(&stream, dead_peer_timeout)?;
-        let step = || whole.unwrap_or_else(|| Deadline::within(self.handshake_timeout));
-        let timed_out = |what, limit| ConnectError::TimedOut { what, limit };
-        let (mut link, cipher) = match &self.tls {
-            Some(tls) => {
-                let Deadline { at, limit } = step();
-                let host = endpoint.ip().to_string();
-                let stream = timeout_at(at, tls.client.handshake(&host, stream))
-                    .await
-                    .map_err(|_| timed_out("answer to the TLS handshake", limit))??;
-                let cipher = describe(&stream);
-                (Link::Tls(Box::new(stream)), cipher)
-            }
-            None => (Link::clear(stream)?, "UNENCRYPTED".into()),
-        };
-        let Deadline { at, limit } = step();
-        timeout_at(at, link.respond(&self.key, purpose, self.protocol))
-            .await
-            .map_err(|_| timed_out("answer to the handshake", limit))?
-            .map_err(from_handshake)?;
-        Ok((link, cipher))
-    }
-}
-
-/// With TLS 1.3, a target that refuses the source's certificate reports it only where the handshake of
-/// the direct connection is expected.
-fn from_handshake(cause: HandshakeError) -> ConnectError {
-    if let HandshakeError::Io(error) = &cause {
-        if let Some(cause) = TlsError::from_alert(Peer::Target, error) {
-            return ConnectError::Tls(cause);
-        }
-    }
-    ConnectError::Handshake(cause)
-}
-
-/// Where the listener is, and what a connection to it needs.
-struct Endpoint {
-    credentials: Credentials,
-    candidate: Candidate,
-    dead_peer_timeout: Duration,
-}
-
-impl Endpoint {
-    fn address(&self) -> SocketAddr {
-        self.candidate.endpoint
-    }
-
-    async fn connect(&self, purpose: Purpose) -> Result<Link, ConnectError> {
-        let limit = self.credentials.connect_timeout;
-        let stream = timeout(limit, self.candidate.connect())
-            .await
-            .map_err(|_| ConnectError::TimedOut {
-                what: "TCP connection",
-                limit,
-            })??;
-        let opened = self.credentials.open_link(
-            stream,
-            self.address(),
-            purpose,
-            self.dead_peer_timeout,
-            None,
-        );
-        Ok(opened.await?.0)
-    }
-}
 
 /// What is needed to continue after connections have failed, from protocol 2 on.
 pub(super) struct Healing {
@@ -183,12 +32,17 @@ pub(super) struct Healing {
     pub(super) worker: WorkerChannel,
 }
 
+impl Healing {
+    fn most_lanes(&self) -> u16 {
+        self.lanes.settings().lanes
+    }
+}
+
 /// The target's listener, with an open heartbeat.
 pub(super) struct DirectTarget {
-    endpoint: Arc<Endpoint>,
-    /// This node's address of the heartbeat connection.
-    local: IpAddr,
-    cipher: String,
+    route: Arc<Route>,
+    /// Of the heartbeat's connection.
+    summary: Summary,
     liveness: PeerLiveness,
     /// Notified when the heartbeat's connection has lost its path.
     path_failed: Arc<Notify>,
@@ -202,12 +56,37 @@ pub(super) struct DirectTarget {
 pub(super) struct Summary {
     pub(super) plane: Plane,
     pub(super) protocol: u16,
+    /// The most lanes of a stream; none if each stream has one connection.
+    pub(super) lanes: Option<u16>,
     pub(super) address: IpAddr,
     pub(super) port: u16,
     pub(super) local: IpAddr,
     pub(super) fingerprint: Option<String>,
     pub(super) own_fingerprint: Option<String>,
     pub(super) cipher: String,
+}
+
+/// How connections reach the listener.
+enum Route {
+    Direct(DirectEndpoint),
+    Api(ApiRoute),
+}
+
+impl Route {
+    async fn connect(&self, purpose: Purpose) -> Result<Link, ConnectError> {
+        match self {
+            Self::Direct(endpoint) => endpoint.connect(purpose).await,
+            Self::Api(route) => Ok(route.connect(purpose).await?.0),
+        }
+    }
+
+    /// Where it is, for messages.
+    fn name(&self) -> String {
+        match self {
+            Self::Direct(endpoint) => endpoint.address().to_string(),
+            Self::Api(route) => format!("the API of {}", route.peer()),
+        }
+    }
 }
 
 impl DirectTarget {
@@ -235,46 +114,117 @@ impl DirectTarget {
             )
             .await?;
         link.probe(credentials.echo).await?;
-        let endpoint = Arc::new(Endpoint {
+        let fingerprints = credentials.fingerprints();
+        let summary = Summary {
+            plane: credentials.plane,
+            protocol: credentials.protocol,
+            lanes: healing.as_ref().map(Healing::most_lanes),
+            address: endpoint.ip(),
+            port: endpoint.port(),
+            local,
+            fingerprint: fingerprints.map(|(pin, _)| pin.to_string()),
+            own_fingerprint: fingerprints.map(|(_, own)| own.to_string()),
+            cipher,
+        };
+        let route = Route::Direct(DirectEndpoint {
             credentials,
             candidate,
             dead_peer_timeout,
         });
+        Ok(Self::with_heartbeat(
+            link,
+            route,
+            summary,
+            dead_peer_timeout,
+            healing,
+            log,
+        ))
+    }
+
+    /// Makes the first connection through the API, which becomes the heartbeat.
+    pub(super) async fn through_api(
+        route: ApiRoute,
+        dead_peer_timeout: Duration,
+        healing: Healing,
+        log: Arc<Log>,
+    ) -> Result<Self, ConnectError> {
+        let (link, protection) = route.connect(Purpose::HEARTBEAT).await?;
+        let unknown = || io::Error::from(io::ErrorKind::NotConnected);
+        let remote = protection.remote.ok_or_else(unknown)?;
+        let local = protection.local.ok_or_else(unknown)?;
+        let summary = Summary {
+            plane: Plane::Websocket,
+            protocol: route.protocol(),
+            lanes: Some(healing.most_lanes()),
+            address: remote.ip().to_canonical(),
+            port: remote.port(),
+            local: local.ip().to_canonical(),
+            fingerprint: protection
+                .fingerprint
+                .map(|fingerprint| fingerprint.to_string()),
+            own_fingerprint: None,
+            cipher: protection.cipher,
+        };
+        let route = Route::Api(route);
+        let healing = Some(healing);
+        Ok(Self::with_heartbeat(
+            link,
+            route,
+            summary,
+            dead_peer_timeout,
+            healing,
+            log,
+        ))
+    }
+
+    fn with_heartbeat(
+        heartbeat: Link,
+        route: Route,
+        summary: Summary,
+        dead_peer_timeout: Duration,
+        healing: Option<Healing>,
+        log: Arc<Log>,
+    ) -> Self {
+        let route = Arc::new(route);
         let liveness = PeerLiveness::alive(dead_peer_timeout);
         let (lanes, worker) = match healing {
             Some(Healing { lanes, worker }) => (Some(lanes), Some(worker)),
             None => (None, None),
         };
         let path_failed = Arc::new(Notify::new());
-        let heartbeat = Heartbeat {
-            endpoint: endpoint.clone(),
+        let running = Heartbeat {
+            route: route.clone(),
             worker,
             liveness: liveness.clone(),
             path_failed: path_failed.clone(),
             log,
         };
-        Ok(Self {
-            endpoint,
-            local,
-            cipher,
+        Self {
+            route,
+            summary,
             liveness,
             path_failed,
-            heartbeat: tokio::spawn(heartbeat.run(link)),
+            heartbeat: tokio::spawn(running.run(heartbeat)),
             lanes,
-        })
+        }
     }
 
     /// Opens a connection to a forward.
     pub(super) async fn connect(&self, purpose: Purpose) -> Result<Link, ConnectError> {
         match self.liveness.cause_of_death() {
             Some(reason) => Err(ConnectError::Dead(reason)),
-            None => self.endpoint.connect(purpose).await,
+            None => self.route.connect(purpose).await,
         }
     }
 
-    /// The address and port of the listener.
-    pub(super) fn endpoint(&self) -> SocketAddr {
-        self.endpoint.address()
+    /// Where the listener is, for messages.
+    pub(super) fn name(&self) -> String {
+        self.route.name()
+    }
+
+    /// Whether it is reached without the API.
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(*self.route, Route::Direct(_))
     }
 
     /// Whether the target is alive.
@@ -297,24 +247,9 @@ impl DirectTarget {
         self.heartbeat.abort();
     }
 
-    /// The cipher of the connections.
-    pub(super) fn cipher(&self) -> &str {
-        &self.cipher
-    }
-
-    pub(super) fn summary(&self) -> Summary {
-        let credentials = &self.endpoint.credentials;
-        let tls = credentials.tls.as_ref();
-        Summary {
-            plane: credentials.plane,
-            protocol: credentials.protocol,
-            address: self.endpoint().ip(),
-            port: self.endpoint().port(),
-            local: self.local,
-            fingerprint: tls.map(|tls| tls.pin.to_string()),
-            own_fingerprint: tls.map(|tls| tls.own.to_string()),
-            cipher: self.cipher.clone(),
-        }
+    /// The listener as the caller and the record show it.
+    pub(super) fn summary(&self) -> &Summary {
+        &self.summary
     }
 }
 
@@ -326,7 +261,7 @@ impl Drop for DirectTarget {
 
 /// The source's end of the heartbeat.
 struct Heartbeat {
-    endpoint: Arc<Endpoint>,
+    route: Arc<Route>,
     /// None if the end of the connection is the death of the listener.
     worker: Option<WorkerChannel>,
     liveness: PeerLiveness,
@@ -338,7 +273,7 @@ struct Heartbeat {
 impl Heartbeat {
     /// Runs until the listener is dead, and marks it dead.
     async fn run(self, mut link: Link) {
-        let limit = self.endpoint.dead_peer_timeout;
+        let limit = self.liveness.dead_peer_timeout();
         // The rest of the limit is for another connection.
         let silence = match self.worker {
             Some(_) => limit / 2,
@@ -346,7 +281,7 @@ impl Heartbeat {
         };
         let reason = loop {
             let error = heartbeat::run(link.into_stream(), limit, silence).await;
-            let address = self.endpoint.address();
+            let address = self.route.name();
             let left = match error {
                 HeartbeatError::Silent(silence) => limit.saturating_sub(silence),
                 _ => limit,
@@ -382,7 +317,7 @@ impl Heartbeat {
             if !is_listening(worker).await {
                 return None;
             }
-            match self.endpoint.connect(Purpose::HEARTBEAT).await {
+            match self.route.connect(Purpose::HEARTBEAT).await {
                 Ok(link) => return Some(link),
                 Err(_) => sleep(REOPEN_PAUSE).await,
             }

@@ -1,7 +1,8 @@
 //! The source's end of a stream over several connections: opens them, and opens them again when they
 //! fail.
 
-use super::direct_target::{ConnectError, DirectTarget};
+use super::connect_error::ConnectError;
+use super::direct_target::DirectTarget;
 use super::lane_demand::{LaneDemand, LaneObserver};
 use crate::direct::handshake::{LaneRequest, Purpose, StreamId};
 use crate::direct::lane::{finish, outcome};

@@ -3,14 +3,19 @@
 //! It implements the protocol of `proxmox-websocket-tunnel` on its standard input and output
 //! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
 //! plane (`negotiation`, `address_rules`), and serves forwards (`forward`). Each connection of a
-//! forward gets a websocket of its own (`dial`, `api_address`, `websocket_halves`) or a connection to
-//! the target's listener (`direct_target`), or several (`lanes`). `session` carries the commands out, `progress` and
-//! `record` report what was transferred, and `published` is what `pve-tunnel list` shows.
+//! forward gets a websocket of its own (`dial`, `api_address`, `websocket_halves`), or a connection to
+//! the target's listener (`direct_target`), or several (`lanes`). The listener is reached directly
+//! (`direct_endpoint`) or through the API (`api_lanes`, `api_route`). `session` carries the commands out, `progress`
+//! and `record` report what was transferred, and `published` is what `pve-tunnel list` shows.
 
 mod address_rules;
 mod agreed;
 mod api_address;
+mod api_lanes;
+mod api_route;
+mod connect_error;
 mod dial;
+mod direct_endpoint;
 mod direct_target;
 mod forward;
 mod happy_eyeballs;

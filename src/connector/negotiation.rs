@@ -4,15 +4,18 @@
 use super::Options;
 use super::address_rules::AddressRules;
 use super::agreed::Agreed;
-use super::direct_target::{Credentials, DirectTarget, Healing};
+use super::api_address::ApiAddress;
+use super::api_lanes;
+use super::api_route::Api;
+use super::connect_error::ConnectError;
+use super::direct_endpoint::Credentials;
+use super::direct_target::{DirectTarget, Healing};
 use super::happy_eyeballs::{self, Candidate, Deadline};
 use super::protocol::PlaneRequest;
 use super::worker::{RequestError, WorkerChannel, request_operation};
 use crate::capability::{Capabilities, Capability, CapabilityError};
 use crate::direct::message::{MAX_ADDRESSES, Offer, Open, shown_on_source};
-use crate::direct::{
-    LANES_PROTOCOL, LaneResources, LaneSettings, OLDEST_PROTOCOL, PROTOCOL, Windows,
-};
+use crate::direct::{LANES_PROTOCOL, LaneResources, OLDEST_PROTOCOL, PROTOCOL, Windows};
 use crate::plan::{Dial, Plan, PlanError, PlanInput, plan};
 use crate::plane::{MigrationType, Plane};
 use crate::process::Log;
@@ -21,7 +24,6 @@ use serde_json::json;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
 use thiserror::Error;
 
 /// Why there is no plan. Nothing has been changed on the target.
@@ -74,8 +76,9 @@ struct Reached {
 pub(super) async fn negotiate(
     request: &PlaneRequest,
     worker: &WorkerChannel,
+    address: &Arc<ApiAddress>,
     rules: &AddressRules,
-    options: &Options,
+    options: &Arc<Options>,
     log: &Arc<Log>,
 ) -> Result<Negotiated, NegotiationError> {
     // An ID is valid in this node's configuration only. The target receives the network that the
@@ -96,60 +99,84 @@ pub(super) async fn negotiate(
     };
     let mut withheld = None;
     let mut agreed = Agreed::OLDEST;
-    if request.planes.iter().any(|plane| is_direct(*plane)) {
+    let mut api_lanes = None;
+    let wants_offer =
+        request.api.is_some() || request.planes.iter().any(|plane| has_listener(*plane));
+    if wants_offer {
         let offer = offered_planes(request, worker, log).await?;
         input.caps.extend(offer.caps);
         input.tls_withheld = offer.tls_withheld;
         withheld = offer.clear_text_withheld;
+        api_lanes = offer.api_lanes.zip(request.api.as_ref());
         if let Some(common) = offer.protocols {
             let accepts = offer.accepts_compression;
             agreed = Agreed::new(request, &common, accepts, |text| log.line(text));
         }
     }
-    let first = plan(&input).map_err(|error| match (error, withheld) {
+    let mut decided = plan(&input).map_err(|error| match (error, withheld) {
         (PlanError::TargetCannot { .. } | PlanError::SourceCannot { .. }, Some(reason)) => {
             NegotiationError::Withheld(reason)
         }
         (error, _) => error.into(),
     })?;
-    let direct = [first.plane, first.offline]
-        .into_iter()
-        .find(|plane| is_direct(*plane));
-    let Some(plane) = direct else {
-        return Ok(Negotiated {
-            plan: first,
-            target: None,
-        });
+    let mut target = None;
+    let of_forwards = |plan: &Plan| {
+        let planes = [plan.plane, plan.offline];
+        planes.into_iter().find(|plane| has_listener(*plane))
     };
-    let (dial, reached) = match reach((plane, agreed), request, worker, rules, options, log).await {
-        Ok(reached) => (
-            Dial {
-                ok: true,
-                ..Dial::default()
-            },
-            Some(reached),
-        ),
-        Err(failed) => (
-            Dial {
-                ok: false,
-                address: failed.addresses.as_ref().map(|(text, _)| text.clone()),
-                port: failed.addresses.map(|(_, port)| port),
-                error: Some(failed.cause),
-            },
-            None,
-        ),
-    };
-    input.dial = Some(dial);
-    let mut plan = plan(&input)?;
-    let target = reached.map(|reached| {
-        plan.warnings.extend(reached.warnings);
-        reached.target
-    });
-    Ok(Negotiated { plan, target })
+    if let Some(plane @ (Plane::Tls | Plane::Tcp)) = of_forwards(&decided) {
+        let reached = reach((plane, agreed), request, worker, rules, options, log).await;
+        input.dial = Some(dial_result(&reached));
+        decided = plan(&input)?;
+        if let Ok(reached) = reached {
+            decided.warnings.extend(reached.warnings);
+            target = Some(reached.target);
+        }
+    }
+    if let (Some((protocol, target_data)), Some(Plane::Websocket)) =
+        (api_lanes, of_forwards(&decided))
+    {
+        let asked = (protocol, agreed.compression);
+        let api = Api {
+            target: target_data,
+            address,
+        };
+        match api_lanes::open(asked, request, worker, api, options, log).await {
+            Ok(reached) => {
+                decided.reason.push_str("; ");
+                decided.reason.push_str(api_lanes::REASON);
+                target = Some(reached);
+            }
+            Err(cause) => decided.warnings.push(format!(
+                "guest data uses one websocket for each stream instead of several: {cause}"
+            )),
+        }
+    }
+    Ok(Negotiated {
+        plan: decided,
+        target,
+    })
 }
 
-fn is_direct(plane: Plane) -> bool {
-    matches!(plane, Plane::Tls | Plane::Tcp)
+/// Whether forwards on this plane end at the target's listener.
+fn has_listener(plane: Plane) -> bool {
+    matches!(plane, Plane::Tls | Plane::Tcp | Plane::Websocket)
+}
+
+/// What the plan is made again with.
+fn dial_result(reached: &Result<Reached, Failed>) -> Dial {
+    match reached {
+        Ok(_) => Dial {
+            ok: true,
+            ..Dial::default()
+        },
+        Err(failed) => Dial {
+            ok: false,
+            address: failed.addresses.as_ref().map(|(text, _)| text.clone()),
+            port: failed.addresses.as_ref().map(|(_, port)| *port),
+            error: Some(failed.cause.clone()),
+        },
+    }
 }
 
 /// What the target's seam offers.
@@ -157,6 +184,8 @@ fn is_direct(plane: Plane) -> bool {
 struct OfferedPlanes {
     /// The protocols in common; none without direct planes.
     protocols: Option<RangeInclusive<u16>>,
+    /// The protocol of lanes through the API; none if the target has none.
+    api_lanes: Option<u16>,
     /// The target accepts what the source was requested to compress.
     accepts_compression: bool,
     /// Names of capabilities.
@@ -228,16 +257,15 @@ async fn offered_planes(
     let caps = Capabilities::from_json(&offer.caps)?;
     Ok(OfferedPlanes {
         protocols: Some(oldest.max(OLDEST_PROTOCOL)..=common),
+        api_lanes: offer
+            .has_websocket_lanes()
+            .then_some(common)
+            .filter(|protocol| *protocol >= LANES_PROTOCOL),
         accepts_compression: offer.accepts(request.compression),
         caps: caps.names().into_iter().map(str::to_owned).collect(),
         tls_withheld: reason(Capability::DirectTls),
         clear_text_withheld: reason(Capability::DirectTcp),
     })
-}
-
-/// Rounded up, because the seam accepts whole seconds only.
-fn whole_seconds(limit: Duration) -> u64 {
-    limit.as_secs() + u64::from(limit.subsec_nanos() > 0)
 }
 
 /// Opens a listener on the target and dials it. Closes it again if the dial fails.
@@ -257,7 +285,7 @@ async fn reach(
         "op": "open",
         "protocol": agreed.protocol,
         "plane": plane,
-        "dead_peer_timeout": whole_seconds(request.dead_peer_timeout),
+        "dead_peer_timeout": request.dead_peer_seconds(),
     });
     if let Some(network) = &request.network {
         operation["network"] = json!(network);
@@ -267,17 +295,13 @@ async fn reach(
     }
     let reached = match request_operation::<Open>(worker, &operation).await {
         Ok(open) if open.plane != plane || open.protocol != agreed.protocol => {
-            Err(Failed::new(format_args!(
-                "the target opened plane '{}' with protocol {}, which was not requested",
-                open.plane.name(),
-                open.protocol
-            )))
+            Err(Failed::new(ConnectError::OtherPlane {
+                plane: open.plane,
+                protocol: open.protocol,
+            }))
         }
         Ok(open) => {
-            let settings = LaneSettings {
-                compression: agreed.compression,
-                ..request.lanes()
-            };
+            let settings = request.lanes().with_compression(agreed.compression);
             let healing = (open.protocol >= LANES_PROTOCOL).then(|| Healing {
                 lanes: Arc::new(LaneResources::new(settings, Windows::OF_SOURCE)),
                 worker: worker.clone(),

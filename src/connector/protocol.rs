@@ -21,11 +21,20 @@ use crate::plane::{MigrationType, Plane};
 use crate::scalar;
 use crate::secret::Secret;
 use crate::tuning::{Buffer, Congestion, Settings};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
+
+/// Characters that are percent-encoded in a query value. pveproxy decodes percent-encoding only, and
+/// truncates a value at a second `=`.
+pub(super) const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// The longest `id` of a control command, in bytes.
 const MAX_ID: usize = 64;
@@ -58,6 +67,18 @@ pub(super) struct TargetData {
     /// The pinned fingerprint, if any.
     #[serde(default)]
     pub(super) fingerprint: Option<String>,
+}
+
+impl TargetData {
+    /// For websockets to a socket of the target, from a URL that ends in `?`. Each of them adds its ticket.
+    pub(super) fn of_socket(&self, path: &str) -> Self {
+        let path = utf8_percent_encode(path, QUERY_VALUE);
+        Self {
+            url: format!("{}socket={path}&", self.url.reveal()).into(),
+            headers: self.headers.clone(),
+            fingerprint: self.fingerprint.clone(),
+        }
+    }
 }
 
 /// A forward.
@@ -146,6 +167,9 @@ pub(super) struct PlaneRequest {
     /// How data is compressed; if absent, it is sent as it is.
     #[serde(default)]
     pub(super) compression: Compression,
+    /// How to open websockets, with a URL that ends in `?`; if absent, there are no lanes through the API.
+    #[serde(default)]
+    pub(super) api: Option<TargetData>,
     /// From dialling the target's addresses to the end of the handshake with one of them.
     #[serde(
         default = "default_dial_timeout",
@@ -161,6 +185,12 @@ impl PlaneRequest {
             congestion: self.congestion.unwrap_or(options.congestion),
             buffer: self.buffer.unwrap_or(options.buffer),
         }
+    }
+
+    /// The dead-peer limit for the seam, which accepts whole seconds only.
+    pub(super) fn dead_peer_seconds(&self) -> u64 {
+        let limit = self.dead_peer_timeout;
+        limit.as_secs() + u64::from(limit.subsec_nanos() > 0)
     }
 
     /// What is requested for the lanes of a stream.

@@ -299,11 +299,13 @@ impl Connector {
             return self.refuse("direct: there is already a plan").await;
         }
         let rules = AddressRules::new(&request, api);
-        match negotiate(&request, worker, &rules, &self.options, &self.log).await {
+        let (address, options) = (&self.address, &self.options);
+        match negotiate(&request, worker, address, &rules, options, &self.log).await {
             Ok(Negotiated { plan, target }) => {
                 self.tuning = Arc::new(Tuning::new(request.tuning(&self.options)));
-                let summary = target.as_ref().map(DirectTarget::summary);
-                let listener = target.as_ref().map(|target| target.endpoint().to_string());
+                let summary = target.as_ref().map(|target| target.summary().clone());
+                let direct = target.as_ref().filter(|target| target.is_direct());
+                let listener = direct.map(DirectTarget::name);
                 self.published.planned(plan.plane, listener);
                 let answer = json!({ "plan": &plan, "direct": summary, "rules": rules.to_json() });
                 self.plan = Some(plan);
@@ -361,7 +363,7 @@ impl Connector {
     /// The record of the forwards. Logs it once, if there was a plan or a connection.
     fn record(&mut self, stat: Option<&Stat>) -> Option<Record> {
         let path = match (&self.target, &self.state) {
-            (Some(target), _) => target.summary().into(),
+            (Some(target), _) => target.summary().clone().into(),
             (None, State::Connected { path, .. }) => path.clone(),
             (None, _) => return None,
         };

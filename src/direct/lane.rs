@@ -73,6 +73,24 @@ impl LaneSettings {
     }
 }
 
+impl LaneSettings {
+    /// With at least so many lanes, whether or not they help.
+    pub(crate) fn at_least(self, lanes: u16) -> Self {
+        Self {
+            lanes: self.lanes.max(lanes),
+            first: self.first.max(lanes),
+            ..self
+        }
+    }
+
+    pub(crate) fn with_compression(self, compression: Compression) -> Self {
+        Self {
+            compression,
+            ..self
+        }
+    }
+}
+
 /// What differs for the streams of one forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ForwardLanes {

@@ -3,8 +3,9 @@
 use super::acknowledgement::{self, mtu_advice, return_mtu_advice};
 use super::handshake::{self, HandshakeError, HandshakeRefusal, Purpose};
 use super::path_probe::{self, Outcome, PROBE_TIMEOUT, ProbeError};
+use super::plain_halves::{PlainIncoming, PlainOutgoing};
+use super::tls_halves;
 use super::{SessionKey, peer_liveness::PeerLiveness};
-use super::{tcp_halves, tls_halves};
 use crate::relay::{
     self, ByteStream, Counters, LaneError, Local, RelayError, Stream, relay, splice,
 };
@@ -17,7 +18,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 /// Time limit for an orderly close.
@@ -26,13 +28,26 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The part of the dead-peer limit after which a lane whose data is not acknowledged has failed.
 const LOST_LANE: u32 = 4;
 
-/// A connection of one of the two direct planes.
+/// A connection between connector and listener.
 pub(crate) enum Link {
     /// TLS 1.3.
     Tls(Box<TlsStream<TcpStream>>),
     /// Clear TCP that is reset when it is closed: if this process dies, the peer gets a reset and
     /// not an end of stream.
     Tcp(TcpStream),
+    /// A UNIX socket behind which a websocket through the target's API continues. It has no half-close:
+    /// pveproxy ends a websocket whose one end has ended.
+    Websocket(UnixStream, WebsocketEnd),
+}
+
+/// The end of a websocket between connector and listener.
+#[derive(Debug)]
+pub(crate) enum WebsocketEnd {
+    /// With the TCP connection to pveproxy, to observe it. The source leaves the end of the websocket to
+    /// the target: pveproxy would answer it in the target's place.
+    Source(OwnedFd),
+    /// Where pveproxy has connected to the listener's socket.
+    Target,
 }
 
 /// Why an accepted connection did not end well.
@@ -66,23 +81,24 @@ impl Link {
         match self {
             Self::Tls(stream) => stream,
             Self::Tcp(stream) => stream,
+            Self::Websocket(stream, _) => stream,
         }
     }
 
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Tls(stream) => stream.get_ref(),
-            Self::Tcp(stream) => stream,
-        }
-    }
-
-    /// A second descriptor of the socket, to observe it while the stream is in use.
+    /// A second descriptor of the socket on the network path, to observe it while the stream is in use.
+    /// The target's end of a websocket has none; nothing is observed at its UNIX socket.
     fn socket(&self) -> io::Result<OwnedFd> {
-        self.tcp().as_fd().try_clone_to_owned()
+        match self {
+            Self::Tls(stream) => stream.get_ref().as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Websocket(_, WebsocketEnd::Source(socket)) => socket.as_fd(),
+            Self::Websocket(stream, WebsocketEnd::Target) => stream.as_fd(),
+        }
+        .try_clone_to_owned()
     }
 
-    /// Checks that the network path delivers packets of full size, both ways if the listener `echoes`
-    /// the heartbeat. For the source's end of the heartbeat.
+    /// Checks that the network path of a direct plane delivers packets of full size, both ways if the
+    /// listener `echoes` the heartbeat. For the source's end of the heartbeat.
     pub(crate) async fn probe(&mut self, echoes: bool) -> Result<(), ProbeError> {
         let socket = self.socket()?;
         let limit = PROBE_TIMEOUT;
@@ -133,6 +149,7 @@ impl Link {
         match self {
             Self::Tls(stream) => stream,
             Self::Tcp(stream) => Box::new(stream),
+            Self::Websocket(stream, _) => Box::new(stream),
         }
     }
 
@@ -145,6 +162,7 @@ impl Link {
             Self::Tcp(stream) => {
                 let _ = relay::finish_on_close(&stream);
             }
+            Self::Websocket(..) => {}
         }
     }
 
@@ -166,6 +184,10 @@ impl Link {
                     relay(local, outgoing, incoming, counters).await
                 }
                 Self::Tcp(stream) => splice(local, &stream, counters).await,
+                Self::Websocket(stream, end) => {
+                    let (outgoing, incoming) = websocket_halves(stream, end);
+                    relay(local, outgoing, incoming, counters).await
+                }
             }
         };
         tokio::select! {
@@ -195,12 +217,20 @@ impl Link {
                     stream.serve(outgoing, incoming).await
                 }
                 Self::Tcp(connection) => {
-                    let (outgoing, incoming) = tcp_halves::split(connection);
+                    let (read, write) = connection.into_split();
+                    let (outgoing, incoming) = (
+                        PlainOutgoing::new(write),
+                        PlainIncoming::<_, true>::new(read),
+                    );
                     let result = stream.serve(outgoing, incoming).await;
                     if result.is_ok() {
                         relay::finish_on_close(&socket).map_err(LaneError::Send)?;
                     }
                     result
+                }
+                Self::Websocket(connection, end) => {
+                    let (outgoing, incoming) = websocket_halves(connection, end);
+                    stream.serve(outgoing, incoming).await
                 }
             }
         };
@@ -222,6 +252,7 @@ impl Link {
         Ok(match self {
             Self::Tls(stream) => DetachedLink::Tls(Box::new(stream.try_map(TcpStream::into_std)?)),
             Self::Tcp(stream) => DetachedLink::Tcp(stream.into_std()?),
+            Self::Websocket(stream, end) => DetachedLink::Websocket(stream.into_std()?, end),
         })
     }
 }
@@ -230,6 +261,7 @@ impl Link {
 pub(crate) enum DetachedLink {
     Tls(Box<TlsStream<std::net::TcpStream>>),
     Tcp(std::net::TcpStream),
+    Websocket(std::os::unix::net::UnixStream, WebsocketEnd),
 }
 
 impl DetachedLink {
@@ -238,8 +270,24 @@ impl DetachedLink {
         Ok(match self {
             Self::Tls(stream) => Link::Tls(Box::new(stream.try_map(TcpStream::from_std)?)),
             Self::Tcp(stream) => Link::Tcp(TcpStream::from_std(stream)?),
+            Self::Websocket(stream, end) => Link::Websocket(UnixStream::from_std(stream)?, end),
         })
     }
+}
+
+fn websocket_halves(
+    stream: UnixStream,
+    end: WebsocketEnd,
+) -> (
+    PlainOutgoing<OwnedWriteHalf>,
+    PlainIncoming<OwnedReadHalf, false>,
+) {
+    let (read, write) = stream.into_split();
+    let outgoing = match end {
+        WebsocketEnd::Source(_) => PlainOutgoing::without_half_close(write),
+        WebsocketEnd::Target => PlainOutgoing::new(write),
+    };
+    (outgoing, PlainIncoming::new(read))
 }
 
 /// Makes the close of a socket discard its data and send RST. Otherwise the kernel would keep the data

@@ -50,12 +50,20 @@ pub struct Offer {
     /// The names of the compressions that the target accepts in protocol 2; none if absent.
     #[serde(default)]
     pub compression: serde_json::Value,
+    /// The target's listener accepts lanes through the API.
+    #[serde(default)]
+    pub websocket_lanes: serde_json::Value,
     /// The version of the target's software.
     #[serde(default)]
     pub version: Option<String>,
 }
 
 impl Offer {
+    /// Whether the target's listener accepts lanes through its API, in protocol 2.
+    pub(crate) fn has_websocket_lanes(&self) -> bool {
+        scalar::flag(&self.websocket_lanes) == Some(true)
+    }
+
     /// Whether the target accepts data that is compressed in this way.
     pub(crate) fn accepts(&self, compression: Compression) -> bool {
         let names = self.compression.as_array().into_iter().flatten();
@@ -89,6 +97,21 @@ pub struct Open {
     pub echo: bool,
 }
 
+/// The answer to `open` for lanes through the target's API: where pveproxy reaches the listener.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OpenSocket {
+    /// The protocol that the listener uses.
+    #[serde(deserialize_with = "scalar::deserialize_number")]
+    pub protocol: u16,
+    /// `websocket`.
+    pub plane: Plane,
+    /// The path of the listener's UNIX socket, for tickets.
+    pub path: String,
+    /// 64 hexadecimal digits.
+    #[serde(serialize_with = "key_to_hex", deserialize_with = "key_from_hex")]
+    pub key: SessionKey,
+}
+
 /// The answer to `forward`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Registered {
@@ -100,9 +123,9 @@ pub struct Registered {
 /// The answer to `stat` and to `close`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stat {
-    /// `tls` or `tcp`.
+    /// `tls`, `tcp`, or `websocket`.
     pub plane: Plane,
-    /// All TCP connections that were accepted.
+    /// All connections that were accepted.
     #[serde(deserialize_with = "scalar::deserialize_number")]
     pub connections: u64,
     /// Connections whose handshake is not over.

@@ -2,8 +2,8 @@
 //!
 //! * [`SessionKey`] and `handshake`: which process may connect, and to which forward;
 //! * `lane`: the connections that carry one stream together;
-//! * `link`: a connection from its handshake to its end, over TLS (`tls_halves`) or clear TCP
-//!   ([`crate::relay::splice()`], and `tcp_halves` for a lane);
+//! * `link`: a connection from its handshake to its end, over TLS (`tls_halves`), clear TCP
+//!   ([`crate::relay::splice()`]), or a UNIX socket that stands for a websocket (`plain_halves` for lanes);
 //! * `path_probe` and `acknowledgement`: whether the network path delivers packets of full size, before
 //!   and while a plane is used;
 //! * `heartbeat`: the connection by which each node detects that the other one is dead, and
@@ -19,13 +19,13 @@ mod link;
 pub mod message;
 mod path_probe;
 mod peer_liveness;
-mod tcp_halves;
+mod plain_halves;
 mod tls_halves;
 
 pub use handshake::HandshakeError;
 pub use key::SessionKey;
 pub(crate) use lane::{ForwardLanes, LaneResources, LaneSettings, Windows};
-pub(crate) use link::{Link, LinkError};
+pub(crate) use link::{Link, LinkError, WebsocketEnd};
 pub(crate) use path_probe::ProbeError;
 pub(crate) use peer_liveness::PeerLiveness;
 

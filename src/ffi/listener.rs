@@ -13,7 +13,8 @@ use crate::listener::{self, ListenerError, Options};
 ///
 /// `control` is one end of a UNIX stream socket pair, whose other end the worker uses. It carries
 /// JSON lines. The listener sends the first line: its addresses, and what the source needs to
-/// connect (`protocol`, `plane`, `addresses`, `port`, `fingerprint`, `key`), or {"error":"..."}.
+/// connect (`protocol`, `plane`, `key`, and `addresses`, `port` and `fingerprint`, or `path`), or
+/// {"error":"..."}.
 /// Afterwards it answers each line of the worker: {"op":"forward","path":"/run/..."} with
 /// {"number":1}, {"op":"stat"} with counters, and {"op":"close"} with the last counters before it
 /// ends. Messages go to `log`, one line each; -1 disables them. docs/protocol.md specifies the
@@ -21,7 +22,9 @@ use crate::listener::{self, ListenerError, Options};
 ///
 /// `options` is a JSON object:
 ///
-///   plane              "tls" or "tcp"
+///   plane              "tls", "tcp", or "websocket" for connections through the API
+///   path               for "websocket": where to make the UNIX socket that they arrive at
+///   owner              for "websocket": ID of the user that may connect to it, or null
 ///   network            CIDR or interface name to listen on, or null
 ///   node               name of this node, whose address is used without `network`
 ///   fingerprint        for "tls": SHA-256 of the source's one-time certificate

@@ -1,12 +1,12 @@
 //! Accepting connections, one after the other.
 
 use super::acceptor::Acceptor;
+use super::sockets::ListeningSocket;
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -14,11 +14,11 @@ use tokio::time::sleep;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections on all of these sockets until the task is cancelled.
-pub(super) async fn run_all(listeners: Vec<TcpListener>, acceptor: &Arc<Acceptor>) -> Infallible {
+pub(super) async fn run_all(sockets: Vec<ListeningSocket>, acceptor: &Arc<Acceptor>) -> Infallible {
     let mut loops = JoinSet::new();
-    for listener in listeners {
+    for socket in sockets {
         let acceptor = acceptor.clone();
-        loops.spawn(async move { run(listener, &acceptor).await });
+        loops.spawn(async move { run(socket, &acceptor).await });
     }
     loop {
         match loops.join_next().await {
@@ -30,10 +30,10 @@ pub(super) async fn run_all(listeners: Vec<TcpListener>, acceptor: &Arc<Acceptor
     }
 }
 
-async fn run(listener: TcpListener, acceptor: &Arc<Acceptor>) -> Infallible {
+async fn run(socket: ListeningSocket, acceptor: &Arc<Acceptor>) -> Infallible {
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => acceptor.accept(stream, peer),
+        match socket.accept().await {
+            Ok((arrival, peer)) => acceptor.accept(arrival, peer),
             // The peer closed the connection before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {

@@ -7,13 +7,14 @@ use super::forwards::{Forwards, MAX_CONNECTIONS, Permit};
 use super::half_open::{HalfOpen, MAX_HALF_OPEN};
 use super::heartbeat_slot::{Decision, HeartbeatSlot};
 use super::presence::Presence;
+use super::sockets::{Arrival, Peer};
 use super::streams::Streams;
 use crate::direct::handshake::{
     CONNECTED, HandshakeRefusal, LaneRequest, NO_SOCKET, Purpose, SECOND_HEARTBEAT,
 };
 use crate::direct::message::{Refused, Stat};
 use crate::direct::{
-    LaneResources, LaneSettings, Link, PeerLiveness, SessionKey, Windows, heartbeat,
+    LaneResources, LaneSettings, Link, PeerLiveness, SessionKey, WebsocketEnd, Windows, heartbeat,
 };
 use crate::lanes::LANES;
 use crate::plane::Plane;
@@ -23,7 +24,7 @@ use crate::system::{keepalive, lock};
 use crate::tls::{Server, TlsError};
 use crate::tuning::{Settings, Tuning};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -120,7 +121,7 @@ pub(super) struct Acceptor {
 
 /// A connection whose handshake is not over.
 struct Accepted {
-    peer: SocketAddr,
+    peer: Peer,
     task: AbortHandle,
 }
 
@@ -162,15 +163,15 @@ impl Acceptor {
     }
 
     /// Starts a task for a new connection, so that no connection delays another.
-    pub(super) fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    pub(super) fn accept(self: &Arc<Self>, arrival: Arrival, peer: Peer) {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let acceptor = self.clone();
-        let task = tokio::spawn(async move { acceptor.serve(connection, stream, peer).await });
+        let task = tokio::spawn(async move { acceptor.serve(connection, arrival, peer).await });
         let accepted = Accepted {
             peer,
             task: task.abort_handle(),
         };
-        let dropped = lock(&self.half_open).add(connection, peer.ip(), accepted);
+        let dropped = lock(&self.half_open).add(connection, peer.origin(), accepted);
         if let Some(dropped) = dropped {
             dropped.task.abort();
             self.refuse(dropped.peer, &Refusal::HalfOpen);
@@ -198,7 +199,7 @@ impl Acceptor {
         yield_now().await;
     }
 
-    /// The address of the source; none before its first heartbeat.
+    /// The address of the source; none before its first heartbeat, and behind the API.
     pub(super) fn source(&self) -> Option<IpAddr> {
         *lock(&self.source)
     }
@@ -214,8 +215,8 @@ impl Acceptor {
     }
 
     /// One connection from its first byte to its end.
-    async fn serve(self: Arc<Self>, connection: u64, stream: TcpStream, peer: SocketAddr) {
-        let handshake = self.handshake(connection, stream);
+    async fn serve(self: Arc<Self>, connection: u64, arrival: Arrival, peer: Peer) {
+        let handshake = self.handshake(connection, arrival);
         let handshake = timeout(self.handshake_timeout, handshake).await;
         lock(&self.half_open).remove(connection);
         let served = match handshake {
@@ -235,10 +236,10 @@ impl Acceptor {
         connection: u64,
         link: Link,
         purpose: Purpose,
-        peer: SocketAddr,
+        peer: Peer,
     ) -> Result<(), Refusal> {
         match purpose {
-            Purpose::HEARTBEAT => self.heartbeat(connection, link, peer.ip()).await,
+            Purpose::HEARTBEAT => self.heartbeat(connection, link, peer).await,
             Purpose {
                 number,
                 lane: Some(LaneRequest { stream, joins }),
@@ -258,19 +259,26 @@ impl Acceptor {
     async fn handshake(
         &self,
         connection: u64,
-        stream: TcpStream,
+        arrival: Arrival,
     ) -> Result<(Link, Purpose), Refusal> {
-        keepalive::enable(&stream, self.dead_peer_timeout).map_err(Refusal::Setup)?;
-        let mut link = match &self.server {
-            Some(server) => {
-                let stream = server.handshake(stream).await?;
-                lock(&self.half_open).certify(connection);
-                Link::Tls(Box::new(stream))
-            }
-            None => Link::clear(stream).map_err(Refusal::Setup)?,
+        let mut link = match arrival {
+            Arrival::Tcp(stream) => self.direct_link(connection, stream).await?,
+            Arrival::Unix(stream) => Link::Websocket(stream, WebsocketEnd::Target),
         };
         let purpose = link.challenge(&self.key, self.protocol).await?;
         Ok((link, purpose))
+    }
+
+    async fn direct_link(&self, connection: u64, stream: TcpStream) -> Result<Link, Refusal> {
+        keepalive::enable(&stream, self.dead_peer_timeout).map_err(Refusal::Setup)?;
+        match &self.server {
+            Some(server) => {
+                let stream = server.handshake(stream).await?;
+                lock(&self.half_open).certify(connection);
+                Ok(Link::Tls(Box::new(stream)))
+            }
+            None => Link::clear(stream).map_err(Refusal::Setup),
+        }
     }
 
     /// Takes a slot of the forward and connects to its socket.
@@ -360,12 +368,7 @@ impl Acceptor {
     }
 
     /// The one heartbeat of the migration, from its status to its end.
-    async fn heartbeat(
-        &self,
-        connection: u64,
-        mut link: Link,
-        source: IpAddr,
-    ) -> Result<(), Refusal> {
+    async fn heartbeat(&self, connection: u64, mut link: Link, peer: Peer) -> Result<(), Refusal> {
         let replaced = Arc::new(Notify::new());
         let decision = lock(&self.heartbeat).take(connection, replaced.clone(), Instant::now());
         match decision {
@@ -378,7 +381,7 @@ impl Acceptor {
                 return Err(Refusal::SecondHeartbeat);
             }
         }
-        *lock(&self.source) = Some(source.to_canonical());
+        *lock(&self.source) = peer.address().map(|address| address.to_canonical());
         let _present = self.presence.enter();
         let result = match link.send_status(CONNECTED).await {
             Ok(()) => {
@@ -407,7 +410,7 @@ impl Acceptor {
         }
     }
 
-    fn refuse(&self, peer: SocketAddr, refusal: &Refusal) {
+    fn refuse(&self, peer: Peer, refusal: &Refusal) {
         let mut refused = lock(&self.refused);
         *match refusal {
             Refusal::Tls(_) => &mut refused.tls,

@@ -9,7 +9,7 @@
 //! Every other request is answered with `{"error":"…"}`.
 
 use super::acceptor::Acceptor;
-use crate::direct::message::{Open, Registered};
+use crate::direct::message::Registered;
 use crate::process::{Input, Line, Output, too_long};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -47,9 +47,9 @@ impl ControlSocket {
     }
 
     /// Reports to the worker where the listener is.
-    pub(super) async fn opened(&mut self, open: &Open) -> io::Result<()> {
+    pub(super) async fn opened(&mut self, answer: &impl Serialize) -> io::Result<()> {
         // The line holds the session key.
-        let line = Zeroizing::new(serde_json::to_vec(open)?);
+        let line = Zeroizing::new(serde_json::to_vec(answer)?);
         self.output.lock().await.line(&line).await
     }
 

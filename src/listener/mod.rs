@@ -15,14 +15,15 @@ mod lanes;
 mod presence;
 mod published;
 mod quota;
+mod sockets;
 mod streams;
 
 pub use quota::{DIRECTORY as SLOTS, QuotaError, unlocked as unlocked_slots};
 
 use crate::configuration::default_dead_peer_timeout;
-use crate::direct::message::Open;
-use crate::direct::{HANDSHAKE_TIMEOUT, OLDEST_PROTOCOL, PROTOCOL, SessionKey};
-use crate::network::{self, NetworkError, Reservations, Scope, SystemLookup};
+use crate::direct::message::{Open, OpenSocket};
+use crate::direct::{HANDSHAKE_TIMEOUT, LANES_PROTOCOL, OLDEST_PROTOCOL, PROTOCOL, SessionKey};
+use crate::network::NetworkError;
 use crate::plane::Plane;
 use crate::process::{Input, Log, Output};
 use crate::publication::{self, Publication};
@@ -32,8 +33,9 @@ use crate::tls::{Fingerprint, Identity, Server, TlsError};
 use crate::tuning::{Buffer, Congestion};
 use acceptor::Acceptor;
 use control_socket::ControlSocket;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sockets::{Bound, ListeningSocket};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -41,14 +43,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::net::TcpListener;
 
 /// What the worker requests. All times are limits, in seconds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// `tls` or `tcp`.
+    /// `tls` or `tcp`; `websocket` for lanes through the API, which arrive at a UNIX socket.
     pub plane: Plane,
+    /// `websocket`: the path of that socket.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// The ID of the user that may connect to it; if absent, the user of this process.
+    #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
+    pub owner: Option<u32>,
     /// The protocol of the connections; if absent, the oldest one.
     #[serde(default = "oldest_protocol")]
     pub protocol: u16,
@@ -130,6 +137,14 @@ pub enum ListenerError {
     /// No address or no port.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The socket for the API cannot be made.
+    #[error("cannot listen on '{path}': {cause}")]
+    Socket {
+        /// Its path.
+        path: String,
+        /// Why.
+        cause: io::Error,
+    },
     /// No identity.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -196,8 +211,8 @@ async fn serve(
 ) -> Result<(), ListenerError> {
     let Prepared {
         acceptor,
-        listeners,
-        open,
+        sockets,
+        answer,
         _slot,
     } = match prepare(log, options) {
         Ok(prepared) => prepared,
@@ -210,10 +225,10 @@ async fn serve(
     };
     let mut control = ControlSocket::new(input, output, acceptor.clone());
     control
-        .opened(&open)
+        .opened(&answer)
         .await
         .map_err(ListenerError::Control)?;
-    drop(open);
+    drop(answer);
     let publication =
         Publication::open(Path::new(publication::DIRECTORY)).unwrap_or_else(|error| {
             log.line(format_args!(
@@ -225,7 +240,7 @@ async fn serve(
     let state = || published::state(&acceptor);
     let served = tokio::select! {
         served = control.serve() => served.map_err(ListenerError::Control),
-        never = accept_loop::run_all(listeners, &acceptor) => match never {},
+        never = accept_loop::run_all(sockets, &acceptor) => match never {},
         never = publication::serve(publication.as_ref(), state) => match never {},
         () = acceptor.presence.absent_for(options.heartbeat_timeout) => {
             Err(ListenerError::Abandoned(options.heartbeat_timeout))
@@ -238,9 +253,18 @@ async fn serve(
 /// A listener before its first connection.
 struct Prepared {
     acceptor: Arc<Acceptor>,
-    listeners: Vec<TcpListener>,
-    open: Open,
+    sockets: Vec<ListeningSocket>,
+    /// The answer to `open`.
+    answer: Answer,
     _slot: Option<quota::Slot>,
+}
+
+/// What the source needs to connect.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Direct(Open),
+    Socket(OpenSocket),
 }
 
 /// Everything that can fail before the first connection.
@@ -249,78 +273,96 @@ fn prepare(log: &Arc<Log>, options: &Options) -> Result<Prepared, ListenerError>
         return Err(ListenerError::Options("the protocol is not supported"));
     }
     let key = SessionKey::generate().map_err(ListenerError::Start)?;
-    let (server, fingerprint) = match (options.plane, &options.fingerprint) {
-        (Plane::Tls, Some(pin)) => {
+    match (options.plane, &options.fingerprint, &options.path) {
+        (Plane::Websocket, None, Some(path)) if options.protocol >= LANES_PROTOCOL => {
+            behind_api(path, key, log, options)
+        }
+        (Plane::Tls, Some(pin), None) => {
             let pin: Fingerprint = pin.parse()?;
             let identity = Identity::one_time()?;
             let server = Server::direct(&identity, pin)?;
-            (Some(server), Some(identity.fingerprint()))
+            direct(Some((server, identity)), key, log, options)
         }
-        (Plane::Tls, None) => {
-            return Err(ListenerError::Options(
-                "plane 'tls' needs the fingerprint of the source's certificate",
-            ));
-        }
-        (Plane::Tcp, None) => (None, None),
-        (Plane::Tcp, Some(_)) => {
-            return Err(ListenerError::Options(
-                "plane 'tcp' has no certificates, but a fingerprint was given",
-            ));
-        }
-        _ => {
-            return Err(ListenerError::Options(
-                "a listener serves plane 'tls' or 'tcp'",
-            ));
-        }
-    };
-    let addresses = addresses(options)?;
-    let slot = quota::take(Path::new(quota::DIRECTORY), options.user.as_deref())?;
-    let bound = network::bind_port_on(&addresses, &Reservations::of_this_node())?;
-    let listeners = bound
-        .listeners
-        .into_iter()
-        .map(|listener| {
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener)
-        })
-        .collect::<io::Result<_>>()
-        .map_err(ListenerError::Start)?;
+        (Plane::Tcp, None, None) => direct(None, key, log, options),
+        (Plane::Websocket, ..) => Err(ListenerError::Options(
+            "plane 'websocket' needs a path, protocol 2, and no fingerprint",
+        )),
+        (Plane::Tls, None, _) => Err(ListenerError::Options(
+            "plane 'tls' needs the fingerprint of the source's certificate",
+        )),
+        (Plane::Tcp, Some(_), _) => Err(ListenerError::Options(
+            "plane 'tcp' has no certificates, but a fingerprint was given",
+        )),
+        (Plane::Tls | Plane::Tcp, _, Some(_)) => Err(ListenerError::Options(
+            "planes 'tls' and 'tcp' listen on addresses, but a path was given",
+        )),
+        (Plane::Qemu, ..) => Err(ListenerError::Options(
+            "a listener serves plane 'tls', 'tcp' or 'websocket'",
+        )),
+    }
+}
+
+fn direct(
+    tls: Option<(Server, Identity)>,
+    key: SessionKey,
+    log: &Arc<Log>,
+    options: &Options,
+) -> Result<Prepared, ListenerError> {
+    let addresses = sockets::addresses(options)?;
+    let slot = take_slot(options)?;
+    let Bound { sockets, port } = sockets::bind(&addresses)?;
     let shown: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
     log.line(format_args!(
-        "listener: plane {} on {} port {}",
+        "listener: plane {} on {} port {port}",
         options.plane.name(),
         shown.join(" and "),
-        bound.port
     ));
+    let (server, identity) = tls.unzip();
     let open = Open {
         protocol: options.protocol,
         plane: options.plane,
         addresses,
-        port: bound.port,
-        fingerprint: fingerprint.map(|fingerprint| fingerprint.to_string()),
+        port,
+        fingerprint: identity.map(|identity| identity.fingerprint().to_string()),
         key: key.clone(),
         echo: true,
     };
-    let acceptor = Acceptor::new(options, server, key, log.clone());
     Ok(Prepared {
-        acceptor: Arc::new(acceptor),
-        listeners,
-        open,
+        acceptor: Arc::new(Acceptor::new(options, server, key, log.clone())),
+        sockets,
+        answer: Answer::Direct(open),
         _slot: slot,
     })
 }
 
-/// The addresses to listen on, one of each family. Clear text is not received on a publicly routable
-/// one, unless that is allowed.
-fn addresses(options: &Options) -> Result<Vec<IpAddr>, ListenerError> {
-    let network = options.network.as_deref();
-    let own = network::addresses(network, &options.node, &SystemLookup)?;
-    let (permitted, public): (Vec<IpAddr>, Vec<IpAddr>) =
-        own.into_iter().map(|own| own.address).partition(|address| {
-            options.plane != Plane::Tcp || options.public || Scope::of(*address) != Scope::Global
-        });
-    match public.first() {
-        Some(address) if permitted.is_empty() => Err(ListenerError::Public(*address)),
-        _ => Ok(permitted),
-    }
+/// For lanes through the API.
+fn behind_api(
+    path: &str,
+    key: SessionKey,
+    log: &Arc<Log>,
+    options: &Options,
+) -> Result<Prepared, ListenerError> {
+    let slot = take_slot(options)?;
+    let socket = ListeningSocket::at_path(Path::new(path), options.owner);
+    let socket = socket.map_err(|cause| ListenerError::Socket {
+        path: path.to_owned(),
+        cause,
+    })?;
+    log.line(format_args!("listener: lanes through the API at '{path}'"));
+    let open = OpenSocket {
+        protocol: options.protocol,
+        plane: Plane::Websocket,
+        path: path.to_owned(),
+        key: key.clone(),
+    };
+    Ok(Prepared {
+        acceptor: Arc::new(Acceptor::new(options, None, key, log.clone())),
+        sockets: vec![socket],
+        answer: Answer::Socket(open),
+        _slot: slot,
+    })
+}
+
+fn take_slot(options: &Options) -> Result<Option<quota::Slot>, QuotaError> {
+    quota::take(Path::new(quota::DIRECTORY), options.user.as_deref())
 }

@@ -34,6 +34,14 @@ pub(super) fn check(operation: &str, answer: &Value) -> Result<Value, FieldError
 
 fn open(fields: &Fields<'_>) -> Result<Value, FieldError> {
     let plane = fields.required("plane", plane)?;
+    if plane == Plane::Websocket {
+        return Ok(json!({
+            "protocol": fields.required("protocol", protocol)?,
+            "plane": plane,
+            "path": fields.required("path", path)?,
+            "key": fields.required("key", key)?,
+        }));
+    }
     let fingerprint = fields.optional("fingerprint", fingerprint)?;
     if plane == Plane::Tls && fingerprint.is_none() {
         return Err(FieldError::Missing("fingerprint"));

@@ -1,7 +1,7 @@
 //! The meter: a process at the target that discards and sends bytes, so that the planes can be
 //! measured before a guest moves. The worker's Perl side runs it within these limits.
 
-use crate::direct::message::is_socket_path;
+use super::socket_beside;
 use serde::Serialize;
 
 /// From the meter's start to its end, in seconds. Enough for two planes in both directions, each with the
@@ -31,9 +31,8 @@ pub struct MeterOptions {
 impl MeterOptions {
     /// For a worker whose own socket has this path. None if the meter's path would be too long.
     pub(super) fn beside(socket: &str) -> Option<Self> {
-        let path = format!("{socket}.meter");
-        is_socket_path(&path).then_some(Self {
-            path,
+        Some(Self {
+            path: socket_beside(socket, "meter")?,
             seconds: SECONDS,
             measurement_seconds: MEASUREMENT_SECONDS,
             measurement_bytes: MEASUREMENT_BYTES,

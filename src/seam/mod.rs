@@ -16,7 +16,8 @@ use crate::capability::Capability;
 use crate::configuration::{
     Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, TargetSelection, select_target,
 };
-use crate::direct::{HANDSHAKE_TIMEOUT, OLDEST_PROTOCOL, PROTOCOL};
+use crate::direct::message::is_socket_path;
+use crate::direct::{HANDSHAKE_TIMEOUT, LANES_PROTOCOL, OLDEST_PROTOCOL, PROTOCOL};
 use crate::lanes::Compression;
 use crate::plan::{self, Node, Privilege};
 use crate::plane::{MigrationType, Plane};
@@ -113,7 +114,8 @@ pub enum Action {
         /// The answer.
         reply: Value,
     },
-    /// Start a listener and answer with its first line.
+    /// Start a listener and answer with its first line. If the options have a `path`, register this
+    /// socket.
     Listen {
         /// The options of the listener.
         options: Value,
@@ -183,9 +185,12 @@ pub enum SeamError {
     /// The worker has no such socket.
     #[error("socket {0} is not known here")]
     UnknownSocket(String),
-    /// There is no place for the meter's socket.
-    #[error("meter: the worker's own socket has no path beside which the meter could listen")]
-    NoMeterSocket,
+    /// There is no place for a socket.
+    #[error("{0}: the worker's own socket has no path beside which another one could listen")]
+    NoSocket(&'static str),
+    /// Lanes need a newer protocol.
+    #[error("open: plane 'websocket' needs protocol {LANES_PROTOCOL}")]
+    NoLanes,
     /// The meter's time is over. A second one would make the limit of the first one useless.
     #[error("meter: the meter of this worker has ended; open another tunnel")]
     MeterEnded,
@@ -227,7 +232,7 @@ pub fn decide(content: &[u8], input: &SeamInput) -> Result<Action, SeamError> {
             MeterState::None | MeterState::Running => {
                 let socket = input.socket.as_deref();
                 let options = socket.and_then(MeterOptions::beside);
-                let options = options.ok_or(SeamError::NoMeterSocket)?;
+                let options = options.ok_or(SeamError::NoSocket("meter"))?;
                 Ok(Action::Meter { options })
             }
             MeterState::Ended => Err(SeamError::MeterEnded),
@@ -280,6 +285,7 @@ impl Seam<'_> {
             "withheld": withheld,
             "meter": true,
             "compression": [Compression::Zstd],
+            "websocket_lanes": true,
             "version": env!("CARGO_PKG_VERSION"),
         });
         // A policy that cannot be read may forbid this migration. Older sources ignore the member,
@@ -328,6 +334,7 @@ impl Seam<'_> {
         let (plane, migration_type, fingerprint) = match &open.plane {
             DirectPlane::Tls(pin) => (Plane::Tls, MigrationType::Secure, Some(pin.to_string())),
             DirectPlane::Tcp => (Plane::Tcp, MigrationType::Insecure, None),
+            DirectPlane::Websocket => return self.open_socket(open),
         };
         let network = open.network.as_deref();
         let selected = self.select(migration_type, network)?;
@@ -349,28 +356,50 @@ impl Seam<'_> {
                 }
             }
         }
+        let mut options = self.listener_options(open, plane, &selected)?;
+        options["network"] = json!(selected.network);
+        options["fingerprint"] = json!(fingerprint);
+        options["public"] = json!(selected.public);
+        Ok(Action::Listen { options })
+    }
+
+    /// A listener behind the API, which has no network of its own and needs no privilege.
+    fn open_socket(&self, open: &Open) -> Result<Action, SeamError> {
+        if open.protocol < LANES_PROTOCOL {
+            return Err(SeamError::NoLanes);
+        }
+        let selected = self.select(MigrationType::Secure, None)?;
+        let socket = self.input.socket.as_deref();
+        let path = socket.and_then(|socket| socket_beside(socket, "lanes"));
+        let mut options = self.listener_options(open, Plane::Websocket, &selected)?;
+        options["path"] = json!(path.ok_or(SeamError::NoSocket("open"))?);
+        Ok(Action::Listen { options })
+    }
+
+    /// What every listener needs.
+    fn listener_options(
+        &self,
+        open: &Open,
+        plane: Plane,
+        selected: &TargetSelection,
+    ) -> Result<Value, SeamError> {
         let node = &self.input.node;
         let valid = (1..=MAX_NODE).contains(&node.len())
             && node.bytes().all(|byte| byte.is_ascii_graphic());
         if !valid {
             return Err(SeamError::Node);
         }
-        Ok(Action::Listen {
-            options: json!({
-                "plane": plane,
-                "protocol": open.protocol,
-                "network": selected.network,
-                "node": node,
-                "fingerprint": fingerprint,
-                "public": selected.public,
-                "hello_timeout": HANDSHAKE_TIMEOUT.as_secs(),
-                "dead_peer_timeout": open.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT.into()),
-                "congestion": selected.congestion,
-                "buffer": selected.buffer,
-                "threads": selected.threads,
-                "user": self.input.user,
-            }),
-        })
+        Ok(json!({
+            "plane": plane,
+            "protocol": open.protocol,
+            "node": node,
+            "hello_timeout": HANDSHAKE_TIMEOUT.as_secs(),
+            "dead_peer_timeout": open.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT.into()),
+            "congestion": selected.congestion,
+            "buffer": selected.buffer,
+            "threads": selected.threads,
+            "user": self.input.user,
+        }))
     }
 
     fn require_listener(&self, operation: &'static str) -> Result<(), SeamError> {
@@ -424,4 +453,10 @@ fn check(privilege: &Privilege) -> Action {
         path: privilege.path.clone(),
         privilege: privilege.privilege.clone(),
     }
+}
+
+/// A path beside the worker's own socket. None if it would be too long.
+fn socket_beside(socket: &str, name: &str) -> Option<String> {
+    let path = format!("{socket}.{name}");
+    is_socket_path(&path).then_some(path)
 }

@@ -46,6 +46,8 @@ pub(super) enum DirectPlane {
     /// With the fingerprint of the source's certificate.
     Tls(Fingerprint),
     Tcp,
+    /// Lanes through the API.
+    Websocket,
 }
 
 /// Reads a request: the value of the property `direct`.
@@ -84,6 +86,7 @@ fn open(fields: &Fields<'_>) -> Result<Open, FieldError> {
     let plane = match (plane, fingerprint) {
         (Plane::Tls, None) => return Err(FieldError::Missing("fingerprint")),
         (Plane::Tls, Some(fingerprint)) => DirectPlane::Tls(fingerprint),
+        (Plane::Websocket, _) => DirectPlane::Websocket,
         _ => DirectPlane::Tcp,
     };
     Ok(Open {
@@ -108,6 +111,7 @@ pub(super) fn plane(value: &Value) -> Option<Plane> {
     match value.as_str()? {
         "tls" => Some(Plane::Tls),
         "tcp" => Some(Plane::Tcp),
+        "websocket" => Some(Plane::Websocket),
         _ => None,
     }
 }

@@ -95,10 +95,7 @@ impl Connector {
     }
 
     pub fn connect_to(&mut self, url: &str, fingerprint: Option<Fingerprint>) {
-        let mut data = json!({ "url": url, "headers": [["Authorization", TOKEN]] });
-        if let Some(fingerprint) = fingerprint {
-            data["fingerprint"] = fingerprint.to_string().into();
-        }
+        let data = target_data(url, fingerprint);
         self.send(&json!({ "control": true, "cmd": "connect", "data": data }));
     }
 
@@ -241,4 +238,13 @@ pub fn forward_command(target: &Target, local: &std::path::Path, remote: &str) -
         "unix": local,
         "ticket": { "path": remote },
     }})
+}
+
+/// How to open websockets with this URL.
+pub fn target_data(url: &str, fingerprint: Option<Fingerprint>) -> Value {
+    let mut data = json!({ "url": url, "headers": [["Authorization", TOKEN]] });
+    if let Some(fingerprint) = fingerprint {
+        data["fingerprint"] = fingerprint.to_string().into();
+    }
+    data
 }

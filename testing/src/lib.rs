@@ -12,6 +12,7 @@
 //! | `tls` | both ends of a TLS handshake in one process |
 //! | `relay` | a relay between a UNIX socket and a TCP socket |
 //! | `role` | processes that run the library: the test executable, started again |
+//! | `bridge` | a relay between websockets and UNIX sockets, as pveproxy, that can end each of them |
 //! | `breaker` | a relay in front of a listener that can break each of its connections |
 //! | `namespace`, `cable` | network namespaces and a link between two that can drop every packet |
 //! | `link` | a link between two namespaces with rate, delay, loss and packets that vanish |
@@ -29,6 +30,7 @@
 )]
 
 pub mod breaker;
+pub mod bridge;
 pub mod cable;
 pub mod connector;
 pub mod frames;

@@ -1,6 +1,7 @@
 //! A target whose worker has a seam, and a connector that has negotiated a plane with it.
 
-use crate::connector::{Connector, Finished};
+use crate::bridge::Bridge;
+use crate::connector::{Connector, Finished, target_data};
 use crate::listener::Listener;
 use crate::target::{Request, Target, serve_worker, stock_answer};
 use pve_tunnel::direct::message::Stat;
@@ -34,6 +35,20 @@ pub struct Seam {
     start: Arc<Start>,
     script: Arc<Script>,
     worker: Arc<Worker>,
+    /// For lanes through the API; none if the target does not offer them.
+    api: Option<Arc<Api>>,
+}
+
+/// The listener's socket behind the API.
+struct Api {
+    bridge: Bridge,
+    directory: TempDir,
+}
+
+impl Api {
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("lanes")
+    }
 }
 
 impl Default for Seam {
@@ -51,7 +66,22 @@ impl Seam {
             start: Arc::new(start),
             script: Arc::new(|_, default_answer| default_answer()),
             worker: Arc::new(|_| None),
+            api: None,
         }
+    }
+
+    /// The same seam with lanes through the API.
+    pub fn with_websocket_lanes(mut self, bridge: Bridge) -> Self {
+        self.api = Some(Arc::new(Api {
+            bridge,
+            directory: tempfile::tempdir().unwrap(),
+        }));
+        self
+    }
+
+    /// The socket of the listener behind the API.
+    pub fn listener_socket(&self) -> PathBuf {
+        self.api.as_ref().unwrap().socket()
     }
 
     /// The same, with these options of the listener beside those of the request.
@@ -105,13 +135,17 @@ impl Seam {
         let answer = match (direct["op"].as_str().unwrap(), &mut *listener) {
             ("hello", _) => json!({
                 "protocol": 2, "oldest": 1, "caps": ["direct-tls", "direct-tcp"],
-                "compression": ["zstd"], "version": "9.9", "something": "of a newer version",
+                "compression": ["zstd"], "websocket_lanes": self.api.is_some(),
+                "version": "9.9", "something": "of a newer version",
             }),
             ("open", _) => {
                 let mut options = direct.clone();
                 let fields = options.as_object_mut().unwrap();
                 fields.remove("op");
                 fields.insert("node".to_owned(), "node".into());
+                if direct["plane"] == "websocket" {
+                    fields.insert("path".to_owned(), json!(self.listener_socket()));
+                }
                 let opened = (self.start)(options);
                 let answer = opened.opened.clone();
                 *listener = Some(opened);
@@ -138,7 +172,10 @@ impl Seam {
     pub fn serve(&self, request: Request) {
         match request.socket() {
             "/run/mtunnel" => serve_worker(request, |command| self.answer(command)),
-            _ => echo(request),
+            socket => match &self.api {
+                Some(api) if Path::new(socket) == api.socket() => api.bridge.serve(request),
+                _ => echo(request),
+            },
         }
     }
 
@@ -248,9 +285,12 @@ impl NegotiatedTunnel {
     pub fn negotiate_with(mut connector: Connector, seam: Seam, request: &Value) -> Self {
         let target = seam.target();
         connector.begin(&target);
+        let mut data = request.clone();
+        if seam.api.is_some() && data.get("api").is_none() {
+            data["api"] = target_data(&target.url(""), Some(target.fingerprint));
+        }
         let started = Instant::now();
-        let answer =
-            connector.request(&json!({ "control": true, "cmd": "direct", "data": request }));
+        let answer = connector.request(&json!({ "control": true, "cmd": "direct", "data": data }));
         Self {
             seam,
             target,

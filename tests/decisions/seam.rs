@@ -216,8 +216,12 @@ fn answers_of_the_listener_lose_unknown_members_and_keep_the_known_ones() {
     let stat = json!({
         "plane": "tcp", "connections": 3, "half_open": 0, "forwards": [forward], "refused": refused,
     });
+    let behind_api = json!({
+        "protocol": 2, "plane": "websocket", "path": "/run/a.lanes", "key": key,
+    });
     for (operation, answer) in [
         ("open", &open),
+        ("open", &behind_api),
         ("forward", &json!({ "number": 1 })),
         ("stat", &stat),
         ("close", &stat),
@@ -244,6 +248,8 @@ fn answers_of_the_listener_lose_unknown_members_and_keep_the_known_ones() {
         ("open", &open, "echo", json!("perhaps"), "'echo' is malformed"),
         ("open", &open, "key", json!(key.to_uppercase()), "'key' is malformed"),
         ("open", &open, "fingerprint", json!(null), "'fingerprint' is missing"),
+        ("open", &behind_api, "path", json!("a.lanes"), "'path' is malformed"),
+        ("open", &behind_api, "path", json!(null), "'path' is missing"),
         ("forward", &open, "number", json!(0), "'number' is malformed"),
         ("stat", &stat, "half_open", json!(0.5), "'half_open' is malformed"),
         ("stat", &stat, "forwards", json!([7]), "'forwards' is malformed"),
@@ -256,6 +262,39 @@ fn answers_of_the_listener_lose_unknown_members_and_keep_the_known_ones() {
         let message = check_answer(operation, &wrong).unwrap_err().to_string();
         assert_eq!(message, expected);
         assert!(!message.contains("c0c0"), "no message contains the key");
+    }
+}
+
+#[test]
+fn a_listener_of_lanes_through_the_api_is_beside_the_socket_of_its_worker() {
+    let open = json!({ "op": "open", "protocol": 2, "plane": "websocket", "dead_peer_timeout": 9 });
+    let own = json!({ "socket": "/run/qemu-server/100.mtunnel", "user": "root@pam" });
+    // A configuration that forbids clear text, and a user without a privilege, make no difference.
+    for configuration in ["", "policy: cluster\n require-encryption 1\n"] {
+        let action = decision(configuration, open.clone(), own.clone()).unwrap();
+        assert_eq!(action["do"], "listen", "{action}");
+        let options = &action["options"];
+        for (name, expected) in [
+            ("plane", json!("websocket")),
+            ("protocol", json!(2)),
+            ("path", json!("/run/qemu-server/100.mtunnel.lanes")),
+            ("dead_peer_timeout", json!(9.0)),
+            ("user", json!("root@pam")),
+            ("network", json!(null)),
+        ] {
+            assert_eq!(options[name], expected, "{name}");
+        }
+    }
+    let mut oldest = open.clone();
+    oldest["protocol"] = 1.into();
+    let refusal = decision("", oldest, own).unwrap_err();
+    assert_eq!(refusal, "open: plane 'websocket' needs protocol 2");
+    for socket in [Value::Null, json!(format!("/{}", "x".repeat(110)))] {
+        let refusal = decision("", open.clone(), json!({ "socket": socket })).unwrap_err();
+        assert!(
+            refusal.starts_with("open: ") && refusal.contains("has no path"),
+            "{refusal}"
+        );
     }
 }
 

@@ -7,7 +7,6 @@ use super::report::Report;
 use super::speed::{self, Forwards, Measured};
 use super::tunnel::Request;
 use pve_tunnel::capability::VersionReply;
-use pve_tunnel::direct::LANES_PROTOCOL;
 use pve_tunnel::plane::Plane;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -23,7 +22,12 @@ pub(super) struct Negotiated {
 }
 
 impl Negotiated {
-    /// Measures a direct plane: with one lane and with all of them, if there are several.
+    /// Whether streams end at the target's listener.
+    pub(super) fn has_listener(&self) -> bool {
+        self.plane != Plane::Websocket || self.lanes.is_some()
+    }
+
+    /// Measures a plane with a listener. A direct plane with several lanes is measured with one, too.
     pub(super) fn measure(
         &self,
         forwards: &Forwards<'_>,
@@ -31,7 +35,7 @@ impl Negotiated {
         report: &mut Report,
         measured: &mut Vec<Measured>,
     ) -> Result<(), ConnectorError> {
-        if self.lanes.is_some() {
+        if self.lanes.is_some() && self.plane != Plane::Websocket {
             measured.extend(speed::measure(
                 forwards,
                 connector,
@@ -62,6 +66,7 @@ pub(super) fn negotiate(
         members.remove("reason");
         members.insert("caps".to_owned(), json!(version.capabilities.names()));
         members.insert("planes".to_owned(), json!(["tls", "tcp"]));
+        members.insert("api".to_owned(), request.websocket(""));
     }
     let answer = match connector.control("direct", &data, DIRECT_TIMEOUT) {
         Ok(answer) => answer,
@@ -104,7 +109,11 @@ pub(super) fn negotiate(
                     .unwrap_or_default()
             };
             let port = direct.get("port").map_or(String::new(), Value::to_string);
-            format!(" to {} port {port}, {}", text("address"), text("cipher"))
+            let to = match text("plane") {
+                "websocket" => "through the target's API at",
+                _ => "to",
+            };
+            format!(" {to} {} port {port}, {}", text("address"), text("cipher"))
         }
         None => " through the target's API".to_owned(),
     };
@@ -112,19 +121,19 @@ pub(super) fn negotiate(
         Step::Tunnel,
         format!("guest data would use plane '{name}'{endpoint}: {reason}"),
     ));
-    if direct.is_some() {
+    if direct.is_some() && name != Plane::Websocket.name() {
         report.add(Finding::ok(
             Step::Tunnel,
             "packets of full size reach the target, and those of the target this node",
         ));
     }
-    let protocol = direct.and_then(|direct| direct.get("protocol"));
-    let has_lanes = protocol.and_then(Value::as_u64) >= Some(LANES_PROTOCOL.into());
-    let lanes = request.selection.lanes;
+    let lanes = direct.and_then(|direct| direct.get("lanes")?.as_u64());
     Ok(serde_json::from_value(json!(name))
         .ok()
         .map(|plane| Negotiated {
             plane,
-            lanes: (has_lanes && lanes > 1).then_some(lanes),
+            lanes: lanes
+                .and_then(|lanes| u16::try_from(lanes).ok())
+                .filter(|lanes| *lanes > 1),
         }))
 }

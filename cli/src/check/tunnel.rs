@@ -239,8 +239,8 @@ fn checks(
         .and_then(|each| Some(each.as_ref()?.plane));
     report.plane = plane.map(|plane| plane.name().to_owned());
     let result = match negotiated {
-        Ok(Some(direct)) if direct.plane != Plane::Websocket => {
-            direct.measure(forwards, connector, report, &mut measured)
+        Ok(Some(negotiated)) if negotiated.has_listener() => {
+            negotiated.measure(forwards, connector, report, &mut measured)
         }
         other => other.map(drop),
     };

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admission;
+mod api_lanes;
 mod backpressure;
 mod compression;
 mod cut;

@@ -3,8 +3,9 @@
 
 use crate::connector::Options;
 use crate::connector::api_address::ApiAddress;
+use crate::connector::connect_error::ConnectError;
 use crate::connector::dial::{ApiEndpoint, DialError, Websocket};
-use crate::connector::direct_target::{ConnectError, DirectTarget};
+use crate::connector::direct_target::DirectTarget;
 use crate::connector::lanes::Lanes;
 use crate::connector::protocol::ForwardData;
 use crate::connector::worker::{RequestError, WorkerChannel, request_operation, request_ticket};
@@ -15,7 +16,6 @@ use crate::relay::{Counters, Local, relay};
 use crate::tuning::{INTERVAL, Observer, Tuning};
 use serde_json::{Map, Value, json};
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(super) enum OpenError {
     Dial(#[from] DialError),
     #[error("{endpoint}: {cause}")]
     Direct {
-        endpoint: SocketAddr,
+        endpoint: String,
         cause: ConnectError,
     },
 }
@@ -143,10 +143,10 @@ impl Transport {
                 lanes: of_forward,
             } => {
                 let failed = |cause| OpenError::Direct {
-                    endpoint: target.endpoint(),
+                    endpoint: target.name(),
                     cause,
                 };
-                let cipher = target.cipher().to_owned();
+                let cipher = target.summary().cipher.clone();
                 let transport = match target.lanes() {
                     Some(resources) => {
                         let (target, resources) = (target.clone(), resources.clone());

@@ -93,6 +93,11 @@ impl WorkerChannel {
         (Self { requests }, run(sender, receiver, queue, answers))
     }
 
+    /// A handle that does not keep the control connection open.
+    pub(in crate::connector) fn downgrade(&self) -> WeakWorkerChannel {
+        WeakWorkerChannel(self.requests.downgrade())
+    }
+
     /// Sends a line of the caller to the worker. The worker's answer goes to standard output.
     pub(in crate::connector) async fn pass(&self, line: Vec<u8>) {
         self.queue(Request::Send(line, Pending::Caller)).await;
@@ -131,6 +136,17 @@ impl WorkerChannel {
     async fn queue(&self, request: Request) {
         // An error means that the connection has ended. The connector then ends with the reason.
         let _ = self.requests.send(request).await;
+    }
+}
+
+/// For what may outlive the control connection.
+pub(in crate::connector) struct WeakWorkerChannel(mpsc::WeakSender<Request>);
+
+impl WeakWorkerChannel {
+    /// None if the last handle was dropped.
+    pub(in crate::connector) fn upgrade(&self) -> Option<WorkerChannel> {
+        let requests = self.0.upgrade()?;
+        Some(WorkerChannel { requests })
     }
 }
 

@@ -7,6 +7,6 @@ mod import;
 mod request;
 
 pub use channel::ControlError;
-pub(super) use channel::WorkerChannel;
+pub(super) use channel::{WeakWorkerChannel, WorkerChannel};
 pub(super) use import::{CallerCommand, DiskImport};
 pub(super) use request::{RequestError, request_import_status, request_operation, request_ticket};

@@ -20,7 +20,7 @@ impl Stream {
         loop {
             let pieces = match incoming.next().await.map_err(LaneError::Receive)? {
                 Received::Data(pieces) => pieces,
-                Received::End if parser.is_between_frames() => {
+                Received::End if parser.is_between_frames() && self.may_be_end::<I>() => {
                     self.state().peer_is_complete = true;
                     self.changed.notify_waiters();
                     return Ok(());
@@ -55,6 +55,13 @@ impl Stream {
             self.deliver_run(lane, &mut run).await?;
             turn.moved(pieces.bytes()).await;
         }
+    }
+
+    /// Whether the peer may have ended a lane because the stream is complete for it. Where no end of one
+    /// direction exists, a proxy ends the lane in the same way for a peer that has died. Then it does not
+    /// count before everything was acknowledged.
+    fn may_be_end<I: Incoming>(&self) -> bool {
+        I::HALF_CLOSE || self.state().is_complete()
     }
 
     fn parse<'a>(

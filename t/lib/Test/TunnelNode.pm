@@ -59,6 +59,10 @@ The kernel determines the sizes of buffers. Without it they are small (C<testnod
 
 Path of the file with the networks of the node.
 
+=item workers
+
+The number of processes that accept connections (C<pveproxy> only).
+
 =item tls, plain
 
 TLS C<1.2> or C<1.3> only, or C<1.2-aes>, TLS 1.2 with AES-GCM only (not with C<pveproxy>); no TLS.
@@ -137,7 +141,7 @@ my $root = Cwd::realpath(File::Basename::dirname(__FILE__) . '/../../..');
 
 # These options are arguments of the node with the same name: flags, and arguments with a value.
 my @FLAGS = qw(old no_direct no_privilege plain system_buffers create_guests);
-my @VALUES = qw(configuration tls pve_version clock permissions cluster_options);
+my @VALUES = qw(configuration tls pve_version clock permissions cluster_options workers);
 my @LISTS = qw(storage bridge);
 
 sub start ($class, %options) {

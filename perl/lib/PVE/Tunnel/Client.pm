@@ -377,8 +377,9 @@ logged.
 
 =item C<direct>
 
-the listener that forwards connect to, or undef if they use the API: a hash with C<plane> (C<tls> or
-C<tcp>), C<address>, C<port>, C<cipher>, C<protocol>, C<local> (this node's address on the network
+the listener that forwards connect to, or undef if each connection has a websocket: a hash with
+C<plane> (C<tls> or C<tcp>; C<websocket> if the API is between them), C<address>, C<port>, C<cipher>,
+C<protocol>, C<lanes> (the most lanes of a connection), C<local> (this node's address on the network
 path), C<fingerprint> and C<own_fingerprint> (C<tls>)
 
 =item C<rules>
@@ -482,7 +483,8 @@ this remote, else the addresses of the nodes' names.
 
 array of the planes that the caller supports besides the websocket: C<tls>, C<tcp> and C<qemu>.
 Default: C<tls> and C<tcp>, which every caller supports. C<qemu> is for callers that start QEMU on
-TCP as in C<plan>.
+TCP as in C<plan>. If the array is empty, the target is not asked for anything, and each connection
+has a websocket.
 
 =back
 

@@ -580,13 +580,17 @@ ended before the input, or if a signal arrived.
 
 Runs the listener, the target side of direct connections. C<$control> is the number of a descriptor:
 one end of a UNIX stream socket pair, of which the worker has the other end. C<$log> is as for
-C<connector_run>. The listener sends the first line on C<$control>: its address and port, and the
+C<connector_run>. The listener sends the first line on C<$control>: its address and port, or its path, and the
 credentials for the source, or C<{"error":"..."}>. Then it answers the lines
 C<{"op":"forward","path":"/run/..."}>, C<{"op":"stat"}> and C<{"op":"close"}>. F<docs/protocol.md>
 describes them. C<$options>:
 
-    # or 'tcp'
+    # or 'tcp', or 'websocket' for connections through the API
     plane => 'tls',
+    # websocket: where to make the UNIX socket for them
+    path => '/run/qemu-server/100.mtunnel.lanes',
+    # websocket: the ID of the user that may connect to it
+    owner => 33,
     # CIDR or interface name; default: the address of the
     # node's name
     network => '10.0.0.0/24',

@@ -197,7 +197,7 @@ L<PVE::Tunnel::Native/seam_decide>; F<docs/protocol.md> is the specification.
 Changes nothing. The answer, the target's offer, has C<protocol> and C<oldest>, the newest and the
 oldest protocol that this node supports (C<protocol> in the request is the newest that the source
 supports); C<caps>, of C<direct-tls> and C<direct-tcp>; C<withheld>, the reason for each of them
-that this node does not offer; C<meter>, true; C<version>.
+that this node does not offer; C<compression>; C<websocket_lanes> and C<meter>, true; C<version>.
 
 Both are withheld if the configuration cannot be read or is malformed. C<direct-tcp> is withheld if
 the configuration requires encryption, or if the user lacks the privilege below and no configured
@@ -212,6 +212,10 @@ C<dead_peer_timeout> is in seconds, by default 60.
 
 The answer has C<protocol>, C<plane>, C<addresses>, C<port>, C<fingerprint> (C<tls>), C<key>, 64
 hexadecimal digits, and C<echo>: the listener returns every byte of the heartbeat.
+
+With C<plane> C<websocket>, the listener has a UNIX socket beside the worker's own one, which is
+added to C<< $state->{sockets} >>, and connections arrive there through the API. The answer has
+C<protocol>, C<plane>, C<path> and C<key>. No privilege is necessary.
 
 C<tcp>, and a network that is not configured, require C<Sys.Modify> on C</> for the API user of this
 worker. The ID of a configured network requires no privilege, because an administrator has

@@ -78,6 +78,7 @@ sub _refusal ($privilege, $path) {
 
 sub negotiate ($tunnel, $request) {
     my %data = (%$request, caps => [@{ $tunnel->{caps} }, @{ $tunnel->{unknown_caps} }]);
+    $data{api} = $tunnel->{params} if @{ $data{planes} };
     my $origin = delete $data{reason};
     my $command = { control => JSON::true, cmd => 'direct', data => \%data };
     my $answer = PVE::Tunnel::Client::Lines::ask($tunnel, DIRECT_LIMIT, $command);
@@ -108,7 +109,8 @@ sub _description ($plan, $direct) {
 sub _listener ($direct) {
     my ($address, $port) = @$direct{qw(address port)};
     $address = "[$address]" if $address =~ /:/;
-    return "to $address:$port, $direct->{cipher}";
+    my $to = $direct->{plane} eq 'websocket' ? "through the target's API at" : 'to';
+    return "$to $address:$port, $direct->{cipher}";
 }
 
 1;

@@ -29,11 +29,14 @@ use constant {
 my $JSON = JSON->new->utf8->canonical;
 
 sub start ($class, $options) {
+    my $path = $options->{path};
+    # A listener that was killed has left it.
+    unlink $path if defined $path;
     my $self = eval {
         $class->fork_child([], sub ($control) { return _serve($control, $options) });
     }
         or die "cannot start the listener: $@";
-    $self->{pending} = '';
+    @$self{qw(path pending)} = ($path, '');
     my $opened = $self->_receive('open');
     return ($self, $opened);
 }
@@ -170,10 +173,11 @@ sub _wait_for ($handle, $readiness, $deadline) {
     return 0;
 }
 
-# A listener that is killed leaves nothing behind: it has no files, and the kernel closes its port.
+# A listener that is killed leaves nothing behind but its socket: the kernel closes its port.
 sub _end ($self, $reason = 'the listener is closed') {
     $self->{over} //= $reason;
     $self->end;
+    unlink $self->{path} if defined $self->{path};
     $self->{pending} = '';
     return;
 }

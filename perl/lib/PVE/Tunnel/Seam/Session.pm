@@ -18,7 +18,7 @@ sub new ($class, %option) {
 sub handle ($self, $state, $direct) {
     my $action = $self->_decide($state, $direct);
     return $action->{reply} if $action->{do} eq 'reply';
-    return $self->_listen($action->{options}) if $action->{do} eq 'listen';
+    return $self->_listen($state, $action->{options}) if $action->{do} eq 'listen';
     return $self->_meter($state, $action->{options}) if $action->{do} eq 'meter';
     return (delete $self->{listener})->close if $action->{do} eq 'close';
     return $self->{listener}->ask($action->{request});
@@ -67,9 +67,13 @@ sub _decide ($self, $state, $direct) {
     return $decide->();
 }
 
-sub _listen ($self, $options) {
-    my ($listener, $opened) = PVE::Tunnel::Seam::Listener->start($options);
+# A socket of its own, which pveproxy connects to, is one of the worker's, for tickets.
+sub _listen ($self, $state, $options) {
+    my $path = $options->{path};
+    my %owner = defined($path) ? (owner => $state->{socket_uid}) : ();
+    my ($listener, $opened) = PVE::Tunnel::Seam::Listener->start({ %$options, %owner });
     $self->{listener} = $listener;
+    $state->{sockets}{$path} = 1 if defined $path;
     return $opened;
 }
 

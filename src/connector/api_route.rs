@@ -1,0 +1,98 @@
+//! A connection to the listener's UNIX socket through the target's API: a websocket.
+
+use super::Options;
+use super::api_address::ApiAddress;
+use super::connect_error::ConnectError;
+use super::dial::{ApiEndpoint, DialError, Protection, Websocket};
+use super::protocol::TargetData;
+use super::worker::{RequestError, WeakWorkerChannel, WorkerChannel, request_ticket};
+use crate::direct::handshake::Purpose;
+use crate::direct::message::OpenSocket;
+use crate::direct::{Link, SessionKey, WebsocketEnd};
+use crate::relay::{Counters, Local, relay};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// Where websockets to sockets of the target are opened.
+pub(super) struct Api<'a> {
+    pub(super) target: &'a TargetData,
+    pub(super) address: &'a Arc<ApiAddress>,
+}
+
+/// The listener's socket behind the target's API.
+pub(super) struct ApiRoute {
+    socket: ApiEndpoint,
+    /// The parameters of the worker's command `ticket`.
+    ticket: Map<String, Value>,
+    worker: WeakWorkerChannel,
+    protocol: u16,
+    key: SessionKey,
+    options: Arc<Options>,
+}
+
+impl ApiRoute {
+    /// To the socket that the target has opened.
+    pub(super) fn new(
+        open: &OpenSocket,
+        api: Api<'_>,
+        worker: &WorkerChannel,
+        options: Arc<Options>,
+    ) -> Result<Self, DialError> {
+        let target = api.target.of_socket(&open.path);
+        Ok(Self {
+            socket: ApiEndpoint::new(target, api.address.clone())?,
+            ticket: Map::from_iter([("path".to_owned(), open.path.as_str().into())]),
+            worker: worker.downgrade(),
+            protocol: open.protocol,
+            key: open.key.clone(),
+            options,
+        })
+    }
+
+    /// Host and port of the API.
+    pub(super) fn peer(&self) -> String {
+        self.socket.peer()
+    }
+
+    pub(super) fn protocol(&self) -> u16 {
+        self.protocol
+    }
+
+    /// Opens a websocket, and makes a link of it.
+    pub(super) async fn connect(
+        &self,
+        purpose: Purpose,
+    ) -> Result<(Link, Protection), ConnectError> {
+        let limit = self.options.ticket_timeout;
+        let worker = self.worker.upgrade().ok_or(RequestError::NoControl)?;
+        let ticket = request_ticket(&worker, &self.ticket, limit).await?;
+        let websocket = self.socket.dial(Some(ticket.reveal()), &self.options);
+        let Websocket {
+            sender,
+            receiver,
+            socket,
+            protection,
+        } = websocket.await?;
+        let (lane, carried) = UnixStream::pair()?;
+        tokio::spawn(async move {
+            let local = Local::new(carried);
+            // The lane reports its end, whatever the reason is.
+            match relay(&local, sender, receiver, &Counters::default()).await {
+                Ok(()) => local.close(),
+                Err(_) => local.fail().await,
+            }
+        });
+        let mut link = Link::Websocket(lane, WebsocketEnd::Source(socket));
+        let limit = self.options.handshake_timeout;
+        timeout(limit, link.respond(&self.key, purpose, self.protocol))
+            .await
+            .map_err(|_| ConnectError::TimedOut {
+                what: "answer to the handshake",
+                limit,
+            })?
+            .map_err(ConnectError::Handshake)?;
+        Ok((link, protection))
+    }
+}
