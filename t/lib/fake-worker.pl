@@ -63,6 +63,11 @@ and there is no digest.
 
 The form of the request that opened the tunnel: C<{"params":{...}}>.
 
+=item query-disk-import {direct}
+
+Only if the form that opened the tunnel has the field C<seam>: what a worker with
+L<PVE::Tunnel::Seam> answers.
+
 =item list {}
 
 All sockets: C<{"sockets":{path:{"kind","connections"}}}>.
@@ -117,6 +122,8 @@ my %commands = (
         return { sockets => \%shown };
     },
 );
+
+install_seam() if $request->{params}{seam};
 
 turn() while 1;
 
@@ -177,6 +184,27 @@ sub answer ($line) {
 sub listen_on ($path) {
     unlink $path;
     return IO::Socket::UNIX->new(Local => $path, Listen => 16) || die "listen on $path: $!\n";
+}
+
+sub install_seam () {
+    require lib;
+    lib->import(map { "$FindBin::RealBin/../../perl/blib/$_" } qw(lib arch));
+    require PVE::Tunnel::Seam::Session;
+    my $seam = PVE::Tunnel::Seam::Session->new(
+        configuration => "$request->{dir}/remote-migration.cfg",
+        check => sub (@) { return 1 },
+        node => 'localhost',
+    );
+    my %state = (sockets => {}, socket => $control_listener);
+    $commands{'query-disk-import'} = sub ($params) {
+        die "no import is running\n" if !$params->{direct};
+        $state{sockets}{$_} = 1 for keys %sockets;
+        my $answer = $seam->handle(\%state, $params->{direct});
+        # The listener has made its own.
+        $sockets{$_} //= { kind => 'foreign', connections => [] } for keys $state{sockets}->%*;
+        return { direct => $answer };
+    };
+    return;
 }
 
 sub open_socket ($params) {

@@ -25,13 +25,21 @@ const MAX_WRITTEN: usize = 1 << 30;
 /// The most that a process of pve-tunnel may grow, in MiB.
 const GROWTH: f64 = 8.0;
 
+/// The same with lanes, which keep what is not acknowledged.
+const GROWTH_WITH_LANES: f64 = 64.0;
+
+/// The most that the processes of pveproxy may grow together behind lanes, in MiB: the window of a stream,
+/// and 8.
+const GROWTH_BEHIND_LANES: f64 = 40.0;
+
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let time = Duration::from_secs(if effort.quick { 2 } else { 30 });
-    let paths: [fn(Duration) -> Result<Growth, String>; 4] = [
+    let paths: [fn(Duration) -> Result<Growth, String>; 5] = [
         |time| direct("tls", time),
         |time| direct("tcp", time),
         |time| through_websocket(Front::TestNode, time),
         |time| through_websocket(Front::Pveproxy, time),
+        through_lanes,
     ];
     // All at once: after pveproxy's first seconds, no process uses much CPU time.
     let paths = paths.map(|path| thread::spawn(move || path(time)));
@@ -45,25 +53,57 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
 }
 
 fn direct(plane: &str, time: Duration) -> Result<Growth, String> {
-    Ok(Growth::of(&mut plane::direct(plane), plane, time))
+    let limits = Limits::of(GROWTH);
+    Ok(Growth::of(&mut plane::direct(plane), plane, limits, time))
 }
 
 fn through_websocket(front: Front, time: Duration) -> Result<Growth, String> {
     let path = format!("websocket to {}", front.name());
-    Ok(Growth::of(&mut Node::start(front)?, &path, time))
+    let limits = Limits::of(GROWTH);
+    Ok(Growth::of(&mut Node::start(front)?, &path, limits, time))
+}
+
+fn through_lanes(time: Duration) -> Result<Growth, String> {
+    let mut node = Node::with_processes(3)?;
+    node.use_lanes();
+    let limits = Limits {
+        ours: GROWTH_WITH_LANES,
+        server: Some(GROWTH_BEHIND_LANES),
+    };
+    Ok(Growth::of(
+        &mut node,
+        "lanes through pveproxy",
+        limits,
+        time,
+    ))
+}
+
+/// How much processes may grow, in MiB.
+struct Limits {
+    /// Those of pve-tunnel.
+    ours: f64,
+    /// Those of the server together; none if its growth is compared with what it may have buffered.
+    server: Option<f64>,
+}
+
+impl Limits {
+    fn of(ours: f64) -> Self {
+        Self { ours, server: None }
+    }
 }
 
 /// How much the processes in a path grow.
 struct Growth {
     path: String,
-    /// Name and growth of each process, in MiB.
+    limits: Limits,
+    /// Name and growth of each process, or of all with this name together, in MiB.
     processes: Vec<(String, f64)>,
     /// What the source wrote and the target did not read, in MiB.
     unread: f64,
 }
 
 impl Growth {
-    fn of(tunnel: &mut dyn Tunnel, path: &str, time: Duration) -> Self {
+    fn of(tunnel: &mut dyn Tunnel, path: &str, limits: Limits, time: Duration) -> Self {
         let Ends { source, sink } = tunnel.connect();
         exchange_bytes(&source, &sink);
         let processes = tunnel.processes();
@@ -79,16 +119,23 @@ impl Growth {
         });
         let growth = after.iter().zip(&before);
         let growth = growth.map(|(after, before)| (after - before) as f64 / 1024.0);
-        let names = processes.iter().map(|(name, _)| (*name).to_owned());
+        let mut grown: Vec<(String, f64)> = Vec::new();
+        for ((name, _), growth) in processes.iter().zip(growth) {
+            match grown.iter_mut().find(|(other, _)| other == name) {
+                Some((_, sum)) => *sum += growth,
+                None => grown.push(((*name).to_owned(), growth)),
+            }
+        }
         Self {
             path: path.to_owned(),
-            processes: names.zip(growth).collect(),
+            limits,
+            processes: grown,
             unread: unread as f64 / f64::from(1 << 20),
         }
     }
 
-    /// Processes of pve-tunnel have a limit. The growth of a server is compared with the unread
-    /// data that it may have buffered.
+    /// Processes of pve-tunnel have a limit. Without one, the growth of a server is compared with the
+    /// unread data that it may have buffered.
     fn rows(&self) -> Vec<Row> {
         let row = |(process, growth): &(String, f64)| {
             let name = format!("{}, {process}", self.path);
@@ -97,10 +144,13 @@ impl Growth {
                 name: &name,
                 unit: "MiB",
             };
-            if [CONNECTOR, LISTENER].contains(&process.as_str()) {
-                Row::limited(title, &[*growth], GROWTH)
-            } else {
-                Row::new(title, "unread", &[*growth], &[self.unread], None)
+            let limit = match [CONNECTOR, LISTENER].contains(&process.as_str()) {
+                true => Some(self.limits.ours),
+                false => self.limits.server,
+            };
+            match limit {
+                Some(limit) => Row::limited(title, &[*growth], limit),
+                None => Row::new(title, "unread", &[*growth], &[self.unread], None),
             }
         };
         self.processes.iter().map(row).collect()

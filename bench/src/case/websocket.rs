@@ -4,6 +4,7 @@ use crate::load::{self, Fill};
 use crate::measure::{Clocks, Contender, Contest, Effort, GIB, Goal, Row, Rows, Sample, Title};
 use crate::peer::node::{Front, Node};
 use crate::peer::websocat;
+use crate::throttle::Throttle;
 use crate::tunnel::{CONNECTOR, Ends, Tunnel};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -23,8 +24,25 @@ enum Direction {
     Down,
 }
 
+/// The processes of pveproxy that a node has by default.
+const PROCESSES: u32 = 3;
+
+/// The part of a core that each of them gets, so that they are the limit and not the cores of this machine,
+/// which the source uses, too.
+const PART: u32 = 10;
+
+/// The number of bytes in one turn with such a part.
+const FEW_BYTES: u64 = BYTES / 8;
+
 pub fn up(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
-    run(effort, Direction::Up, rows)
+    run(effort, Direction::Up, rows)?;
+    for part in [PART, 1] {
+        match several_processes(effort, part) {
+            Ok(row) => rows.push(row),
+            Err(reason) => crate::output::line(format_args!("  skipped: {reason}")),
+        }
+    }
+    Ok(())
 }
 
 pub fn down(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
@@ -74,6 +92,43 @@ fn at_pveproxy(effort: &Effort, direction: Direction) -> Result<Vec<Row>, String
         Row::new(core_runnable, "one core", runnable, &one_core, None),
         contest.row_against_constant(cost, ("limit", COST), Some(Goal::AtMost(1.0)), client),
     ])
+}
+
+/// One stream in lanes, compared with one on a websocket of its own, at as many processes. Each of them
+/// gets one of `part` parts of a core, or as much as there is.
+fn several_processes(effort: &Effort, part: u32) -> Result<Row, String> {
+    drop(Node::with_processes(PROCESSES)?);
+    drop(Throttle::threads_of(&[], part)?);
+    let bytes = match part {
+        1 => BYTES,
+        _ => FEW_BYTES,
+    };
+    let transfer = |has_lanes: bool| {
+        let mut node = Node::with_processes(PROCESSES).unwrap();
+        if has_lanes {
+            node.use_lanes();
+        }
+        let Ends { source, sink } = node.connect();
+        let clocks = Clocks::new(node.processes());
+        let pids = node.pids();
+        let _throttle = (part > 1).then(|| Throttle::threads_of(pids, part).unwrap());
+        load::measured_transfer(Fill::Data, &source, &sink, effort.bytes(bytes), &clocks)
+    };
+    let one = "one websocket";
+    let contest = Contest::run(
+        effort.turns(),
+        vec![
+            Contender::new("pve-tunnel", || transfer(true)),
+            Contender::new(one, || transfer(false)),
+        ],
+    );
+    let name = match part {
+        1 => "lanes at three pveproxy",
+        _ => "lanes at three slow pveproxy",
+    };
+    let title = title(Direction::Up, name, "MB/s");
+    let faster = Some(Goal::AtLeast(1.4));
+    Ok(contest.row(title, one, faster, |sample| sample.value))
 }
 
 /// Compares the connector with websocat. Both connect to the test node, whose codec is independent

@@ -12,7 +12,8 @@ pub fn rate(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / 1e6 / time.as_secs_f64()
 }
 
-/// The CPU clocks of the processes in a path, by name. They do not include child processes.
+/// The CPU clocks of the processes in a path, by name. They do not include child processes. Those of
+/// the same name are added up.
 pub struct Clocks(Vec<(String, ClockId)>);
 
 impl Clocks {
@@ -39,14 +40,11 @@ impl Clocks {
         let result = work();
         let spent = self.read().into_iter().zip(before);
         let per_gib = GIB / bytes(&result) as f64;
-        let cost = self
-            .0
-            .iter()
-            .zip(spent)
-            .map(|((name, _), (after, before))| {
-                (name.clone(), (after - before).as_secs_f64() * per_gib)
-            });
-        (result, cost.collect())
+        let mut costs = Costs::default();
+        for ((name, _), (after, before)) in self.0.iter().zip(spent) {
+            *costs.entry(name.clone()).or_default() += (after - before).as_secs_f64() * per_gib;
+        }
+        (result, costs)
     }
 
     fn read(&self) -> Vec<Duration> {

@@ -47,7 +47,8 @@ pub struct Node {
 /// What `node.pl` reports about the node.
 #[derive(Deserialize)]
 struct Description {
-    pid: u32,
+    /// Of the processes that serve HTTP.
+    pids: Vec<u32>,
     url: String,
     fingerprint: String,
     token: String,
@@ -59,13 +60,26 @@ impl Node {
     /// Starts the node on loopback, and a connector. The error is the reason why this node cannot
     /// start here.
     pub fn start(front: Front) -> Result<Self, String> {
-        Self::connect_to(front, NodeProcess::start(front, LOOPBACK)?)
+        Self::connect_to(front, NodeProcess::start(front, LOOPBACK, None)?)
+    }
+
+    /// Starts a node with pve-tunnel and so many processes of pveproxy.
+    pub fn with_processes(processes: u32) -> Result<Self, String> {
+        let front = Front::Pveproxy;
+        Self::connect_to(front, NodeProcess::start(front, LOOPBACK, Some(processes))?)
+    }
+
+    /// From now on, connections have lanes through the API.
+    pub fn use_lanes(&mut self) {
+        let data = json!({ "api": self.description.data(&[]) });
+        let answer = self.command(&json!({ "control": true, "cmd": "direct", "data": data }));
+        assert_eq!(answer["direct"]["plane"], "websocket", "{answer}");
     }
 
     /// Starts the node at the target's end of a link, and a connector at the source's end. The error
     /// is the reason why this node cannot start here.
     pub fn start_at_target(front: Front, link: &Link) -> Result<Self, String> {
-        let start = move || NodeProcess::start(front, TARGET_ADDRESSES[0]);
+        let start = move || NodeProcess::start(front, TARGET_ADDRESSES[0], None);
         Self::connect_to(front, link.target().execute(start)?)
     }
 
@@ -93,9 +107,14 @@ impl Node {
         })
     }
 
-    /// The PID of the program that serves HTTP.
+    /// The PIDs of the processes that serve HTTP.
+    pub fn pids(&self) -> &[u32] {
+        &self.description.pids
+    }
+
+    /// The PID of the program that serves HTTP, or of the first of its processes.
     pub fn pid(&self) -> u32 {
-        self.description.pid
+        self.description.pids[0]
     }
 
     /// Forwards a new local path to `remote`, and returns the local path.
@@ -153,10 +172,12 @@ impl Tunnel for Node {
     }
 
     fn processes(&self) -> Vec<(&str, u32)> {
-        vec![
-            (CONNECTOR, self.connector.child.id()),
-            (self.front.name(), self.pid()),
-        ]
+        let fronts = self.description.pids.iter();
+        let fronts = fronts.map(|pid| (self.front.name(), *pid));
+        [(CONNECTOR, self.connector.child.id())]
+            .into_iter()
+            .chain(fronts)
+            .collect()
     }
 }
 
@@ -166,6 +187,7 @@ impl Description {
         let url = match query {
             // The connector appends a ticket to the URL of a forward.
             [("socket", _)] => self.url(query) + "&",
+            // For lanes it appends a socket before.
             _ => self.url(query),
         };
         json!({
@@ -195,7 +217,7 @@ struct NodeProcess {
 
 impl NodeProcess {
     /// Starts it at this address of this thread's namespace, and returns the line that it prints.
-    fn start(front: Front, address: &str) -> Result<(Self, Value), String> {
+    fn start(front: Front, address: &str, processes: Option<u32>) -> Result<(Self, Value), String> {
         let argument = match front {
             Front::Pveproxy => "pveproxy",
             Front::TestNode => "testnode",
@@ -210,6 +232,7 @@ impl NodeProcess {
         let mut child = command
             .arg(project::path("bench/perl/node.pl"))
             .args([argument, address])
+            .args(processes.map(|processes| processes.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
