@@ -456,6 +456,9 @@ impl Connector {
                 }
                 match command {
                     CallerCommand::StartImport => self.import.start(),
+                    // The server would close its connections before their last requests arrive, and an
+                    // operator would read that data may be missing.
+                    CallerCommand::StopDisks => self.traffic.drain(Content::Disks).await,
                     CallerCommand::Quit => self.quit = true,
                     CallerCommand::QueryImport | CallerCommand::Other => {}
                 }

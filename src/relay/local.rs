@@ -147,7 +147,7 @@ impl Local {
 
     /// Whether the peer has closed its socket or shut down both directions, which cannot be
     /// distinguished.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         is_ready(&self.stream, GONE).unwrap_or(true)
     }
 

@@ -22,6 +22,7 @@ mod listener;
 mod log;
 mod memory;
 mod mtu;
+mod order;
 mod progress;
 mod target;
 mod tuning;

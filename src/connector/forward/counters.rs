@@ -5,18 +5,22 @@ use crate::guest_socket::Content;
 use crate::lanes::LaneUsage;
 use crate::process::Log;
 use crate::quantity::{Size, rate};
-use crate::relay::Counters;
+use crate::relay::{Counters, Local};
 use crate::system::lock;
 use crate::tuning::{Limit, LimitTimes};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 /// Interval of the lines about the progress of a migration.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the caller waits for data that its programs have sent before they closed.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// The counters of all forwards of the process, including those that have ended.
 #[derive(Debug, Default)]
@@ -24,6 +28,8 @@ pub(in crate::connector) struct Traffic {
     forwards: Mutex<Vec<Arc<ForwardCounters>>>,
     guest: Mutex<GuestSize>,
     open_time: Arc<Mutex<OpenTime>>,
+    /// Notified when a connection has ended.
+    ended: Arc<Notify>,
 }
 
 /// The sum of all forwards.
@@ -46,10 +52,30 @@ impl Traffic {
             content,
             size,
             open_time: self.open_time.clone(),
+            any_ended: self.ended.clone(),
             ..ForwardCounters::default()
         });
         lock(&self.forwards).push(counters.clone());
         counters
+    }
+
+    /// Waits, for a limited time, until connections with this content have ended whose programs have
+    /// closed: what these have sent has then arrived.
+    pub(in crate::connector) async fn drain(&self, content: Content) {
+        let drained = async {
+            loop {
+                let ended = self.ended.notified();
+                tokio::pin!(ended);
+                ended.as_mut().enable();
+                let forwards = lock(&self.forwards).clone();
+                let mut of_content = forwards.iter().filter(|each| each.content == content);
+                if !of_content.any(|forward| forward.is_closing()) {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        let _ = timeout(DRAIN_LIMIT, drained).await;
     }
 
     /// Takes the guest's sizes from a line of the caller for the worker.
@@ -241,6 +267,8 @@ pub(super) struct ForwardCounters {
     own_time: Mutex<OpenTime>,
     /// Of all forwards together.
     open_time: Arc<Mutex<OpenTime>>,
+    /// Notified when a connection of any of them has ended.
+    any_ended: Arc<Notify>,
     /// The sum of its connections.
     limits: Mutex<LimitTimes>,
 }
@@ -250,15 +278,24 @@ pub(super) struct ForwardCounters {
 struct Bytes {
     ended: (u64, u64),
     ended_lanes: LaneUsage,
-    open: Vec<Arc<Counters>>,
+    open: Vec<OpenConnection>,
+}
+
+#[derive(Debug)]
+struct OpenConnection {
+    counters: Arc<Counters>,
+    local: Weak<Local>,
 }
 
 impl ForwardCounters {
-    /// Counts a new connection and returns its counters.
-    pub(super) fn connected(&self) -> Arc<Counters> {
+    /// Counts a new connection of a local program and returns its counters.
+    pub(super) fn connected(&self, local: &Arc<Local>) -> Arc<Counters> {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::new(Counters::default());
-        lock(&self.bytes).open.push(counters.clone());
+        lock(&self.bytes).open.push(OpenConnection {
+            counters: counters.clone(),
+            local: Arc::downgrade(local),
+        });
         lock(&self.own_time).begin();
         lock(&self.open_time).begin();
         counters
@@ -268,13 +305,15 @@ impl ForwardCounters {
     /// far.
     pub(super) fn ended(&self, counters: &Arc<Counters>) -> Option<Moved> {
         let mut bytes = lock(&self.bytes);
-        bytes.open.retain(|other| !Arc::ptr_eq(other, counters));
+        let is_other = |other: &OpenConnection| !Arc::ptr_eq(&other.counters, counters);
+        bytes.open.retain(is_other);
         let (sent, received) = counters.bytes();
         bytes.ended = (bytes.ended.0 + sent, bytes.ended.1 + received);
         bytes.ended_lanes = bytes.ended_lanes.plus(counters.lanes.usage());
         drop(bytes);
         lock(&self.own_time).end();
         lock(&self.open_time).end();
+        self.any_ended.notify_waiters();
         (!self.is_open()).then(|| self.moved())
     }
 
@@ -292,6 +331,13 @@ impl ForwardCounters {
         lock(&self.own_time).open > 0
     }
 
+    /// Whether a program has closed its connection, and the connection has not ended.
+    fn is_closing(&self) -> bool {
+        let bytes = lock(&self.bytes);
+        let mut locals = bytes.open.iter().filter_map(|open| open.local.upgrade());
+        locals.any(|local| local.is_gone())
+    }
+
     fn state(&self) -> ForwardState {
         ForwardState {
             content: self.content,
@@ -303,9 +349,9 @@ impl ForwardCounters {
 
     fn moved(&self) -> Moved {
         let bytes = lock(&self.bytes);
-        let open = bytes.open.iter().map(|counters| counters.bytes());
+        let open = bytes.open.iter().map(|open| open.counters.bytes());
         let (sent, received) = open.fold(bytes.ended, |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        let open = bytes.open.iter().map(|counters| counters.lanes.usage());
+        let open = bytes.open.iter().map(|open| open.counters.lanes.usage());
         Moved {
             sent,
             received,

@@ -316,8 +316,8 @@ impl Connection {
     /// Relays until both ends are closed, and logs the outcome.
     async fn relay(self, local: UnixStream, transport: OpenTransport) {
         let started = Instant::now();
-        let bytes = self.counters.connected();
         let local = Arc::new(Local::new(local));
+        let bytes = self.counters.connected(&local);
         let tuning = self.tuning.clone();
         let connection = Arc::new(self);
         let result = transport

@@ -22,6 +22,8 @@ const END_LIMIT: Duration = Duration::from_secs(35);
 pub(in crate::connector) enum CallerCommand {
     StartImport,
     QueryImport,
+    /// The server of the disks shall end.
+    StopDisks,
     Quit,
     Other,
 }
@@ -37,6 +39,7 @@ impl CallerCommand {
         match name.ok().flatten().as_deref() {
             Some("disk-import") => Self::StartImport,
             Some(QUERY_IMPORT) => Self::QueryImport,
+            Some("nbdstop") => Self::StopDisks,
             Some("quit") => Self::Quit,
             _ => Self::Other,
         }
