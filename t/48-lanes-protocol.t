@@ -312,6 +312,7 @@ for my $plane (qw(tcp tls)) {
     subtest "$plane: streams that fail" => sub {
         my $listener = start($plane, dead_peer_timeout => 2);
         my $forward = forward($listener, 'failures');
+        alive($forward);
         violations($forward);
 
         my ($id, $end, $socket) = begin($forward, 3);
@@ -339,6 +340,23 @@ for my $plane (qw(tcp tls)) {
     };
 }
 
+# A lane that has nothing to carry may say so at any time.
+sub alive ($forward) {
+    my ($id, $end, $socket) = begin($forward, 1);
+    my $lane = $end->{lanes}[0]{stream};
+    $lane->write_all(frame(7, 0, 0) x 2);
+    print_byte($socket);
+    $end->write('good');
+    $end->run_until(sub { $end->{output} eq '.' && $end->{acknowledged} == 4 });
+    $lane->write_all(frame(7, 0, 0));
+    $end->write('and more');
+    $end->run_until(sub { $end->{acknowledged} == 12 });
+    sysread($socket, my $received, 64);
+    is($received, 'goodand more', 'alive has no effect');
+    $end->cut($end->{lanes}[0]);
+    return;
+}
+
 # Each error that the document lists is the end of its stream, and never a good one.
 sub violations ($forward) {
     my $largest = ~0;
@@ -350,7 +368,7 @@ sub violations ($forward) {
         'an end before data' => frame($KIND_DATA, 6, 10, 'abcdef') . frame($KIND_END, 0, 15),
         'an acknowledgement of what was not sent' => frame($KIND_ACKNOWLEDGEMENT, 0, 2),
         'kind 0' => frame(0, 0, 0),
-        'kind 7' => frame(7, 0, 0),
+        'kind 8' => frame(8, 0, 0),
         'data without bytes' => frame($KIND_DATA, 0, 0),
         'zeros without bytes' => frame($KIND_ZEROS, 0, 0),
         'compressed data without bytes' => frame($KIND_COMPRESSED, 0, 0),

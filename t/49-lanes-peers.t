@@ -161,7 +161,7 @@ for my $plane (qw(tls tcp)) {
             'an acknowledgement of what was not sent' =>
                 { send => frame($KIND_ACKNOWLEDGEMENT, 0, 1 << 40) },
             'kind 0' => { send => frame(0, 0, 0) },
-            'kind 7' => { send => frame(7, 0, 0) },
+            'kind 8' => { send => frame(8, 0, 0) },
             'compressed data, which the source does not accept' =>
                 { send => frame($KIND_COMPRESSED, 4, 0, 'zstd') },
             'data without bytes' => { send => frame($KIND_DATA, 0, 0) },

@@ -5,12 +5,14 @@ use super::api_address::ApiAddress;
 use super::connect_error::ConnectError;
 use super::dial::{ApiEndpoint, DialError, Protection, Websocket};
 use super::protocol::TargetData;
-use super::worker::{RequestError, WeakWorkerChannel, WorkerChannel, request_ticket};
+use super::worker::{
+    RequestError, WeakWorkerChannel, WorkerChannel, request_operation, request_ticket,
+};
 use crate::direct::handshake::Purpose;
 use crate::direct::message::OpenSocket;
 use crate::direct::{Link, SessionKey, WebsocketEnd};
 use crate::relay::{Counters, Local, relay};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -67,6 +69,9 @@ impl ApiRoute {
     ) -> Result<(Link, Protection), ConnectError> {
         let limit = self.options.ticket_timeout;
         let worker = self.worker.upgrade().ok_or(RequestError::NoControl)?;
+        // A worker that knows that its listener has ended gives no tickets for it: pveproxy may fail if
+        // nothing listens on a socket.
+        let _: Value = request_operation(&worker, &json!({ "op": "stat" })).await?;
         let ticket = request_ticket(&worker, &self.ticket, limit).await?;
         let websocket = self.socket.dial(Some(ticket.reveal()), &self.options);
         let Websocket {
@@ -76,7 +81,7 @@ impl ApiRoute {
             protection,
         } = websocket.await?;
         let (lane, carried) = UnixStream::pair()?;
-        tokio::spawn(async move {
+        let carrier = tokio::spawn(async move {
             let local = Local::new(carried);
             // The lane reports its end, whatever the reason is.
             match relay(&local, sender, receiver, &Counters::default()).await {
@@ -84,15 +89,22 @@ impl ApiRoute {
                 Err(_) => local.fail().await,
             }
         });
-        let mut link = Link::Websocket(lane, WebsocketEnd::Source(socket));
+        let carrier = carrier.abort_handle();
+        let end = WebsocketEnd::Source {
+            socket,
+            carrier: carrier.clone(),
+        };
+        let mut link = Link::Websocket(lane, end);
         let limit = self.options.handshake_timeout;
-        timeout(limit, link.respond(&self.key, purpose, self.protocol))
-            .await
-            .map_err(|_| ConnectError::TimedOut {
+        let answered = timeout(limit, link.respond(&self.key, purpose, self.protocol)).await;
+        let answered = match answered {
+            Ok(answered) => answered.map_err(ConnectError::Handshake),
+            Err(_) => Err(ConnectError::TimedOut {
                 what: "answer to the handshake",
                 limit,
-            })?
-            .map_err(ConnectError::Handshake)?;
+            }),
+        };
+        answered.inspect_err(|_| carrier.abort())?;
         Ok((link, protection))
     }
 }

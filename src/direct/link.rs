@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 /// Time limit for an orderly close.
@@ -43,9 +44,14 @@ pub(crate) enum Link {
 /// The end of a websocket between connector and listener.
 #[derive(Debug)]
 pub(crate) enum WebsocketEnd {
-    /// With the TCP connection to pveproxy, to observe it. The source leaves the end of the websocket to
-    /// the target: pveproxy would answer it in the target's place.
-    Source(OwnedFd),
+    /// The source leaves the end of the websocket to the target: pveproxy would answer it in the target's
+    /// place.
+    Source {
+        /// The TCP connection to pveproxy, to observe it.
+        socket: OwnedFd,
+        /// The task between the UNIX socket and this connection. It waits for the end of both.
+        carrier: AbortHandle,
+    },
     /// Where pveproxy has connected to the listener's socket.
     Target,
 }
@@ -91,10 +97,18 @@ impl Link {
         match self {
             Self::Tls(stream) => stream.get_ref().as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
-            Self::Websocket(_, WebsocketEnd::Source(socket)) => socket.as_fd(),
+            Self::Websocket(_, WebsocketEnd::Source { socket, .. }) => socket.as_fd(),
             Self::Websocket(stream, WebsocketEnd::Target) => stream.as_fd(),
         }
         .try_clone_to_owned()
+    }
+
+    /// The task behind it that has to be ended if the connection fails.
+    fn carrier(&self) -> Option<AbortHandle> {
+        match self {
+            Self::Websocket(_, WebsocketEnd::Source { carrier, .. }) => Some(carrier.clone()),
+            _ => None,
+        }
     }
 
     /// Checks that the network path of a direct plane delivers packets of full size, both ways if the
@@ -210,11 +224,14 @@ impl Link {
         monitor: Monitor<'_>,
     ) -> Result<(), String> {
         let socket = self.socket().map_err(|error| error.to_string())?;
+        let carrier = self.carrier();
+        // Earlier than the stream would fail, so that other lanes can send what this one has lost.
+        let limit = liveness.dead_peer_timeout() / LOST_LANE;
         let served = async {
             match self {
                 Self::Tls(connection) => {
                     let (outgoing, incoming) = tls_halves::split(*connection);
-                    stream.serve(outgoing, incoming).await
+                    stream.serve(outgoing, incoming, None).await
                 }
                 Self::Tcp(connection) => {
                     let (read, write) = connection.into_split();
@@ -222,7 +239,7 @@ impl Link {
                         PlainOutgoing::new(write),
                         PlainIncoming::<_, true>::new(read),
                     );
-                    let result = stream.serve(outgoing, incoming).await;
+                    let result = stream.serve(outgoing, incoming, None).await;
                     if result.is_ok() {
                         relay::finish_on_close(&socket).map_err(LaneError::Send)?;
                     }
@@ -230,19 +247,20 @@ impl Link {
                 }
                 Self::Websocket(connection, end) => {
                     let (outgoing, incoming) = websocket_halves(connection, end);
-                    stream.serve(outgoing, incoming).await
+                    stream.serve(outgoing, incoming, Some(limit)).await
                 }
             }
         };
         let lanes = || stream.lanes();
-        // Earlier than the stream would fail, so that other lanes can send what this one has lost.
-        let limit = liveness.dead_peer_timeout() / LOST_LANE;
         let result = tokio::select! {
             result = served => result.map_err(|error| error.to_string()),
             cause = acknowledgement::lost(&socket, limit, monitor.of_lane(&lanes)) => Err(cause),
         };
         if result.is_err() {
             abandon(&socket);
+            if let Some(carrier) = carrier {
+                carrier.abort();
+            }
         }
         result
     }
@@ -284,7 +302,7 @@ fn websocket_halves(
 ) {
     let (read, write) = stream.into_split();
     let outgoing = match end {
-        WebsocketEnd::Source(_) => PlainOutgoing::without_half_close(write),
+        WebsocketEnd::Source { .. } => PlainOutgoing::without_half_close(write),
         WebsocketEnd::Target => PlainOutgoing::new(write),
     };
     (outgoing, PlainIncoming::new(read))

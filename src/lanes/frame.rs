@@ -21,6 +21,7 @@ const END: u8 = 3;
 const ACKNOWLEDGEMENT: u8 = 4;
 const ABORT: u8 = 5;
 const COMPRESSED: u8 = 6;
+const ALIVE: u8 = 7;
 
 /// A header. Offsets count the bytes of one direction of the stream, from its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(crate) enum Frame {
     Abort,
     /// `count` bytes follow: the compressed bytes of the stream from `offset` on.
     Compressed { offset: u64, count: u32 },
+    /// The lane is alive, and has nothing to carry.
+    Alive,
 }
 
 /// Why bytes are not a frame.
@@ -67,6 +70,7 @@ impl Frame {
             Self::Acknowledgement { offset, window } => (ACKNOWLEDGEMENT, window, offset),
             Self::Abort => (ABORT, 0, 0),
             Self::Compressed { offset, count } => (COMPRESSED, count, offset),
+            Self::Alive => (ALIVE, 0, 0),
         };
         let mut bytes = [0; HEADER];
         bytes[0] = kind;
@@ -101,6 +105,7 @@ impl Frame {
             }),
             ABORT => Ok(Self::Abort),
             COMPRESSED => Ok(Self::Compressed { offset, count }),
+            ALIVE => Ok(Self::Alive),
             unknown => Err(FrameError::Kind(unknown)),
         }
     }

@@ -1,12 +1,14 @@
 //! What pveproxy does behind the upgrade: it relays between websockets and UNIX sockets. A test can end
-//! the websockets.
+//! the websockets, or stop the relay.
 
-use crate::target::{Request, Tls};
+use crate::target::{Request, Tls, close_cleanly};
+use crate::wait_until;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
 use std::time::Duration;
 use tungstenite::{Error, Message, WebSocket};
 
@@ -18,7 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(1);
 pub enum End {
     /// A process of pveproxy is killed: the connections end without close_notify and close frame.
     Killed,
-    /// In order, as if the listener had closed its connection: a close frame.
+    /// As if the listener had closed its connection: close_notify, without a close frame.
     Closed,
 }
 
@@ -34,6 +36,17 @@ struct Connection {
     number: usize,
     tcp: TcpStream,
     unix: UnixStream,
+    state: Arc<State>,
+}
+
+/// What one relay does.
+#[derive(Default)]
+struct State {
+    /// Bytes to the listener.
+    bytes: AtomicU64,
+    /// Whether it shall stop, and has.
+    is_frozen: AtomicBool,
+    has_stopped: AtomicBool,
 }
 
 impl Bridge {
@@ -47,26 +60,34 @@ impl Bridge {
         tcp.set_nodelay(true).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let state = Arc::<State>::default();
         self.open.lock().unwrap().push(Connection {
             number,
             tcp,
             unix: unix.try_clone().unwrap(),
+            state: state.clone(),
         });
-        self.relay(request.websocket(), &unix);
+        self.relay(request.websocket(), &unix, &state);
         let mut open = self.open.lock().unwrap();
         open.retain(|connection| connection.number != number);
     }
 
-    fn relay(&self, mut websocket: WebSocket<Tls>, mut unix: &UnixStream) {
+    fn relay(&self, mut websocket: WebSocket<Tls>, mut unix: &UnixStream, state: &State) {
         let mut buffer = vec![0; 1 << 17];
         loop {
+            while state.is_frozen.load(Ordering::Relaxed) {
+                state.has_stopped.store(true, Ordering::Relaxed);
+                sleep(PATIENCE);
+            }
             match websocket.read() {
                 Ok(Message::Binary(bytes)) => {
                     unix.set_nonblocking(false).unwrap();
                     if unix.write_all(&bytes).is_err() {
                         return;
                     }
-                    self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    for counter in [&self.bytes, &state.bytes] {
+                        counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    }
                 }
                 Ok(Message::Close(_)) => return,
                 Ok(_) => {}
@@ -75,11 +96,7 @@ impl Bridge {
             }
             unix.set_nonblocking(true).unwrap();
             match unix.read(&mut buffer) {
-                Ok(0) => {
-                    let _ = websocket.close(None);
-                    let _ = websocket.flush();
-                    return;
-                }
+                Ok(0) => return close_cleanly(websocket.into_inner()),
                 Ok(count) => {
                     let message = Message::binary(buffer[..count].to_vec());
                     if websocket.send(message).is_err() {
@@ -92,14 +109,31 @@ impl Bridge {
         }
     }
 
-    /// The websockets so far.
-    pub fn opened(&self) -> usize {
-        self.opened.load(Ordering::Relaxed)
+    /// The websockets that are open and have carried more than so many bytes to the listener.
+    pub fn used(&self, bytes: u64) -> usize {
+        let open = self.open.lock().unwrap();
+        let carried = open
+            .iter()
+            .map(|each| each.state.bytes.load(Ordering::Relaxed));
+        carried.filter(|carried| *carried > bytes).count()
     }
 
     /// Bytes to the listener so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Stops the relay of the chosen ones, as if a process of pveproxy were suspended: the kernels still
+    /// acknowledge what they receive.
+    pub fn freeze_some(&self, chosen: impl Fn(usize) -> bool) {
+        let open = self.open.lock().unwrap();
+        for connection in open.iter().filter(|each| chosen(each.number)) {
+            let state = &connection.state;
+            state.is_frozen.store(true, Ordering::Relaxed);
+            wait_until("it has stopped", || {
+                state.has_stopped.load(Ordering::Relaxed)
+            });
+        }
     }
 
     /// Ends the chosen ones of those that are open, counted from 0 as they were opened. The first one of

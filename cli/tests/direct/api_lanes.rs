@@ -86,7 +86,7 @@ fn streams_are_carried_in_both_directions() {
     assert!(!socket.exists());
 }
 
-/// An end in order is no end of the stream: pveproxy also ends the websockets of a listener that has died.
+/// pveproxy also ends the websockets of a listener that has died as if it had closed them.
 #[test]
 fn a_stream_survives_the_end_of_its_websockets() {
     for how in [End::Killed, End::Closed] {
@@ -107,6 +107,49 @@ fn a_stream_survives_the_end_of_its_websockets() {
             assert!(record["lanes"]["most"].as_u64().unwrap() <= 3, "{record}");
         }
     }
+}
+
+/// The kernels acknowledge what a suspended process does not read. The heartbeat has another one.
+#[test]
+fn a_stream_survives_lanes_that_deliver_nothing() {
+    for at_first in [true, false] {
+        let bridge = Bridge::default();
+        let fields = json!({ "dead_peer_timeout": 8 });
+        let mut tunnel = tunnel(Seam::default(), &bridge, &fields);
+        let (source, target) = tunnel.pair();
+        match at_first {
+            // A request on the only lane so far, which has no answer.
+            true => {
+                exchange_bytes(&source, &target);
+                bridge.freeze_some(|number| number > 0);
+                exchange_bytes(&source, &target);
+            }
+            false => transfer(source, target, || {
+                wait_until("all lanes carry data", || bridge.used(1 << 20) == 3);
+                bridge.freeze_some(|number| number > 1);
+            }),
+        }
+        let (record, ended) = tunnel.finish();
+        assert_eq!(record["failed"], 0, "{record}\n{}", ended.log);
+        let reopened = record["lanes"]["reopened"].as_u64();
+        assert!(reopened > Some(0), "{record}\n{}", ended.log);
+        let silent = "nothing was received for 2s";
+        assert!(ended.log.contains(silent), "{}", ended.log);
+    }
+}
+
+#[test]
+fn lanes_that_have_nothing_to_carry_are_alive() {
+    let bridge = Bridge::default();
+    let mut tunnel = tunnel(Seam::default(), &bridge, &json!({ "dead_peer_timeout": 4 }));
+    let (source, target) = tunnel.pair();
+    exchange_bytes(&source, &target);
+    // This waits for no event: nothing happens for longer than the limit.
+    thread::sleep(Duration::from_secs(5));
+    exchange_bytes(&source, &target);
+    drop((source, target));
+    let (record, ended) = tunnel.finish();
+    assert_eq!(record["lanes"]["reopened"], 0, "{record}\n{}", ended.log);
 }
 
 #[test]

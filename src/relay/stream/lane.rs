@@ -13,6 +13,9 @@ use tokio::time::timeout;
 /// Time limit for an orderly close, from the end of this end's direction.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often an end sends something on a lane that has nothing to carry, within the limit of its silence.
+const ALIVE_PART: u32 = 4;
+
 /// Why a lane has ended before its stream.
 #[derive(Debug, Error)]
 pub(crate) enum LaneError {
@@ -22,6 +25,9 @@ pub(crate) enum LaneError {
     /// It broke while receiving.
     #[error("receiving failed: {0}")]
     Receive(io::Error),
+    /// It has delivered nothing, and its peer would have sent something.
+    #[error("nothing was received for {0:?}")]
+    Silent(Duration),
     /// It ended without an announcement.
     #[error("it ended without an announcement")]
     Cut,
@@ -35,16 +41,19 @@ pub(crate) enum LaneError {
 
 impl Stream {
     /// Serves a lane until it ends, in order or by a failure. What it may have lost is then sent again
-    /// on another lane.
+    /// on another lane. `silence`: the lane has failed if nothing is received for this time, and each end
+    /// sends something more often; for connections whose state the kernel does not know.
     pub(crate) async fn serve<O: Outgoing, I: Incoming>(
         &self,
         mut outgoing: O,
         mut incoming: I,
+        silence: Option<Duration>,
     ) -> Result<(), LaneError> {
         let lane = self.begin();
         {
-            let up = self.send_all(&lane, &mut outgoing);
-            let down = self.receive_all(&lane, &mut incoming);
+            let alive_interval = silence.map(|limit| limit / ALIVE_PART);
+            let up = self.send_all(&lane, &mut outgoing, alive_interval);
+            let down = self.receive_all(&lane, &mut incoming, silence);
             tokio::pin!(up, down);
             tokio::select! {
                 result = &mut up => match result {

@@ -6,6 +6,18 @@ use super::lane::{LaneError, OpenLane};
 use super::run::Run;
 use super::{Content, State, Stream, StreamCompression};
 use crate::lanes::{Decompressor, Frame, Parsed, Parser, Violation};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Waits for the next bytes of a lane, at most for this time.
+async fn within<T>(limit: Option<Duration>, next: impl Future<Output = T>) -> Result<T, LaneError> {
+    match limit {
+        Some(limit) => timeout(limit, next)
+            .await
+            .map_err(|_| LaneError::Silent(limit)),
+        None => Ok(next.await),
+    }
+}
 
 impl Stream {
     /// Receives on a lane until the peer ends it, or the lane has failed.
@@ -13,12 +25,15 @@ impl Stream {
         &self,
         lane: &OpenLane<'_>,
         incoming: &mut I,
+        silence: Option<Duration>,
     ) -> Result<(), LaneError> {
         let mut parser = Parser::default();
         let mut decompressor = Decompressor::default();
         let mut turn = Turn::default();
         loop {
-            let pieces = match incoming.next().await.map_err(LaneError::Receive)? {
+            // The time in which this end does not read does not count.
+            let received = within(silence, incoming.next()).await?;
+            let pieces = match received.map_err(LaneError::Receive)? {
                 Received::Data(pieces) => pieces,
                 Received::End if parser.is_between_frames() && self.may_be_end::<I>() => {
                     self.state().peer_is_complete = true;
@@ -138,6 +153,7 @@ impl Stream {
                 }
                 // The parser returns the payload instead.
                 Frame::Data { .. } | Frame::Compressed { .. } | Frame::Abort => Ok(()),
+                Frame::Alive => Ok(()),
             };
             if handled.is_ok() {
                 self.deliver_stored(state, lane);

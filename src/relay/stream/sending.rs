@@ -6,10 +6,11 @@ use super::compression::LaneCompression;
 use super::lane::{LaneError, OpenLane};
 use super::{Abort, Content, Stream, StreamCompression, ZEROS};
 use crate::lanes::{Frame, HEADER, LaneId, length};
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::time::sleep_until;
 
 /// What a lane does next.
 enum Step {
@@ -33,6 +34,7 @@ impl Stream {
         &self,
         lane: &OpenLane<'_>,
         outgoing: &mut O,
+        alive_interval: Option<Duration>,
     ) -> Result<(), LaneError> {
         let layout = Layout {
             before: O::ROOM,
@@ -43,6 +45,7 @@ impl Stream {
         };
         let mut buffer = vec![0; layout.size()];
         let mut turn = Turn::default();
+        let mut sent_at = Instant::now();
         let mut compression = match self.compression {
             StreamCompression::Sends => LaneCompression::new(),
             StreamCompression::None | StreamCompression::Accepts => None,
@@ -51,19 +54,27 @@ impl Stream {
             let woken = self.work.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
+            let due = alive_interval.map(|interval| sent_at + interval);
+            let alive = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => pending().await,
+                }
+            };
             let step = self.next_step(lane.id, layout, &mut buffer);
             let (frame, count) = match step {
                 Step::Send(frame, count) => (frame, count),
                 Step::Abort => (Frame::Abort, 0),
                 Step::Wait => {
                     tokio::select! {
-                        () = woken => {}
-                        () = lane.woken.notified() => {}
+                        () = woken => continue,
+                        () = lane.woken.notified() => continue,
                         () = outgoing.control_pending() => {
                             outgoing.send_control().await.map_err(LaneError::Send)?;
+                            continue;
                         }
+                        () = alive => (Frame::Alive, 0),
                     }
-                    continue;
                 }
                 Step::Read => {
                     let read = tokio::select! {
@@ -71,6 +82,7 @@ impl Stream {
                         () = woken => continue,
                         () = lane.woken.notified() => continue,
                         read = self.read(lane.id, layout, &mut buffer) => read,
+                        () = alive => Some((Frame::Alive, 0)),
                     };
                     match read {
                         Some(read) => read,
@@ -91,6 +103,7 @@ impl Stream {
             let sent = outgoing.send(&mut buffer[..layout.used(count)]);
             let (sent, blocked) = self.or_hand_over(lane, sent).await;
             sent.map_err(LaneError::Send)?;
+            sent_at = Instant::now();
             if let Some(compression) = &mut compression {
                 compression.sent(plain, count, blocked);
             }
