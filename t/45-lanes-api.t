@@ -117,6 +117,33 @@ for my $front (qw(testnode pveproxy)) {
     };
 }
 
+subtest 'the socket of the listener' => sub {
+    my $node = node('testnode');
+    my $opened = opened($node, 104);
+    my $socket = lanes_socket($node, 104);
+    my $command = sub ($name, %params) {
+        return PVE::Tunnel::Client::write_tunnel($opened->{tunnel}, 30, $name, \%params);
+    };
+    ok($command->('ticket', path => $socket)->{ticket}, 'it has tickets');
+    my $forward = { op => 'forward', path => $socket };
+    ok(
+        !eval { $command->('query-disk-import', direct => $forward); 1 },
+        'it is no forward of its own'
+    );
+    like($@, qr/is not known here/, '... for this reason');
+    $command->('query-disk-import', direct => { op => 'close' });
+    ok(!eval { $command->('ticket', path => $socket); 1 }, 'it has no tickets after its end');
+    $opened->finish;
+
+    for my $vmid (105 .. 110) {
+        my $killed = opened($node, $vmid);
+        my ($worker) = children($node->{pid});
+        kill KILL => $worker;
+        ok(wait_until(sub { !-e lanes_socket($node, $vmid) }), 'it is gone with a killed worker');
+        $killed->finish;
+    }
+};
+
 # A tunnel whose control connection is not served by these processes.
 sub opened_beside ($node, $vmid, @processes) {
     my $negotiate = \&PVE::Tunnel::Client::Negotiation::negotiate;

@@ -39,7 +39,7 @@ pub(super) enum ConnectError {
     /// No websocket to the listener.
     #[error(transparent)]
     Websocket(#[from] DialError),
-    /// The worker gave no ticket for it.
-    #[error("no ticket for the listener's socket: {0}")]
-    Ticket(#[from] RequestError),
+    /// The worker's listener has ended, or it gives no ticket for it.
+    #[error("the target's worker: {0}")]
+    Worker(#[from] RequestError),
 }

@@ -28,6 +28,7 @@ use crate::plane::Plane;
 use crate::process::{Input, Log, Output};
 use crate::publication::{self, Publication};
 use crate::scalar;
+use crate::system::socket_path::SocketPath;
 use crate::system::{ConfidentialMemory, ParentDeathSignal, Signals, limits};
 use crate::tls::{Fingerprint, Identity, Server, TlsError};
 use crate::tuning::{Buffer, Congestion};
@@ -213,6 +214,7 @@ async fn serve(
         acceptor,
         sockets,
         answer,
+        _path,
         _slot,
     } = match prepare(log, options) {
         Ok(prepared) => prepared,
@@ -256,6 +258,9 @@ struct Prepared {
     sockets: Vec<ListeningSocket>,
     /// The answer to `open`.
     answer: Answer,
+    /// That of the socket behind the API. Not with the socket: its task may outlive the listener, if a
+    /// signal ends the process.
+    _path: Option<SocketPath>,
     _slot: Option<quota::Slot>,
 }
 
@@ -309,7 +314,7 @@ fn direct(
     options: &Options,
 ) -> Result<Prepared, ListenerError> {
     let addresses = sockets::addresses(options)?;
-    let slot = take_slot(options)?;
+    let slot = quota::take(Path::new(quota::DIRECTORY), options.user.as_deref())?;
     let Bound { sockets, port } = sockets::bind(&addresses)?;
     let shown: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
     log.line(format_args!(
@@ -331,20 +336,20 @@ fn direct(
         acceptor: Arc::new(Acceptor::new(options, server, key, log.clone())),
         sockets,
         answer: Answer::Direct(open),
+        _path: None,
         _slot: slot,
     })
 }
 
-/// For lanes through the API.
+/// For lanes through the API. It needs no port, so it takes no slot of those that share them.
 fn behind_api(
     path: &str,
     key: SessionKey,
     log: &Arc<Log>,
     options: &Options,
 ) -> Result<Prepared, ListenerError> {
-    let slot = take_slot(options)?;
-    let socket = ListeningSocket::at_path(Path::new(path), options.owner);
-    let socket = socket.map_err(|cause| ListenerError::Socket {
+    let made = ListeningSocket::at_path(Path::new(path), options.owner);
+    let (socket, socket_path) = made.map_err(|cause| ListenerError::Socket {
         path: path.to_owned(),
         cause,
     })?;
@@ -359,10 +364,7 @@ fn behind_api(
         acceptor: Arc::new(Acceptor::new(options, None, key, log.clone())),
         sockets: vec![socket],
         answer: Answer::Socket(open),
-        _slot: slot,
+        _path: Some(socket_path),
+        _slot: None,
     })
-}
-
-fn take_slot(options: &Options) -> Result<Option<quota::Slot>, QuotaError> {
-    quota::take(Path::new(quota::DIRECTORY), options.user.as_deref())
 }

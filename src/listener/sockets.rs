@@ -15,11 +15,7 @@ pub(super) enum ListeningSocket {
     /// For the source itself.
     Tcp(TcpListener),
     /// For the API, behind which the source is.
-    Unix {
-        listener: UnixListener,
-        /// Removed with it.
-        _path: SocketPath,
-    },
+    Unix(UnixListener),
 }
 
 /// A connection that was accepted.
@@ -33,13 +29,10 @@ pub(super) enum Arrival {
 pub(super) struct Peer(Option<SocketAddr>);
 
 impl ListeningSocket {
-    /// The socket of lanes through the API.
-    pub(super) fn at_path(path: &Path, owner: Option<u32>) -> io::Result<Self> {
+    /// The socket of lanes through the API, and its path.
+    pub(super) fn at_path(path: &Path, owner: Option<u32>) -> io::Result<(Self, SocketPath)> {
         let (listener, path) = SocketPath::listen(path, owner)?;
-        Ok(Self::Unix {
-            listener: UnixListener::from_std(listener)?,
-            _path: path,
-        })
+        Ok((Self::Unix(UnixListener::from_std(listener)?), path))
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Arrival, Peer)> {
@@ -48,7 +41,7 @@ impl ListeningSocket {
                 let (stream, address) = listener.accept().await?;
                 Ok((Arrival::Tcp(stream), Peer(Some(address))))
             }
-            Self::Unix { listener, .. } => {
+            Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Arrival::Unix(stream), Peer(None)))
             }

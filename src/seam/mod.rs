@@ -16,7 +16,7 @@ use crate::capability::Capability;
 use crate::configuration::{
     Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, TargetSelection, select_target,
 };
-use crate::direct::message::is_socket_path;
+use crate::direct::message::{MAX_SOCKET_PATH, is_socket_path};
 use crate::direct::{HANDSHAKE_TIMEOUT, LANES_PROTOCOL, OLDEST_PROTOCOL, PROTOCOL};
 use crate::lanes::Compression;
 use crate::plan::{self, Node, Privilege};
@@ -186,7 +186,9 @@ pub enum SeamError {
     #[error("socket {0} is not known here")]
     UnknownSocket(String),
     /// There is no place for a socket.
-    #[error("{0}: the worker's own socket has no path beside which another one could listen")]
+    #[error(
+        "{0}: beside the worker's own socket, no other path of at most {MAX_SOCKET_PATH} bytes is possible"
+    )]
     NoSocket(&'static str),
     /// Lanes need a newer protocol.
     #[error("open: plane 'websocket' needs protocol {LANES_PROTOCOL}")]
@@ -216,8 +218,9 @@ pub fn decide(content: &[u8], input: &SeamInput) -> Result<Action, SeamError> {
         Request::Open(open) => seam.open(&open),
         Request::Forward { path } => {
             seam.require_listener("forward")?;
-            // The worker's own rule for tickets.
-            if !input.sockets.contains(&path) {
+            // The worker's own rule for tickets. The listener's own socket is one of them.
+            let own = input.socket.as_deref().and_then(listener_socket);
+            if !input.sockets.contains(&path) || own.as_ref() == Some(&path) {
                 return Err(SeamError::UnknownSocket(scalar::shown(&path)));
             }
             let request = json!({ "op": "forward", "path": path });
@@ -370,7 +373,7 @@ impl Seam<'_> {
         }
         let selected = self.select(MigrationType::Secure, None)?;
         let socket = self.input.socket.as_deref();
-        let path = socket.and_then(|socket| socket_beside(socket, "lanes"));
+        let path = socket.and_then(listener_socket);
         let mut options = self.listener_options(open, Plane::Websocket, &selected)?;
         options["path"] = json!(path.ok_or(SeamError::NoSocket("open"))?);
         Ok(Action::Listen { options })
@@ -453,6 +456,11 @@ fn check(privilege: &Privilege) -> Action {
         path: privilege.path.clone(),
         privilege: privilege.privilege.clone(),
     }
+}
+
+/// Where a listener behind the API has its socket.
+fn listener_socket(worker: &str) -> Option<String> {
+    socket_beside(worker, "lanes")
 }
 
 /// A path beside the worker's own socket. None if it would be too long.

@@ -20,7 +20,7 @@ sub handle ($self, $state, $direct) {
     return $action->{reply} if $action->{do} eq 'reply';
     return $self->_listen($state, $action->{options}) if $action->{do} eq 'listen';
     return $self->_meter($state, $action->{options}) if $action->{do} eq 'meter';
-    return (delete $self->{listener})->close if $action->{do} eq 'close';
+    return $self->_close($state) if $action->{do} eq 'close';
     return $self->{listener}->ask($action->{request});
 }
 
@@ -44,6 +44,7 @@ sub _decide ($self, $state, $direct) {
     my $file = $self->{configuration};
     my $text = eval { PVE::Tunnel::Configuration::read_file($file) };
     my $unreadable = $@;
+    $self->_withdraw($state) if $self->_listener_state eq 'ended';
     my $sockets = ref($state->{sockets}) eq 'HASH' ? $state->{sockets} : {};
     my %known = (
         direct => $direct,
@@ -73,8 +74,24 @@ sub _listen ($self, $state, $options) {
     my %owner = defined($path) ? (owner => $state->{socket_uid}) : ();
     my ($listener, $opened) = PVE::Tunnel::Seam::Listener->start({ %$options, %owner });
     $self->{listener} = $listener;
-    $state->{sockets}{$path} = 1 if defined $path;
+    if (defined $path) {
+        $self->{listener_path} = $path;
+        $state->{sockets}{$path} = 1;
+    }
     return $opened;
+}
+
+sub _close ($self, $state) {
+    my $listener = delete $self->{listener};
+    $self->_withdraw($state);
+    return $listener->close;
+}
+
+# No more tickets for the listener's socket. pveproxy may fail if nothing listens there any more.
+sub _withdraw ($self, $state) {
+    my $path = delete $self->{listener_path};
+    delete $state->{sockets}{$path} if defined $path;
+    return;
 }
 
 # Its socket is one of the worker's, for tickets and for forwards.
