@@ -65,7 +65,7 @@ pub(crate) struct Measurement {
     pub(super) is_growing: bool,
     /// CPU seconds of this node's connector for a GiB; null if they cannot be read.
     pub(crate) source_cpu: Option<f64>,
-    /// CPU seconds of the target's process, the listener or a pveproxy, for a GiB.
+    /// CPU seconds of the target's process, the listener or a pveproxy, for a GiB; null if there are both.
     pub(crate) target_cpu: Option<f64>,
 }
 
@@ -144,7 +144,11 @@ impl Meter<'_> {
             rate: rate.bytes_per_second / 1e6,
             is_growing: rate.is_growing,
             source_cpu: cpu.map(|(now, before)| per_gib(now - before)),
-            target_cpu: report.get("cpu").and_then(Value::as_f64).map(per_gib),
+            target_cpu: match (self.plane, self.lanes) {
+                // The meter observes the listener only, and pveproxy does most of the work.
+                ("websocket", Some(_)) => None,
+                _ => report.get("cpu").and_then(Value::as_f64).map(per_gib),
+            },
         })
     }
 
