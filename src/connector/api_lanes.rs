@@ -22,7 +22,7 @@ pub(super) const FIRST_LANES: u16 = 3;
 
 /// Why they are used, for the plan.
 pub(super) const REASON: &str =
-    "its streams use several websockets, because the target supports that";
+    "each stream through the API uses several websockets, because the target supports that";
 
 /// Opens a listener behind the API, and a connection to it. Closes it again if there is no connection.
 /// Returns the reason of a failure.
