@@ -114,14 +114,18 @@ bench: build bench-peers ## run the benchmarks (CASE= selects, QUICK=1: short ru
 bench-report: setup ## update pictures and tables from bench/results.json
 	$(BENCH_REPORT)
 
-# Not --locked: the locked versions do not compile any more. Cargo selects versions that our compiler supports.
+# websocat is not --locked: the locked versions do not compile any more. Cargo selects versions that our compiler
+# supports. The compiler that this project requires is too old for aggligator. That only skips its case.
 bench-peers: setup ## install the programs that the benchmarks compare with
 	@$(SETUP) --bench
 	CARGO_RESOLVER_INCOMPATIBLE_RUST_VERSIONS=fallback \
 		$(CARGO) install websocat@1.14.0 --root target/bench
+	$(CARGO) install --path bench/peers/aggligator --locked --root target/bench --target-dir target/bench/build || \
+		echo 'bench-peers: aggligator-peer is not built (it requires Rust 1.89), so the case aggregation is skipped'
 
 lint: build ## check formats, lints, POD, and all generated files
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path bench/peers/aggligator/Cargo.toml --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release -q -p pve-tunnel --test header
 	$(BENCH_REPORT) --check
