@@ -1,6 +1,6 @@
 //! The machine, and the versions of all programs.
 
-use crate::peer::websocat;
+use crate::peer::{aggligator, websocat};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
@@ -15,6 +15,10 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("socat", &["socat", "-V"]),
     ("stunnel", &["stunnel", "-version"]),
 ];
+
+/// The locked versions of the crates in this workspace, and in that of the peer aggligator.
+const LOCK: &str = include_str!("../../Cargo.lock");
+const AGGLIGATOR_LOCK: &str = include_str!("../peers/aggligator/Cargo.lock");
 
 /// Crates that pve-tunnel and its peers use.
 const CRATES: &[&str] = &["fastwebsockets", "ring", "rustls", "tungstenite"];
@@ -38,8 +42,16 @@ pub fn versions() -> BTreeMap<String, String> {
     let programs = PROGRAMS
         .iter()
         .map(|(name, command)| (*name, version(command)));
-    let crates = CRATES.iter().map(|name| (*name, locked_version(name)));
+    let crates = CRATES
+        .iter()
+        .map(|name| (*name, locked_version(LOCK, name)));
     let others = [
+        (
+            "aggligator",
+            aggligator::program()
+                .ok()
+                .and_then(|_| locked_version(AGGLIGATOR_LOCK, "aggligator")),
+        ),
         // All members of the workspace have the same version.
         ("pve-tunnel", Some(env!("CARGO_PKG_VERSION").to_owned())),
         (
@@ -102,8 +114,7 @@ fn output(command: &[&str]) -> Option<String> {
 }
 
 /// The version of a crate in Cargo.lock.
-fn locked_version(name: &str) -> Option<String> {
-    let lock = include_str!("../../Cargo.lock");
+fn locked_version(lock: &str, name: &str) -> Option<String> {
     let (_, after) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
     let (version, _) = after.split_once('"')?;
     Some(version.to_owned())

@@ -58,6 +58,10 @@ pub const ALL: &[Case] = &[
         about: "several connections for one stream: over long and lossy paths, and of an empty volume",
     },
     Case {
+        name: "aggregation",
+        about: "one stream over 1 and 4 connections, on loopback and over long and lossy paths",
+    },
+    Case {
         name: "cores",
         about: "one stream over 1, 4 and 8 lanes, while each thread has a tenth of a core",
     },

@@ -1,5 +1,6 @@
 //! The cases.
 
+mod aggregation;
 mod compression;
 mod cores;
 mod frame;
@@ -38,6 +39,7 @@ pub fn runner(case: &Case) -> Run {
         "many" => many::run,
         "wan" => wan::run,
         "lanes" => lanes::run,
+        "aggregation" => aggregation::run,
         "cores" => cores::run,
         "compression" => compression::run,
         "guest" => guest::run,

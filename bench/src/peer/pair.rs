@@ -3,12 +3,15 @@
 use super::process::Process;
 use crate::tunnel::{Ends, Tunnel};
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
+use testing::cable::TARGET_ADDRESSES;
+use testing::link::Link;
+use testing::namespace::NamespaceThread;
 use testing::wait_until;
 
 /// Far longer than any step of a benchmark takes.
@@ -24,7 +27,21 @@ pub struct Pair {
 impl Pair {
     /// Calls `start` to start the processes, with addresses that nothing else uses.
     pub fn new(start: impl FnOnce(&Addresses) -> Vec<(&'static str, Process)>) -> Self {
-        let addresses = Addresses::new();
+        Self::at(Addresses::on_loopback(), start)
+    }
+
+    /// The same, with the server at the target's end of a link and everything else at the source's.
+    pub fn over(
+        link: &Link,
+        start: impl FnOnce(&Addresses) -> Vec<(&'static str, Process)>,
+    ) -> Self {
+        Self::at(Addresses::over(link), start)
+    }
+
+    fn at(
+        addresses: Addresses,
+        start: impl FnOnce(&Addresses) -> Vec<(&'static str, Process)>,
+    ) -> Self {
         let sink = UnixListener::bind(addresses.sink()).unwrap();
         let processes = start(&addresses);
         Self {
@@ -60,19 +77,38 @@ impl Tunnel for Pair {
     }
 }
 
-/// The addresses of a pair: two UNIX sockets, and a port of the loopback address.
+/// The addresses of a pair: two UNIX sockets, and a port of the server's address.
 pub struct Addresses {
     directory: TempDir,
+    ip: Ipv4Addr,
     pub port: u16,
+    /// The network namespace of the server; none for that of this thread.
+    server: Option<NamespaceThread>,
 }
 
 impl Addresses {
-    fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    fn on_loopback() -> Self {
+        Self::new(Ipv4Addr::LOCALHOST, None)
+    }
+
+    fn over(link: &Link) -> Self {
+        let ip = TARGET_ADDRESSES[0].parse().unwrap();
+        Self::new(ip, Some(link.target().clone()))
+    }
+
+    fn new(ip: Ipv4Addr, server: Option<NamespaceThread>) -> Self {
+        let bind = move || TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
         Self {
             directory: tempfile::tempdir().unwrap(),
-            port: listener.local_addr().unwrap().port(),
+            ip,
+            port: at_server(server.as_ref(), bind).port(),
+            server,
         }
+    }
+
+    /// Where the server listens, as `address:port`.
+    pub fn endpoint(&self) -> String {
+        SocketAddrV4::new(self.ip, self.port).to_string()
     }
 
     /// The socket to which the source connects.
@@ -94,22 +130,35 @@ impl Addresses {
     /// the client first.
     pub fn start(
         &self,
-        client: (&'static str, &Command),
-        server: (&'static str, &Command),
+        client: (&'static str, Command),
+        server: (&'static str, Command),
     ) -> Vec<(&'static str, Process)> {
-        let server = (server.0, Process::start(server.1));
+        let (name, command) = server;
+        let start = move || Process::start(&command);
+        let server = (name, at_server(self.server.as_ref(), start));
         self.wait_until_listening();
-        vec![(client.0, Process::start(client.1)), server]
+        vec![(client.0, Process::start(&client.1)), server]
     }
 
     /// Looks at the kernel's table of sockets: some servers accept one connection only, so a test
     /// connection would use it up.
     fn wait_until_listening(&self) {
-        let entry = format!(" 0100007F:{:04X} 00000000:0000 0A ", self.port);
+        let ip = u32::from_ne_bytes(self.ip.octets());
+        let entry = format!(" {ip:08X}:{:04X} 00000000:0000 0A ", self.port);
+        let sockets = || fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
         wait_until("the peer listens", || {
-            fs::read_to_string("/proc/thread-self/net/tcp")
-                .unwrap()
-                .contains(&entry)
+            at_server(self.server.as_ref(), sockets).contains(&entry)
         });
+    }
+}
+
+/// Runs a job in the network namespace of the server.
+fn at_server<T: Send + 'static>(
+    server: Option<&NamespaceThread>,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    match server {
+        Some(namespace) => namespace.execute(job),
+        None => job(),
     }
 }

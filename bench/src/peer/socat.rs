@@ -25,6 +25,6 @@ pub fn pair() -> Result<Pair, String> {
             format!("TCP4-LISTEN:{port},bind=127.0.0.1,nodelay"),
             format!("UNIX-CONNECT:{}", sink.display()),
         );
-        addresses.start(("socat client", &client), ("socat server", &server))
+        addresses.start(("socat client", client), ("socat server", server))
     }))
 }

@@ -44,8 +44,8 @@ pub fn pair() -> Result<Pair, String> {
             command
         };
         addresses.start(
-            ("stunnel client", &stunnel("client.conf", client)),
-            ("stunnel server", &stunnel("server.conf", server)),
+            ("stunnel client", stunnel("client.conf", client)),
+            ("stunnel server", stunnel("server.conf", server)),
         )
     }))
 }

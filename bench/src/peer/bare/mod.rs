@@ -48,7 +48,7 @@ fn pair(role: &str, options: &Value) -> Pair {
     Pair::new(|addresses| {
         let [client, server] =
             ["client", "server"].map(|end| command(&format!("{role}_{end}"), addresses, options));
-        addresses.start(("bare client", &client), ("bare server", &server))
+        addresses.start(("bare client", client), ("bare server", server))
     })
 }
 

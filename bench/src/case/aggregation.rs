@@ -1,0 +1,150 @@
+//! Streams over a fixed number of connections, compared with aggligator over as many TCP
+//! connections.
+//!
+//! aggligator does not encrypt, so its counterpart is `tcp`. The rows of `tls` have a goal only where
+//! the network is the limit. The sockets are the kernel's on both sides.
+
+use crate::connection::{Connection, transfer_over};
+use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title};
+use crate::peer::aggligator;
+use crate::plane;
+use crate::tunnel::Tunnel;
+use serde_json::{Value, json};
+use std::thread;
+use std::time::Duration;
+use testing::link::Link;
+use testing::namespace;
+
+/// The peer: with a thread for each core, as its documentation shows it, and with one thread, which
+/// takes less CPU time.
+const AGGLIGATOR: &str = "aggligator";
+const ONE_THREAD: &str = "aggligator, one thread";
+
+/// Numbers of connections on loopback, and the number on paths with a delay.
+const ON_LOOPBACK: [u16; 2] = [1, 4];
+const OVER_LINKS: u16 = 4;
+
+/// Bytes of a turn on loopback.
+const BYTES: u64 = 1 << 30;
+
+/// The first part of a turn over a link, which is not measured, and the rest: as in the case `lanes`.
+const START: Duration = Duration::from_secs(12);
+const TIME: Duration = Duration::from_secs(10);
+
+/// Each turn over a link lasts long, so there are fewer of them.
+const TURNS: usize = 3;
+
+/// pve-tunnel's planes.
+const PLANES: [&str; 2] = ["tcp", "tls"];
+
+/// Paths: the name, the round trip in milliseconds, and the share of packets that are lost.
+const PATHS: [(&str, u64, f64); 2] = [
+    ("100 ms, system's settings", 100, 0.0),
+    ("40 ms, 0.1 % loss, CUBIC", 40, 0.001),
+];
+
+pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
+    for lanes in ON_LOOPBACK {
+        on_loopback(effort, lanes, rows)?;
+    }
+    thread::scope(|scope| scope.spawn(|| over_links(effort, rows)).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn on_loopback(effort: &Effort, lanes: u16, rows: &mut Rows) -> Result<(), String> {
+    let bytes = effort.bytes(BYTES);
+    let theirs = Connection::through(aggligator::pair(lanes, None)?);
+    let one_thread = Connection::through(aggligator::pair(lanes, Some(1))?);
+    let [tcp, tls] = PLANES
+        .map(|plane| Connection::through(plane::with_fields(plane, &fields_of_request(lanes))));
+    let contest = Contest::run(
+        effort.turns(),
+        vec![
+            Contender::new("tcp", || tcp.transfer(bytes)),
+            Contender::new("tls", || tls.transfer(bytes)),
+            Contender::new(AGGLIGATOR, || theirs.transfer(bytes)),
+            Contender::new(ONE_THREAD, || one_thread.transfer(bytes)),
+        ],
+    );
+    for plane in PLANES {
+        let name = format!("{plane}, {}, loopback", count(lanes));
+        let title = |unit| Title {
+            case: "aggregation",
+            name: &name,
+            unit,
+        };
+        let goal = |goal| Some(goal).filter(|_| plane == "tcp");
+        let (speed, cost) = (goal(Goal::AtLeast(2.0)), goal(Goal::AtMost(0.4)));
+        for peer in [AGGLIGATOR, ONE_THREAD] {
+            rows.extend([
+                contest.row_of(plane, title("MB/s"), peer, speed, |sample| sample.value),
+                contest.row_of(plane, title("CPU s/GiB"), peer, cost, Sample::cost),
+            ]);
+        }
+    }
+    Ok(())
+}
+
+/// `1 lane`, or `4 lanes`.
+fn count(lanes: u16) -> String {
+    match lanes {
+        1 => "1 lane".to_owned(),
+        _ => format!("{lanes} lanes"),
+    }
+}
+
+/// The fields of a request for streams that begin with so many lanes, which on loopback suffice. One
+/// lane requires that two are permitted: otherwise a stream is a connection without lanes.
+fn fields_of_request(lanes: u16) -> Value {
+    json!({ "lanes": lanes.max(2), "first_lanes": lanes })
+}
+
+/// Runs in this thread, which gets a network namespace of its own.
+fn over_links(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
+    namespace::unshare().map_err(|error| format!("needs root for network namespaces: {error}"))?;
+    namespace::run("ip link set lo up");
+    let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
+    for (name, milliseconds, loss) in PATHS {
+        link.set_round_trip(Duration::from_millis(milliseconds));
+        link.set_loss(loss);
+        over_path(effort, &link, name, rows)?;
+    }
+    Ok(())
+}
+
+fn over_path(effort: &Effort, link: &Link, path: &str, rows: &mut Rows) -> Result<(), String> {
+    let (start, time) = match effort.quick {
+        true => (START / 8, TIME / 8),
+        false => (START, TIME),
+    };
+    let mut request = fields_of_request(OVER_LINKS);
+    for field in ["congestion", "buffer"] {
+        request[field] = "system".into();
+    }
+    let listener = json!({ "congestion": "system", "buffer": "system" });
+    let mut contenders = Vec::new();
+    for plane in PLANES {
+        let mut tunnel = link.tunnel_with(plane, &request, listener.clone());
+        let clocks = Clocks::new(tunnel.processes());
+        contenders.push(Contender::new(plane, move || {
+            transfer_over(link, &mut tunnel, &clocks, start, time)
+        }));
+    }
+    let mut theirs = aggligator::pair_over(link, OVER_LINKS)?;
+    let clocks = Clocks::new(theirs.processes());
+    contenders.push(Contender::new(AGGLIGATOR, move || {
+        transfer_over(link, &mut theirs, &clocks, start, time)
+    }));
+    let contest = Contest::run(effort.turns().min(TURNS), contenders);
+    for plane in PLANES {
+        let name = format!("{plane}, {}, {path}", count(OVER_LINKS));
+        let title = Title {
+            case: "aggregation",
+            name: &name,
+            unit: "MB/s",
+        };
+        let goal = Some(Goal::AtLeast(1.0));
+        rows.push(contest.row_of(plane, title, AGGLIGATOR, goal, |sample| sample.value));
+    }
+    Ok(())
+}
