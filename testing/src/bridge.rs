@@ -15,6 +15,9 @@ use tungstenite::{Error, Message, WebSocket};
 /// How long it waits for a websocket before it looks at the UNIX socket.
 const PATIENCE: Duration = Duration::from_millis(1);
 
+/// A pause after each message to the listener, so that a test can act while data moves.
+const PACE: Duration = Duration::from_millis(4);
+
 /// How a websocket ends, and the UNIX socket behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -85,6 +88,7 @@ impl Bridge {
                     if unix.write_all(&bytes).is_err() {
                         return;
                     }
+                    sleep(PACE);
                     for counter in [&self.bytes, &state.bytes] {
                         counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     }
