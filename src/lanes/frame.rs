@@ -238,11 +238,11 @@ mod tests {
             .encode()
         };
         let mut unknown = Frame::Abort.encode();
-        unknown[0] = 7;
+        unknown[0] = 8;
         let mut reserved = Frame::Abort.encode();
         reserved[2] = 1;
         for (bytes, expected) in [
-            (unknown, FrameError::Kind(7)),
+            (unknown, FrameError::Kind(8)),
             (reserved, FrameError::Reserved),
             (data(0), FrameError::Count(0)),
             (data(10), FrameError::Offset),
