@@ -71,9 +71,7 @@ impl LaneSettings {
                 .clamp(*THREADS.start(), *THREADS.end()),
         }
     }
-}
 
-impl LaneSettings {
     /// With at least so many lanes, whether or not they help.
     pub(crate) fn at_least(self, lanes: u16) -> Self {
         Self {

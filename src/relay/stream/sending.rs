@@ -45,7 +45,8 @@ impl Stream {
         };
         let mut buffer = vec![0; layout.size()];
         let mut turn = Turn::default();
-        let mut sent_at = Instant::now();
+        let alive_at = || alive_interval.map(|interval| Instant::now() + interval);
+        let mut due = alive_at();
         let mut compression = match self.compression {
             StreamCompression::Sends => LaneCompression::new(),
             StreamCompression::None | StreamCompression::Accepts => None,
@@ -54,8 +55,7 @@ impl Stream {
             let woken = self.work.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            let due = alive_interval.map(|interval| sent_at + interval);
-            let alive = async {
+            let alive = async move {
                 match due {
                     Some(due) => sleep_until(due.into()).await,
                     None => pending().await,
@@ -103,7 +103,7 @@ impl Stream {
             let sent = outgoing.send(&mut buffer[..layout.used(count)]);
             let (sent, blocked) = self.or_hand_over(lane, sent).await;
             sent.map_err(LaneError::Send)?;
-            sent_at = Instant::now();
+            due = alive_at();
             if let Some(compression) = &mut compression {
                 compression.sent(plain, count, blocked);
             }
