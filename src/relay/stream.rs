@@ -138,6 +138,13 @@ impl State {
         self.failure.get_or_insert(error);
     }
 
+    /// Something was transferred. Without a lane, it is only what has arrived before.
+    fn progressed(&mut self) {
+        if self.lanes > 0 {
+            self.failing_since = None;
+        }
+    }
+
     /// Whether there is a lane, and nothing had to be sent again for this time.
     fn has_healed(&self, time: Duration) -> bool {
         self.lanes > 0 && self.resent_at.is_none_or(|at| at.elapsed() >= time)

@@ -85,8 +85,19 @@ impl Listener {
 
     pub fn receive(&mut self) -> Value {
         let mut line = String::new();
-        self.control.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+        match self.control.read_line(&mut line) {
+            Ok(1..) => serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}")),
+            ended => panic!("the listener has ended: {ended:?}: {}", self.end_of_log()),
+        }
+    }
+
+    /// What a listener that has closed its control socket has logged.
+    fn end_of_log(&mut self) -> String {
+        let log = self.log.take().unwrap().join().unwrap();
+        match self.child.as_mut().map(Child::wait) {
+            Some(status) => format!("{status:?}: {log}"),
+            None => log,
+        }
     }
 
     pub fn request(&mut self, request: &Value) -> Value {

@@ -2,11 +2,13 @@
 //! and not an end of stream, and nothing is left behind.
 
 use serde_json::json;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 use testing::namespace::in_namespace;
 use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with, program};
 use testing::stream::{
@@ -19,6 +21,9 @@ const PLANES: [(&str, &str); 2] = [("secure", "tls"), ("insecure", "tcp")];
 
 /// More bytes than all buffers in the path hold.
 const LENGTH: usize = 16 << 20;
+
+/// In which a slow program reads [`LENGTH`] bytes.
+const SLOW: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
@@ -199,6 +204,37 @@ fn a_kill_after_the_end_of_one_direction_is_not_a_clean_end() {
         expect_reset(read_until_end(&source).1);
         expect_write_failure(write_until_failure(&target));
         assert_survivor_cleans_up(tunnel, victim, 1);
+    });
+}
+
+/// What the listener has stored for a slow program reaches it after the source has died. That is no
+/// progress of the stream's lanes, which have failed.
+#[test]
+fn a_dead_source_is_an_error_for_a_program_that_still_reads_stored_data() {
+    in_namespace(|| {
+        for (kind, plane) in PLANES {
+            let seam = Seam::with_listeners(role::listeners());
+            let fields = json!({ "lanes": 2, "first_lanes": 2, "dead_peer_timeout": 2 });
+            let request = plane_request_with(kind, &fields);
+            let mut tunnel = NegotiatedTunnel::on_plane(plane, seam, &request);
+            let (source, mut target) = tunnel.pair();
+            exchange_bytes(&source, &target);
+            let writer = write_until_failure(&source);
+            let mut read_slowly = || {
+                thread::sleep(SLOW / 100);
+                target.read(&mut [0; LENGTH / 100])
+            };
+            for _ in 0..20 {
+                assert!(read_slowly().unwrap() > 0);
+            }
+            kill(&mut tunnel, Victim::Connector);
+            expect_write_failure(writer);
+            let dead_since = Instant::now();
+            while read_slowly().is_ok_and(|count| count > 0) {
+                assert!(dead_since.elapsed() < SLOW, "the program got no error");
+            }
+            assert_survivor_cleans_up(tunnel, Victim::Connector, 1);
+        }
     });
 }
 

@@ -71,7 +71,7 @@ impl Stream {
 
     /// The local program has taken data, or it was dropped for it.
     fn took(&self, state: &mut State, count: u64) {
-        state.failing_since = None;
+        state.progressed();
         if !state.dropping {
             self.counters.received.fetch_add(count, Ordering::Relaxed);
         }

@@ -165,11 +165,14 @@ impl Stream {
 
     /// The peer has acknowledged data, and there may be room for more.
     fn acknowledged(&self, state: &mut State, offset: u64, window: u32) -> Result<(), Violation> {
+        let before = state.sender.unacknowledged();
         for content in state.sender.acknowledge(offset, window)? {
-            state.failing_since = None;
             if let Content::Bytes(buffer) = content {
                 state.buffers.keep(buffer);
             }
+        }
+        if state.sender.unacknowledged() < before {
+            state.progressed();
         }
         if state.sender.is_acknowledged() {
             self.changed.notify_waiters();
