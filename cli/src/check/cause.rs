@@ -4,6 +4,7 @@
 use super::advice;
 use super::connector::{Connector, ConnectorError};
 use super::finding::{Finding, Step};
+use super::route::Route;
 use super::speed::Measured;
 use super::tunnel::WORKER_TIMEOUT;
 use pve_tunnel::plane::Plane;
@@ -13,15 +14,15 @@ use serde_json::json;
 /// failure of the whole tunnel.
 pub(super) fn find(
     connector: &mut Connector,
-    plane: Plane,
+    route: Route,
     reason: String,
 ) -> Result<Measured, ConnectorError> {
-    let failure = of(plane, reason);
+    let failure = of(route, reason);
     if failure.is_local {
         return Ok(failure.into());
     }
-    // The worker asks the listener for its counters. It has none for the websocket.
-    if plane != Plane::Websocket {
+    // The worker asks the listener for its counters.
+    if route.has_listener {
         if let Some(why) = refusal(connector, "stat")? {
             return Ok(failure.of_target("the listener", &why).into());
         }
@@ -30,11 +31,7 @@ pub(super) fn find(
     Ok(match refusal(connector, "meter")? {
         Some(why) => {
             let failure = failure.of_target("the meter", &why);
-            let text = format!(
-                "plane '{}' cannot be measured: {}",
-                plane.name(),
-                failure.reason
-            );
+            let text = format!("{route} cannot be measured: {}", failure.reason);
             Finding::worse(Step::Speed, text, failure.advice).into()
         }
         None => failure.into(),
@@ -42,9 +39,9 @@ pub(super) fn find(
 }
 
 /// A failure for this reason.
-pub(super) fn of(plane: Plane, reason: String) -> Failure {
+pub(super) fn of(route: Route, reason: String) -> Failure {
     Failure {
-        plane,
+        route,
         is_local: advice::for_this_node(&reason).is_some(),
         reason,
         advice: "see the task log of the target",
@@ -61,10 +58,10 @@ fn refusal(connector: &mut Connector, operation: &str) -> Result<Option<String>,
     }
 }
 
-/// A plane that transfers no data. Whether a migration would fail depends on the plane that it would use, which is
-/// negotiated after the websocket was measured.
+/// A route that transfers no data. Whether a migration would fail depends on the route that it would use, which is
+/// negotiated after one websocket was measured.
 pub(super) struct Failure {
-    plane: Plane,
+    route: Route,
     reason: String,
     advice: &'static str,
     /// The cause is on this node, where a migration would meet it, too.
@@ -84,27 +81,26 @@ impl Failure {
         }
     }
 
-    /// `chosen`: the plane that a migration would use, if that is known.
-    pub(super) fn judged(self, chosen: Option<Plane>) -> Finding {
+    /// `chosen`: the route that a migration would use, if that is known.
+    pub(super) fn judged(self, chosen: Option<Route>) -> Finding {
         let Self {
-            plane,
+            route,
             reason,
             advice,
             is_local,
         } = self;
-        let text = format!("plane '{}' does not transfer data: {reason}", plane.name());
+        let text = format!("{route} does not transfer data: {reason}");
         match chosen {
             _ if is_local => Finding::failed(Step::Speed, text, advice),
-            Some(chosen) if chosen == plane => Finding::failed(Step::Speed, text, advice),
+            Some(chosen) if chosen == route => Finding::failed(Step::Speed, text, advice),
             None => Finding::worse(Step::Speed, text, advice),
             // The worker has just answered over the control connection.
             Some(chosen) => Finding::worse(
                 Step::Speed,
                 format!(
-                    "{text}. A migration would not use it for guest data, which takes plane '{}'. Its commands take another websocket, which works",
-                    chosen.name()
+                    "{text}. A migration would not use it for guest data, which takes {chosen}. Its commands take another websocket, which works"
                 ),
-                match chosen {
+                match chosen.plane {
                     Plane::Tls => {
                         format!(
                             "a migration whose listener cannot be reached would use it: {advice}"
@@ -113,6 +109,52 @@ impl Failure {
                     _ => advice.to_owned(),
                 },
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Outcome;
+    use super::*;
+
+    #[test]
+    fn a_failure_of_the_chosen_route_is_decisive() {
+        let tls = Route::new(Plane::Tls, Some(8));
+        let websocket = Route::new(Plane::Websocket, None);
+        let lanes = Route::new(Plane::Websocket, Some(3));
+        let (worse, decisive) = (Outcome::Worse, Outcome::Failed);
+        for (failed, chosen, outcome, text) in [
+            (
+                tls,
+                Some(Route::new(Plane::Tls, Some(1))),
+                decisive,
+                "'tls' does not transfer",
+            ),
+            (
+                websocket,
+                Some(websocket),
+                decisive,
+                "'websocket' does not transfer",
+            ),
+            (
+                lanes,
+                Some(lanes),
+                decisive,
+                "'websocket' with lanes does not transfer",
+            ),
+            (
+                websocket,
+                Some(lanes),
+                worse,
+                "which takes plane 'websocket' with lanes.",
+            ),
+            (websocket, Some(tls), worse, "which takes plane 'tls'."),
+            (websocket, None, worse, "'websocket' does not transfer"),
+        ] {
+            let found = of(failed, "it was cut".to_owned()).judged(chosen);
+            assert_eq!(found.outcome, outcome, "{found:?}");
+            assert!(found.text.contains(text), "{found:?}");
         }
     }
 }

@@ -30,6 +30,7 @@ mod remote;
 mod report;
 mod requirement;
 mod resources;
+mod route;
 mod speed;
 mod tags;
 mod target;

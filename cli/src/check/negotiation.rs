@@ -4,6 +4,7 @@ use super::advice;
 use super::connector::{Connector, ConnectorError};
 use super::finding::{Finding, Step};
 use super::report::Report;
+use super::route::Route;
 use super::speed::{self, Forwards, Measured};
 use super::tunnel::Request;
 use pve_tunnel::capability::VersionReply;
@@ -22,9 +23,8 @@ pub(super) struct Negotiated {
 }
 
 impl Negotiated {
-    /// Whether streams end at the target's listener.
-    pub(super) fn has_listener(&self) -> bool {
-        self.plane != Plane::Websocket || self.lanes.is_some()
+    pub(super) fn route(&self) -> Route {
+        Route::new(self.plane, self.lanes)
     }
 
     /// Measures a plane with a listener. A direct plane with several lanes is measured with one, too.

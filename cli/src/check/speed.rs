@@ -9,6 +9,7 @@ use super::interrupt::Interrupt;
 use super::measurement::{Direction, Measurement, Meter};
 use super::rate::shown;
 use super::report::Report;
+use super::route::Route;
 use super::tunnel::{Request, WORKER_TIMEOUT};
 use crate::arguments::MAX_SECONDS;
 use pve_tunnel::plane::Plane;
@@ -107,8 +108,8 @@ impl From<Failure> for Measured {
 }
 
 impl Measured {
-    /// `chosen`: the plane that a migration would use, if that is known.
-    pub(super) fn judged(self, chosen: Option<Plane>) -> Finding {
+    /// `chosen`: the route that a migration would use, if that is known.
+    pub(super) fn judged(self, chosen: Option<Route>) -> Finding {
         match self {
             Self::Finding(finding) => finding,
             Self::Failure(failure) => failure.judged(chosen),
@@ -127,9 +128,10 @@ pub(super) fn measure(
     let Some(meter) = &forwards.meter else {
         return Ok(Vec::new());
     };
+    let route = Route::new(plane, lanes);
     let socket = match forwards.forward(connector, (plane, lanes), meter) {
         Ok(socket) => socket,
-        Err(ConnectorError::Refused(reason)) => return Ok(vec![cause::of(plane, reason).into()]),
+        Err(ConnectorError::Refused(reason)) => return Ok(vec![cause::of(route, reason).into()]),
         Err(error) => return Err(error),
     };
     let seconds = forwards.request.seconds;
@@ -160,7 +162,7 @@ pub(super) fn measure(
             Err(error) => {
                 let cause = connector.log().failure(&socket, lines);
                 let cause = cause.map_or(String::new(), |cause| format!("; {cause}"));
-                measured.push(cause::find(connector, plane, format!("{error}{cause}"))?);
+                measured.push(cause::find(connector, route, format!("{error}{cause}"))?);
                 break;
             }
         }

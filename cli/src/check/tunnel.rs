@@ -233,22 +233,19 @@ fn checks(
         measured.push(missing.into());
     }
     let negotiated = negotiate(connector, &version, request, report);
-    let plane = negotiated
-        .as_ref()
-        .ok()
-        .and_then(|each| Some(each.as_ref()?.plane));
-    report.plane = plane.map(|plane| plane.name().to_owned());
-    let has_lanes = matches!(&negotiated, Ok(Some(negotiated)) if negotiated.has_listener());
+    let route = match &negotiated {
+        Ok(Some(negotiated)) => Some(negotiated.route()),
+        _ => None,
+    };
+    report.plane = route.map(|route| route.plane.name().to_owned());
     let result = match negotiated {
-        Ok(Some(negotiated)) if negotiated.has_listener() => {
+        Ok(Some(negotiated)) if negotiated.route().has_listener => {
             negotiated.measure(forwards, connector, report, &mut measured)
         }
         other => other.map(drop),
     };
-    // With lanes through the API, a migration does not depend on what one websocket transfers.
-    let decisive = plane.filter(|plane| *plane != Plane::Websocket || !has_lanes);
     for each in measured {
-        report.add(each.judged(decisive));
+        report.add(each.judged(route));
     }
     result
 }
