@@ -3,18 +3,17 @@
 //! The processes of pveproxy share the work, and the listener reads whatever arrives, so that their
 //! buffers hold no more than the windows of the streams. A stream survives the end of its websockets.
 
-use super::Options;
-use super::api_route::{Api, ApiRoute};
+use super::agreed::Agreed;
+use super::api_route::ApiRoute;
 use super::connect_error::ConnectError;
 use super::direct_target::{DirectTarget, Healing};
-use super::protocol::PlaneRequest;
-use super::worker::{RequestError, WorkerChannel, request_operation};
+use super::negotiation::Negotiation;
+use super::protocol::TargetData;
+use super::worker::{RequestError, request_operation};
 use crate::direct::message::OpenSocket;
 use crate::direct::{LaneResources, Windows};
-use crate::lanes::Compression;
 use crate::plane::Plane;
-use crate::process::Log;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 
 /// The lanes of a stream, whether or not they help: one for each process that pveproxy has by default.
@@ -27,40 +26,24 @@ pub(super) const REASON: &str =
 /// Opens a listener behind the API, and a connection to it. Closes it again if there is no connection.
 /// Returns the reason of a failure.
 pub(super) async fn open(
-    (protocol, compression): (u16, Compression),
-    request: &PlaneRequest,
-    worker: &WorkerChannel,
-    api: Api<'_>,
-    options: &Arc<Options>,
-    log: &Arc<Log>,
+    negotiation: &Negotiation<'_>,
+    agreed: Agreed,
+    api: &TargetData,
 ) -> Result<DirectTarget, String> {
     let operation = json!({
         "op": "open",
-        "protocol": protocol,
+        "protocol": agreed.protocol,
         "plane": Plane::Websocket,
-        "dead_peer_timeout": request.dead_peer_seconds(),
+        "dead_peer_timeout": negotiation.request.dead_peer_seconds(),
     });
-    let connected = match request_operation::<OpenSocket>(worker, &operation).await {
-        Ok(open) if open.plane != Plane::Websocket || open.protocol != protocol => {
+    let connected = match request_operation::<OpenSocket>(negotiation.worker, &operation).await {
+        Ok(open) if open.plane != Plane::Websocket || open.protocol != agreed.protocol => {
             Err(ConnectError::OtherPlane {
                 plane: open.plane,
                 protocol: open.protocol,
             })
         }
-        Ok(open) => {
-            let lanes = request.lanes().at_least(FIRST_LANES);
-            let lanes = lanes.with_compression(compression);
-            let healing = Healing {
-                lanes: Arc::new(LaneResources::new(lanes, Windows::OF_SOURCE)),
-                worker: worker.clone(),
-            };
-            let limit = request.dead_peer_timeout;
-            let (options, log) = (options.clone(), log.clone());
-            match ApiRoute::new(&open, api, worker, options) {
-                Ok(route) => DirectTarget::through_api(route, limit, healing, log).await,
-                Err(error) => Err(error.into()),
-            }
-        }
+        Ok(open) => connect(negotiation, &open, agreed, api).await,
         // There is no listener, or it cannot be closed any more.
         Err(error @ (RequestError::Refused(_) | RequestError::NoControl)) => {
             return Err(error.to_string());
@@ -68,8 +51,31 @@ pub(super) async fn open(
         Err(error) => Err(error.into()),
     };
     if connected.is_err() {
-        // If this request is lost, the listener ends with its worker.
-        let _ = request_operation::<Value>(worker, &json!({ "op": "close" })).await;
+        negotiation.close_listener().await;
     }
     connected.map_err(|error| error.to_string())
+}
+
+async fn connect(
+    negotiation: &Negotiation<'_>,
+    open: &OpenSocket,
+    agreed: Agreed,
+    api: &TargetData,
+) -> Result<DirectTarget, ConnectError> {
+    let Negotiation {
+        request,
+        worker,
+        address,
+        options,
+        log,
+        ..
+    } = *negotiation;
+    let lanes = request.lanes().at_least(FIRST_LANES);
+    let lanes = lanes.with_compression(agreed.compression);
+    let healing = Healing {
+        lanes: Arc::new(LaneResources::new(lanes, Windows::OF_SOURCE)),
+        worker: worker.clone(),
+    };
+    let route = ApiRoute::new(open, api, address.clone(), worker, options.clone())?;
+    DirectTarget::through_api(route, request.dead_peer_timeout, healing, log.clone()).await
 }

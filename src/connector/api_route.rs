@@ -17,12 +17,6 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// Where websockets to sockets of the target are opened.
-pub(super) struct Api<'a> {
-    pub(super) target: &'a TargetData,
-    pub(super) address: &'a Arc<ApiAddress>,
-}
-
 /// The listener's socket behind the target's API.
 pub(super) struct ApiRoute {
     socket: ApiEndpoint,
@@ -38,13 +32,13 @@ impl ApiRoute {
     /// To the socket that the target has opened.
     pub(super) fn new(
         open: &OpenSocket,
-        api: Api<'_>,
+        api: &TargetData,
+        address: Arc<ApiAddress>,
         worker: &WorkerChannel,
         options: Arc<Options>,
     ) -> Result<Self, DialError> {
-        let target = api.target.of_socket(&open.path);
         Ok(Self {
-            socket: ApiEndpoint::new(target, api.address.clone())?,
+            socket: ApiEndpoint::new(api.of_socket(&open.path), address)?,
             ticket: Map::from_iter([("path".to_owned(), open.path.as_str().into())]),
             worker: worker.downgrade(),
             protocol: open.protocol,

@@ -2,10 +2,10 @@
 //!
 //! It implements the protocol of `proxmox-websocket-tunnel` on its standard input and output
 //! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
-//! plane (`negotiation`, `address_rules`), and serves forwards (`forward`). Each connection of a
+//! plane (`negotiation`, `offer`, `address_rules`), and serves forwards (`forward`). Each connection of a
 //! forward gets a websocket of its own (`dial`, `api_address`, `websocket_halves`), or a connection to
 //! the target's listener (`direct_target`), or several (`lanes`). The listener is reached directly
-//! (`direct_endpoint`) or through the API (`api_lanes`, `api_route`). `session` carries the commands out, `progress`
+//! (`direct_listener`, `direct_endpoint`) or through the API (`api_lanes`, `api_route`). `session` carries the commands out, `progress`
 //! and `record` report what was transferred, and `published` is what `pve-tunnel list` shows.
 
 mod address_rules;
@@ -16,6 +16,7 @@ mod api_route;
 mod connect_error;
 mod dial;
 mod direct_endpoint;
+mod direct_listener;
 mod direct_target;
 mod forward;
 mod happy_eyeballs;
@@ -23,6 +24,7 @@ mod json_object;
 mod lane_demand;
 mod lanes;
 mod negotiation;
+mod offer;
 mod options;
 mod progress;
 mod protocol;
