@@ -85,6 +85,26 @@ fn streams_are_carried_in_both_directions() {
     assert!(!socket.exists());
 }
 
+/// The lanes end one after another, and the last acknowledgement arrives on any of them.
+#[test]
+fn the_end_of_a_stream_is_no_failure_of_its_lanes() {
+    let bridge = Bridge::default();
+    let mut tunnel = tunnel(Seam::default(), &bridge, &json!({}));
+    for _ in 0..20 {
+        let (source, target) = tunnel.pair();
+        write_in_pieces(&source, &pattern(LENGTH / 8)).unwrap();
+        drop(source);
+        read_to_end(&target).1.unwrap();
+    }
+    let seam = tunnel.seam.clone();
+    let (record, ended) = tunnel.finish();
+    assert_eq!(record["lanes"]["most"], 3, "{record}");
+    let (_, log) = seam.take_listener().end();
+    for log in [ended.log, log] {
+        assert!(!log.contains(" failed: "), "{log}");
+    }
+}
+
 /// pveproxy also ends the websockets of a listener that has died as if it had closed them.
 #[test]
 fn a_stream_survives_the_end_of_its_websockets() {

@@ -50,7 +50,7 @@ impl Stream {
         silence: Option<Duration>,
     ) -> Result<(), LaneError> {
         let lane = self.begin();
-        {
+        let result = {
             let alive_interval = silence.map(|limit| limit / ALIVE_PART);
             let up = self.send_all(&lane, &mut outgoing, alive_interval);
             let down = self.receive_all(&lane, &mut incoming, silence);
@@ -78,7 +78,29 @@ impl Stream {
                 },
                 () = self.until(|state| state.stopped) => Err(LaneError::Stream),
             }
+        };
+        match result {
+            Err(LaneError::Send(_) | LaneError::Receive(_) | LaneError::Cut)
+                if !I::HALF_CLOSE && self.ends().await =>
+            {
+                self.state().peer_is_complete = true;
+                self.changed.notify_waiters();
+                Ok(())
+            }
+            result => result,
         }
+    }
+
+    /// Whether the stream ends now, and a lane with it. Without half-close, an end of a lane does not tell
+    /// that the stream is complete for the peer: a proxy ends it in the same way for a peer that has died.
+    /// Then it does not count before everything was acknowledged, which may be on its way on another lane.
+    async fn ends(&self) -> bool {
+        if !self.state().sender.has_ended() {
+            return false;
+        }
+        let decided = self.until(|state| state.is_complete() || state.is_over());
+        let _ = timeout(CLOSE_TIMEOUT, decided).await;
+        self.state().is_complete()
     }
 }
 

@@ -35,7 +35,7 @@ impl Stream {
             let received = within(silence, incoming.next()).await?;
             let pieces = match received.map_err(LaneError::Receive)? {
                 Received::Data(pieces) => pieces,
-                Received::End if parser.is_between_frames() && self.may_be_end::<I>() => {
+                Received::End if I::HALF_CLOSE && parser.is_between_frames() => {
                     self.state().peer_is_complete = true;
                     self.changed.notify_waiters();
                     return Ok(());
@@ -70,13 +70,6 @@ impl Stream {
             self.deliver_run(lane, &mut run).await?;
             turn.moved(pieces.bytes()).await;
         }
-    }
-
-    /// Whether the peer may have ended a lane because the stream is complete for it. Where no end of one
-    /// direction exists, a proxy ends the lane in the same way for a peer that has died. Then it does not
-    /// count before everything was acknowledged.
-    fn may_be_end<I: Incoming>(&self) -> bool {
-        I::HALF_CLOSE || self.state().is_complete()
     }
 
     fn parse<'a>(
