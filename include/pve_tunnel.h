@@ -387,7 +387,8 @@ int32_t pve_tunnel_plan(const char *input, char **out);
 //   dead_peer_timeout   seconds, 1 to 3600
 //   congestion          "auto", "system", "bbr" or "cubic"
 //   buffer              "auto", "system", or a number of bytes
-//   lanes               the most connections that carry a stream together, 1 to 16
+//   lanes               the most connections that carry a stream together, 1 to 16, or null for 3
+//                       websockets or one direct connection
 //   threads             the threads that serve them beside a process's own one, 1 to 16, or null
 //                       for a quarter of the cores
 //   compression         "none" or "zstd"

@@ -65,7 +65,7 @@ subtest 'on the source' => sub {
         dead_peer_timeout => 60,
         congestion => 'auto',
         buffer => 'auto',
-        lanes => 1,
+        lanes => undef,
         threads => undef,
         compression => 'none',
     );

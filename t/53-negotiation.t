@@ -421,7 +421,7 @@ subtest 'the connector' => sub {
             network => undef, source_network => undef, caps => ['insecure-remote', 'multifd'],
             planes => ['tls'], require_encryption => JSON::false, public => JSON::false,
             gateway => JSON::false, dead_peer_timeout => 60, congestion => 'auto',
-            buffer => 'auto', lanes => 1, threads => undef, compression => 'none',
+            buffer => 'auto', lanes => undef, threads => undef, compression => 'none',
             api => $tunnel->{params},
         },
         'the connector receives the complete request'

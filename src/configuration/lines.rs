@@ -71,7 +71,7 @@ pub enum Origin {
 pub struct Setting {
     /// The key in the file that defines the value, or would define it.
     pub key: &'static str,
-    /// The value as the file contains it; none for the node's own address.
+    /// The value as the file contains it; none for a default that depends on the node or the plane.
     pub value: Option<String>,
     /// Where the value comes from.
     #[serde(flatten)]
@@ -118,7 +118,7 @@ pub fn settings(selection: &SourceSelection, lines: &Lines) -> Vec<Setting> {
         ),
         setting("congestion", Some(selection.congestion.name().to_owned())),
         setting("buffer", Some(selection.buffer.to_string())),
-        setting("lanes", Some(selection.lanes.to_string())),
+        setting("lanes", selection.lanes.map(|lanes| lanes.to_string())),
         setting(
             "threads",
             selection.threads.map(|threads| threads.to_string()),

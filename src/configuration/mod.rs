@@ -126,8 +126,8 @@ pub struct Network {
     pub congestion: Congestion,
     /// The size of the buffers of its sockets.
     pub buffer: Buffer,
-    /// The most connections that carry one stream together.
-    pub lanes: u16,
+    /// The most connections that carry one stream together; none for the default.
+    pub lanes: Option<u16>,
     /// The threads that serve them beside a process's own one; none for the default.
     pub threads: Option<u16>,
     /// How the data is compressed.

@@ -12,7 +12,7 @@ use super::{
     Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, DEAD_PEER_TIMEOUTS, Host, Lines,
     MAX_FILE, MAX_LINE, MAX_SECTIONS, Network, POLICY_ID, id_mistake, is_id,
 };
-use crate::lanes::{Compression, DEFAULT_LANES, LANES, THREADS};
+use crate::lanes::{Compression, LANES, THREADS};
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
@@ -333,7 +333,7 @@ impl NetworkKeys {
             dead_peer_timeout: self.dead_peer_timeout.unwrap_or(DEAD_PEER_TIMEOUT),
             congestion: self.congestion,
             buffer: self.buffer,
-            lanes: self.lanes.unwrap_or(DEFAULT_LANES),
+            lanes: self.lanes,
             threads: self.threads,
             compression: self.compression,
             comment: self.comment,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parse::type_names;
 use super::{Configuration, ConfigurationError, DEAD_PEER_TIMEOUT, Host, Network, is_id};
-use crate::lanes::{Compression, DEFAULT_LANES};
+use crate::lanes::Compression;
 use crate::network::Spec;
 use crate::plane::MigrationType;
 use crate::scalar;
@@ -78,8 +78,9 @@ pub struct SourceSelection {
     pub congestion: Congestion,
     /// The size of the buffers of sockets.
     pub buffer: Buffer,
-    /// The most connections that carry one stream together.
-    pub lanes: u16,
+    /// The most connections that carry one stream together; null for the default, which is 3 websockets
+    /// or one direct connection.
+    pub lanes: Option<u16>,
     /// The threads that serve them beside the connector's own one; null for the default.
     pub threads: Option<u16>,
     /// How the data is compressed.
@@ -226,7 +227,7 @@ pub fn select_source(
             dead_peer_timeout: DEAD_PEER_TIMEOUT,
             congestion: Congestion::default(),
             buffer: Buffer::default(),
-            lanes: DEFAULT_LANES,
+            lanes: None,
             threads: None,
             compression: Compression::None,
             reason,

@@ -66,7 +66,7 @@ impl Negotiation<'_> {
             }
             None => Agreed::OLDEST,
         };
-        let api = offer.api_lanes.zip(self.request.api.as_ref());
+        let api = offer.api_lanes.zip(self.request.api_for_lanes());
         let mut input = self.plan_input(offer.caps, offer.tls_withheld);
         let mut decided =
             plan(&input).map_err(|error| match (error, offer.clear_text_withheld) {
@@ -108,7 +108,7 @@ impl Negotiation<'_> {
     /// Requests the target's offer, if this migration could use anything of it.
     async fn offer(&self) -> Result<OfferedPlanes, NegotiationError> {
         let is_direct = |plane: &Plane| matches!(plane, Plane::Tls | Plane::Tcp);
-        match self.request.api.is_some() || self.request.planes.iter().any(is_direct) {
+        match self.request.api_for_lanes().is_some() || self.request.planes.iter().any(is_direct) {
             true => offered_planes(self.request, self.worker, self.log).await,
             false => Ok(OfferedPlanes::default()),
         }

@@ -155,7 +155,8 @@ pub(super) struct PlaneRequest {
     /// The size of their buffers; if absent, the option's.
     #[serde(default)]
     pub(super) buffer: Option<Buffer>,
-    /// The most connections that carry one stream together; if absent, one, as in protocol 1.
+    /// The most connections that carry one stream together; if absent, one, as in protocol 1, or as many
+    /// websockets as is useful.
     #[serde(default, deserialize_with = "scalar::deserialize_optional_number")]
     pub(super) lanes: Option<u16>,
     /// Those that a stream has even if they do not help; if absent, one.
@@ -191,6 +192,11 @@ impl PlaneRequest {
     pub(super) fn dead_peer_seconds(&self) -> u64 {
         let limit = self.dead_peer_timeout;
         limit.as_secs() + u64::from(limit.subsec_nanos() > 0)
+    }
+
+    /// How to open websockets for lanes through the API, unless each stream shall have one.
+    pub(super) fn api_for_lanes(&self) -> Option<&TargetData> {
+        self.api.as_ref().filter(|_| self.lanes != Some(1))
     }
 
     /// What is requested for the lanes of a stream.

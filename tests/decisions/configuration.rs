@@ -67,7 +67,7 @@ fn every_section_and_key_of_a_file_is_parsed() {
     assert_eq!(dc2.dead_peer_timeout, 30);
     assert_eq!(dc2.congestion, Congestion::Bbr);
     assert_eq!(dc2.buffer, Buffer::Bytes(32 << 20));
-    assert_eq!((dc2.lanes, dc2.threads), (8, Some(3)));
+    assert_eq!((dc2.lanes, dc2.threads), (Some(8), Some(3)));
     assert_eq!(dc2.compression, Compression::Zstd);
     let comment = "Ask the network team  # before changing this: they own it";
     assert_eq!(dc2.comment.as_deref(), Some(comment));
@@ -81,7 +81,7 @@ fn every_section_and_key_of_a_file_is_parsed() {
     assert_eq!(other.dead_peer_timeout, 60);
     assert_eq!(other.congestion, Congestion::Auto);
     assert_eq!(other.buffer, Buffer::Auto);
-    assert_eq!((other.lanes, other.threads), (1, None));
+    assert_eq!((other.lanes, other.threads), (None, None));
     assert_eq!(other.compression, Compression::None);
     assert!(configuration.network("dc1").is_none() && configuration.network("DC2").is_none());
 }

@@ -56,7 +56,7 @@ fn each_value_has_its_line_or_is_the_default() {
             "dead-peer-timeout=60",
             "congestion=auto",
             "buffer=auto",
-            "lanes=1",
+            "lanes=-",
             "threads=-",
             "compression=none",
         ]
@@ -72,7 +72,7 @@ fn each_value_has_its_line_or_is_the_default() {
         "dead-peer-timeout=30@clear:11",
         "congestion=bbr@clear:13",
         "buffer=32M@clear:12",
-        "lanes=1",
+        "lanes=-",
         "threads=-",
         "compression=none",
     ];

@@ -110,6 +110,7 @@ fn label(key: &'static str) -> &'static str {
 fn absent(setting: &Setting) -> &'static str {
     match setting.key {
         "source" => "this node's own address",
+        "lanes" => "1; plane websocket: 3",
         "threads" => "a quarter of the cores",
         _ => "the target's own address",
     }

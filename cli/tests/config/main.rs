@@ -154,7 +154,7 @@ A migration to 192.0.2.7 that requests neither type nor network:
     dead-peer-timeout   30                          line 5
     congestion          auto                        default
     buffer              auto                        default
-    lanes               1                           default
+    lanes               1; plane websocket: 3       default
     threads             a quarter of the cores      default
     compression         none                        default
 A migration that requests a type:
@@ -206,7 +206,7 @@ fn a_network_without_remotes_is_requested_by_its_id() {
                 {"key": "dead-peer-timeout", "value": "60", "origin": "default"},
                 {"key": "congestion", "value": "auto", "origin": "default"},
                 {"key": "buffer", "value": "32M", "origin": "file", "section": "lab", "line": 11},
-                {"key": "lanes", "value": "1", "origin": "default"},
+                {"key": "lanes", "value": null, "origin": "default"},
                 {"key": "threads", "value": null, "origin": "default"},
                 {"key": "compression", "value": "none", "origin": "default"},
             ],

@@ -259,8 +259,9 @@ fn each_stream_has_one_websocket_where_lanes_are_not_possible() {
     };
     let not_permitted = json!({ "api": null });
     for (seam, fields, warning) in [
-        // A caller that does not permit it, and targets of earlier versions.
+        // A caller that does not permit it, one that wants one connection, and targets of earlier versions.
         (offering(), not_permitted, None),
+        (offering(), json!({ "lanes": 1 }), None),
         (Seam::default(), json!({}), None),
         (
             answers(|answer, request| {

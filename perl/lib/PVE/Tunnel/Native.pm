@@ -308,8 +308,9 @@ Returns on the source
         congestion => 'auto',
         # 'auto', 'system' or a number of bytes
         buffer => 'auto',
-        # the most connections that carry a stream together
-        lanes => 1,
+        # the most connections that carry a stream together,
+        # or undef for 3 websockets or one direct connection
+        lanes => undef,
         # the threads that serve them beside a process's own one,
         # or undef for a quarter of the cores
         threads => undef,
