@@ -215,9 +215,9 @@ sub leftovers () { return [glob("$DIR/tmp/*")] }
 
 SKIP: {
     my $profile = $ENV{CARGO_PROFILE} // 'release';
-    skip('only root can emulate a link', 3) if $>;
-    skip('this system has no TUN devices', 3) if !-e '/dev/net/tun';
-    skip('the emulated link is not built', 3)
+    skip('only root can emulate a link', 5) if $>;
+    skip('this system has no TUN devices', 5) if !-e '/dev/net/tun';
+    skip('the emulated link is not built', 5)
         if !-x "$FindBin::Bin/../target/$profile/emulated-link";
     my ($code, $printed) =
         demo([qw(RAM=64 DISK=32 OFFLINE=8), 'PLANES=websocket,tcp,tls-lanes', 'LINK=20ms,1%']);
@@ -225,6 +225,11 @@ SKIP: {
     is_deeply(leftovers(), [], 'long, lossy link: no file is left');
     my $row = qr/^tls-lanes +encrypted .* equal +equal +equal +running$/m;
     like($printed, $row, 'long, lossy link: the table has the plane with several connections');
+
+    # The guest writes more often than once per round trip.
+    ($code, $printed) = demo([qw(RAM=64 DISK=1 OFFLINE=1 PLANES=tls LINK=100ms)]);
+    is($code, 0, 'longer link: the migration ends') or diag($printed);
+    is_deeply(leftovers(), [], 'longer link: no file is left');
 }
 
 # The demo fails if the target does not support the plane to show.

@@ -55,8 +55,8 @@ booted from L<Demo::Image>), C<volumes> (hash: name to file of each volume that 
 use; may be absent), C<node> (a L<TestNode::Node>), C<target_vmid>, C<dir> (for sockets and dumps),
 C<network> (the migration network: ID or CIDR), C<storage> and C<bridges> (of the target, default
 C<local> and none), C<channels> (the number of connections for the RAM;
-may be absent or 0 for one), C<mirror> (see L<Demo::Transfer>), C<progress> (a L<Demo::Progress>), and C<log> as for
-the tunnel.
+may be absent or 0 for one), C<mirror> and C<distant> (see L<Demo::Transfer>), C<progress> (a
+L<Demo::Progress>), and C<log> as for the tunnel.
 
 =head2 run
 
@@ -307,7 +307,7 @@ sub checked_endpoint ($self, %announced) {
 sub move ($self) {
     my $qmp = $self->{guest}->qmp;
     my $transfer = Demo::Transfer->new(
-        %$self{qw(progress uri channels mirror)},
+        %$self{qw(progress uri channels mirror distant)},
         qmp => $qmp,
         nbd => $self->{servers}
     );

@@ -36,7 +36,9 @@ use constant STALL_LIMIT => 120;
 Class method. Takes C<qmp> (the source's L<TestNode::QMP>), C<uri> (the destination of the RAM),
 C<nbd> (drive name to an array of QEMU's C<SocketAddress> and the name of the export), C<channels>
 (the number of connections for the RAM, 0 for one without multifd), C<mirror> (MiB that a mirror may
-have in flight, undef for QEMU's default), and C<progress> (a L<Demo::Progress>).
+have in flight, undef for QEMU's default), C<distant> (true if the guest may write more often than
+once per round trip: its writes then wait for the target, because QEMU completes the copy of a disk
+only when nothing is on its way), and C<progress> (a L<Demo::Progress>).
 
 =head2 run
 
@@ -102,6 +104,7 @@ sub mirror ($self) {
                 device => "drive-$drive",
                 target => "mirror-$drive",
                 sync => 'full',
+                'copy-mode' => $self->{distant} ? 'write-blocking' : 'background',
                 $self->{mirror} ? ('buf-size' => $self->{mirror} << 20) : (),
             },
         );
