@@ -81,7 +81,7 @@ my %POINT = (
 );
 
 for my $point (sort keys %POINT) {
-    for my $signal (qw(INT TERM HUP QUIT)) {
+    for my $signal (qw(INT TERM HUP QUIT USR1)) {
         subtest "SIG$signal $point" => sub {
             my $node = node();
             my $check = start($node, arguments => ['--seconds', 2], prepare => \&allow_core);

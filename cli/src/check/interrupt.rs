@@ -10,12 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The signals by which a terminal, a shell or a system ends a program.
-const ENDING: [Signal; 4] = [
+/// The signals that end a program from outside, and can be delayed: those of a terminal, a shell or a system,
+/// and those that a user or a limit of CPU time may send it.
+const ENDING: [Signal; 8] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGTERM,
+    Signal::SIGALRM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGXCPU,
 ];
 
 /// For the clean-up after a signal: a request for a tunnel that is pending, the end of the tunnel and of the
