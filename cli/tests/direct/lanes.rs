@@ -250,6 +250,26 @@ fn a_program_that_closes_too_early_fails_the_stream_after_its_own_data() {
 }
 
 /// Zeros between data, in both directions, also if every connection breaks meanwhile.
+/// A program may answer with a single byte, which is zero.
+#[test]
+fn few_zeros_are_sent_as_they_are() {
+    in_namespace(|| {
+        let request = plane_request_with("secure", &several(2));
+        let mut tunnel = NegotiatedTunnel::on_plane("tls", Seam::default(), &request);
+        let (mut source, mut target) = tunnel.pair();
+        for count in [1, 8, 511] {
+            let mut received = vec![1; count];
+            source.write_all(&vec![0; count]).unwrap();
+            target.read_exact(&mut received).unwrap();
+            assert_eq!(received, vec![0; count]);
+        }
+        drop((source, target));
+        let (record, ended) = tunnel.finish();
+        assert_eq!(record["sent"], 520, "{record}\n{}", ended.log);
+        assert_eq!(record["lanes"]["zeros"], 0, "{record}");
+    });
+}
+
 #[test]
 fn zeros_are_not_sent_and_arrive() {
     const ZEROS: usize = 48 << 20;

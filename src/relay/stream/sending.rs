@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
 
+/// Zeros that are worth a frame of their own. Fewer are sent as they are, like the zeros that a program
+/// writes among other data.
+const LEAST_ZEROS: usize = 512;
+
 /// What a lane does next.
 enum Step {
     /// Send this header, and after it the bytes that are in the buffer.
@@ -229,7 +233,7 @@ impl Stream {
         }
         let (slices, pieces) = layout.slices(buffer, count);
         let slices = &slices[..pieces];
-        let is_zero = slices.iter().all(|slice| is_zero(slice));
+        let is_zero = count >= LEAST_ZEROS && slices.iter().all(|slice| is_zero(slice));
         let content = match is_zero {
             true => Content::Zeros(length(count)),
             false => {
