@@ -7,7 +7,7 @@ use super::agreed::Agreed;
 use super::api_route::ApiRoute;
 use super::connect_error::ConnectError;
 use super::direct_target::{DirectTarget, Healing};
-use super::negotiation::Negotiation;
+use super::negotiation_context::NegotiationContext;
 use super::protocol::TargetData;
 use super::worker::{RequestError, request_operation};
 use crate::direct::message::OpenSocket;
@@ -26,7 +26,7 @@ pub(super) const REASON: &str =
 /// Opens a listener behind the API, and a connection to it. Closes it again if there is no connection.
 /// Returns the reason of a failure.
 pub(super) async fn open(
-    negotiation: &Negotiation<'_>,
+    context: &NegotiationContext<'_>,
     agreed: Agreed,
     api: &TargetData,
 ) -> Result<DirectTarget, String> {
@@ -34,16 +34,16 @@ pub(super) async fn open(
         "op": "open",
         "protocol": agreed.protocol,
         "plane": Plane::Websocket,
-        "dead_peer_timeout": negotiation.request.dead_peer_seconds(),
+        "dead_peer_timeout": context.request.dead_peer_seconds(),
     });
-    let connected = match request_operation::<OpenSocket>(negotiation.worker, &operation).await {
+    let connected = match request_operation::<OpenSocket>(context.worker, &operation).await {
         Ok(open) if open.plane != Plane::Websocket || open.protocol != agreed.protocol => {
             Err(ConnectError::OtherPlane {
                 plane: open.plane,
                 protocol: open.protocol,
             })
         }
-        Ok(open) => connect(negotiation, &open, agreed, api).await,
+        Ok(open) => connect(context, &open, agreed, api).await,
         // There is no listener, or it cannot be closed any more.
         Err(error @ (RequestError::Refused(_) | RequestError::NoControl)) => {
             return Err(error.to_string());
@@ -51,25 +51,25 @@ pub(super) async fn open(
         Err(error) => Err(error.into()),
     };
     if connected.is_err() {
-        negotiation.close_listener().await;
+        context.close_listener().await;
     }
     connected.map_err(|error| error.to_string())
 }
 
 async fn connect(
-    negotiation: &Negotiation<'_>,
+    context: &NegotiationContext<'_>,
     open: &OpenSocket,
     agreed: Agreed,
     api: &TargetData,
 ) -> Result<DirectTarget, ConnectError> {
-    let Negotiation {
+    let NegotiationContext {
         request,
         worker,
         address,
         options,
         log,
         ..
-    } = *negotiation;
+    } = *context;
     let lanes = request.lanes().at_least(FIRST_LANES);
     let lanes = lanes.with_compression(agreed.compression);
     let healing = Healing {

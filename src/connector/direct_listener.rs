@@ -6,7 +6,7 @@ use super::connect_error::ConnectError;
 use super::direct_endpoint::Credentials;
 use super::direct_target::{DirectTarget, Healing};
 use super::happy_eyeballs::{self, Candidate, Deadline};
-use super::negotiation::Negotiation;
+use super::negotiation_context::NegotiationContext;
 use super::worker::{RequestError, request_operation};
 use crate::direct::message::{MAX_ADDRESSES, Open};
 use crate::direct::{LANES_PROTOCOL, LaneResources, Windows};
@@ -50,11 +50,11 @@ impl Failed {
 
 /// Opens a listener on the target and dials it. Closes it again if the dial fails.
 pub(super) async fn open(
-    negotiation: &Negotiation<'_>,
+    context: &NegotiationContext<'_>,
     plane: Plane,
     agreed: Agreed,
 ) -> Result<Reached, Failed> {
-    let request = negotiation.request;
+    let request = context.request;
     let identity = match plane {
         Plane::Tls => Some(Identity::one_time().map_err(Failed::new)?),
         _ => None,
@@ -71,7 +71,7 @@ pub(super) async fn open(
     if let Some(identity) = &identity {
         operation["fingerprint"] = json!(identity.fingerprint().to_string());
     }
-    let reached = match request_operation::<Open>(negotiation.worker, &operation).await {
+    let reached = match request_operation::<Open>(context.worker, &operation).await {
         Ok(open) if open.plane != plane || open.protocol != agreed.protocol => {
             Err(Failed::new(ConnectError::OtherPlane {
                 plane: open.plane,
@@ -82,9 +82,9 @@ pub(super) async fn open(
             let settings = request.lanes().with_compression(agreed.compression);
             let healing = (open.protocol >= LANES_PROTOCOL).then(|| Healing {
                 lanes: Arc::new(LaneResources::new(settings, Windows::OF_SOURCE)),
-                worker: negotiation.worker.clone(),
+                worker: context.worker.clone(),
             });
-            dial(negotiation, &open, identity.as_ref(), healing).await
+            dial(context, &open, identity.as_ref(), healing).await
         }
         // There is no listener, or it cannot be closed any more.
         Err(error @ (RequestError::Refused(_) | RequestError::NoControl)) => {
@@ -93,24 +93,24 @@ pub(super) async fn open(
         Err(error) => Err(Failed::new(error)),
     };
     if reached.is_err() {
-        negotiation.close_listener().await;
+        context.close_listener().await;
     }
     reached
 }
 
 async fn dial(
-    negotiation: &Negotiation<'_>,
+    context: &NegotiationContext<'_>,
     open: &Open,
     identity: Option<&Identity>,
     healing: Option<Healing>,
 ) -> Result<Reached, Failed> {
-    let Negotiation {
+    let NegotiationContext {
         request,
         rules,
         options,
         log,
         ..
-    } = negotiation;
+    } = context;
     let (candidates, warnings) = acceptable(open, rules)?;
     let credentials = Credentials::new(open, identity, options).map_err(Failed::new)?;
     let unreachable = |addresses: String, cause: String| Failed {

@@ -2,11 +2,12 @@
 //!
 //! It implements the protocol of `proxmox-websocket-tunnel` on its standard input and output
 //! (`protocol`), keeps the control connection to the worker (`worker`), agrees with the target on a
-//! plane (`negotiation`, `offer`, `address_rules`), and serves forwards (`forward`). Each connection of a
-//! forward gets a websocket of its own (`dial`, `api_address`, `websocket_halves`), or a connection to
-//! the target's listener (`direct_target`), or several (`lanes`). The listener is reached directly
-//! (`direct_listener`, `direct_endpoint`) or through the API (`api_lanes`, `api_route`). `session` carries the commands out, `progress`
-//! and `record` report what was transferred, and `published` is what `pve-tunnel list` shows.
+//! plane (`negotiation`, `negotiation_context`, `offer`, `agreed`, `address_rules`), and serves forwards
+//! (`forward`). Each connection of a forward gets a websocket of its own (`dial`, `api_address`,
+//! `websocket_halves`), or a connection to the target's listener (`direct_target`), or several
+//! (`lanes`). The listener is reached directly (`direct_listener`, `direct_endpoint`) or through the
+//! API (`api_lanes`, `api_route`). `session` carries the commands out, `progress` and `record` report
+//! what was transferred, and `published` is what `pve-tunnel list` shows.
 
 mod address_rules;
 mod agreed;
@@ -24,6 +25,7 @@ mod json_object;
 mod lane_demand;
 mod lanes;
 mod negotiation;
+mod negotiation_context;
 mod offer;
 mod options;
 mod progress;

@@ -1,15 +1,27 @@
 //! What the target offers: protocols, capabilities, and why it withholds some.
 
-use super::negotiation::NegotiationError;
 use super::protocol::PlaneRequest;
 use super::worker::{RequestError, WorkerChannel, request_operation};
-use crate::capability::{Capabilities, Capability};
+use crate::capability::{Capabilities, Capability, CapabilityError};
 use crate::direct::message::{Offer, shown_on_source};
 use crate::direct::{LANES_PROTOCOL, OLDEST_PROTOCOL, PROTOCOL};
 use crate::plane::MigrationType;
 use crate::process::Log;
 use serde_json::json;
 use std::ops::RangeInclusive;
+use thiserror::Error;
+
+/// Why nothing can be agreed on.
+#[derive(Debug, Error)]
+pub(super) enum OfferError {
+    #[error("the control connection has ended")]
+    NoControl,
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
+    /// The target's configuration may forbid the migration.
+    #[error("the target's configuration has a mistake: {0}; fix it on the target node")]
+    TargetConfiguration(String),
+}
 
 /// What the target's seam offers.
 #[derive(Default)]
@@ -34,7 +46,7 @@ pub(super) async fn offered_planes(
     request: &PlaneRequest,
     worker: &WorkerChannel,
     log: &Log,
-) -> Result<OfferedPlanes, NegotiationError> {
+) -> Result<OfferedPlanes, OfferError> {
     let operation = json!({
         "op": "hello",
         "protocol": PROTOCOL,
@@ -42,7 +54,7 @@ pub(super) async fn offered_planes(
     });
     let offer: Offer = match request_operation(worker, &operation).await {
         Ok(offer) => offer,
-        Err(RequestError::NoControl) => return Err(NegotiationError::NoControl),
+        Err(RequestError::NoControl) => return Err(OfferError::NoControl),
         // A stock worker refuses the request in words of its own, which do not name the cause:
         // either it does not accept the property `direct`, or it ignores the property and has no
         // import to report.
@@ -58,9 +70,7 @@ pub(super) async fn offered_planes(
         }
     };
     if let Some(reason) = offer.misconfigured {
-        return Err(NegotiationError::TargetConfiguration(shown_on_source(
-            &reason,
-        )));
+        return Err(OfferError::TargetConfiguration(shown_on_source(&reason)));
     }
     let oldest = offer.oldest.unwrap_or(offer.protocol);
     let common = offer.protocol.min(PROTOCOL);

@@ -5,7 +5,8 @@ use super::api_address::ApiAddress;
 use super::dial::{self, ApiEndpoint, DialError, Websocket};
 use super::direct_target::DirectTarget;
 use super::forward::{Forward, ListenError, Traffic, Transport, TransportError};
-use super::negotiation::{Negotiated, Negotiation};
+use super::negotiation::{Negotiated, negotiate};
+use super::negotiation_context::NegotiationContext;
 use super::protocol::{self, Command, FinishData, ForwardData, PlaneRequest, TargetData};
 use super::published::{Published, guest_of_url};
 use super::record::{Record, RecordedPath};
@@ -299,7 +300,7 @@ impl Connector {
             return self.refuse("direct: there is already a plan").await;
         }
         let rules = AddressRules::new(&request, api);
-        let negotiation = Negotiation {
+        let context = NegotiationContext {
             request: &request,
             worker,
             address: &self.address,
@@ -307,7 +308,7 @@ impl Connector {
             options: &self.options,
             log: &self.log,
         };
-        match negotiation.run().await {
+        match negotiate(&context).await {
             Ok(Negotiated { plan, target }) => {
                 self.tuning = Arc::new(Tuning::new(request.tuning(&self.options)));
                 let summary = target.as_ref().map(|target| target.summary().clone());
