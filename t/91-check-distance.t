@@ -14,10 +14,9 @@ use lib map { "$FindBin::RealBin/../$_" }
     qw(t/lib demo/lib testnode/lib perl/blib/lib perl/blib/arch);
 use Demo::Hosts;
 use Test::CheckCommand qw(check remote reports write_file);
+use Test::PrivateNetwork;
 use Test::TunnelNode;
 use TestNode::Node;
-
-BEGIN { Demo::Hosts::enter() }
 
 # A test that hangs must fail.
 local $SIG{ALRM} = sub { die "the test timed out\n" };
