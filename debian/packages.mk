@@ -18,8 +18,9 @@ dist: setup ## create the source tarball, with all crates
 	# Half of the bytes are crates for Windows. Cargo reads their manifests only, and requires a source file.
 	cd $(DIST)/$(RELEASE)/vendor && for crate in windows*; do \
 	    rm -rf $$crate/src $$crate/lib; install -D -m 0644 /dev/null $$crate/src/lib.rs; done
-	# Cargo does not read these files, and debhelper would remove them as leftovers of patch.
-	cd $(DIST)/$(RELEASE)/vendor && rm */Cargo.toml.orig && \
+	# Cargo does not read these files, which some versions of it copy, and debhelper would remove them as leftovers of
+	# patch.
+	cd $(DIST)/$(RELEASE)/vendor && rm -f */Cargo.toml.orig && \
 	    sed -i 's/"Cargo.toml.orig":"[0-9a-f]*",\?//' */.cargo-checksum.json
 	install -D -m 0644 debian/vendor.toml $(DIST)/$(RELEASE)/.cargo/config.toml
 	XZ_OPT='-T0 $(if $(QUICK),-1)' tar -cJf $(DIST)/$(RELEASE).tar.xz -C $(DIST) --sort=name \

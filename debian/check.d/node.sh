@@ -205,7 +205,8 @@ test_dependencies() {
         my @required;
         open my $handle, "<", $file or die "$file: $!\n";
         while (my $test = eval { my $c = Dpkg::Control->new(type => CTRL_TESTS); $c->parse($handle, $file) && $c }) {
-            next if ($test->{Tests} // "") eq $skipped;
+            # A test with a Test-Command has no name here.
+            next if length $skipped && ($test->{Tests} // "") eq $skipped;
             push @required, grep { !/^@/ && !$ours{ s/ .*//r } } split /\s*,\s*/, $test->{Depends} =~ s/\s+/ /gr;
         }
         say join ", ", @required;
