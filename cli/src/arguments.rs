@@ -301,10 +301,10 @@ pub(crate) struct Config {
     /// "remote" (null: any host), "reason" (why this network applies), "refused" (null, or why the
     /// migration is refused), "settings" and "types". "settings" lists the values, each with "key",
     /// "value" (null: a default that depends on the node or the plane) and "origin": "default", or
-    /// "file" with "section" and "line". "types" lists the types of migration, each with "type", "planes", "refused",
-    /// "privileges" (each with "path", "privilege" and "on", the nodes that require it) and
-    /// "network_at_target" (null, or the network that the target's file has to contain; otherwise
-    /// the target requires a privilege, too).
+    /// "file" with "section" and "line". "types" lists the types of migration, each with "type",
+    /// "planes", "refused", "privileges" (each with "path", "privilege" and "on", the nodes that
+    /// require it) and "network_at_target" (null, or the network that the target's file has to
+    /// contain; otherwise the target requires a privilege, too).
     #[arg(long)]
     pub(crate) json: bool,
 }

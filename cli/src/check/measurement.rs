@@ -2,6 +2,7 @@
 
 use super::interrupt::Interrupt;
 use super::rate::{Rate, Sample};
+use super::route::Route;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -73,7 +74,7 @@ pub(crate) struct Measurement {
 pub(super) struct Meter<'a> {
     /// The local socket of the forward.
     pub(super) socket: &'a Path,
-    pub(super) plane: &'a str,
+    pub(super) route: Route,
     pub(super) lanes: Option<u16>,
     pub(super) seconds: f64,
     /// The connector, whose CPU time counts.
@@ -136,7 +137,7 @@ impl Meter<'_> {
             is_growing: false,
         });
         Ok(Measurement {
-            plane: self.plane.to_owned(),
+            plane: self.route.plane.name().to_owned(),
             lanes: self.lanes,
             direction,
             bytes,
@@ -144,10 +145,10 @@ impl Meter<'_> {
             rate: rate.bytes_per_second / 1e6,
             is_growing: rate.is_growing,
             source_cpu: cpu.map(|(now, before)| per_gib(now - before)),
-            target_cpu: match (self.plane, self.lanes) {
+            target_cpu: match self.route.is_lanes_through_api() {
                 // The meter observes the listener only, and pveproxy does most of the work.
-                ("websocket", Some(_)) => None,
-                _ => report.get("cpu").and_then(Value::as_f64).map(per_gib),
+                true => None,
+                false => report.get("cpu").and_then(Value::as_f64).map(per_gib),
             },
         })
     }

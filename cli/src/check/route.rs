@@ -19,18 +19,19 @@ impl Route {
             has_listener: plane != Plane::Websocket || lanes.is_some(),
         }
     }
+
+    /// Whether pveproxy passes the data of streams on to the listener.
+    pub(super) fn is_lanes_through_api(self) -> bool {
+        self.plane == Plane::Websocket && self.has_listener
+    }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            plane,
-            has_listener,
-        } = self;
-        write!(formatter, "plane '{}'", plane.name())?;
-        match plane {
-            Plane::Websocket if *has_listener => formatter.write_str(" with lanes"),
-            _ => Ok(()),
+        write!(formatter, "plane '{}'", self.plane.name())?;
+        match self.is_lanes_through_api() {
+            true => formatter.write_str(" with lanes"),
+            false => Ok(()),
         }
     }
 }

@@ -142,7 +142,7 @@ pub(super) fn measure(
     ));
     let meter = Meter {
         socket: &socket,
-        plane: plane.name(),
+        route,
         lanes,
         seconds,
         connector: connector.pid(),
