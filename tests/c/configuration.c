@@ -39,7 +39,7 @@ static void accepted_input(void)
     selected(FILE_TEXT, "{\"side\":\"source\",\"remote\":\"PVE.example.com.\"}",
              "{\"migration_type\":\"insecure\",\"migration_network\":\"dc2\",\"configured\":true,\"network\":\"dc1\","
              "\"source_network\":\"10.0.0.0/24\",\"require_encryption\":false,\"public\":false,\"gateway\":false,"
-             "\"dead_peer_timeout\":30,\"congestion\":\"auto\",\"buffer\":\"auto\",\"lanes\":1,\"threads\":null,"
+             "\"dead_peer_timeout\":30,\"congestion\":\"auto\",\"buffer\":\"auto\",\"lanes\":null,\"threads\":null,"
              "\"compression\":\"none\","
              "\"reason\":\"network 'dc2' is configured for remote 'pve.example.com'\"}");
     /* On the target: an ID selects the network of this node. */
