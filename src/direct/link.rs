@@ -7,7 +7,7 @@ use super::plain_halves::{PlainIncoming, PlainOutgoing};
 use super::tls_halves;
 use super::{SessionKey, peer_liveness::PeerLiveness};
 use crate::relay::{
-    self, ByteStream, Counters, LaneError, Local, RelayError, Stream, relay, splice,
+    self, ByteStream, Counters, LaneError, Local, RelayError, Stream, Way, relay, splice,
 };
 use crate::system::readiness::unacknowledged;
 use crate::tls::TlsStream;
@@ -227,11 +227,12 @@ impl Link {
         let carrier = self.carrier();
         // Earlier than the stream would fail, so that other lanes can send what this one has lost.
         let limit = liveness.dead_peer_timeout() / LOST_LANE;
+        let direct = Way::Direct(socket.as_fd());
         let served = async {
             match self {
                 Self::Tls(connection) => {
                     let (outgoing, incoming) = tls_halves::split(*connection);
-                    stream.serve(outgoing, incoming, None).await
+                    stream.serve(outgoing, incoming, direct).await
                 }
                 Self::Tcp(connection) => {
                     let (read, write) = connection.into_split();
@@ -239,7 +240,7 @@ impl Link {
                         PlainOutgoing::new(write),
                         PlainIncoming::<_, true>::new(read),
                     );
-                    let result = stream.serve(outgoing, incoming, None).await;
+                    let result = stream.serve(outgoing, incoming, direct).await;
                     if result.is_ok() {
                         relay::finish_on_close(&socket).map_err(LaneError::Send)?;
                     }
@@ -247,7 +248,7 @@ impl Link {
                 }
                 Self::Websocket(connection, end) => {
                     let (outgoing, incoming) = websocket_halves(connection, end);
-                    stream.serve(outgoing, incoming, Some(limit)).await
+                    stream.serve(outgoing, incoming, Way::Proxied(limit)).await
                 }
             }
         };

@@ -20,7 +20,7 @@ pub use compression::Compression;
 pub(crate) use compression::{Benefit, Compressor, Decompressor, Sent};
 pub(crate) use frame::{Frame, HEADER, MAX_PAYLOAD, Parsed, Parser, length};
 pub(crate) use receiver::{Place, Receiver, Stored};
-pub(crate) use sender::Sender;
+pub(crate) use sender::{Resend, Sender};
 pub(crate) use usage::{LaneCounters, LaneUsage};
 
 use std::ops::RangeInclusive;

@@ -10,8 +10,10 @@ struct Chunk<P> {
     range: Range<u64>,
     /// None for the end of the stream.
     payload: Option<P>,
-    /// The lane that it was sent on; none if that lane has failed.
+    /// The lane that it was last sent on; none if that lane has failed.
     lane: Option<LaneId>,
+    /// Whether it was sent on a second lane while the first one was open.
+    reinjected: bool,
 }
 
 /// What has to be sent again.
@@ -83,6 +85,7 @@ impl<P> Sender<P> {
             range,
             payload,
             lane: Some(lane),
+            reinjected: false,
         });
         offset
     }
@@ -149,6 +152,31 @@ impl<P> Sender<P> {
             offset: chunk.range.start,
             payload: chunk.payload.as_ref(),
         })
+    }
+
+    /// Takes the first chunk that was sent on another lane whose data has not arrived, to send it on this
+    /// one, too. No chunk is taken twice.
+    pub(crate) fn reinject(
+        &mut self,
+        lane: LaneId,
+        has_arrived: impl Fn(LaneId) -> bool,
+    ) -> Option<Resend<'_, P>> {
+        let waits = |chunk: &Chunk<P>| {
+            let on_another = |other: LaneId| other != lane && !has_arrived(other);
+            !chunk.reinjected && chunk.lane.is_some_and(on_another)
+        };
+        let chunk = self.chunks.iter_mut().find(|chunk| waits(chunk))?;
+        chunk.lane = Some(lane);
+        chunk.reinjected = true;
+        Some(Resend {
+            offset: chunk.range.start,
+            payload: chunk.payload.as_ref(),
+        })
+    }
+
+    /// The offset up to which the peer has taken everything.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
     }
 
     /// Whether something has to be sent again.
@@ -221,6 +249,29 @@ mod tests {
         assert!(!sender.has_lost() && !sender.is_complete());
         assert_eq!(freed(&mut sender, 31, 100), ['b', 'c']);
         assert!(sender.is_complete());
+    }
+
+    #[test]
+    fn what_a_stalled_lane_carries_is_sent_on_another_one_once() {
+        const C: LaneId = LaneId(2);
+        let mut sender = Sender::new(100);
+        for (payload, lane) in [('a', B), ('b', A), ('c', C), ('d', A)] {
+            sender.push(10, payload, lane);
+        }
+        let reinject = |sender: &mut Sender<char>, lane| {
+            let resend = sender.reinject(lane, |other| other == C)?;
+            Some((resend.offset, resend.payload.copied()))
+        };
+        assert_eq!(reinject(&mut sender, B), Some((10, Some('b'))));
+        assert_eq!(reinject(&mut sender, C), Some((0, Some('a'))));
+        assert_eq!(reinject(&mut sender, C), Some((30, Some('d'))));
+        assert_eq!(reinject(&mut sender, C), None);
+        // The first lanes do not matter any more.
+        assert_eq!(sender.lane_failed(A), 0);
+        assert_eq!(sender.lane_failed(B), 1);
+        assert_eq!(sender.lane_failed(C), 3);
+        let offsets: Vec<u64> = std::iter::from_fn(|| Some(sender.resend(A)?.offset)).collect();
+        assert_eq!(offsets, [0, 10, 20, 30]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod stream;
 pub use local::Local;
 pub use pieces::Pieces;
 pub use splice::{finish_on_close, reset_on_close, splice};
-pub(crate) use stream::{INITIAL_WINDOW, LaneError, Stream, StreamCompression};
+pub(crate) use stream::{INITIAL_WINDOW, LaneError, Stream, StreamCompression, Way};
 
 use crate::lanes::LaneCounters;
 use layout::Layout;

@@ -8,6 +8,8 @@
 //! is stored until its turn. No lane waits for the local program with data in its hands while the other
 //! direction needs an acknowledgement.
 //!
+//! What a lane does not deliver is sent on another one, see [`stall`].
+//!
 //! The two programs see what they would see over one connection, see [`super`].
 
 mod compression;
@@ -16,14 +18,16 @@ mod lane;
 mod receiving;
 mod run;
 mod sending;
+mod stall;
 
-pub(crate) use lane::LaneError;
+pub(crate) use lane::{LaneError, Way};
 
 use super::local::Local;
 use super::{Counters, DRAIN_TIMEOUT, Progress, RelayError};
 use crate::lanes::{LaneId, MAX_PAYLOAD, Receiver, Sender, Violation};
 use crate::system::lock;
 use lane::OpenLane;
+use stall::Stall;
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -105,6 +109,8 @@ struct State {
     failing_since: Option<Instant>,
     /// When something was last sent again.
     resent_at: Option<Instant>,
+    /// Nothing is acknowledged although there is something to acknowledge.
+    stall: Option<Stall>,
     /// Every lane has to end at once.
     stopped: bool,
 }
@@ -200,6 +206,7 @@ impl Stream {
                 abort: Abort::No,
                 failing_since: None,
                 resent_at: None,
+                stall: None,
                 stopped: false,
             }),
             progress: Progress::default(),
@@ -375,7 +382,7 @@ impl Stream {
     }
 
     /// Begins a lane.
-    fn begin(&self) -> OpenLane<'_> {
+    fn begin<'a>(&'a self, way: Way<'a>) -> OpenLane<'a> {
         let mut state = self.state();
         let id = LaneId(state.opened);
         state.opened += 1;
@@ -383,7 +390,7 @@ impl Stream {
         self.counters.lanes.open(state.lanes);
         drop(state);
         self.changed.notify_waiters();
-        OpenLane::new(self, id)
+        OpenLane::new(self, id, way)
     }
 
     /// A lane has ended. What it may have lost is sent again on another one.

@@ -113,6 +113,44 @@ fn wait_for(command: &str, expected: &str) {
     }
 }
 
+/// Drops the packets of one TCP connection in this thread's namespace from now on: the one to this port
+/// with the most data on its way. Waits until there is one. No end notices it.
+pub fn drop_busiest(port: u16) {
+    // Data, not a heartbeat.
+    const LEAST: usize = 4096;
+    let limit = Instant::now() + Duration::from_secs(60);
+    let local = loop {
+        let (queued, local) = busiest(port);
+        if queued >= LEAST {
+            break local;
+        }
+        assert!(Instant::now() < limit, "no connection to {port} sends");
+    };
+    // Without it, the kernel delivers within the node before it reads any rule.
+    run("ip rule add pref 10 lookup local");
+    run("ip rule del pref 0");
+    for selected in ["sport", "dport"] {
+        let rule = format!("ip rule add pref 5 ipproto tcp {selected} {local} blackhole");
+        run(&rule);
+    }
+}
+
+/// The bytes on their way to this port by the connection that has the most of them, and its local port.
+fn busiest(port: u16) -> (usize, u16) {
+    let text = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let number = |text: &str| usize::from_str_radix(text, 16).unwrap();
+    let connections = text.lines().skip(1).filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, remote) = (words.next()?, words.next()?);
+        let queues = words.nth(1)?;
+        let (_, local) = local.split_once(':')?;
+        let (_, remote) = remote.split_once(':')?;
+        let (queued, _) = queues.split_once(':')?;
+        (number(remote) == usize::from(port)).then(|| (number(queued), number(local) as u16))
+    });
+    connections.max().unwrap_or_default()
+}
+
 pub fn run(command: &str) {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().unwrap())

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 use testing::breaker::{Break, Breaker};
-use testing::namespace::in_namespace;
+use testing::namespace::{drop_busiest, in_namespace};
 use testing::seam::{NegotiatedTunnel, Seam, plane_request_with, program};
 use testing::stream::{exchange_bytes, expect_write_failure, write_until_failure};
 use testing::{pattern, read_to_end, wait_until, write_in_pieces};
@@ -220,6 +220,65 @@ fn no_byte_is_lost_if_connections_are_reset() {
 #[test]
 fn no_byte_is_lost_if_connections_end_without_an_announcement() {
     break_at_every_moment(Break::End);
+}
+
+/// Nothing notices the dead path of one lane for a long time. The others send what it carries.
+#[test]
+fn a_lane_that_delivers_nothing_does_not_stop_the_stream() {
+    for (kind, plane) in KINDS {
+        in_namespace(move || {
+            let mut fields = several(3);
+            // A lane fails after a quarter of this time.
+            fields["dead_peer_timeout"] = json!(600);
+            let request = plane_request_with(kind, &fields);
+            let mut tunnel = NegotiatedTunnel::on_plane(plane, Seam::default(), &request);
+            let port = tunnel.answer["direct"]["port"].as_u64().unwrap() as u16;
+            let (source, target) = tunnel.pair();
+            let dropped = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    drop_busiest(port);
+                    dropped.store(true, Ordering::Relaxed);
+                });
+                move_pieces(&source, &target, 48, &dropped);
+            });
+            move_pieces(&target, &source, 48, &dropped);
+            // Requests and answers, which fill no window.
+            for _ in 0..3 {
+                exchange_bytes(&source, &target);
+            }
+            drop((source, target));
+            let (record, ended) = tunnel.finish();
+            assert_eq!(record["failed"], 0, "{record}\n{}", ended.log);
+            assert!(record["lanes"]["resent"].as_u64() > Some(0), "{record}");
+            assert_eq!(record["lanes"]["reopened"], 0, "{record}\n{}", ended.log);
+        });
+    }
+}
+
+/// Moves pieces of 1 MiB until the condition holds, and then so many more.
+fn move_pieces(mut from: &UnixStream, mut to: &UnixStream, more: usize, condition: &AtomicBool) {
+    let piece = pattern(1 << 20);
+    let total = AtomicUsize::new(usize::MAX);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 0;
+            while number < total.load(Ordering::Acquire) {
+                if condition.load(Ordering::Relaxed) {
+                    let known = total.load(Ordering::Relaxed).min(number + more);
+                    total.store(known, Ordering::Release);
+                }
+                from.write_all(&piece).unwrap();
+                number += 1;
+            }
+        });
+        let (mut number, mut received) = (0, vec![0; piece.len()]);
+        while number < total.load(Ordering::Acquire) {
+            to.read_exact(&mut received).unwrap();
+            assert!(received == piece, "piece {number} differs");
+            number += 1;
+        }
+    });
 }
 
 /// The program closes its socket while the other one still writes to it.

@@ -31,6 +31,8 @@ struct Simulation {
     received: Vec<u8>,
     /// Chunks that were sent, also again.
     chunks: usize,
+    /// Those that were sent on a second lane.
+    reinjected: usize,
 }
 
 impl Simulation {
@@ -44,6 +46,7 @@ impl Simulation {
             lanes_opened: 0,
             received: Vec::new(),
             chunks: 0,
+            reinjected: 0,
         };
         for _ in 0..lanes {
             simulation.open_lane();
@@ -88,6 +91,27 @@ impl Simulation {
             return false;
         };
         self.chunks += 1;
+        self.lanes[lane].forth.push_back(packet);
+        true
+    }
+
+    /// Sends on a lane, which has nothing else to send, what another one has not delivered.
+    fn reinject(&mut self, lane: usize) -> bool {
+        let is_waiting = self.sent < self.length && self.sender.room() == 0;
+        if self.sender.has_lost() || !(is_waiting || self.sender.has_ended()) {
+            return false;
+        }
+        let id = self.lanes[lane].id;
+        let delivered = |other| {
+            let lane = self.lanes.iter().find(|lane| lane.id == other);
+            lane.is_none_or(|lane| lane.forth.is_empty())
+        };
+        let Some(again) = self.sender.reinject(id, delivered) else {
+            return false;
+        };
+        let packet = packet(again.offset, again.payload.cloned());
+        self.chunks += 1;
+        self.reinjected += 1;
         self.lanes[lane].forth.push_back(packet);
         true
     }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Step {
     Send(usize, usize),
+    Reinject(usize),
     Deliver(usize),
     Take(usize),
     Acknowledge(usize),
@@ -21,6 +22,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(
         prop_oneof![
             8 => (lane.clone(), 1..40_usize).prop_map(|(lane, most)| Step::Send(lane, most)),
+            2 => lane.clone().prop_map(Step::Reinject),
             6 => lane.clone().prop_map(Step::Deliver),
             4 => (1..60_usize).prop_map(Step::Take),
             2 => lane.clone().prop_map(Step::Acknowledge),
@@ -42,6 +44,9 @@ fn apply(simulation: &mut Simulation, step: &Step) {
         _ if lanes == 0 => {}
         Step::Send(lane, most) => {
             simulation.send(lane % lanes, most);
+        }
+        Step::Reinject(lane) => {
+            simulation.reinject(lane % lanes);
         }
         Step::Deliver(lane) => {
             simulation.deliver(lane % lanes);

@@ -4,6 +4,7 @@ use super::super::{Incoming, Outgoing};
 use super::Stream;
 use crate::lanes::LaneId;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thiserror::Error;
@@ -39,17 +40,30 @@ pub(crate) enum LaneError {
     Stream,
 }
 
+/// What this end knows of the way to the other end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way<'a> {
+    /// The TCP connection of this socket ends there.
+    Direct(BorrowedFd<'a>),
+    /// There is a proxy. The lane has failed if nothing is received for this time, and each end sends
+    /// something more often.
+    Proxied(Duration),
+}
+
 impl Stream {
     /// Serves a lane until it ends, in order or by a failure. What it may have lost is then sent again
-    /// on another lane. `silence`: the lane has failed if nothing is received for this time, and each end
-    /// sends something more often; for connections whose state the kernel does not know.
+    /// on another lane.
     pub(crate) async fn serve<O: Outgoing, I: Incoming>(
         &self,
         mut outgoing: O,
         mut incoming: I,
-        silence: Option<Duration>,
+        way: Way<'_>,
     ) -> Result<(), LaneError> {
-        let lane = self.begin();
+        let silence = match way {
+            Way::Direct(_) => None,
+            Way::Proxied(silence) => Some(silence),
+        };
+        let lane = self.begin(way);
         let result = {
             let alive_interval = silence.map(|limit| limit / ALIVE_PART);
             let up = self.send_all(&lane, &mut outgoing, alive_interval);
@@ -108,6 +122,7 @@ impl Stream {
 pub(super) struct OpenLane<'a> {
     stream: &'a Stream,
     pub(super) id: LaneId,
+    pub(super) way: Way<'a>,
     /// Notified when this lane has something to send.
     pub(super) woken: Notify,
     /// The connection does not take more at the moment.
@@ -115,10 +130,11 @@ pub(super) struct OpenLane<'a> {
 }
 
 impl<'a> OpenLane<'a> {
-    pub(super) fn new(stream: &'a Stream, id: LaneId) -> Self {
+    pub(super) fn new(stream: &'a Stream, id: LaneId, way: Way<'a>) -> Self {
         Self {
             stream,
             id,
+            way,
             woken: Notify::new(),
             sending: AtomicBool::new(false),
         }

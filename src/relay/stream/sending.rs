@@ -4,8 +4,9 @@ use super::super::layout::Layout;
 use super::super::{Outgoing, RelayError, Turn};
 use super::compression::LaneCompression;
 use super::lane::{LaneError, OpenLane};
+use super::stall;
 use super::{Abort, Content, Stream, StreamCompression, ZEROS};
-use crate::lanes::{Frame, HEADER, LaneId, length};
+use crate::lanes::{Frame, HEADER, LaneId, Resend, length};
 use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +50,7 @@ impl Stream {
         };
         let mut buffer = vec![0; layout.size()];
         let mut turn = Turn::default();
+        let mut check = stall::checks();
         let alive_at = || alive_interval.map(|interval| Instant::now() + interval);
         let mut due = alive_at();
         let mut compression = match self.compression {
@@ -66,35 +68,32 @@ impl Stream {
                 }
             };
             let step = self.next_step(lane.id, layout, &mut buffer);
-            let (frame, count) = match step {
-                Step::Send(frame, count) => (frame, count),
-                Step::Abort => (Frame::Abort, 0),
-                Step::Wait => {
-                    tokio::select! {
-                        () = woken => continue,
-                        () = lane.woken.notified() => continue,
-                        () = outgoing.control_pending() => {
-                            outgoing.send_control().await.map_err(LaneError::Send)?;
-                            continue;
-                        }
-                        () = alive => (Frame::Alive, 0),
+            let next = match step {
+                Step::Send(frame, count) => Some((frame, count)),
+                Step::Abort => Some((Frame::Abort, 0)),
+                Step::Wait => tokio::select! {
+                    () = woken => None,
+                    () = lane.woken.notified() => None,
+                    () = outgoing.control_pending() => {
+                        outgoing.send_control().await.map_err(LaneError::Send)?;
+                        None
                     }
-                }
-                Step::Read => {
-                    let read = tokio::select! {
-                        biased;
-                        () = woken => continue,
-                        () = lane.woken.notified() => continue,
-                        read = self.read(lane.id, layout, &mut buffer) => read,
-                        () = alive => Some((Frame::Alive, 0)),
-                    };
-                    match read {
-                        Some(read) => read,
-                        None => continue,
-                    }
-                }
+                    _ = check.tick() => self.reinject(lane, layout, &mut buffer, &mut check),
+                    () = alive => Some((Frame::Alive, 0)),
+                },
+                Step::Read => tokio::select! {
+                    biased;
+                    () = woken => None,
+                    () = lane.woken.notified() => None,
+                    read = self.read(lane.id, layout, &mut buffer) => read,
+                    _ = check.tick() => self.reinject(lane, layout, &mut buffer, &mut check),
+                    () = alive => Some((Frame::Alive, 0)),
+                },
                 Step::Finish => return outgoing.finish().await.map_err(LaneError::Send),
                 Step::Stop => return Err(LaneError::Stream),
+            };
+            let Some((frame, count)) = next else {
+                continue;
             };
             let plain = count;
             let (frame, count) = match &mut compression {
@@ -159,22 +158,8 @@ impl Stream {
             return Step::Send(frame, 0);
         }
         if let Some(again) = state.sender.resend(id) {
-            let step = match again.payload {
-                Some(Content::Bytes(bytes)) => {
-                    layout.fill(buffer, bytes);
-                    let count = bytes.len();
-                    self.counters.lanes.resent(count);
-                    Step::Send(data(again.offset, count), count)
-                }
-                Some(Content::Zeros(count)) => {
-                    let (offset, count) = (again.offset, *count);
-                    Step::Send(Frame::Zeros { offset, count }, 0)
-                }
-                None => {
-                    let offset = again.offset;
-                    Step::Send(Frame::End { offset }, 0)
-                }
-            };
+            let (frame, count) = self.again(&again, layout, buffer);
+            let step = Step::Send(frame, count);
             state.resent_at = Some(Instant::now());
             if state.sender.has_lost() {
                 self.work.notify_one();
@@ -192,6 +177,28 @@ impl Stream {
             return Step::Send(Frame::End { offset }, 0);
         }
         Step::Read
+    }
+
+    /// Puts what is sent again into the buffer.
+    pub(super) fn again(
+        &self,
+        again: &Resend<'_, Content>,
+        layout: Layout,
+        buffer: &mut [u8],
+    ) -> (Frame, usize) {
+        let offset = again.offset;
+        match again.payload {
+            Some(Content::Bytes(bytes)) => {
+                layout.fill(buffer, bytes);
+                self.counters.lanes.resent(bytes.len());
+                (data(offset, bytes.len()), bytes.len())
+            }
+            Some(Content::Zeros(count)) => {
+                let count = *count;
+                (Frame::Zeros { offset, count }, 0)
+            }
+            None => (Frame::End { offset }, 0),
+        }
     }
 
     /// Waits for the turn to read the local socket, and for room for what is read.
@@ -244,7 +251,13 @@ impl Stream {
                 Content::Bytes(copy)
             }
         };
-        let offset = self.state().sender.push(count, content, id);
+        let offset = {
+            let state = &mut *self.state();
+            if let Some(stall) = &mut state.stall {
+                stall.sent(id);
+            }
+            state.sender.push(count, content, id)
+        };
         drop(reading);
         self.sent.notify_waiters();
         if count == layout.capacity() {
