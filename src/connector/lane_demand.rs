@@ -15,6 +15,10 @@ const OBSERVATION: Duration = Duration::from_secs(2);
 /// The part of the observed time for which a limit has to apply: one of so many.
 const PART: u32 = 2;
 
+/// Below so many lanes, their number is doubled. Then there is one more at a time: it may fill the path,
+/// and if several do so at once, many of their packets are lost.
+const DOUBLED: u16 = 4;
+
 /// The number of lanes of one stream.
 pub(super) struct LaneDemand {
     settings: LaneSettings,
@@ -38,7 +42,7 @@ impl Observed {
         }
     }
 
-    /// Twice as many lanes, if that helps against the limit, and the limit.
+    /// The larger number of lanes, if that helps against the limit, and the limit.
     fn more(&self, settings: LaneSettings, lanes: u16) -> Option<(u16, Limit)> {
         let limit = self.limits.main()?;
         let total: Duration = self.limits.each().map(|(_, time)| time).sum();
@@ -51,7 +55,11 @@ impl Observed {
             Limit::Core => settings.lanes.min(settings.threads + 1),
             Limit::Loss | Limit::Rate | Limit::Source | Limit::Target => return None,
         };
-        let wanted = lanes.saturating_mul(2).min(most);
+        let wanted = match lanes < DOUBLED {
+            true => 2 * lanes,
+            false => lanes.saturating_add(1),
+        };
+        let wanted = wanted.min(most);
         (wanted > lanes && self.limits.of(limit) >= total / PART).then_some((wanted, limit))
     }
 }
@@ -186,8 +194,10 @@ mod tests {
     fn more_lanes_are_opened_where_they_help() {
         for (limit, settings, lanes, expected) in [
             (Limit::Window, settings(8, 1), 1, Some(2)),
-            (Limit::Window, settings(8, 1), 4, Some(8)),
-            (Limit::Window, settings(6, 1), 4, Some(6)),
+            (Limit::Window, settings(8, 1), 2, Some(4)),
+            (Limit::Window, settings(3, 1), 2, Some(3)),
+            (Limit::Window, settings(8, 1), 4, Some(5)),
+            (Limit::Window, settings(8, 1), 7, Some(8)),
             (Limit::Window, settings(8, 1), 8, None),
             (Limit::Core, settings(8, 3), 2, Some(4)),
             (Limit::Core, settings(8, 3), 4, None),
