@@ -2,7 +2,7 @@
 //!
 //! Only root may create one. For other users, the test reports that it was skipped.
 
-use crate::report_skipped;
+use crate::{report_skipped, wait_until};
 use nix::unistd::Pid;
 use std::io;
 use std::process::Command;
@@ -118,14 +118,14 @@ fn wait_for(command: &str, expected: &str) {
 pub fn drop_busiest(port: u16) {
     // Data, not a heartbeat.
     const LEAST: usize = 4096;
-    let limit = Instant::now() + Duration::from_secs(60);
-    let local = loop {
-        let (queued, local) = busiest(port);
-        if queued >= LEAST {
-            break local;
-        }
-        assert!(Instant::now() < limit, "no connection to {port} sends");
-    };
+    let mut local = 0;
+    wait_until("a connection has data on its way", || {
+        let all = tcp_sockets().into_iter();
+        let to_port = all.filter(|socket| socket.remote_port == port);
+        let busiest = to_port.max_by_key(|socket| socket.unacknowledged);
+        local = busiest.map_or(0, |socket| socket.local_port);
+        busiest.is_some_and(|socket| socket.unacknowledged >= LEAST)
+    });
     // Without it, the kernel delivers within the node before it reads any rule.
     run("ip rule add pref 10 lookup local");
     run("ip rule del pref 0");
@@ -135,20 +135,38 @@ pub fn drop_busiest(port: u16) {
     }
 }
 
-/// The bytes on their way to this port by the connection that has the most of them, and its local port.
-fn busiest(port: u16) -> (usize, u16) {
-    let text = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-    let number = |text: &str| usize::from_str_radix(text, 16).unwrap();
-    let connections = text.lines().skip(1).filter_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let (local, remote) = (words.next()?, words.next()?);
-        let queues = words.nth(1)?;
-        let (_, local) = local.split_once(':')?;
-        let (_, remote) = remote.split_once(':')?;
-        let (queued, _) = queues.split_once(':')?;
-        (number(remote) == usize::from(port)).then(|| (number(queued), number(local) as u16))
-    });
-    connections.max().unwrap_or_default()
+/// A TCP socket, as the kernel's table shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpSocket {
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub is_established: bool,
+    /// Bytes that were written, and that the other end has not acknowledged.
+    pub unacknowledged: usize,
+}
+
+/// The IPv4 sockets of this thread's namespace.
+pub fn tcp_sockets() -> Vec<TcpSocket> {
+    // /proc/net/tcp (man 5 proc): number, local address, remote address, state, queues.
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let port = |address: &str| {
+        let (_, port) = address.split_once(':').unwrap();
+        u16::from_str_radix(port, 16).unwrap()
+    };
+    let rows = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.map(|row| {
+        let (unacknowledged, _) = row[4].split_once(':').unwrap();
+        TcpSocket {
+            local_port: port(row[1]),
+            remote_port: port(row[2]),
+            is_established: row[3] == "01",
+            unacknowledged: usize::from_str_radix(unacknowledged, 16).unwrap(),
+        }
+    })
+    .collect()
 }
 
 pub fn run(command: &str) {

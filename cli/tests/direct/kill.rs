@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use testing::namespace::in_namespace;
+use testing::namespace::{in_namespace, tcp_sockets};
 use testing::seam::{NegotiatedTunnel, Seam, plane_request, plane_request_with, program};
 use testing::stream::{
     exchange_bytes, expect_both_fail, expect_reset, expect_write_failure, read_until_end,
@@ -158,13 +158,9 @@ fn a_kill_during_the_handshake_resets_the_source_program() {
 
 /// The number of established connections of this namespace with this local port.
 fn established_connections(port: u16) -> usize {
-    // /proc/net/tcp (man 5 proc): number, local address, remote address, state.
-    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-    let local = format!(":{port:04X}");
-    let rows = table
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    rows.filter(|row| row[1].ends_with(&local) && row[3] == "01")
+    tcp_sockets()
+        .iter()
+        .filter(|socket| socket.local_port == port && socket.is_established)
         .count()
 }
 
