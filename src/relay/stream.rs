@@ -135,6 +135,11 @@ impl State {
         self.stopped || self.abort != Abort::No || (self.is_complete() && self.peer_is_complete)
     }
 
+    /// Whether the window has no room for a whole chunk.
+    fn has_full_window(&self) -> bool {
+        self.sender.room() < MAX_PAYLOAD as u64
+    }
+
     /// Whether data for the local program is not delivered any more.
     fn has_failed(&self) -> bool {
         self.failure.is_some() || self.abort != Abort::No
@@ -306,8 +311,7 @@ impl Stream {
     pub(crate) fn full_window(&self) -> Option<u64> {
         let state = self.state();
         let bytes = state.sender.unacknowledged();
-        (bytes > 0 && state.sender.room() < MAX_PAYLOAD as u64)
-            .then(|| bytes / state.lanes.max(1) as u64)
+        (bytes > 0 && state.has_full_window()).then(|| bytes / state.lanes.max(1) as u64)
     }
 
     /// Ends every lane at once, and lanes that begin later.

@@ -6,7 +6,7 @@
 use super::super::layout::Layout;
 use super::lane::{OpenLane, Way};
 use super::{ACKNOWLEDGEMENT_INTERVAL, Stream};
-use crate::lanes::{Frame, LaneId, MAX_PAYLOAD};
+use crate::lanes::{Frame, LaneId};
 use crate::system::tcp_info::TcpInfo;
 use std::time::{Duration, Instant};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -84,11 +84,12 @@ impl Stream {
         let current = state.stall.take();
         let current = current.filter(|stall| stall.acknowledged == acknowledged);
         let stall = current.unwrap_or_else(|| Stall::at(acknowledged));
+        let is_window_full = state.has_full_window();
         let stall = state.stall.insert(stall);
 
         // One interval more, so that every lane has checked whether its data has arrived.
         let mut limit = (ROUND_TRIPS * info.round_trip).max(CHECK_INTERVAL) + CHECK_INTERVAL;
-        if state.sender.room() >= MAX_PAYLOAD as u64 {
+        if !is_window_full {
             // The peer acknowledges so little data later.
             limit += ACKNOWLEDGEMENT_INTERVAL;
         }
