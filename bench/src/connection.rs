@@ -71,11 +71,24 @@ pub fn transfer_over(
     start: Duration,
     time: Duration,
 ) -> Sample {
+    transfer_over_with(link, tunnel, clocks, start, time, || ())
+}
+
+/// The same. `event` is called after the first part of the time, and its result is dropped at the end
+/// of the time.
+pub fn transfer_over_with<T>(
+    link: &Link,
+    tunnel: &mut dyn Tunnel,
+    clocks: &Clocks,
+    start: Duration,
+    time: Duration,
+    event: impl FnOnce() -> T,
+) -> Sample {
     link.wait_until_idle();
     let Ends { source, sink } = tunnel.connect();
     let connection = [(source, sink)];
     let (arrived, cpu) = clocks.cost_by(
-        || load::transfer_for(&connection, start, time),
+        || load::transfer_for_with(&connection, start, time, event),
         |arrived| arrived.bytes,
     );
     let value = arrived.rate;

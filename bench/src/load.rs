@@ -86,6 +86,19 @@ pub fn transfer_for<S: AsRawFd + Sync>(
 where
     for<'a> &'a S: Read + Write,
 {
+    transfer_for_with(connections, start, time, || ())
+}
+
+/// The same. `event` is called after `start`, and its result is dropped at the end of the time.
+pub fn transfer_for_with<S: AsRawFd + Sync, T>(
+    connections: &[(S, S)],
+    start: Duration,
+    time: Duration,
+    event: impl FnOnce() -> T,
+) -> Arrived
+where
+    for<'a> &'a S: Read + Write,
+{
     let arrived = AtomicU64::new(0);
     thread::scope(|scope| {
         for (source, sink) in connections {
@@ -102,6 +115,7 @@ where
             });
         }
         thread::sleep(start);
+        let _until_the_end = event();
         let (before, started) = (arrived.load(Ordering::Relaxed), Instant::now());
         thread::sleep(time);
         let bytes = arrived.load(Ordering::Relaxed);

@@ -113,25 +113,44 @@ fn wait_for(command: &str, expected: &str) {
     }
 }
 
-/// Drops the packets of one TCP connection in this thread's namespace from now on: the one to this port
-/// with the most data on its way. Waits until there is one. No end notices it.
-pub fn drop_busiest(port: u16) {
-    // Data, not a heartbeat.
-    const LEAST: usize = 4096;
-    let mut local = 0;
-    wait_until("a connection has data on its way", || {
-        let all = tcp_sockets().into_iter();
-        let to_port = all.filter(|socket| socket.remote_port == port);
-        let busiest = to_port.max_by_key(|socket| socket.unacknowledged);
-        local = busiest.map_or(0, |socket| socket.local_port);
-        busiest.is_some_and(|socket| socket.unacknowledged >= LEAST)
-    });
-    // Without it, the kernel delivers within the node before it reads any rule.
-    run("ip rule add pref 10 lookup local");
-    run("ip rule del pref 0");
-    for selected in ["sport", "dport"] {
-        let rule = format!("ip rule add pref 5 ipproto tcp {selected} {local} blackhole");
-        run(&rule);
+/// The packets of one TCP connection of this thread's namespace vanish while this exists. No end
+/// notices it.
+pub struct DeadPath {
+    rules: [String; 2],
+}
+
+impl DeadPath {
+    /// That of the connection with the most data on its way, of those that `is_candidate` selects.
+    /// Waits until there is one.
+    pub fn of_busiest(is_candidate: impl Fn(&TcpSocket) -> bool) -> Self {
+        // Data, not a heartbeat.
+        const LEAST: usize = 4096;
+        let mut local = 0;
+        wait_until("a connection has data on its way", || {
+            let candidates = tcp_sockets().into_iter().filter(&is_candidate);
+            let busiest = candidates.max_by_key(|socket| socket.unacknowledged);
+            local = busiest.map_or(0, |socket| socket.local_port);
+            busiest.is_some_and(|socket| socket.unacknowledged >= LEAST)
+        });
+        // Without it, the kernel delivers to the node's own addresses before it reads any other rule.
+        run("ip rule add pref 10 lookup local");
+        run("ip rule del pref 0");
+        let rules = ["sport", "dport"]
+            .map(|selector| format!("pref 5 ipproto tcp {selector} {local} blackhole"));
+        for rule in &rules {
+            run(&format!("ip rule add {rule}"));
+        }
+        Self { rules }
+    }
+}
+
+impl Drop for DeadPath {
+    fn drop(&mut self) {
+        for rule in &self.rules {
+            run(&format!("ip rule del {rule}"));
+        }
+        run("ip rule add pref 0 lookup local");
+        run("ip rule del pref 10");
     }
 }
 

@@ -4,7 +4,7 @@
 //! aggligator does not encrypt, so its counterpart is `tcp`. The rows of `tls` have a goal only where
 //! the network is the limit. The sockets are the kernel's on both sides.
 
-use crate::connection::{Connection, transfer_over};
+use crate::connection::{Connection, transfer_over_with};
 use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title};
 use crate::peer::aggligator;
 use crate::plane;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::thread;
 use std::time::Duration;
 use testing::link::Link;
-use testing::namespace;
+use testing::namespace::{self, DeadPath};
 
 /// The peer: with a thread for each core, as its documentation shows it, and with one thread, which
 /// takes less CPU time.
@@ -37,10 +37,33 @@ const TURNS: usize = 3;
 /// pve-tunnel's planes.
 const PLANES: [&str; 2] = ["tcp", "tls"];
 
-/// Paths: the name, the round trip in milliseconds, and the share of packets that are lost.
-const PATHS: [(&str, u64, f64); 2] = [
-    ("100 ms, system's settings", 100, 0.0),
-    ("40 ms, 0.1 % loss, CUBIC", 40, 0.001),
+struct Path {
+    name: &'static str,
+    milliseconds: u64,
+    loss: f64,
+    /// Whether the packets of one of the connections vanish during the measurement. No end notices it.
+    is_cut: bool,
+}
+
+const PATHS: [Path; 3] = [
+    Path {
+        name: "100 ms, system's settings",
+        milliseconds: 100,
+        loss: 0.0,
+        is_cut: false,
+    },
+    Path {
+        name: "40 ms, 0.1 % loss, CUBIC",
+        milliseconds: 40,
+        loss: 0.001,
+        is_cut: false,
+    },
+    Path {
+        name: "100 ms, one of them dead",
+        milliseconds: 100,
+        loss: 0.0,
+        is_cut: true,
+    },
 ];
 
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
@@ -104,15 +127,15 @@ fn over_links(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     namespace::unshare().map_err(|error| format!("needs root for network namespaces: {error}"))?;
     namespace::run("ip link set lo up");
     let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
-    for (name, milliseconds, loss) in PATHS {
-        link.set_round_trip(Duration::from_millis(milliseconds));
-        link.set_loss(loss);
-        over_path(effort, &link, name, rows)?;
+    for path in &PATHS {
+        link.set_round_trip(Duration::from_millis(path.milliseconds));
+        link.set_loss(path.loss);
+        over_path(effort, &link, path, rows)?;
     }
     Ok(())
 }
 
-fn over_path(effort: &Effort, link: &Link, path: &str, rows: &mut Rows) -> Result<(), String> {
+fn over_path(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) -> Result<(), String> {
     let (start, time) = match effort.quick {
         true => (START / 8, TIME / 8),
         false => (START, TIME),
@@ -122,22 +145,20 @@ fn over_path(effort: &Effort, link: &Link, path: &str, rows: &mut Rows) -> Resul
         request[field] = "system".into();
     }
     let listener = json!({ "congestion": "system", "buffer": "system" });
-    let mut contenders = Vec::new();
-    for plane in PLANES {
-        let mut tunnel = link.tunnel_with(plane, &request, listener.clone());
+    let contender = |name, mut tunnel: Box<dyn Tunnel>| {
         let clocks = Clocks::new(tunnel.processes());
-        contenders.push(Contender::new(plane, move || {
-            transfer_over(link, &mut tunnel, &clocks, start, time)
-        }));
-    }
-    let mut theirs = aggligator::pair_over(link, OVER_LINKS)?;
-    let clocks = Clocks::new(theirs.processes());
-    contenders.push(Contender::new(AGGLIGATOR, move || {
-        transfer_over(link, &mut theirs, &clocks, start, time)
-    }));
+        let cut = || path.is_cut.then(|| DeadPath::of_busiest(|_| true));
+        Contender::new(name, move || {
+            transfer_over_with(link, &mut tunnel, &clocks, start, time, cut)
+        })
+    };
+    let ours = |plane| link.tunnel_with(plane, &request, listener.clone());
+    let mut contenders = Vec::from(PLANES.map(|plane| contender(plane, Box::new(ours(plane)))));
+    let theirs = aggligator::pair_over(link, OVER_LINKS)?;
+    contenders.push(contender(AGGLIGATOR, Box::new(theirs)));
     let contest = Contest::run(effort.turns().min(TURNS), contenders);
     for plane in PLANES {
-        let name = format!("{plane}, {}, {path}", count(OVER_LINKS));
+        let name = format!("{plane}, {}, {}", count(OVER_LINKS), path.name);
         let title = Title {
             case: "aggregation",
             name: &name,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 use testing::breaker::{Break, Breaker};
-use testing::namespace::{drop_busiest, in_namespace};
+use testing::namespace::{DeadPath, in_namespace};
 use testing::seam::{NegotiatedTunnel, Seam, plane_request_with, program};
 use testing::stream::{exchange_bytes, expect_write_failure, write_until_failure};
 use testing::{pattern, read_to_end, wait_until, write_in_pieces};
@@ -235,12 +235,14 @@ fn a_lane_that_delivers_nothing_does_not_stop_the_stream() {
             let port = tunnel.answer["direct"]["port"].as_u64().unwrap() as u16;
             let (source, target) = tunnel.pair();
             let dropped = AtomicBool::new(false);
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    drop_busiest(port);
+            let _path = thread::scope(|scope| {
+                let path = scope.spawn(|| {
+                    let path = DeadPath::of_busiest(|socket| socket.remote_port == port);
                     dropped.store(true, Ordering::Relaxed);
+                    path
                 });
                 move_pieces(&source, &target, 48, &dropped);
+                path.join().unwrap()
             });
             move_pieces(&target, &source, 48, &dropped);
             // Requests and answers, which fill no window.

@@ -9,15 +9,19 @@
 //! pair of interfaces, so not several over the same path.
 
 use aggligator::alc::Channel;
+use aggligator::control::{Control, Link};
 use aggligator::io::{IoRx, IoTx};
 use aggligator::{Cfg, Listener, Server, connect};
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::sleep;
 
 const USAGE: &str = "\
 Usage: aggligator-peer client UNIX_PATH ADDRESS:PORT LINKS
@@ -30,9 +34,13 @@ socket.";
 /// The most bytes that are copied at a time, and that a packet of aggligator contains.
 const PACKET: NonZeroUsize = NonZeroUsize::new(64 << 10).unwrap();
 
+/// The pause between attempts to replace a link.
+const RECONNECT: Duration = Duration::from_secs(1);
+
 /// aggligator's types for connections over TCP. Their number, from 0, is the tag of a link.
 type Tx = IoTx<OwnedWriteHalf>;
 type Rx = IoRx<OwnedReadHalf>;
+type Links = Control<Tx, Rx, usize>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -74,13 +82,31 @@ async fn client(path: &str, address: &str, links: NonZeroUsize) -> Result<Infall
 async fn connection(address: &str, links: usize) -> Result<Channel, Box<dyn Error + Send + Sync>> {
     let (task, outgoing, control) = connect::<Tx, Rx, usize>(configuration());
     tokio::spawn(task.run());
-    for link in 0..links {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let (read, write) = stream.into_split();
-        control.add_io(read, write, link, &[]).await?;
+    for number in 0..links {
+        let link = add_link(&control, address, number).await?;
+        tokio::spawn(keep_link(link, control.clone(), address.to_owned()));
     }
     Ok(outgoing.await?)
+}
+
+async fn add_link(control: &Links, address: &str, number: usize) -> io::Result<Link<usize>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (read, write) = stream.into_split();
+    Ok(control.add_io(read, write, number, &[]).await?)
+}
+
+/// Replaces a link each time it fails, until its connection has ended.
+async fn keep_link(mut link: Link<usize>, control: Links, address: String) {
+    while link.disconnected().await.should_reconnect() {
+        link = loop {
+            match add_link(&control, &address, *link.tag()).await {
+                Ok(link) => break link,
+                Err(_) if control.is_terminated() => return,
+                Err(_) => sleep(RECONNECT).await,
+            }
+        };
+    }
 }
 
 /// Ends only with an error.
