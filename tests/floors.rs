@@ -27,7 +27,7 @@ const BENCH_FLOORS: &[&[&str]] = &[
     ],
     &["measure", "network"],
     &["load", "peer", "perl"],
-    &["connection", "plane", "role"],
+    &["connection", "guest", "plane", "role"],
     &["case", "machine"],
     &["report"],
 ];

@@ -130,7 +130,8 @@ where
     })
 }
 
-fn write(mut to: impl Write, fill: Fill, bytes: u64) {
+/// Writes so many bytes of this content.
+pub fn write(mut to: impl Write, fill: Fill, bytes: u64) {
     let data = match fill {
         Fill::Halves => halves(),
         Fill::Data | Fill::Sparse => testing::pattern(PIECE),

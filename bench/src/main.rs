@@ -14,6 +14,7 @@
 //! | `case` | one module for each case: what is compared, with which peers, and the goals |
 //! | `connection` | a connection through a tunnel, with the CPU time that it costs |
 //! | `plane`, `role` | pve-tunnel on each plane; this program as a process with another role |
+//! | `guest` | a guest of QEMU, whose RAM and disk move |
 //! | `load` | the programs at both ends of a connection |
 //! | `peer`, `perl` | what pve-tunnel is compared with; Perl with the built module |
 //! | `machine` | the machine, and the versions of all programs |
@@ -36,6 +37,7 @@
 mod affinity;
 mod case;
 mod connection;
+mod guest;
 mod load;
 mod machine;
 mod measure;

@@ -1,6 +1,8 @@
-//! The network for all measurements: loopback, in a network namespace of the benchmark's own.
+//! The network for all measurements, in namespaces of the benchmark's own: loopback, and an emulated
+//! link.
 
-use std::fs;
+use std::{fs, panic, thread};
+use testing::link::Link;
 use testing::namespace::{run, unshare};
 
 /// Some systems use BBR by default. BBR paces packets with timers, which on loopback costs more
@@ -23,4 +25,17 @@ pub fn enter_own_namespace() {
     run("ip link set lo up");
     let setting = "/proc/sys/net/ipv4/tcp_congestion_control";
     fs::write(setting, CONGESTION_CONTROL).unwrap();
+}
+
+/// Runs `work` with a link of its own, in a thread that is the link's source. Fails if this user may
+/// not create network namespaces and TUN devices.
+pub fn with_link(work: impl FnOnce(&Link) -> Result<(), String> + Send) -> Result<(), String> {
+    let source = || {
+        unshare().map_err(|error| format!("needs root for network namespaces: {error}"))?;
+        run("ip link set lo up");
+        let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
+        work(&link)
+    };
+    thread::scope(|scope| scope.spawn(source).join())
+        .unwrap_or_else(|panic| panic::resume_unwind(panic))
 }

@@ -7,10 +7,20 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-pub const PROGRAM: &str = "qemu-system-x86_64";
+const PROGRAM: &str = "qemu-system-x86_64";
 
 /// The longest time between two messages from QEMU.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Fails if QEMU is not installed.
+pub fn require() -> Result<(), String> {
+    let mut version = Command::new(PROGRAM);
+    version.arg("--version").stdout(Stdio::null());
+    match version.status() {
+        Ok(status) if status.success() => Ok(()),
+        _ => Err(format!("needs {PROGRAM}")),
+    }
+}
 
 /// A QEMU process. It ends when this value is dropped, or when the thread that started it ends.
 pub struct Qemu {
@@ -28,7 +38,9 @@ impl Qemu {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", PROGRAM, "-S"])
             // QEMU uses TCG if KVM is not available. Migration is the same with both.
-            .args(["-machine", "pc,accel=kvm:tcg", "-cpu", "max"])
+            .args(["-machine", "pc,accel=kvm:tcg"])
+            // Nested KVM may offer this feature and refuse its MSR.
+            .args(["-cpu", "max,arch-capabilities=off"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-chardev", "socket,id=monitor,fd=0"])
             .args(["-mon", "chardev=monitor,mode=control"])

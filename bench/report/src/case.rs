@@ -55,7 +55,11 @@ pub const ALL: &[Case] = &[
     },
     Case {
         name: "lanes",
-        about: "several connections for one stream: over long and lossy paths, and of an empty volume",
+        about: "several connections for one stream, over long and lossy paths",
+    },
+    Case {
+        name: "sparse",
+        about: "a volume with 5 % data in lanes: as a stream, and mirrored by QEMU over NBD",
     },
     Case {
         name: "aggregation",

@@ -6,14 +6,14 @@
 
 use crate::connection::{Connection, transfer_over_with};
 use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title};
+use crate::network::with_link;
 use crate::peer::aggligator;
 use crate::plane;
 use crate::tunnel::Tunnel;
 use serde_json::{Value, json};
-use std::thread;
 use std::time::Duration;
 use testing::link::Link;
-use testing::namespace::{self, DeadPath};
+use testing::namespace::DeadPath;
 
 /// The peer: with a thread for each core, as its documentation shows it, and with one thread, which
 /// takes less CPU time.
@@ -70,8 +70,14 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     for lanes in ON_LOOPBACK {
         on_loopback(effort, lanes, rows)?;
     }
-    thread::scope(|scope| scope.spawn(|| over_links(effort, rows)).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    with_link(|link| {
+        for path in &PATHS {
+            link.set_round_trip(Duration::from_millis(path.milliseconds));
+            link.set_loss(path.loss);
+            over_path(effort, link, path, rows)?;
+        }
+        Ok(())
+    })
 }
 
 fn on_loopback(effort: &Effort, lanes: u16, rows: &mut Rows) -> Result<(), String> {
@@ -120,19 +126,6 @@ fn count(lanes: u16) -> String {
 /// lane requires that two are permitted: otherwise a stream is a connection without lanes.
 fn fields_of_request(lanes: u16) -> Value {
     json!({ "lanes": lanes.max(2), "first_lanes": lanes })
-}
-
-/// Runs in this thread, which gets a network namespace of its own.
-fn over_links(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
-    namespace::unshare().map_err(|error| format!("needs root for network namespaces: {error}"))?;
-    namespace::run("ip link set lo up");
-    let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
-    for path in &PATHS {
-        link.set_round_trip(Duration::from_millis(path.milliseconds));
-        link.set_loss(path.loss);
-        over_path(effort, &link, path, rows)?;
-    }
-    Ok(())
 }
 
 fn over_path(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) -> Result<(), String> {

@@ -4,12 +4,10 @@
 use crate::connection::Connection;
 use crate::load::Fill;
 use crate::measure::{Contender, Contest, Effort, Goal, Rows, Title};
+use crate::network::with_link;
 use crate::plane;
 use serde_json::{Value, json};
-use std::thread;
 use std::time::Duration;
-use testing::link::Link;
-use testing::namespace;
 
 /// The peer.
 const PLAIN: &str = "as it is";
@@ -35,21 +33,15 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     let tunnel = |request: Value| Connection::through(plane::with_fields("tls", &request));
     let bytes = effort.bytes(FAST_BYTES);
     compare("tls, loopback", 0.97, effort.turns(), bytes, rows, tunnel);
-    thread::scope(|scope| scope.spawn(|| over_slow_link(effort, rows)).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// Runs in this thread, which gets a network namespace of its own.
-fn over_slow_link(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
-    namespace::unshare().map_err(|error| format!("needs root for network namespaces: {error}"))?;
-    namespace::run("ip link set lo up");
-    let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
-    link.set_rate(SLOW);
-    link.set_round_trip(Duration::from_millis(10));
-    let tunnel = |request: Value| Connection::through(link.tunnel_with("tls", &request, json!({})));
-    let (turns, bytes) = (effort.turns().min(TURNS), effort.bytes(SLOW_BYTES));
-    compare("tls, 100 Mbit/s", 1.7, turns, bytes, rows, tunnel);
-    Ok(())
+    with_link(|link| {
+        link.set_rate(SLOW);
+        link.set_round_trip(Duration::from_millis(10));
+        let tunnel =
+            |request: Value| Connection::through(link.tunnel_with("tls", &request, json!({})));
+        let (turns, bytes) = (effort.turns().min(TURNS), effort.bytes(SLOW_BYTES));
+        compare("tls, 100 Mbit/s", 1.7, turns, bytes, rows, tunnel);
+        Ok(())
+    })
 }
 
 /// Data that Zstandard halves.

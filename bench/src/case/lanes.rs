@@ -5,15 +5,13 @@
 //! turn.
 
 use crate::connection::{Connection, transfer_over};
-use crate::load::{Fill, transfer_of};
-use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title, rate};
+use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title};
+use crate::network::with_link;
 use crate::plane;
-use crate::tunnel::{Ends, Tunnel};
+use crate::tunnel::Tunnel;
 use serde_json::{Value, json};
-use std::thread;
 use std::time::Duration;
 use testing::link::Link;
-use testing::namespace;
 use testing::seam::NegotiatedTunnel;
 
 /// The peer.
@@ -31,9 +29,6 @@ const TURNS: usize = 3;
 
 /// Bytes of a turn on loopback.
 const BYTES: u64 = 2 << 30;
-
-/// Bytes of a volume of which one part in 20 is data.
-const VOLUME: u64 = 1 << 30;
 
 /// A path, and the goal for lanes on it.
 struct Path {
@@ -87,8 +82,12 @@ const PATHS: [Path; 3] = [
 
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     loopback(effort, rows);
-    thread::scope(|scope| scope.spawn(|| over_links(effort, rows)).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    with_link(|link| {
+        for path in &PATHS {
+            over_path(effort, link, path, rows);
+        }
+        Ok(())
+    })
 }
 
 /// One lane, which costs what keeping the data until it is acknowledged costs.
@@ -116,18 +115,6 @@ fn loopback(effort: &Effort, rows: &mut Rows) {
         contest.row(title("MB/s"), ONE, as_fast, |sample| sample.value),
         contest.row(title("CPU s/GiB"), ONE, as_cheap, Sample::cost),
     ]);
-}
-
-/// Runs in this thread, which gets a network namespace of its own.
-fn over_links(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
-    namespace::unshare().map_err(|error| format!("needs root for network namespaces: {error}"))?;
-    namespace::run("ip link set lo up");
-    let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
-    for path in &PATHS {
-        over_path(effort, &link, path, rows);
-    }
-    sparse(effort, &link, rows);
-    Ok(())
 }
 
 /// A tunnel whose streams have so many lanes at most.
@@ -160,31 +147,4 @@ fn over_path(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
         unit: "MB/s",
     };
     rows.push(contest.row(title, ONE, Some(path.goal), |sample| sample.value));
-}
-
-/// A volume that is mostly empty.
-fn sparse(effort: &Effort, link: &Link, rows: &mut Rows) {
-    link.set_round_trip(Duration::from_millis(10));
-    link.set_loss(0.0);
-    let bytes = effort.bytes(VOLUME);
-    let contender = |name, lanes| {
-        let mut tunnel = tunnel(link, Settings::Default, lanes);
-        let clocks = Clocks::new(tunnel.processes());
-        let Ends { source, sink } = tunnel.connect();
-        Contender::new(name, move || {
-            let _tunnel = &tunnel;
-            let move_all = || transfer_of(Fill::Sparse, &source, &sink, bytes);
-            let (took, cpu) = clocks.cost(bytes, move_all);
-            let value = rate(bytes, took);
-            Sample { value, cpu }
-        })
-    };
-    let contenders = vec![contender("lanes", LANES), contender(ONE, 1)];
-    let contest = Contest::run(effort.turns().min(TURNS), contenders);
-    let title = Title {
-        case: "lanes",
-        name: "tls, 10 ms, a volume with 5 % data",
-        unit: "MB/s",
-    };
-    rows.push(contest.row(title, ONE, Some(Goal::AtLeast(8.0)), |sample| sample.value));
 }

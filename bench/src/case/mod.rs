@@ -12,6 +12,7 @@ mod mask;
 mod mask_perl;
 mod planes;
 mod slow_reader;
+mod sparse;
 mod start;
 mod tcp;
 mod tls;
@@ -39,6 +40,7 @@ pub fn runner(case: &Case) -> Run {
         "many" => many::run,
         "wan" => wan::run,
         "lanes" => lanes::run,
+        "sparse" => sparse::run,
         "aggregation" => aggregation::run,
         "cores" => cores::run,
         "compression" => compression::run,

@@ -13,13 +13,12 @@
 use crate::connection::transfer_over;
 use crate::load::transfer_for;
 use crate::measure::{Clocks, Contender, Contest, Effort, Goal, Rows, Sample, Title};
+use crate::network::with_link;
 use crate::peer::node::{Front, Node};
 use crate::tunnel::Tunnel;
-use std::thread;
 use std::time::Duration;
 use testing::link::Link;
 use testing::link::conditions::GIGABIT;
-use testing::namespace;
 
 /// The first part of a turn, which is not measured: in it the windows grow, by a part in each round
 /// trip. At 100 ms CUBIC takes about 10 s to use the link again after its first full queue.
@@ -128,20 +127,13 @@ const PATHS: [Path; 7] = [
 ];
 
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
-    thread::scope(|scope| scope.spawn(|| run_in_thread(effort, rows)).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// Runs the case in this thread, which gets a network namespace of its own.
-fn run_in_thread(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
-    namespace::unshare().map_err(|error| format!("needs root for network namespaces: {error}"))?;
-    namespace::run("ip link set lo up");
-    let link = Link::new().map_err(|error| format!("needs TUN devices: {error}"))?;
-    for path in &PATHS {
-        path.set(&link);
-        contest(effort, &link, path, rows);
-    }
-    Ok(())
+    with_link(|link| {
+        for path in &PATHS {
+            path.set(link);
+            contest(effort, link, path, rows);
+        }
+        Ok(())
+    })
 }
 
 /// A tunnel over the link: to the real pveproxy on `websocket`, or to the test node if pveproxy
