@@ -4,6 +4,9 @@ use super::{LaneId, MAX_UNACKNOWLEDGED, Violation};
 use std::collections::VecDeque;
 use std::ops::Range;
 
+/// New bytes are sent in so many chunks at most.
+const CHUNKS_AT_ONCE: usize = 3;
+
 /// A part of the stream that the peer has not acknowledged.
 #[derive(Clone, Debug)]
 struct Chunk<P> {
@@ -54,18 +57,23 @@ impl<P> Sender<P> {
         }
     }
 
-    /// How many new bytes may be sent. Zero after the end.
+    /// How many new bytes may be sent, in up to three chunks. Zero after the end.
     pub(crate) fn room(&self) -> u64 {
-        match self.ended || self.chunks.len() >= MAX_UNACKNOWLEDGED {
+        match self.ended || self.chunks.len() + CHUNKS_AT_ONCE > MAX_UNACKNOWLEDGED {
             true => 0,
-            false => self.limit.saturating_sub(self.next),
+            false => self.window(),
         }
     }
 
-    /// Records new data that is being sent on a lane: `length` bytes, at most [`room`](Self::room).
-    /// Returns the offset of the first one.
+    /// How many bytes the peer accepts beyond those that were sent.
+    fn window(&self) -> u64 {
+        self.limit.saturating_sub(self.next)
+    }
+
+    /// Records new data that is being sent on a lane: `length` bytes, for which there was
+    /// [`room`](Self::room). Returns the offset of the first one.
     pub(crate) fn push(&mut self, length: usize, payload: P, lane: LaneId) -> u64 {
-        debug_assert!(length as u64 <= self.room() && length > 0);
+        debug_assert!(!self.ended && length as u64 <= self.window() && length > 0);
         self.append(length as u64, Some(payload), lane)
     }
 
@@ -288,12 +296,18 @@ mod tests {
     #[test]
     fn the_number_of_chunks_is_limited() {
         let mut sender = Sender::new(u32::MAX);
-        for _ in 0..MAX_UNACKNOWLEDGED {
-            assert!(sender.room() > 0);
-            sender.push(1, 'x', A);
+        let mut chunks = 0;
+        while sender.room() > 0 {
+            for _ in 0..CHUNKS_AT_ONCE {
+                sender.push(1, 'x', A);
+                chunks += 1;
+            }
         }
-        assert_eq!(sender.room(), 0);
-        assert_eq!(freed(&mut sender, 1, u32::MAX), ['x']);
+        assert!((MAX_UNACKNOWLEDGED - CHUNKS_AT_ONCE..=MAX_UNACKNOWLEDGED).contains(&chunks));
+        assert_eq!(
+            freed(&mut sender, CHUNKS_AT_ONCE as u64, u32::MAX),
+            ['x'; CHUNKS_AT_ONCE]
+        );
         assert!(sender.room() > 0);
     }
 }

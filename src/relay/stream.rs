@@ -19,6 +19,7 @@ mod receiving;
 mod run;
 mod sending;
 mod stall;
+mod zeros;
 
 pub(crate) use lane::{LaneError, Way};
 

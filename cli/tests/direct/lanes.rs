@@ -310,7 +310,6 @@ fn a_program_that_closes_too_early_fails_the_stream_after_its_own_data() {
     }
 }
 
-/// Zeros between data, in both directions, also if every connection breaks meanwhile.
 /// A program may answer with a single byte, which is zero.
 #[test]
 fn few_zeros_are_sent_as_they_are() {
@@ -331,6 +330,38 @@ fn few_zeros_are_sent_as_they_are() {
     });
 }
 
+/// As over NBD, where each request has a header.
+#[test]
+fn zeros_between_headers_are_not_sent_and_arrive() {
+    const REQUESTS: usize = 96;
+    const ZEROS: usize = 256 << 10;
+    for (kind, plane) in KINDS {
+        in_namespace(move || {
+            let breaker = Breaker::default();
+            let request = plane_request_with(kind, &several(3));
+            let mut tunnel = NegotiatedTunnel::on_plane(plane, breaker.seam(), &request);
+            let (source, target) = tunnel.pair();
+            let expected = [&pattern(28)[..], &[0; ZEROS]].concat().repeat(REQUESTS);
+            for (from, to) in [(&source, &target), (&target, &source)] {
+                thread::scope(|scope| {
+                    let reader = scope.spawn(|| read_to_end(to));
+                    write_in_pieces(from, &expected).unwrap();
+                    from.shutdown(Shutdown::Write).unwrap();
+                    let (data, end) = reader.join().unwrap();
+                    end.unwrap();
+                    assert!(data == expected, "{plane}: {} bytes", data.len());
+                });
+            }
+            drop((source, target));
+            let (record, ended) = tunnel.finish();
+            assert_eq!(record["failed"], 0, "{record}\n{}", ended.log);
+            let (passed, sent) = (breaker.bytes(), 2 * expected.len() as u64);
+            assert!(passed < sent / 4, "{plane}: {passed} bytes of {sent}");
+        });
+    }
+}
+
+/// Zeros between data, in both directions, also if every connection breaks meanwhile.
 #[test]
 fn zeros_are_not_sent_and_arrive() {
     const ZEROS: usize = 48 << 20;

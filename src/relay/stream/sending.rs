@@ -4,18 +4,14 @@ use super::super::layout::Layout;
 use super::super::{Outgoing, RelayError, Turn};
 use super::compression::LaneCompression;
 use super::lane::{LaneError, OpenLane};
-use super::stall;
-use super::{Abort, Content, Stream, StreamCompression, ZEROS};
+use super::{Abort, Content, State, Stream, StreamCompression, stall, zeros};
 use crate::lanes::{Frame, HEADER, LaneId, Resend, length};
+use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
-
-/// Zeros that are worth a frame of their own. Fewer are sent as they are, like the zeros that a program
-/// writes among other data.
-const LEAST_ZEROS: usize = 512;
 
 /// What a lane does next.
 enum Step {
@@ -49,6 +45,8 @@ impl Stream {
             reserved: HEADER,
         };
         let mut buffer = vec![0; layout.size()];
+        // Zeros that were read with the data that was sent last.
+        let mut zeros = VecDeque::new();
         let mut turn = Turn::default();
         let mut check = stall::checks();
         let alive_at = || alive_interval.map(|interval| Instant::now() + interval);
@@ -67,7 +65,10 @@ impl Stream {
                     None => pending().await,
                 }
             };
-            let step = self.next_step(lane.id, layout, &mut buffer);
+            let step = match zeros.pop_front() {
+                Some(frame) => Step::Send(frame, 0),
+                None => self.next_step(lane.id, layout, &mut buffer),
+            };
             let next = match step {
                 Step::Send(frame, count) => Some((frame, count)),
                 Step::Abort => Some((Frame::Abort, 0)),
@@ -85,7 +86,7 @@ impl Stream {
                     biased;
                     () = woken => None,
                     () = lane.woken.notified() => None,
-                    read = self.read(lane.id, layout, &mut buffer) => read,
+                    read = self.read(lane.id, layout, &mut buffer, &mut zeros) => read,
                     _ = check.tick() => self.reinject(lane, layout, &mut buffer, &mut check),
                     () = alive => Some((Frame::Alive, 0)),
                 },
@@ -215,8 +216,15 @@ impl Stream {
         }
     }
 
-    /// Reads new data of the local program in turn. None if its stream has ended.
-    async fn read(&self, id: LaneId, layout: Layout, buffer: &mut [u8]) -> Option<(Frame, usize)> {
+    /// Reads new data of the local program in turn. Returns what is sent first, and adds zeros that were
+    /// read with it. None if the stream has ended.
+    async fn read(
+        &self,
+        id: LaneId,
+        layout: Layout,
+        buffer: &mut [u8],
+        zeros: &mut VecDeque<Frame>,
+    ) -> Option<(Frame, usize)> {
         let reading = self.turn(layout).await;
         if self.state().local_ended {
             return None;
@@ -240,23 +248,24 @@ impl Stream {
         }
         let (slices, pieces) = layout.slices(buffer, count);
         let slices = &slices[..pieces];
-        let is_zero = count >= LEAST_ZEROS && slices.iter().all(|slice| is_zero(slice));
-        let content = match is_zero {
-            true => Content::Zeros(length(count)),
-            false => {
-                let mut copy = self.state().buffers.take(count);
-                slices
-                    .iter()
-                    .for_each(|slice| copy.extend_from_slice(slice));
-                Content::Bytes(copy)
-            }
-        };
-        let offset = {
+        let part = zeros::data_range(slices);
+        let mut copy = self.state().buffers.take(part.len());
+        zeros::append(&mut copy, slices, &part);
+        if part.start > 0 {
+            layout.fill(buffer, &copy);
+        }
+        let first = {
             let state = &mut *self.state();
             if let Some(stall) = &mut state.stall {
                 stall.sent(id);
             }
-            state.sender.push(count, content, id)
+            zeros.extend(push_zeros(state, part.start, id));
+            let first = (!part.is_empty()).then(|| {
+                let offset = state.sender.push(part.len(), Content::Bytes(copy), id);
+                (data(offset, part.len()), part.len())
+            });
+            zeros.extend(push_zeros(state, count - part.end, id));
+            first
         };
         drop(reading);
         self.sent.notify_waiters();
@@ -267,13 +276,18 @@ impl Stream {
         self.counters
             .sent
             .fetch_add(count as u64, Ordering::Relaxed);
-        if !is_zero {
-            return Some((data(offset, count), count));
-        }
-        self.counters.lanes.zeros(count);
-        let count = length(count);
-        Some((Frame::Zeros { offset, count }, 0))
+        self.counters.lanes.zeros(count - part.len());
+        first.or_else(|| Some((zeros.pop_front()?, 0)))
     }
+}
+
+/// Records zeros that are being sent on a lane. None if there are none.
+fn push_zeros(state: &mut State, count: usize, id: LaneId) -> Option<Frame> {
+    let zeros = length(count);
+    (count > 0).then(|| Frame::Zeros {
+        offset: state.sender.push(count, Content::Zeros(zeros), id),
+        count: zeros,
+    })
 }
 
 /// The turn to read the local socket.
@@ -283,12 +297,6 @@ impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes
-        .chunks(ZEROS.len())
-        .all(|piece| piece == &ZEROS[..piece.len()])
 }
 
 fn data(offset: u64, count: usize) -> Frame {
