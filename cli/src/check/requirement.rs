@@ -66,7 +66,9 @@ pub(super) fn needed(purpose: &Purpose<'_>) -> Vec<Needed> {
     if !plan::privileges(purpose.migration_type, network, purpose.configured).is_empty() {
         let what = match purpose.migration_type {
             MigrationType::Insecure => "for clear text",
-            MigrationType::Secure => "for a network that is not configured there",
+            MigrationType::Secure => {
+                "for a network that is not configured there; the ID of one that is needs none"
+            }
         };
         needed.push(new("/", "Sys.Modify", what));
     }
