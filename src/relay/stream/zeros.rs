@@ -26,8 +26,11 @@ pub(super) fn data_range(read: &[IoSliceMut<'_>]) -> Range<usize> {
         };
     }
     let trailing = zeros(read.iter().rev().flat_map(|slice| slice.rchunks(BLOCK)));
-    let worth = |zeros| Some(zeros).filter(|zeros| *zeros >= LEAST_BESIDE_DATA);
-    worth(leading).unwrap_or(0)..count - worth(trailing).unwrap_or(0)
+    let worth_a_frame = |zeros| match zeros {
+        LEAST_BESIDE_DATA.. => zeros,
+        _ => 0,
+    };
+    worth_a_frame(leading)..count - worth_a_frame(trailing)
 }
 
 /// How many bytes the blocks have before the first one with data.
