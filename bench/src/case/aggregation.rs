@@ -129,10 +129,7 @@ fn fields_of_request(lanes: u16) -> Value {
 }
 
 fn over_path(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) -> Result<(), String> {
-    let (start, time) = match effort.quick {
-        true => (START / 8, TIME / 8),
-        false => (START, TIME),
-    };
+    let (start, time) = (effort.time(START), effort.time(TIME));
     let mut request = fields_of_request(OVER_LINKS);
     for field in ["congestion", "buffer"] {
         request[field] = "system".into();

@@ -30,10 +30,7 @@ const GOALS: [(u16, f64); 2] = [(4, 3.5), (8, 6.0)];
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     // Only checks whether it is possible here.
     drop(Throttle::threads_of(&[], PART)?);
-    let (start, time) = match effort.quick {
-        true => (START / 8, TIME / 8),
-        false => (START, TIME),
-    };
+    let (start, time) = (effort.time(START), effort.time(TIME));
     let names = GOALS.map(|(lanes, _)| format!("{lanes} lanes"));
     let contenders = GOALS
         .iter()

@@ -127,10 +127,7 @@ fn tunnel(link: &Link, settings: Settings, lanes: u16) -> NegotiatedTunnel {
 fn over_path(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
     link.set_round_trip(Duration::from_millis(path.milliseconds));
     link.set_loss(path.loss);
-    let (start, time) = match effort.quick {
-        true => (START / 8, TIME / 8),
-        false => (START, TIME),
-    };
+    let (start, time) = (effort.time(START), effort.time(TIME));
     let contender = |name, lanes| {
         let mut tunnel = tunnel(link, path.settings, lanes);
         let clocks = Clocks::new(tunnel.processes());

@@ -9,7 +9,7 @@ use crate::guest::{Disk, Setup, Transport};
 use crate::load::Fill;
 use crate::measure::{Contender, Contest, Effort, Goal, Rows, Sample, Title};
 use crate::network::with_link;
-use crate::qemu;
+use crate::{output, qemu};
 use serde_json::json;
 use std::time::Duration;
 use testing::link::Link;
@@ -43,7 +43,10 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
             let connection = Connection::through(tunnel(link, lanes));
             move || connection.transfer_of(Fill::Sparse, bytes)
         });
-        qemu::require()?;
+        if let Err(reason) = qemu::require() {
+            output::line(format_args!("  skipped: NBD: {reason}"));
+            return Ok(());
+        }
         for (name, disk, goal) in DISKS {
             let setup = Setup::of_disk(bytes, disk);
             let setup = &setup;

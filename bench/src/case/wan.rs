@@ -155,10 +155,7 @@ fn tunnel(link: &Link, plane: &str) -> Box<dyn Tunnel> {
 /// connections.
 fn contest(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) {
     let tunnels = PLANES.map(|plane| tunnel(link, plane));
-    let (start, time) = match effort.quick {
-        true => (path.start() / 8, path.time() / 8),
-        false => (path.start(), path.time()),
-    };
+    let (start, time) = (effort.time(path.start()), effort.time(path.time()));
     let mut contenders = Vec::new();
     for (plane, mut tunnel) in PLANES.iter().zip(tunnels) {
         let clocks = Clocks::new(tunnel.processes());

@@ -1,6 +1,7 @@
 //! Contenders that take turns.
 
 use bench_report::{Cost, Costs, Goal, Row, Spread, Title};
+use std::time::Duration;
 
 /// How much work a run does.
 pub struct Effort {
@@ -11,6 +12,11 @@ impl Effort {
     /// The number of turns of each contender. It is odd, so that the median is one of the values.
     pub fn turns(&self) -> usize {
         if self.quick { 1 } else { 7 }
+    }
+
+    /// The duration of a part of a turn, of the `full` one.
+    pub fn time(&self, full: Duration) -> Duration {
+        if self.quick { full / 8 } else { full }
     }
 
     /// The number of bytes to move in one turn, of the `full` number.
