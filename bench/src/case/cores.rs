@@ -8,6 +8,7 @@ use crate::throttle::Throttle;
 use crate::tunnel::{Ends, Tunnel};
 use crate::{load, plane};
 use serde_json::json;
+use std::fs;
 use std::time::Duration;
 
 /// The part of a core that a thread has: one of so many.
@@ -19,8 +20,11 @@ const TIME: Duration = Duration::from_secs(8);
 
 const TURNS: usize = 5;
 
-/// Bytes after which a stream has all of its lanes.
+/// Bytes that are transferred between two checks whether a stream has all of its lanes.
 const FIRST_BYTES: u64 = 64 << 20;
+
+/// How often that is checked.
+const CHECKS: usize = 100;
 
 const ONE: &str = "one connection";
 
@@ -53,14 +57,34 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     Ok(())
 }
 
+/// The first lane runs on the thread of the process.
+fn threads_of_lanes(lanes: u16) -> u16 {
+    lanes - 1
+}
+
+/// The threads of a process that serve lanes.
+fn lane_threads(pid: u32) -> u16 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")));
+    let lanes = names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "lanes"));
+    lanes.count().try_into().unwrap()
+}
+
 /// The rate of a stream with so many lanes, one of them on each thread.
 fn turn(lanes: u16, start: Duration, time: Duration) -> f64 {
-    let threads = lanes.saturating_sub(1).max(1);
+    let threads = threads_of_lanes(lanes).max(1);
     let request = json!({ "lanes": lanes, "first_lanes": lanes, "threads": threads });
     let mut tunnel = plane::with_options("tls", &request, json!({ "threads": threads }));
     let Ends { source, sink } = tunnel.connect();
-    load::transfer(&source, &sink, FIRST_BYTES);
     let processes: Vec<u32> = tunnel.processes().iter().map(|(_, pid)| *pid).collect();
+    let has_lanes = |pid: &u32| lane_threads(*pid) >= threads_of_lanes(lanes);
+    for _ in 0..CHECKS {
+        load::transfer(&source, &sink, FIRST_BYTES);
+        if processes.iter().all(has_lanes) {
+            break;
+        }
+    }
+    assert!(processes.iter().all(has_lanes), "not all lanes are open");
     let _throttle = Throttle::threads_of(&processes, PART).unwrap();
     transfer_for(&[(source, sink)], start, time).rate
 }
