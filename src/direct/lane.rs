@@ -2,14 +2,13 @@
 //! them, and how a stream ends.
 
 use super::PeerLiveness;
+use super::lane_threads::LaneThreads;
 use super::link::LinkError;
 use crate::lanes::{Compression, LANES, THREADS};
 use crate::relay::{INITIAL_WINDOW, Stream};
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -116,9 +115,8 @@ impl LaneSettings {
 pub(crate) struct LaneResources {
     settings: LaneSettings,
     limits: Windows,
-    /// Started with the first lane that needs it. None if the system refuses a thread: lanes then run on
-    /// the thread of the process.
-    threads: OnceLock<Option<Runtime>>,
+    /// Started with the first lane that needs them.
+    threads: OnceLock<LaneThreads>,
     /// What the windows have together.
     windows: AtomicU32,
 }
@@ -144,18 +142,8 @@ impl LaneResources {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        match self.threads.get_or_init(|| self.start().ok()) {
-            Some(threads) => threads.spawn(task),
-            None => tokio::spawn(task),
-        }
-    }
-
-    fn start(&self) -> io::Result<Runtime> {
-        Builder::new_multi_thread()
-            .worker_threads(self.settings.threads.into())
-            .thread_name("lanes")
-            .enable_all()
-            .build()
+        let start = || LaneThreads::start(self.settings.threads);
+        self.threads.get_or_init(start).spawn(task)
     }
 
     /// The window of a new stream.
@@ -167,15 +155,6 @@ impl LaneResources {
         Window {
             resources: self.clone(),
             bytes,
-        }
-    }
-}
-
-impl Drop for LaneResources {
-    fn drop(&mut self) {
-        if let Some(Some(threads)) = self.threads.take() {
-            // Waiting for the threads would block the thread that drops this value.
-            threads.shutdown_background();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The direct connection between the two nodes, as both of its ends use it.
 //!
 //! * [`SessionKey`] and `handshake`: which process may connect, and to which forward;
-//! * `lane`: the connections that carry one stream together;
+//! * `lane`: the connections that carry one stream together, and `lane_threads` that serve them;
 //! * `link`: a connection from its handshake to its end, over TLS (`tls_halves`), clear TCP
 //!   ([`crate::relay::splice()`]), or a UNIX socket that stands for a websocket (`plain_halves` for lanes);
 //! * `path_probe` and `acknowledgement`: whether the network path delivers packets of full size, before
@@ -15,6 +15,7 @@ pub(crate) mod handshake;
 pub(crate) mod heartbeat;
 mod key;
 pub(crate) mod lane;
+mod lane_threads;
 mod link;
 pub mod message;
 mod path_probe;
