@@ -73,7 +73,8 @@ impl Lanes {
             Compression::Zstd => StreamCompression::Sends,
             Compression::None => StreamCompression::None,
         };
-        let stream = Stream::new(local, counters.clone(), window.bytes, compression);
+        let pipes = self.resources.pipes.clone();
+        let stream = Stream::new(local, counters.clone(), window.bytes, compression, pipes);
         let stream = Arc::new(stream);
         // A task that is cancelled must not look to the target like a stream that may heal.
         let _end = AbortOnDrop(stream.clone());

@@ -5,7 +5,7 @@ use super::PeerLiveness;
 use super::lane_threads::LaneThreads;
 use super::link::LinkError;
 use crate::lanes::{Compression, LANES, THREADS};
-use crate::relay::{INITIAL_WINDOW, Stream};
+use crate::relay::{INITIAL_WINDOW, PipePool, Stream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -119,6 +119,8 @@ pub(crate) struct LaneResources {
     threads: OnceLock<LaneThreads>,
     /// What the windows have together.
     windows: AtomicU32,
+    /// The pipes of all streams.
+    pub(crate) pipes: Arc<PipePool>,
 }
 
 impl LaneResources {
@@ -128,6 +130,7 @@ impl LaneResources {
             limits,
             threads: OnceLock::new(),
             windows: AtomicU32::new(0),
+            pipes: Arc::default(),
         }
     }
 

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::Notify;
@@ -50,15 +51,20 @@ struct Thread {
 
 impl Thread {
     fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let stop = Arc::new(Notify::new());
-        let thread = Self {
-            runtime: runtime.handle().clone(),
-            stop: stop.clone(),
+        let stopped = stop.clone();
+        let (sender, started) = sync_channel(1);
+        // A runtime must not be dropped in the place of this call, so it never leaves its thread.
+        let run = move || match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                let _ = sender.send(Ok(runtime.handle().clone()));
+                runtime.block_on(stopped.notified());
+            }
+            Err(error) => drop(sender.send(Err(error))),
         };
-        let run = move || runtime.block_on(stop.notified());
         thread::Builder::new().name("lanes".to_owned()).spawn(run)?;
-        Ok(thread)
+        let runtime = started.recv().map_err(io::Error::other)??;
+        Ok(Self { runtime, stop })
     }
 }
 

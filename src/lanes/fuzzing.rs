@@ -1,6 +1,6 @@
 //! A receiver as its fuzz target calls it: from a peer that sends whatever it wants.
 
-use super::{Decompressor, Frame, Parsed, Parser, Place, Receiver, Stored, Violation};
+use super::{Bytes, Decompressor, Frame, Parsed, Parser, Place, Receiver, Stored, Violation};
 
 /// Receives these pieces, each on a lane of that number, with this window. Returns what the local
 /// program has taken, and whether it was sent the end; none if the peer has violated the protocol.
@@ -9,7 +9,7 @@ use super::{Decompressor, Frame, Parsed, Parser, Place, Receiver, Stored, Violat
 /// More is stored than the window allows.
 pub(crate) fn receive(pieces: &[(u8, &[u8])], window: u32) -> Option<(Vec<u8>, bool)> {
     let mut lanes: [Parser; 4] = Default::default();
-    let mut receiver = Receiver::new(window, window);
+    let mut receiver = Receiver::<Bytes>::new(window, window);
     let mut taken = Vec::new();
     for (lane, piece) in pieces {
         let mut rest = *piece;
@@ -24,7 +24,7 @@ pub(crate) fn receive(pieces: &[(u8, &[u8])], window: u32) -> Option<(Vec<u8>, b
 }
 
 fn apply(
-    receiver: &mut Receiver,
+    receiver: &mut Receiver<Bytes>,
     parsed: Parsed<'_>,
     taken: &mut Vec<u8>,
 ) -> Result<(), Violation> {
@@ -32,7 +32,7 @@ fn apply(
         Parsed::Payload { offset, bytes } => {
             match receiver.place(offset, bytes.len() as u64)? {
                 Place::Old => {}
-                Place::Later => receiver.store(offset, bytes.to_vec())?,
+                Place::Later => receiver.store(offset, bytes.to_vec().into())?,
                 Place::Next { skip } => {
                     let new = &bytes[skip as usize..];
                     taken.extend_from_slice(new);
@@ -43,7 +43,7 @@ fn apply(
         }
         Parsed::Compressed { offset, bytes } => {
             let bytes = Decompressor::default().decompress(&bytes)?;
-            receiver.store(offset, bytes)
+            receiver.store(offset, bytes.into())
         }
         // Memory is not the subject: the zeros of a run are not taken one by one.
         Parsed::Frame(Frame::Zeros { offset, count }) if count < 1 << 16 => {
@@ -54,13 +54,10 @@ fn apply(
     }
 }
 
-fn take(receiver: &mut Receiver, taken: &mut Vec<u8>) {
+fn take(receiver: &mut Receiver<Bytes>, taken: &mut Vec<u8>) {
     while let Some(next) = receiver.next() {
         match next {
-            Stored::Bytes {
-                bytes,
-                taken: before,
-            } => taken.extend_from_slice(&bytes[*before..]),
+            Stored::Data(data) => taken.extend_from_slice(data.as_slice()),
             Stored::Zeros(count) => taken.resize(taken.len() + *count as usize, 0),
         }
         let count = next.len();

@@ -9,6 +9,7 @@ mod compression;
 mod frame;
 #[cfg(fuzzing)]
 mod fuzzing;
+mod payload;
 mod receiver;
 mod sender;
 mod usage;
@@ -19,6 +20,7 @@ pub(crate) use fuzzing::receive as fuzzing_receive;
 pub use compression::Compression;
 pub(crate) use compression::{Benefit, Compressor, Decompressor, Sent};
 pub(crate) use frame::{Frame, HEADER, MAX_PAYLOAD, Parsed, Parser, length};
+pub(crate) use payload::{Bytes, Payload};
 pub(crate) use receiver::{Place, Receiver, Stored};
 pub(crate) use sender::{Resend, Sender};
 pub(crate) use usage::{LaneCounters, LaneUsage};

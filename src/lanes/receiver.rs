@@ -1,6 +1,6 @@
 //! The receiving end of one direction of a stream.
 
-use super::{MAX_STORED, Violation};
+use super::{MAX_STORED, Payload, Violation};
 use std::collections::BTreeMap;
 
 /// Bytes taken since the last acknowledgement after which another one is due.
@@ -12,18 +12,17 @@ const ACKNOWLEDGED_PIECES: usize = 64;
 
 /// Data that waits for earlier data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Stored {
-    /// These bytes, of which the first `taken` ones were taken.
-    Bytes { bytes: Vec<u8>, taken: usize },
+pub(crate) enum Stored<P> {
+    Data(P),
     /// So many zero bytes.
     Zeros(u64),
 }
 
-impl Stored {
+impl<P: Payload> Stored<P> {
     /// The bytes that were not taken.
     pub(crate) fn len(&self) -> u64 {
         match self {
-            Self::Bytes { bytes, taken } => (bytes.len() - taken) as u64,
+            Self::Data(data) => data.len(),
             Self::Zeros(count) => *count,
         }
     }
@@ -31,7 +30,7 @@ impl Stored {
     /// Drops the first `count` bytes.
     fn skip(&mut self, count: u64) {
         match self {
-            Self::Bytes { taken, .. } => *taken += count as usize,
+            Self::Data(data) => data.skip(count),
             Self::Zeros(length) => *length -= count,
         }
     }
@@ -53,14 +52,14 @@ pub(crate) enum Place {
 /// The window is what the sender may send beyond the last acknowledgement, so it limits what has to
 /// be stored. The end of the stream counts as one byte.
 #[derive(Clone, Debug)]
-pub(crate) struct Receiver {
+pub(crate) struct Receiver<P> {
     /// The offset up to which the local program has taken the data.
     taken: u64,
     window: u32,
     /// The offset up to which the sender was allowed to send.
     limit: u64,
     /// By offset; none overlaps another one or begins before `taken`.
-    stored: BTreeMap<u64, Stored>,
+    stored: BTreeMap<u64, Stored<P>>,
     end: Option<u64>,
     /// Whether the local program was sent the end.
     ended: bool,
@@ -70,7 +69,7 @@ pub(crate) struct Receiver {
     acknowledgement_due: bool,
 }
 
-impl Receiver {
+impl<P: Payload> Receiver<P> {
     /// The sender may send `initial` bytes before the first acknowledgement, which allows `window`.
     pub(crate) fn new(initial: u32, window: u32) -> Self {
         Self {
@@ -104,32 +103,29 @@ impl Receiver {
         })
     }
 
-    /// Stores bytes until the local program takes them, as far as they are new.
-    pub(crate) fn store(&mut self, offset: u64, bytes: Vec<u8>) -> Result<(), Violation> {
-        let length = bytes.len() as u64;
-        let mut whole = Some(bytes);
-        self.insert(offset, length, |from, to| {
-            let (from, to) = ((from - offset) as usize, (to - offset) as usize);
-            let bytes = match &mut whole {
-                whole if to - from == length as usize => whole.take().unwrap_or_default(),
-                whole => whole.as_deref().unwrap_or_default()[from..to].to_vec(),
-            };
-            Stored::Bytes { bytes, taken: 0 }
+    /// Stores data until the local program takes it, as far as it is new.
+    pub(crate) fn store(&mut self, offset: u64, mut data: P) -> Result<(), P::Error> {
+        let mut at = offset;
+        self.insert(offset, data.len(), |from, to| {
+            data.skip(from - at);
+            at = to;
+            data.take_front(to - from).map(Stored::Data)
         })
     }
 
     /// Stores zeros.
-    pub(crate) fn store_zeros(&mut self, offset: u64, count: u32) -> Result<(), Violation> {
-        self.insert(offset, count.into(), |from, to| Stored::Zeros(to - from))
+    pub(crate) fn store_zeros(&mut self, offset: u64, count: u32) -> Result<(), P::Error> {
+        let part = |from, to| Ok(Stored::Zeros(to - from));
+        self.insert(offset, count.into(), part)
     }
 
-    /// Inserts those parts of a range that are neither taken nor stored.
+    /// Inserts those parts of a range that are neither taken nor stored, in their order.
     fn insert(
         &mut self,
         offset: u64,
         length: u64,
-        mut part: impl FnMut(u64, u64) -> Stored,
-    ) -> Result<(), Violation> {
+        mut part: impl FnMut(u64, u64) -> Result<Stored<P>, P::Error>,
+    ) -> Result<(), P::Error> {
         self.place(offset, length)?;
         let end = offset + length;
         let mut from = offset.max(self.taken);
@@ -143,17 +139,22 @@ impl Receiver {
             let next = self.stored.range(from..end).next();
             let to = next.map_or(end, |(at, _)| *at);
             if self.stored.len() >= MAX_STORED {
-                return Err(Violation::Pieces);
+                return Err(Violation::Pieces.into());
             }
-            self.stored.insert(from, part(from, to));
+            self.stored.insert(from, part(from, to)?);
             from = to;
         }
         Ok(())
     }
 
     /// The stored data that the local program takes next.
-    pub(crate) fn next(&self) -> Option<&Stored> {
+    pub(crate) fn next(&self) -> Option<&Stored<P>> {
         self.stored.get(&self.taken)
+    }
+
+    /// The same, to take it.
+    pub(crate) fn next_mut(&mut self) -> Option<&mut Stored<P>> {
+        self.stored.get_mut(&self.taken)
     }
 
     /// The offset up to which the local program has taken the data.
@@ -167,8 +168,8 @@ impl Receiver {
     }
 
     /// The local program has taken `count` bytes: of the stored data, if it is next, otherwise of data
-    /// that was not stored. Returns a buffer that is not needed any more.
-    pub(crate) fn take(&mut self, count: u64) -> Option<Vec<u8>> {
+    /// that was not stored. Returns data that was taken to its end.
+    pub(crate) fn take(&mut self, count: u64) -> Option<P> {
         let mut stored = self.stored.remove(&self.taken);
         self.taken += count;
         self.pieces += 1;
@@ -182,7 +183,7 @@ impl Receiver {
             self.drop_taken();
         }
         match stored {
-            Some(Stored::Bytes { bytes, .. }) => Some(bytes),
+            Some(Stored::Data(data)) => Some(data),
             _ => None,
         }
     }
@@ -267,7 +268,7 @@ impl Receiver {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn stored(&self) -> u64 {
         let bytes = self.stored.values().map(|stored| match stored {
-            Stored::Bytes { .. } => stored.len(),
+            Stored::Data(data) => data.len(),
             Stored::Zeros(_) => 0,
         });
         bytes.sum()
@@ -278,6 +279,9 @@ impl Receiver {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::lanes::Bytes;
+
+    type Receiver = super::Receiver<Bytes>;
 
     const BYTES: [u8; 100] = {
         let mut bytes = [0; 100];
@@ -291,7 +295,7 @@ mod tests {
 
     fn store(receiver: &mut Receiver, from: usize, to: usize) {
         receiver
-            .store(from as u64, BYTES[from..to].to_vec())
+            .store(from as u64, BYTES[from..to].to_vec().into())
             .unwrap();
     }
 
@@ -300,7 +304,7 @@ mod tests {
         let mut taken = Vec::new();
         while let Some(next) = receiver.next() {
             let data = match next {
-                Stored::Bytes { bytes, taken } => bytes[*taken..].to_vec(),
+                Stored::Data(data) => data.as_slice().to_vec(),
                 Stored::Zeros(count) => vec![0; *count as usize],
             };
             let count = data.len().min(step);
@@ -348,7 +352,10 @@ mod tests {
         receiver.end(30).unwrap();
         receiver.end(30).unwrap();
         assert_eq!(receiver.end(31), Err(Violation::End));
-        assert_eq!(receiver.store(25, BYTES[..6].to_vec()), Err(Violation::End));
+        assert_eq!(
+            receiver.store(25, BYTES[..6].to_vec().into()),
+            Err(Violation::End)
+        );
     }
 
     #[test]
@@ -393,10 +400,10 @@ mod tests {
     fn the_number_of_stored_pieces_is_limited() {
         let mut receiver = Receiver::new(u32::MAX, u32::MAX);
         for at in 0..MAX_STORED as u64 {
-            receiver.store(2 * at + 1, vec![1]).unwrap();
+            receiver.store(2 * at + 1, vec![1].into()).unwrap();
         }
         assert_eq!(
-            receiver.store(2 * MAX_STORED as u64 + 1, vec![1]),
+            receiver.store(2 * MAX_STORED as u64 + 1, vec![1].into()),
             Err(Violation::Pieces)
         );
     }

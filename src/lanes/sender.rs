@@ -4,19 +4,28 @@ use super::{LaneId, MAX_UNACKNOWLEDGED, Violation};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// New bytes are sent in so many chunks at most.
+/// What is reserved at once becomes so many chunks at most.
 const CHUNKS_AT_ONCE: usize = 3;
 
 /// A part of the stream that the peer has not acknowledged.
 #[derive(Clone, Debug)]
 struct Chunk<P> {
     range: Range<u64>,
-    /// None for the end of the stream.
-    payload: Option<P>,
+    content: Content<P>,
     /// The lane that it was last sent on; none if that lane has failed.
     lane: Option<LaneId>,
     /// Whether it was sent on a second lane while the first one was open.
     reinjected: bool,
+}
+
+/// What a chunk consists of.
+#[derive(Clone, Debug)]
+enum Content<P> {
+    /// Data that is not known yet.
+    Reserved,
+    Payload(P),
+    /// The end of the stream.
+    End,
 }
 
 /// What has to be sent again.
@@ -26,6 +35,23 @@ pub(crate) struct Resend<'a, P> {
     pub(crate) offset: u64,
     /// None for the end of the stream.
     pub(crate) payload: Option<&'a P>,
+}
+
+impl<P> Chunk<P> {
+    /// Whether it can be sent: it is not only reserved.
+    fn is_known(&self) -> bool {
+        !matches!(self.content, Content::Reserved)
+    }
+
+    fn again(&self) -> Resend<'_, P> {
+        Resend {
+            offset: self.range.start,
+            payload: match &self.content {
+                Content::Payload(payload) => Some(payload),
+                Content::Reserved | Content::End => None,
+            },
+        }
+    }
 }
 
 /// Keeps every chunk until the peer has acknowledged it, and sends nothing beyond the peer's window.
@@ -41,6 +67,8 @@ pub(crate) struct Sender<P> {
     chunks: VecDeque<Chunk<P>>,
     /// How many chunks have no lane.
     lost: usize,
+    /// How many are reserved.
+    reserved: usize,
     ended: bool,
 }
 
@@ -53,28 +81,52 @@ impl<P> Sender<P> {
             limit: window.into(),
             chunks: VecDeque::new(),
             lost: 0,
+            reserved: 0,
             ended: false,
         }
     }
 
-    /// How many new bytes may be sent, in up to three chunks. Zero after the end.
+    /// How many new bytes may be reserved. Zero after the end.
     pub(crate) fn room(&self) -> u64 {
-        match self.ended || self.chunks.len() + CHUNKS_AT_ONCE > MAX_UNACKNOWLEDGED {
+        let chunks = self.chunks.len() + CHUNKS_AT_ONCE * self.reserved + CHUNKS_AT_ONCE;
+        match self.ended || chunks > MAX_UNACKNOWLEDGED {
             true => 0,
-            false => self.window(),
+            false => self.limit.saturating_sub(self.next),
         }
     }
 
-    /// How many bytes the peer accepts beyond those that were sent.
-    fn window(&self) -> u64 {
-        self.limit.saturating_sub(self.next)
+    /// Gives the next `length` bytes, for which there is [`room`](Self::room), to a lane. Returns the
+    /// offset of the first one. The lane [`fill`](Self::fill)s them before it can fail: otherwise they are
+    /// never sent, and the stream is never complete.
+    pub(crate) fn reserve(&mut self, length: usize, lane: LaneId) -> u64 {
+        debug_assert!(length > 0 && length as u64 <= self.room());
+        self.reserved += 1;
+        self.append(length as u64, Content::Reserved, lane)
     }
 
-    /// Records new data that is being sent on a lane: `length` bytes, for which there was
-    /// [`room`](Self::room). Returns the offset of the first one.
-    pub(crate) fn push(&mut self, length: usize, payload: P, lane: LaneId) -> u64 {
-        debug_assert!(!self.ended && length as u64 <= self.window() && length > 0);
-        self.append(length as u64, Some(payload), lane)
+    /// Records what a lane sends from the offset on that it has reserved: the lengths and payloads of up
+    /// to three chunks, together as long as reserved.
+    pub(crate) fn fill(&mut self, offset: u64, chunks: impl IntoIterator<Item = (usize, P)>) {
+        self.reserved -= 1;
+        let found = self
+            .chunks
+            .binary_search_by_key(&offset, |chunk| chunk.range.start);
+        // A peer that acknowledges what it cannot have received has taken it out of the list.
+        let Ok(at) = found else { return };
+        let Some(reserved) = self.chunks.remove(at) else {
+            return;
+        };
+        let mut range = offset..offset;
+        for (at, (length, payload)) in (at..).zip(chunks) {
+            range = range.end..range.end + length as u64;
+            let chunk = Chunk {
+                range: range.clone(),
+                content: Content::Payload(payload),
+                ..reserved
+            };
+            self.chunks.insert(at, chunk);
+        }
+        debug_assert_eq!(range.end, reserved.range.end);
     }
 
     /// Records that the end of the stream is being sent on a lane. Returns its offset. The window does
@@ -82,16 +134,16 @@ impl<P> Sender<P> {
     pub(crate) fn end(&mut self, lane: LaneId) -> u64 {
         debug_assert!(!self.ended);
         self.ended = true;
-        self.append(1, None, lane)
+        self.append(1, Content::End, lane)
     }
 
-    fn append(&mut self, length: u64, payload: Option<P>, lane: LaneId) -> u64 {
+    fn append(&mut self, length: u64, content: Content<P>, lane: LaneId) -> u64 {
         let range = self.next..self.next + length;
         self.next = range.end;
         let offset = range.start;
         self.chunks.push_back(Chunk {
             range,
-            payload,
+            content,
             lane: Some(lane),
             reinjected: false,
         });
@@ -124,7 +176,11 @@ impl<P> Sender<P> {
             .take(taken)
             .filter(|chunk| chunk.lane.is_none());
         self.lost -= lost.count();
-        Ok(self.chunks.drain(..taken).filter_map(|chunk| chunk.payload))
+        let payload = |chunk: Chunk<P>| match chunk.content {
+            Content::Payload(payload) => Some(payload),
+            Content::Reserved | Content::End => None,
+        };
+        Ok(self.chunks.drain(..taken).filter_map(payload))
     }
 
     /// The peer has taken everything.
@@ -139,7 +195,7 @@ impl<P> Sender<P> {
     pub(crate) fn lane_failed(&mut self, lane: LaneId) -> usize {
         let mut count = 0;
         for chunk in &mut self.chunks {
-            if chunk.lane == Some(lane) {
+            if chunk.lane == Some(lane) && chunk.is_known() {
                 chunk.lane = None;
                 count += 1;
             }
@@ -156,10 +212,7 @@ impl<P> Sender<P> {
         let chunk = self.chunks.iter_mut().find(|chunk| chunk.lane.is_none())?;
         chunk.lane = Some(lane);
         self.lost -= 1;
-        Some(Resend {
-            offset: chunk.range.start,
-            payload: chunk.payload.as_ref(),
-        })
+        Some(chunk.again())
     }
 
     /// Takes the first chunk that was sent on another lane whose data has not arrived, to send it on this
@@ -171,15 +224,12 @@ impl<P> Sender<P> {
     ) -> Option<Resend<'_, P>> {
         let waits = |chunk: &Chunk<P>| {
             let on_another = |other: LaneId| other != lane && !has_arrived(other);
-            !chunk.reinjected && chunk.lane.is_some_and(on_another)
+            chunk.is_known() && !chunk.reinjected && chunk.lane.is_some_and(on_another)
         };
         let chunk = self.chunks.iter_mut().find(|chunk| waits(chunk))?;
         chunk.lane = Some(lane);
         chunk.reinjected = true;
-        Some(Resend {
-            offset: chunk.range.start,
-            payload: chunk.payload.as_ref(),
-        })
+        Some(chunk.again())
     }
 
     /// The offset up to which the peer has taken everything.
@@ -221,6 +271,12 @@ mod tests {
     const A: LaneId = LaneId(0);
     const B: LaneId = LaneId(1);
 
+    fn push(sender: &mut Sender<char>, length: usize, payload: char, lane: LaneId) -> u64 {
+        let offset = sender.reserve(length, lane);
+        sender.fill(offset, [(length, payload)]);
+        offset
+    }
+
     fn freed(sender: &mut Sender<char>, offset: u64, window: u32) -> Vec<char> {
         sender.acknowledge(offset, window).unwrap().collect()
     }
@@ -228,9 +284,9 @@ mod tests {
     #[test]
     fn nothing_is_sent_beyond_the_window() {
         let mut sender = Sender::new(10);
-        assert_eq!(sender.push(6, 'a', A), 0);
+        assert_eq!(push(&mut sender, 6, 'a', A), 0);
         assert_eq!(sender.room(), 4);
-        assert_eq!(sender.push(4, 'b', A), 6);
+        assert_eq!(push(&mut sender, 4, 'b', A), 6);
         assert_eq!(sender.room(), 0);
         assert_eq!(freed(&mut sender, 7, 10), ['a']);
         assert_eq!(sender.room(), 7);
@@ -243,7 +299,7 @@ mod tests {
     fn what_a_failed_lane_carried_is_sent_again_in_order() {
         let mut sender = Sender::new(100);
         for (payload, lane) in [('a', A), ('b', B), ('c', A)] {
-            sender.push(10, payload, lane);
+            push(&mut sender, 10, payload, lane);
         }
         assert_eq!(sender.end(A), 30);
         assert_eq!(sender.lane_failed(A), 3);
@@ -264,7 +320,7 @@ mod tests {
         const C: LaneId = LaneId(2);
         let mut sender = Sender::new(100);
         for (payload, lane) in [('a', B), ('b', A), ('c', C), ('d', A)] {
-            sender.push(10, payload, lane);
+            push(&mut sender, 10, payload, lane);
         }
         let reinject = |sender: &mut Sender<char>, lane| {
             let resend = sender.reinject(lane, |other| other == C)?;
@@ -285,8 +341,8 @@ mod tests {
     #[test]
     fn an_old_acknowledgement_has_no_effect_and_one_of_the_future_is_refused() {
         let mut sender = Sender::new(20);
-        sender.push(10, 'a', A);
-        sender.push(10, 'b', A);
+        push(&mut sender, 10, 'a', A);
+        push(&mut sender, 10, 'b', A);
         assert_eq!(freed(&mut sender, 20, 50), ['a', 'b']);
         assert_eq!(freed(&mut sender, 10, 50), []);
         assert_eq!(sender.room(), 50);
@@ -294,19 +350,57 @@ mod tests {
     }
 
     #[test]
+    fn what_is_reserved_is_filled_in_any_order() {
+        let mut sender = Sender::new(100);
+        assert_eq!((sender.reserve(30, A), sender.reserve(10, B)), (0, 30));
+        sender.fill(30, [(10, 'd')]);
+        // It cannot be sent on another lane yet.
+        assert_eq!(sender.reinject(B, |_| false), None);
+        sender.fill(0, [(5, 'a'), (20, 'b'), (5, 'c')]);
+        assert_eq!((sender.lane_failed(A), sender.lane_failed(B)), (3, 1));
+        let resent: Vec<_> = std::iter::from_fn(|| {
+            let resend = sender.resend(A)?;
+            Some((resend.offset, resend.payload.copied()))
+        })
+        .collect();
+        let expected = [(0, 'a'), (5, 'b'), (25, 'c'), (30, 'd')];
+        assert_eq!(resent, expected.map(|(offset, it)| (offset, Some(it))));
+        assert_eq!(freed(&mut sender, 40, 100), ['a', 'b', 'c', 'd']);
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_is_reserved_does_no_harm() {
+        let mut sender = Sender::new(100);
+        let offset = sender.reserve(10, A);
+        assert_eq!(freed(&mut sender, 10, 100), []);
+        sender.fill(offset, [(10, 'a')]);
+        assert_eq!(push(&mut sender, 10, 'b', A), 10);
+        assert_eq!(freed(&mut sender, 20, 100), ['b']);
+        assert!(sender.is_acknowledged());
+    }
+
+    #[test]
     fn the_number_of_chunks_is_limited() {
         let mut sender = Sender::new(u32::MAX);
-        let mut chunks = 0;
+        let parts = CHUNKS_AT_ONCE;
+        let mut reserved = Vec::new();
         while sender.room() > 0 {
-            for _ in 0..CHUNKS_AT_ONCE {
-                sender.push(1, 'x', A);
-                chunks += 1;
+            reserved.push(sender.reserve(parts, A));
+            // Two lanes at a time.
+            if reserved.len() == 2 {
+                for offset in reserved.drain(..) {
+                    sender.fill(offset, vec![(1, 'x'); parts]);
+                }
             }
         }
-        assert!((MAX_UNACKNOWLEDGED - CHUNKS_AT_ONCE..=MAX_UNACKNOWLEDGED).contains(&chunks));
+        for offset in reserved {
+            sender.fill(offset, vec![(1, 'x'); parts]);
+        }
+        let chunks = sender.chunks.len();
+        assert!((MAX_UNACKNOWLEDGED - 2 * parts..=MAX_UNACKNOWLEDGED).contains(&chunks));
         assert_eq!(
-            freed(&mut sender, CHUNKS_AT_ONCE as u64, u32::MAX),
-            ['x'; CHUNKS_AT_ONCE]
+            freed(&mut sender, 2 * parts as u64, u32::MAX).len(),
+            2 * parts
         );
         assert!(sender.room() > 0);
     }

@@ -330,6 +330,7 @@ impl Acceptor {
                     counters.clone(),
                     window.bytes,
                     StreamCompression::Accepts,
+                    self.lanes.pipes.clone(),
                 );
                 self.relay_stream(
                     link,

@@ -6,15 +6,18 @@
 //! queue. It removes that byte only together with the next ones, or when the stream has ended well. In
 //! every other case, even after SIGKILL, the kernel reports an error to a peer that has written data.
 
+use super::pipe::{Pipe, SMALL};
 use super::{Layout, Pieces};
-use crate::system::readiness::{GONE, HUNG_UP, is_ready, unread};
+use crate::system::readiness::{GONE, HUNG_UP, is_ready, register, unread};
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, setsockopt, shutdown};
+use nix::sys::uio::{readv, writev};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 /// Flags of all splices: without waiting, and moving pages instead of copying them where possible.
@@ -34,6 +37,38 @@ pub struct Local {
     kept: AtomicBool,
     /// Whether the peer was sent its end of stream.
     ended: AtomicBool,
+}
+
+/// The registration of a socket for a task that reads it: with the runtime of the task, as soon as it has
+/// to wait.
+#[derive(Debug, Default)]
+pub(super) struct Registration(Option<AsyncFd<OwnedFd>>);
+
+impl Registration {
+    /// None if the system refuses it.
+    fn of(&mut self, stream: &UnixStream) -> Option<&AsyncFd<OwnedFd>> {
+        if self.0.is_none() {
+            // A descriptor can be registered once.
+            let own = stream.as_fd().try_clone_to_owned().ok()?;
+            self.0 = register(own, Interest::READABLE).ok();
+        }
+        self.0.as_ref()
+    }
+
+    /// Ends it: the task is woken by no event any more.
+    pub(super) fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// How a task learns that the socket is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// From the runtime that the socket is registered with, which knows it without a call of the kernel
+    /// and detects when it changes.
+    Registered,
+    /// From the kernel, each time: the thread of that runtime may have no time for events.
+    Asked,
 }
 
 /// What [`Local::read_small`] found.
@@ -74,6 +109,40 @@ impl Local {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
+        }
+    }
+
+    /// The same for a task that shares the socket with tasks of other threads, and waits for data by a
+    /// registration of its own. If it returns a pipe, the bytes were moved into it. `pipe` gives an empty
+    /// one, which is used if so much is queued that this costs less than a copy.
+    pub(super) async fn read_or_move<P: AsRef<Pipe>>(
+        &self,
+        registration: &mut Registration,
+        buffer: &mut [u8],
+        layout: Layout,
+        pipe: impl Fn() -> Option<P>,
+    ) -> io::Result<(usize, Option<P>)> {
+        let mut read = || -> io::Result<_> {
+            let fresh = self.fresh()?;
+            if let Some(pipe) = (fresh > SMALL).then(&pipe).flatten() {
+                let most = (fresh - 1).min(layout.capacity());
+                self.forget_kept()?;
+                let entry = &pipe.as_ref().entry;
+                // Whatever prevents it, reading goes on.
+                let moved = splice(&self.stream, None, entry, None, most, FLAGS);
+                if let Some(count) = moved.ok().filter(|count| *count > 0) {
+                    return Ok((count, Some(pipe)));
+                }
+            }
+            Ok((self.take(fresh, buffer, layout)?, None))
+        };
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+        match registration.of(&self.stream) {
+            Some(own) => own.async_io(Interest::READABLE, |_| read()).await,
+            None => self.stream.async_io(Interest::READABLE, read).await,
         }
     }
 
@@ -126,8 +195,34 @@ impl Local {
     }
 
     /// Writes as much as the kernel accepts without waiting, `WouldBlock` if that is nothing.
-    pub(super) fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.stream.try_write_vectored(slices)
+    pub(super) fn try_write(
+        &self,
+        slices: &[IoSlice<'_>],
+        readiness: Readiness,
+    ) -> io::Result<usize> {
+        self.attempt(readiness, || Ok(writev(&self.stream, slices)?))
+    }
+
+    /// The same for up to `count` bytes that a pipe holds, which are moved.
+    pub(super) fn try_splice_from(
+        &self,
+        pipe: impl AsFd,
+        count: usize,
+        readiness: Readiness,
+    ) -> io::Result<usize> {
+        let splice = || Ok(splice(&pipe, None, &self.stream, None, count, FLAGS)?);
+        self.attempt(readiness, splice)
+    }
+
+    fn attempt<T>(
+        &self,
+        readiness: Readiness,
+        attempt: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match readiness {
+            Readiness::Registered => self.stream.try_io(Interest::WRITABLE, attempt),
+            Readiness::Asked => attempt(),
+        }
     }
 
     /// Waits until the kernel may accept data, or reports an error for it.
@@ -248,7 +343,7 @@ impl Local {
             0 => 0,
             _ => {
                 let (mut slices, count) = layout.slices(buffer, last);
-                self.stream.try_read_vectored(&mut slices[..count])?
+                readv(&self.stream, &mut slices[..count])?
             }
         };
         let place = layout.place(read);
@@ -268,188 +363,4 @@ impl Local {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::{AsRawFd, Local};
-    use socket2::{MsgHdr, SockRef};
-    use std::io::{ErrorKind, IoSlice, Read, Write};
-    use std::net::Shutdown;
-    use std::os::unix::net::UnixStream as Peer;
-    use tokio::net::UnixStream;
-
-    fn pair() -> (Peer, Local) {
-        let (ours, theirs) = Peer::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        (theirs, Local::new(UnixStream::from_std(ours).unwrap()))
-    }
-
-    async fn read_all(local: &Local, step: usize) -> Vec<u8> {
-        let mut all = Vec::new();
-        let mut buffer = vec![0; step];
-        loop {
-            let count = local.read(&mut buffer).await.unwrap();
-            if count == 0 {
-                return all;
-            }
-            all.extend_from_slice(&buffer[..count]);
-        }
-    }
-
-    #[tokio::test]
-    async fn reads_everything_in_any_step_until_the_half_close() {
-        let data: Vec<u8> = (0..70_000u32).map(|i| (i % 251) as u8).collect();
-        for step in [1, 2, 3, 4096, 131_072] {
-            let (mut peer, local) = pair();
-            let sent = data.clone();
-            let writer = std::thread::spawn(move || {
-                peer.write_all(&sent).unwrap();
-                peer.shutdown(Shutdown::Write).unwrap();
-                peer
-            });
-            assert_eq!(read_all(&local, step).await, data, "step {step}");
-            local.write_all(b"answer").await.unwrap();
-            local.close();
-            drop(local);
-            let mut answer = Vec::new();
-            writer.join().unwrap().read_to_end(&mut answer).unwrap();
-            assert_eq!(answer, b"answer", "step {step}");
-        }
-    }
-
-    #[tokio::test]
-    async fn data_written_before_a_close_is_read_even_with_an_unread_answer() {
-        let (mut peer, local) = pair();
-        local.write_all(b"this stays unread").await.unwrap();
-        peer.write_all(b"last data").unwrap();
-        drop(peer);
-        assert_eq!(read_all(&local, 4).await, b"last data");
-    }
-
-    #[tokio::test]
-    async fn dropping_it_resets_a_peer_that_has_written() {
-        let (mut peer, local) = pair();
-        peer.write_all(b"request").unwrap();
-        assert_eq!(local.read(&mut [0; 16]).await.unwrap(), 7);
-        local.write_all(b"part of an answer").await.unwrap();
-        drop(local);
-        let mut answer = Vec::new();
-        let error = peer.read_to_end(&mut answer).unwrap_err();
-        assert_eq!(answer, b"part of an answer");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    }
-
-    #[tokio::test]
-    async fn failing_keeps_a_silent_peer_from_an_end_of_stream() {
-        let (mut peer, local) = pair();
-        local.write_all(b"truncated").await.unwrap();
-        let failing = tokio::spawn(async move { local.fail().await });
-        peer.set_nonblocking(true).unwrap();
-        let mut part = [0; 9];
-        peer.read_exact(&mut part).unwrap();
-        tokio::task::yield_now().await;
-        assert_eq!(
-            peer.read(&mut [0]).unwrap_err().kind(),
-            ErrorKind::WouldBlock
-        );
-        peer.write_all(b"x").unwrap();
-        failing.await.unwrap();
-        assert_eq!(
-            peer.read(&mut [0]).unwrap_err().kind(),
-            ErrorKind::ConnectionReset
-        );
-    }
-
-    #[tokio::test]
-    async fn failing_keeps_a_reader_that_will_write_nothing_from_an_end_of_stream() {
-        let (mut peer, local) = pair();
-        peer.shutdown(Shutdown::Write).unwrap();
-        local.write_all(b"truncated").await.unwrap();
-        let failing = tokio::spawn(async move { local.fail().await });
-        let mut part = [0; 9];
-        peer.read_exact(&mut part).unwrap();
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-        assert!(!failing.is_finished());
-        peer.set_nonblocking(true).unwrap();
-        assert_eq!(
-            peer.read(&mut [0]).unwrap_err().kind(),
-            ErrorKind::WouldBlock
-        );
-        drop(peer);
-        failing.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn closing_with_unread_data_is_never_an_orderly_end() {
-        for _ in 0..500 {
-            let (mut peer, local) = pair();
-            peer.write_all(b"unread").unwrap();
-            let reader = std::thread::spawn(move || peer.read(&mut [0]));
-            local.close();
-            drop(local);
-            let error = reader.join().unwrap().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        }
-    }
-
-    #[tokio::test]
-    async fn passed_descriptors_are_dropped_and_all_bytes_are_kept() {
-        let (peer, local) = pair();
-        let data: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
-        for piece in data.chunks(7) {
-            // A cmsghdr (man 3 cmsg): its length, its level and type, one descriptor, padding.
-            let mut control = [0; 24];
-            control[..8].copy_from_slice(&20_u64.to_ne_bytes());
-            control[8..12].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
-            control[12..16].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
-            control[16..20].copy_from_slice(&peer.as_raw_fd().to_ne_bytes());
-            let buffers = [IoSlice::new(piece)];
-            let message = MsgHdr::new().with_buffers(&buffers).with_control(&control);
-            SockRef::from(&peer).sendmsg(&message, 0).unwrap();
-        }
-        peer.shutdown(Shutdown::Write).unwrap();
-        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-        let before = open();
-        assert_eq!(read_all(&local, 100).await, data);
-        // Other tests of this process may open some descriptors at the same time.
-        assert!(open() < before + 100);
-    }
-
-    #[tokio::test]
-    async fn any_interleaving_of_writes_and_reads_keeps_every_byte() {
-        for seed in 1..200_u32 {
-            let mut state = seed;
-            let mut random = |bound: u32| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 16) % bound
-            };
-            let (mut peer, local) = pair();
-            let (mut written, mut read) = (0_usize, 0_usize);
-            while written < 3000 {
-                for _ in 0..random(3) {
-                    let piece: Vec<u8> = (0..1 + random(40) as usize)
-                        .map(|i| ((written + i) % 251) as u8)
-                        .collect();
-                    peer.write_all(&piece).unwrap();
-                    written += piece.len();
-                }
-                while read < written && random(3) > 0 {
-                    let mut buffer = vec![0; 1 + random(30) as usize];
-                    let count = local.read(&mut buffer).await.unwrap();
-                    assert!(count > 0, "seed {seed}");
-                    for byte in &buffer[..count] {
-                        assert_eq!(usize::from(*byte), read % 251, "seed {seed}");
-                        read += 1;
-                    }
-                }
-            }
-            if random(2) == 0 {
-                peer.shutdown(Shutdown::Write).unwrap();
-            } else {
-                drop(peer);
-            }
-            assert_eq!(read_all(&local, 17).await.len(), written - read);
-        }
-    }
-}
+mod tests;

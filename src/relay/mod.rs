@@ -21,13 +21,14 @@
 mod layout;
 mod local;
 mod pieces;
+mod pipe;
 mod splice;
 mod stream;
 
 pub use local::Local;
 pub use pieces::Pieces;
 pub use splice::{finish_on_close, reset_on_close, splice};
-pub(crate) use stream::{INITIAL_WINDOW, LaneError, Stream, StreamCompression, Way};
+pub(crate) use stream::{INITIAL_WINDOW, LaneError, PipePool, Stream, StreamCompression, Way};
 
 use crate::lanes::LaneCounters;
 use layout::Layout;
@@ -152,8 +153,8 @@ pub enum RelayError {
     /// The other node has sent what it must not send.
     #[error("the other node has sent {0}")]
     Protocol(String),
-    /// The kernel provides no pipe.
-    #[error("cannot create a pipe to move data through: {0}")]
+    /// The kernel provides no pipe, or does not return what is in one.
+    #[error("cannot move data through a pipe: {0}")]
     Pipe(io::Error),
 }
 

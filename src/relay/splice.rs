@@ -10,14 +10,14 @@
 //! instead of FIN.
 
 use super::local::{FLAGS, Next};
+use super::pipe::{Pipe, SMALL};
 use super::{Counters, DRAIN_TIMEOUT, Local, Progress, RelayError, is_refusal, until_both_ended};
 use crate::system::readiness::unacknowledged;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice as move_pages};
-use nix::unistd::pipe2;
+use nix::fcntl::{SpliceFFlags, splice as move_pages};
 use socket2::SockRef;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -27,10 +27,6 @@ use tokio::time::timeout;
 /// Requested size of a pipe, in bytes: the most that every process may request by default
 /// (`/proc/sys/fs/pipe-max-size`). If the kernel grants less, less data moves at once.
 const PIPE: usize = 1 << 20;
-
-/// Largest piece that is copied, in bytes. A copy of that size costs less than a splice, and a small
-/// request is sent in one piece.
-const SMALL: usize = 16 << 10;
 
 /// First interval between two checks that everything has been acknowledged, which the kernel does not
 /// notify about. Each interval is twice as long as the one before.
@@ -213,26 +209,14 @@ fn received(error: io::Error) -> RelayError {
     }
 }
 
-/// A pipe that holds data only while it is being moved.
-struct Pipe {
-    entry: OwnedFd,
-    exit: OwnedFd,
-}
-
-/// The pipe of a direction, created on first use: many connections send nothing in one direction.
+/// The pipe of a direction, created on first use: many connections send nothing in one direction. It
+/// holds data only while it is being moved.
 fn made(pipe: &mut Option<Pipe>) -> Result<&Pipe, RelayError> {
     let made = match pipe.take() {
         Some(pipe) => pipe,
-        None => new_pipe().map_err(RelayError::Pipe)?,
+        None => Pipe::new(PIPE).map_err(RelayError::Pipe)?,
     };
     Ok(pipe.insert(made))
-}
-
-fn new_pipe() -> io::Result<Pipe> {
-    let (exit, entry) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    // May fail: all pipes of a user other than root share a limit. The pipe then keeps its default size.
-    let _ = fcntl(&entry, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
-    Ok(Pipe { entry, exit })
 }
 
 /// Sends some of `bytes`, and returns how many.

@@ -4,17 +4,26 @@
 //! has read. The turn goes to another lane only if this one cannot keep up: its buffer was full, or its
 //! connection does not take more. A wake-up costs more than a small piece of data.
 //!
-//! What arrives in order is written to the local socket by the lane that has received it; anything else
-//! is stored until its turn. No lane waits for the local program with data in its hands while the other
-//! direction needs an acknowledgement.
+//! What arrives is stored until its turn, and written to the local socket by the lane that has received
+//! what comes before it. A lane that is alone writes what arrives in order at once, and so does each with
+//! little data. No lane waits for the local program with data in its hands while the other direction needs
+//! an acknowledgement.
+//!
+//! Lanes run on several threads, of which each may lose its core at any moment, but the local socket is
+//! one. So what lanes do in turn or with a lock is short: among several lanes, the kernel moves pages
+//! between the socket and pipes, and each lane copies between a pipe and its own memory meanwhile. Nor does
+//! a lane among others wait for events of the local socket that another thread has to take from the kernel.
 //!
 //! What a lane does not deliver is sent on another one, see [`stall`].
 //!
 //! The two programs see what they would see over one connection, see [`super`].
 
+mod arrived;
 mod compression;
 mod delivery;
 mod lane;
+mod pool;
+mod reading;
 mod receiving;
 mod run;
 mod sending;
@@ -22,12 +31,15 @@ mod stall;
 mod zeros;
 
 pub(crate) use lane::{LaneError, Way};
+pub(crate) use pool::PipePool;
 
-use super::local::Local;
+use super::local::{Local, Readiness};
 use super::{Counters, DRAIN_TIMEOUT, Progress, RelayError};
 use crate::lanes::{LaneId, MAX_PAYLOAD, Receiver, Sender, Violation};
 use crate::system::lock;
+use arrived::Arrived;
 use lane::OpenLane;
+use pool::{Buffers, Pipes};
 use stall::Stall;
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
@@ -41,12 +53,6 @@ pub(crate) const INITIAL_WINDOW: u32 = 256 << 10;
 
 /// Interval of acknowledgements that no amount of data makes due.
 const ACKNOWLEDGEMENT_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Data below this size gets a buffer of its own size.
-const SMALL: usize = MAX_PAYLOAD / 2;
-
-/// Buffers that are kept for the next data.
-const MAX_FREE: usize = 16;
 
 /// Zeros that are written at once.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -74,6 +80,7 @@ pub(crate) struct Stream {
     local: Arc<Local>,
     counters: Arc<Counters>,
     compression: StreamCompression,
+    pipes: Pipes,
     /// Whether a lane reads the local socket.
     reading: AtomicBool,
     /// Notified when a lane that waits for it may read the local socket.
@@ -92,7 +99,7 @@ pub(crate) struct Stream {
 
 struct State {
     sender: Sender<Content>,
-    receiver: Receiver,
+    receiver: Receiver<Arrived>,
     buffers: Buffers,
     /// Lanes so far.
     opened: u64,
@@ -141,6 +148,19 @@ impl State {
         self.sender.room() < MAX_PAYLOAD as u64
     }
 
+    /// Whether lanes on several threads wait for each other to read or write the local socket.
+    fn is_shared(&self) -> bool {
+        self.lanes > 1
+    }
+
+    /// How a lane learns that the local socket is not ready.
+    fn readiness(&self) -> Readiness {
+        match self.is_shared() {
+            true => Readiness::Asked,
+            false => Readiness::Registered,
+        }
+    }
+
     /// Whether data for the local program is not delivered any more.
     fn has_failed(&self) -> bool {
         self.failure.is_some() || self.abort != Abort::No
@@ -163,40 +183,21 @@ impl State {
     }
 }
 
-/// Buffers that are free for other data.
-#[derive(Default)]
-struct Buffers(Vec<Vec<u8>>);
-
-impl Buffers {
-    fn keep(&mut self, mut buffer: Vec<u8>) {
-        if self.0.len() < MAX_FREE && buffer.capacity() == MAX_PAYLOAD {
-            buffer.clear();
-            self.0.push(buffer);
-        }
-    }
-
-    /// An empty buffer for so many bytes. Few bytes must not take the memory of many.
-    fn take(&mut self, count: usize) -> Vec<u8> {
-        match (SMALL..=MAX_PAYLOAD).contains(&count) {
-            true => self.0.pop(),
-            false => Some(Vec::with_capacity(count)),
-        }
-        .unwrap_or_else(|| Vec::with_capacity(MAX_PAYLOAD))
-    }
-}
-
 impl Stream {
-    /// `window`: the most bytes that the peer may send before the local program takes them.
+    /// `window`: the most bytes that the peer may send before the local program takes them. `pipes`: those
+    /// of the process.
     pub(crate) fn new(
         local: Arc<Local>,
         counters: Arc<Counters>,
         window: u32,
         compression: StreamCompression,
+        pipes: Arc<PipePool>,
     ) -> Self {
         Self {
             local,
             counters,
             compression,
+            pipes: Pipes::new(pipes),
             reading: AtomicBool::new(false),
             turn: Notify::new(),
             state: Mutex::new(State {

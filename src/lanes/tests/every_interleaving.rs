@@ -34,7 +34,8 @@ fn next(state: &Simulation) -> Vec<Simulation> {
         }
     };
     for lane in 0..state.lanes.len() {
-        step(&|next| next.send(lane, CHUNK));
+        step(&|next| next.reserve(lane, CHUNK));
+        step(&|next| next.send(lane, 1));
         if state.reinjected < REINJECTIONS {
             step(&|next| next.reinject(lane));
         }

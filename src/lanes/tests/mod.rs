@@ -5,7 +5,7 @@
 mod every_interleaving;
 mod random;
 
-use super::{Frame, LaneId, Place, Receiver, Sender, Stored};
+use super::{Bytes, Frame, LaneId, Place, Receiver, Sender, Stored};
 use std::collections::VecDeque;
 
 /// A frame in transit, with its payload.
@@ -15,6 +15,8 @@ type Packet = (Frame, Vec<u8>);
 #[derive(Clone, Debug)]
 struct Lane {
     id: LaneId,
+    /// The offset and the bytes of new data that is not sent yet.
+    reserved: Option<(u64, Vec<u8>)>,
     forth: VecDeque<Packet>,
     back: VecDeque<Frame>,
 }
@@ -25,7 +27,7 @@ struct Simulation {
     length: usize,
     sent: usize,
     sender: Sender<Vec<u8>>,
-    receiver: Receiver,
+    receiver: Receiver<Bytes>,
     lanes: Vec<Lane>,
     lanes_opened: u64,
     received: Vec<u8>,
@@ -57,6 +59,7 @@ impl Simulation {
     fn open_lane(&mut self) {
         self.lanes.push(Lane {
             id: LaneId(self.lanes_opened),
+            reserved: None,
             forth: VecDeque::new(),
             back: VecDeque::new(),
         });
@@ -65,27 +68,55 @@ impl Simulation {
 
     /// A lane is lost with everything that is in transit.
     fn fail_lane(&mut self, lane: usize) {
+        self.fill(lane, 1);
         let lane = self.lanes.remove(lane);
         self.sender.lane_failed(lane.id);
         self.receiver.lane_failed();
     }
 
-    /// Sends what is first to be sent on a lane, at most `most` new bytes. Returns whether there was
-    /// something.
-    fn send(&mut self, lane: usize, most: usize) -> bool {
+    /// Reserves at most `most` new bytes for a lane. Returns whether there were any.
+    fn reserve(&mut self, lane: usize, most: usize) -> bool {
+        let room = self.sender.room() as usize;
+        let count = most.min(room).min(self.length - self.sent);
+        let lane = &mut self.lanes[lane];
+        if count == 0 || lane.reserved.is_some() || self.sender.has_lost() {
+            return false;
+        }
+        let payload = (self.sent..self.sent + count).map(|at| at as u8).collect();
+        self.sent += count;
+        lane.reserved = Some((self.sender.reserve(count, lane.id), payload));
+        true
+    }
+
+    /// Sends the new data of a lane, in so many chunks if it is long enough. Returns whether there was
+    /// any.
+    fn fill(&mut self, lane: usize, parts: usize) -> bool {
+        let lane = &mut self.lanes[lane];
+        let Some((offset, payload)) = lane.reserved.take() else {
+            return false;
+        };
+        let mut at = offset;
+        let parts = payload.chunks(payload.len().div_ceil(parts));
+        for part in parts.clone() {
+            lane.forth.push_back(packet(at, Some(part.to_vec())));
+            self.chunks += 1;
+            at += part.len() as u64;
+        }
+        let parts = parts.map(|part| (part.len(), part.to_vec()));
+        self.sender.fill(offset, parts);
+        true
+    }
+
+    /// Sends what is due on a lane: its new data in so many chunks, or what comes before new data. Returns
+    /// whether there was something.
+    fn send(&mut self, lane: usize, parts: usize) -> bool {
+        if self.lanes[lane].reserved.is_some() {
+            return self.fill(lane, parts);
+        }
         let id = self.lanes[lane].id;
         let packet = if let Some(lost) = self.sender.resend(id) {
             packet(lost.offset, lost.payload.cloned())
-        } else if self.sent < self.length {
-            let room = self.sender.room() as usize;
-            let count = most.min(room).min(self.length - self.sent);
-            if count == 0 {
-                return false;
-            }
-            let payload: Vec<u8> = (self.sent..self.sent + count).map(|at| at as u8).collect();
-            self.sent += count;
-            packet(self.sender.push(count, payload.clone(), id), Some(payload))
-        } else if !self.sender.has_ended() {
+        } else if self.sent == self.length && !self.sender.has_ended() {
             packet(self.sender.end(id), None)
         } else {
             return false;
@@ -98,7 +129,8 @@ impl Simulation {
     /// Sends on a lane, which has nothing else to send, what another one has not delivered.
     fn reinject(&mut self, lane: usize) -> bool {
         let is_waiting = self.sent < self.length && self.sender.room() == 0;
-        if self.sender.has_lost() || !(is_waiting || self.sender.has_ended()) {
+        let is_busy = self.lanes[lane].reserved.is_some();
+        if is_busy || self.sender.has_lost() || !(is_waiting || self.sender.has_ended()) {
             return false;
         }
         let id = self.lanes[lane].id;
@@ -140,20 +172,23 @@ impl Simulation {
                 self.receiver.take(direct.len() as u64);
                 if !rest.is_empty() {
                     let at = offset + skip + direct.len() as u64;
-                    self.receiver.store(at, rest.to_vec()).unwrap();
+                    self.receiver.store(at, rest.to_vec().into()).unwrap();
                 }
             }
-            Place::Later => self.receiver.store(offset, payload.to_vec()).unwrap(),
+            Place::Later => self
+                .receiver
+                .store(offset, payload.to_vec().into())
+                .unwrap(),
         }
     }
 
     /// The local program takes at most `most` of the stored bytes, or the end.
     fn take(&mut self, most: usize) -> bool {
         match self.receiver.next() {
-            Some(Stored::Bytes { bytes, taken }) => {
-                let count = most.min(bytes.len() - taken);
-                self.received
-                    .extend_from_slice(&bytes[*taken..taken + count]);
+            Some(Stored::Data(data)) => {
+                let bytes = data.as_slice();
+                let count = most.min(bytes.len());
+                self.received.extend_from_slice(&bytes[..count]);
                 self.receiver.take(count as u64);
             }
             Some(Stored::Zeros(_)) => unreachable!(),

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 /// One step; the numbers are reduced to what exists.
 #[derive(Clone, Debug)]
 enum Step {
+    Reserve(usize, usize),
     Send(usize, usize),
     Reinject(usize),
     Deliver(usize),
@@ -21,7 +22,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let lane = 0..8_usize;
     vec(
         prop_oneof![
-            8 => (lane.clone(), 1..40_usize).prop_map(|(lane, most)| Step::Send(lane, most)),
+            8 => (lane.clone(), 1..40_usize).prop_map(|(lane, most)| Step::Reserve(lane, most)),
+            8 => (lane.clone(), 1..4_usize).prop_map(|(lane, parts)| Step::Send(lane, parts)),
             2 => lane.clone().prop_map(Step::Reinject),
             6 => lane.clone().prop_map(Step::Deliver),
             4 => (1..60_usize).prop_map(Step::Take),
@@ -42,8 +44,11 @@ fn apply(simulation: &mut Simulation, step: &Step) {
             simulation.take(most);
         }
         _ if lanes == 0 => {}
-        Step::Send(lane, most) => {
-            simulation.send(lane % lanes, most);
+        Step::Reserve(lane, most) => {
+            simulation.reserve(lane % lanes, most);
+        }
+        Step::Send(lane, parts) => {
+            simulation.send(lane % lanes, parts);
         }
         Step::Reinject(lane) => {
             simulation.reinject(lane % lanes);
@@ -70,7 +75,8 @@ fn finish(simulation: &mut Simulation) {
     loop {
         let mut progressed = simulation.take(usize::MAX);
         for lane in 0..simulation.lanes.len() {
-            progressed |= simulation.send(lane, 7);
+            progressed |= simulation.reserve(lane, 7);
+            progressed |= simulation.send(lane, 2);
             progressed |= simulation.deliver(lane);
             progressed |= simulation.acknowledge(lane);
             progressed |= simulation.deliver_back(lane);

@@ -1,10 +1,13 @@
 //! What arrives on the lanes, on its way to the local socket.
 
+use super::super::local::Readiness;
+use super::super::pipe::SMALL;
 use super::super::{RelayError, is_refusal};
+use super::arrived::Arrived;
 use super::lane::OpenLane;
 use super::run::Run;
 use super::{State, Stream, ZEROS};
-use crate::lanes::{Place, Stored};
+use crate::lanes::{Payload, Place, Stored};
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
@@ -23,7 +26,7 @@ impl Stream {
         loop {
             let blocked = {
                 let state = &mut *self.state();
-                let blocked = self.flush(state);
+                let blocked = self.flush(state, Readiness::Registered);
                 if state.receiver.acknowledgement_due() {
                     self.work.notify_one();
                 }
@@ -39,27 +42,33 @@ impl Stream {
 
     /// Writes what is stored and next, without waiting. Returns whether the local program has to read
     /// first.
-    fn flush(&self, state: &mut State) -> bool {
+    fn flush(&self, state: &mut State, readiness: Readiness) -> bool {
         while !state.has_failed() {
-            let written = match state.receiver.next() {
-                Some(_) if state.dropping => Ok(usize::MAX),
-                Some(Stored::Bytes { bytes, taken }) => {
-                    self.local.try_write(&[IoSlice::new(&bytes[*taken..])])
-                }
+            if state.dropping {
+                let Some(length) = state.receiver.next().map(Stored::len) else {
+                    break;
+                };
+                self.refused_again(state);
+                self.took(state, length);
+                continue;
+            }
+            let written = match state.receiver.next_mut() {
+                Some(Stored::Data(data)) => data.write_to(&self.local, readiness),
                 Some(Stored::Zeros(count)) => {
                     let count = (*count).min(ZEROS.len() as u64) as usize;
-                    self.local.try_write(&[IoSlice::new(&ZEROS[..count])])
+                    let zeros = [IoSlice::new(&ZEROS[..count])];
+                    self.local.try_write(&zeros, readiness)
                 }
                 None => break,
             };
             match written {
-                Ok(count) => {
-                    let length = state.receiver.next().map_or(0, Stored::len);
-                    self.took(state, (count as u64).min(length));
-                }
+                Ok(count) => self.took(state, count as u64),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) => self.refused(state, error),
             }
+        }
+        if state.receiver.is_at_end() && state.dropping {
+            self.refused_again(state);
         }
         if state.receiver.is_at_end() && !state.has_failed() {
             self.local.finish();
@@ -75,8 +84,8 @@ impl Stream {
         if !state.dropping {
             self.counters.received.fetch_add(count, Ordering::Relaxed);
         }
-        if let Some(buffer) = state.receiver.take(count) {
-            state.buffers.keep(buffer);
+        if let Some(data) = state.receiver.take(count) {
+            data.recycle(&mut state.buffers);
         }
     }
 
@@ -93,6 +102,14 @@ impl Stream {
         }
     }
 
+    /// Something is dropped for a local program that does not read any more, or is gone: when it refused
+    /// the first piece, the kernel may not have known that yet.
+    fn refused_again(&self, state: &mut State) {
+        if let Err(error) = self.progress.refused(&self.local) {
+            self.failed(state, error);
+        }
+    }
+
     /// The local program has failed. Lanes continue: its earlier data is still sent.
     fn failed(&self, state: &mut State, error: RelayError) {
         state.fail(error);
@@ -101,35 +118,44 @@ impl Stream {
 
     /// Delivers data that a lane has received, without waiting. What is not next is stored, and with
     /// `store` what the local program does not take at once, too.
+    ///
+    /// Among several lanes, most data is stored: in a pipe, out of which it is moved into the local socket
+    /// without a copy. Only that is done with the lock.
     pub(super) fn deliver(
         &self,
         lane: &OpenLane<'_>,
         run: &mut Run<'_>,
         store: bool,
     ) -> Result<Delivered, RelayError> {
-        let mut copy = None;
+        let mut copied: Option<Arrived> = None;
         let mut guard = loop {
             let mut guard = self.state();
             let state = &mut *guard;
             if state.has_failed() {
                 return Ok(Delivered::Whole);
             }
+            if let Some(data) = copied.take() {
+                let count = data.len();
+                state.receiver.store(run.offset, data)?;
+                run.advance(count as usize);
+            }
+            if run.is_empty() {
+                break guard;
+            }
+            let is_moved = state.is_shared() && run.bytes > SMALL as u64;
             match state.receiver.place(run.offset, run.bytes)? {
                 Place::Old => break guard,
                 Place::Next { .. } if state.dropping => {
-                    match self.progress.refused(&self.local) {
-                        Ok(()) => self.drop_next(state, run),
-                        Err(error) => self.failed(state, error),
-                    }
+                    self.refused_again(state);
+                    self.drop_next(state, run);
                     break guard;
                 }
-                Place::Next { skip } => {
+                Place::Next { skip } if !is_moved => {
                     run.advance(skip as usize);
-                    match self.local.try_write(run.slices()) {
+                    match self.local.try_write(run.slices(), state.readiness()) {
                         Ok(count) => {
                             self.took(state, count as u64);
                             run.advance(count);
-                            copy = None;
                             continue;
                         }
                         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
@@ -140,23 +166,16 @@ impl Stream {
                         Err(_) => return Ok(Delivered::Blocked),
                     }
                 }
-                Place::Later => {}
+                Place::Next { .. } | Place::Later => {}
             }
-            match copy.take() {
-                Some(bytes) => {
-                    state.receiver.store(run.offset, bytes)?;
-                    break guard;
-                }
-                // Copied without the lock, so that other lanes continue. Meanwhile its turn may come.
-                None => {
-                    let mut buffer = state.buffers.take(run.bytes as usize);
-                    drop(guard);
-                    run.slices()
-                        .iter()
-                        .for_each(|slice| buffer.extend_from_slice(slice));
-                    copy = Some(buffer);
-                }
-            }
+            // Copied without the lock, so that other lanes continue.
+            let pipe = is_moved.then(|| self.pipes.take()).flatten();
+            let buffer = match pipe {
+                Some(_) => Vec::new(),
+                None => state.buffers.take(run.bytes as usize),
+            };
+            drop(guard);
+            copied = Some(Arrived::copy(run.slices(), pipe, buffer));
         };
         self.deliver_stored(&mut guard, lane);
         Ok(Delivered::Whole)
@@ -164,7 +183,7 @@ impl Stream {
 
     /// Writes what may be next now.
     pub(super) fn deliver_stored(&self, state: &mut State, lane: &OpenLane<'_>) {
-        if state.receiver.has_next() && self.flush(state) {
+        if state.receiver.has_next() && self.flush(state, state.readiness()) {
             self.stored.notify_one();
         }
         if state.receiver.acknowledgement_due() {

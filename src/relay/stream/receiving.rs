@@ -5,7 +5,7 @@ use super::delivery::Delivered;
 use super::lane::{LaneError, OpenLane};
 use super::run::Run;
 use super::{Content, State, Stream, StreamCompression};
-use crate::lanes::{Decompressor, Frame, Parsed, Parser, Violation};
+use crate::lanes::{Decompressor, Frame, Parsed, Parser};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -140,7 +140,7 @@ impl Stream {
             let state = &mut *self.state();
             let handled = match frame {
                 Frame::Zeros { offset, count } => state.receiver.store_zeros(offset, count),
-                Frame::End { offset } => state.receiver.end(offset),
+                Frame::End { offset } => state.receiver.end(offset).map_err(RelayError::from),
                 Frame::Acknowledgement { offset, window } => {
                     self.acknowledged(state, offset, window)
                 }
@@ -153,11 +153,11 @@ impl Stream {
             }
             handled
         };
-        handled.map_err(|violation| self.violated(violation.into()))
+        handled.map_err(|error| self.violated(error))
     }
 
     /// The peer has acknowledged data, and there may be room for more.
-    fn acknowledged(&self, state: &mut State, offset: u64, window: u32) -> Result<(), Violation> {
+    fn acknowledged(&self, state: &mut State, offset: u64, window: u32) -> Result<(), RelayError> {
         let before = state.sender.unacknowledged();
         for content in state.sender.acknowledge(offset, window)? {
             if let Content::Bytes(buffer) = content {

@@ -1,15 +1,15 @@
 //! The local program's data, on its way to the lanes.
 
 use super::super::layout::Layout;
-use super::super::{Outgoing, RelayError, Turn};
+use super::super::{Outgoing, Turn};
 use super::compression::LaneCompression;
 use super::lane::{LaneError, OpenLane};
-use super::{Abort, Content, State, Stream, StreamCompression, stall, zeros};
+use super::reading::Reader;
+use super::{Abort, Content, Stream, StreamCompression, stall};
 use crate::lanes::{Frame, HEADER, LaneId, Resend, length};
-use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
 
@@ -45,8 +45,7 @@ impl Stream {
             reserved: HEADER,
         };
         let mut buffer = vec![0; layout.size()];
-        // Zeros that were read with the data that was sent last.
-        let mut zeros = VecDeque::new();
+        let mut reader = Reader::new(layout);
         let mut turn = Turn::default();
         let mut check = stall::checks();
         let alive_at = || alive_interval.map(|interval| Instant::now() + interval);
@@ -65,7 +64,7 @@ impl Stream {
                     None => pending().await,
                 }
             };
-            let step = match zeros.pop_front() {
+            let step = match reader.zeros.pop_front() {
                 Some(frame) => Step::Send(frame, 0),
                 None => self.next_step(lane.id, layout, &mut buffer),
             };
@@ -86,7 +85,7 @@ impl Stream {
                     biased;
                     () = woken => None,
                     () = lane.woken.notified() => None,
-                    read = self.read(lane.id, layout, &mut buffer, &mut zeros) => read,
+                    read = self.read(lane.id, &mut reader, &mut buffer) => read,
                     _ = check.tick() => self.reinject(lane, layout, &mut buffer, &mut check),
                     () = alive => Some((Frame::Alive, 0)),
                 },
@@ -201,105 +200,9 @@ impl Stream {
             None => (Frame::End { offset }, 0),
         }
     }
-
-    /// Waits for the turn to read the local socket, and for room for what is read.
-    async fn turn(&self, layout: Layout) -> Reading<'_> {
-        loop {
-            let turn = self.turn.notified();
-            tokio::pin!(turn);
-            turn.as_mut().enable();
-            let has_room = self.state().sender.room() >= layout.capacity() as u64;
-            if has_room && !self.reading.swap(true, Ordering::Acquire) {
-                return Reading(&self.reading);
-            }
-            turn.await;
-        }
-    }
-
-    /// Reads new data of the local program in turn. Returns what is sent first, and adds zeros that were
-    /// read with it. None if the stream has ended.
-    async fn read(
-        &self,
-        id: LaneId,
-        layout: Layout,
-        buffer: &mut [u8],
-        zeros: &mut VecDeque<Frame>,
-    ) -> Option<(Frame, usize)> {
-        let reading = self.turn(layout).await;
-        if self.state().local_ended {
-            return None;
-        }
-        let count = match self.local.read_around(buffer, layout).await {
-            Ok(count) => count,
-            Err(error) => {
-                self.fail(RelayError::Local(error));
-                return None;
-            }
-        };
-        if count == 0 {
-            let mut state = self.state();
-            if let Err(error) = self.progress.may_finish(&self.local) {
-                state.fail(error);
-            }
-            state.local_ended = true;
-            drop(state);
-            self.wake_all();
-            return None;
-        }
-        let (slices, pieces) = layout.slices(buffer, count);
-        let slices = &slices[..pieces];
-        let part = zeros::data_range(slices);
-        let mut copy = self.state().buffers.take(part.len());
-        zeros::append(&mut copy, slices, &part);
-        if part.start > 0 {
-            layout.fill(buffer, &copy);
-        }
-        let first = {
-            let state = &mut *self.state();
-            if let Some(stall) = &mut state.stall {
-                stall.sent(id);
-            }
-            zeros.extend(push_zeros(state, part.start, id));
-            let first = (!part.is_empty()).then(|| {
-                let offset = state.sender.push(part.len(), Content::Bytes(copy), id);
-                (data(offset, part.len()), part.len())
-            });
-            zeros.extend(push_zeros(state, count - part.end, id));
-            first
-        };
-        drop(reading);
-        self.sent.notify_waiters();
-        if count == layout.capacity() {
-            // The local program is faster than this lane.
-            self.turn.notify_last();
-        }
-        self.counters
-            .sent
-            .fetch_add(count as u64, Ordering::Relaxed);
-        self.counters.lanes.zeros(count - part.len());
-        first.or_else(|| Some((zeros.pop_front()?, 0)))
-    }
 }
 
-/// Records zeros that are being sent on a lane. None if there are none.
-fn push_zeros(state: &mut State, count: usize, id: LaneId) -> Option<Frame> {
-    let zeros = length(count);
-    (count > 0).then(|| Frame::Zeros {
-        offset: state.sender.push(count, Content::Zeros(zeros), id),
-        count: zeros,
-    })
-}
-
-/// The turn to read the local socket.
-struct Reading<'a>(&'a AtomicBool);
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-fn data(offset: u64, count: usize) -> Frame {
+pub(super) fn data(offset: u64, count: usize) -> Frame {
     let count = length(count);
     Frame::Data { offset, count }
 }

@@ -1,0 +1,196 @@
+//! New data of the local program, which lanes read in turn.
+//!
+//! Among several lanes, a turn is only for moving data out of the socket into a pipe. Copying it takes
+//! several times as long, and a thread may lose its core meanwhile.
+
+use super::super::RelayError;
+use super::super::layout::Layout;
+use super::super::local::Registration;
+use super::pool::SharedPipe;
+use super::sending::data;
+use super::{Content, Stream, zeros};
+use crate::lanes::{Frame, LaneId, length};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a lane needs to read.
+pub(super) struct Reader {
+    layout: Layout,
+    registration: Registration,
+    /// Zeros that were read with the data that was sent last.
+    pub(super) zeros: VecDeque<Frame>,
+}
+
+impl Reader {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            registration: Registration::default(),
+            zeros: VecDeque::new(),
+        }
+    }
+}
+
+/// New data.
+struct Fresh {
+    offset: u64,
+    count: usize,
+    /// What it is in, if it is not in the buffer.
+    pipe: Option<SharedPipe>,
+}
+
+impl Stream {
+    /// Reads new data of the local program into a buffer. Returns what is sent first; zeros that were read
+    /// with it follow. None if the direction has ended, or the stream has failed.
+    pub(super) async fn read(
+        &self,
+        id: LaneId,
+        reader: &mut Reader,
+        buffer: &mut [u8],
+    ) -> Option<(Frame, usize)> {
+        let layout = reader.layout;
+        let read = self.read_in_turn(id, reader, buffer).await;
+        let fresh = read.unwrap_or_else(|error| {
+            self.reading_failed(error);
+            None
+        })?;
+        let Fresh {
+            offset,
+            count,
+            pipe,
+        } = fresh;
+        if count == layout.capacity() {
+            // The local program is faster than this lane.
+            self.turn.notify_last();
+        }
+        if let Some(pipe) = pipe {
+            let (mut slices, pieces) = layout.slices(buffer, count);
+            if let Err(error) = pipe.as_ref().read(&mut slices[..pieces]) {
+                self.reading_failed(RelayError::Pipe(error));
+                return None;
+            }
+            pipe.keep();
+        }
+        let (slices, pieces) = layout.slices(buffer, count);
+        let slices = &slices[..pieces];
+        let part = zeros::data_range(slices);
+        let mut copy = self.state().buffers.take(part.len());
+        zeros::append(&mut copy, slices, &part);
+        if part.start > 0 {
+            layout.fill(buffer, &copy);
+        }
+        let (before, after) = (part.start, count - part.end);
+        let chunks = [
+            (before, Content::Zeros(length(before))),
+            (part.len(), Content::Bytes(copy)),
+            (after, Content::Zeros(length(after))),
+        ];
+        let chunks = chunks.into_iter().filter(|(length, _)| *length > 0);
+        self.state().sender.fill(offset, chunks);
+        self.sent.notify_waiters();
+        let sent = &self.counters.sent;
+        sent.fetch_add(count as u64, Ordering::Relaxed);
+        self.counters.lanes.zeros(before + after);
+        for (at, zeros) in [(0, before), (part.end, after)] {
+            let (offset, count) = (offset + at as u64, length(zeros));
+            let frame = Frame::Zeros { offset, count };
+            reader.zeros.extend((zeros > 0).then_some(frame));
+        }
+        match part.is_empty() {
+            false => Some((data(offset + before as u64, part.len()), part.len())),
+            true => Some((reader.zeros.pop_front()?, 0)),
+        }
+    }
+
+    /// The stream has failed, and no lane reads any more.
+    fn reading_failed(&self, error: RelayError) {
+        let mut state = self.state();
+        state.fail(error);
+        state.local_ended = true;
+        drop(state);
+        self.wake_all();
+    }
+
+    /// Reads new data in turn, and reserves its place in the stream. None if the direction has ended.
+    async fn read_in_turn(
+        &self,
+        id: LaneId,
+        reader: &mut Reader,
+        buffer: &mut [u8],
+    ) -> Result<Option<Fresh>, RelayError> {
+        let Some(reading) = self.turn(reader).await else {
+            return Ok(None);
+        };
+        let layout = reader.layout;
+        let read = match reading.is_shared {
+            true => {
+                let pipe = || self.pipes.take();
+                let registration = &mut reader.registration;
+                let read = self.local.read_or_move(registration, buffer, layout, pipe);
+                read.await
+            }
+            false => {
+                let read = self.local.read_around(buffer, layout).await;
+                read.map(|count| (count, None))
+            }
+        };
+        let (count, pipe) = read.map_err(RelayError::Local)?;
+        let state = &mut *self.state();
+        if count == 0 {
+            if let Err(error) = self.progress.may_finish(&self.local) {
+                state.fail(error);
+            }
+            state.local_ended = true;
+            self.wake_all();
+            return Ok(None);
+        }
+        if let Some(stall) = &mut state.stall {
+            stall.sent(id);
+        }
+        Ok(Some(Fresh {
+            offset: state.sender.reserve(count, id),
+            count,
+            pipe,
+        }))
+    }
+
+    /// Waits for the turn to read the local socket, and for room for what is read. None if the local
+    /// program has ended its direction.
+    async fn turn(&self, reader: &mut Reader) -> Option<Reading<'_>> {
+        loop {
+            let notified = self.turn.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let state = self.state();
+                if state.local_ended {
+                    return None;
+                }
+                let has_room = state.sender.room() >= reader.layout.capacity() as u64;
+                // With the lock, because the direction ends in a turn.
+                if has_room && !self.reading.swap(true, Ordering::Acquire) {
+                    return Some(Reading {
+                        reading: &self.reading,
+                        is_shared: state.is_shared(),
+                    });
+                }
+            }
+            // Events are for the lane whose turn it is.
+            reader.registration.end();
+            notified.await;
+        }
+    }
+}
+
+/// The turn to read the local socket.
+struct Reading<'a> {
+    reading: &'a AtomicBool,
+    /// Whether other lanes wait for its end.
+    is_shared: bool,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.reading.store(false, Ordering::Release);
+    }
+}
