@@ -50,19 +50,23 @@ fn read_all(mut from: &UnixStream, count: &AtomicUsize) -> Vec<u8> {
     }
 }
 
-/// The second half of the data is written when this is dropped.
-type SecondHalf = Sender<()>;
+/// Moves data to the target and compares it there. Returns the record.
+fn transfer(tunnel: NegotiatedTunnel, data: &[u8]) -> Value {
+    // Without a pause: a lane that waits for its source does not compress.
+    transfer_in_parts(tunnel, (data, &[]), |_, _| {})
+}
 
-/// Moves data to the target and compares it there. `interrupt` runs when the first half has arrived.
-/// Returns the record.
-fn transfer(
+/// The second part of the data is written when this is dropped.
+type SecondPart = Sender<()>;
+
+/// The same in two parts. `interrupt` runs when the first one has arrived.
+fn transfer_in_parts(
     mut tunnel: NegotiatedTunnel,
-    data: &[u8],
-    interrupt: impl FnOnce(&NegotiatedTunnel, SecondHalf),
+    (first, second): (&[u8], &[u8]),
+    interrupt: impl FnOnce(&NegotiatedTunnel, SecondPart),
 ) -> Value {
     let (source, target) = tunnel.pair();
-    let (first, second) = data.split_at(data.len() / 2);
-    let (second_half, dropped) = channel();
+    let (second_part, dropped) = channel();
     let count = AtomicUsize::new(0);
     thread::scope(|scope| {
         let reader = scope.spawn(|| read_all(&target, &count));
@@ -74,15 +78,19 @@ fn transfer(
             writer.shutdown(Shutdown::Write).unwrap();
         });
         let arrived = || count.load(Ordering::Relaxed) == first.len();
-        wait_until("the first half has arrived", arrived);
-        interrupt(&tunnel, second_half);
+        wait_until("the first part has arrived", arrived);
+        interrupt(&tunnel, second_part);
         let received = reader.join().unwrap();
-        assert!(received == data, "{} bytes", received.len());
+        assert!(
+            received == [first, second].concat(),
+            "{} bytes",
+            received.len()
+        );
     });
     drop((source, target));
     let (record, ended) = tunnel.finish();
     assert_eq!(record["failed"], 0, "{record}\n{}", ended.log);
-    assert_eq!(record["sent"], data.len(), "{record}");
+    assert_eq!(record["sent"], first.len() + second.len(), "{record}");
     record
 }
 
@@ -96,7 +104,7 @@ fn data_is_compressed_where_the_link_is_slow() {
         on_link(move |link| {
             let tunnel = tunnel(link, plane, lanes, "zstd");
             assert_eq!(tunnel.answer["direct"]["protocol"], 2, "{}", tunnel.answer);
-            let record = transfer(tunnel, &text(LENGTH), |_, _| {});
+            let record = transfer(tunnel, &text(LENGTH));
             assert!(
                 saved(&record) > LENGTH as u64 / 2,
                 "{plane} {lanes}: {record}"
@@ -109,9 +117,11 @@ fn data_is_compressed_where_the_link_is_slow() {
 fn compressed_data_that_is_lost_with_its_lanes_is_sent_again() {
     on_link(|link| {
         let tunnel = tunnel(link, "tls", 2, "zstd");
-        let record = transfer(tunnel, &text(LENGTH), |tunnel, second_half| {
+        let text = text(LENGTH);
+        let parts = text.split_at(LENGTH / 2);
+        let record = transfer_in_parts(tunnel, parts, |tunnel, second_part| {
             link.set_loss(1.0);
-            drop(second_half);
+            drop(second_part);
             wait_until("a lane fails", || {
                 let lines = tunnel.connector.logged();
                 lines.iter().any(|(_, line)| line.contains("failed: "))
@@ -127,7 +137,7 @@ fn compressed_data_that_is_lost_with_its_lanes_is_sent_again() {
 #[test]
 fn nothing_is_compressed_without_a_request() {
     on_link(|link| {
-        let record = transfer(tunnel(link, "tls", 2, "none"), &text(8 << 20), |_, _| {});
+        let record = transfer(tunnel(link, "tls", 2, "none"), &text(8 << 20));
         assert_eq!(saved(&record), 0, "{record}");
     });
 }
@@ -138,7 +148,7 @@ fn data_that_does_not_become_smaller_is_sent_as_it_is() {
         let mut data = vec![0; 16 << 20];
         let mut random = File::open("/dev/urandom").unwrap();
         random.read_exact(&mut data).unwrap();
-        let record = transfer(tunnel(link, "tls", 1, "zstd"), &data, |_, _| {});
+        let record = transfer(tunnel(link, "tls", 1, "zstd"), &data);
         assert_eq!(saved(&record), 0, "{record}");
     });
 }
