@@ -219,9 +219,9 @@ async fn data_is_moved_and_read_in_any_order_until_the_half_close() {
         peer
     });
     let mut registration = Registration::default();
-    let (mut read, mut moves) = (Vec::new(), 0);
+    let mut read = Vec::new();
     loop {
-        let (bytes, moved) = match read.len() % 3 {
+        let (bytes, _) = match read.len() % 3 {
             0 => {
                 let mut buffer = vec![0; 30_000];
                 let count = local.read(&mut buffer).await.unwrap();
@@ -230,14 +230,12 @@ async fn data_is_moved_and_read_in_any_order_until_the_half_close() {
             1 => read_or_move(&local, &mut registration, 100).await,
             _ => read_or_move(&local, &mut registration, 60_000).await,
         };
-        moves += usize::from(moved);
         if bytes.is_empty() {
             break;
         }
         read.extend_from_slice(&bytes);
     }
     assert!(read == data, "{} of {} bytes", read.len(), data.len());
-    assert!(moves > 0);
     drop(writer.join().unwrap());
 }
 

@@ -7,7 +7,6 @@ use super::super::RelayError;
 use super::super::layout::Layout;
 use super::super::local::Registration;
 use super::pool::SharedPipe;
-use super::sending::data;
 use super::{Content, Stream, zeros};
 use crate::lanes::{Frame, LaneId, length};
 use std::collections::VecDeque;
@@ -193,4 +192,10 @@ impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.reading.store(false, Ordering::Release);
     }
+}
+
+/// The header of so many bytes of data.
+pub(super) fn data(offset: u64, count: usize) -> Frame {
+    let count = length(count);
+    Frame::Data { offset, count }
 }

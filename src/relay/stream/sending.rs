@@ -4,9 +4,9 @@ use super::super::layout::Layout;
 use super::super::{Outgoing, Turn};
 use super::compression::LaneCompression;
 use super::lane::{LaneError, OpenLane};
-use super::reading::Reader;
+use super::reading::{Reader, data};
 use super::{Abort, Content, Stream, StreamCompression, stall};
-use crate::lanes::{Frame, HEADER, LaneId, Resend, length};
+use crate::lanes::{Frame, HEADER, LaneId, Resend};
 use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -200,9 +200,4 @@ impl Stream {
             None => (Frame::End { offset }, 0),
         }
     }
-}
-
-pub(super) fn data(offset: u64, count: usize) -> Frame {
-    let count = length(count);
-    Frame::Data { offset, count }
 }
