@@ -10,6 +10,7 @@ use crate::{load, plane};
 use serde_json::json;
 use std::fs;
 use std::time::Duration;
+use testing::wait_until;
 
 /// The part of a core that a thread has: one of so many.
 const PART: u32 = 10;
@@ -20,11 +21,8 @@ const TIME: Duration = Duration::from_secs(8);
 
 const TURNS: usize = 5;
 
-/// Bytes that are transferred between two checks whether a stream has all of its lanes.
+/// Bytes after which a stream opens all of its lanes.
 const FIRST_BYTES: u64 = 64 << 20;
-
-/// How often that is checked.
-const CHECKS: usize = 100;
 
 const ONE: &str = "one connection";
 
@@ -57,11 +55,6 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
     Ok(())
 }
 
-/// The first lane runs on the thread of the process.
-fn threads_of_lanes(lanes: u16) -> u16 {
-    lanes - 1
-}
-
 /// The threads of a process that serve lanes.
 fn lane_threads(pid: u32) -> u16 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -72,19 +65,17 @@ fn lane_threads(pid: u32) -> u16 {
 
 /// The rate of a stream with so many lanes, one of them on each thread.
 fn turn(lanes: u16, start: Duration, time: Duration) -> f64 {
-    let threads = threads_of_lanes(lanes).max(1);
+    // The first lane runs on the thread of the process.
+    let others = lanes - 1;
+    let threads = others.max(1);
     let request = json!({ "lanes": lanes, "first_lanes": lanes, "threads": threads });
     let mut tunnel = plane::with_options("tls", &request, json!({ "threads": threads }));
     let Ends { source, sink } = tunnel.connect();
     let processes: Vec<u32> = tunnel.processes().iter().map(|(_, pid)| *pid).collect();
-    let has_lanes = |pid: &u32| lane_threads(*pid) >= threads_of_lanes(lanes);
-    for _ in 0..CHECKS {
-        load::transfer(&source, &sink, FIRST_BYTES);
-        if processes.iter().all(has_lanes) {
-            break;
-        }
-    }
-    assert!(processes.iter().all(has_lanes), "not all lanes are open");
+    load::transfer(&source, &sink, FIRST_BYTES);
+    wait_until("all lanes are open", || {
+        processes.iter().all(|pid| lane_threads(*pid) >= others)
+    });
     let _throttle = Throttle::threads_of(&processes, PART).unwrap();
     transfer_for(&[(source, sink)], start, time).rate
 }
