@@ -6,10 +6,10 @@
 //! queue. It removes that byte only together with the next ones, or when the stream has ended well. In
 //! every other case, even after SIGKILL, the kernel reports an error to a peer that has written data.
 
-use super::pipe::{Pipe, SMALL};
+use super::pipe::{FLAGS, Pipe, SMALL};
 use super::{Layout, Pieces};
 use crate::system::readiness::{GONE, HUNG_UP, is_ready, register, unread};
-use nix::fcntl::{SpliceFFlags, splice};
+use nix::fcntl::splice;
 use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, setsockopt, shutdown};
 use nix::sys::uio::{readv, writev};
@@ -19,10 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
-
-/// Flags of all splices: without waiting, and moving pages instead of copying them where possible.
-pub(super) const FLAGS: SpliceFFlags =
-    SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
 
 /// Requested send buffer, in bytes. The kernel doubles it for its own bookkeeping, to the size of one
 /// pipe. The default is a fifth of that, and a non-blocking writer then has to be woken several times
@@ -125,12 +121,9 @@ impl Local {
         let mut read = || -> io::Result<_> {
             let fresh = self.fresh()?;
             if let Some(pipe) = (fresh > SMALL).then(&pipe).flatten() {
-                let most = (fresh - 1).min(layout.capacity());
-                self.forget_kept()?;
-                let entry = &pipe.as_ref().entry;
+                let moved = self.move_to(&pipe.as_ref().entry, fresh.min(layout.capacity() + 1));
                 // Whatever prevents it, reading goes on.
-                let moved = splice(&self.stream, None, entry, None, most, FLAGS);
-                if let Some(count) = moved.ok().filter(|count| *count > 0) {
+                if let Ok(count @ 1..) = moved {
                     return Ok((count, Some(pipe)));
                 }
             }
@@ -159,17 +152,15 @@ impl Local {
     }
 
     /// Moves queued bytes into an empty pipe, at most all but one of the `fresh` ones that
-    /// [`read_small`](Self::read_small) found, and returns how many. The last one stays in the queue for
-    /// the next time, as the end of stream requires.
+    /// [`read_small`](Self::read_small) found, and returns how many.
     pub(super) async fn splice_to(&self, pipe: impl AsFd, fresh: usize) -> io::Result<usize> {
-        self.forget_kept()?;
-        let splice = || Ok(splice(&self.stream, None, &pipe, None, fresh - 1, FLAGS)?);
+        let splice = || self.move_to(&pipe, fresh);
         self.stream.async_io(Interest::READABLE, splice).await
     }
 
     /// Moves up to `count` bytes out of a pipe that holds them, and returns how many.
     pub(super) async fn splice_from(&self, pipe: impl AsFd, count: usize) -> io::Result<usize> {
-        let splice = || Ok(splice(&pipe, None, &self.stream, None, count, FLAGS)?);
+        let splice = || self.move_from(&pipe, count);
         self.stream.async_io(Interest::WRITABLE, splice).await
     }
 
@@ -210,8 +201,18 @@ impl Local {
         count: usize,
         readiness: Readiness,
     ) -> io::Result<usize> {
-        let splice = || Ok(splice(&pipe, None, &self.stream, None, count, FLAGS)?);
-        self.attempt(readiness, splice)
+        self.attempt(readiness, || self.move_from(pipe, count))
+    }
+
+    /// Moves all but one of `fresh` queued bytes into a pipe, as far as it has room for them. The last one
+    /// stays in the queue for the next time, as the end of stream requires.
+    fn move_to(&self, pipe: impl AsFd, fresh: usize) -> io::Result<usize> {
+        self.forget_kept()?;
+        Ok(splice(&self.stream, None, pipe, None, fresh - 1, FLAGS)?)
+    }
+
+    fn move_from(&self, pipe: impl AsFd, count: usize) -> io::Result<usize> {
+        Ok(splice(pipe, None, &self.stream, None, count, FLAGS)?)
     }
 
     fn attempt<T>(

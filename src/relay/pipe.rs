@@ -1,10 +1,14 @@
 //! Pipes: memory of the kernel, into and out of which it moves pages of a local socket without a copy.
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
 use nix::sys::uio::{readv, writev};
 use nix::unistd::pipe2;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
+
+/// Flags of all splices: without waiting, and moving pages instead of copying them where possible.
+pub(super) const FLAGS: SpliceFFlags =
+    SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
 
 /// Largest piece that is copied, in bytes. A copy of that size costs less than a splice, and a small
 /// request is sent in one piece.
@@ -40,11 +44,5 @@ impl Pipe {
             }
         }
         Ok(())
-    }
-}
-
-impl AsRef<Pipe> for Pipe {
-    fn as_ref(&self) -> &Pipe {
-        self
     }
 }

@@ -9,8 +9,8 @@
 //! [`reset_on_close`]: until a stream has ended both ways, every close of its socket sends RST
 //! instead of FIN.
 
-use super::local::{FLAGS, Next};
-use super::pipe::{Pipe, SMALL};
+use super::local::Next;
+use super::pipe::{FLAGS, Pipe, SMALL};
 use super::{Counters, DRAIN_TIMEOUT, Local, Progress, RelayError, is_refusal, until_both_ended};
 use crate::system::readiness::unacknowledged;
 use nix::fcntl::{SpliceFFlags, splice as move_pages};

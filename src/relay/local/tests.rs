@@ -182,6 +182,12 @@ async fn any_interleaving_of_writes_and_reads_keeps_every_byte() {
     }
 }
 
+impl AsRef<Pipe> for Pipe {
+    fn as_ref(&self) -> &Pipe {
+        self
+    }
+}
+
 /// Reads as a lane among others does. Returns also whether the data was moved.
 async fn read_or_move(
     local: &Local,

@@ -23,14 +23,17 @@ pub(super) struct Piped {
 
 impl Arrived {
     /// Copies bytes: into a pipe if there is one, and then as many as it has room for.
-    pub(super) fn copy(slices: &[IoSlice<'_>], pipe: Option<SharedPipe>, buffer: Vec<u8>) -> Self {
+    pub(super) fn copy(
+        slices: &[IoSlice<'_>],
+        pipe: Option<SharedPipe>,
+        mut buffer: Vec<u8>,
+    ) -> Self {
         if let Some(pipe) = pipe {
             if let Ok(held @ 1..) = pipe.as_ref().write(slices) {
                 let left = held;
                 return Self::Pipe(Piped { pipe, held, left });
             }
         }
-        let mut buffer = buffer;
         for slice in slices {
             buffer.extend_from_slice(slice);
         }
@@ -61,7 +64,7 @@ impl Arrived {
         match self {
             Self::Memory(bytes) => buffers.keep(bytes.into_buffer()),
             Self::Pipe(Piped { pipe, held: 0, .. }) => pipe.keep(),
-            // It holds data that nobody takes out.
+            // It still holds what was dropped.
             Self::Pipe(_) => {}
         }
     }

@@ -67,13 +67,15 @@ impl Stream {
                 Err(error) => self.refused(state, error),
             }
         }
-        if state.receiver.is_at_end() && state.dropping {
-            self.refused_again(state);
-        }
-        if state.receiver.is_at_end() && !state.has_failed() {
-            self.local.finish();
-            state.receiver.take_end();
-            self.changed.notify_waiters();
+        if state.receiver.is_at_end() {
+            if state.dropping {
+                self.refused_again(state);
+            }
+            if !state.has_failed() {
+                self.local.finish();
+                state.receiver.take_end();
+                self.changed.notify_waiters();
+            }
         }
         false
     }

@@ -7,8 +7,8 @@ use crate::system::lock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Data below this size gets a buffer of its own size.
-const SMALL: usize = MAX_PAYLOAD / 2;
+/// Least data that gets a buffer of the size of a chunk. Fewer bytes must not take the memory of many.
+const LEAST: usize = MAX_PAYLOAD / 2;
 
 /// Requested size of a pipe, in bytes: more than one lane receives at once.
 const PIPE: usize = 256 << 10;
@@ -141,9 +141,9 @@ impl Buffers {
         }
     }
 
-    /// An empty buffer for so many bytes. Few bytes must not take the memory of many.
+    /// An empty buffer for so many bytes.
     pub(super) fn take(&mut self, count: usize) -> Vec<u8> {
-        match (SMALL..=MAX_PAYLOAD).contains(&count) {
+        match (LEAST..=MAX_PAYLOAD).contains(&count) {
             true => self.0.pop(),
             false => Some(Vec::with_capacity(count)),
         }
