@@ -25,6 +25,12 @@ pub fn with_fields(plane: &str, fields: &Value) -> NegotiatedTunnel {
     with_options(plane, fields, json!({}))
 }
 
+/// The same, with so many lanes for each stream, whether or not they help. One lane requires that two are
+/// permitted: otherwise a stream is a connection without lanes.
+pub fn with_lanes(plane: &str, lanes: u16) -> NegotiatedTunnel {
+    with_fields(plane, &json!({ "lanes": lanes.max(2) })).with_lanes(lanes)
+}
+
 /// The same, with these options of the listener.
 pub fn with_options(plane: &str, fields: &Value, listener: Value) -> NegotiatedTunnel {
     let migration_type = match plane {

@@ -18,6 +18,9 @@ pub const TOKEN: &str = "PVEAPIToken=root@pam!test=4d1bd3f8-5e3b-4f0e-9d7a-secre
 pub struct Connector {
     pub child: Child,
     pub directory: TempDir,
+    /// So many lanes, neither more nor fewer, for the streams of forwards that are requested from now on; if
+    /// absent, as negotiated.
+    pub lanes_of_forwards: Option<u16>,
     input: Option<ChildStdin>,
     output: Option<BufReader<ChildStdout>>,
     log: Option<JoinHandle<String>>,
@@ -70,6 +73,7 @@ impl Connector {
             lines,
             child,
             directory: tempfile::tempdir().unwrap(),
+            lanes_of_forwards: None,
         }
     }
 
@@ -108,7 +112,12 @@ impl Connector {
     /// The same with this name of the local socket.
     pub fn forward_at(&mut self, target: &Target, name: &str, remote: &str) -> PathBuf {
         let local = self.directory.path().join(name);
-        let answer = self.request(&forward_command(target, &local, remote));
+        let mut command = forward_command(target, &local, remote);
+        if let Some(lanes) = self.lanes_of_forwards {
+            command["data"]["lanes"] = lanes.into();
+            command["data"]["first_lanes"] = lanes.into();
+        }
+        let answer = self.request(&command);
         assert_eq!(answer["success"], true, "{answer}");
         local
     }

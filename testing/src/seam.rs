@@ -310,6 +310,12 @@ impl NegotiatedTunnel {
         tunnel
     }
 
+    /// With so many lanes, neither more nor fewer, for streams that are opened from now on.
+    pub fn with_lanes(mut self, lanes: u16) -> Self {
+        self.connector.lanes_of_forwards = Some(lanes);
+        self
+    }
+
     /// Opens a connection to a program of the target.
     pub fn open(&mut self, program: &Path) -> UnixStream {
         self.connector.open(&self.target, program.to_str().unwrap())

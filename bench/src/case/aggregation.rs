@@ -10,7 +10,7 @@ use crate::network::with_link;
 use crate::peer::aggligator;
 use crate::plane;
 use crate::tunnel::Tunnel;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::Duration;
 use testing::link::Link;
 use testing::namespace::DeadPath;
@@ -84,8 +84,7 @@ fn on_loopback(effort: &Effort, lanes: u16, rows: &mut Rows) -> Result<(), Strin
     let bytes = effort.bytes(BYTES);
     let theirs = Connection::through(aggligator::pair(lanes, None)?);
     let one_thread = Connection::through(aggligator::pair(lanes, Some(1))?);
-    let [tcp, tls] = PLANES
-        .map(|plane| Connection::through(plane::with_fields(plane, &fields_of_request(lanes))));
+    let [tcp, tls] = PLANES.map(|plane| Connection::through(plane::with_lanes(plane, lanes)));
     let contest = Contest::run(
         effort.turns(),
         vec![
@@ -122,15 +121,9 @@ fn count(lanes: u16) -> String {
     }
 }
 
-/// The fields of a request for streams that begin with so many lanes, which on loopback suffice. One
-/// lane requires that two are permitted: otherwise a stream is a connection without lanes.
-fn fields_of_request(lanes: u16) -> Value {
-    json!({ "lanes": lanes.max(2), "first_lanes": lanes })
-}
-
 fn over_path(effort: &Effort, link: &Link, path: &Path, rows: &mut Rows) -> Result<(), String> {
     let (start, time) = (effort.time(START), effort.time(TIME));
-    let mut request = fields_of_request(OVER_LINKS);
+    let mut request = json!({ "lanes": OVER_LINKS, "first_lanes": OVER_LINKS });
     for field in ["congestion", "buffer"] {
         request[field] = "system".into();
     }

@@ -8,6 +8,7 @@ use crate::network::with_link;
 use crate::plane;
 use serde_json::{Value, json};
 use std::time::Duration;
+use testing::seam::NegotiatedTunnel;
 
 /// The peer.
 const PLAIN: &str = "as it is";
@@ -22,22 +23,21 @@ const SLOW: u64 = 12_500_000;
 /// Each turn over the slow link lasts long, so this case has fewer than others.
 const TURNS: usize = 3;
 
-/// The requests: both use protocol 2 with one lane.
+/// The requests. Both use protocol 2, and each stream then gets one lane.
 fn requests() -> [(&'static str, Value); 2] {
     let compressed = json!({ "compression": "zstd" });
-    let plain = json!({ "lanes": 2, "first_lanes": 1 });
+    let plain = json!({ "lanes": 2 });
     [("zstd", compressed), (PLAIN, plain)]
 }
 
 pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
-    let tunnel = |request: Value| Connection::through(plane::with_fields("tls", &request));
+    let tunnel = |request: Value| plane::with_fields("tls", &request);
     let bytes = effort.bytes(FAST_BYTES);
     compare("tls, loopback", 0.97, effort.turns(), bytes, rows, tunnel);
     with_link(|link| {
         link.set_rate(SLOW);
         link.set_round_trip(Duration::from_millis(10));
-        let tunnel =
-            |request: Value| Connection::through(link.tunnel_with("tls", &request, json!({})));
+        let tunnel = |request: Value| link.tunnel_with("tls", &request, json!({}));
         let (turns, bytes) = (effort.turns().min(TURNS), effort.bytes(SLOW_BYTES));
         compare("tls, 100 Mbit/s", 1.7, turns, bytes, rows, tunnel);
         Ok(())
@@ -51,10 +51,10 @@ fn compare(
     turns: usize,
     bytes: u64,
     rows: &mut Rows,
-    tunnel: impl Fn(Value) -> Connection,
+    tunnel: impl Fn(Value) -> NegotiatedTunnel,
 ) {
     let contenders = requests().map(|(name, request)| {
-        let connection = tunnel(request);
+        let connection = Connection::through(tunnel(request).with_lanes(1));
         Contender::new(name, move || connection.transfer_of(Fill::Halves, bytes))
     });
     let contest = Contest::run(turns, contenders.into());

@@ -93,10 +93,7 @@ pub fn run(effort: &Effort, rows: &mut Rows) -> Result<(), String> {
 /// One lane, which costs what keeping the data until it is acknowledged costs.
 fn loopback(effort: &Effort, rows: &mut Rows) {
     let bytes = effort.bytes(BYTES);
-    let lane = Connection::through(plane::with_fields(
-        "tls",
-        &json!({ "lanes": 2, "first_lanes": 1 }),
-    ));
+    let lane = Connection::through(plane::with_lanes("tls", 1));
     let one = Connection::through(plane::direct("tls"));
     let contest = Contest::run(
         effort.turns(),
