@@ -17,8 +17,9 @@ const WORTH: u64 = 10;
 /// How much faster the stream has to be if the connection is no longer the limit.
 const FASTER: f64 = 1.1;
 
-/// For how long data is sent as it is after compressing did not help. It doubles each time, up to the
-/// longest one, so that trying takes little of a fast network.
+/// For how long data is sent as it is after compressing did not help for the second time. It doubles each
+/// time, up to the longest one, so that trying takes little of a fast network. After the first time, it is
+/// tried again with a rate to compare with: the source may only have paused.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -64,14 +65,14 @@ pub(crate) struct Benefit {
 
 impl Benefit {
     /// Begins with a trial, because on a slow network the first data fills the buffers of the connection.
-    /// It goes on only if the connection is the limit: there is no rate to compare it with.
+    /// It goes on only if the connection is the limit: there is no rate yet to compare with.
     pub(crate) fn new() -> Self {
         Self {
             compresses: true,
             period: Sent::default(),
             plain_rate: f64::INFINITY,
             pause: Duration::ZERO,
-            next_pause: FIRST_PAUSE,
+            next_pause: Duration::ZERO,
         }
     }
 
@@ -88,11 +89,11 @@ impl Benefit {
         }
         let period = std::mem::take(&mut self.period);
         match self.compresses {
-            true if self.has_helped(&period) => self.next_pause = FIRST_PAUSE,
+            true if self.has_helped(&period) => self.next_pause = Duration::ZERO,
             true => {
                 self.compresses = false;
                 self.pause = self.next_pause;
-                self.next_pause = (2 * self.next_pause).min(LONGEST_PAUSE);
+                self.next_pause = (2 * self.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             }
             false => {
                 self.pause = self.pause.saturating_sub(period.elapsed);
@@ -182,6 +183,40 @@ mod tests {
         assert!(compressed > 0.999, "{compressed}");
     }
 
+    /// The core that compresses is then the limit, and not the connection.
+    #[test]
+    fn data_that_compresses_very_well_is_compressed_almost_always() {
+        let slow = Path {
+            network: 12.0,
+            core: 400.0,
+            left: 0.01,
+        };
+        let (rate, compressed) = slow.send(&mut Benefit::new(), 1.0);
+        assert!(compressed > 0.9, "{compressed}");
+        assert!(rate > 0.9 * slow.core, "{rate}");
+    }
+
+    #[test]
+    fn a_pause_of_the_source_does_not_end_it() {
+        let slow = Path {
+            network: 12.0,
+            core: 400.0,
+            left: 0.5,
+        };
+        let mut benefit = Benefit::new();
+        for _ in 0..10 {
+            slow.send(&mut benefit, 1.0);
+            benefit.observe(Sent {
+                elapsed: 4 * PERIOD,
+                blocked: Duration::ZERO,
+                plain: CHUNK,
+                wire: CHUNK / 2,
+            });
+            let (_, compressed) = slow.send(&mut benefit, 1.0);
+            assert!(compressed > 0.9, "{compressed}");
+        }
+    }
+
     #[test]
     fn a_lane_that_waits_for_its_source_does_not_compress() {
         let mut benefit = Benefit::new();
@@ -204,7 +239,7 @@ mod tests {
             left: 0.5,
         };
         let mut benefit = Benefit::new();
-        let (_, first) = fast.send(&mut benefit, 2.0);
+        let (_, first) = fast.send(&mut benefit, 4.0);
         assert!(first > 0.0 && first < 0.05, "{first}");
         fast.send(&mut benefit, 60.0);
         let (_, later) = fast.send(&mut benefit, 60.0);
