@@ -1,5 +1,6 @@
 //! A listener in a thread or in a process, and the worker's end of its control socket.
 
+use crate::{TimeLimit, wait_until};
 use pve_tunnel::direct::message::{Open, Stat};
 use pve_tunnel::listener::{self, ListenerError, Options};
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ pub struct Listener {
     control: BufReader<UnixStream>,
     thread: Option<JoinHandle<Result<(), ListenerError>>>,
     child: Option<Child>,
+    _limit: Option<TimeLimit>,
     log: Option<JoinHandle<String>>,
     /// The listener's first message: its answer to `open`, or an error.
     pub opened: Value,
@@ -66,6 +68,7 @@ impl Listener {
         let mut listener = Self {
             control: BufReader::new(control),
             thread,
+            _limit: child.as_ref().map(TimeLimit::of),
             child,
             log: Some(log),
             opened: Value::Null,
@@ -139,13 +142,19 @@ impl Listener {
     /// Closes the control socket of a listener in a thread. Returns its result and its log.
     pub fn end(mut self) -> (Result<(), ListenerError>, String) {
         let _ = self.control.get_ref().shutdown(std::net::Shutdown::Both);
-        let result = self.thread.take().unwrap().join().unwrap();
+        let result = self.join();
         (result, self.log.take().unwrap().join().unwrap())
     }
 
     /// Waits until a listener in a thread has ended by itself. Returns its result.
     pub fn ended(mut self) -> Result<(), ListenerError> {
-        self.thread.take().unwrap().join().unwrap()
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), ListenerError> {
+        let thread = self.thread.take().unwrap();
+        wait_until("the listener ends", || thread.is_finished());
+        thread.join().unwrap()
     }
 
     /// The process ID of a listener in a process.
