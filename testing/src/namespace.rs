@@ -104,9 +104,7 @@ pub fn add_addresses(interface: &str, addresses: &[&str]) {
 
 fn wait_for(command: &str, expected: &str) {
     let limit = Instant::now() + Duration::from_secs(60);
-    let mut arguments = command.split_whitespace();
-    let mut program = Command::new(arguments.next().unwrap());
-    program.args(arguments);
+    let mut program = limited(command);
     while !String::from_utf8_lossy(&program.output().unwrap().stdout).contains(expected) {
         assert!(Instant::now() < limit, "{command}: never {expected}");
         thread::sleep(Duration::from_millis(2));
@@ -189,14 +187,17 @@ pub fn tcp_sockets() -> Vec<TcpSocket> {
 }
 
 pub fn run(command: &str) {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
+    let output = limited(command).output().unwrap();
     assert!(
         output.status.success(),
         "{command}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// A command with a time limit.
+fn limited(command: &str) -> Command {
+    let mut limited = Command::new("timeout");
+    limited.arg("60").args(command.split_whitespace());
+    limited
 }
