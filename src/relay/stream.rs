@@ -139,6 +139,12 @@ impl State {
             && !self.receiver.acknowledgement_due()
     }
 
+    /// Whether the stream can be complete for the peer, which then has received all data of this end, and
+    /// the acknowledgement of all of its own.
+    fn peer_can_be_complete(&self) -> bool {
+        self.receiver.is_complete() && self.sender.has_ended()
+    }
+
     fn is_over(&self) -> bool {
         self.stopped || self.abort != Abort::No || (self.is_complete() && self.peer_is_complete)
     }
@@ -338,7 +344,7 @@ impl Stream {
         let mut state = self.state();
         let state = &mut *state;
         state.peer_is_complete = true;
-        match state.receiver.is_complete() && state.sender.has_ended() {
+        match state.peer_can_be_complete() {
             true => {
                 state.sender.acknowledge_all();
                 let _ = state.receiver.acknowledge();

@@ -27,10 +27,14 @@ pub enum Break {
 pub struct Breaker {
     connections: Arc<Mutex<Vec<Arc<Connection>>>>,
     bytes: Arc<AtomicU64>,
+    /// Whether bytes to the target are lost.
+    loses: Arc<AtomicBool>,
 }
 
 struct Connection {
+    /// Of the source and of the target.
     ends: [TcpStream; 2],
+    is_heartbeat: bool,
     is_broken: AtomicBool,
 }
 
@@ -65,15 +69,23 @@ impl Breaker {
         for end in [&source, &target] {
             end.set_nodelay(true).unwrap();
         }
+        let mut connections = self.connections.lock().unwrap();
         let connection = Arc::new(Connection {
             ends: [source, target],
+            is_heartbeat: connections.is_empty(),
             is_broken: AtomicBool::new(false),
         });
-        self.connections.lock().unwrap().push(connection.clone());
+        connections.push(connection.clone());
         for [from, to] in [[0, 1], [1, 0]] {
-            let (connection, bytes) = (connection.clone(), self.bytes.clone());
-            thread::spawn(move || connection.copy(from, to, &bytes));
+            let (connection, breaker) = (connection.clone(), self.clone());
+            thread::spawn(move || connection.copy(from, to, &breaker));
         }
+    }
+
+    /// Whether the bytes to the target are lost from now on, apart from those of the heartbeat. The
+    /// source's kernel has them acknowledged.
+    pub fn lose(&self, loses: bool) {
+        self.loses.store(loses, Ordering::Relaxed);
     }
 
     /// Bytes that have passed in both directions.
@@ -112,17 +124,19 @@ impl Connection {
         }
     }
 
-    fn copy(&self, from: usize, to: usize, bytes: &AtomicU64) {
+    fn copy(&self, from: usize, to: usize, breaker: &Breaker) {
+        let may_lose = to == 1 && !self.is_heartbeat;
         let (mut from, mut to) = (&self.ends[from], &self.ends[to]);
         let mut buffer = vec![0; 1 << 16];
         loop {
             match from.read(&mut buffer) {
                 Ok(0) => break,
+                Ok(_) if may_lose && breaker.loses.load(Ordering::Relaxed) => {}
                 Ok(count) => {
                     if to.write_all(&buffer[..count]).is_err() {
                         break;
                     }
-                    bytes.fetch_add(count as u64, Ordering::Relaxed);
+                    breaker.bytes.fetch_add(count as u64, Ordering::Relaxed);
                 }
                 Err(_) => break,
             }

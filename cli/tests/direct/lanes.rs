@@ -1,7 +1,7 @@
 //! Streams over several connections.
 
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -220,6 +220,48 @@ fn no_byte_is_lost_if_connections_are_reset() {
 #[test]
 fn no_byte_is_lost_if_connections_end_without_an_announcement() {
     break_at_every_moment(Break::End);
+}
+
+/// A connection without encryption can end between two frames, as the peer would end it after the whole
+/// stream. Here, the last acknowledgements are lost with it.
+#[test]
+fn an_end_before_the_end_of_the_stream_is_a_failure_of_the_lane() {
+    for (kind, plane) in KINDS {
+        in_namespace(move || {
+            let breaker = Breaker::default();
+            let request = plane_request_with(kind, &several(2));
+            let mut tunnel = NegotiatedTunnel::on_plane(plane, breaker.seam(), &request);
+            let (mut source, target) = tunnel.pair();
+            let data = pattern(LENGTH);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    write_in_pieces(&target, &data).unwrap();
+                    target.shutdown(Shutdown::Write).unwrap();
+                });
+                let mut received = vec![0; 1 << 20];
+                source.read_exact(&mut received).unwrap();
+                breaker.lose(true);
+                // Until the target may not send more. Acknowledgements have an interval of half a second.
+                let limit = source.read_timeout().unwrap();
+                source
+                    .set_read_timeout(Some(Duration::from_secs(2)))
+                    .unwrap();
+                let silence = source.read_to_end(&mut received).unwrap_err();
+                assert_eq!(silence.kind(), ErrorKind::WouldBlock, "{plane}");
+                source.set_read_timeout(limit).unwrap();
+                assert!(received.len() < LENGTH, "{plane}: nothing was lost");
+                breaker.lose(false);
+                breaker.break_some(Break::End, |index| index > 0);
+                source.read_to_end(&mut received).unwrap();
+                assert!(received == data, "{plane}: {} bytes", received.len());
+            });
+            drop((source, target));
+            let (record, ended) = tunnel.finish();
+            assert_eq!(record["failed"], 0, "{record}\n{}", ended.log);
+            let expected = "failed: it ended without an announcement; opening it again";
+            assert!(ended.log.contains(expected), "{}", ended.log);
+        });
+    }
 }
 
 /// Nothing notices the dead path of one lane for a long time. The others send what it carries.

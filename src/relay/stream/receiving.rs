@@ -36,7 +36,13 @@ impl Stream {
             let pieces = match received.map_err(LaneError::Receive)? {
                 Received::Data(pieces) => pieces,
                 Received::End if I::HALF_CLOSE && parser.is_between_frames() => {
-                    self.state().peer_is_complete = true;
+                    let mut state = self.state();
+                    // Without encryption, anything on the path can end a connection.
+                    if !state.peer_can_be_complete() {
+                        return Err(LaneError::Cut);
+                    }
+                    state.peer_is_complete = true;
+                    drop(state);
                     self.changed.notify_waiters();
                     return Ok(());
                 }
