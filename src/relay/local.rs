@@ -116,11 +116,11 @@ impl Local {
         registration: &mut Registration,
         buffer: &mut [u8],
         layout: Layout,
-        pipe: impl Fn() -> Option<P>,
+        mut pipe: impl FnMut() -> Option<P>,
     ) -> io::Result<(usize, Option<P>)> {
         let mut read = || -> io::Result<_> {
             let fresh = self.fresh()?;
-            if let Some(pipe) = (fresh > SMALL).then(&pipe).flatten() {
+            if let Some(pipe) = (fresh > SMALL).then(&mut pipe).flatten() {
                 let moved = self.move_to(&pipe.as_ref().entry, fresh.min(layout.capacity() + 1));
                 // Whatever prevents it, reading goes on.
                 if let Ok(count @ 1..) = moved {

@@ -10,9 +10,10 @@
 //! an acknowledgement.
 //!
 //! Lanes run on several threads, of which each may lose its core at any moment, but the local socket is
-//! one. So what lanes do in turn or with a lock is short: among several lanes, the kernel moves pages
-//! between the socket and pipes, and each lane copies between a pipe and its own memory meanwhile. Nor does
-//! a lane among others wait for events of the local socket that another thread has to take from the kernel.
+//! one. So what lanes do in turn or with a lock is short. Where threads lose their cores nevertheless, the
+//! kernel moves pages between the socket and pipes, and each lane copies between a pipe and its own memory
+//! at the same time as others, see [`preemption`]. Nor does a lane among others wait for events of the local
+//! socket that another thread has to take from the kernel.
 //!
 //! What a lane does not deliver is sent on another one, see [`stall`].
 //!
@@ -23,6 +24,7 @@ mod compression;
 mod delivery;
 mod lane;
 mod pool;
+mod preemption;
 mod reading;
 mod receiving;
 mod run;
@@ -39,7 +41,8 @@ use crate::lanes::{LaneId, MAX_PAYLOAD, Receiver, Sender, Violation};
 use crate::system::lock;
 use arrived::Arrived;
 use lane::OpenLane;
-use pool::{Buffers, Pipes};
+use pool::{Buffers, Pipes, SharedPipe};
+use preemption::Preemption;
 use stall::Stall;
 use std::convert::Infallible;
 use std::sync::atomic::AtomicBool;
@@ -81,6 +84,7 @@ pub(crate) struct Stream {
     counters: Arc<Counters>,
     compression: StreamCompression,
     pipes: Pipes,
+    preemption: Preemption,
     /// Whether a lane reads the local socket.
     reading: AtomicBool,
     /// Notified when a lane that waits for it may read the local socket.
@@ -204,6 +208,7 @@ impl Stream {
             counters,
             compression,
             pipes: Pipes::new(pipes),
+            preemption: Preemption::new(),
             reading: AtomicBool::new(false),
             turn: Notify::new(),
             state: Mutex::new(State {
@@ -228,6 +233,16 @@ impl Stream {
             sent: Notify::new(),
             changed: Notify::new(),
         }
+    }
+
+    /// Whether data is moved through pipes, if lanes share the local socket.
+    fn uses_pipes(&self) -> bool {
+        self.preemption.is_likely(Instant::now)
+    }
+
+    /// An empty pipe, if one is useful and the stream may use one more.
+    fn pipe(&self) -> Option<SharedPipe> {
+        self.uses_pipes().then(|| self.pipes.take()).flatten()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

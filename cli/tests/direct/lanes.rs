@@ -12,7 +12,7 @@ use testing::breaker::{Break, Breaker};
 use testing::namespace::{DeadPath, in_namespace};
 use testing::seam::{NegotiatedTunnel, Seam, plane_request_with, program};
 use testing::stream::{exchange_bytes, expect_write_failure, write_until_failure};
-use testing::{pattern, read_to_end, wait_until, write_in_pieces};
+use testing::{pattern, read_to_end, role, signal, wait_until, write_in_pieces};
 
 /// More bytes than all buffers in the path hold.
 const LENGTH: usize = 64 << 20;
@@ -298,6 +298,48 @@ fn a_lane_that_delivers_nothing_does_not_stop_the_stream() {
             assert_eq!(record["lanes"]["reopened"], 0, "{record}\n{}", ended.log);
         });
     }
+}
+
+/// Threads with a quota of CPU time often lose their cores. So do those of a process that is stopped.
+#[test]
+fn threads_that_lose_their_cores_move_data_through_pipes() {
+    for (kind, plane) in KINDS {
+        let seam = Seam::with_listeners(role::listeners());
+        let request = plane_request_with(kind, &several(3));
+        let mut tunnel = NegotiatedTunnel::on_plane(plane, seam, &request);
+        let (source, target) = tunnel.pair();
+        let processes = [tunnel.connector.child.id(), tunnel.seam.listener_pid()];
+        let is_moved = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for process in processes {
+                    let before = pipes(process);
+                    wait_until("pipes are used", || {
+                        signal("STOP", process);
+                        thread::sleep(Duration::from_millis(30));
+                        signal("CONT", process);
+                        thread::sleep(Duration::from_millis(10));
+                        pipes(process) > before
+                    });
+                }
+                is_moved.store(true, Ordering::Relaxed);
+            });
+            move_pieces(&source, &target, 64, &is_moved);
+        });
+        drop((source, target));
+        let (record, ended) = tunnel.finish();
+        assert_eq!(record["failed"], 0, "{record}\n{}", ended.log);
+    }
+}
+
+/// The ends of pipes that a process has open.
+fn pipes(process: u32) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    // One may have been closed.
+    let links = descriptors.filter_map(|each| std::fs::read_link(each.ok()?.path()).ok());
+    links
+        .filter(|link| link.to_string_lossy().starts_with("pipe:"))
+        .count()
 }
 
 /// Moves pieces of 1 MiB until the condition holds, and then so many more. Gives up when it has moved as

@@ -53,7 +53,10 @@ impl Stream {
                 continue;
             }
             let written = match state.receiver.next_mut() {
-                Some(Stored::Data(data)) => data.write_to(&self.local, readiness),
+                Some(Stored::Data(data)) => {
+                    let write = || data.write_to(&self.local, readiness);
+                    self.preemption.observe(write)
+                }
                 Some(Stored::Zeros(count)) => {
                     let count = (*count).min(ZEROS.len() as u64) as usize;
                     let zeros = [IoSlice::new(&ZEROS[..count])];
@@ -121,8 +124,8 @@ impl Stream {
     /// Delivers data that a lane has received, without waiting. What is not next is stored, and with
     /// `store` what the local program does not take at once, too.
     ///
-    /// Among several lanes, most data is stored: in a pipe, out of which it is moved into the local socket
-    /// without a copy. Only that is done with the lock.
+    /// Where threads of several lanes lose their cores, most data is stored: in a pipe, out of which it is
+    /// moved into the local socket without a copy. Only that is done with the lock.
     pub(super) fn deliver(
         &self,
         lane: &OpenLane<'_>,
@@ -144,7 +147,7 @@ impl Stream {
             if run.is_empty() {
                 break guard;
             }
-            let is_moved = state.is_shared() && run.bytes > SMALL as u64;
+            let is_moved = state.is_shared() && run.bytes > SMALL as u64 && self.uses_pipes();
             match state.receiver.place(run.offset, run.bytes)? {
                 Place::Old => break guard,
                 Place::Next { .. } if state.dropping => {
@@ -154,7 +157,9 @@ impl Stream {
                 }
                 Place::Next { skip } if !is_moved => {
                     run.advance(skip as usize);
-                    match self.local.try_write(run.slices(), state.readiness()) {
+                    let readiness = state.readiness();
+                    let write = || self.local.try_write(run.slices(), readiness);
+                    match self.preemption.observe(write) {
                         Ok(count) => {
                             self.took(state, count as u64);
                             run.advance(count);

@@ -1,7 +1,7 @@
 //! New data of the local program, which lanes read in turn.
 //!
-//! Among several lanes, a turn is only for moving data out of the socket into a pipe. Copying it takes
-//! several times as long, and a thread may lose its core meanwhile.
+//! Where threads lose their cores within turns, a turn is only for moving data out of the socket into a
+//! pipe, see [`super::preemption`].
 
 use super::super::RelayError;
 use super::super::layout::Layout;
@@ -11,6 +11,7 @@ use super::{Content, Stream, zeros};
 use crate::lanes::{Frame, LaneId, length};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// What a lane needs to read.
 pub(super) struct Reader {
@@ -123,10 +124,19 @@ impl Stream {
         let layout = reader.layout;
         let read = match reading.is_shared {
             true => {
-                let pipe = || self.pipes.take();
+                let mut from = None;
+                // Called when there is much data.
+                let pipe = || {
+                    from = Some(Instant::now());
+                    self.pipe()
+                };
                 let registration = &mut reader.registration;
                 let read = self.local.read_or_move(registration, buffer, layout, pipe);
-                read.await
+                let read = read.await;
+                if let Some(from) = from {
+                    self.preemption.held(from, Instant::now());
+                }
+                read
             }
             false => {
                 let read = self.local.read_around(buffer, layout).await;
