@@ -1,6 +1,5 @@
 //! The connector as a process.
 
-use crate::TimeLimit;
 use crate::target::Target;
 use pve_tunnel::tls::Fingerprint;
 use serde_json::{Value, json};
@@ -26,7 +25,6 @@ pub struct Connector {
     output: Option<BufReader<ChildStdout>>,
     log: Option<JoinHandle<String>>,
     lines: Arc<Mutex<Vec<(Instant, String)>>>,
-    _limit: TimeLimit,
 }
 
 /// A command that starts with the default action for each signal. Under `nohup`, or in the background of
@@ -73,7 +71,6 @@ impl Connector {
             output: child.stdout.take().map(BufReader::new),
             log: Some(log),
             lines,
-            _limit: TimeLimit::of(&child),
             child,
             directory: tempfile::tempdir().unwrap(),
             lanes_of_forwards: None,

@@ -50,9 +50,7 @@ mod bytes;
 mod process;
 
 pub use bytes::{pattern, random, read_to_end, sha256, write_in_pieces};
-pub use process::{
-    TimeLimit, copies_in_memory, is_gone, peak_memory, signal, state, visit_writable_memory,
-};
+pub use process::{copies_in_memory, is_gone, peak_memory, signal, state, visit_writable_memory};
 
 use std::fmt::Display;
 use std::io::{self, Write};

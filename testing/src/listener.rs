@@ -1,6 +1,6 @@
 //! A listener in a thread or in a process, and the worker's end of its control socket.
 
-use crate::{TimeLimit, wait_until};
+use crate::wait_until;
 use pve_tunnel::direct::message::{Open, Stat};
 use pve_tunnel::listener::{self, ListenerError, Options};
 use serde_json::{Value, json};
@@ -14,7 +14,6 @@ pub struct Listener {
     control: BufReader<UnixStream>,
     thread: Option<JoinHandle<Result<(), ListenerError>>>,
     child: Option<Child>,
-    _limit: Option<TimeLimit>,
     log: Option<JoinHandle<String>>,
     /// The listener's first message: its answer to `open`, or an error.
     pub opened: Value,
@@ -68,7 +67,6 @@ impl Listener {
         let mut listener = Self {
             control: BufReader::new(control),
             thread,
-            _limit: child.as_ref().map(TimeLimit::of),
             child,
             log: Some(log),
             opened: Value::Null,

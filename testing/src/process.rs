@@ -1,12 +1,9 @@
 //! Properties of a process from /proc, and signals to it.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::process::{Child, Command};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
 /// The highest resident memory of a process so far, in KiB.
 pub fn peak_memory(pid: u32) -> u64 {
@@ -36,39 +33,6 @@ pub fn signal(name: &str, pid: u32) {
         .args(["-s", name, &pid.to_string()])
         .status();
     assert!(status.unwrap().success());
-}
-
-/// Kills a child that has not ended after a time that no test or benchmark needs. What waits for it then
-/// fails, instead of waiting without end.
-pub struct TimeLimit {
-    /// Dropped with this value, which the thread that waits notices.
-    _child: mpsc::Sender<()>,
-}
-
-impl TimeLimit {
-    const TIME: Duration = Duration::from_secs(20 * 60);
-
-    // As in `report_skipped`.
-    #[allow(clippy::explicit_write)]
-    pub fn of(child: &Child) -> Self {
-        let (sender, dropped) = mpsc::channel::<()>();
-        let pid = child.id();
-        thread::spawn(move || {
-            let is_over = dropped.recv_timeout(Self::TIME) == Err(RecvTimeoutError::Timeout);
-            if is_over && parent(pid) == Some(std::process::id()) {
-                writeln!(io::stderr(), "killed {pid} after {:?}", Self::TIME).unwrap();
-                signal("KILL", pid);
-            }
-        });
-        Self { _child: sender }
-    }
-}
-
-/// The parent of a process; none if there is no such process.
-fn parent(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("PPid:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// How often each of these texts is in the writable memory of another process. Requires the right to
