@@ -7,7 +7,7 @@ use crate::tunnel::Ends;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -170,7 +170,11 @@ fn read(mut from: impl Read, bytes: u64) {
     let mut left = bytes;
     while left > 0 {
         let most = left.min(buffer.len() as u64) as usize;
-        let count = from.read(&mut buffer[..most]).unwrap();
+        let count = match from.read(&mut buffer[..most]) {
+            // A socket with a time limit is not read again by the kernel after a process was suspended.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read.unwrap(),
+        };
         assert!(count > 0, "the stream ended {left} bytes early");
         left -= count as u64;
     }
