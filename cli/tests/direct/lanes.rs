@@ -309,11 +309,12 @@ fn threads_that_lose_their_cores_move_data_through_pipes() {
         let mut tunnel = NegotiatedTunnel::on_plane(plane, seam, &request);
         let (source, target) = tunnel.pair();
         let processes = [tunnel.connector.child.id(), tunnel.seam.listener_pid()];
+        // Both before the first data: a busy machine may interrupt the second one earlier.
+        let before = processes.map(pipes);
         let is_moved = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                for process in processes {
-                    let before = pipes(process);
+                for (process, before) in processes.into_iter().zip(before) {
                     wait_until("pipes are used", || {
                         signal("STOP", process);
                         thread::sleep(Duration::from_millis(30));
