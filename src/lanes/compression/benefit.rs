@@ -125,6 +125,12 @@ mod tests {
         left: f64,
     }
 
+    const SLOW: Path = Path {
+        network: 12.0,
+        core: 400.0,
+        left: 0.5,
+    };
+
     impl Path {
         /// Sends for a time, and returns the bytes of the stream in MB and the part of the time in which
         /// data was compressed.
@@ -159,8 +165,8 @@ mod tests {
     fn data_is_compressed_where_that_makes_the_stream_faster_and_only_there() {
         #[rustfmt::skip] // One row a line.
         let table = [
-            ("a slow network", Path { network: 12.0, core: 400.0, left: 0.5 }, 1.9),
-            ("a slow network, and data that hardly compresses", Path { network: 12.0, core: 400.0, left: 0.95 }, 0.99),
+            ("a slow network", SLOW, 1.9),
+            ("a slow network, and data that hardly compresses", Path { left: 0.95, ..SLOW }, 0.99),
             ("a fast network", Path { network: 1200.0, core: 400.0, left: 0.5 }, 0.97),
             ("a network as fast as the core", Path { network: 400.0, core: 400.0, left: 0.5 }, 0.97),
             ("a network that the core outruns only with compression", Path { network: 250.0, core: 400.0, left: 0.5 }, 1.5),
@@ -174,23 +180,14 @@ mod tests {
 
     #[test]
     fn the_first_data_is_compressed() {
-        let slow = Path {
-            network: 12.0,
-            core: 400.0,
-            left: 0.5,
-        };
-        let (_, compressed) = slow.send(&mut Benefit::new(), 1.0);
+        let (_, compressed) = SLOW.send(&mut Benefit::new(), 1.0);
         assert!(compressed > 0.999, "{compressed}");
     }
 
     /// The core that compresses is then the limit, and not the connection.
     #[test]
     fn data_that_compresses_very_well_is_compressed_almost_always() {
-        let slow = Path {
-            network: 12.0,
-            core: 400.0,
-            left: 0.01,
-        };
+        let slow = Path { left: 0.01, ..SLOW };
         let (rate, compressed) = slow.send(&mut Benefit::new(), 1.0);
         assert!(compressed > 0.9, "{compressed}");
         assert!(rate > 0.9 * slow.core, "{rate}");
@@ -198,21 +195,16 @@ mod tests {
 
     #[test]
     fn a_pause_of_the_source_does_not_end_it() {
-        let slow = Path {
-            network: 12.0,
-            core: 400.0,
-            left: 0.5,
-        };
         let mut benefit = Benefit::new();
         for _ in 0..10 {
-            slow.send(&mut benefit, 1.0);
+            SLOW.send(&mut benefit, 1.0);
             benefit.observe(Sent {
                 elapsed: 4 * PERIOD,
                 blocked: Duration::ZERO,
                 plain: CHUNK,
                 wire: CHUNK / 2,
             });
-            let (_, compressed) = slow.send(&mut benefit, 1.0);
+            let (_, compressed) = SLOW.send(&mut benefit, 1.0);
             assert!(compressed > 0.9, "{compressed}");
         }
     }
@@ -235,8 +227,7 @@ mod tests {
     fn it_is_tried_again_later_and_rarely() {
         let fast = Path {
             network: 1200.0,
-            core: 400.0,
-            left: 0.5,
+            ..SLOW
         };
         let mut benefit = Benefit::new();
         let (_, first) = fast.send(&mut benefit, 4.0);
@@ -245,11 +236,7 @@ mod tests {
         let (_, later) = fast.send(&mut benefit, 60.0);
         assert!(later > 0.0 && later < 0.005, "{later}");
         // The network becomes slow.
-        let slow = Path {
-            network: 12.0,
-            ..fast
-        };
-        let (_, part) = slow.send(&mut benefit, 100.0);
+        let (_, part) = SLOW.send(&mut benefit, 100.0);
         assert!(part > 0.6, "{part}");
     }
 }
