@@ -17,9 +17,16 @@ const WORTH: u64 = 10;
 /// How much faster the stream has to be if the connection is no longer the limit.
 const FASTER: f64 = 1.1;
 
-/// For how long data is sent as it is after compressing did not help for the second time. It doubles each
-/// time, up to the longest one, so that trying takes little of a fast network. After the first time, it is
-/// tried again with a rate to compare with: the source may only have paused.
+/// What remains of the best rate without compression in each later period: a connection that stalls for
+/// one period is not a slow one.
+const REMEMBERED: f64 = 0.8;
+
+/// For how long data is compressed because of a comparison with that rate. The network may be faster by then.
+const VALID: Duration = Duration::from_secs(30);
+
+/// For how long data is sent as it is after compressing did not help. It doubles each time, up to the longest
+/// one, so that trying takes little of a fast network. Directly after it has helped, and at the beginning,
+/// there is no pause, but one period without compression: its rate is what the next trial is compared with.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -56,8 +63,10 @@ impl Sent {
 pub(crate) struct Benefit {
     compresses: bool,
     period: Sent,
-    /// The rate without compression, before the present trial.
-    plain_rate: f64,
+    /// The best rate of late without compression, before the present trial. Unknown at the beginning.
+    plain_rate: Option<f64>,
+    /// For how long data has been compressed only because that is faster than this rate.
+    compared_for: Duration,
     /// The rest of the present pause, and the length of the next one.
     pause: Duration,
     next_pause: Duration,
@@ -70,7 +79,8 @@ impl Benefit {
         Self {
             compresses: true,
             period: Sent::default(),
-            plain_rate: f64::INFINITY,
+            plain_rate: None,
+            compared_for: Duration::ZERO,
             pause: Duration::ZERO,
             next_pause: Duration::ZERO,
         }
@@ -88,26 +98,32 @@ impl Benefit {
             return;
         }
         let period = std::mem::take(&mut self.period);
-        match self.compresses {
-            true if self.has_helped(&period) => self.next_pause = Duration::ZERO,
-            true => {
-                self.compresses = false;
-                self.pause = self.next_pause;
-                self.next_pause = (2 * self.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            }
-            false => {
-                self.pause = self.pause.saturating_sub(period.elapsed);
-                self.plain_rate = period.rate();
-                self.compresses =
-                    self.pause.is_zero() && period.blocked >= period.elapsed / MAY_HELP;
-            }
+        if !self.compresses {
+            self.pause = self.pause.saturating_sub(period.elapsed);
+            let remembered = self.plain_rate.map_or(0.0, |rate| REMEMBERED * rate);
+            self.plain_rate = Some(period.rate().max(remembered));
+            self.compared_for = Duration::ZERO;
+            self.compresses = self.pause.is_zero() && period.blocked >= period.elapsed / MAY_HELP;
+        } else if self.has_helped(&period) {
+            self.next_pause = Duration::ZERO;
+        } else {
+            self.compresses = false;
+            self.pause = self.next_pause;
+            self.next_pause = (2 * self.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         }
     }
 
-    fn has_helped(&self, period: &Sent) -> bool {
-        let is_smaller = period.wire <= period.plain - period.plain / WORTH;
-        let is_limited = period.blocked >= period.elapsed / STILL_LIMITED;
-        is_smaller && (is_limited || period.rate() >= FASTER * self.plain_rate)
+    fn has_helped(&mut self, period: &Sent) -> bool {
+        if period.wire > period.plain - period.plain / WORTH {
+            return false;
+        }
+        if period.blocked >= period.elapsed / STILL_LIMITED {
+            self.compared_for = Duration::ZERO;
+            return true;
+        }
+        self.compared_for += period.elapsed;
+        let is_faster = |plain| period.rate() >= FASTER * plain;
+        self.plain_rate.is_some_and(is_faster) && self.compared_for <= VALID
     }
 }
 
@@ -129,6 +145,11 @@ mod tests {
         network: 12.0,
         core: 400.0,
         left: 0.5,
+    };
+
+    const FAST: Path = Path {
+        network: 1200.0,
+        ..SLOW
     };
 
     impl Path {
@@ -167,7 +188,7 @@ mod tests {
         let table = [
             ("a slow network", SLOW, 1.9),
             ("a slow network, and data that hardly compresses", Path { left: 0.95, ..SLOW }, 0.99),
-            ("a fast network", Path { network: 1200.0, core: 400.0, left: 0.5 }, 0.97),
+            ("a fast network", FAST, 0.97),
             ("a network as fast as the core", Path { network: 400.0, core: 400.0, left: 0.5 }, 0.97),
             ("a network that the core outruns only with compression", Path { network: 250.0, core: 400.0, left: 0.5 }, 1.5),
         ];
@@ -209,6 +230,33 @@ mod tests {
         }
     }
 
+    /// Also if the core that compresses is the limit, so that nothing shows what the network could take.
+    #[test]
+    fn a_network_that_becomes_fast_gets_data_as_it_is() {
+        for left in [0.01, 0.5] {
+            let mut benefit = Benefit::new();
+            Path { left, ..SLOW }.send(&mut benefit, 10.0);
+            let (_, compressed) = Path { left, ..FAST }.send(&mut benefit, 300.0);
+            assert!(compressed < 0.15, "{left}: {compressed}");
+        }
+    }
+
+    #[test]
+    fn a_stall_of_a_fast_network_does_not_begin_it() {
+        let mut benefit = Benefit::new();
+        FAST.send(&mut benefit, 30.0);
+        for stall in [1, 4, 40] {
+            benefit.observe(Sent {
+                elapsed: stall * PERIOD,
+                blocked: stall * PERIOD,
+                plain: CHUNK,
+                wire: CHUNK,
+            });
+            let (_, compressed) = FAST.send(&mut benefit, 30.0);
+            assert!(compressed < 0.01, "{stall}: {compressed}");
+        }
+    }
+
     #[test]
     fn a_lane_that_waits_for_its_source_does_not_compress() {
         let mut benefit = Benefit::new();
@@ -225,15 +273,11 @@ mod tests {
 
     #[test]
     fn it_is_tried_again_later_and_rarely() {
-        let fast = Path {
-            network: 1200.0,
-            ..SLOW
-        };
         let mut benefit = Benefit::new();
-        let (_, first) = fast.send(&mut benefit, 4.0);
+        let (_, first) = FAST.send(&mut benefit, 4.0);
         assert!(first > 0.0 && first < 0.05, "{first}");
-        fast.send(&mut benefit, 60.0);
-        let (_, later) = fast.send(&mut benefit, 60.0);
+        FAST.send(&mut benefit, 60.0);
+        let (_, later) = FAST.send(&mut benefit, 60.0);
         assert!(later > 0.0 && later < 0.005, "{later}");
         // The network becomes slow.
         let (_, part) = SLOW.send(&mut benefit, 100.0);
