@@ -113,7 +113,8 @@ struct State {
     local_ended: bool,
     /// The local program does not read any more, and data for it is dropped.
     dropping: bool,
-    /// The peer has closed a lane in order, which it does when the stream is complete for it.
+    /// The peer has shown that the stream is complete for it: it has ended a lane in order after its last
+    /// acknowledgement, or said so.
     peer_is_complete: bool,
     failure: Option<RelayError>,
     abort: Abort,

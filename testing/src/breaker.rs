@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -29,6 +29,8 @@ pub struct Breaker {
     bytes: Arc<AtomicU64>,
     /// Whether bytes to the target are lost.
     loses: Arc<AtomicBool>,
+    /// How many pieces of them were lost.
+    lost: Arc<AtomicUsize>,
 }
 
 struct Connection {
@@ -88,6 +90,11 @@ impl Breaker {
         self.loses.store(loses, Ordering::Relaxed);
     }
 
+    /// How many pieces of data were lost: frames, if there is time between them.
+    pub fn lost(&self) -> usize {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// Bytes that have passed in both directions.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -131,7 +138,9 @@ impl Connection {
         loop {
             match from.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(_) if may_lose && breaker.loses.load(Ordering::Relaxed) => {}
+                Ok(_) if may_lose && breaker.loses.load(Ordering::Relaxed) => {
+                    breaker.lost.fetch_add(1, Ordering::Relaxed);
+                }
                 Ok(count) => {
                     if to.write_all(&buffer[..count]).is_err() {
                         break;

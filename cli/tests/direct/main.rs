@@ -12,6 +12,7 @@ mod cut;
 mod dial;
 mod dial_namespace;
 mod end_to_end;
+mod heal;
 mod heartbeat;
 mod import;
 mod kill;

@@ -32,6 +32,9 @@ pub(crate) enum LaneError {
     /// It ended without an announcement.
     #[error("it ended without an announcement")]
     Cut,
+    /// It ended in order, as it must not before its stream.
+    #[error("it ended before its stream")]
+    Early,
     /// The peer has sent what it must not send, and the stream has failed.
     #[error("the other node has violated the protocol")]
     Violation,
@@ -82,7 +85,7 @@ impl Stream {
                     Err(error) => Err(error),
                 },
                 result = &mut down => match result {
-                    Ok(()) => timeout(CLOSE_TIMEOUT, up).await.unwrap_or(Err(LaneError::Cut)),
+                    Ok(()) => timeout(CLOSE_TIMEOUT, up).await.unwrap_or(Err(LaneError::Early)),
                     Err(LaneError::Violation) => {
                         // It may be the only lane on which the peer can be sent that this end gives up.
                         let _ = timeout(CLOSE_TIMEOUT, up).await;

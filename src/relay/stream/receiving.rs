@@ -36,15 +36,7 @@ impl Stream {
             let pieces = match received.map_err(LaneError::Receive)? {
                 Received::Data(pieces) => pieces,
                 Received::End if I::HALF_CLOSE && parser.is_between_frames() => {
-                    let mut state = self.state();
-                    // Without encryption, anything on the path can end a connection.
-                    if !state.peer_can_be_complete() {
-                        return Err(LaneError::Cut);
-                    }
-                    state.peer_is_complete = true;
-                    drop(state);
-                    self.changed.notify_waiters();
-                    return Ok(());
+                    return self.ended_in_order();
                 }
                 Received::End | Received::Stopped => return Err(LaneError::Cut),
             };
@@ -76,6 +68,22 @@ impl Stream {
             self.deliver_run(lane, &mut run).await?;
             turn.moved(pieces.bytes()).await;
         }
+    }
+
+    /// The peer has ended a lane, which it does when the stream is complete for it. Without encryption,
+    /// anything on the path can do so.
+    fn ended_in_order(&self) -> Result<(), LaneError> {
+        let mut state = self.state();
+        if !state.peer_can_be_complete() {
+            return Err(LaneError::Early);
+        }
+        // Before the last acknowledgement, this shows nothing: that is on its way on another lane, or lost.
+        if state.sender.is_complete() {
+            state.peer_is_complete = true;
+            drop(state);
+            self.changed.notify_waiters();
+        }
+        Ok(())
     }
 
     fn parse<'a>(
