@@ -2,7 +2,7 @@
 
 use crate::relay::{Incoming, Outgoing, Pieces, Received};
 use std::future::pending;
-use std::io;
+use std::io::{self, IoSlice};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes that are read or written at once.
@@ -38,6 +38,23 @@ impl<W: AsyncWrite + Unpin + Send> Outgoing for PlainOutgoing<W> {
 
     async fn send(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         self.write.write_all(buffer).await
+    }
+
+    async fn send_from(
+        &mut self,
+        header: &[u8],
+        payload: &[u8],
+        _: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let mut slices = [header, payload].map(IoSlice::new);
+        let mut rest = &mut slices[..];
+        while rest.iter().any(|slice| !slice.is_empty()) {
+            match self.write.write_vectored(rest).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => IoSlice::advance_slices(&mut rest, count),
+            }
+        }
+        Ok(())
     }
 
     async fn control_pending(&mut self) {

@@ -108,16 +108,16 @@ impl Local {
         }
     }
 
-    /// The same for a task that shares the socket with tasks of other threads, and waits for data by a
-    /// registration of its own. If it returns a pipe, the bytes were moved into it. `pipe` gives an empty
-    /// one, which is used if so much is queued that this costs less than a copy.
+    /// As [`read`](Self::read), for a task that shares the socket with tasks of other threads, and waits for
+    /// data by a registration of its own. If it returns a pipe, the bytes were moved into it. `pipe` gives an
+    /// empty one; it is called if more than [`SMALL`] bytes are queued.
     pub(super) async fn read_or_move<P: AsRef<Pipe>>(
         &self,
         registration: &mut Registration,
         buffer: &mut [u8],
-        layout: Layout,
         mut pipe: impl FnMut() -> Option<P>,
     ) -> io::Result<(usize, Option<P>)> {
+        let layout = Layout::plain(buffer.len());
         let mut read = || -> io::Result<_> {
             let fresh = self.fresh()?;
             if let Some(pipe) = (fresh > SMALL).then(&mut pipe).flatten() {

@@ -73,6 +73,20 @@ pub trait Outgoing {
     /// Sends a buffer of one or more pieces, of which only the last one may have less than
     /// [`MAX`](Self::MAX) payload bytes. Everything around the payload may be overwritten.
     fn send(&mut self, buffer: &mut [u8]) -> impl Future<Output = io::Result<()>> + Send;
+    /// Sends a header and a payload, together at most [`PIECES`](Self::PIECES) times [`MAX`](Self::MAX)
+    /// bytes. The payload stays as it is. `buffer`: memory that each call may use, empty at first.
+    fn send_from(
+        &mut self,
+        header: &[u8],
+        payload: &[u8],
+        buffer: &mut Vec<u8>,
+    ) -> impl Future<Output = io::Result<()>> + Send {
+        let layout = layout::<Self>(header.len());
+        buffer.resize(layout.size(), 0);
+        buffer[layout.reserved()].copy_from_slice(header);
+        layout.fill(buffer, payload);
+        self.send(&mut buffer[..layout.used(payload.len())])
+    }
     /// Waits until the connection has a control message of its own to send, such as a pong. The
     /// future may be dropped at any time.
     fn control_pending(&mut self) -> impl Future<Output = ()> + Send;
@@ -80,6 +94,17 @@ pub trait Outgoing {
     fn send_control(&mut self) -> impl Future<Output = io::Result<()>> + Send;
     /// Ends this direction, after everything has been sent.
     fn finish(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// The buffer of a connection, with so many bytes in front of the payload.
+fn layout<O: Outgoing + ?Sized>(reserved: usize) -> Layout {
+    Layout {
+        before: O::ROOM,
+        payload: O::MAX,
+        after: O::AFTER,
+        pieces: O::PIECES,
+        reserved,
+    }
 }
 
 /// The half of a connection that receives.
@@ -293,13 +318,7 @@ async fn send_all<O: Outgoing>(
         progress.failed.store(true, Ordering::Relaxed);
         RelayError::Send(error)
     };
-    let layout = Layout {
-        before: O::ROOM,
-        payload: O::MAX,
-        after: O::AFTER,
-        pieces: O::PIECES,
-        reserved: 0,
-    };
+    let layout = layout::<O>(0);
     let mut buffer = vec![0; layout.size()];
     let mut turn = Turn::default();
     loop {

@@ -1,19 +1,18 @@
 //! A local socket whose stream is carried by several connections, its lanes.
 //!
 //! Every lane reads the local socket itself, in turn with the others, and encrypts and sends what it
-//! has read. The turn goes to another lane only if this one cannot keep up: its buffer was full, or its
+//! has read. The turn goes to another lane only if this one cannot keep up: its memory was full, or its
 //! connection does not take more. A wake-up costs more than a small piece of data.
 //!
-//! What arrives is stored until its turn, and written to the local socket by the lane that has received
-//! what comes before it. A lane that is alone writes what arrives in order at once, and so does each with
-//! little data. No lane waits for the local program with data in its hands while the other direction needs
-//! an acknowledgement.
+//! What arrives in order is written to the local socket at once. The rest is stored until its turn, and
+//! written by the lane that has received what comes before it. No lane waits for the local program with data
+//! in its hands while the other direction needs an acknowledgement.
 //!
 //! Lanes run on several threads, of which each may lose its core at any moment, but the local socket is
-//! one. So what lanes do in turn or with a lock is short. Where threads lose their cores nevertheless, the
-//! kernel moves pages between the socket and pipes, and each lane copies between a pipe and its own memory
-//! at the same time as others, see [`preemption`]. Nor does a lane among others wait for events of the local
-//! socket that another thread has to take from the kernel.
+//! one. So what lanes do in turn or with a lock is short. Where a thread has lost its core within a turn, the
+//! kernel moves pages between the socket and pipes for some time, and each lane copies between a pipe and its
+//! own memory at the same time as others, see [`preemption`]. A lane among others does not wait for events of
+//! the local socket that another thread has to take from the kernel.
 //!
 //! What a lane does not deliver is sent on another one, see [`stall`].
 //!
@@ -22,7 +21,9 @@
 mod arrived;
 mod compression;
 mod delivery;
+mod kept;
 mod lane;
+mod outbound;
 mod pool;
 mod preemption;
 mod reading;
@@ -40,6 +41,7 @@ use super::{Counters, DRAIN_TIMEOUT, Progress, RelayError};
 use crate::lanes::{LaneId, MAX_PAYLOAD, Receiver, Sender, Violation};
 use crate::system::lock;
 use arrived::Arrived;
+use kept::{Chunks, Kept};
 use lane::OpenLane;
 use pool::{Buffers, Pipes, SharedPipe};
 use preemption::Preemption;
@@ -62,7 +64,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What is kept of a chunk until the peer has acknowledged it.
 enum Content {
-    Bytes(Vec<u8>),
+    Bytes(Kept),
     /// So many zeros.
     Zeros(u32),
 }
@@ -104,7 +106,10 @@ pub(crate) struct Stream {
 struct State {
     sender: Sender<Content>,
     receiver: Receiver<Arrived>,
+    /// For data that arrives.
     buffers: Buffers,
+    /// For data that is sent.
+    chunks: Chunks,
     /// Lanes so far.
     opened: u64,
     /// Lanes that are open.
@@ -216,6 +221,7 @@ impl Stream {
                 sender: Sender::new(INITIAL_WINDOW),
                 receiver: Receiver::new(INITIAL_WINDOW, window),
                 buffers: Buffers::default(),
+                chunks: Chunks::default(),
                 opened: 0,
                 lanes: 0,
                 local_ended: false,

@@ -102,8 +102,11 @@ pub fn add_addresses(interface: &str, addresses: &[&str]) {
     }
 }
 
+/// Time limit for a command, and for what it reports to become as expected.
+const LIMIT: Duration = Duration::from_secs(60);
+
 fn wait_for(command: &str, expected: &str) {
-    let limit = Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + LIMIT;
     let mut program = limited(command);
     while !String::from_utf8_lossy(&program.output().unwrap().stdout).contains(expected) {
         assert!(Instant::now() < limit, "{command}: never {expected}");
@@ -198,6 +201,8 @@ pub fn run(command: &str) {
 /// A command with a time limit.
 fn limited(command: &str) -> Command {
     let mut limited = Command::new("timeout");
-    limited.arg("60").args(command.split_whitespace());
+    limited
+        .arg(LIMIT.as_secs().to_string())
+        .args(command.split_whitespace());
     limited
 }

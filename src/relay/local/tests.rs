@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use super::{AsRawFd, Layout, Local, Pipe, Registration};
+use super::{AsRawFd, Local, Pipe, Registration};
 use socket2::{MsgHdr, SockRef};
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
@@ -196,8 +196,7 @@ async fn read_or_move(
 ) -> (Vec<u8>, bool) {
     let mut buffer = vec![0; most];
     let pipe = || Pipe::new(most).ok();
-    let layout = Layout::plain(most);
-    let read = local.read_or_move(registration, &mut buffer, layout, pipe);
+    let read = local.read_or_move(registration, &mut buffer, pipe);
     let (count, pipe) = read.await.unwrap();
     buffer.truncate(count);
     if let Some(pipe) = &pipe {

@@ -1,6 +1,5 @@
 //! Compressing what a lane sends.
 
-use super::super::layout::Layout;
 use crate::lanes::{Benefit, Compressor, Frame, LaneCounters, Sent, length};
 use std::time::{Duration, Instant};
 
@@ -8,8 +7,6 @@ use std::time::{Duration, Instant};
 pub(super) struct LaneCompression {
     compressor: Compressor,
     benefit: Benefit,
-    /// The chunk in one piece.
-    chunk: Vec<u8>,
     /// When the lane was last observed.
     at: Instant,
 }
@@ -20,39 +17,29 @@ impl LaneCompression {
         Some(Self {
             compressor: Compressor::new().ok()?,
             benefit: Benefit::new(),
-            chunk: Vec::new(),
             at: Instant::now(),
         })
     }
 
-    /// Compresses the data in a buffer, which is the payload of this frame, if that helps. Returns what
-    /// is to be sent: a frame and the length of its payload.
-    pub(super) fn compress(
-        &mut self,
+    /// Compresses a payload, if that helps. Returns what is to be sent: a frame and its payload.
+    pub(super) fn compress<'a>(
+        &'a mut self,
         frame: Frame,
-        layout: Layout,
-        buffer: &mut [u8],
+        payload: &'a [u8],
         counters: &LaneCounters,
-    ) -> (Frame, usize) {
-        let Frame::Data { offset, count } = frame else {
-            return (frame, 0);
+    ) -> (Frame, &'a [u8]) {
+        let Frame::Data { offset, .. } = frame else {
+            return (frame, payload);
         };
-        let plain = count as usize;
         if !self.benefit.compresses() {
-            return (frame, plain);
+            return (frame, payload);
         }
-        self.chunk.clear();
-        let (slices, pieces) = layout.slices(buffer, plain);
-        for slice in &slices[..pieces] {
-            self.chunk.extend_from_slice(slice);
-        }
-        match self.compressor.compress(&self.chunk) {
-            None => (frame, plain),
+        match self.compressor.compress(payload) {
+            None => (frame, payload),
             Some(bytes) => {
-                layout.fill(buffer, bytes);
-                counters.compressed(plain - bytes.len());
+                counters.compressed(payload.len() - bytes.len());
                 let count = length(bytes.len());
-                (Frame::Compressed { offset, count }, bytes.len())
+                (Frame::Compressed { offset, count }, bytes)
             }
         }
     }

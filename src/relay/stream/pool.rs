@@ -1,4 +1,4 @@
-//! Memory for the data of streams that is used again and again: buffers of one stream, and pipes of all
+//! Memory for received data of streams that is used again and again: buffers of one stream, and pipes of all
 //! streams of a process.
 
 use super::super::pipe::Pipe;

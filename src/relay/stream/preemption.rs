@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 /// quota rarely leave a thread for so long.
 const INTERRUPTED: Duration = Duration::from_millis(20);
 
-/// For how long others are expected after one.
+/// For how long more of them are expected after one.
 const EXPECTED: Duration = Duration::from_secs(10);
 
 /// The interruptions of the threads of a stream.
 #[derive(Debug)]
 pub(super) struct Preemption {
     begun: Instant,
-    /// Until when others are expected, in milliseconds since the beginning; 0 before the first one.
+    /// Until when more of them are expected, in milliseconds since the beginning; 0 before the first one.
     until: AtomicU64,
 }
 
@@ -30,7 +30,7 @@ impl Preemption {
         }
     }
 
-    /// Does what other lanes wait for.
+    /// Does something for which other lanes have to wait, and measures how long it takes.
     pub(super) fn observe<T>(&self, turn: impl FnOnce() -> T) -> T {
         let from = Instant::now();
         let result = turn();
@@ -38,7 +38,7 @@ impl Preemption {
         result
     }
 
-    /// Other lanes have waited for one during this time.
+    /// One lane has kept the others waiting for this time.
     pub(super) fn held(&self, from: Instant, to: Instant) {
         if to.saturating_duration_since(from) >= INTERRUPTED {
             let until = self.since_begun(to + EXPECTED);

@@ -4,27 +4,32 @@
 //! pipe, see [`super::preemption`].
 
 use super::super::RelayError;
-use super::super::layout::Layout;
 use super::super::local::Registration;
+use super::kept::ReadBuffer;
+use super::outbound::Outbound;
 use super::pool::SharedPipe;
 use super::{Content, Stream, zeros};
 use crate::lanes::{Frame, LaneId, length};
 use std::collections::VecDeque;
+use std::io::IoSliceMut;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What a lane needs to read.
 pub(super) struct Reader {
-    layout: Layout,
+    /// Most bytes that are read at once.
+    capacity: usize,
+    buffer: ReadBuffer,
     registration: Registration,
     /// Zeros that were read with the data that was sent last.
     pub(super) zeros: VecDeque<Frame>,
 }
 
 impl Reader {
-    pub(super) fn new(layout: Layout) -> Self {
+    pub(super) fn new(capacity: usize) -> Self {
         Self {
-            layout,
+            capacity,
+            buffer: ReadBuffer::new(),
             registration: Registration::default(),
             zeros: VecDeque::new(),
         }
@@ -35,21 +40,15 @@ impl Reader {
 struct Fresh {
     offset: u64,
     count: usize,
-    /// What it is in, if it is not in the buffer.
+    /// What it is in, if it is not in memory.
     pipe: Option<SharedPipe>,
 }
 
 impl Stream {
-    /// Reads new data of the local program into a buffer. Returns what is sent first; zeros that were read
-    /// with it follow. None if the direction has ended, or the stream has failed.
-    pub(super) async fn read(
-        &self,
-        id: LaneId,
-        reader: &mut Reader,
-        buffer: &mut [u8],
-    ) -> Option<(Frame, usize)> {
-        let layout = reader.layout;
-        let read = self.read_in_turn(id, reader, buffer).await;
+    /// Reads new data of the local program. Returns what is sent first; zeros that were read with it
+    /// follow. None if the direction has ended, or the stream has failed.
+    pub(super) async fn read(&self, id: LaneId, reader: &mut Reader) -> Option<Outbound> {
+        let read = self.read_in_turn(id, reader).await;
         let fresh = read.unwrap_or_else(|error| {
             self.reading_failed(error);
             None
@@ -59,34 +58,30 @@ impl Stream {
             count,
             pipe,
         } = fresh;
-        if count == layout.capacity() {
+        if count == reader.capacity {
             // The local program is faster than this lane.
             self.turn.notify_last();
         }
+        let memory = &mut reader.buffer.memory()[..count];
         if let Some(pipe) = pipe {
-            let (mut slices, pieces) = layout.slices(buffer, count);
-            if let Err(error) = pipe.as_ref().read(&mut slices[..pieces]) {
+            if let Err(error) = pipe.as_ref().read(&mut [IoSliceMut::new(memory)]) {
                 self.reading_failed(RelayError::Pipe(error));
                 return None;
             }
             pipe.keep();
         }
-        let (slices, pieces) = layout.slices(buffer, count);
-        let slices = &slices[..pieces];
-        let part = zeros::data_range(slices);
-        let mut copy = self.state().buffers.take(part.len());
-        zeros::append(&mut copy, slices, &part);
-        if part.start > 0 {
-            layout.fill(buffer, &copy);
-        }
+        let part = zeros::data_range(memory);
         let (before, after) = (part.start, count - part.end);
+        let mut state = self.state();
+        let kept = reader.buffer.keep(part.clone(), &mut state.chunks);
         let chunks = [
             (before, Content::Zeros(length(before))),
-            (part.len(), Content::Bytes(copy)),
+            (part.len(), Content::Bytes(kept.clone())),
             (after, Content::Zeros(length(after))),
         ];
         let chunks = chunks.into_iter().filter(|(length, _)| *length > 0);
-        self.state().sender.fill(offset, chunks);
+        state.sender.fill(offset, chunks);
+        drop(state);
         self.sent.notify_waiters();
         let sent = &self.counters.sent;
         sent.fetch_add(count as u64, Ordering::Relaxed);
@@ -97,8 +92,8 @@ impl Stream {
             reader.zeros.extend((zeros > 0).then_some(frame));
         }
         match part.is_empty() {
-            false => Some((data(offset + before as u64, part.len()), part.len())),
-            true => Some((reader.zeros.pop_front()?, 0)),
+            false => Some(Outbound::data(offset + before as u64, kept)),
+            true => reader.zeros.pop_front().map(Outbound::from),
         }
     }
 
@@ -116,30 +111,28 @@ impl Stream {
         &self,
         id: LaneId,
         reader: &mut Reader,
-        buffer: &mut [u8],
     ) -> Result<Option<Fresh>, RelayError> {
-        let Some(reading) = self.turn(reader).await else {
+        let Some(turn) = self.turn(reader).await else {
             return Ok(None);
         };
-        let layout = reader.layout;
-        let read = match reading.is_shared {
+        let memory = &mut reader.buffer.memory()[..reader.capacity];
+        let read = match turn.is_shared {
             true => {
                 let mut from = None;
-                // Called when there is much data.
+                // Called when more than little data is queued.
                 let pipe = || {
                     from = Some(Instant::now());
                     self.pipe()
                 };
                 let registration = &mut reader.registration;
-                let read = self.local.read_or_move(registration, buffer, layout, pipe);
-                let read = read.await;
+                let read = self.local.read_or_move(registration, memory, pipe).await;
                 if let Some(from) = from {
                     self.preemption.held(from, Instant::now());
                 }
                 read
             }
             false => {
-                let read = self.local.read_around(buffer, layout).await;
+                let read = self.local.read(memory).await;
                 read.map(|count| (count, None))
             }
         };
@@ -165,7 +158,7 @@ impl Stream {
 
     /// Waits for the turn to read the local socket, and for room for what is read. None if the local
     /// program has ended its direction.
-    async fn turn(&self, reader: &mut Reader) -> Option<Reading<'_>> {
+    async fn turn(&self, reader: &mut Reader) -> Option<LocalTurn<'_>> {
         loop {
             let notified = self.turn.notified();
             tokio::pin!(notified);
@@ -175,10 +168,10 @@ impl Stream {
                 if state.local_ended {
                     return None;
                 }
-                let has_room = state.sender.room() >= reader.layout.capacity() as u64;
+                let has_room = state.sender.room() >= reader.capacity as u64;
                 // With the lock, because the direction ends in a turn.
                 if has_room && !self.reading.swap(true, Ordering::Acquire) {
-                    return Some(Reading {
+                    return Some(LocalTurn {
                         reading: &self.reading,
                         is_shared: state.is_shared(),
                     });
@@ -192,20 +185,14 @@ impl Stream {
 }
 
 /// The turn to read the local socket.
-struct Reading<'a> {
+struct LocalTurn<'a> {
     reading: &'a AtomicBool,
     /// Whether other lanes wait for its end.
     is_shared: bool,
 }
 
-impl Drop for Reading<'_> {
+impl Drop for LocalTurn<'_> {
     fn drop(&mut self) {
         self.reading.store(false, Ordering::Release);
     }
-}
-
-/// The header of so many bytes of data.
-pub(super) fn data(offset: u64, count: usize) -> Frame {
-    let count = length(count);
-    Frame::Data { offset, count }
 }

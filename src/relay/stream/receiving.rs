@@ -174,8 +174,8 @@ impl Stream {
     fn acknowledged(&self, state: &mut State, offset: u64, window: u32) -> Result<(), RelayError> {
         let before = state.sender.unacknowledged();
         for content in state.sender.acknowledge(offset, window)? {
-            if let Content::Bytes(buffer) = content {
-                state.buffers.keep(buffer);
+            if let Content::Bytes(kept) = content {
+                state.chunks.reuse(kept);
             }
         }
         if state.sender.unacknowledged() < before {

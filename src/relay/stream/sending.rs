@@ -1,12 +1,12 @@
 //! The local program's data, on its way to the lanes.
 
-use super::super::layout::Layout;
-use super::super::{Outgoing, Turn};
+use super::super::{Outgoing, Turn, layout};
 use super::compression::LaneCompression;
 use super::lane::{LaneError, OpenLane};
-use super::reading::{Reader, data};
-use super::{Abort, Content, Stream, StreamCompression, stall};
-use crate::lanes::{Frame, HEADER, LaneId, Resend};
+use super::outbound::Outbound;
+use super::reading::Reader;
+use super::{Abort, Stream, StreamCompression, stall};
+use crate::lanes::{Frame, HEADER, LaneId};
 use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -15,8 +15,7 @@ use tokio::time::sleep_until;
 
 /// What a lane does next.
 enum Step {
-    /// Send this header, and after it the bytes that are in the buffer.
-    Send(Frame, usize),
+    Send(Outbound),
     /// Send that this end has given up.
     Abort,
     /// Read new data.
@@ -37,15 +36,8 @@ impl Stream {
         outgoing: &mut O,
         alive_interval: Option<Duration>,
     ) -> Result<(), LaneError> {
-        let layout = Layout {
-            before: O::ROOM,
-            payload: O::MAX,
-            after: O::AFTER,
-            pieces: O::PIECES,
-            reserved: HEADER,
-        };
-        let mut buffer = vec![0; layout.size()];
-        let mut reader = Reader::new(layout);
+        let mut buffer = Vec::new();
+        let mut reader = Reader::new(layout::<O>(HEADER).capacity());
         let mut turn = Turn::default();
         let mut check = stall::checks();
         let alive_at = || alive_interval.map(|interval| Instant::now() + interval);
@@ -65,12 +57,12 @@ impl Stream {
                 }
             };
             let step = match reader.zeros.pop_front() {
-                Some(frame) => Step::Send(frame, 0),
-                None => self.next_step(lane.id, layout, &mut buffer),
+                Some(frame) => Step::Send(frame.into()),
+                None => self.next_step(lane.id),
             };
             let next = match step {
-                Step::Send(frame, count) => Some((frame, count)),
-                Step::Abort => Some((Frame::Abort, 0)),
+                Step::Send(outbound) => Some(outbound),
+                Step::Abort => Some(Frame::Abort.into()),
                 Step::Wait => tokio::select! {
                     () = woken => None,
                     () = lane.woken.notified() => None,
@@ -78,37 +70,36 @@ impl Stream {
                         outgoing.send_control().await.map_err(LaneError::Send)?;
                         None
                     }
-                    _ = check.tick() => self.reinject(lane, layout, &mut buffer, &mut check),
-                    () = alive => Some((Frame::Alive, 0)),
+                    _ = check.tick() => self.reinject(lane, &mut check),
+                    () = alive => Some(Frame::Alive.into()),
                 },
                 Step::Read => tokio::select! {
                     biased;
                     () = woken => None,
                     () = lane.woken.notified() => None,
-                    read = self.read(lane.id, &mut reader, &mut buffer) => read,
-                    _ = check.tick() => self.reinject(lane, layout, &mut buffer, &mut check),
-                    () = alive => Some((Frame::Alive, 0)),
+                    read = self.read(lane.id, &mut reader) => read,
+                    _ = check.tick() => self.reinject(lane, &mut check),
+                    () = alive => Some(Frame::Alive.into()),
                 },
                 Step::Finish => return outgoing.finish().await.map_err(LaneError::Send),
                 Step::Stop => return Err(LaneError::Stream),
             };
-            let Some((frame, count)) = next else {
+            let Some(Outbound { frame, payload }) = next else {
                 continue;
             };
-            let plain = count;
-            let (frame, count) = match &mut compression {
-                Some(compression) => {
-                    compression.compress(frame, layout, &mut buffer, &self.counters.lanes)
-                }
-                None => (frame, count),
+            let plain = payload.as_deref().unwrap_or_default();
+            let (frame, wire) = match &mut compression {
+                Some(compression) => compression.compress(frame, plain, &self.counters.lanes),
+                None => (frame, plain),
             };
-            buffer[layout.reserved()].copy_from_slice(&frame.encode());
-            let sent = outgoing.send(&mut buffer[..layout.used(count)]);
+            let header = frame.encode();
+            let sent = outgoing.send_from(&header, wire, &mut buffer);
             let (sent, blocked) = self.or_hand_over(lane, sent).await;
             sent.map_err(LaneError::Send)?;
+            let count = wire.len();
             due = alive_at();
             if let Some(compression) = &mut compression {
-                compression.sent(plain, count, blocked);
+                compression.sent(plain.len(), count, blocked);
             }
             if frame == Frame::Abort {
                 self.state().abort = Abort::Sent;
@@ -142,8 +133,8 @@ impl Stream {
         (result, blocked)
     }
 
-    /// Decides what to send, and puts the bytes that are sent again into the buffer.
-    fn next_step(&self, id: LaneId, layout: Layout, buffer: &mut [u8]) -> Step {
+    /// Decides what to send.
+    fn next_step(&self, id: LaneId) -> Step {
         let mut state = self.state();
         match state.abort {
             Abort::No => {}
@@ -155,11 +146,10 @@ impl Stream {
                 self.changed.notify_waiters();
             }
             let frame = Frame::Acknowledgement { offset, window };
-            return Step::Send(frame, 0);
+            return Step::Send(frame.into());
         }
-        if let Some(again) = state.sender.resend(id) {
-            let (frame, count) = self.again(&again, layout, buffer);
-            let step = Step::Send(frame, count);
+        if let Some(resend) = state.sender.resend(id) {
+            let step = Step::Send(Outbound::again(&resend, &self.counters.lanes));
             state.resent_at = Some(Instant::now());
             if state.sender.has_lost() {
                 self.work.notify_one();
@@ -174,30 +164,8 @@ impl Stream {
                 return Step::Wait;
             }
             let offset = state.sender.end(id);
-            return Step::Send(Frame::End { offset }, 0);
+            return Step::Send(Frame::End { offset }.into());
         }
         Step::Read
-    }
-
-    /// Puts what is sent again into the buffer.
-    pub(super) fn again(
-        &self,
-        again: &Resend<'_, Content>,
-        layout: Layout,
-        buffer: &mut [u8],
-    ) -> (Frame, usize) {
-        let offset = again.offset;
-        match again.payload {
-            Some(Content::Bytes(bytes)) => {
-                layout.fill(buffer, bytes);
-                self.counters.lanes.resent(bytes.len());
-                (data(offset, bytes.len()), bytes.len())
-            }
-            Some(Content::Zeros(count)) => {
-                let count = *count;
-                (Frame::Zeros { offset, count }, 0)
-            }
-            None => (Frame::End { offset }, 0),
-        }
     }
 }

@@ -3,10 +3,10 @@
 //! A lane that repairs a loss, or whose path is dead, keeps back all data behind its own. In the terms
 //! of multipath TCP, the others reinject its data: the first copy that arrives counts.
 
-use super::super::layout::Layout;
 use super::lane::{OpenLane, Way};
+use super::outbound::Outbound;
 use super::{ACKNOWLEDGEMENT_INTERVAL, Stream};
-use crate::lanes::{Frame, LaneId};
+use crate::lanes::LaneId;
 use crate::system::tcp_info::TcpInfo;
 use std::time::{Duration, Instant};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -63,13 +63,7 @@ impl Stall {
 impl Stream {
     /// What this lane has to send in the place of another one; called at `checks`, while the lane has
     /// nothing else to send. The next check follows at once if there is something.
-    pub(super) fn reinject(
-        &self,
-        lane: &OpenLane<'_>,
-        layout: Layout,
-        buffer: &mut [u8],
-        checks: &mut Interval,
-    ) -> Option<(Frame, usize)> {
+    pub(super) fn reinject(&self, lane: &OpenLane<'_>, checks: &mut Interval) -> Option<Outbound> {
         // A proxy acknowledges data that has not arrived.
         let Way::Direct(socket) = lane.way else {
             return None;
@@ -101,6 +95,6 @@ impl Stream {
             .sender
             .reinject(lane.id, |other| arrived.contains(&other))?;
         checks.reset_immediately();
-        Some(self.again(&reinjected, layout, buffer))
+        Some(Outbound::again(&reinjected, &self.counters.lanes))
     }
 }

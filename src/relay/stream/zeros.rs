@@ -1,7 +1,6 @@
 //! Zeros among the data of the local program. Only their number is sent.
 
 use super::ZEROS;
-use std::io::IoSliceMut;
 use std::ops::Range;
 
 /// Zeros that are sent as such if nothing else was read with them. Fewer are sent as they are, like the
@@ -16,16 +15,16 @@ const BLOCK: usize = 4 << 10;
 
 /// The part of what was read that has to be sent as it is. What is before and behind it, possibly all of
 /// it, is zeros.
-pub(super) fn data_range(read: &[IoSliceMut<'_>]) -> Range<usize> {
-    let count: usize = read.iter().map(|slice| slice.len()).sum();
-    let leading = zeros(read.iter().flat_map(|slice| slice.chunks(BLOCK)));
+pub(super) fn data_range(read: &[u8]) -> Range<usize> {
+    let count = read.len();
+    let leading = zeros(read.chunks(BLOCK));
     if leading == count {
         return match count {
             LEAST.. => count..count,
             _ => 0..count,
         };
     }
-    let trailing = zeros(read.iter().rev().flat_map(|slice| slice.rchunks(BLOCK)));
+    let trailing = zeros(read.rchunks(BLOCK));
     let worth_a_frame = |zeros| match zeros {
         LEAST_BESIDE_DATA.. => zeros,
         _ => 0,
@@ -41,37 +40,21 @@ fn zeros<'a>(blocks: impl Iterator<Item = &'a [u8]>) -> usize {
         .sum()
 }
 
-/// Appends a part of what was read.
-pub(super) fn append(to: &mut Vec<u8>, read: &[IoSliceMut<'_>], part: &Range<usize>) {
-    let mut start = 0;
-    for slice in read {
-        let place = |at: usize| at.saturating_sub(start).min(slice.len());
-        to.extend_from_slice(&slice[place(part.start)..place(part.end)]);
-        start += slice.len();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const K: usize = 1 << 10;
 
-    /// The range in what was read in pieces of 10 KiB: so many bytes of zeros or data in turn, zeros
-    /// first.
+    /// The range in what was read: so many bytes of zeros or data in turn, zeros first.
     fn range_of(runs: &[usize]) -> Range<usize> {
-        let mut bytes: Vec<u8> = runs
+        let bytes: Vec<u8> = runs
             .iter()
             .zip([0, 1].into_iter().cycle())
             .flat_map(|(count, byte)| std::iter::repeat_n(byte, *count))
             .collect();
-        let expected = bytes.clone();
-        let read: Vec<_> = bytes.chunks_mut(10 * K).map(IoSliceMut::new).collect();
-        let range = data_range(&read);
-        let mut part = Vec::new();
-        append(&mut part, &read, &range);
-        assert_eq!(part, expected[range.clone()]);
-        let rest = [&expected[..range.start], &expected[range.end..]].concat();
+        let range = data_range(&bytes);
+        let rest = [&bytes[..range.start], &bytes[range.end..]].concat();
         assert!(rest.iter().all(|byte| *byte == 0), "{runs:?}");
         range
     }
@@ -85,10 +68,9 @@ mod tests {
 
     #[test]
     fn zeros_before_and_after_data_are_not_data() {
-        // Each piece consists of two blocks and a smaller one: the last one, and the first one seen from
-        // the end.
-        assert_eq!(range_of(&[40 * K, 28, 88 * K - 28]), 40 * K..42 * K);
-        assert_eq!(range_of(&[0, 28, 128 * K]), 0..2 * K);
+        // In whole blocks, from each end.
+        assert_eq!(range_of(&[40 * K, 28, 88 * K - 28]), 40 * K..44 * K);
+        assert_eq!(range_of(&[0, 28, 128 * K]), 0..28);
         assert_eq!(range_of(&[128 * K, 28]), 128 * K..128 * K + 28);
     }
 
