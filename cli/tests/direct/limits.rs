@@ -73,10 +73,11 @@ const CASES: [(&str, &str, Case); 9] = [
         },
     ),
     (
+        // One connection fills it, also after losses: its queue holds the data of several round trips.
         "a slow link",
         "rate",
         Case {
-            round_trip: 20,
+            round_trip: 5,
             rate: Some(10_000_000),
             ..DEFAULT
         },
