@@ -101,6 +101,8 @@ impl Stream {
             if let Some(compression) = &mut compression {
                 compression.sent(plain.len(), count, blocked);
             }
+            // The peer may acknowledge it during the turn of another task, and its memory is used again.
+            drop(payload);
             if frame == Frame::Abort {
                 self.state().abort = Abort::Sent;
                 self.wake_all();
